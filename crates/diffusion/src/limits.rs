@@ -1,0 +1,81 @@
+//! The bounds of a request, and the error that names the one it broke.
+
+use crate::ImageSize;
+
+/// Most pictures one request may ask for (OpenAI's bound on `n`).
+pub const MAX_IMAGES: i64 = 10;
+/// Most denoising steps of a request.
+pub const MAX_INFERENCE_STEPS: i64 = 1000;
+/// Most characters of a prompt (OpenAI's bound); the text encoder's token limit is tighter.
+pub(crate) const MAX_PROMPT_CHARS: usize = 32_000;
+/// The bound of both guidance scales, as in vllm-omni.
+pub(crate) const MAX_GUIDANCE: f64 = 20.0;
+/// The longest side of a picture whatever its area: RoPE tables hold 4096 tokens a side, from the centre.
+const MAX_SIDE: usize = 16_384;
+
+/// The bounds that the operator sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most pixels of one picture (`--max-generated-image-size`).
+    pub max_pixels: usize,
+}
+
+impl Default for Limits {
+    /// vllm-omni's default: 7680 x 4320 pixels.
+    fn default() -> Self {
+        Limits { max_pixels: 7680 * 4320 }
+    }
+}
+
+/// A field outside its bound. Reads `` `n` must be between 1 and 10. Given: 11 ``.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` must {bound}. Given: {given}")]
+pub struct InvalidRequest {
+    /// The field's name on the wire.
+    pub field: &'static str,
+    /// What the field must do or be, as a verb phrase.
+    pub bound: String,
+    /// What was given, shortened where it is long.
+    pub given: String,
+}
+
+impl InvalidRequest {
+    /// An error about `field`; a long `given` is cut.
+    pub fn new(field: &'static str, bound: impl Into<String>, given: impl ToString) -> Self {
+        let given = given.to_string();
+        let shown = match given.char_indices().nth(80) {
+            Some((end, _)) => format!("{}…", &given[..end]),
+            None => given,
+        };
+        InvalidRequest { field, bound: bound.into(), given: shown }
+    }
+}
+
+pub(crate) fn within(
+    field: &'static str,
+    value: i64,
+    bounds: std::ops::RangeInclusive<i64>,
+) -> Result<i64, InvalidRequest> {
+    if bounds.contains(&value) {
+        return Ok(value);
+    }
+    Err(InvalidRequest::new(field, format!("be between {} and {}", bounds.start(), bounds.end()), value))
+}
+
+pub(crate) fn scale(field: &'static str, value: f64) -> Result<f64, InvalidRequest> {
+    if (0.0..=MAX_GUIDANCE).contains(&value) {
+        return Ok(value);
+    }
+    Err(InvalidRequest::new(field, format!("be between 0 and {MAX_GUIDANCE}"), value))
+}
+
+pub(crate) fn size(size: ImageSize, limits: &Limits) -> Result<ImageSize, InvalidRequest> {
+    if size.width.max(size.height) > MAX_SIDE {
+        return Err(InvalidRequest::new("size", format!("have sides of at most {MAX_SIDE} pixels"), size));
+    }
+    if size.pixels() > limits.max_pixels {
+        let bound = format!("have at most {} pixels (the server's --max-generated-image-size)", limits.max_pixels);
+        return Err(InvalidRequest::new("size", bound, size));
+    }
+    Ok(size)
+}

@@ -1,0 +1,22 @@
+//! What a loaded model says of itself.
+
+use crate::ImageSize;
+
+/// The facts that validation and `/v1/models` need of a loaded model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelCard {
+    /// The pipeline class of `model_index.json`, e.g. `QwenImagePipeline`.
+    pub class: String,
+    /// The size when a request names none.
+    pub default_size: ImageSize,
+    /// Denoising steps when a request names none.
+    pub default_num_inference_steps: usize,
+    /// True-CFG scale when a request names none.
+    pub default_true_cfg_scale: f64,
+    /// The negative prompt when a request names none; `None` leaves guidance off.
+    pub default_negative_prompt: Option<String>,
+    /// Most prompt tokens, the template's own not counted.
+    pub max_prompt_tokens: usize,
+    /// Transformer blocks of the DiT: what a cache configuration is checked against.
+    pub num_blocks: usize,
+}

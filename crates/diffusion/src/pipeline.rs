@@ -1,0 +1,83 @@
+//! The contract between whoever schedules requests and whoever computes them.
+
+use crate::{CfgBranch, ImageRequest, ModelCard, RgbImage};
+
+/// What a scheduler needs of a model: start a request, advance any set of requests by one
+/// denoising step, turn finished latents into a picture.
+///
+/// A pipeline lives on the one thread that owns its device and never sees a channel. Requests
+/// of different sizes, step counts, prompts and guidance may step together, and a request's
+/// picture does not depend on its company.
+pub trait Pipeline {
+    /// Everything one request carries from step to step: latents, prompt embeddings, sigmas,
+    /// step index, caches. Dropping it frees its memory.
+    type State;
+
+    /// What the model says of itself.
+    fn card(&self) -> &ModelCard;
+
+    /// Encodes the prompts and draws the noise: the request is at step 0.
+    ///
+    /// # Errors
+    /// [`PipelineError::Invalid`] for what only the model can judge, such as a prompt over its
+    /// token limit.
+    fn prepare(&mut self, request: &ImageRequest) -> Result<Self::State, PipelineError>;
+
+    /// Advances every request of `batch` by one step; one report a request, in the same order.
+    /// No request of the batch may have all its steps behind it.
+    ///
+    /// # Errors
+    /// The whole batch failed; the states are not to be used again.
+    fn step(&mut self, batch: &mut [&mut Self::State]) -> Result<Vec<StepReport>, PipelineError>;
+
+    /// Turns the latents into a picture of the requested size.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn decode(&mut self, state: Self::State) -> Result<RgbImage, PipelineError>;
+}
+
+/// What one step did for one request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// The step that was taken, from 0.
+    pub step_index: usize,
+    /// Each run of cacheable blocks of the step.
+    pub runs: Vec<BlockRun>,
+}
+
+impl StepReport {
+    /// Whether every run of blocks was computed.
+    pub fn computed(&self) -> bool {
+        self.runs.iter().all(|run| !run.reused)
+    }
+}
+
+/// Whether the middle blocks of one branch and segment ran in a step, and why.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BlockRun {
+    /// The guidance branch.
+    pub branch: CfgBranch,
+    /// The list of blocks, e.g. `transformer_blocks`.
+    pub segment: &'static str,
+    /// Whether stored residuals stood in for the blocks.
+    pub reused: bool,
+    /// Why, in a word: `uncached`, `warmup`, `similar`, `different`, …
+    pub reason: &'static str,
+    /// The relative change of the first blocks' residual, where it was measured.
+    pub residual_diff: Option<f32>,
+}
+
+/// Why a pipeline could not do its part.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PipelineError {
+    /// The request asks for what the model cannot do.
+    #[error(transparent)]
+    Invalid(#[from] crate::InvalidRequest),
+    /// The device has no memory left for this batch.
+    #[error("out of device memory")]
+    OutOfMemory,
+    /// The computation itself failed.
+    #[error("the model failed: {0}")]
+    Model(String),
+}

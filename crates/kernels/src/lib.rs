@@ -1,0 +1,1 @@
+//! Fused tensor operations of the denoising step, each beside its plain-candle reference

@@ -1,0 +1,1 @@
+//! Text encoders, diffusion transformers, VAEs, weights, and the cached denoising step

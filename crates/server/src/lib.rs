@@ -1,0 +1,1 @@
+//! The OpenAI Images API over HTTP: routes, wire types, validation, encoding

@@ -1,0 +1,8 @@
+//! Comparisons with what diffusers and cache-dit themselves computed.
+//!
+//! The files lie beside this one, or in the folder that `LATENTD_GOLDENS` names, in the same
+//! layout. Every comparison prints the error it saw and states its tolerance.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
+
+mod compare;
