@@ -23,6 +23,9 @@ pub trait Pipeline {
     /// token limit.
     fn prepare(&mut self, request: &ImageRequest) -> Result<Self::State, PipelineError>;
 
+    /// Text-encoder tokens of the prompts, the template's own not counted: what usage reports.
+    fn prompt_tokens(&self, state: &Self::State) -> usize;
+
     /// Advances every request of `batch` by one step; one report a request, in the same order.
     /// No request of the batch may have all its steps behind it.
     ///
