@@ -1,1 +1,29 @@
-//! The waiting line, the batching policy and the worker threads; knows no tensor and no HTTP
+//! Decides which jobs step together on which worker, and owns the workers.
+//!
+//! [`policy`] takes every decision and touches nothing: it reads the books ([`state`]), plain
+//! values that a simulation can fill as well as a server can. [`run`] is the one event loop:
+//! it alone owns both the books and the channels. [`worker`] is one OS thread a device, does
+//! what it is told and reports; async ends at its inbox.
+//!
+//! A job is one picture. It waits in line, is encoded, takes its denoising steps together with
+//! whatever else is running, is decoded, and is answered exactly once: with a picture, with the
+//! error of its own turn, or because its worker crashed or the server stops. Dropping its
+//! [`Ticket`] cancels it within one step, wherever it is.
+
+#[cfg(any(test, feature = "test-util"))]
+pub mod fake;
+mod handle;
+mod job;
+mod policy;
+mod readiness;
+mod run;
+mod state;
+#[cfg(test)]
+mod tests;
+mod ticket;
+mod worker;
+
+pub use handle::{Scheduler, SchedulerConfig, SubmitError};
+pub use job::{Generated, JobError, Outcome, Timings, Update};
+pub use readiness::{Load, Readiness};
+pub use ticket::Ticket;

@@ -1,0 +1,226 @@
+//! A pipeline without a model, for tests: it counts, waits and fails as it is told.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use diffusion::{
+    BlockRun, CfgBranch, Extensions, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline, PipelineError,
+    RgbImage, SamplingParams, StepReport,
+};
+
+/// Paints a picture in the one colour that its seed says.
+///
+/// A prompt can ask for a fault, in the form `FAULT in STAGE`: `panic`, `fail`, `oom` or `invalid`
+/// in `prepare`, `step` or `decode`. Clones share their probe and their gate.
+#[derive(Clone, Debug)]
+pub struct FakePipeline {
+    /// How long a step takes.
+    pub step_delay: Duration,
+    /// How long a decode takes.
+    pub decode_delay: Duration,
+    /// What every step waits for before it begins.
+    pub gate: Gate,
+    /// What the pipeline was seen to do.
+    pub probe: Arc<Probe>,
+    /// What it says of itself.
+    pub card: ModelCard,
+}
+
+/// What a [`FakePipeline`] was seen to do.
+#[derive(Debug, Default)]
+pub struct Probe {
+    /// How often the pipeline was made.
+    pub loads: AtomicUsize,
+    /// States in memory.
+    pub states: AtomicUsize,
+    batch_sizes: Mutex<Vec<usize>>,
+}
+
+impl Probe {
+    /// How many requests each step had, from the first to the one that has begun last.
+    pub fn batch_sizes(&self) -> Vec<usize> {
+        self.batch_sizes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until the pipeline holds no state.
+    ///
+    /// # Panics
+    /// When that takes more than ten seconds.
+    pub async fn emptied(&self) {
+        for _ in 0..10_000 {
+            if self.states.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("the pipeline still holds {} states", self.states.load(Ordering::SeqCst));
+    }
+}
+
+/// Holds steps back until they are let through; open at first.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<(Mutex<Allowed>, Condvar)>);
+
+#[derive(Debug, Default)]
+enum Allowed {
+    #[default]
+    Any,
+    Steps(usize),
+}
+
+impl Gate {
+    /// A gate that lets nothing through yet.
+    pub fn closed() -> Self {
+        let gate = Gate::default();
+        gate.set(Allowed::Steps(0));
+        gate
+    }
+
+    /// Lets the next `steps` steps through, and no more.
+    pub fn allow(&self, steps: usize) {
+        self.set(Allowed::Steps(steps));
+    }
+
+    /// Lets everything through from now on.
+    pub fn open(&self) {
+        self.set(Allowed::Any);
+    }
+
+    fn set(&self, allowed: Allowed) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = allowed;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let allowed = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = |allowed: &mut Allowed| matches!(allowed, Allowed::Steps(0));
+        let mut allowed = self.0.1.wait_while(allowed, closed).unwrap_or_else(PoisonError::into_inner);
+        if let Allowed::Steps(left) = &mut *allowed {
+            *left -= 1;
+        }
+    }
+}
+
+impl Default for FakePipeline {
+    fn default() -> Self {
+        FakePipeline {
+            step_delay: Duration::ZERO,
+            decode_delay: Duration::ZERO,
+            gate: Gate::default(),
+            probe: Arc::default(),
+            card: ModelCard {
+                class: "FakePipeline".into(),
+                default_size: ImageSize { width: 64, height: 64 },
+                default_num_inference_steps: 4,
+                default_true_cfg_scale: 4.0,
+                default_negative_prompt: None,
+                max_prompt_tokens: 512,
+                num_blocks: 1,
+            },
+        }
+    }
+}
+
+impl FakePipeline {
+    /// Makes clones of this pipeline, as a worker asks for them.
+    pub fn factory(&self) -> impl Fn() -> Result<FakePipeline, PipelineError> + Send + 'static {
+        let pipeline = self.clone();
+        move || {
+            pipeline.probe.loads.fetch_add(1, Ordering::SeqCst);
+            Ok(pipeline.clone())
+        }
+    }
+}
+
+/// What a [`FakePipeline`] carries from step to step.
+#[derive(Debug)]
+pub struct FakeState {
+    request: ImageRequest,
+    steps_taken: usize,
+    probe: Arc<Probe>,
+}
+
+impl Drop for FakeState {
+    fn drop(&mut self) {
+        self.probe.states.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Pipeline for FakePipeline {
+    type State = FakeState;
+
+    fn card(&self) -> &ModelCard {
+        &self.card
+    }
+
+    fn prepare(&mut self, request: &ImageRequest) -> Result<FakeState, PipelineError> {
+        fault(&request.prompt, "prepare")?;
+        self.probe.states.fetch_add(1, Ordering::SeqCst);
+        Ok(FakeState { request: request.clone(), steps_taken: 0, probe: self.probe.clone() })
+    }
+
+    fn prompt_tokens(&self, state: &FakeState) -> usize {
+        state.request.prompt.split_whitespace().count()
+    }
+
+    fn step(&mut self, batch: &mut [&mut FakeState]) -> Result<Vec<StepReport>, PipelineError> {
+        self.probe.batch_sizes.lock().unwrap_or_else(PoisonError::into_inner).push(batch.len());
+        self.gate.pass();
+        std::thread::sleep(self.step_delay);
+        batch.iter().try_for_each(|state| fault(&state.request.prompt, "step"))?;
+        Ok(batch.iter_mut().map(|state| report(state)).collect())
+    }
+
+    fn decode(&mut self, state: FakeState) -> Result<RgbImage, PipelineError> {
+        fault(&state.request.prompt, "decode")?;
+        std::thread::sleep(self.decode_delay);
+        let SamplingParams { size, seed, num_inference_steps, .. } = state.request.params;
+        assert_eq!(state.steps_taken, num_inference_steps, "decoded before all steps were taken");
+        Ok(RgbImage { size, pixels: colour(seed).repeat(size.pixels()) })
+    }
+}
+
+/// The colour that a [`FakePipeline`] paints for `seed`.
+pub fn colour(seed: u64) -> [u8; 3] {
+    [seed as u8, (seed >> 8) as u8, 0x80]
+}
+
+fn report(state: &mut FakeState) -> StepReport {
+    let step_index = state.steps_taken;
+    state.steps_taken += 1;
+    let run = BlockRun {
+        branch: CfgBranch::Cond,
+        segment: "transformer_blocks",
+        reused: false,
+        reason: "uncached",
+        residual_diff: None,
+    };
+    StepReport { step_index, runs: vec![run] }
+}
+
+fn fault(prompt: &str, stage: &str) -> Result<(), PipelineError> {
+    match prompt.strip_suffix(stage).map(str::trim_end) {
+        Some("panic in") => panic!("the prompt asked for a panic"),
+        Some("fail in") => Err(PipelineError::Model("the prompt asked for a failure".into())),
+        Some("oom in") => Err(PipelineError::OutOfMemory),
+        Some("invalid in") => Err(InvalidRequest::new("prompt", "have at most 512 tokens", "513 tokens").into()),
+        _ => Ok(()),
+    }
+}
+
+/// A request for a square picture, from seed 0.
+pub fn request(side: usize, num_inference_steps: usize) -> ImageRequest {
+    ImageRequest {
+        prompt: "a fake".into(),
+        negative_prompt: None,
+        params: SamplingParams {
+            size: ImageSize { width: side, height: side },
+            num_inference_steps,
+            guidance_scale: None,
+            true_cfg_scale: 1.0,
+            seed: 0,
+        },
+        extensions: Extensions::default(),
+    }
+}

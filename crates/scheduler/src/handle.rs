@@ -1,0 +1,139 @@
+//! The way in: starting a scheduler, submitting jobs, stopping.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use diffusion::{ImageRequest, Pipeline};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::readiness::{Load, Readiness};
+use crate::run::{Event, EventLoop, Submission};
+use crate::state::State;
+use crate::ticket::Ticket;
+use crate::worker;
+
+/// How much a scheduler takes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedulerConfig {
+    /// Most jobs that one worker runs at a time, at least 1.
+    pub max_batch: usize,
+    /// Most jobs that wait in line; one submission into an empty line may exceed it.
+    pub max_waiting: usize,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        SchedulerConfig { max_batch: 8, max_waiting: 256 }
+    }
+}
+
+/// A cheap handle to the scheduler. The event loop, and with it every worker, ends once the
+/// last handle and the last ticket are gone.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    events: mpsc::UnboundedSender<Event>,
+    readiness: watch::Receiver<Readiness>,
+    load: watch::Receiver<Load>,
+    next_id: Arc<AtomicU64>,
+}
+
+/// Why a job was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The model is not there yet.
+    #[error("the model is loading")]
+    Loading,
+    /// Too many jobs wait already.
+    #[error("the queue is full: {waiting} jobs are waiting")]
+    QueueFull {
+        /// Jobs in line.
+        waiting: usize,
+        /// How long everything in hand will take, as far as observed steps tell.
+        predicted_drain: Duration,
+    },
+    /// The scheduler drains or is gone.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    /// No worker is left, for this reason.
+    #[error("no worker is left: {0}")]
+    Failed(String),
+}
+
+impl Scheduler {
+    /// Starts one worker thread a factory. A pipeline is made on the thread that will use it, so
+    /// it need not be `Send`; its factory loads and warms the model up, and is called again
+    /// should the pipeline panic.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime, or when the system has no thread left.
+    pub fn spawn<P, E, F>(config: SchedulerConfig, factories: Vec<F>) -> Self
+    where
+        P: Pipeline + 'static,
+        E: fmt::Display,
+        F: Fn() -> Result<P, E> + Send + 'static,
+    {
+        let (events, inbox) = mpsc::unbounded_channel();
+        let (readiness_sender, readiness) = watch::channel(Readiness::Loading);
+        let (load_sender, load) = watch::channel(Load::default());
+        let state = State::new(config, factories.len());
+        let workers = factories.into_iter().enumerate();
+        let workers = workers.map(|(id, factory)| worker::spawn(id, factory, events.downgrade())).collect();
+        tokio::spawn(EventLoop::new(state, workers, readiness_sender, load_sender).run(inbox));
+        Scheduler { events, readiness, load, next_id: Arc::default() }
+    }
+
+    /// Whether jobs are taken, and the model's card once they are.
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.clone()
+    }
+
+    /// How many jobs wait and run.
+    pub fn load(&self) -> watch::Receiver<Load> {
+        self.load.clone()
+    }
+
+    /// Puts one job in line.
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    pub async fn submit(&self, request: ImageRequest) -> Result<Ticket, SubmitError> {
+        let mut tickets = self.submit_all(vec![request]).await?;
+        Ok(tickets.pop().expect("one ticket a request. This is a bug."))
+    }
+
+    /// Puts all of `requests` in line together, or none; one ticket a request, in their order.
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    pub async fn submit_all(&self, requests: Vec<ImageRequest>) -> Result<Vec<Ticket>, SubmitError> {
+        // The tickets are made before the jobs are known to be taken: should this future be
+        // dropped while it waits for the reply, they cancel what they stand for.
+        let (submissions, tickets) = requests.into_iter().map(|request| self.ticket(request)).unzip();
+        let (reply, accepted) = oneshot::channel();
+        let submitted = self.events.send(Event::Submit { submissions, reply });
+        submitted.map_err(|_| SubmitError::ShuttingDown)?;
+        accepted.await.map_err(|_| SubmitError::ShuttingDown)??;
+        Ok(tickets)
+    }
+
+    /// Takes nothing more, finishes what was taken, and answers whatever is left after
+    /// `timeout` with [`JobError::ShuttingDown`](crate::JobError::ShuttingDown). Returns once every job is answered.
+    pub async fn drain(&self, timeout: Duration) {
+        let (drained, mut done) = oneshot::channel();
+        if self.events.send(Event::Drain(drained)).is_err() {
+            return;
+        }
+        if tokio::time::timeout(timeout, &mut done).await.is_err() && self.events.send(Event::Abort).is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    fn ticket(&self, request: ImageRequest) -> (Submission, Ticket) {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, updates) = mpsc::unbounded_channel();
+        let ticket = Ticket { id, updates, events: self.events.clone(), answered: false };
+        (Submission { id, request: Box::new(request), updates: sender }, ticket)
+    }
+}

@@ -1,0 +1,60 @@
+//! What becomes of a job: the news on the way and the one answer at the end.
+
+use std::time::Duration;
+
+use diffusion::{PipelineError, RgbImage, StepReport};
+
+/// The one answer that every job gets.
+pub type Outcome = Result<Generated, JobError>;
+
+/// A finished picture and how it came about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// The picture, of the requested size.
+    pub image: RgbImage,
+    /// Text-encoder tokens of the prompts.
+    pub prompt_tokens: usize,
+    /// Where the time went.
+    pub timings: Timings,
+    /// One report a denoising step.
+    pub steps: Vec<StepReport>,
+}
+
+/// Where a job's time went. What the stages leave out of the whole was spent waiting for the
+/// turns of others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// From submission until a worker took the job up.
+    pub queue: Duration,
+    /// Encoding the prompts and drawing the noise.
+    pub encode: Duration,
+    /// The denoising steps, each counted whole however many jobs shared it.
+    pub denoise: Duration,
+    /// Turning the latents into pixels.
+    pub decode: Duration,
+}
+
+/// News of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Update {
+    /// A worker took it up.
+    Started,
+    /// A step is behind it.
+    Stepped(StepReport),
+    /// Its answer: nothing comes after it.
+    Done(Outcome),
+}
+
+/// Why a job has no picture.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// The pipeline refused the job or could not do its part.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// The worker that ran the job crashed.
+    #[error("the worker that ran this job crashed")]
+    Crashed,
+    /// The scheduler stops and the job was not done in time.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}

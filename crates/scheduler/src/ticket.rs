@@ -1,0 +1,47 @@
+//! A submitted job, from the outside.
+
+use tokio::sync::mpsc;
+
+use crate::job::{JobError, Outcome, Update};
+use crate::run::Event;
+use crate::state::JobId;
+
+/// A submitted job. Dropping it cancels the job within one step, wherever it is.
+#[derive(Debug)]
+pub struct Ticket {
+    pub(crate) id: JobId,
+    /// Unbounded, yet never more than one update a step.
+    pub(crate) updates: mpsc::UnboundedReceiver<Update>,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) answered: bool,
+}
+
+impl Ticket {
+    /// The next news of the job; `None` once its answer was given.
+    pub async fn next(&mut self) -> Option<Update> {
+        if self.answered {
+            return None;
+        }
+        // The event loop is gone before the job was answered only when its runtime stops.
+        let update = self.updates.recv().await.unwrap_or(Update::Done(Err(JobError::ShuttingDown)));
+        self.answered = matches!(update, Update::Done(_));
+        Some(update)
+    }
+
+    /// The job's answer.
+    pub async fn finished(mut self) -> Outcome {
+        loop {
+            if let Some(Update::Done(outcome)) = self.next().await {
+                return outcome;
+            }
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.answered {
+            let _ = self.events.send(Event::Cancel(self.id));
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! One OS thread a device: does what a [`Command`] says, then reports.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc as std_mpsc;
+use std::time::Instant;
+
+use diffusion::{ImageRequest, Pipeline, PipelineError, RgbImage, StepReport};
+use tokio::sync::mpsc;
+
+use crate::run::Event;
+use crate::state::{JobId, WorkerId};
+
+/// One turn: what to drop first, then what to do.
+pub(crate) struct Command {
+    pub(crate) drop: Vec<JobId>,
+    pub(crate) work: Option<Work>,
+}
+
+pub(crate) enum Work {
+    Encode(JobId, Box<ImageRequest>),
+    Step(Vec<JobId>),
+    Decode(JobId),
+}
+
+/// What came of a turn. The worker holds no state of a job whose part failed.
+#[derive(Debug)]
+pub(crate) enum Done {
+    Nothing,
+    /// The tokens of the prompts.
+    Encoded {
+        id: JobId,
+        result: Result<usize, PipelineError>,
+    },
+    /// One report a job, in the order of `ids`.
+    Stepped {
+        ids: Vec<JobId>,
+        result: Result<Vec<StepReport>, PipelineError>,
+    },
+    Decoded {
+        id: JobId,
+        result: Result<RgbImage, PipelineError>,
+    },
+}
+
+/// Starts the thread of a worker, which ends once the returned inbox is dropped.
+pub(crate) fn spawn<P, E, F>(
+    worker: WorkerId,
+    factory: F,
+    events: mpsc::WeakUnboundedSender<Event>,
+) -> std_mpsc::Sender<Command>
+where
+    P: Pipeline,
+    E: fmt::Display,
+    F: Fn() -> Result<P, E> + Send + 'static,
+{
+    let (sender, inbox) = std_mpsc::channel();
+    let mut reports = Reports { worker, events, reason: None };
+    let main = move || {
+        while let Some(pipeline) = load(&factory, &mut reports) {
+            let mut worker = Worker { pipeline, states: BTreeMap::new() };
+            // What a panic leaves behind, the pipeline and every state, is dropped and not used again.
+            match catch_unwind(AssertUnwindSafe(|| worker.run(&inbox, &reports))) {
+                Ok(()) => return,
+                Err(panic) => reports.send(Event::Crashed { worker: reports.worker, reason: message(&*panic) }),
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name(format!("worker-{worker}")).spawn(main);
+    thread.expect("a thread for the worker");
+    sender
+}
+
+/// Makes the pipeline; without one, the thread ends and its reports say why.
+fn load<P: Pipeline, E: fmt::Display>(factory: impl Fn() -> Result<P, E>, reports: &mut Reports) -> Option<P> {
+    match factory() {
+        Ok(pipeline) => {
+            reports.send(Event::Loaded { worker: reports.worker, card: pipeline.card().clone() });
+            Some(pipeline)
+        }
+        Err(err) => {
+            reports.reason = Some(err.to_string());
+            None
+        }
+    }
+}
+
+/// A worker's way back to the event loop. Weak, so that workers do not keep the loop alive:
+/// only handles and tickets do.
+struct Reports {
+    worker: WorkerId,
+    events: mpsc::WeakUnboundedSender<Event>,
+    reason: Option<String>,
+}
+
+impl Reports {
+    fn send(&self, event: Event) {
+        if let Some(events) = self.events.upgrade() {
+            let _ = events.send(event);
+        }
+    }
+}
+
+impl Drop for Reports {
+    /// Runs however the thread ends, so that no job waits on a dead one.
+    fn drop(&mut self) {
+        let reason = self.reason.take().unwrap_or_else(|| "its thread panicked".into());
+        self.send(Event::Lost { worker: self.worker, reason });
+    }
+}
+
+struct Worker<P: Pipeline> {
+    pipeline: P,
+    /// Ordered, so that a batch is always laid out oldest job first.
+    states: BTreeMap<JobId, P::State>,
+}
+
+impl<P: Pipeline> Worker<P> {
+    /// Ends when the event loop drops its side of `inbox`.
+    fn run(&mut self, inbox: &std_mpsc::Receiver<Command>, reports: &Reports) {
+        for command in inbox {
+            let started = Instant::now();
+            let done = self.turn(command);
+            reports.send(Event::Turned { worker: reports.worker, done, took: started.elapsed() });
+        }
+    }
+
+    fn turn(&mut self, command: Command) -> Done {
+        command.drop.iter().for_each(|id| drop(self.states.remove(id)));
+        match command.work {
+            None => Done::Nothing,
+            Some(Work::Encode(id, request)) => Done::Encoded { id, result: self.encode(id, &request) },
+            Some(Work::Step(ids)) => self.step(&ids),
+            Some(Work::Decode(id)) => {
+                let state = self.states.remove(&id).expect("an encoded job has a state. This is a bug.");
+                Done::Decoded { id, result: self.pipeline.decode(state) }
+            }
+        }
+    }
+
+    fn encode(&mut self, id: JobId, request: &ImageRequest) -> Result<usize, PipelineError> {
+        let state = self.pipeline.prepare(request)?;
+        let prompt_tokens = self.pipeline.prompt_tokens(&state);
+        self.states.insert(id, state);
+        Ok(prompt_tokens)
+    }
+
+    fn step(&mut self, ids: &[JobId]) -> Done {
+        let chosen = self.states.iter_mut().filter(|(id, _)| ids.contains(id));
+        let (ids, mut batch): (Vec<JobId>, Vec<_>) = chosen.map(|(&id, state)| (id, state)).unzip();
+        let result = self.pipeline.step(&mut batch);
+        match &result {
+            Ok(reports) => assert_eq!(reports.len(), ids.len(), "one report a request. This is a bug."),
+            Err(_) => ids.iter().for_each(|id| drop(self.states.remove(id))),
+        }
+        Done::Stepped { ids, result }
+    }
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+}
