@@ -1,1 +1,33 @@
-//! Fused tensor operations of the denoising step, each beside its plain-candle reference
+//! Fused tensor operations of the denoising step, each beside its plain-candle reference.
+//!
+//! The transformer runs on a *ragged* batch: the tokens of all rows (request, guidance
+//! branch) lie one after another in a `[sum(tokens), dim]` matrix, and a [`RowLayout`] says
+//! where each row begins. A [`Linear`] sees one tall matrix, modulation picks the vector of
+//! its row, attention stays inside its row.
+//!
+//! Every operation has a reference made of candle operations, right for any device and float
+//! type: it is what the tests compare with and what runs where there is nothing faster.
+
+mod activation;
+mod attention;
+mod causal;
+mod conv;
+mod linear;
+mod norm;
+mod rope;
+mod rows;
+mod step;
+#[cfg(test)]
+mod testing;
+mod threads;
+
+pub use activation::swiglu;
+pub use attention::{AttentionStream, JointAttention, attention};
+pub use causal::causal_attention;
+pub use conv::Conv3x3;
+pub use linear::Linear;
+pub use norm::{channel_norm, modulated_layer_norm, rms_norm};
+pub use rope::RopeTable;
+pub use rows::RowLayout;
+pub use step::{add_weighted, residual_diffs};
+pub use threads::threads_from_env;

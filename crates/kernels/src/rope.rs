@@ -1,0 +1,42 @@
+//! Tables of rotary position embeddings.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+/// Cosines and sines of every position of a row, for embeddings that rotate *interleaved*
+/// pairs `(x[2i], x[2i + 1])`, as diffusion transformers do.
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl RopeTable {
+    /// From `[positions, head_dim / 2]` tables, kept in f32 as angles need it.
+    ///
+    /// # Errors
+    /// The tables are not matrices of one shape.
+    pub fn new(cos: &Tensor, sin: &Tensor) -> Result<Self> {
+        let (positions, pairs) = cos.dims2()?;
+        if sin.dims() != cos.dims() {
+            bail!("sin must be [{positions}, {pairs}] as cos is. Given: {:?}", sin.dims())
+        }
+        let table = |t: &Tensor| t.to_dtype(DType::F32)?.contiguous();
+        Ok(RopeTable { cos: table(cos)?, sin: table(sin)? })
+    }
+
+    /// How many positions it holds.
+    #[expect(clippy::len_without_is_empty, reason = "a row without a position is never attended")]
+    pub fn len(&self) -> usize {
+        self.cos.dims()[0]
+    }
+
+    /// `[positions, head_dim / 2]`, f32.
+    pub fn cos(&self) -> &Tensor {
+        &self.cos
+    }
+
+    /// `[positions, head_dim / 2]`, f32.
+    pub fn sin(&self) -> &Tensor {
+        &self.sin
+    }
+}
