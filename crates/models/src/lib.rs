@@ -1,1 +1,43 @@
-//! Text encoders, diffusion transformers, VAEs, weights, and the cached denoising step
+//! Text encoders, diffusion transformers, VAEs, weights, and the denoising step.
+//!
+//! A [`Checkpoint`] is opened and [`load`]ed into a pipeline: [`QwenImage`] so far. A pipeline turns a
+//! request into a [`RequestState`], [`denoise_step`] advances any set of states as one ragged batch, and
+//! the VAE ends it. Channels, clients and the clock are unknown here; the step cache decides in numbers,
+//! in its own crate, and only this one holds tensors.
+
+mod checkpoint;
+mod dit;
+mod error;
+mod guidance;
+mod load;
+mod noise;
+pub mod qwen2_5_vl;
+pub mod qwen_image;
+mod state;
+mod step;
+mod tokenizer;
+mod weights;
+
+pub use checkpoint::Checkpoint;
+pub use dit::{Dit, DitRow, Segment, Streams};
+pub use error::{LoadError, SUPPORTED_CLASSES};
+pub use guidance::true_cfg;
+pub use load::{LoadOptions, Progress, load};
+pub use noise::randn;
+pub use qwen_image::QwenImage;
+pub use state::RequestState;
+pub use step::denoise_step;
+pub use tokenizer::Tokenizer;
+pub use weights::{Precision, Scope, Weights};
+
+use diffusion::PipelineError;
+
+/// The one place where the tensor library's errors become the pipeline's.
+pub(crate) fn device_error(err: candle_core::Error) -> PipelineError {
+    let message = err.to_string();
+    let out_of_memory = ["out of memory", "OUT_OF_MEMORY"].iter().any(|words| message.contains(words));
+    if out_of_memory { PipelineError::OutOfMemory } else { PipelineError::Model(message) }
+}
+
+/// Of the tensor library, unless an error is named.
+pub(crate) type Result<T, E = candle_core::Error> = std::result::Result<T, E>;

@@ -1,0 +1,76 @@
+//! A diffusion transformer as the denoising step sees it: lists of blocks that can be run one by one.
+//!
+//! The step cache stands between the blocks, so no transformer here has a monolithic forward pass.
+
+use candle_core::{Result, Tensor};
+
+/// What blocks pass on. Rows are concatenated along tokens.
+#[derive(Clone)]
+pub struct Streams {
+    /// Image tokens, `[tokens, dim]`: what the cache measures.
+    pub hidden_states: Tensor,
+    /// Text tokens of blocks that keep the streams apart, `[tokens, dim]`.
+    pub encoder_hidden_states: Option<Tensor>,
+}
+
+impl Streams {
+    /// The text stream of a dual-stream block.
+    ///
+    /// # Errors
+    /// There is none: the caller mixed up two kinds of blocks.
+    pub fn encoder(&self) -> Result<&Tensor> {
+        match &self.encoder_hidden_states {
+            Some(encoder) => Ok(encoder),
+            None => candle_core::bail!("a dual-stream block was given a single stream. This is a bug."),
+        }
+    }
+}
+
+/// One list of blocks of a transformer; each has a cache context of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The list's name in the checkpoint.
+    pub name: &'static str,
+    /// Blocks in it.
+    pub num_blocks: usize,
+}
+
+/// One transformer pass of one request: its input at this step.
+#[derive(Clone, Copy)]
+pub struct DitRow<'a> {
+    /// Packed noisy latents, `[image_seq_len, channels]` in f32.
+    pub latents: &'a Tensor,
+    /// Rows and columns of image tokens.
+    pub token_grid: (usize, usize),
+    /// Text encoder states, `[text_len, width]`.
+    pub prompt_embeds: &'a Tensor,
+    /// The noise level, in 0..=1.
+    pub sigma: f32,
+}
+
+/// A transformer whose blocks are run by the caller.
+pub trait Dit {
+    /// What a forward pass carries beside the streams: time embedding, rotary tables, offsets.
+    type Context: Clone;
+
+    /// The lists of blocks, in the order in which they run.
+    fn segments(&self) -> &[Segment];
+
+    /// Embeds the rows of a step.
+    ///
+    /// # Errors
+    /// The device fails.
+    fn begin(&self, rows: &[DitRow<'_>]) -> Result<(Streams, Self::Context)>;
+
+    /// Runs block `index` of segment `segment`.
+    ///
+    /// # Errors
+    /// The device fails.
+    fn block(&self, segment: usize, index: usize, streams: &Streams, context: &Self::Context) -> Result<Streams>;
+
+    /// The velocity of each row, `[image_seq_len, channels]` in f32.
+    ///
+    /// # Errors
+    /// The device fails.
+    fn end(&self, streams: &Streams, context: &Self::Context) -> Result<Vec<Tensor>>;
+}

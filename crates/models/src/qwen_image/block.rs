@@ -1,0 +1,209 @@
+//! One dual-stream block: image and text, each with its own weights, meet in a joint attention.
+//!
+//! Port of `QwenImageTransformerBlock` and `QwenDoubleStreamAttnProcessor2_0`:
+//! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/transformers/transformer_qwenimage.py#L376>
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use kernels::{AttentionStream, JointAttention, Linear, RopeTable, RowLayout, modulated_layer_norm};
+
+use super::config::TransformerConfig;
+use crate::dit::Streams;
+use crate::Result;
+use crate::error::LoadError;
+use crate::weights::Scope;
+
+/// Epsilon of every norm in the network.
+pub(super) const NORM_EPS: f64 = 1e-6;
+
+/// What is the same for all blocks of a forward pass.
+#[derive(Clone)]
+pub(super) struct BlockContext {
+    /// `SiLU(temb)`, `[rows, dim]`.
+    pub(super) time_embed: Tensor,
+    /// Where each row's image tokens are.
+    pub(super) image_rows: RowLayout,
+    /// Where each row's text tokens are.
+    pub(super) text_rows: RowLayout,
+    /// Text positions, then image positions, of each row.
+    pub(super) rope: Vec<Arc<RopeTable>>,
+}
+
+/// A dual-stream block.
+pub struct Block {
+    img_mod: Linear,
+    txt_mod: Linear,
+    /// The joint attention.
+    pub attn: Attention,
+    /// The image stream's feed-forward network.
+    pub img_mlp: FeedForward,
+    /// The text stream's feed-forward network.
+    pub txt_mlp: FeedForward,
+}
+
+impl Block {
+    pub(super) fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
+        let dim = config.dim();
+        Ok(Block {
+            img_mod: scope.pp("img_mod.1").linear(dim, 6 * dim)?,
+            txt_mod: scope.pp("txt_mod.1").linear(dim, 6 * dim)?,
+            attn: Attention::load(config, &scope.pp("attn"))?,
+            img_mlp: FeedForward::load(dim, &scope.pp("img_mlp"))?,
+            txt_mlp: FeedForward::load(dim, &scope.pp("txt_mlp"))?,
+        })
+    }
+
+    /// Shifts, scales and gates of the image and of the text stream, from `SiLU(temb)` `[rows, dim]`.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn modulation(&self, time_embed: &Tensor) -> Result<(Modulation, Modulation)> {
+        Ok((Modulation(self.img_mod.forward(time_embed)?), Modulation(self.txt_mod.forward(time_embed)?)))
+    }
+
+    pub(super) fn forward(&self, streams: &Streams, context: &BlockContext) -> Result<Streams> {
+        let BlockContext { time_embed, image_rows, text_rows, rope } = context;
+        let (hidden, encoder) = (&streams.hidden_states, streams.encoder()?);
+        let (img_mod, txt_mod) = self.modulation(time_embed)?;
+
+        let img_attn_in = img_mod.norm1(hidden, image_rows)?;
+        let txt_attn_in = txt_mod.norm1(encoder, text_rows)?;
+        let (txt_attn, img_attn) = self.attn.attend((&txt_attn_in, text_rows), (&img_attn_in, image_rows), rope)?;
+        let hidden = self.attn.to_out.forward_gated(&img_attn, hidden, &img_mod.gate1()?, image_rows)?;
+        let encoder = self.attn.to_add_out.forward_gated(&txt_attn, encoder, &txt_mod.gate1()?, text_rows)?;
+
+        let hidden = self.img_mlp.forward_gated(&img_mod.norm2(&hidden, image_rows)?, &hidden, &img_mod, image_rows)?;
+        let encoder = self.txt_mlp.forward_gated(&txt_mod.norm2(&encoder, text_rows)?, &encoder, &txt_mod, text_rows)?;
+        Ok(Streams { hidden_states: hidden, encoder_hidden_states: Some(encoder) })
+    }
+}
+
+/// Six vectors a row, side by side: shift, scale and gate of the attention, then of the MLP.
+pub struct Modulation(pub Tensor);
+
+impl Modulation {
+    /// The normed and modulated input of the attention, `[tokens, dim]`.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn norm1(&self, x: &Tensor, rows: &RowLayout) -> Result<Tensor> {
+        modulated_layer_norm(x, &self.chunk(0)?, &self.chunk(1)?, rows, NORM_EPS)
+    }
+
+    /// The normed and modulated input of the feed-forward network, `[tokens, dim]`.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn norm2(&self, x: &Tensor, rows: &RowLayout) -> Result<Tensor> {
+        modulated_layer_norm(x, &self.chunk(3)?, &self.chunk(4)?, rows, NORM_EPS)
+    }
+
+    fn gate1(&self) -> Result<Tensor> {
+        self.chunk(2)
+    }
+
+    fn gate2(&self) -> Result<Tensor> {
+        self.chunk(5)
+    }
+
+    fn chunk(&self, i: usize) -> Result<Tensor> {
+        let dim = self.0.dim(1)? / 6;
+        self.0.narrow(1, i * dim, dim)
+    }
+}
+
+/// The joint attention's projections.
+pub struct Attention {
+    /// Image q, k and v, side by side.
+    pub to_qkv: Linear,
+    /// Text q, k and v, side by side.
+    pub add_qkv_proj: Linear,
+    /// RMSNorm weights of the image stream's heads, `[head_dim]`.
+    pub norm_q: Tensor,
+    norm_k: Tensor,
+    /// RMSNorm weights of the text stream's heads, `[head_dim]`.
+    pub norm_added_q: Tensor,
+    norm_added_k: Tensor,
+    /// The image stream's output projection.
+    pub to_out: Linear,
+    /// The text stream's output projection.
+    pub to_add_out: Linear,
+    num_heads: usize,
+}
+
+impl Attention {
+    fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
+        let dim = config.dim();
+        let fused = |names: &[&str]| scope.fused_linear(names, dim, &[dim; 3], true);
+        let norm = |name: &str| {
+            let weight = scope.pp(name).get(config.attention_head_dim, "weight")?;
+            scope.device(weight.to_dtype(scope.precision().activations))
+        };
+        Ok(Attention {
+            to_qkv: fused(&["to_q", "to_k", "to_v"])?,
+            add_qkv_proj: fused(&["add_q_proj", "add_k_proj", "add_v_proj"])?,
+            norm_q: norm("norm_q")?,
+            norm_k: norm("norm_k")?,
+            norm_added_q: norm("norm_added_q")?,
+            norm_added_k: norm("norm_added_k")?,
+            to_out: scope.pp("to_out.0").linear(dim, dim)?,
+            to_add_out: scope.pp("to_add_out").linear(dim, dim)?,
+            num_heads: config.num_attention_heads,
+        })
+    }
+
+    /// Text and image after attending to each other, row by row, before the output projections.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn attend(
+        &self,
+        (text, text_rows): (&Tensor, &RowLayout),
+        (image, image_rows): (&Tensor, &RowLayout),
+        rope: &[Arc<RopeTable>],
+    ) -> Result<(Tensor, Tensor)> {
+        let (text_qkv, image_qkv) = (self.add_qkv_proj.forward(text)?, self.to_qkv.forward(image)?);
+        JointAttention {
+            text: AttentionStream {
+                qkv: &text_qkv,
+                norm_q: &self.norm_added_q,
+                norm_k: &self.norm_added_k,
+                rows: text_rows,
+            },
+            image: AttentionStream { qkv: &image_qkv, norm_q: &self.norm_q, norm_k: &self.norm_k, rows: image_rows },
+            rope,
+            num_heads: self.num_heads,
+            eps: NORM_EPS,
+        }
+        .forward()
+    }
+}
+
+/// Two layers around a tanh GELU, four times as wide inside.
+pub struct FeedForward {
+    proj: Linear,
+    net_2: Linear,
+}
+
+impl FeedForward {
+    fn load(dim: usize, scope: &Scope<'_>) -> Result<Self, LoadError> {
+        Ok(FeedForward {
+            proj: scope.pp("net.0.proj").linear(dim, 4 * dim)?,
+            net_2: scope.pp("net.2").linear(4 * dim, dim)?,
+        })
+    }
+
+    /// The network's own output, `[tokens, dim]`.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.net_2.forward(&self.proj.forward_gelu(x)?)
+    }
+
+    /// `residual` plus the gated output, in one pass over it.
+    fn forward_gated(&self, x: &Tensor, residual: &Tensor, modulation: &Modulation, rows: &RowLayout) -> Result<Tensor> {
+        self.net_2.forward_gated(&self.proj.forward_gelu(x)?, residual, &modulation.gate2()?, rows)
+    }
+}

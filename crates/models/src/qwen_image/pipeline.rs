@@ -1,0 +1,188 @@
+//! The whole of Qwen-Image behind [`Pipeline`].
+
+use candle_core::{DType, Device, Tensor};
+use diffusion::{
+    CfgBranch, FlowMatchConfig, ImageRequest, ImageSize, ModelCard, Pipeline, PipelineError, RgbImage, Sigmas, StepReport,
+};
+
+use super::config::{TransformerConfig, VaeConfig, flow_match_config};
+use super::prompt::{MAX_PROMPT_TOKENS, PromptEncoder};
+use super::transformer::Transformer;
+use super::vae::Vae;
+use crate::checkpoint::Checkpoint;
+use crate::device_error;
+use crate::error::LoadError;
+use crate::load::{LoadOptions, Progress};
+use crate::noise::randn;
+use crate::qwen2_5_vl::{LanguageModel, LanguageModelConfig};
+use crate::state::{Branch, RequestState};
+use crate::step::denoise_step;
+use crate::tokenizer::Tokenizer;
+use crate::weights::Precision;
+
+/// A loaded Qwen-Image.
+pub struct QwenImage {
+    prompts: PromptEncoder,
+    transformer: Transformer,
+    vae: Vae,
+    schedule: FlowMatchConfig,
+    latent_channels: usize,
+    device: Device,
+    card: ModelCard,
+}
+
+impl QwenImage {
+    /// Loads tokenizer, text encoder, transformer and VAE, in this order.
+    ///
+    /// # Errors
+    /// The first thing that is missing or wrong, by file and name.
+    pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, progress: Progress<'_>) -> Result<Self, LoadError> {
+        let precision = Precision::new(options.dtype, options.device.clone());
+        let open = |component: &str| checkpoint.weights(component, precision.clone());
+        let tokenizer = Tokenizer::load(checkpoint, "tokenizer")?;
+        let schedule = flow_match_config(checkpoint)?;
+        let transformer_config = TransformerConfig::load(checkpoint)?;
+        let vae_config = VaeConfig::load(checkpoint)?;
+
+        let config = LanguageModelConfig::load(checkpoint, "text_encoder")?;
+        let report = |done, total| progress("text encoder", done, total);
+        let language_model = LanguageModel::load(&config, &open("text_encoder")?.scope("", &report))?;
+        let report = |done, total| progress("transformer", done, total);
+        let transformer = Transformer::load(&transformer_config, &open("transformer")?.scope("", &report))?;
+        let report = |done, total| progress("vae", done, total);
+        let vae = Vae::load(&vae_config, &open("vae")?.scope("", &report))?;
+        Ok(QwenImage {
+            prompts: PromptEncoder { tokenizer, language_model },
+            transformer,
+            vae,
+            schedule,
+            latent_channels: transformer_config.out_channels,
+            device: options.device.clone(),
+            card: card(&transformer_config),
+        })
+    }
+
+    /// The text half.
+    pub fn prompts(&self) -> &PromptEncoder {
+        &self.prompts
+    }
+
+    /// The diffusion transformer.
+    pub fn transformer(&self) -> &Transformer {
+        &self.transformer
+    }
+
+    /// The VAE.
+    pub fn vae(&self) -> &Vae {
+        &self.vae
+    }
+
+    /// The initial packed noise of a seed, `[image_seq_len, 4 channels]` in f32, drawn in the unpacked
+    /// order as diffusers draws it.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn noise(&self, seed: u64, size: ImageSize) -> candle_core::Result<Tensor> {
+        let (rows, columns) = size.token_grid();
+        let shape = (self.latent_channels, 2 * rows, 2 * columns);
+        let noise = randn(seed, self.latent_channels * 4 * rows * columns);
+        pack(&Tensor::from_vec(noise, shape, &self.device)?)
+    }
+
+    fn branches(&self, request: &ImageRequest) -> Result<Vec<Branch>, PipelineError> {
+        let branches = CfgBranch::of_step(request.do_true_cfg()).iter();
+        branches
+            .map(|&branch| {
+                let prompt_embeds = match branch {
+                    CfgBranch::Cond => self.prompts.encode("prompt", &request.prompt)?,
+                    CfgBranch::Uncond => {
+                        let negative = request.negative_prompt.as_deref().unwrap_or_default();
+                        self.prompts.encode("negative_prompt", negative)?
+                    }
+                };
+                Ok(Branch { branch, prompt_embeds })
+            })
+            .collect()
+    }
+
+    fn pixels(&self, state: &RequestState) -> candle_core::Result<Vec<u8>> {
+        let latents = unpack(&state.latents, state.size.token_grid())?;
+        let pixels = self.vae.decode(&latents)?;
+        // Half to even, as numpy rounds.
+        let bytes = pixels.flatten_all()?.to_vec1::<f32>()?;
+        Ok(bytes.into_iter().map(|x| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8).collect())
+    }
+}
+
+impl Pipeline for QwenImage {
+    type State = RequestState;
+
+    fn card(&self) -> &ModelCard {
+        &self.card
+    }
+
+    fn prepare(&mut self, request: &ImageRequest) -> Result<RequestState, PipelineError> {
+        let size = request.params.size;
+        let branches = self.branches(request)?;
+        let prompt_tokens = branches.iter().map(|branch| branch.prompt_embeds.dims()[0]).sum();
+        Ok(RequestState {
+            size,
+            sigmas: Sigmas::new(&self.schedule, request.params.num_inference_steps, size.image_seq_len()),
+            true_cfg_scale: request.params.true_cfg_scale,
+            branches,
+            prompt_tokens,
+            latents: self.noise(request.params.seed, size).map_err(device_error)?,
+            step_index: 0,
+        })
+    }
+
+    fn prompt_tokens(&self, state: &RequestState) -> usize {
+        state.prompt_tokens
+    }
+
+    fn step(&mut self, batch: &mut [&mut RequestState]) -> Result<Vec<StepReport>, PipelineError> {
+        denoise_step(&self.transformer, batch).map_err(device_error)
+    }
+
+    fn decode(&mut self, state: RequestState) -> Result<RgbImage, PipelineError> {
+        let pixels = self.pixels(&state).map_err(device_error)?;
+        Ok(RgbImage { size: state.size.padded(), pixels }.crop_center(state.size))
+    }
+}
+
+/// Latents `[channels, h, w]` as tokens `[h/2 w/2, 4 channels]`, a token's 2x2 patch varying fastest.
+///
+/// # Errors
+/// The device fails.
+pub fn pack(latents: &Tensor) -> candle_core::Result<Tensor> {
+    let (channels, height, width) = latents.dims3()?;
+    let (rows, columns) = (height / 2, width / 2);
+    let patches = latents.reshape((channels, rows, 2, columns, 2))?;
+    patches.permute((1, 3, 0, 2, 4))?.reshape((rows * columns, 4 * channels))
+}
+
+/// Tokens `[rows columns, 4 channels]` as latents `[2 rows, 2 columns, channels]`, as the VAE reads them.
+///
+/// # Errors
+/// The device fails.
+pub fn unpack(tokens: &Tensor, (rows, columns): (usize, usize)) -> candle_core::Result<Tensor> {
+    let channels = tokens.dim(1)? / 4;
+    let patches = tokens.to_dtype(DType::F32)?.reshape((rows, columns, channels, 2, 2))?;
+    patches.permute((0, 3, 1, 4, 2))?.reshape((2 * rows, 2 * columns, channels))
+}
+
+/// Defaults of the model card; a small network was trained on small pictures.
+fn card(config: &TransformerConfig) -> ModelCard {
+    // The built-in model, and every other miniature, has heads far narrower than the real 128.
+    let miniature = config.attention_head_dim < 64;
+    let side = if miniature { 128 } else { 1024 };
+    ModelCard {
+        class: "QwenImagePipeline".into(),
+        default_size: ImageSize { width: side, height: side },
+        default_num_inference_steps: if miniature { 20 } else { 50 },
+        default_true_cfg_scale: if miniature { 3.0 } else { 4.0 },
+        default_negative_prompt: miniature.then(|| " ".into()),
+        max_prompt_tokens: MAX_PROMPT_TOKENS,
+        num_blocks: config.num_layers,
+    }
+}

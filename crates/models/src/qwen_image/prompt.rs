@@ -1,0 +1,60 @@
+//! A prompt in Qwen-Image's chat template, through tokenizer and language model.
+//!
+//! Port of `_get_qwen_prompt_embeds`:
+//! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage.py#L189>
+
+use candle_core::Tensor;
+use diffusion::{InvalidRequest, PipelineError};
+
+use crate::device_error;
+use crate::qwen2_5_vl::LanguageModel;
+use crate::tokenizer::Tokenizer;
+
+const BEFORE_PROMPT: &str = "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n";
+const AFTER_PROMPT: &str = "<|im_end|>\n<|im_start|>assistant\n";
+/// Leading template tokens whose hidden states the transformer does not see.
+const DROPPED_TOKENS: usize = 34;
+/// Template tokens behind the prompt, which it does see.
+const TRAILING_TOKENS: usize = 5;
+/// What vllm-omni serves at most, the trailing template tokens included.
+const MAX_SEQUENCE_LENGTH: usize = 1024;
+
+/// Most tokens of a prompt, the template's own not counted.
+pub(super) const MAX_PROMPT_TOKENS: usize = MAX_SEQUENCE_LENGTH - TRAILING_TOKENS;
+
+/// The text half of the pipeline.
+pub struct PromptEncoder {
+    pub(super) tokenizer: Tokenizer,
+    /// The network behind the tokenizer.
+    pub language_model: LanguageModel,
+}
+
+impl PromptEncoder {
+    /// Token ids of `prompt` in the template.
+    ///
+    /// # Errors
+    /// [`PipelineError::Invalid`] about `field` if the prompt has too many tokens.
+    pub fn tokenize(&self, field: &'static str, prompt: &str) -> Result<Vec<u32>, PipelineError> {
+        let text = [BEFORE_PROMPT, prompt, AFTER_PROMPT].concat();
+        let ids = self.tokenizer.encode(&text).map_err(device_error)?;
+        let prompt_tokens = ids.len().saturating_sub(DROPPED_TOKENS + TRAILING_TOKENS);
+        if prompt_tokens > MAX_PROMPT_TOKENS {
+            let bound = format!("have at most {MAX_PROMPT_TOKENS} tokens");
+            return Err(InvalidRequest::new(field, bound, format!("{prompt_tokens} tokens")).into());
+        }
+        Ok(ids)
+    }
+
+    /// The text stream of `prompt`, `[tokens - 34, width]`.
+    ///
+    /// # Errors
+    /// As [`PromptEncoder::tokenize`], or the device fails.
+    pub fn encode(&self, field: &'static str, prompt: &str) -> Result<Tensor, PipelineError> {
+        let ids = self.tokenize(field, prompt)?;
+        let embed = || {
+            let hidden_states = self.language_model.forward(&ids)?;
+            hidden_states.narrow(0, DROPPED_TOKENS, ids.len() - DROPPED_TOKENS)?.contiguous()
+        };
+        embed().map_err(device_error)
+    }
+}

@@ -1,0 +1,75 @@
+//! The rotary tables of both streams.
+//!
+//! Port of `QwenEmbedRope` with `scale_rope`:
+//! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/transformers/transformer_qwenimage.py#L186>
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor};
+use kernels::RopeTable;
+
+const THETA: f32 = 10_000.0;
+
+/// Makes the tables of (grid, text length) pairs and remembers them: a request needs the same one at
+/// every step.
+pub struct RopeTables {
+    axes_dims: [usize; 3],
+    device: Device,
+    made: RefCell<HashMap<Key, Arc<RopeTable>>>,
+}
+
+/// Token rows, token columns, text tokens.
+type Key = (usize, usize, usize);
+
+/// A server sees few sizes but many prompt lengths; past this many the tables are dropped and made anew.
+const MAX_TABLES: usize = 256;
+
+impl RopeTables {
+    /// Tables for heads whose channels are split over (frame, row, column) as `axes_dims`.
+    pub fn new(axes_dims: [usize; 3], device: Device) -> Self {
+        RopeTables { axes_dims, device, made: RefCell::default() }
+    }
+
+    /// Text positions, then image positions, of one row of a batch.
+    ///
+    /// The picture's rows and columns count from its centre; text goes on along all three axes from
+    /// where the picture's longer half ends.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn get(&self, (rows, columns): (usize, usize), text_len: usize) -> Result<Arc<RopeTable>> {
+        let key = (rows, columns, text_len);
+        if let Some(table) = self.made.borrow().get(&key) {
+            return Ok(table.clone());
+        }
+        let table = Arc::new(self.make(rows, columns, text_len)?);
+        let mut made = self.made.borrow_mut();
+        if made.len() >= MAX_TABLES {
+            made.clear();
+        }
+        made.insert(key, table.clone());
+        Ok(table)
+    }
+
+    fn make(&self, rows: usize, columns: usize, text_len: usize) -> Result<RopeTable> {
+        let text_start = (rows / 2).max(columns / 2);
+        let text = (0..text_len).map(|k| [(text_start + k) as f32; 3]);
+        let centred = |i: usize, n: usize| i as f32 - (n - n / 2) as f32;
+        let image = (0..rows * columns).map(|i| [0.0, centred(i / columns, rows), centred(i % columns, columns)]);
+        let frequencies = self.frequencies();
+        let angles = text.chain(image).flat_map(|position| {
+            frequencies.iter().flat_map(move |(axis, freqs)| freqs.iter().map(move |freq| position[*axis] * freq))
+        });
+        let half_dim = self.axes_dims.iter().sum::<usize>() / 2;
+        let angles: Vec<f32> = angles.collect();
+        let angles = Tensor::from_vec(angles, (text_len + rows * columns, half_dim), &self.device)?;
+        RopeTable::new(&angles.cos()?, &angles.sin()?)
+    }
+
+    fn frequencies(&self) -> Vec<(usize, Vec<f32>)> {
+        let of_axis = |dim: usize| (0..dim / 2).map(|k| 1.0 / THETA.powf((2 * k) as f32 / dim as f32)).collect();
+        self.axes_dims.iter().enumerate().map(|(axis, &dim)| (axis, of_axis(dim))).collect()
+    }
+}

@@ -1,0 +1,185 @@
+//! The diffusion transformer: noisy latents and text to a velocity.
+//!
+//! Port of `QwenImageTransformer2DModel`:
+//! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/transformers/transformer_qwenimage.py#L746>
+
+use candle_core::{DType, Device, Tensor};
+use kernels::{Linear, RowLayout, modulated_layer_norm, rms_norm};
+
+use super::block::{Block, BlockContext, NORM_EPS};
+use super::config::TransformerConfig;
+use super::rope::RopeTables;
+use crate::dit::{Dit, DitRow, Segment, Streams};
+use crate::Result;
+use crate::error::LoadError;
+use crate::weights::Scope;
+
+/// The 60-block dual-stream transformer of Qwen-Image, in the size that its configuration says.
+pub struct Transformer {
+    img_in: Linear,
+    txt_norm: Tensor,
+    txt_in: Linear,
+    time_embedder: TimestepEmbedder,
+    transformer_blocks: Vec<Block>,
+    norm_out: Linear,
+    proj_out: Linear,
+    rope: RopeTables,
+    segments: [Segment; 1],
+    activations: DType,
+    device: Device,
+}
+
+/// What a forward pass carries beside the streams.
+#[derive(Clone)]
+pub struct Conditioning(BlockContext);
+
+impl Conditioning {
+    /// `SiLU(temb)`, `[rows, dim]`: what every modulation starts from.
+    pub fn time_embed(&self) -> &Tensor {
+        &self.0.time_embed
+    }
+
+    /// Where each row's image tokens are.
+    pub fn image_rows(&self) -> &RowLayout {
+        &self.0.image_rows
+    }
+
+    /// Where each row's text tokens are.
+    pub fn text_rows(&self) -> &RowLayout {
+        &self.0.text_rows
+    }
+
+    /// Text positions, then image positions, of each row.
+    pub fn rope(&self) -> &[std::sync::Arc<kernels::RopeTable>] {
+        &self.0.rope
+    }
+}
+
+impl Transformer {
+    /// Loads the network from the component's root.
+    ///
+    /// # Errors
+    /// A tensor is missing or misshapen.
+    pub fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
+        let dim = config.dim();
+        let precision = scope.precision();
+        let txt_norm = scope.get(config.joint_attention_dim, "txt_norm.weight")?;
+        let blocks = scope.pp("transformer_blocks");
+        Ok(Transformer {
+            img_in: scope.pp("img_in").linear(config.in_channels, dim)?,
+            txt_norm: scope.device(txt_norm.to_dtype(precision.activations))?,
+            txt_in: scope.pp("txt_in").linear(config.joint_attention_dim, dim)?,
+            time_embedder: TimestepEmbedder::load(dim, &scope.pp("time_text_embed.timestep_embedder"))?,
+            transformer_blocks: (0..config.num_layers)
+                .map(|i| Block::load(config, &blocks.pp(i)))
+                .collect::<Result<_, _>>()?,
+            norm_out: scope.pp("norm_out.linear").linear(dim, 2 * dim)?,
+            proj_out: scope.pp("proj_out").linear(dim, config.in_channels)?,
+            rope: RopeTables::new(config.axes_dims_rope, precision.device.clone()),
+            segments: [Segment { name: "transformer_blocks", num_blocks: config.num_layers }],
+            activations: precision.activations,
+            device: precision.device.clone(),
+        })
+    }
+
+    /// The blocks, in order.
+    pub fn blocks(&self) -> &[Block] {
+        &self.transformer_blocks
+    }
+
+    /// The text stream's RMSNorm, before its projection: `[tokens, width]` to the same.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn norm_text(&self, prompt_embeds: &Tensor) -> Result<Tensor> {
+        rms_norm(prompt_embeds, &self.txt_norm, NORM_EPS)
+    }
+
+    /// The time embedding of each noise level, `[rows, dim]`.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn time_embed(&self, sigmas: &[f32]) -> Result<Tensor> {
+        let projected = timestep_embedding(sigmas, &self.device)?;
+        self.time_embedder.forward(&projected.to_dtype(self.activations)?)
+    }
+
+    /// The last norm, scaled and shifted by the time embedding; (scale, shift) in this one place.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn final_norm(&self, hidden_states: &Tensor, context: &Conditioning) -> Result<Tensor> {
+        let modulation = self.norm_out.forward(&context.0.time_embed)?;
+        let dim = modulation.dim(1)? / 2;
+        let (scale, shift) = (modulation.narrow(1, 0, dim)?, modulation.narrow(1, dim, dim)?);
+        modulated_layer_norm(hidden_states, &shift, &scale, &context.0.image_rows, NORM_EPS)
+    }
+}
+
+impl Dit for Transformer {
+    type Context = Conditioning;
+
+    fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    fn begin(&self, rows: &[DitRow<'_>]) -> Result<(Streams, Conditioning)> {
+        let latents: Vec<&Tensor> = rows.iter().map(|row| row.latents).collect();
+        let embeds: Vec<&Tensor> = rows.iter().map(|row| row.prompt_embeds).collect();
+        let image_rows = RowLayout::new(&rows.iter().map(|row| row.token_grid.0 * row.token_grid.1).collect::<Vec<_>>());
+        let text_rows = RowLayout::new(&embeds.iter().map(|e| e.dim(0)).collect::<Result<Vec<_>>>()?);
+        let sigmas: Vec<f32> = rows.iter().map(|row| row.sigma).collect();
+        let rope = rows.iter().enumerate().map(|(i, row)| self.rope.get(row.token_grid, text_rows.length(i)));
+
+        let hidden_states = self.img_in.forward(&Tensor::cat(&latents, 0)?.to_dtype(self.activations)?)?;
+        let encoder = self.txt_in.forward(&self.norm_text(&Tensor::cat(&embeds, 0)?.to_dtype(self.activations)?)?)?;
+        let streams = Streams { hidden_states, encoder_hidden_states: Some(encoder) };
+        let time_embed = self.time_embed(&sigmas)?.silu()?;
+        let rope = rope.collect::<Result<_>>()?;
+        Ok((streams, Conditioning(BlockContext { time_embed, image_rows, text_rows, rope })))
+    }
+
+    fn block(&self, _segment: usize, index: usize, streams: &Streams, context: &Conditioning) -> Result<Streams> {
+        self.transformer_blocks[index].forward(streams, &context.0)
+    }
+
+    fn end(&self, streams: &Streams, context: &Conditioning) -> Result<Vec<Tensor>> {
+        let normed = self.final_norm(&streams.hidden_states, context)?;
+        let velocity = self.proj_out.forward(&normed)?.to_dtype(DType::F32)?;
+        context.0.image_rows.iter().map(|range| velocity.narrow(0, range.start, range.len())).collect()
+    }
+}
+
+/// Linear, SiLU, Linear.
+struct TimestepEmbedder {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl TimestepEmbedder {
+    fn load(dim: usize, scope: &Scope<'_>) -> Result<Self, LoadError> {
+        Ok(TimestepEmbedder {
+            linear_1: scope.pp("linear_1").linear(TIME_CHANNELS, dim)?,
+            linear_2: scope.pp("linear_2").linear(dim, dim)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.linear_2.forward(&self.linear_1.forward(x)?.silu()?)
+    }
+}
+
+const TIME_CHANNELS: usize = 256;
+
+/// The sinusoidal embedding of each noise level, `[rows, 256]` in f32: cosines, then sines, of
+/// `1000 sigma`.
+///
+/// # Errors
+/// The device fails.
+pub fn timestep_embedding(sigmas: &[f32], device: &Device) -> Result<Tensor> {
+    let half = TIME_CHANNELS / 2;
+    let frequency = |k: usize| (-(10_000_f32.ln()) * k as f32 / half as f32).exp();
+    let angles = sigmas.iter().flat_map(|sigma| (0..half).map(move |k| 1000.0 * (sigma * frequency(k))));
+    let angles = Tensor::from_iter(angles, device)?.reshape((sigmas.len(), half))?;
+    Tensor::cat(&[angles.cos()?, angles.sin()?], 1)
+}

@@ -1,0 +1,41 @@
+//! What one request carries from step to step.
+
+use candle_core::Tensor;
+use diffusion::{CfgBranch, ImageSize, Sigmas};
+
+/// A request between two steps.
+pub struct RequestState {
+    // Set once, when the request is prepared.
+    pub(crate) size: ImageSize,
+    pub(crate) sigmas: Sigmas,
+    pub(crate) true_cfg_scale: f64,
+    pub(crate) branches: Vec<Branch>,
+    pub(crate) prompt_tokens: usize,
+    // Moved on by every step.
+    pub(crate) latents: Tensor,
+    pub(crate) step_index: usize,
+}
+
+/// One transformer pass of a request.
+pub(crate) struct Branch {
+    pub(crate) branch: CfgBranch,
+    /// The text stream, `[tokens, width]`.
+    pub(crate) prompt_embeds: Tensor,
+}
+
+impl RequestState {
+    /// The packed latents, `[image_seq_len, channels]` in f32.
+    pub fn latents(&self) -> &Tensor {
+        &self.latents
+    }
+
+    /// The step that comes next, from 0.
+    pub fn step_index(&self) -> usize {
+        self.step_index
+    }
+
+    /// The noise levels of all steps.
+    pub fn sigmas(&self) -> &Sigmas {
+        &self.sigmas
+    }
+}

@@ -1,0 +1,297 @@
+//! Safetensors files as the networks want them: by name, shape-checked, in the chosen dtype, and
+//! without ever holding more than one tensor twice.
+#![allow(unsafe_code, reason = "memory maps")]
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+
+use candle_core::{DType, Device, Shape, Tensor};
+use kernels::{Conv3x3, Linear};
+use memmap2::{Mmap, UncheckedAdvice};
+use safetensors::tensor::{Dtype, SafeTensors};
+
+use crate::error::LoadError;
+
+/// The number formats and the device of a loaded network.
+#[derive(Clone, Debug)]
+pub struct Precision {
+    /// What the weights are kept in: f32, f16 or bf16.
+    pub weights: DType,
+    /// What flows between the layers.
+    pub activations: DType,
+    /// Where both live.
+    pub device: Device,
+}
+
+impl Precision {
+    /// Weights in `weights` on `device`. On the CPU the activations stay f32: half-precision
+    /// weights then cost half the memory and no speed, and only their own rounding shows.
+    pub fn new(weights: DType, device: Device) -> Self {
+        let activations = if device.is_cpu() { DType::F32 } else { weights };
+        Precision { weights, activations, device }
+    }
+}
+
+/// One safetensors file.
+pub(crate) struct Shard {
+    file: String,
+    bytes: Bytes,
+    tensors: Vec<(String, TensorInfo)>,
+}
+
+enum Bytes {
+    Mapped(Mmap),
+    Embedded(&'static [u8]),
+}
+
+#[derive(Clone)]
+struct TensorInfo {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+impl Shard {
+    /// Maps the file `path`; `file` is its name in messages.
+    pub(crate) fn map(file: &str, path: &Path) -> Result<Self, LoadError> {
+        let io = |source| LoadError::Io { file: file.into(), source };
+        let handle = File::open(path).map_err(io)?;
+        // SAFETY: the map is only ever read. Another process that shortens a checkpoint while it
+        // is being loaded would fault here, as it would in every safetensors reader.
+        let map = unsafe { Mmap::map(&handle) }.map_err(io)?;
+        Shard::parse(file, Bytes::Mapped(map))
+    }
+
+    /// A file that is part of the program.
+    pub(crate) fn embedded(file: &str, bytes: &'static [u8]) -> Result<Self, LoadError> {
+        Shard::parse(file, Bytes::Embedded(bytes))
+    }
+
+    fn parse(file: &str, bytes: Bytes) -> Result<Self, LoadError> {
+        let damaged = |reason: String| LoadError::Damaged { file: file.into(), reason };
+        let (header_bytes, metadata) =
+            SafeTensors::read_metadata(bytes.as_slice()).map_err(|err| damaged(err.to_string()))?;
+        let data_start = header_bytes + size_of::<u64>();
+        let mut tensors = Vec::new();
+        for (name, info) in metadata.tensors() {
+            let range = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
+            if range.end > bytes.as_slice().len() {
+                let have = bytes.as_slice().len();
+                return Err(damaged(format!("its header asks for {} bytes or more, it has {have}", range.end)));
+            }
+            tensors.push((name, TensorInfo { dtype: info.dtype, shape: info.shape.clone(), range }));
+        }
+        Ok(Shard { file: file.into(), bytes, tensors })
+    }
+}
+
+impl Bytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Embedded(bytes) => bytes,
+        }
+    }
+
+    /// Lets the system forget the pages of `range`, so that what was copied out of a map does not
+    /// stay resident beside the copy.
+    fn release(&self, range: &Range<usize>) {
+        let Bytes::Mapped(map) = self else { return };
+        // Only whole pages: the first and last may hold parts of tensors not yet read, which
+        // would merely be read again, but the call wants an aligned start.
+        const PAGE: usize = 4096;
+        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+        if start < end {
+            // SAFETY: the map is private to this process, read-only and backed by a file:
+            // dropped pages are read from the file again when touched.
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+        }
+    }
+}
+
+/// The tensors of one component.
+pub struct Weights {
+    shards: Vec<Shard>,
+    by_name: HashMap<String, (usize, TensorInfo)>,
+    /// The component's only file, or the index of its files.
+    named: String,
+    precision: Precision,
+    loaded_bytes: Cell<usize>,
+}
+
+impl Weights {
+    pub(crate) fn new(shards: Vec<Shard>, named: String, precision: Precision) -> Self {
+        let tensors = shards.iter().enumerate();
+        let by_name = tensors
+            .flat_map(|(i, shard)| shard.tensors.iter().map(move |(name, info)| (name.clone(), (i, info.clone()))))
+            .collect();
+        Weights { shards, by_name, named, precision, loaded_bytes: Cell::new(0) }
+    }
+
+    /// The tensors whose names start with `prefix.`; the empty prefix is all of them.
+    pub fn scope<'a>(&'a self, prefix: &str, progress: &'a dyn Fn(usize, usize)) -> Scope<'a> {
+        Scope { weights: self, prefix: prefix.to_owned(), progress }
+    }
+
+    /// Whether there is a tensor called `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// Bytes of all tensors on disk.
+    pub fn total_bytes(&self) -> usize {
+        self.by_name.values().map(|(_, info)| info.range.len()).sum()
+    }
+
+    fn load(&self, name: &str, expected: &Shape) -> Result<Tensor, LoadError> {
+        let Some((shard, info)) = self.by_name.get(name) else {
+            return Err(LoadError::MissingTensor { file: self.named.clone(), tensor: name.into() });
+        };
+        let shard = &self.shards[*shard];
+        if info.shape != expected.dims() {
+            return Err(LoadError::Misshapen {
+                file: shard.file.clone(),
+                tensor: name.into(),
+                given: info.shape.clone().into(),
+                expected: expected.clone(),
+            });
+        }
+        let dtype = match info.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => {
+                let reason = format!("tensor `{name}` is {other:?}; f32, f16 and bf16 are read");
+                return Err(LoadError::Damaged { file: shard.file.clone(), reason });
+            }
+        };
+        let bytes = &shard.bytes.as_slice()[info.range.clone()];
+        let tensor = Tensor::from_raw_buffer(bytes, dtype, &info.shape, &Device::Cpu)
+            .and_then(|tensor| tensor.to_dtype(self.precision.weights))
+            .and_then(|tensor| tensor.to_device(&self.precision.device))
+            .map_err(|source| LoadError::Device { file: shard.file.clone(), source })?;
+        shard.bytes.release(&info.range);
+        self.loaded_bytes.set(self.loaded_bytes.get() + info.range.len());
+        Ok(tensor)
+    }
+}
+
+/// A place in the module tree of a checkpoint: loading a network is walking it.
+pub struct Scope<'a> {
+    weights: &'a Weights,
+    prefix: String,
+    progress: &'a dyn Fn(usize, usize),
+}
+
+impl<'a> Scope<'a> {
+    /// The child `name`.
+    pub fn pp(&self, name: impl std::fmt::Display) -> Scope<'a> {
+        Scope { prefix: self.path(&name.to_string()), ..*self }
+    }
+
+    /// The tensor `name`, in the weights' dtype.
+    ///
+    /// # Errors
+    /// It is missing, or has another shape.
+    pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, LoadError> {
+        let tensor = self.weights.load(&self.path(name), &shape.into())?;
+        (self.progress)(self.weights.loaded_bytes.get(), self.weights.total_bytes());
+        Ok(tensor)
+    }
+
+    /// Whether the tensor `name` exists.
+    pub fn has(&self, name: &str) -> bool {
+        self.weights.has(&self.path(name))
+    }
+
+    /// `weight` `[out, in]` and `bias` `[out]` as one layer.
+    ///
+    /// # Errors
+    /// As [`Scope::get`].
+    pub fn linear(&self, in_features: usize, out_features: usize) -> Result<Linear, LoadError> {
+        let (weight, bias) = self.weight_and_bias(in_features, out_features)?;
+        self.device(Linear::new(&weight, Some(&bias)))
+    }
+
+    /// `weight` `[out, in]` without a bias.
+    ///
+    /// # Errors
+    /// As [`Scope::get`].
+    pub fn linear_no_bias(&self, in_features: usize, out_features: usize) -> Result<Linear, LoadError> {
+        let weight = self.get((out_features, in_features), "weight")?;
+        self.device(Linear::new(&weight, None))
+    }
+
+    /// The layers `names`, their outputs side by side, as one: one pass over the input.
+    ///
+    /// # Errors
+    /// As [`Scope::get`].
+    pub fn fused_linear(
+        &self,
+        names: &[&str],
+        in_features: usize,
+        out_features: &[usize],
+        bias: bool,
+    ) -> Result<Linear, LoadError> {
+        let mut parts = Vec::new();
+        for (name, &out) in names.iter().zip(out_features) {
+            let scope = self.pp(name);
+            let bias = if bias { Some(scope.get(out, "bias")?) } else { None };
+            parts.push((scope.get((out, in_features), "weight")?, bias));
+        }
+        let parts: Vec<_> = parts.iter().map(|(weight, bias)| (weight, bias.as_ref())).collect();
+        self.device(Linear::cat(&parts))
+    }
+
+    /// A 3x3 convolution; of a causal 3x3x3 one the last temporal slice, which is all of it that
+    /// a single frame meets.
+    ///
+    /// # Errors
+    /// As [`Scope::get`].
+    pub fn conv3x3(&self, in_channels: usize, out_channels: usize, causal: bool) -> Result<Conv3x3, LoadError> {
+        let bias = self.get(out_channels, "bias")?;
+        let weight = match causal {
+            true => {
+                let weight = self.get((out_channels, in_channels, 3, 3, 3), "weight")?;
+                self.device(weight.narrow(2, 2, 1).and_then(|slice| slice.squeeze(2)?.contiguous()))?
+            }
+            false => self.get((out_channels, in_channels, 3, 3), "weight")?,
+        };
+        self.device(Conv3x3::new(&weight, &bias))
+    }
+
+    /// A convolution with a 1x1 kernel of `kernel_dims` dimensions, as the matrix that it is.
+    ///
+    /// # Errors
+    /// As [`Scope::get`].
+    pub fn conv1x1(&self, in_channels: usize, out_channels: usize, kernel_dims: usize) -> Result<Linear, LoadError> {
+        let shape: Vec<usize> = [vec![out_channels, in_channels], vec![1; kernel_dims]].concat();
+        let weight = self.get(shape, "weight")?;
+        let bias = self.get(out_channels, "bias")?;
+        self.device(weight.reshape((out_channels, in_channels)).and_then(|weight| Linear::new(&weight, Some(&bias))))
+    }
+
+    /// The number formats that the layers are loaded with.
+    pub fn precision(&self) -> &Precision {
+        &self.weights.precision
+    }
+
+    /// Names the place of a failure of the tensor library.
+    ///
+    /// # Errors
+    /// The failure.
+    pub fn device<T>(&self, result: candle_core::Result<T>) -> Result<T, LoadError> {
+        result.map_err(|source| LoadError::Device { file: format!("{} ({})", self.weights.named, self.prefix), source })
+    }
+
+    fn weight_and_bias(&self, in_features: usize, out_features: usize) -> Result<(Tensor, Tensor), LoadError> {
+        Ok((self.get((out_features, in_features), "weight")?, self.get(out_features, "bias")?))
+    }
+
+    fn path(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+}
