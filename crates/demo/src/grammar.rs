@@ -1,0 +1,82 @@
+//! What the built-in model can draw: the words of its small grammar.
+//!
+//! Prompts read "a \[small|large\] SUBJECT \[PLACE\] \[on a GROUND background\]". Other words are
+//! not refused, but nothing was learnt about them.
+
+/// What the model was trained to draw, by name; `train/trained.txt` holds the same list.
+pub const SUBJECTS: &[&str] = &[
+    "dog",
+    "cat",
+    "fox",
+    "panda",
+    "frog",
+    "penguin",
+    "unicorn",
+    "octopus",
+    "ladybug",
+    "sunflower",
+    "cactus",
+    "mushroom",
+    "red apple",
+    "watermelon",
+    "strawberry",
+    "slice of pizza",
+    "hamburger",
+    "doughnut",
+    "cup of coffee",
+    "football",
+    "rocket",
+    "house",
+    "red heart",
+    "smiling face",
+];
+
+/// The colours of the backgrounds.
+pub const GROUNDS: &[&str] =
+    &["white", "black", "grey", "blue", "sky blue", "green", "yellow", "orange", "red", "pink", "purple", "brown"];
+
+/// The sizes that may stand before a subject.
+pub const SIZES: &[&str] = &["small", "large"];
+
+/// Where a subject may be put; the middle without one.
+pub const PLACES: &[&str] = &["on the left", "on the right", "at the top", "at the bottom"];
+
+/// Prompts that show it at its best, for banners and help texts.
+pub const EXAMPLE_PROMPTS: &[&str] = &[
+    "a fox on a green background",
+    "a slice of pizza on a red background",
+    "a large panda on a pink background",
+    "a cup of coffee on a brown background",
+    "a unicorn on a purple background",
+    "a house on a sky blue background",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The part of `train/data.py` between `NAME = {` and the closing brace.
+    fn python_keys(name: &str) -> Vec<&'static str> {
+        let source = include_str!("../train/data.py");
+        let (_, rest) = source.split_once(&format!("\n{name} = {{")).unwrap();
+        let (body, _) = rest.split_once("\n}").unwrap();
+        body.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once('"')).map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn the_words_are_those_of_the_training_program() {
+        let trained: Vec<&str> = include_str!("../train/trained.txt").lines().collect();
+        assert_eq!(SUBJECTS, trained);
+        assert_eq!(GROUNDS, python_keys("GROUNDS"));
+        assert_eq!(SIZES, python_keys("SIZES").into_iter().filter(|key| !key.is_empty()).collect::<Vec<_>>());
+        assert_eq!(PLACES, python_keys("PLACES").into_iter().filter(|key| !key.is_empty()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_examples_use_known_words() {
+        for prompt in EXAMPLE_PROMPTS {
+            assert!(SUBJECTS.iter().any(|subject| prompt.contains(subject)), "{prompt}");
+            assert!(GROUNDS.iter().any(|ground| prompt.ends_with(&format!(" {ground} background"))), "{prompt}");
+        }
+    }
+}
