@@ -1,0 +1,110 @@
+//! The answer to "do the middle blocks run in this step?", and why.
+
+/// Whether the middle blocks run, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// The middle blocks run, and what they add is stored.
+    Compute(Reason),
+    /// A forecast from the stored residuals stands in for them.
+    Reuse(Reason),
+}
+
+/// Why a step was computed or reused. Most steps are settled by the first rule that applies, in
+/// the order of these variants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// Computed: a step of the warmup (`max_warmup_steps`, `warmup_interval`).
+    Warmup,
+    /// Computed: the mask says so.
+    Mask,
+    /// Computed: the request's last step, with `compute_last_step`.
+    LastStep,
+    /// Reused: the mask leaves the step out, and `scm_steps_policy` is `static`.
+    StaticMask,
+    /// Computed: `max_cached_steps` are used up.
+    MaxCachedSteps,
+    /// Computed: `max_continuous_cached_steps` in a row lie directly before this step.
+    MaxContinuousCachedSteps,
+    /// Computed: the diffs have added up to `max_accumulated_residual_diff_threshold`.
+    AccumulatedDiff,
+    /// Computed: a `residual_diff_threshold` of 0 lets nothing pass.
+    ZeroThreshold,
+    /// Computed: nothing is stored yet.
+    NothingStored,
+    /// Computed: the number of tokens changed since the last computed step.
+    ShapeChanged,
+    /// Reused: a `residual_diff_threshold` of 1 or more lets everything pass, unmeasured.
+    AlwaysSimilar,
+    /// Reused: the diff is below the threshold.
+    Similar,
+    /// Computed: the diff is not below the threshold, or not a number.
+    Different,
+    /// Computed: the other CFG branch is, and `branches_agree`.
+    OtherBranch,
+}
+
+impl Decision {
+    /// Whether a forecast stands in for the middle blocks.
+    pub fn reused(self) -> bool {
+        matches!(self, Decision::Reuse(_))
+    }
+
+    /// Why.
+    pub fn reason(self) -> Reason {
+        match self {
+            Decision::Compute(reason) | Decision::Reuse(reason) => reason,
+        }
+    }
+}
+
+impl Reason {
+    /// Every reason, with its name in metrics, traces and responses.
+    pub const NAMED: [(&'static str, Reason); 14] = [
+        ("warmup", Reason::Warmup),
+        ("mask", Reason::Mask),
+        ("last_step", Reason::LastStep),
+        ("static_mask", Reason::StaticMask),
+        ("max_cached_steps", Reason::MaxCachedSteps),
+        ("max_continuous_cached_steps", Reason::MaxContinuousCachedSteps),
+        ("accumulated_diff", Reason::AccumulatedDiff),
+        ("zero_threshold", Reason::ZeroThreshold),
+        ("nothing_stored", Reason::NothingStored),
+        ("shape_changed", Reason::ShapeChanged),
+        ("always_similar", Reason::AlwaysSimilar),
+        ("similar", Reason::Similar),
+        ("different", Reason::Different),
+        ("other_branch", Reason::OtherBranch),
+    ];
+
+    /// The reason's name in metrics, traces and responses.
+    pub fn name(self) -> &'static str {
+        Reason::NAMED[self as usize].0
+    }
+
+    /// The reason of that name.
+    pub fn named(name: &str) -> Option<Reason> {
+        Reason::NAMED.into_iter().find(|&(known, _)| known == name).map(|(_, reason)| reason)
+    }
+
+    /// The decision that the reason gives.
+    pub fn decision(self) -> Decision {
+        match self {
+            Reason::StaticMask | Reason::AlwaysSimilar | Reason::Similar => Decision::Reuse(self),
+            _ => Decision::Compute(self),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_in_the_order_of_the_variants() {
+        for (i, (name, reason)) in Reason::NAMED.into_iter().enumerate() {
+            assert_eq!((reason as usize, reason.name()), (i, name));
+            assert_eq!(Reason::named(name), Some(reason));
+        }
+        assert_eq!(Reason::named("because"), None);
+    }
+}

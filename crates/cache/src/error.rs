@@ -1,0 +1,65 @@
+//! What is wrong with a cache configuration, in one line that names the key.
+
+use std::fmt;
+
+use crate::keys::{self, KEYS};
+
+/// Characters of a given value that a message repeats.
+const MAX_SHOWN: usize = 80;
+
+/// Why a cache configuration is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A value outside its bound, or of the wrong type.
+    #[error("`{key}` must {bound}. Given: {given}")]
+    Invalid {
+        /// The key on the wire.
+        key: &'static str,
+        /// What the value must do or be, as a verb phrase.
+        bound: String,
+        /// What was given, shortened where it is long.
+        given: String,
+    },
+    /// A key that does not exist.
+    #[error("`{key}` is not a key of the cache configuration. {}", suggestion(near))]
+    UnknownKey {
+        /// What was given.
+        key: String,
+        /// The existing keys that resemble it.
+        near: Vec<&'static str>,
+    },
+}
+
+impl ConfigError {
+    /// An error about `key`; a long `given` is cut.
+    pub(crate) fn invalid(key: &'static str, bound: impl Into<String>, given: impl fmt::Display) -> Self {
+        ConfigError::Invalid { key, bound: bound.into(), given: shortened(given.to_string()) }
+    }
+
+    /// An error about a key that does not exist; a long one is cut.
+    pub(crate) fn unknown_key(key: &str) -> Self {
+        ConfigError::UnknownKey { key: shortened(key.to_owned()), near: keys::near(key) }
+    }
+
+    /// The key that the error is about, as it was given.
+    pub fn key(&self) -> &str {
+        match self {
+            ConfigError::Invalid { key, .. } => key,
+            ConfigError::UnknownKey { key, .. } => key,
+        }
+    }
+}
+
+fn shortened(text: String) -> String {
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+fn suggestion(near: &[&str]) -> String {
+    if near.is_empty() {
+        return format!("The keys are: {}", KEYS.join(", "));
+    }
+    format!("Near: {}", near.join(", "))
+}

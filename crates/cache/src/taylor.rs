@@ -1,0 +1,146 @@
+//! TaylorSeer: a Taylor polynomial through the residuals of the last computed steps, as weights.
+//!
+//! The derivatives are backward differences divided by the gap to the previous computed step, without
+//! the correction that unequal gaps need beyond the first order, exactly as in cache-dit 1.5.3:
+//! <https://github.com/vipshop/cache-dit/blob/v1.5.3/src/cache_dit/caching/cache_contexts/calibrators/taylorseer.py>
+
+/// The derivatives of one stream of one branch, each as weights over the stored residuals.
+///
+/// Call [`tick`](Self::tick) when a step begins, then [`store`](Self::store) if it is computed.
+/// The first derivative appears once the fourth step (index 3) is computed, each higher one a
+/// computed step later; computed steps before that serve plain reuse.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaylorSeer {
+    order: usize,
+    /// Steps since the first stored residual, less one: the library creates its ladder at the first
+    /// update, after that step's tick, with a clock of -1.
+    clock: i64,
+    /// The clock of the last stored residual.
+    last_stored: i64,
+    /// `derivatives[i]` has `i + 1` weights, newest residual first. Empty until something is stored.
+    derivatives: Vec<Vec<f64>>,
+}
+
+/// The clock before the first step, and after a restart.
+const NOT_STARTED: i64 = -1;
+
+impl TaylorSeer {
+    /// Nothing stored yet. An `order` of 0 is plain reuse.
+    pub fn new(order: usize) -> Self {
+        TaylorSeer { order, clock: NOT_STARTED, last_stored: NOT_STARTED, derivatives: Vec::new() }
+    }
+
+    /// A step begins, computed or not.
+    pub fn tick(&mut self) {
+        if !self.derivatives.is_empty() {
+            self.clock += 1;
+        }
+    }
+
+    /// The residual of this step is computed and becomes the newest one.
+    pub fn store(&mut self) {
+        let gap = (self.clock - self.last_stored) as f64;
+        let mut derivatives = vec![vec![1.0]];
+        if self.clock > 1 {
+            for (i, before) in self.derivatives.iter().take(self.order).enumerate() {
+                derivatives.push(difference_quotient(&derivatives[i], before, gap));
+            }
+        }
+        self.derivatives = derivatives;
+        self.last_stored = self.clock;
+    }
+
+    /// The shape changes with this step: its residual will be the first of a new series.
+    pub fn restart(&mut self) {
+        *self = TaylorSeer::new(self.order);
+    }
+
+    /// The weights of the stored residuals, newest first, in the forecast for this step.
+    pub fn weights(&self) -> Vec<f64> {
+        let steps_ahead = (self.clock - self.last_stored) as f64;
+        let mut weights = vec![0.0; self.derivatives.len()];
+        let mut coefficient = 1.0; // steps_ahead^i / i!
+        for (i, derivative) in self.derivatives.iter().enumerate() {
+            if i > 0 {
+                coefficient *= steps_ahead / i as f64;
+            }
+            for (weight, d) in weights.iter_mut().zip(derivative) {
+                *weight += coefficient * d;
+            }
+        }
+        weights
+    }
+
+    /// The residuals that this and later forecasts need: the newest so many.
+    pub fn keep(&self) -> usize {
+        self.derivatives.len()
+    }
+
+    /// The value and the derivatives at the last computed step, each as weights of the stored
+    /// residuals, newest first.
+    pub fn derivatives(&self) -> &[Vec<f64>] {
+        &self.derivatives
+    }
+}
+
+/// `(now - before) / gap`, where `before` is in terms of a history that lacks the newest residual.
+fn difference_quotient(now: &[f64], before: &[f64], gap: f64) -> Vec<f64> {
+    let mut quotient = now.to_vec();
+    quotient.resize(before.len() + 1, 0.0);
+    for (weight, before) in quotient[1..].iter_mut().zip(before) {
+        *weight -= before;
+    }
+    quotient.iter_mut().for_each(|weight| *weight /= gap);
+    quotient
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The numbers are compared with cache-dit's own in tests/goldens/cache_taylorseer.rs.
+
+    /// Plays computed (`1`) and reused (`C`) steps; the weights on the last one.
+    fn weights(order: usize, steps: &str) -> Vec<f64> {
+        let mut taylor = TaylorSeer::new(order);
+        for step in steps.chars() {
+            taylor.tick();
+            if step == '1' {
+                taylor.store();
+            }
+        }
+        taylor.weights()
+    }
+
+    #[test]
+    fn early_steps_are_plain_reuse() {
+        assert_eq!(weights(2, "1C"), [1.0]);
+        assert_eq!(weights(2, "11C"), [1.0]);
+        assert_eq!(weights(2, "111CC"), [1.0]);
+    }
+
+    #[test]
+    fn the_first_order_extends_the_line_through_the_last_two() {
+        assert_eq!(weights(1, "1111C"), [2.0, -1.0]);
+        assert_eq!(weights(1, "1111CCC"), [4.0, -3.0]);
+        assert_eq!(weights(1, "1111CC1C"), [1.0 + 1.0 / 3.0, -1.0 / 3.0], "a gap of three steps");
+    }
+
+    #[test]
+    fn a_derivative_appears_with_each_computed_step() {
+        assert_eq!(weights(3, "1111C").len(), 2);
+        assert_eq!(weights(3, "11111C").len(), 3);
+        assert_eq!(weights(3, "111111111C").len(), 4, "no more than the order and one");
+        assert_eq!(weights(0, "111111111C"), [1.0]);
+    }
+
+    #[test]
+    fn weights_add_up_to_one() {
+        for steps in ["11111C", "1111CC11CCC1CC", "1C1C1C1C1CC"] {
+            for order in 0..=4 {
+                let sum: f64 = weights(order, steps).iter().sum();
+                assert!((sum - 1.0).abs() < 1e-12, "order {order}, {steps}: a constant stays itself, {sum}");
+            }
+        }
+    }
+}
