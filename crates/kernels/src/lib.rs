@@ -10,8 +10,10 @@
 
 mod activation;
 mod attention;
+mod avx2;
 mod causal;
 mod conv;
+mod dispatch;
 mod linear;
 mod norm;
 mod rope;
@@ -25,6 +27,7 @@ pub use activation::swiglu;
 pub use attention::{AttentionStream, JointAttention, attention};
 pub use causal::causal_attention;
 pub use conv::Conv3x3;
+pub use dispatch::with_reference;
 pub use linear::Linear;
 pub use norm::{channel_norm, modulated_layer_norm, rms_norm};
 pub use rope::RopeTable;

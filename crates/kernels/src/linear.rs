@@ -1,15 +1,38 @@
 //! The affine map `y = x W^T + b`, packed once when a model is loaded.
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 
 use crate::RowLayout;
+use crate::avx2::linear::Packed;
+use crate::dispatch::{self, F32, RowVectors, avx2};
 
 /// An affine map of the last dimension.
+///
+/// In host memory its weight is packed for the processor and keeps its float type, so that a
+/// bf16 checkpoint stays half as large while the sums are f32.
 #[derive(Clone, Debug)]
-pub struct Linear {
-    /// `[out, in]`
-    weight: Tensor,
-    bias: Option<Tensor>,
+pub struct Linear(Weights);
+
+#[derive(Clone, Debug)]
+enum Weights {
+    /// `weight` is `[out, in]`.
+    Plain {
+        weight: Tensor,
+        bias: Option<Tensor>,
+    },
+    Packed(Packed),
+}
+
+/// What is done to a product's sums before they are stored.
+#[derive(Clone, Copy)]
+pub(crate) enum Epilogue<'a> {
+    /// Nothing.
+    None,
+    /// The tanh approximation of GELU.
+    Gelu,
+    /// `residual + gate * sum`: `residual` is `[tokens, out]`, the gate of a token begins at
+    /// `gate[gate_offsets[token]]`.
+    Gated { residual: &'a [f32], gate: &'a [f32], gate_offsets: &'a [usize] },
 }
 
 impl Linear {
@@ -27,23 +50,16 @@ impl Linear {
     /// # Errors
     /// A shape does not fit, or the weights are of different types.
     pub fn cat(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<Linear> {
-        let Some((first, _)) = parts.first() else { bail!("parts must not be empty") };
-        let (_, in_features) = first.dims2()?;
-        for (weight, bias) in parts {
-            let (out_features, given) = weight.dims2()?;
-            if given != in_features {
-                bail!("weight must be [{out_features}, {in_features}]. Given: {:?}", weight.dims())
-            }
-            if weight.dtype() != first.dtype() {
-                bail!("weights must all be {:?}. Given: {:?}", first.dtype(), weight.dtype())
-            }
-            if let Some(bias) = bias.filter(|bias| bias.dims() != [out_features]) {
-                bail!("bias must be [{out_features}]. Given: {:?}", bias.dims())
+        check_parts(parts)?;
+        let weights = parts.iter().map(|(weight, _)| weight.contiguous()).collect::<Result<Vec<_>>>()?;
+        let bias = parts.iter().any(|(_, bias)| bias.is_some()).then(|| cat_bias(parts)).transpose()?;
+        if let Some(avx2) = avx2() {
+            let bias = bias.as_ref().map(|bias| bias.to_dtype(DType::F32)?.to_vec1::<f32>()).transpose()?;
+            if let Some(packed) = Packed::new(avx2, &weights, &bias.unwrap_or_default())? {
+                return Ok(Linear(Weights::Packed(packed)));
             }
         }
-        let weights: Vec<_> = parts.iter().map(|(weight, _)| weight).collect();
-        let bias = parts.iter().any(|(_, bias)| bias.is_some()).then(|| cat_bias(parts)).transpose()?;
-        Ok(Linear { weight: Tensor::cat(&weights, 0)?.contiguous()?, bias })
+        Ok(Linear(Weights::Plain { weight: Tensor::cat(&weights, 0)?, bias }))
     }
 
     /// `[.., in]` to `[.., out]`.
@@ -52,7 +68,10 @@ impl Linear {
     /// `x` has another last dimension.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
-        self.reference(x)
+        match self.packed() {
+            Some(packed) => packed_forward(packed, x, Epilogue::None),
+            None => self.reference(x),
+        }
     }
 
     /// The tanh approximation of GELU of `forward`.
@@ -61,7 +80,10 @@ impl Linear {
     /// `x` has another last dimension.
     pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
-        self.reference(x)?.gelu()
+        match self.packed() {
+            Some(packed) => packed_forward(packed, x, Epilogue::Gelu),
+            None => self.reference(x)?.gelu(),
+        }
     }
 
     /// `residual + gate[row] * forward(x)`: what closes each half of a transformer block.
@@ -78,17 +100,32 @@ impl Linear {
         if residual.dims() != expected {
             bail!("residual must be {expected:?}. Given: {:?}", residual.dims())
         }
-        residual + (self.reference(x)? * rows.expand(&gate.to_dtype(x.dtype())?)?)?
+        if let Some(packed) = self.packed()
+            && let (residual, Some(gate)) = (residual.contiguous()?, RowVectors::of(gate))
+            && let Some(residual) = F32::of(&residual)
+        {
+            let offsets = rows.iter().enumerate().flat_map(|(row, tokens)| tokens.map(move |_| row));
+            let gate_offsets: Vec<_> = offsets.map(|row| row * gate.stride()).collect();
+            let gated = Epilogue::Gated { residual: &residual, gate: gate.as_slice(), gate_offsets: &gate_offsets };
+            return packed_forward(packed, x, gated);
+        }
+        residual + (self.forward(x)? * rows.expand(&gate.to_dtype(x.dtype())?)?)?
     }
 
     /// The last dimension of its input.
     pub fn in_features(&self) -> usize {
-        self.weight.dims()[1]
+        match &self.0 {
+            Weights::Plain { weight, .. } => weight.dims()[1],
+            Weights::Packed(packed) => packed.in_features(),
+        }
     }
 
     /// The last dimension of its output.
     pub fn out_features(&self) -> usize {
-        self.weight.dims()[0]
+        match &self.0 {
+            Weights::Plain { weight, .. } => weight.dims()[0],
+            Weights::Packed(packed) => packed.out_features(),
+        }
     }
 
     fn check(&self, x: &Tensor) -> Result<()> {
@@ -99,18 +136,45 @@ impl Linear {
         Ok(())
     }
 
+    /// The packed weights, unless the reference is asked for.
+    fn packed(&self) -> Option<&Packed> {
+        match &self.0 {
+            Weights::Packed(packed) => avx2().map(|_| packed),
+            Weights::Plain { .. } => None,
+        }
+    }
+
     fn reference(&self, x: &Tensor) -> Result<Tensor> {
-        let mut shape = x.dims().to_vec();
-        let last = shape.len() - 1;
-        shape[last] = self.out_features();
-        let x = x.reshape(((), self.in_features()))?;
-        let product = x.matmul(&self.weight.to_dtype(x.dtype())?.t()?)?;
-        let product = match &self.bias {
+        let (weight, bias) = match &self.0 {
+            Weights::Plain { weight, bias } => (weight.clone(), bias.clone()),
+            Weights::Packed(packed) => packed.unpack().map(|(weight, bias)| (weight, Some(bias)))?,
+        };
+        let flat = x.reshape(((), self.in_features()))?;
+        let product = flat.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
+        let product = match &bias {
             Some(bias) => product.broadcast_add(&bias.to_dtype(x.dtype())?)?,
             None => product,
         };
-        product.reshape(shape)
+        product.reshape(out_shape(x, self.out_features()))
     }
+}
+
+fn check_parts(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<()> {
+    let Some((first, _)) = parts.first() else { bail!("parts must not be empty") };
+    let (_, in_features) = first.dims2()?;
+    for (weight, bias) in parts {
+        let (out_features, given) = weight.dims2()?;
+        if given != in_features || given == 0 {
+            bail!("weight must be [{out_features}, {in_features}], not empty. Given: {:?}", weight.dims())
+        }
+        if weight.dtype() != first.dtype() {
+            bail!("weights must all be {:?}. Given: {:?}", first.dtype(), weight.dtype())
+        }
+        if let Some(bias) = bias.filter(|bias| bias.dims() != [out_features]) {
+            bail!("bias must be [{out_features}]. Given: {:?}", bias.dims())
+        }
+    }
+    Ok(())
 }
 
 /// The biases side by side, zeros where a part has none.
@@ -120,4 +184,138 @@ fn cat_bias(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<Tensor> {
         None => Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device()),
     });
     Tensor::cat(&biases.collect::<Result<Vec<_>>>()?, 0)
+}
+
+/// Half-precision activations are widened: the product with packed weights is f32.
+fn packed_forward(packed: &Packed, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Tensor> {
+    let wide = x.to_dtype(DType::F32)?.contiguous()?;
+    let Some(numbers) = F32::of(&wide) else { bail!("x must lie in host memory as the weight does") };
+    let out = packed.forward(&numbers, epilogue);
+    dispatch::tensor(out, out_shape(x, packed.out_features()))?.to_dtype(x.dtype())
+}
+
+/// The shape of `x` with another last dimension.
+fn out_shape(x: &Tensor, features: usize) -> Vec<usize> {
+    let mut shape = x.dims().to_vec();
+    shape.pop();
+    shape.push(features);
+    shape
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, numbers, randn};
+    use crate::with_reference;
+
+    /// Shapes with odd ends: tokens not of 6, outputs not of 16, sums of several blocks.
+    const SHAPES: [(usize, usize, usize); 9] = [
+        (1, 8, 16),
+        (1, 1000, 48),
+        (2, 192, 1152),
+        (7, 33, 5),
+        (82, 160, 480),
+        (101, 700, 100),
+        (64, 1100, 3),
+        (130, 641, 96),
+        (300, 650, 35),
+    ];
+
+    fn linears(dtype: DType, n: usize, k: usize) -> (Linear, Linear) {
+        let weight = (randn(1, (n, k)) * 0.1).unwrap().to_dtype(dtype).unwrap();
+        let bias = randn(2, n).to_dtype(dtype).unwrap();
+        let new = || Linear::new(&weight, Some(&bias)).unwrap();
+        (new(), with_reference(new))
+    }
+
+    fn rows_of(tokens: usize) -> RowLayout {
+        RowLayout::new(&[tokens / 3, 0, tokens - tokens / 3])
+    }
+
+    #[test]
+    fn kernels_agree_with_candle() {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            for (tokens, k, n) in SHAPES {
+                let (fast, plain) = linears(dtype, n, k);
+                assert!(matches!(plain.0, Weights::Plain { .. }));
+                let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
+                let (gate, rows) = (randn(5, (3, 6 * n)).narrow(1, 2 * n, n).unwrap(), rows_of(tokens));
+                let name = |op| format!("{op} {tokens}x{k}x{n} {dtype:?}");
+                assert_close(&name("forward"), &fast.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 2e-6);
+                assert_close(&name("gelu"), &fast.forward_gelu(&x).unwrap(), &plain.forward_gelu(&x).unwrap(), 2e-6);
+                let gated = |linear: &Linear| linear.forward_gated(&x, &residual, &gate, &rows).unwrap();
+                assert_close(&name("gated"), &gated(&fast), &gated(&plain), 2e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_map_by_hand() {
+        let cpu = &candle_core::Device::Cpu;
+        let (weight, bias) = (Tensor::new(&[[1f32, 2.0], [3.0, 4.0]], cpu), Tensor::new(&[0.5f32, -0.5], cpu));
+        let linear = Linear::new(&weight.unwrap(), Some(&bias.unwrap())).unwrap();
+        let x = Tensor::new(&[[1f32, 1.0], [10.0, 0.0]], cpu).unwrap();
+        let residual = Tensor::new(&[[1f32, 1.0], [1.0, 1.0]], cpu).unwrap();
+        let gate = Tensor::new(&[[1f32, 2.0], [0.0, -1.0]], cpu).unwrap();
+        let gated =
+            |linear: &Linear| numbers(&linear.forward_gated(&x, &residual, &gate, &RowLayout::new(&[1, 1])).unwrap());
+        for given in [gated(&linear), with_reference(|| gated(&linear))] {
+            assert_eq!(given, [4.5, 14.0, 1.0, -28.5]);
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_company() {
+        for (tokens, k, n) in SHAPES {
+            let (fast, _) = linears(DType::F32, n, k);
+            let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
+            let (gate, rows) = (randn(5, (3, n)), rows_of(tokens));
+            let together = [fast.forward_gelu(&x), fast.forward_gated(&x, &residual, &gate, &rows)];
+            let row = rows.range(2);
+            let of_row = |t: &Tensor| t.narrow(0, row.start, row.len()).unwrap();
+            let gate = gate.narrow(0, 2, 1).unwrap();
+            let layout = RowLayout::new(&[row.len()]);
+            let alone =
+                [fast.forward_gelu(&of_row(&x)), fast.forward_gated(&of_row(&x), &of_row(&residual), &gate, &layout)];
+            for (together, alone) in together.iter().zip(&alone) {
+                assert_eq!(numbers(&of_row(together.as_ref().unwrap())), numbers(alone.as_ref().unwrap()), "{k}");
+            }
+        }
+    }
+
+    #[test]
+    fn parts_lie_side_by_side() {
+        let (q, k, x) = (randn(1, (20, 12)), randn(2, (7, 12)), randn(3, (2, 5, 12)));
+        let bias = randn(4, 7);
+        let fused = Linear::cat(&[(&q, None), (&k, Some(&bias))]).unwrap();
+        assert_eq!((fused.in_features(), fused.out_features()), (12, 27));
+        let expected =
+            [Linear::new(&q, None), Linear::new(&k, Some(&bias))].map(|part| part.unwrap().forward(&x).unwrap());
+        assert_close("cat", &fused.forward(&x).unwrap(), &Tensor::cat(&expected, 2).unwrap(), 1e-7);
+        let (plain, unpacked) = (with_reference(|| fused.forward(&x)), fused.forward(&x));
+        assert_close("unpacked", &unpacked.unwrap(), &plain.unwrap(), 1e-6);
+    }
+
+    #[test]
+    fn half_precision_activations_stay_so() {
+        let (linear, _) = linears(DType::BF16, 48, 64);
+        let x = randn(3, (5, 64));
+        let half = linear.forward(&x.to_dtype(DType::BF16).unwrap()).unwrap();
+        assert_eq!(half.dtype(), DType::BF16);
+        assert_close("bf16", &half, &linear.forward(&x).unwrap(), 2e-2);
+        let (gate, rows) = (randn(5, (1, 48)).to_dtype(DType::BF16).unwrap(), RowLayout::new(&[5]));
+        let gated = linear.forward_gated(&x.to_dtype(DType::BF16).unwrap(), &half, &gate, &rows).unwrap();
+        assert_eq!(gated.dtype(), DType::BF16);
+    }
+
+    #[test]
+    fn errors_name_what_was_given() {
+        let linear = Linear::new(&randn(1, (4, 8)), None).unwrap();
+        let message = linear.forward(&randn(2, (3, 9))).unwrap_err().to_string();
+        assert!(message.starts_with("x must have 8 features. Given: 9"), "{message}");
+        let gated =
+            linear.forward_gated(&randn(2, (3, 8)), &randn(2, (3, 4)), &randn(2, (2, 4)), &RowLayout::new(&[3]));
+        let message = gated.unwrap_err().to_string();
+        assert!(message.starts_with("gate must be [1, 4], one vector a row. Given: [2, 4]"), "{message}");
+    }
 }

@@ -1,0 +1,128 @@
+//! The three attentions, cut into heads of rows for [`super::head`].
+
+use rayon::prelude::*;
+
+use super::Avx2;
+use super::head::{Destination, Head, Rotation, Segment};
+use super::parallel::SharedMut;
+use crate::RowLayout;
+
+/// Multiply-adds below which a whole attention stays on one thread.
+const MIN_PARALLEL: usize = 100_000;
+
+/// One stream of a joint attention: see [`crate::AttentionStream`].
+#[derive(Clone, Copy)]
+pub(crate) struct Stream<'a> {
+    pub(crate) qkv: &'a [f32],
+    pub(crate) norm_q: &'a [f32],
+    pub(crate) norm_k: &'a [f32],
+    pub(crate) rows: &'a RowLayout,
+}
+
+/// See [`crate::JointAttention`]; `rope` holds the cosines and sines of each row. The head's
+/// dimension, which the norms have, is a multiple of 16.
+pub(crate) fn joint(
+    _: Avx2,
+    streams: [Stream<'_>; 2],
+    rope: &[(&[f32], &[f32])],
+    num_heads: usize,
+    eps: f64,
+) -> [Vec<f32>; 2] {
+    let head_dim = streams[0].norm_q.len();
+    let dim = num_heads * head_dim;
+    let mut outs = streams.map(|stream| vec![0.0; stream.rows.total() * dim]);
+    let shared = outs.each_mut().map(|out| SharedMut::new(out));
+    let lengths = |row: usize| streams[0].rows.length(row) + streams[1].rows.length(row);
+    let head = |task: usize| {
+        let (row, head) = (task / num_heads, task % num_heads);
+        let part = |part: usize| {
+            streams.map(|stream| {
+                let tokens = stream.rows.range(row);
+                let norm = [Some(stream.norm_q), Some(stream.norm_k), None][part];
+                let column = part * dim + head * head_dim;
+                let rows = &stream.qkv[tokens.start * 3 * dim..];
+                Segment { rows, row_len: 3 * dim, column, tokens: tokens.len(), norm }
+            })
+        };
+        let destinations = [0, 1].map(|i| {
+            let tokens = streams[i].rows.range(row);
+            let (first_row, column) = (tokens.start, head * head_dim);
+            Destination { out: shared[i], first_row, row_len: dim, column, tokens: tokens.len() }
+        });
+        let (cos, sin) = rope[row];
+        let rotation = Rotation::Interleaved { cos, sin };
+        let queries = vec![(part(0), destinations)];
+        Head { head_dim, keys: part(1), values: part(2), queries, rotation, eps: eps as f32, causal: false }
+    };
+    let work = (0..rope.len()).map(|row| lengths(row).pow(2) * dim).sum();
+    let tasks = (0..rope.len() * num_heads).filter(|task| lengths(task / num_heads) > 0);
+    // SAFETY: the token proves the features; a head of a row writes columns and rows of its own.
+    run(tasks.collect(), work, |task| unsafe { head(task).attend() });
+    outs
+}
+
+/// See [`crate::attention`]; the head's dimension is a multiple of 16.
+pub(crate) fn plain(_: Avx2, q: &[f32], k: &[f32], v: &[f32], num_heads: usize, dim: usize) -> Vec<f32> {
+    let head_dim = dim / num_heads;
+    let mut out = vec![0.0; q.len()];
+    let shared = SharedMut::new(&mut out);
+    let head = |head: usize| {
+        let segments = |rows| whole(rows, dim, head * head_dim);
+        let queries = vec![(segments(q), destination(shared, q.len() / dim, dim, head * head_dim))];
+        let (keys, values) = (segments(k), segments(v));
+        Head { head_dim, keys, values, queries, rotation: Rotation::None, eps: 0.0, causal: false }
+    };
+    let work = q.len() * k.len() / dim;
+    // SAFETY: the token proves the features; a head writes columns of its own.
+    run((0..num_heads).collect(), work, |task| unsafe { head(task).attend() });
+    out
+}
+
+/// Queries, keys, values, cosines and sines of a causal attention.
+#[derive(Clone, Copy)]
+pub(crate) struct Causal<'a> {
+    pub(crate) q: &'a [f32],
+    pub(crate) k: &'a [f32],
+    pub(crate) v: &'a [f32],
+    pub(crate) cos: &'a [f32],
+    pub(crate) sin: &'a [f32],
+    pub(crate) num_heads: usize,
+    pub(crate) num_kv_heads: usize,
+    /// A multiple of 16.
+    pub(crate) head_dim: usize,
+}
+
+/// See [`crate::causal_attention`].
+pub(crate) fn causal(_: Avx2, inputs: Causal<'_>) -> Vec<f32> {
+    let Causal { q, k, v, cos, sin, num_heads, num_kv_heads, head_dim } = inputs;
+    let (dim, kv_dim, group) = (num_heads * head_dim, num_kv_heads * head_dim, num_heads / num_kv_heads);
+    let tokens = q.len() / dim;
+    let mut out = vec![0.0; q.len()];
+    let shared = SharedMut::new(&mut out);
+    let head = |kv_head: usize| {
+        let queries = (kv_head * group..(kv_head + 1) * group).map(|head| {
+            let column = head * head_dim;
+            (whole(q, dim, column), destination(shared, tokens, dim, column))
+        });
+        let (keys, values) = (whole(k, kv_dim, kv_head * head_dim), whole(v, kv_dim, kv_head * head_dim));
+        let rotation = Rotation::HalfSplit { cos, sin };
+        Head { head_dim, keys, values, queries: queries.collect(), rotation, eps: 0.0, causal: true }
+    };
+    // SAFETY: the token proves the features; the heads of a group write columns of their own.
+    run((0..num_kv_heads).collect(), tokens * q.len() / 2, |task| unsafe { head(task).attend() });
+    out
+}
+
+fn run(tasks: Vec<usize>, work: usize, attend: impl Fn(usize) + Sync + Send) {
+    if work < MIN_PARALLEL { tasks.into_iter().for_each(attend) } else { tasks.into_par_iter().for_each(attend) }
+}
+
+/// A head's columns of all rows of a matrix.
+fn whole(rows: &[f32], row_len: usize, column: usize) -> [Segment<'_>; 2] {
+    let segment = |rows, tokens| Segment { rows, row_len, column, tokens, norm: None };
+    [segment(rows, rows.len() / row_len), segment(&[], 0)]
+}
+
+fn destination(out: SharedMut, tokens: usize, row_len: usize, column: usize) -> [Destination; 2] {
+    [tokens, 0].map(|tokens| Destination { out, first_row: 0, row_len, column, tokens })
+}

@@ -1,0 +1,105 @@
+//! Which path an operation takes: AVX2 kernels for f32 on a CPU that has them, candle's
+//! operations for the rest.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use candle_core::{CpuStorage, Device, Result, Shape, Storage, StorageRef, Tensor};
+
+use crate::avx2::Avx2;
+
+thread_local! {
+    static REFERENCE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` with every operation that this thread calls on its plain-candle reference:
+/// for comparisons and timings.
+///
+/// A [`crate::Linear`] or [`crate::Conv3x3`] made inside keeps its weights as they are; one
+/// made outside unpacks them at every call.
+pub fn with_reference<T>(work: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            REFERENCE.set(self.0);
+        }
+    }
+    let _restore = Restore(REFERENCE.replace(true));
+    work()
+}
+
+/// The proof that AVX2 kernels may run, unless the reference is asked for.
+pub(crate) fn avx2() -> Option<Avx2> {
+    if REFERENCE.get() { None } else { Avx2::detect() }
+}
+
+/// The numbers of a contiguous f32 tensor in host memory.
+pub(crate) struct F32<'a> {
+    storage: StorageRef<'a>,
+    range: Range<usize>,
+}
+
+impl<'a> F32<'a> {
+    /// `None` for another device, type or order.
+    pub(crate) fn of(tensor: &'a Tensor) -> Option<Self> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let (start, end) = layout.contiguous_offsets()?;
+        matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))).then_some(F32 { storage, range: start..end })
+    }
+}
+
+impl std::ops::Deref for F32<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(numbers)) => &numbers[self.range.clone()],
+            _ => unreachable!("F32::of checks the type"),
+        }
+    }
+}
+
+/// One f32 vector a row, perhaps columns of a wider matrix: `[num_rows, dim]`.
+pub(crate) struct RowVectors<'a> {
+    storage: StorageRef<'a>,
+    start: usize,
+    stride: usize,
+    num_rows: usize,
+    dim: usize,
+}
+
+impl<'a> RowVectors<'a> {
+    /// `None` for another device or type, or if the elements of a vector are apart.
+    pub(crate) fn of(vectors: &'a Tensor) -> Option<Self> {
+        let (storage, layout) = vectors.storage_and_layout();
+        let (&[num_rows, dim], &[stride, 1]) = (layout.dims(), layout.stride()) else { return None };
+        let start = layout.start_offset();
+        matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))).then_some(RowVectors {
+            storage,
+            start,
+            stride,
+            num_rows,
+            dim,
+        })
+    }
+
+    /// All numbers from the first vector on, in which vector `row` begins at `row * stride()`.
+    pub(crate) fn as_slice(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(numbers)) if self.num_rows > 0 => {
+                &numbers[self.start..self.start + (self.num_rows - 1) * self.stride + self.dim]
+            }
+            _ => &[],
+        }
+    }
+
+    /// From one vector to the next.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+}
+
+/// A tensor in host memory that takes over `numbers`.
+pub(crate) fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    Tensor::from_vec(numbers, shape.into(), &Device::Cpu)
+}
