@@ -5,4 +5,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
+mod cache_masks;
+mod cache_taylorseer;
+mod cache_toy_traces;
 mod compare;

@@ -86,6 +86,7 @@
 
 mod config;
 mod decision;
+mod entry;
 mod error;
 mod forecast;
 mod keys;

@@ -1,7 +1,7 @@
 //! Step computation masks (SCM): which steps must be computed, fixed before the first one.
 //!
 //! Equal to cache-dit 1.5.3's `steps_mask` for every step count:
-//! <https://github.com/vipshop/cache-dit/blob/v1.5.3/src/cache_dit/caching/cache_contexts/cache_config.py>
+//! <https://github.com/vipshop/cache-dit/blob/v1.5.3/src/cache_dit/caching/cache_interface.py#L612>
 
 use std::fmt;
 use std::str::FromStr;

@@ -64,7 +64,7 @@ impl CacheStats {
     }
 
     pub(crate) fn record(&mut self, run: usize, record: StepRecord) {
-        self.runs[run].records.push(record);
+        self.runs[run].push(record);
     }
 }
 
@@ -78,6 +78,11 @@ impl RunStats {
     /// Nothing recorded yet.
     pub fn new(segment: Segment, branch: usize, always_computed_blocks: usize) -> Self {
         RunStats { segment, branch, always_computed_blocks, records: Vec::new() }
+    }
+
+    /// Adds the next step.
+    pub fn push(&mut self, record: StepRecord) {
+        self.records.push(record);
     }
 
     /// The steps so far.
