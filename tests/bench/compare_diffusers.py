@@ -1,0 +1,128 @@
+"""Times diffusers and latentd in turn on the built-in model, in f32 on the same threads, and prints the ratios.
+
+    python3 -m venv .venv && .venv/bin/pip install -r tests/bench/requirements.txt
+    cargo build --release -p latentd
+    .venv/bin/python tests/bench/compare_diffusers.py
+
+A ratio is latentd / diffusers: below 1 latentd is faster. Rounds alternate, so that a change of the machine's load
+meets both; figures are medians. Run it on an idle machine: torch's threads wait for each other, and with one core
+taken by another process every parallel operation loses a scheduler slice.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PROMPT = "a fox on a green background"
+NEGATIVE_PROMPT = " "
+# What is measured, its key in both reports, and the ratio to reach (none: no target is set).
+ROWS = [
+    ("end to end", "end_to_end_ms", 0.5),
+    ("DiT step", "step_ms", 0.4),
+    ("VAE decode", "decode_ms", 0.25),
+    ("text encoding", "encode_ms", None),
+    ("load", "load_ms", None),
+    ("one block, 3072 wide, 1024 + 128 tokens", "block_ms", 0.95),
+]
+# Time for torch's spinning threads to fall asleep before latentd is timed.
+SETTLE_SECONDS = 1.0
+
+
+def main():
+    args = parse_args()
+    # Both sides read their thread count at start-up: torch's import, latentd's main.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(args.threads)
+    import diffusers_side  # imports torch
+
+    diffusers_side.set_threads(args.threads)
+    samples = {"diffusers": {}, "latentd": {}}
+    for round_index in range(args.rounds):
+        print(f"round {round_index + 1} of {args.rounds}", file=sys.stderr)
+        add(samples["diffusers"], diffusers_side.pipeline_times(args, PROMPT, NEGATIVE_PROMPT))
+        time.sleep(SETTLE_SECONDS)
+        add(samples["latentd"], latentd_times(args))
+        if args.block:
+            add(samples["diffusers"], diffusers_side.block_times())
+            time.sleep(SETTLE_SECONDS)
+            add(samples["latentd"], block_times(args))
+    report = {
+        "machine": {"processor": processor(), "threads": args.threads, "system": platform.system()},
+        "versions": diffusers_side.versions(),
+        "arguments": {"steps": args.steps, "true_cfg_scale": args.cfg, "rounds": args.rounds, "runs": args.runs},
+        "medians": {side: {key: statistics.median(values) for key, values in s.items()} for side, s in samples.items()},
+        "samples": samples,
+    }
+    print_table(report)
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--latentd", default=str(ROOT / "target/release/latentd"), help="the binary")
+    parser.add_argument("--weights", default=str(ROOT / "crates/demo/weights"), help="a diffusers folder, for both")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=3.0, help="true CFG scale; 1 makes one pass a step")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3, help="pictures a round on each side, after one to warm up")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--block", action="store_true", help="also one block of the real model's size")
+    parser.add_argument("--json", help="a file for every figure")
+    return parser.parse_args()
+
+
+def latentd_times(args):
+    """`latentd bench` of the same pictures: milliseconds by key."""
+    command = [args.latentd, "bench", "--model", args.weights, "--dtype", "f32", "--device", "cpu", "--json"]
+    command += ["--prompt", PROMPT, "--negative-prompt", NEGATIVE_PROMPT, "--true-cfg-scale", str(args.cfg)]
+    command += ["--num-inference-steps", str(args.steps), "--size", "128x128", "--runs", str(args.runs)]
+    return printed_json(command)
+
+
+def block_times(args):
+    """The same block through crates/kernels."""
+    return printed_json(["cargo", "run", "--release", "-q", "-p", "kernels", "--example", "kernels", "--", "--json"])
+
+
+def printed_json(command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} exited with {done.returncode}")
+    return {key: value for key, value in json.loads(done.stdout).items() if key.endswith("_ms")}
+
+
+def add(samples, times):
+    for key, value in times.items():
+        samples.setdefault(key, []).append(value)
+
+
+def print_table(report):
+    machine, versions = report["machine"], report["versions"]
+    print(f"{machine['processor']}, {machine['threads']} threads; " + ", ".join(f"{k} {v}" for k, v in versions.items()))
+    print("| | diffusers (ms) | latentd (ms) | ratio | to reach |")
+    print("|---|---|---|---|---|")
+    for name, key, target in ROWS:
+        theirs, ours = (report["medians"][side].get(key) for side in ("diffusers", "latentd"))
+        if theirs is not None and ours is not None:
+            goal = f"<= {target}" if target else ""
+            print(f"| {name} | {theirs:.1f} | {ours:.1f} | {ours / theirs:.2f} | {goal} |")
+
+
+def processor():
+    """The processor's name as Linux gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    main()
