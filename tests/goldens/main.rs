@@ -9,3 +9,8 @@ mod cache_masks;
 mod cache_taylorseer;
 mod cache_toy_traces;
 mod compare;
+mod qwen_image;
+mod qwen_image_pipeline;
+mod qwen_image_text_encoder;
+mod qwen_image_transformer;
+mod qwen_image_vae;

@@ -29,6 +29,17 @@ impl RequestState {
         &self.latents
     }
 
+    /// The same request from other noise, of the shape that [`RequestState::latents`] has.
+    pub fn with_latents(self, latents: Tensor) -> Self {
+        debug_assert_eq!(latents.dims(), self.latents.dims());
+        RequestState { latents, ..self }
+    }
+
+    /// The text stream of a guidance branch, `[tokens, width]`, if the request runs it.
+    pub fn prompt_embeds(&self, branch: CfgBranch) -> Option<&Tensor> {
+        self.branches.iter().find(|b| b.branch == branch).map(|b| &b.prompt_embeds)
+    }
+
     /// The step that comes next, from 0.
     pub fn step_index(&self) -> usize {
         self.step_index

@@ -19,7 +19,8 @@ use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
 /// How Qwen cuts text before the byte pairs are merged.
-const QWEN_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN_SPLIT: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Text to token ids.
 pub struct Tokenizer(tokenizers::Tokenizer);
@@ -50,8 +51,8 @@ impl Tokenizer {
             return Ok(Tokenizer(tokenizer));
         }
         let file = format!("{component}/vocab.json");
-        let tokenizer = from_pair(checkpoint, component)?
-            .map_err(|err| LoadError::Tokenizer { file, reason: err.to_string() })?;
+        let tokenizer =
+            from_pair(checkpoint, component)?.map_err(|err| LoadError::Tokenizer { file, reason: err.to_string() })?;
         Ok(Tokenizer(tokenizer))
     }
 

@@ -69,7 +69,8 @@ impl LanguageModelConfig {
                 given: value.map_or("nothing".into(), |n| n.to_string()),
             })
         };
-        let rope_theta = |fields: &Fields| fields.rope_parameters.as_ref().and_then(|rope| rope.rope_theta).or(fields.rope_theta);
+        let rope_theta =
+            |fields: &Fields| fields.rope_parameters.as_ref().and_then(|rope| rope.rope_theta).or(fields.rope_theta);
         Ok(LanguageModelConfig {
             hidden_size: need("hidden_size", text.hidden_size)?,
             intermediate_size: need("intermediate_size", text.intermediate_size)?,

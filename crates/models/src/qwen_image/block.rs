@@ -9,8 +9,8 @@ use candle_core::Tensor;
 use kernels::{AttentionStream, JointAttention, Linear, RopeTable, RowLayout, modulated_layer_norm};
 
 use super::config::TransformerConfig;
-use crate::dit::Streams;
 use crate::Result;
+use crate::dit::Streams;
 use crate::error::LoadError;
 use crate::weights::Scope;
 
@@ -74,7 +74,8 @@ impl Block {
         let encoder = self.attn.to_add_out.forward_gated(&txt_attn, encoder, &txt_mod.gate1()?, text_rows)?;
 
         let hidden = self.img_mlp.forward_gated(&img_mod.norm2(&hidden, image_rows)?, &hidden, &img_mod, image_rows)?;
-        let encoder = self.txt_mlp.forward_gated(&txt_mod.norm2(&encoder, text_rows)?, &encoder, &txt_mod, text_rows)?;
+        let encoder =
+            self.txt_mlp.forward_gated(&txt_mod.norm2(&encoder, text_rows)?, &encoder, &txt_mod, text_rows)?;
         Ok(Streams { hidden_states: hidden, encoder_hidden_states: Some(encoder) })
     }
 }
@@ -203,7 +204,13 @@ impl FeedForward {
     }
 
     /// `residual` plus the gated output, in one pass over it.
-    fn forward_gated(&self, x: &Tensor, residual: &Tensor, modulation: &Modulation, rows: &RowLayout) -> Result<Tensor> {
+    fn forward_gated(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        modulation: &Modulation,
+        rows: &RowLayout,
+    ) -> Result<Tensor> {
         self.net_2.forward_gated(&self.proj.forward_gelu(x)?, residual, &modulation.gate2()?, rows)
     }
 }

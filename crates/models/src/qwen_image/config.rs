@@ -67,7 +67,10 @@ impl TransformerConfig {
             Err(LoadError::Config { file: file.into(), key, bound: bound.into(), given })
         };
         if config.patch_size != 2 || config.in_channels != 4 * config.out_channels {
-            let given = format!("{} with {} channels in and {} out", config.patch_size, config.in_channels, config.out_channels);
+            let given = format!(
+                "{} with {} channels in and {} out",
+                config.patch_size, config.in_channels, config.out_channels
+            );
             return refuse("patch_size", "be 2, with in_channels four times out_channels", given);
         }
         if config.axes_dims_rope.iter().sum::<usize>() != config.attention_head_dim {
@@ -124,12 +127,17 @@ impl VaeConfig {
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         let file = "vae/config.json";
         let config: Self = checkpoint.json(file)?;
-        let refuse = |key, bound: String, given: String| Err(LoadError::Config { file: file.into(), key, bound, given });
+        let refuse =
+            |key, bound: String, given: String| Err(LoadError::Config { file: file.into(), key, bound, given });
         if config.input_channels != 3 {
             return refuse("input_channels", "be 3".into(), config.input_channels.to_string());
         }
         if config.dim_mult.len() != 4 {
-            return refuse("dim_mult", "have 4 entries: the VAE shrinks 8 times".into(), format!("{:?}", config.dim_mult));
+            return refuse(
+                "dim_mult",
+                "have 4 entries: the VAE shrinks 8 times".into(),
+                format!("{:?}", config.dim_mult),
+            );
         }
         for (key, list) in [("latents_mean", &config.latents_mean), ("latents_std", &config.latents_std)] {
             if list.len() != config.z_dim {

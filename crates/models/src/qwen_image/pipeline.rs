@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use diffusion::{
-    CfgBranch, FlowMatchConfig, ImageRequest, ImageSize, ModelCard, Pipeline, PipelineError, RgbImage, Sigmas, StepReport,
+    CfgBranch, FlowMatchConfig, ImageRequest, ImageSize, ModelCard, Pipeline, PipelineError, RgbImage, Sigmas,
+    StepReport,
 };
 
 use super::config::{TransformerConfig, VaeConfig, flow_match_config};

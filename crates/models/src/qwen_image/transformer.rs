@@ -9,8 +9,8 @@ use kernels::{Linear, RowLayout, modulated_layer_norm, rms_norm};
 use super::block::{Block, BlockContext, NORM_EPS};
 use super::config::TransformerConfig;
 use super::rope::RopeTables;
-use crate::dit::{Dit, DitRow, Segment, Streams};
 use crate::Result;
+use crate::dit::{Dit, DitRow, Segment, Streams};
 use crate::error::LoadError;
 use crate::weights::Scope;
 
@@ -126,7 +126,8 @@ impl Dit for Transformer {
     fn begin(&self, rows: &[DitRow<'_>]) -> Result<(Streams, Conditioning)> {
         let latents: Vec<&Tensor> = rows.iter().map(|row| row.latents).collect();
         let embeds: Vec<&Tensor> = rows.iter().map(|row| row.prompt_embeds).collect();
-        let image_rows = RowLayout::new(&rows.iter().map(|row| row.token_grid.0 * row.token_grid.1).collect::<Vec<_>>());
+        let image_rows =
+            RowLayout::new(&rows.iter().map(|row| row.token_grid.0 * row.token_grid.1).collect::<Vec<_>>());
         let text_rows = RowLayout::new(&embeds.iter().map(|e| e.dim(0)).collect::<Result<Vec<_>>>()?);
         let sigmas: Vec<f32> = rows.iter().map(|row| row.sigma).collect();
         let rope = rows.iter().enumerate().map(|(i, row)| self.rope.get(row.token_grid, text_rows.length(i)));
