@@ -106,7 +106,7 @@ def add(samples, times):
 
 def print_table(report):
     machine, versions = report["machine"], report["versions"]
-    print(f"{machine['processor']}, {machine['threads']} threads; " + ", ".join(f"{k} {v}" for k, v in versions.items()))
+    print(f"{machine['processor']}, {machine['threads']} threads;", ", ".join(f"{k} {v}" for k, v in versions.items()))
     print("| | diffusers (ms) | latentd (ms) | ratio | to reach |")
     print("|---|---|---|---|---|")
     for name, key, target in ROWS:

@@ -32,7 +32,9 @@ def setUpModule():
 
 class ClientCase(unittest.TestCase):
     # Strict: an answer whose types are not the documented ones raises.
-    client = openai.OpenAI(base_url=f"{URL}/v1", api_key="unused", max_retries=0, timeout=120, _strict_response_validation=True)
+    client = openai.OpenAI(
+        base_url=f"{URL}/v1", api_key="unused", max_retries=0, timeout=120, _strict_response_validation=True
+    )
 
     def generate(self, **changes):
         """One generation; `extra_body` is what OpenAI's own API does not have."""
