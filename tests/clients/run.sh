@@ -34,11 +34,14 @@ install_python_clients() {
 
 # Sets base_url to the address that the server says it listens on.
 start_server() {
-    "$server" serve --host 127.0.0.1 --port 0 >"$work/server" 2>&1 &
+    NO_COLOR=1 "$server" serve --host 127.0.0.1 --port 0 >"$work/server" 2>&1 &
     server_pid=$!
     for _ in $(seq 120); do
-        base_url=$(grep -Eo 'http://127\.0\.0\.1:[0-9]+' "$work/server" | head -n 1)
-        [ -z "$base_url" ] || return 0
+        address=$(grep -Eo '127\.0\.0\.1:[0-9]+' "$work/server" | head -n 1)
+        if [ -n "$address" ]; then
+            base_url=http://$address
+            return
+        fi
         kill -0 "$server_pid" 2>/dev/null || break
         sleep 0.5
     done
