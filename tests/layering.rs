@@ -1,0 +1,79 @@
+//! The dependency arrows of the architecture, held by a test.
+//!
+//! `cargo tree` is asked about this machine's target alone, without a network: what only another
+//! system would pull in is not seen.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// The crates of this workspace.
+const OURS: [&str; 8] = ["cache", "demo", "diffusion", "kernels", "latentd", "models", "scheduler", "server"];
+
+/// The names on the lines of `cargo tree` for `package`, itself left out.
+fn tree(package: &str, more: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}", "-p", package])
+        .args(more)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    // A line reads `serde v1.0.229 (proc-macro)`.
+    let names = lines.lines().filter_map(|line| line.split(' ').next()).filter(|name| !name.is_empty());
+    names.filter(|name| *name != package).map(str::to_owned).collect()
+}
+
+/// Checks which of our crates `package` reaches, directly or not, and which others it must not.
+#[track_caller]
+fn check(package: &str, may_reach: &[&str], must_not_reach: &[&str]) {
+    let reached = tree(package, &[]);
+    for name in OURS.iter().filter(|name| reached.contains(**name)) {
+        assert!(may_reach.contains(name), "`{package}` must not depend on our `{name}`");
+    }
+    for name in must_not_reach {
+        assert!(!reached.contains(*name), "`{package}` must not depend on `{name}`");
+    }
+}
+
+#[test]
+fn the_list_of_our_crates_is_whole() {
+    let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates")).unwrap();
+    let folders: BTreeSet<_> = folders.map(|folder| folder.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(folders, OURS.map(str::to_owned).into());
+}
+
+#[test]
+fn cache_decides_from_numbers_alone() {
+    let direct = tree("cache", &["--depth", "1"]);
+    assert!(direct.is_subset(&["serde", "thiserror"].map(str::to_owned).into()), "{direct:?}");
+}
+
+#[test]
+fn the_vocabulary_knows_no_tensor_task_or_json() {
+    check("diffusion", &[], &["candle-core", "tokio", "serde", "serde_core", "serde_json", "axum"]);
+}
+
+#[test]
+fn the_kernels_know_tensors_and_nothing_of_ours() {
+    check("kernels", &[], &["tokio", "axum"]);
+}
+
+#[test]
+fn the_models_know_neither_the_scheduler_nor_tasks_nor_http() {
+    check("models", &["cache", "diffusion", "kernels"], &["tokio", "axum", "hyper"]);
+}
+
+#[test]
+fn the_scheduler_knows_neither_tensors_nor_json_nor_http() {
+    check("scheduler", &["diffusion"], &["candle-core", "candle-nn", "serde", "serde_json", "axum", "hyper"]);
+}
+
+#[test]
+fn the_server_knows_no_tensor_and_no_model() {
+    check("server", &["cache", "diffusion", "scheduler"], &["candle-core", "candle-nn", "safetensors", "tokenizers"]);
+}
+
+#[test]
+fn the_built_in_model_is_bytes() {
+    check("demo", &[], &["candle-core", "tokio", "axum"]);
+}
