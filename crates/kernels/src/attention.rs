@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use crate::avx2::Avx2;
-use crate::avx2::attention::{Stream, joint, plain};
+use crate::avx2::attention::{joint, plain};
 use crate::dispatch::{self, F32, avx2};
 use crate::norm::rms_norm_reference;
 use crate::{RopeTable, RowLayout};
@@ -40,6 +40,15 @@ pub struct JointAttention<'a> {
     pub num_heads: usize,
     /// Of the RMSNorms.
     pub eps: f64,
+}
+
+/// The numbers of an [`AttentionStream`].
+#[derive(Clone, Copy)]
+pub(crate) struct Stream<'a> {
+    pub(crate) qkv: &'a [f32],
+    pub(crate) norm_q: &'a [f32],
+    pub(crate) norm_k: &'a [f32],
+    pub(crate) rows: &'a RowLayout,
 }
 
 /// Scores that one call may hold at a time, in elements: longer sequences go through in
@@ -175,7 +184,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, num_heads: usize) -> Result
         bail!("k and v must be [{keys}, {dim}]. Given: {:?}, {:?}", k.dims(), v.dims())
     }
     if let Some(avx2) = avx2()
-        && (dim / num_heads) % 16 == 0
+        && (dim / num_heads).is_multiple_of(16)
         && keys > 0
         && let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?)
         && let (Some(queries), Some(k), Some(v)) = (F32::of(&q), F32::of(&k), F32::of(&v))

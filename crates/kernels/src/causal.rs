@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::avx2::attention::{Causal, causal};
+use crate::avx2::attention::causal;
 use crate::dispatch::{self, F32, avx2};
 
 /// Causal attention of one sequence with half-split RoPE (Hugging Face's `rotate_half`),
@@ -23,7 +23,7 @@ pub fn causal_attention(
     num_kv_heads: usize,
 ) -> Result<Tensor> {
     let (tokens, dim) = q.dims2()?;
-    if num_heads == 0 || num_kv_heads == 0 || dim % num_heads != 0 || num_heads % num_kv_heads != 0 {
+    if num_heads == 0 || num_kv_heads == 0 || dim % num_heads != 0 || !num_heads.is_multiple_of(num_kv_heads) {
         bail!("num_kv_heads must divide num_heads and that {dim}. Given: {num_kv_heads} and {num_heads}")
     }
     let head_dim = dim / num_heads;
@@ -35,7 +35,7 @@ pub fn causal_attention(
         }
     }
     if let Some(avx2) = avx2()
-        && head_dim % 16 == 0
+        && head_dim.is_multiple_of(16)
         && let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?)
         && let (cos, sin) = (cos.to_dtype(DType::F32)?.contiguous()?, sin.to_dtype(DType::F32)?.contiguous()?)
         && let (Some(q), Some(k), Some(v)) = (F32::of(&q), F32::of(&k), F32::of(&v))
@@ -45,6 +45,19 @@ pub fn causal_attention(
         return dispatch::tensor(causal(avx2, inputs), (tokens, dim));
     }
     causal_attention_reference(q, k, v, cos, sin, num_heads, num_kv_heads)
+}
+
+/// The numbers of a causal attention.
+#[derive(Clone, Copy)]
+pub(crate) struct Causal<'a> {
+    pub(crate) q: &'a [f32],
+    pub(crate) k: &'a [f32],
+    pub(crate) v: &'a [f32],
+    pub(crate) cos: &'a [f32],
+    pub(crate) sin: &'a [f32],
+    pub(crate) num_heads: usize,
+    pub(crate) num_kv_heads: usize,
+    pub(crate) head_dim: usize,
 }
 
 fn causal_attention_reference(

@@ -1,14 +1,36 @@
 //! 3x3 convolutions of `[h, w, c]` pictures, with what a VAE does right before and after.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
+use crate::avx2::conv::Packed;
 use crate::channel_norm;
+use crate::dispatch::{self, F32, avx2};
 
 /// A 3x3 convolution with zero padding 1.
+///
+/// In host memory its weights are packed, in f32.
 #[derive(Clone, Debug)]
-pub struct Conv3x3 {
-    weight: Tensor,
-    bias: Tensor,
+pub struct Conv3x3(Weights);
+
+#[derive(Clone, Debug)]
+enum Weights {
+    /// `weight` is `[out, in, 3, 3]`.
+    Plain {
+        weight: Tensor,
+        bias: Tensor,
+    },
+    Packed(Packed),
+}
+
+/// What is done to a picture on its way into a convolution.
+#[derive(Clone, Copy)]
+pub(crate) enum Input<'a> {
+    /// Nothing.
+    Plain,
+    /// `silu(channel_norm(x, gamma))`
+    NormSilu(&'a [f32]),
+    /// Every pixel twice both ways.
+    Upsampled,
 }
 
 impl Conv3x3 {
@@ -18,13 +40,18 @@ impl Conv3x3 {
     /// A shape does not fit.
     pub fn new(weight: &Tensor, bias: &Tensor) -> Result<Self> {
         let (out_channels, in_channels, height, width) = weight.dims4()?;
-        if (height, width) != (3, 3) {
-            bail!("weight must be [{out_channels}, {in_channels}, 3, 3]. Given: {:?}", weight.dims())
+        if (height, width) != (3, 3) || in_channels == 0 {
+            bail!("weight must be [{out_channels}, {in_channels}, 3, 3], not empty. Given: {:?}", weight.dims())
         }
         if bias.dims() != [out_channels] {
             bail!("bias must be [{out_channels}]. Given: {:?}", bias.dims())
         }
-        Ok(Conv3x3 { weight: weight.contiguous()?, bias: bias.contiguous()? })
+        if let Some(avx2) = avx2()
+            && let (Some(weight), Some(bias)) = (F32::of(&wide(weight)?), F32::of(&wide(bias)?))
+        {
+            return Ok(Conv3x3(Weights::Packed(Packed::new(avx2, &weight, &bias, in_channels))));
+        }
+        Ok(Conv3x3(Weights::Plain { weight: weight.contiguous()?, bias: bias.contiguous()? }))
     }
 
     /// `[h, w, in]` to `[h, w, out]`.
@@ -33,6 +60,9 @@ impl Conv3x3 {
     /// `x` has another number of channels.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
+        if let Some(out) = self.packed_forward(x, Input::Plain, None)? {
+            return Ok(out);
+        }
         self.reference(x, 1, 1)
     }
 
@@ -44,7 +74,16 @@ impl Conv3x3 {
     pub fn forward_norm_silu(&self, x: &Tensor, gamma: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         self.check(x)?;
         self.check_residual(x, residual)?;
-        let convolved = self.reference(&channel_norm(x, gamma)?.silu()?, 1, 1)?;
+        if gamma.dims() != [self.in_channels()] {
+            bail!("gamma must be [{}]. Given: {:?}", self.in_channels(), gamma.dims())
+        }
+        if self.in_channels().is_multiple_of(8)
+            && let Some(gamma) = F32::of(&gamma.to_dtype(DType::F32)?.contiguous()?)
+            && let Some(out) = self.packed_forward(x, Input::NormSilu(&gamma), residual)?
+        {
+            return Ok(out);
+        }
+        let convolved = self.forward(&channel_norm(x, gamma)?.silu()?)?;
         match residual {
             Some(residual) => convolved + residual,
             None => Ok(convolved),
@@ -57,6 +96,9 @@ impl Conv3x3 {
     /// `x` has another number of channels.
     pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
+        if let Some(out) = self.packed_forward(x, Input::Upsampled, None)? {
+            return Ok(out);
+        }
         let (height, width, channels) = x.dims3()?;
         let twice = x.reshape((height, 1, width, 1, channels))?.broadcast_as((height, 2, width, 2, channels))?;
         self.reference(&twice.reshape((2 * height, 2 * width, channels))?, 1, 1)
@@ -66,23 +108,47 @@ impl Conv3x3 {
     /// `[h, w, in]` to `[h / 2, w / 2, out]`, rounded down.
     ///
     /// # Errors
-    /// `x` has another number of channels.
+    /// `x` has another number of channels, or a side of one pixel.
     pub fn forward_stride2(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
+        let (height, width, _) = x.dims3()?;
+        if height < 2 || width < 2 {
+            bail!("x must have sides of at least 2 pixels. Given: {height}, {width}")
+        }
+        if let Some(packed) = self.packed()
+            && let Some(pixels) = F32::of(&wide(x)?)
+        {
+            let out = packed.forward_stride2(&pixels, (height, width));
+            return dispatch::tensor(out, (height / 2, width / 2, packed.out_channels()))?.to_dtype(x.dtype());
+        }
         self.reference(&x.pad_with_zeros(0, 0, 1)?.pad_with_zeros(1, 0, 1)?, 0, 2)
     }
 
+    fn in_channels(&self) -> usize {
+        match &self.0 {
+            Weights::Plain { weight, .. } => weight.dims()[1],
+            Weights::Packed(packed) => packed.in_channels(),
+        }
+    }
+
+    fn out_channels(&self) -> usize {
+        match &self.0 {
+            Weights::Plain { weight, .. } => weight.dims()[0],
+            Weights::Packed(packed) => packed.out_channels(),
+        }
+    }
+
     fn check(&self, x: &Tensor) -> Result<()> {
-        let ((_, _, channels), expected) = (x.dims3()?, self.weight.dim(1)?);
-        if channels != expected {
-            bail!("x must have {expected} channels. Given: {channels}")
+        let (height, width, channels) = x.dims3()?;
+        if channels != self.in_channels() || height == 0 || width == 0 {
+            bail!("x must have {} channels and not be empty. Given: {:?}", self.in_channels(), x.dims())
         }
         Ok(())
     }
 
     fn check_residual(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<()> {
         let (height, width, _) = x.dims3()?;
-        let expected = [height, width, self.weight.dim(0)?];
+        let expected = [height, width, self.out_channels()];
         match residual {
             Some(residual) if residual.dims() != expected => {
                 bail!("residual must be {expected:?}. Given: {:?}", residual.dims())
@@ -91,10 +157,155 @@ impl Conv3x3 {
         }
     }
 
+    /// The packed weights, unless the reference is asked for.
+    fn packed(&self) -> Option<&Packed> {
+        match &self.0 {
+            Weights::Packed(packed) => avx2().map(|_| packed),
+            Weights::Plain { .. } => None,
+        }
+    }
+
+    /// Half-precision pictures are widened, as the weights are f32. `None` if the weights or
+    /// the pictures lie elsewhere.
+    fn packed_forward(&self, x: &Tensor, input: Input<'_>, residual: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let Some(packed) = self.packed() else { return Ok(None) };
+        let residual = residual.map(wide).transpose()?;
+        let residual = residual.as_ref().map(F32::of);
+        let pixels = wide(x)?;
+        let (Some(pixels), false) = (F32::of(&pixels), matches!(residual, Some(None))) else { return Ok(None) };
+        let (height, width, _) = x.dims3()?;
+        let scale = if let Input::Upsampled = input { 2 } else { 1 };
+        let out = packed.forward(&pixels, (height, width), input, residual.flatten().as_deref());
+        let shape = (scale * height, scale * width, packed.out_channels());
+        dispatch::tensor(out, shape)?.to_dtype(x.dtype()).map(Some)
+    }
+
     fn reference(&self, x: &Tensor, padding: usize, stride: usize) -> Result<Tensor> {
-        let planes = x.permute((2, 0, 1))?.unsqueeze(0)?.contiguous()?;
-        let convolved = planes.conv2d(&self.weight.to_dtype(x.dtype())?, padding, stride, 1, 1)?;
+        let (weight, bias) = match &self.0 {
+            Weights::Plain { weight, bias } => (weight.clone(), bias.clone()),
+            Weights::Packed(packed) => {
+                let (weight, bias) = packed.unpack();
+                let weight = Tensor::from_vec(weight, (self.out_channels(), self.in_channels(), 3, 3), &Device::Cpu)?;
+                (weight, Tensor::from_vec(bias, self.out_channels(), &Device::Cpu)?)
+            }
+        };
+        // candle's convolution of half-precision pictures exists on devices only.
+        let dtype = if x.device().is_cpu() { DType::F32 } else { x.dtype() };
+        let planes = x.to_dtype(dtype)?.permute((2, 0, 1))?.unsqueeze(0)?.contiguous()?;
+        let convolved = planes.conv2d(&weight.to_dtype(dtype)?, padding, stride, 1, 1)?;
         let pixels = convolved.squeeze(0)?.permute((1, 2, 0))?.contiguous()?;
-        pixels.broadcast_add(&self.bias.to_dtype(x.dtype())?)
+        pixels.broadcast_add(&bias.to_dtype(dtype)?)?.to_dtype(x.dtype())
+    }
+}
+
+/// Contiguous and f32.
+fn wide(t: &Tensor) -> Result<Tensor> {
+    t.to_dtype(DType::F32)?.contiguous()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, numbers, randn};
+    use crate::with_reference;
+
+    /// Winograd's error is ten times a direct convolution's.
+    const TOLERANCE: f32 = 4e-5;
+
+    struct Case {
+        fast: Conv3x3,
+        plain: Conv3x3,
+        x: Tensor,
+        gamma: Tensor,
+        residual: Tensor,
+        name: String,
+    }
+
+    impl Case {
+        fn new((height, width): (usize, usize), in_channels: usize, out_channels: usize) -> Self {
+            let weight = (randn(1, (out_channels, in_channels, 3, 3)) * 0.2).unwrap();
+            let bias = randn(2, out_channels);
+            let new = || Conv3x3::new(&weight, &bias).unwrap();
+            Case {
+                fast: new(),
+                plain: with_reference(new),
+                x: randn(3, (height, width, in_channels)),
+                gamma: randn(4, in_channels),
+                residual: randn(5, (height, width, out_channels)),
+                name: format!("{height}x{width} {in_channels}->{out_channels}"),
+            }
+        }
+
+        fn check(&self, name: &str, op: impl Fn(&Conv3x3) -> Result<Tensor>) {
+            let name = format!("{name} {}", self.name);
+            assert_close(&name, &op(&self.fast).unwrap(), &op(&self.plain).unwrap(), TOLERANCE);
+        }
+    }
+
+    #[test]
+    fn kernels_agree_with_candle() {
+        // Direct (3 input or output channels) and Winograd, sides of 4 and not.
+        for (size, in_channels, out_channels) in [
+            ((1, 1), 8, 16),
+            ((2, 3), 16, 24),
+            ((9, 7), 24, 40),
+            ((16, 16), 16, 20),
+            ((35, 21), 8, 100),
+            ((13, 50), 3, 32),
+            ((12, 18), 40, 3),
+            ((6, 5), 520, 16),
+        ] {
+            let case = Case::new(size, in_channels, out_channels);
+            case.check("forward", |conv| conv.forward(&case.x));
+            case.check("upsampled", |conv| conv.forward_upsampled(&case.x));
+            case.check("norm", |conv| conv.forward_norm_silu(&case.x, &case.gamma, None));
+            case.check("norm + residual", |conv| conv.forward_norm_silu(&case.x, &case.gamma, Some(&case.residual)));
+            if size.0 > 1 {
+                case.check("stride 2", |conv| conv.forward_stride2(&case.x));
+            }
+        }
+    }
+
+    /// A weight of ones counts the pixels under it.
+    #[test]
+    fn borders_are_zero() {
+        let ones = |channels| Tensor::ones((channels, 8, 3, 3), DType::F32, &Device::Cpu).unwrap();
+        let x = Tensor::ones((4, 4, 8), DType::F32, &Device::Cpu).unwrap();
+        for channels in [1, 16] {
+            let conv =
+                Conv3x3::new(&ones(channels), &Tensor::zeros(channels, DType::F32, &Device::Cpu).unwrap()).unwrap();
+            let first = |t: Tensor| numbers(&t.narrow(2, 0, 1).unwrap()).iter().map(|x| x.round()).collect::<Vec<_>>();
+            let both = || (first(conv.forward(&x).unwrap()), first(conv.forward_stride2(&x).unwrap()));
+            let (c, e, m) = (32.0, 48.0, 72.0);
+            let whole = vec![c, e, e, c, e, m, m, e, e, m, m, e, c, e, e, c];
+            for given in [both(), with_reference(both)] {
+                assert_eq!(given, (whole.clone(), vec![m, e, e, c]));
+            }
+        }
+    }
+
+    #[test]
+    fn packed_weights_serve_half_precision_and_the_reference() {
+        let case = Case::new((6, 5), 16, 20);
+        let half = case.x.to_dtype(DType::BF16).unwrap();
+        let gamma = case.gamma.to_dtype(DType::BF16).unwrap();
+        let given = case.fast.forward_norm_silu(&half, &gamma, None).unwrap();
+        assert_eq!(given.dtype(), DType::BF16);
+        let expected = case.fast.forward_norm_silu(&case.x, &case.gamma, None).unwrap();
+        assert_close("bf16", &given, &expected, 2e-2);
+        let plain = case.plain.forward_norm_silu(&half, &gamma, None).unwrap();
+        assert_close("bf16 reference", &plain, &expected, 2e-2);
+        let unpacked = with_reference(|| case.fast.forward(&case.x)).unwrap();
+        assert_eq!(numbers(&unpacked), numbers(&case.plain.forward(&case.x).unwrap()));
+    }
+
+    #[test]
+    fn errors_name_what_was_given() {
+        let case = Case::new((2, 2), 8, 16);
+        let message = case.fast.forward(&randn(1, (2, 2, 9))).unwrap_err().to_string();
+        assert!(message.starts_with("x must have 8 channels and not be empty. Given: [2, 2, 9]"), "{message}");
+        let residual = randn(1, (2, 2, 15));
+        let message = case.fast.forward_norm_silu(&case.x, &case.gamma, Some(&residual)).unwrap_err().to_string();
+        assert!(message.starts_with("residual must be [2, 2, 16]. Given: [2, 2, 15]"), "{message}");
     }
 }

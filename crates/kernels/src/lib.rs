@@ -10,6 +10,7 @@
 
 mod activation;
 mod attention;
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_avx2.rs")]
 mod avx2;
 mod causal;
 mod conv;

@@ -35,7 +35,7 @@ pub fn modulated_layer_norm(x: &Tensor, shift: &Tensor, scale: &Tensor, rows: &R
 /// `weight` does not have the last dimension of `x`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     check_weight("weight", x, weight)?;
-    if weight.elem_count() % 8 == 0
+    if weight.elem_count().is_multiple_of(8)
         && let Some(avx2) = avx2()
         && let Some(numbers) = F32::of(&x.contiguous()?)
         && let Some(weight) = F32::of(&weight.to_dtype(DType::F32)?.contiguous()?)
@@ -53,7 +53,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// `gamma` does not have one element a channel.
 pub fn channel_norm(x: &Tensor, gamma: &Tensor) -> Result<Tensor> {
     check_weight("gamma", x, gamma)?;
-    if gamma.elem_count() % 8 == 0
+    if gamma.elem_count().is_multiple_of(8)
         && let Some(avx2) = avx2()
         && let Some(numbers) = F32::of(&x.contiguous()?)
         && let Some(gamma) = F32::of(&gamma.to_dtype(DType::F32)?.contiguous()?)

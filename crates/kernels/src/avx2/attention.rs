@@ -5,19 +5,11 @@ use rayon::prelude::*;
 use super::Avx2;
 use super::head::{Destination, Head, Rotation, Segment};
 use super::parallel::SharedMut;
-use crate::RowLayout;
+use crate::attention::Stream;
+use crate::causal::Causal;
 
 /// Multiply-adds below which a whole attention stays on one thread.
 const MIN_PARALLEL: usize = 100_000;
-
-/// One stream of a joint attention: see [`crate::AttentionStream`].
-#[derive(Clone, Copy)]
-pub(crate) struct Stream<'a> {
-    pub(crate) qkv: &'a [f32],
-    pub(crate) norm_q: &'a [f32],
-    pub(crate) norm_k: &'a [f32],
-    pub(crate) rows: &'a RowLayout,
-}
 
 /// See [`crate::JointAttention`]; `rope` holds the cosines and sines of each row. The head's
 /// dimension, which the norms have, is a multiple of 16.
@@ -76,20 +68,6 @@ pub(crate) fn plain(_: Avx2, q: &[f32], k: &[f32], v: &[f32], num_heads: usize, 
     // SAFETY: the token proves the features; a head writes columns of its own.
     run((0..num_heads).collect(), work, |task| unsafe { head(task).attend() });
     out
-}
-
-/// Queries, keys, values, cosines and sines of a causal attention.
-#[derive(Clone, Copy)]
-pub(crate) struct Causal<'a> {
-    pub(crate) q: &'a [f32],
-    pub(crate) k: &'a [f32],
-    pub(crate) v: &'a [f32],
-    pub(crate) cos: &'a [f32],
-    pub(crate) sin: &'a [f32],
-    pub(crate) num_heads: usize,
-    pub(crate) num_kv_heads: usize,
-    /// A multiple of 16.
-    pub(crate) head_dim: usize,
 }
 
 /// See [`crate::causal_attention`].

@@ -99,8 +99,8 @@ unsafe fn tile<const ROWS: usize>(
             }
         }
         for (row, sums) in sums.iter().enumerate() {
-            for half in 0..2 {
-                let mut sum = sums[half];
+            for (half, &sum) in sums.iter().enumerate() {
+                let mut sum = sum;
                 if let Some(finish) = finish {
                     sum = _mm256_add_ps(sum, load_at(finish.bias, 8 * half));
                     let (row, column) = (finish.row + row, finish.column + 8 * half);

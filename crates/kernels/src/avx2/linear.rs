@@ -86,7 +86,7 @@ impl Packed {
 
     /// `[tokens, in]` to `[tokens, out]`.
     pub(crate) fn forward(&self, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
-        if self.out_features % PANEL == 0 {
+        if self.out_features.is_multiple_of(PANEL) {
             return self.padded_forward(x, epilogue);
         }
         // The last panel sticks out: it is computed whole and cut off, and what is read at

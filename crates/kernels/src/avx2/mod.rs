@@ -8,7 +8,7 @@
 #![allow(unsafe_code, reason = "vector intrinsics, and tiles written through pointers")]
 
 pub(crate) mod attention;
-
+pub(crate) mod conv;
 mod gemm;
 mod head;
 pub(crate) mod linear;
@@ -16,6 +16,7 @@ pub(crate) mod norm;
 mod parallel;
 mod simd;
 pub(crate) mod step;
+mod winograd;
 
 /// The proof that this processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]

@@ -94,7 +94,7 @@ pub(super) fn exp(x: F32x8) -> F32x8 {
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn gelu(x: F32x8) -> F32x8 {
-    const MINUS_2_SQRT_2_OVER_PI: f32 = -1.595_769_1;
+    const MINUS_2_SQRT_2_OVER_PI: f32 = -1.595_769;
     let (a, b) = (splat(MINUS_2_SQRT_2_OVER_PI), splat(MINUS_2_SQRT_2_OVER_PI * 0.044_715));
     let minus_2u = _mm256_mul_ps(x, _mm256_fmadd_ps(_mm256_mul_ps(x, x), b, a));
     _mm256_div_ps(x, _mm256_add_ps(splat(1.0), exp(minus_2u)))

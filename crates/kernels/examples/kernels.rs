@@ -1,0 +1,230 @@
+//! Times every operation against its plain-candle reference.
+//!
+//!     cargo run --release -p kernels --example kernels [word of an operation's name]...
+//!
+//! The two are timed in turn and the medians printed, so that a busy machine disturbs both.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Result, Tensor};
+use kernels::{
+    AttentionStream, Conv3x3, JointAttention, Linear, RopeTable, RowLayout, add_weighted, attention, causal_attention,
+    channel_norm, modulated_layer_norm, residual_diffs, rms_norm, swiglu, with_reference,
+};
+
+fn main() -> Result<()> {
+    kernels::threads_from_env();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    println!("{:<44} {:>12} {:>12} {:>7}", "operation", "kernels us", "candle us", "ratio");
+    // A worker of the pool hands work on more cheaply than a thread from outside.
+    rayon::scope(|_| {
+        let mut bench = Bench { words };
+        blocks(&mut bench)?;
+        linears(&mut bench)?;
+        attentions(&mut bench)?;
+        rows(&mut bench)?;
+        convolutions(&mut bench)
+    })
+}
+
+struct Bench {
+    words: Vec<String>,
+}
+
+impl Bench {
+    /// Times `run` of what `build` makes, once for the kernels and once for the reference.
+    fn time<T, R>(&mut self, name: &str, build: impl Fn() -> Result<T>, run: impl Fn(&T) -> Result<R>) -> Result<()> {
+        if !self.words.is_empty() && !self.words.iter().any(|word| name.contains(word.as_str())) {
+            return Ok(());
+        }
+        let (fast, plain) = (build()?, with_reference(&build)?);
+        let (mut fast_times, mut plain_times) = (Vec::new(), Vec::new());
+        let start = Instant::now();
+        while fast_times.len() < 3 || (start.elapsed().as_secs_f64() < 3.0 && fast_times.len() < 1000) {
+            fast_times.push(micros(|| run(&fast))?);
+            plain_times.push(micros(|| with_reference(|| run(&plain)))?);
+        }
+        let (fast, plain) = (median(fast_times), median(plain_times));
+        println!("{name:<44} {fast:>12.1} {plain:>12.1} {:>7.2}", fast / plain);
+        Ok(())
+    }
+}
+
+fn micros<R>(run: impl Fn() -> Result<R>) -> Result<f64> {
+    let start = Instant::now();
+    std::hint::black_box(run()?);
+    Ok(start.elapsed().as_secs_f64() * 1e6)
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn randn(shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+    Tensor::randn(0f32, 1.0, shape, &Device::Cpu)
+}
+
+fn linear(out_features: usize, in_features: usize, dtype: DType) -> Result<Linear> {
+    let weight = (randn((out_features, in_features))? * (in_features as f64).powf(-0.5))?.to_dtype(dtype)?;
+    Linear::new(&weight, Some(&randn(out_features)?.to_dtype(dtype)?))
+}
+
+/// A dual-stream block of Qwen-Image's DiT.
+struct Block {
+    modulation: [Linear; 2],
+    qkv: [Linear; 2],
+    norms: [Tensor; 4],
+    to_out: [Linear; 2],
+    up: [Linear; 2],
+    down: [Linear; 2],
+    rows: [RowLayout; 2],
+    rope: Vec<Arc<RopeTable>>,
+    num_heads: usize,
+}
+
+impl Block {
+    fn new(dtype: DType, num_heads: usize, head_dim: usize, text: &[usize], image: &[usize]) -> Result<Self> {
+        let dim = num_heads * head_dim;
+        let pair = |n, k| Ok([linear(n, k, dtype)?, linear(n, k, dtype)?]);
+        let rope = text.iter().zip(image).map(|(text, image)| {
+            let angles = randn((text + image, head_dim / 2))?;
+            Ok(Arc::new(RopeTable::new(&angles.cos()?, &angles.sin()?)?))
+        });
+        let norm = || randn(head_dim);
+        Ok(Block {
+            modulation: pair(6 * dim, dim)?,
+            qkv: pair(3 * dim, dim)?,
+            norms: [norm()?, norm()?, norm()?, norm()?],
+            to_out: pair(dim, dim)?,
+            up: pair(4 * dim, dim)?,
+            down: pair(dim, 4 * dim)?,
+            rows: [RowLayout::new(text), RowLayout::new(image)],
+            rope: rope.collect::<Result<_>>()?,
+            num_heads,
+        })
+    }
+
+    /// `hidden` is text and image, `temb` is `[num_rows, dim]` after its SiLU.
+    fn forward(&self, hidden: &[Tensor; 2], temb: &Tensor) -> Result<[Tensor; 2]> {
+        let dim = hidden[0].dim(1)?;
+        let modulation = [self.modulation[0].forward(temb)?, self.modulation[1].forward(temb)?];
+        let chunk = |i: usize, chunk: usize| modulation[i].narrow(1, chunk * dim, dim);
+        let qkv = |i: usize| {
+            self.qkv[i].forward(&modulated_layer_norm(&hidden[i], &chunk(i, 0)?, &chunk(i, 1)?, &self.rows[i], 1e-6)?)
+        };
+        let qkv = [qkv(0)?, qkv(1)?];
+        let stream = |i: usize| AttentionStream {
+            qkv: &qkv[i],
+            norm_q: &self.norms[2 * i],
+            norm_k: &self.norms[2 * i + 1],
+            rows: &self.rows[i],
+        };
+        let (text, image) = (stream(0), stream(1));
+        let joint = JointAttention { text, image, rope: &self.rope, num_heads: self.num_heads, eps: 1e-6 };
+        let (text, image) = joint.forward()?;
+        let rest = |i: usize, attended: &Tensor| {
+            let rows = &self.rows[i];
+            let hidden = self.to_out[i].forward_gated(attended, &hidden[i], &chunk(i, 2)?, rows)?;
+            let normed = modulated_layer_norm(&hidden, &chunk(i, 3)?, &chunk(i, 4)?, rows, 1e-6)?;
+            self.down[i].forward_gated(&self.up[i].forward_gelu(&normed)?, &hidden, &chunk(i, 5)?, rows)
+        };
+        Ok([rest(0, &text)?, rest(1, &image)?])
+    }
+}
+
+fn blocks(bench: &mut Bench) -> Result<()> {
+    let mut block = |name: &str, dtype, num_heads, head_dim, text: &[usize], image: &[usize]| {
+        let dim = num_heads * head_dim;
+        let hidden = [randn((text.iter().sum::<usize>(), dim))?, randn((image.iter().sum::<usize>(), dim))?];
+        let temb = randn((text.len(), dim))?;
+        let build = || Block::new(dtype, num_heads, head_dim, text, image);
+        bench.time(&format!("block {name}"), build, |block| block.forward(&hidden, &temb))
+    };
+    block("192 (6x32), 64+16 tokens", DType::F32, 6, 32, &[16], &[64])?;
+    block("192 (6x32), 2 rows of 64+16", DType::F32, 6, 32, &[16, 16], &[64, 64])?;
+    block("160 (5x32), 64+18", DType::F32, 5, 32, &[18], &[64])?;
+    block("160 (5x32), ragged 64+18, 64+6", DType::F32, 5, 32, &[18, 6], &[64, 64])?;
+    block("160 (5x32), 16 rows of 64+18", DType::F32, 5, 32, &[18; 16], &[64; 16])?;
+    block("3072 (24x128), 1024+128", DType::F32, 24, 128, &[128], &[1024])?;
+    block("3072 (24x128), 1024+128, bf16 weights", DType::BF16, 24, 128, &[128], &[1024])
+}
+
+fn linears(bench: &mut Bench) -> Result<()> {
+    for (tokens, n, k, dtype) in [
+        (2, 960, 160, DType::F32),
+        (64, 192, 192, DType::F32),
+        (64, 768, 192, DType::F32),
+        (64, 192, 768, DType::F32),
+        (512, 768, 192, DType::F32),
+        (1, 3072, 3072, DType::BF16),
+        (128, 3072, 3072, DType::F32),
+        (1024, 3072, 3072, DType::F32),
+        (1024, 3072, 3072, DType::BF16),
+        (1024, 12288, 3072, DType::F32),
+        (1024, 3072, 12288, DType::F32),
+    ] {
+        let x = randn((tokens, k))?;
+        let name = format!("linear {tokens}x{k}x{n} {dtype:?}");
+        bench.time(&name, || linear(n, k, dtype), |linear| linear.forward(&x))?;
+    }
+    let x = randn((64, 192))?;
+    bench.time("linear + gelu 64x192x768", || linear(768, 192, DType::F32), |linear| linear.forward_gelu(&x))
+}
+
+fn attentions(bench: &mut Bench) -> Result<()> {
+    for (num_heads, head_dim, text, image) in [(6, 32, 16, 64), (24, 128, 128, 1024), (24, 128, 64, 4096)] {
+        let tokens = text + image;
+        let [q, k, v] = [0; 3].map(|_| randn((tokens, num_heads * head_dim)));
+        let (q, k, v) = (q?, k?, v?);
+        let name = format!("attention {num_heads}x{tokens}x{head_dim}");
+        bench.time(&name, || Ok(()), |()| attention(&q, &k, &v, num_heads))?;
+    }
+    let (tokens, heads, kv_heads, head_dim) = (512, 28, 4, 128);
+    let (q, kv) = (randn((tokens, heads * head_dim))?, randn((tokens, kv_heads * head_dim))?);
+    let angles = randn((tokens, head_dim / 2))?;
+    let (cos, sin) = (angles.cos()?, angles.sin()?);
+    let run = |_: &()| causal_attention(&q, &kv, &kv, &cos, &sin, heads, kv_heads);
+    bench.time("causal attention 28/4x512x128", || Ok(()), run)
+}
+
+fn rows(bench: &mut Bench) -> Result<()> {
+    for (tokens, dim) in [(64, 192), (1024, 3072)] {
+        let (x, y) = (randn((tokens, dim))?, randn((tokens, dim))?);
+        let (modulation, weight) = (randn((1, 6 * dim))?, randn(dim)?);
+        let (shift, scale) = (modulation.narrow(1, 0, dim)?, modulation.narrow(1, dim, dim)?);
+        let layout = RowLayout::new(&[tokens]);
+        let size = format!("{tokens}x{dim}");
+        let nothing = || Ok(());
+        bench.time(&format!("modulated layer norm {size}"), nothing, |()| {
+            modulated_layer_norm(&x, &shift, &scale, &layout, 1e-6)
+        })?;
+        bench.time(&format!("rms norm {size}"), nothing, |()| rms_norm(&x, &weight, 1e-6))?;
+        bench.time(&format!("swiglu {size}"), nothing, |()| swiglu(&x))?;
+        bench.time(&format!("residual diffs {size}"), nothing, |()| residual_diffs(&x, &[Some(&y)], &layout))?;
+        bench
+            .time(&format!("add weighted {size}, 2 terms"), nothing, |()| add_weighted(&x, &[(0.5, &y), (2.0, &x)]))?;
+    }
+    let (x, gamma) = (randn((256, 256, 96))?, randn(96)?);
+    bench.time("channel norm 256x256x96", || Ok(()), |()| channel_norm(&x, &gamma))
+}
+
+fn convolutions(bench: &mut Bench) -> Result<()> {
+    let conv = |ci: usize, co: usize| Conv3x3::new(&(randn((co, ci, 3, 3))? * 0.05)?, &randn(co)?);
+    for (side, ci, co) in [(32, 16, 384), (32, 384, 384), (64, 384, 384), (128, 192, 192), (256, 96, 96), (256, 96, 3)]
+    {
+        let (x, gamma, size) = (randn((side, side, ci))?, randn(ci)?, format!("{side}x{side} {ci}->{co}"));
+        bench.time(&format!("conv {size}"), || conv(ci, co), |conv| conv.forward(&x))?;
+        let residual = randn((side, side, co))?;
+        bench.time(
+            &format!("norm + silu + conv + residual {size}"),
+            || conv(ci, co),
+            |conv| conv.forward_norm_silu(&x, &gamma, Some(&residual)),
+        )?;
+    }
+    let x = randn((128, 128, 192))?;
+    bench.time("upsampled conv 128x128 192->96", || conv(192, 96), |conv| conv.forward_upsampled(&x))?;
+    let x = randn((256, 256, 96))?;
+    bench.time("conv, stride 2, 256x256 96->96", || conv(96, 96), |conv| conv.forward_stride2(&x))
+}

@@ -1,0 +1,253 @@
+//! 3x3 convolutions of `[h, w, c]` pictures in bands of rows.
+//!
+//! A band's input is written once, with its zero border and with whatever comes before the
+//! convolution (a norm, an upsampling) already done, and is then read by tiles where it lies.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use super::Avx2;
+use super::gemm::{Finish, Left, Output, PANEL, STRIP, strip};
+use super::norm::channel_norm_silu_pixel;
+use super::parallel::{SharedMut, split};
+use super::winograd;
+use crate::conv::Input;
+use crate::linear::Epilogue;
+
+/// Output rows of a band: the border of two rows is little beside them.
+const BAND: usize = 16;
+/// Longest part of a sum in one go: what keeps a weight panel in the first-level cache.
+const BLOCK_K: usize = 384;
+
+/// Weights as panels of 16 output channels, `[out / 16][ky][kx * in + i][16]`, the last one
+/// filled up with zeros. There are none without AVX2.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed {
+    pub(super) in_channels: usize,
+    pub(super) out_channels: usize,
+    pub(super) panels: Vec<f32>,
+    pub(super) bias: Vec<[f32; PANEL]>,
+    /// The same weights transformed, four times as large: made when first needed.
+    winograd: OnceLock<Vec<f32>>,
+}
+
+/// A picture on its way into a convolution; `height` and `width` are those the convolution sees.
+#[derive(Clone, Copy)]
+pub(super) struct Picture<'a> {
+    pub(super) pixels: &'a [f32],
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) channels: usize,
+    pub(super) input: Input<'a>,
+}
+
+impl Packed {
+    /// From `[out, in, 3, 3]` weights and an `[out]` bias.
+    pub(crate) fn new(_: Avx2, weight: &[f32], bias: &[f32], in_channels: usize) -> Packed {
+        let out_channels = bias.len();
+        let mut padded = vec![[0.0; PANEL]; out_channels.div_ceil(PANEL)];
+        padded.as_flattened_mut()[..out_channels].copy_from_slice(bias);
+        let mut panels = vec![0.0; padded.len() * 9 * in_channels * PANEL];
+        for (out_channel, weight) in weight.chunks_exact(9 * in_channels).enumerate() {
+            let panel = &mut panels[out_channel / PANEL * 9 * in_channels * PANEL..];
+            for (in_channel, weight) in weight.chunks_exact(9).enumerate() {
+                for (place, weight) in weight.iter().enumerate() {
+                    panel[(place * in_channels + in_channel) * PANEL + out_channel % PANEL] = *weight;
+                }
+            }
+        }
+        Packed { in_channels, out_channels, panels, bias: padded, winograd: OnceLock::new() }
+    }
+
+    /// The weights and the bias as they were given.
+    pub(crate) fn unpack(&self) -> (Vec<f32>, Vec<f32>) {
+        let in_channels = self.in_channels;
+        let weight = (0..self.out_channels * in_channels * 9).map(|index| {
+            let (out_channel, in_channel, place) = (index / 9 / in_channels, index / 9 % in_channels, index % 9);
+            let panel = &self.panels[out_channel / PANEL * 9 * in_channels * PANEL..];
+            panel[(place * in_channels + in_channel) * PANEL + out_channel % PANEL]
+        });
+        (weight.collect(), self.bias.as_flattened()[..self.out_channels].to_vec())
+    }
+
+    pub(crate) fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    pub(crate) fn out_channels(&self) -> usize {
+        self.out_channels
+    }
+
+    /// The convolution with zero padding 1 of what `input` makes of an `[height, width, in]`
+    /// picture, plus `residual`. A norm needs a multiple of 8 channels.
+    pub(crate) fn forward(
+        &self,
+        pixels: &[f32],
+        (height, width): (usize, usize),
+        input: Input<'_>,
+        residual: Option<&[f32]>,
+    ) -> Vec<f32> {
+        let scale = if let Input::Upsampled = input { 2 } else { 1 };
+        let (height, width) = (scale * height, scale * width);
+        let picture = Picture { pixels, height, width, channels: self.in_channels, input };
+        // Winograd pays by the output channel and transforms eight input channels at a time.
+        if self.in_channels.is_multiple_of(8) && self.out_channels >= PANEL {
+            let weights = self.winograd.get_or_init(|| winograd::transform_weights(self));
+            return winograd::forward(self, weights, picture, residual);
+        }
+        let mut out = self.direct(picture, (height, width), 1);
+        if let Some(residual) = residual {
+            out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
+        }
+        out
+    }
+
+    /// Every second pixel of the convolution padded at the right and the bottom only.
+    pub(crate) fn forward_stride2(&self, pixels: &[f32], (height, width): (usize, usize)) -> Vec<f32> {
+        let picture = Picture { pixels, height, width, channels: self.in_channels, input: Input::Plain };
+        self.direct(picture, (height / 2, width / 2), 2)
+    }
+
+    fn direct(&self, picture: Picture<'_>, (height, width): (usize, usize), stride: usize) -> Vec<f32> {
+        let mut out = vec![0.0; height * width * self.out_channels];
+        let shared = SharedMut::new(&mut out);
+        let band_rows = BAND.min(height.div_ceil(rayon::current_num_threads()).max(1));
+        split(height.div_ceil(band_rows), 1, &|bands| {
+            let mut scratch = Vec::new();
+            for band in bands {
+                let rows = band * band_rows..height.min((band + 1) * band_rows);
+                // SAFETY: the proof was given to `new`; no two bands share a row.
+                unsafe { self.direct_band(picture, rows, width, stride, &mut scratch, shared) };
+            }
+        });
+        out
+    }
+
+    /// # Safety
+    /// The processor has AVX2 and FMA, and nobody else writes these rows of `out`.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn direct_band(
+        &self,
+        picture: Picture<'_>,
+        rows: Range<usize>,
+        width: usize,
+        stride: usize,
+        scratch: &mut Vec<f32>,
+        out: SharedMut,
+    ) {
+        // Padding 1 on every side, or on the right and the bottom only.
+        let left = if stride == 1 { 1 } else { 0 };
+        let columns = picture.width + 1 + left;
+        let in_rows = (rows.len() - 1) * stride + 3;
+        let first_row = (rows.start * stride) as isize - left as isize;
+        scratch.resize(in_rows * columns * self.in_channels, 0.0);
+        picture.fill(first_row, left, columns, scratch);
+        let band = DirectBand { weights: self, input: scratch, columns, stride, rows: rows.len(), width };
+        let first = rows.start * width * self.out_channels;
+        for panel in 0..self.bias.len() {
+            let column = panel * PANEL;
+            if column + PANEL <= self.out_channels {
+                // SAFETY: the band's rows and the panel's columns lie inside out.
+                unsafe { band.panel(panel, Output { start: out.at(first + column), row_stride: self.out_channels }) };
+                continue;
+            }
+            // A panel that sticks out is computed aside.
+            let mut aside = vec![0.0; rows.len() * width * PANEL];
+            // SAFETY: the buffer holds the panel's columns of all rows.
+            unsafe { band.panel(panel, Output { start: aside.as_mut_ptr(), row_stride: PANEL }) };
+            for (pixel, sums) in aside.chunks_exact(PANEL).enumerate() {
+                for (i, sum) in sums.iter().take(self.out_channels - column).enumerate() {
+                    // SAFETY: the pixel is one of the band's, the channel one of its own.
+                    unsafe { *out.at(first + pixel * self.out_channels + column + i) = *sum };
+                }
+            }
+        }
+    }
+}
+
+/// A band with its input laid out: `rows` rows of `width` outputs.
+struct DirectBand<'a> {
+    weights: &'a Packed,
+    input: &'a [f32],
+    columns: usize,
+    stride: usize,
+    rows: usize,
+    width: usize,
+}
+
+impl DirectBand<'_> {
+    /// The three taps of a row lie side by side in the input, so that a convolution is three
+    /// matrix products whose left rows overlap.
+    ///
+    /// # Safety
+    /// The processor has AVX2 and FMA, and `out` is writable for all pixels by 16.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn panel(&self, panel: usize, out: Output) {
+        let in_channels = self.weights.in_channels;
+        let (taps, step) = (3 * in_channels, self.stride * in_channels);
+        let block = taps.div_ceil(taps.div_ceil(BLOCK_K));
+        let finish =
+            Finish { bias: &self.weights.bias[panel], epilogue: Epilogue::None, row: 0, column: 0, columns: 0 };
+        for ky in 0..3 {
+            for from in (0..taps).step_by(block) {
+                let len = block.min(taps - from);
+                let (first, last) = (ky == 0 && from == 0, ky == 2 && from + len == taps);
+                let weights = &self.weights.panels[((panel * 3 + ky) * taps + from) * PANEL..][..len * PANEL];
+                for y in 0..self.rows {
+                    let row = &self.input[(y * self.stride + ky) * self.columns * in_channels..];
+                    for x in (0..self.width).step_by(STRIP) {
+                        let left = Left { start: row[x * step + from..].as_ptr(), row_stride: step, stride: 1 };
+                        let start = out.start.wrapping_add((y * self.width + x) * out.row_stride);
+                        let out = Output { start, ..out };
+                        let pixels = STRIP.min(self.width - x);
+                        // SAFETY: the row holds the taps of all its outputs; the caller
+                        // promises the outputs.
+                        unsafe { strip(pixels, len, left, weights.as_ptr(), out, first, last.then_some(&finish)) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Picture<'_> {
+    /// Writes rows from `first_row` on (perhaps above or below the picture: zeros) with `left`
+    /// zeros before and more behind, `columns` pixels in all, until `out` is full.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn fill(&self, first_row: isize, left: usize, columns: usize, out: &mut [f32]) {
+        let channels = self.channels;
+        for (y, out) in (first_row..).zip(out.chunks_exact_mut(columns * channels)) {
+            if y < 0 || y as usize >= self.height {
+                out.fill(0.0);
+                continue;
+            }
+            let (before, rest) = out.split_at_mut(left * channels);
+            let (row, behind) = rest.split_at_mut(self.width * channels);
+            before.fill(0.0);
+            behind.fill(0.0);
+            self.fill_row(y as usize, row);
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn fill_row(&self, y: usize, out: &mut [f32]) {
+        let row_len = out.len();
+        match self.input {
+            Input::Plain => out.copy_from_slice(&self.pixels[y * row_len..][..row_len]),
+            Input::NormSilu(gamma) => {
+                let pixels = self.pixels[y * row_len..][..row_len].chunks_exact(self.channels);
+                for (out, pixel) in out.chunks_exact_mut(self.channels).zip(pixels) {
+                    channel_norm_silu_pixel(pixel, gamma, out);
+                }
+            }
+            Input::Upsampled => {
+                let pixels = self.pixels[y / 2 * (row_len / 2)..][..row_len / 2].chunks_exact(self.channels);
+                for (out, pixel) in out.chunks_exact_mut(2 * self.channels).zip(pixels) {
+                    let (first, second) = out.split_at_mut(self.channels);
+                    first.copy_from_slice(pixel);
+                    second.copy_from_slice(pixel);
+                }
+            }
+        }
+    }
+}
