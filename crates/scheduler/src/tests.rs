@@ -36,6 +36,10 @@ async fn load_becomes(scheduler: &Scheduler, waiting: usize, running: usize) {
     tokio::time::timeout(Duration::from_secs(10), became).await.expect("the load stays as it is").unwrap();
 }
 
+async fn answer(ticket: Ticket) -> Outcome {
+    tokio::time::timeout(Duration::from_secs(10), ticket.finished()).await.expect("nobody waits for ever")
+}
+
 async fn after_step(ticket: &mut Ticket, step_index: usize) {
     let is_it = |update: &Update| matches!(update, Update::Stepped(report) if report.step_index == step_index);
     while !is_it(&ticket.next().await.unwrap()) {}
@@ -86,7 +90,7 @@ async fn jobs_submitted_together_step_together() {
     let scheduler = start(&pipeline).await;
     let tickets = scheduler.submit_all(vec![request(16, 3), request(48, 3)]).await.unwrap();
     for ticket in tickets {
-        ticket.finished().await.unwrap();
+        answer(ticket).await.unwrap();
     }
     assert_eq!(pipeline.probe.batch_sizes(), [2, 2, 2]);
 }
@@ -118,7 +122,7 @@ async fn cancelling_one_leaves_its_mates_alone() {
     drop(tickets);
     load_becomes(&scheduler, 0, 1).await;
     pipeline.gate.open();
-    assert_eq!(kept.finished().await.unwrap().steps.len(), 3);
+    assert_eq!(answer(kept).await.unwrap().steps.len(), 3);
     assert_eq!(pipeline.probe.batch_sizes()[2..], [1]);
 }
 
@@ -134,7 +138,7 @@ async fn a_waiting_job_is_cancelled_before_it_starts() {
     load_becomes(&scheduler, 0, 2).await;
     pipeline.gate.open();
     for ticket in running {
-        ticket.finished().await.unwrap();
+        answer(ticket).await.unwrap();
     }
     assert_eq!(pipeline.probe.batch_sizes(), [2]);
 }
@@ -163,7 +167,7 @@ async fn a_refused_request_fails_alone() {
     let requests = vec![prompted("invalid in prepare"), request(16, 2), prompted("fail in decode")];
     let mut outcomes = Vec::new();
     for ticket in scheduler.submit_all(requests).await.unwrap() {
-        outcomes.push(ticket.finished().await);
+        outcomes.push(answer(ticket).await);
     }
     let [invalid, fine, failed] = outcomes.try_into().unwrap();
     assert!(matches!(pipeline_error(invalid), PipelineError::Invalid(err) if err.field == "prompt"));
@@ -177,9 +181,9 @@ async fn a_failed_step_fails_its_batch_and_nobody_else() {
     let scheduler = start(&pipeline).await;
     let batch = vec![prompted("oom in step"), request(16, 9), request(16, 2)];
     let mut tickets = scheduler.submit_all(batch).await.unwrap();
-    let later = tickets.pop().unwrap().finished();
+    let later = answer(tickets.pop().unwrap());
     for ticket in tickets {
-        assert_eq!(pipeline_error(ticket.finished().await), PipelineError::OutOfMemory);
+        assert_eq!(pipeline_error(answer(ticket).await), PipelineError::OutOfMemory);
     }
     assert!(later.await.is_ok(), "it waited while the batch failed");
     pipeline.probe.emptied().await;
@@ -193,8 +197,8 @@ async fn a_panic_is_answered_and_the_worker_loads_its_model_again() {
         let batch = vec![prompted(&format!("panic in {stage}")), request(16, 9), request(16, 1)];
         let mut tickets = scheduler.submit_all(batch).await.unwrap();
         let waiting = tickets.pop().unwrap();
-        assert_eq!(tickets.remove(0).finished().await, Err(JobError::Crashed), "{stage}");
-        assert!(waiting.finished().await.is_ok(), "a job in line survives a panic in {stage}");
+        assert_eq!(answer(tickets.remove(0)).await, Err(JobError::Crashed), "{stage}");
+        assert!(answer(waiting).await.is_ok(), "a job in line survives a panic in {stage}");
         assert_eq!(pipeline.probe.loads.load(Ordering::SeqCst), 2);
         pipeline.probe.emptied().await;
     }
@@ -209,7 +213,7 @@ async fn nothing_is_taken_while_the_model_loads() {
     assert_eq!(scheduler.submit(request(16, 1)).await.unwrap_err(), SubmitError::Loading);
     go.send(()).unwrap();
     ready(&scheduler).await;
-    assert!(scheduler.submit(request(16, 1)).await.unwrap().finished().await.is_ok());
+    assert!(answer(scheduler.submit(request(16, 1)).await.unwrap()).await.is_ok());
 }
 
 #[tokio::test]
@@ -238,7 +242,7 @@ async fn a_worker_that_cannot_come_back_answers_everything() {
     ready(&scheduler).await;
     let jobs = vec![prompted("panic in step"), request(16, 9), request(16, 9)];
     for ticket in scheduler.submit_all(jobs).await.unwrap() {
-        assert_eq!(ticket.finished().await, Err(JobError::Crashed));
+        assert_eq!(answer(ticket).await, Err(JobError::Crashed));
     }
     let is_failed = |readiness: &Readiness| *readiness == Readiness::Failed("the disk is gone".into());
     scheduler.readiness().wait_for(is_failed).await.unwrap();
@@ -273,8 +277,18 @@ async fn draining_finishes_what_was_taken_and_takes_no_more() {
     drained.await.unwrap();
     assert_eq!(*scheduler.load().borrow(), Load::default());
     for ticket in tickets {
-        assert!(ticket.finished().await.is_ok());
+        assert!(answer(ticket).await.is_ok());
     }
+}
+
+#[tokio::test]
+async fn a_cancelled_job_does_not_hold_up_draining() {
+    let pipeline = gated();
+    let scheduler = start(&pipeline).await;
+    drop(scheduler.submit(request(16, 2)).await.unwrap());
+    let drained = tokio::time::timeout(Duration::from_secs(10), scheduler.drain(Duration::from_secs(600)));
+    drained.await.expect("nobody waits for the job");
+    pipeline.gate.open();
 }
 
 #[tokio::test]
@@ -287,7 +301,7 @@ async fn a_drain_that_takes_too_long_answers_the_rest() {
     scheduler.drain(Duration::from_secs(30)).await;
     assert_eq!(begun.elapsed().as_secs(), 30);
     for ticket in tickets {
-        assert_eq!(ticket.finished().await, Err(JobError::ShuttingDown));
+        assert_eq!(answer(ticket).await, Err(JobError::ShuttingDown));
     }
     pipeline.gate.open();
 }
@@ -302,7 +316,7 @@ async fn workers_end_with_the_last_handle_and_ticket() {
     ready(&scheduler).await;
     let ticket = scheduler.submit(request(16, 3)).await.unwrap();
     drop(scheduler);
-    assert!(ticket.finished().await.is_ok(), "a ticket outlives the handle");
+    assert!(answer(ticket).await.is_ok(), "a ticket outlives the handle");
     assert_eq!(ended.recv().await, None);
 }
 

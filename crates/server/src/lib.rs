@@ -1,1 +1,29 @@
-//! The OpenAI Images API over HTTP: routes, wire types, validation, encoding
+//! The OpenAI Images API over HTTP: JSON in, pictures out. HTTP and OpenAI's JSON stop here.
+//!
+//! A request runs through [`routes`] (which path), [`body`] and [`fields`] (what was typed),
+//! [`validate`] (what is meant), the scheduler (a ticket a picture; dropping the handler's
+//! future, as hyper does when the client leaves, drops the tickets and cancels the jobs), and
+//! [`encode`] (PNG and base64, off the event loop). [`error`] is the only place that knows which
+//! failure is which status, and [`access_log`] writes the one line a request.
+
+mod access_log;
+mod body;
+mod config;
+mod encode;
+mod error;
+mod fields;
+mod openai;
+mod request_id;
+mod routes;
+mod serve;
+mod shutdown;
+mod state;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+pub use config::ServerConfig;
+pub use routes::app;
+pub use serve::serve;
+pub use shutdown::stop_on_signals;
+pub use state::AppState;

@@ -1,0 +1,118 @@
+//! One line a request: who, what, how long. Never the prompt.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::Instrument;
+
+use crate::error::ErrorCode;
+use crate::openai::StageTimings;
+use crate::request_id::{X_REQUEST_ID, request_id};
+
+/// What a generation adds to its line, as far as it got.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GenerationLog {
+    pub(crate) model: Option<String>,
+    pub(crate) size: Option<String>,
+    pub(crate) steps: Option<usize>,
+    pub(crate) n: Option<usize>,
+    pub(crate) timings: Option<StageTimings>,
+    pub(crate) encode_image_ms: Option<f64>,
+}
+
+/// The handler's end of the line: shared, so that it survives a handler that is dropped.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LogEntry(Arc<Mutex<GenerationLog>>);
+
+impl LogEntry {
+    pub(crate) fn write(&self, write: impl FnOnce(&mut GenerationLog)) {
+        write(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn read(&self) -> GenerationLog {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What a line says instead of a status when the client left first (nginx's word for it).
+const CLIENT_LEFT: u16 = 499;
+/// Most characters of a path that are written.
+const MAX_PATH: usize = 200;
+
+/// Names the request, hands the handler a [`LogEntry`], and writes the line when the answer is
+/// known or the client leaves. Outermost, so that every answer has its `x-request-id`.
+pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let mut line = Line {
+        id: id.to_str().unwrap_or_default().to_owned(),
+        method: request.method().clone(),
+        path: request.uri().path().chars().take(MAX_PATH).collect(),
+        begun: Instant::now(),
+        entry: LogEntry::default(),
+        status: CLIENT_LEFT,
+        code: None,
+    };
+    request.extensions_mut().insert(line.entry.clone());
+    let span = tracing::info_span!("request", request_id = line.id);
+    let mut response = next.run(request).instrument(span).await;
+
+    line.status = response.status().as_u16();
+    line.code = response.extensions().get().map(|ErrorCode(code)| *code);
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, id);
+    let elapsed = HeaderValue::from(line.begun.elapsed().as_millis() as u64);
+    headers.insert(HeaderName::from_static("openai-processing-ms"), elapsed);
+    response
+}
+
+struct Line {
+    id: String,
+    method: Method,
+    path: String,
+    begun: Instant,
+    entry: LogEntry,
+    status: u16,
+    code: Option<&'static str>,
+}
+
+impl Drop for Line {
+    /// Also runs when the client leaves and hyper drops the request's future.
+    fn drop(&mut self) {
+        let GenerationLog { model, size, steps, n, timings, encode_image_ms } = self.entry.read();
+        // The level of an event is fixed where it stands, hence the macro. Probes come every few
+        // seconds and are of interest only when they fail.
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    $level,
+                    request_id = self.id,
+                    method = %self.method,
+                    path = self.path,
+                    status = self.status,
+                    code = self.code,
+                    ms = self.begun.elapsed().as_secs_f64() * 1e3,
+                    model,
+                    size,
+                    steps,
+                    n,
+                    queue_ms = timings.map(|timings| timings.queue_ms),
+                    text_encoder_ms = timings.map(|timings| timings.text_encoder_ms),
+                    denoise_ms = timings.map(|timings| timings.denoise_ms),
+                    vae_ms = timings.map(|timings| timings.vae_ms),
+                    encode_image_ms,
+                    "request"
+                )
+            };
+        }
+        let is_probe = crate::routes::PROBES.contains(&self.path.as_str());
+        if is_probe && self.status == StatusCode::OK.as_u16() {
+            line!(tracing::Level::DEBUG);
+        } else {
+            line!(tracing::Level::INFO);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Every failure that a client can see, in OpenAI's shape: the only map from errors to statuses.
+
+use std::any::Any;
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use diffusion::{InvalidRequest, PipelineError};
+use scheduler::{JobError, SubmitError};
+
+use crate::openai::{ErrorBody, ErrorResponse};
+
+/// A failure, from whichever stage of a request.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("The body is not valid JSON: {0}")]
+    InvalidJson(serde_json::Error),
+    #[error("The body must be a JSON object. Given: {0}")]
+    NotAnObject(&'static str),
+    #[error("The body could not be read: {0}")]
+    UnreadableBody(axum::Error),
+    #[error("Missing required parameter: `{0}`")]
+    Missing(&'static str),
+    /// A field of the wrong JSON type.
+    #[error(transparent)]
+    WrongType(InvalidRequest),
+    /// A field with a value that no model takes.
+    #[error(transparent)]
+    InvalidValue(#[from] InvalidRequest),
+    /// A field that asks for what this server or its model lacks.
+    #[error(transparent)]
+    Unsupported(InvalidRequest),
+    #[error("The model `{given}` does not exist. Available: {}", available.join(", "))]
+    UnknownModel { given: String, available: Vec<String> },
+    #[error("Unknown URL: {method} {path}{}", suggestion.map(|known| format!(". Did you mean {known}?")).unwrap_or_default())]
+    UnknownUrl { method: Method, path: String, suggestion: Option<&'static str> },
+    #[error("{path} does not take {method}")]
+    MethodNotAllowed { method: Method, path: String },
+    #[error("Content-Type must be application/json. Given: {0}")]
+    ContentType(String),
+    #[error("The body must have at most {limit} bytes")]
+    BodyTooLarge { limit: usize },
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    #[error(transparent)]
+    Job(#[from] JobError),
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// The stable name of a failure, left in a response's extensions for the log line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ErrorCode(pub(crate) &'static str);
+
+/// What a client is told when the fault is ours: the details are in the log only.
+const INTERNAL: &str =
+    "The server failed to make the picture; its log has the reason under this request's x-request-id";
+
+/// How long a client should wait while the model loads or another instance takes over.
+const COME_BACK_IN: Duration = Duration::from_secs(5);
+/// The bounds of Retry-After: the Node client ignores more than a minute and asks at once.
+const RETRY_AFTER: (u64, u64) = (1, 60);
+
+/// Whether a client's automatic retry has a point, said in `x-should-retry`.
+enum Retry {
+    /// The status alone says it.
+    AsTheStatusSays,
+    /// It will fail again.
+    Never,
+    After(Duration),
+    /// This instance goes away or is not there yet; another may answer at once.
+    Elsewhere,
+}
+
+impl ApiError {
+    /// Status, `type`, `code` and `param`.
+    fn parts(&self) -> (StatusCode, &'static str, &'static str, Option<&'static str>) {
+        let invalid = |status, code, param| (status, "invalid_request_error", code, param);
+        let bad_request = |code, param| invalid(StatusCode::BAD_REQUEST, code, param);
+        let unavailable = |code| (StatusCode::SERVICE_UNAVAILABLE, "server_error", code, None);
+        let internal = |code| (StatusCode::INTERNAL_SERVER_ERROR, "server_error", code, None);
+        match self {
+            ApiError::InvalidJson(_) | ApiError::NotAnObject(_) => bad_request("invalid_json", None),
+            ApiError::UnreadableBody(_) => bad_request("invalid_body", None),
+            ApiError::Missing(param) => bad_request("missing_required_parameter", Some(param)),
+            ApiError::WrongType(err) => bad_request("invalid_type", Some(err.field)),
+            ApiError::InvalidValue(err) | ApiError::Job(JobError::Pipeline(PipelineError::Invalid(err))) => {
+                bad_request("invalid_value", Some(err.field))
+            }
+            ApiError::Unsupported(err) => bad_request("unsupported_value", Some(err.field)),
+            ApiError::UnknownModel { .. } => invalid(StatusCode::NOT_FOUND, "model_not_found", Some("model")),
+            ApiError::UnknownUrl { .. } => invalid(StatusCode::NOT_FOUND, "unknown_url", None),
+            ApiError::MethodNotAllowed { .. } => invalid(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", None),
+            ApiError::ContentType(_) => invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", None),
+            ApiError::BodyTooLarge { .. } => invalid(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None),
+            ApiError::Submit(SubmitError::QueueFull { .. }) => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", None)
+            }
+            ApiError::Submit(SubmitError::Loading) => unavailable("model_loading"),
+            ApiError::Submit(SubmitError::Failed(_)) => unavailable("model_failed"),
+            ApiError::Submit(SubmitError::ShuttingDown) | ApiError::Job(JobError::ShuttingDown) => {
+                unavailable("shutting_down")
+            }
+            ApiError::Job(JobError::Pipeline(PipelineError::OutOfMemory)) => internal("out_of_memory"),
+            ApiError::Job(JobError::Pipeline(PipelineError::Model(_)) | JobError::Crashed) | ApiError::Internal(_) => {
+                internal("internal_error")
+            }
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            ApiError::Submit(SubmitError::QueueFull { predicted_drain, .. }) => Retry::After(*predicted_drain),
+            ApiError::Submit(SubmitError::Loading | SubmitError::ShuttingDown)
+            | ApiError::Job(JobError::ShuttingDown) => Retry::Elsewhere,
+            ApiError::Submit(SubmitError::Failed(_)) | ApiError::Job(_) | ApiError::Internal(_) => Retry::Never,
+            _ => Retry::AsTheStatusSays,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, r#type, code, param) = self.parts();
+        let retry = self.retry();
+        let message = if code == "internal_error" {
+            tracing::error!(error = %self, "the request failed");
+            INTERNAL.to_owned()
+        } else {
+            self.to_string()
+        };
+        let error = ErrorBody { message, r#type, param, code };
+        let mut response = (status, Json(ErrorResponse { error })).into_response();
+        response.extensions_mut().insert(ErrorCode(code));
+        retry.write(response.headers_mut());
+        response
+    }
+}
+
+impl Retry {
+    fn write(self, headers: &mut axum::http::HeaderMap) {
+        let (should, after) = match self {
+            Retry::AsTheStatusSays => return,
+            Retry::Never => (Some("false"), None),
+            Retry::After(wait) => (None, Some(wait)),
+            Retry::Elsewhere => (Some("true"), Some(COME_BACK_IN)),
+        };
+        if let Some(should) = should {
+            headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static(should));
+        }
+        if let Some(after) = after {
+            let seconds = after.as_secs_f64().ceil() as u64;
+            headers.insert(header::RETRY_AFTER, seconds.clamp(RETRY_AFTER.0, RETRY_AFTER.1).into());
+        }
+    }
+}
+
+/// The answer to a handler that panicked.
+pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into());
+    ApiError::Internal(format!("a handler panicked: {text}")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Status, code, `x-should-retry` and Retry-After, in one line.
+    fn line(error: impl Into<ApiError>) -> String {
+        let response = error.into().into_response();
+        let header = |name: &str| response.headers().get(name).map_or("-", |value| value.to_str().unwrap());
+        let ErrorCode(code) = response.extensions().get().copied().unwrap();
+        let status = response.status().as_u16();
+        format!("{status} {code} {} {}", header("x-should-retry"), header("retry-after"))
+    }
+
+    fn full(seconds: f64) -> SubmitError {
+        SubmitError::QueueFull { waiting: 9, predicted_drain: Duration::from_secs_f64(seconds) }
+    }
+
+    #[test]
+    fn clients_are_told_whether_and_when_to_come_back() {
+        assert_eq!(line(SubmitError::Loading), "503 model_loading true 5");
+        assert_eq!(line(SubmitError::ShuttingDown), "503 shutting_down true 5");
+        assert_eq!(line(JobError::ShuttingDown), "503 shutting_down true 5");
+        assert_eq!(line(SubmitError::Failed("no disk".into())), "503 model_failed false -");
+        assert_eq!(line(full(0.0)), "429 queue_full - 1");
+        assert_eq!(line(full(12.3)), "429 queue_full - 13");
+        assert_eq!(line(full(3600.0)), "429 queue_full - 60");
+        assert_eq!(line(JobError::Pipeline(PipelineError::OutOfMemory)), "500 out_of_memory false -");
+        assert_eq!(line(JobError::Pipeline(PipelineError::Model("nan".into()))), "500 internal_error false -");
+        assert_eq!(line(JobError::Crashed), "500 internal_error false -");
+        assert_eq!(line(ApiError::Missing("prompt")), "400 missing_required_parameter - -");
+    }
+}

@@ -1,0 +1,135 @@
+//! Making pictures.
+
+use std::time::{Duration, Instant};
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use diffusion::{ImageRequest, ImageSize};
+use futures_util::future::try_join_all;
+use scheduler::{Generated, Ticket, Timings};
+
+use crate::access_log::{GenerationLog, LogEntry};
+use crate::body;
+use crate::encode::encode;
+use crate::error::ApiError;
+use crate::openai::{ImageData, ImagesResponse, StageTimings, Usage};
+use crate::state::{AppState, unix_seconds};
+use crate::validate::{self, Generation};
+
+/// Most bytes of the `x-ignored-params` header.
+const MAX_IGNORED_LEN: usize = 1024;
+
+/// `POST /v1/images/generations`. All pictures or an error; when the client leaves, hyper drops
+/// this future, and the tickets in it cancel their jobs.
+pub(crate) async fn generate(
+    State(state): State<AppState>,
+    Extension(log): Extension<LogEntry>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let config = &state.config;
+    let fields = body::json_object(request, config.body_limit).await?;
+    let mut generation = validate::generation(fields, &config.served_model_names)?;
+    let card = state.card()?;
+    let draft = std::mem::take(&mut generation.draft);
+    let requests = draft.build(&card, &config.limits, rand::random)?;
+    log.write(|line| note_request(line, config.model_id(), &requests));
+
+    let seeds = requests.iter().map(|request| request.params.seed).collect();
+    let ignored = ignored_params(&generation.ignored);
+    let tickets = state.scheduler.submit_all(requests).await?;
+    let pictures = try_join_all(tickets.into_iter().map(Ticket::finished)).await?;
+
+    let timings = slowest(&pictures);
+    let answer = Answer { model: config.model_id().to_owned(), generation, pictures, seeds, timings };
+    let begun = Instant::now();
+    let body = tokio::task::spawn_blocking(|| answer.into_json()).await;
+    let body = body.map_err(|err| ApiError::Internal(format!("encoding the picture: {err}")))??;
+    log.write(|line| {
+        line.timings = Some(timings);
+        line.encode_image_ms = Some(ms(begun.elapsed()));
+    });
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
+    if let Some(ignored) = ignored {
+        response.headers_mut().insert(HeaderName::from_static("x-ignored-params"), ignored);
+    }
+    Ok(response)
+}
+
+/// Everything that the body of the answer is made of.
+struct Answer {
+    model: String,
+    generation: Generation,
+    pictures: Vec<Generated>,
+    seeds: Vec<u64>,
+    timings: StageTimings,
+}
+
+impl Answer {
+    /// Encodes the pictures and writes the JSON: milliseconds of work, for a blocking thread.
+    fn into_json(self) -> Result<Vec<u8>, ApiError> {
+        let Answer { model, generation, pictures, seeds, timings } = self;
+        let Generation { output_format, output_compression, quality, return_timings, .. } = generation;
+        let size = pictures.first().map_or(ImageSize { width: 0, height: 0 }, |picture| picture.image.size);
+        let prompt_tokens = pictures.iter().map(|picture| picture.prompt_tokens).max().unwrap_or(0);
+        let usage = Usage::generation(prompt_tokens, size.image_seq_len() * pictures.len());
+        let data = pictures.iter().zip(seeds).map(|(picture, seed)| {
+            let file = encode(&picture.image, output_format, output_compression);
+            let file = file.map_err(|err| ApiError::Internal(format!("encoding the picture: {err}")))?;
+            Ok(ImageData { b64_json: STANDARD.encode(file), seed })
+        });
+        let response = ImagesResponse {
+            created: unix_seconds(),
+            model,
+            data: data.collect::<Result<_, ApiError>>()?,
+            background: "opaque",
+            output_format: output_format.name(),
+            quality,
+            size: size.to_string(),
+            usage,
+            timings: return_timings.then_some(timings),
+        };
+        serde_json::to_vec(&response).map_err(|err| ApiError::Internal(format!("writing the answer: {err}")))
+    }
+}
+
+fn note_request(line: &mut GenerationLog, model: &str, requests: &[ImageRequest]) {
+    line.model = Some(model.to_owned());
+    line.n = Some(requests.len());
+    line.size = requests.first().map(|request| request.params.size.to_string());
+    line.steps = requests.first().map(|request| request.params.num_inference_steps);
+}
+
+/// Of each stage, the slowest picture's.
+fn slowest(pictures: &[Generated]) -> StageTimings {
+    let max = |stage: fn(&Timings) -> Duration| {
+        ms(pictures.iter().map(|picture| stage(&picture.timings)).max().unwrap_or_default())
+    };
+    StageTimings {
+        queue_ms: max(|timings| timings.queue),
+        text_encoder_ms: max(|timings| timings.encode),
+        denoise_ms: max(|timings| timings.denoise),
+        vae_ms: max(|timings| timings.decode),
+    }
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// The names of ignored fields, for a header: escaped, since a client may call them anything.
+fn ignored_params(names: &[String]) -> Option<HeaderValue> {
+    let mut list = String::new();
+    for name in names {
+        let escaped: String = name.escape_default().take(MAX_IGNORED_LEN).collect();
+        if list.len() + escaped.len() > MAX_IGNORED_LEN {
+            break;
+        }
+        let separator = if list.is_empty() { "" } else { ", " };
+        list = list + separator + &escaped;
+    }
+    (!list.is_empty()).then(|| HeaderValue::from_str(&list).expect("escapes are printable ASCII. This is a bug."))
+}

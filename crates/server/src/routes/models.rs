@@ -1,0 +1,40 @@
+//! The served model, under each of its names.
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+
+use crate::error::ApiError;
+use crate::openai::{Model, ModelList};
+use crate::state::AppState;
+
+pub(crate) async fn list(State(state): State<AppState>) -> Json<ModelList> {
+    let names = state.config.served_model_names.iter();
+    Json(ModelList { object: "list", data: names.map(|name| model(&state, name)).collect() })
+}
+
+pub(crate) async fn retrieve(
+    State(state): State<AppState>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Model>, ApiError> {
+    let given = id.map(|Path(id)| id).unwrap_or_default();
+    let available = &state.config.served_model_names;
+    if available.contains(&given) {
+        return Ok(Json(model(&state, &given)));
+    }
+    Err(ApiError::UnknownModel { given: given.chars().take(80).collect(), available: available.clone() })
+}
+
+fn model(state: &AppState, name: &str) -> Model {
+    Model {
+        id: name.to_owned(),
+        object: "model",
+        created: state.started,
+        owned_by: "latentd",
+        root: state.config.model_id().to_owned(),
+        parent: None,
+        task_types: ["t2i"],
+        max_input_images: 0,
+        default_size: state.card().ok().map(|card| card.default_size.to_string()),
+    }
+}

@@ -1,0 +1,151 @@
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use image::ImageFormat;
+use scheduler::fake::{FakePipeline, colour};
+use serde_json::{Value, json};
+
+use super::{Answer, fake_app, generate, state};
+use crate::app;
+
+/// The one colour of picture `i`, its size checked.
+fn painted(answer: &Answer, i: usize, format: ImageFormat) -> [u8; 3] {
+    let file = STANDARD.decode(answer.json["data"][i]["b64_json"].as_str().unwrap()).unwrap();
+    let picture = image::load_from_memory_with_format(&file, format).unwrap().to_rgb8();
+    assert_eq!(answer.json["size"], format!("{}x{}", picture.width(), picture.height()));
+    picture.get_pixel(0, 0).0
+}
+
+#[tokio::test]
+async fn a_picture_comes_with_everything_that_clients_read() {
+    let answer = generate(&fake_app().await, json!({"prompt": "a red fox", "seed": 1027})).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), "application/json");
+    assert_eq!(painted(&answer, 0, ImageFormat::Png), colour(1027));
+
+    let mut json = answer.json;
+    assert!(json["created"].as_u64().unwrap() > 1_700_000_000);
+    assert!(json["data"][0]["b64_json"].is_string());
+    json["created"].take();
+    json["data"][0]["b64_json"].take();
+    let expected = json!({
+        "created": null,
+        "model": "Fake/Fake-Image",
+        "data": [{"b64_json": null, "seed": 1027}],
+        "background": "opaque",
+        "output_format": "png",
+        "quality": "medium",
+        "size": "64x64",
+        "usage": {
+            "total_tokens": 19,
+            "input_tokens": 3,
+            "output_tokens": 16,
+            "input_tokens_details": {"text_tokens": 3, "image_tokens": 0},
+            "output_tokens_details": {"text_tokens": 0, "image_tokens": 16},
+        },
+    });
+    assert_eq!(json, expected);
+}
+
+#[tokio::test]
+async fn pictures_of_one_request_are_batched_and_equal_lone_ones_with_seeds_counting_up() {
+    let pipeline = FakePipeline::default();
+    let app = app(state(&pipeline).await);
+    let together = generate(&app, json!({"prompt": "a cat", "n": 2, "seed": 300, "size": "32x48"})).await;
+    assert_eq!(pipeline.probe.batch_sizes(), [2; 4]);
+    assert_eq!(together.json["usage"]["output_tokens"], 2 * 2 * 3);
+    for i in 0..2 {
+        assert_eq!(together.json["data"][i]["seed"], 300 + i);
+        assert_eq!(painted(&together, i, ImageFormat::Png), colour(300 + i as u64));
+        let alone = generate(&app, json!({"prompt": "a cat", "seed": 300 + i, "size": "32x48"})).await;
+        assert_eq!(together.json["data"][i], alone.json["data"][0]);
+    }
+}
+
+#[tokio::test]
+async fn without_a_seed_every_picture_has_its_own() {
+    let app = fake_app().await;
+    let mut seeds = Vec::new();
+    for seed in [Value::Null, json!(-1)] {
+        let answer = generate(&app, json!({"prompt": "a cat", "n": 4, "seed": seed})).await;
+        seeds.extend(answer.json["data"].as_array().unwrap().iter().map(|image| image["seed"].as_u64().unwrap()));
+    }
+    seeds.sort_unstable();
+    seeds.dedup();
+    assert_eq!(seeds.len(), 8, "{seeds:?}");
+}
+
+#[tokio::test]
+async fn pictures_come_in_the_format_that_was_asked_for() {
+    let app = fake_app().await;
+    let formats = [
+        ("png", "png", ImageFormat::Png),
+        ("jpeg", "jpeg", ImageFormat::Jpeg),
+        ("jpg", "jpeg", ImageFormat::Jpeg),
+        ("webp", "webp", ImageFormat::WebP),
+    ];
+    for (asked, answered, format) in formats {
+        let answer = generate(&app, json!({"prompt": "a cat", "output_format": asked, "seed": 0x8080})).await;
+        assert_eq!(answer.json["output_format"], answered);
+        let colour = painted(&answer, 0, format);
+        let near = colour.iter().all(|channel| channel.abs_diff(0x80) <= 1);
+        assert!(near, "{asked} {colour:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_clients_send_is_understood() {
+    let app = fake_app().await;
+    let bodies = [
+        // openai-python and openai-node send what the caller set, absent or null.
+        json!({"prompt": "a cat", "model": "gpt-image-1", "n": null, "size": null, "user": "u", "stream": false}),
+        json!({"prompt": "a cat", "model": null, "response_format": "b64_json", "background": "opaque"}),
+        // LibreChat.
+        json!({"prompt": "a cat", "model": "gpt-image-1", "n": 1, "background": "auto", "quality": "auto", "size": "auto"}),
+        // LiteLLM leaks this; LobeChat has its own names.
+        json!({"prompt": "a cat", "extra_headers": {"x": "y"}, "cfg": 4, "steps": 30, "aspectRatio": "1:1"}),
+        // The guide's names, as vllm-omni's clients send them.
+        json!({"prompt": "a cat", "negative_prompt": "dogs", "num_inference_steps": 2, "guidance_scale": 1,
+            "true_cfg_scale": 4.0, "cfg_scale": 4, "seed": 2.0}),
+    ];
+    for body in bodies {
+        let answer = generate(&app, &body).await;
+        assert_eq!(answer.status, 200, "{body} {}", answer.json);
+    }
+}
+
+#[tokio::test]
+async fn fields_without_effect_are_listed() {
+    let app = fake_app().await;
+    let ignored = async |body: Value| generate(&app, body).await.header("x-ignored-params").to_owned();
+    assert_eq!(ignored(json!({"prompt": "a cat", "n": 1, "user": "u", "moderation": null})).await, "");
+    assert_eq!(ignored(json!({"prompt": "a cat", "style": "vivid", "aspectRatio": "1:1"})).await, "aspectRatio, style");
+    assert_eq!(ignored(json!({"prompt": "a cat", "quality": "high"})).await, "quality");
+    assert_eq!(ignored(json!({"prompt": "a cat", "output_compression": 5})).await, "output_compression");
+    let jpeg = json!({"prompt": "a cat", "output_compression": 5, "output_format": "jpeg"});
+    assert_eq!(ignored(jpeg).await, "");
+    assert_eq!(ignored(json!({"prompt": "a cat", "é\r\nx-evil": 1})).await, "\\u{e9}\\r\\nx-evil");
+    let long = ignored(json!({"prompt": "a cat", "a": 1, "z".repeat(5000): 1})).await;
+    assert_eq!(long, "a", "a name that does not fit is left out");
+}
+
+#[tokio::test]
+async fn the_answer_names_a_quality_that_strict_clients_take() {
+    let app = fake_app().await;
+    for (asked, answered) in
+        [("auto", "medium"), ("low", "low"), ("hd", "high"), ("standard", "medium"), ("max", "high")]
+    {
+        assert_eq!(generate(&app, json!({"prompt": "a cat", "quality": asked})).await.json["quality"], answered);
+    }
+}
+
+#[tokio::test]
+async fn timings_come_when_asked_for() {
+    let step_delay = std::time::Duration::from_millis(2);
+    let app = app(state(&FakePipeline { step_delay, ..FakePipeline::default() }).await);
+    let answer = generate(&app, json!({"prompt": "a cat", "return_timings": true, "num_inference_steps": 5})).await;
+    let timings = answer.json["timings"].as_object().unwrap();
+    let mut names: Vec<_> = timings.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["denoise_ms", "queue_ms", "text_encoder_ms", "vae_ms"]);
+    assert!(timings["denoise_ms"].as_f64().unwrap() >= 10.0, "{timings:?}");
+}

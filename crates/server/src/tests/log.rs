@@ -1,0 +1,117 @@
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use axum::http::Request;
+use serde_json::{Value, json};
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::{fake_app, generate, get, send};
+
+/// Collects what is logged on this thread, at info and above.
+#[derive(Clone, Default)]
+struct Collected(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Collected {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Collected {
+    type Writer = Collected;
+
+    fn make_writer(&'a self) -> Collected {
+        self.clone()
+    }
+}
+
+impl Collected {
+    fn start() -> (Self, DefaultGuard) {
+        let collected = Collected::default();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(collected.clone()).finish();
+        (collected, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The fields of each request's line.
+    fn requests(&self) -> Vec<Value> {
+        let lines = self.text();
+        let events = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["fields"].take());
+        events.filter(|fields| fields["message"] == "request").collect()
+    }
+}
+
+#[tokio::test]
+async fn a_generation_is_one_line_without_its_prompt() {
+    let app = fake_app().await;
+    let (collected, _guard) = Collected::start();
+    let body = json!({"prompt": "a secret fox", "negative_prompt": "a secret dog", "n": 2, "num_inference_steps": 3});
+    let answer = generate(&app, body).await;
+    let [line] = &collected.requests()[..] else { panic!("{}", collected.text()) };
+    assert_eq!(line["request_id"], answer.header("x-request-id"));
+    assert_eq!(line["path"], "/v1/images/generations");
+    let facts = json!([line["status"], line["model"], line["size"], line["steps"], line["n"]]);
+    assert_eq!(facts, json!([200, "Fake/Fake-Image", "64x64", 3, 2]));
+    for stage in ["ms", "queue_ms", "text_encoder_ms", "denoise_ms", "vae_ms", "encode_image_ms"] {
+        assert!(line[stage].is_f64(), "{stage} in {line}");
+    }
+    assert!(!collected.text().contains("secret"), "{}", collected.text());
+}
+
+#[tokio::test]
+async fn a_refusal_is_one_line_with_its_code() {
+    let app = fake_app().await;
+    let (collected, _guard) = Collected::start();
+    generate(&app, json!({"prompt": "a secret fox", "n": 11})).await;
+    get(&app, "/nowhere").await;
+    let facts: Vec<_> = collected.requests().iter().map(|line| json!([line["status"], line["code"]])).collect();
+    assert_eq!(facts, [json!([400, "invalid_value"]), json!([404, "unknown_url"])]);
+    assert!(!collected.text().contains("secret"));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_logged_with_what_it_asked_for() {
+    let pipeline = scheduler::fake::FakePipeline { gate: scheduler::fake::Gate::closed(), ..Default::default() };
+    let state = super::state(&pipeline).await;
+    let (collected, _guard) = Collected::start();
+    let app = crate::app(state.clone());
+    let request = Request::post("/v1/images/generations").header("content-type", "application/json");
+    let request = request.body(Body::from(r#"{"prompt": "a cat", "n": 2}"#)).unwrap();
+    let mut load = state.scheduler.load();
+    tokio::select! {
+        _ = send(&app, request) => panic!("the gate is closed"),
+        _ = load.wait_for(|load| load.running == 2) => {}
+    }
+    pipeline.gate.open();
+    let [line] = &collected.requests()[..] else { panic!("{}", collected.text()) };
+    assert_eq!(json!([line["status"], line["n"], line["size"]]), json!([499, 2, "64x64"]));
+}
+
+#[tokio::test]
+async fn probes_are_quiet_while_all_is_well() {
+    let app = fake_app().await;
+    let (collected, _guard) = Collected::start();
+    get(&app, "/health").await;
+    assert_eq!(collected.text(), "");
+}
+
+#[tokio::test]
+async fn the_reason_of_a_fault_is_logged_and_not_told() {
+    let app = fake_app().await;
+    let (collected, _guard) = Collected::start();
+    let answer = generate(&app, json!({"prompt": "fail in step"})).await;
+    let reason = "the model failed: the prompt asked for a failure";
+    assert!(collected.text().contains(reason) && !answer.json.to_string().contains(reason));
+    let id = answer.header("x-request-id");
+    let error = collected.text().lines().find(|line| line.contains(reason)).unwrap().to_owned();
+    assert!(error.contains(id), "the reason stands under the request's id: {error}");
+}
