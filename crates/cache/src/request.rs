@@ -244,6 +244,15 @@ mod tests {
         let (decisions, measured) = play(json, 1, &[[0.0, 0.0], [0.1, 9.0], [9.0, 9.0], [0.1, 9.0]]);
         assert_eq!(decisions, ["1C1C", "1C1C"]);
         assert_eq!(measured, [(1, 0), (3, 0)]);
+
+        // A caller that measures every row anyway changes nothing.
+        let config = serde_json::from_str(json).unwrap();
+        let (mut cache, _) = RequestCache::new(&config, 2, &[Segment { name: "blocks", num_blocks: 10 }], 2);
+        for diffs in [[0.0, 0.0], [0.125, 9.0]] {
+            cache.decide(0, &diffs.map(|diff| RowObservation { tokens: 64, residual_diff: Some(diff) }));
+        }
+        let record = StepRecord { decision: Decision::Reuse(Reason::Similar), residual_diff: Some(0.125) };
+        assert_eq!(cache.stats().runs()[1].records()[1], record);
     }
 
     #[test]
