@@ -87,7 +87,7 @@ struct Block {
 impl Block {
     fn new(dtype: DType, num_heads: usize, head_dim: usize, text: &[usize], image: &[usize]) -> Result<Self> {
         let dim = num_heads * head_dim;
-        let pair = |n, k| Ok([linear(n, k, dtype)?, linear(n, k, dtype)?]);
+        let pair = |n, k| -> Result<_> { Ok([linear(n, k, dtype)?, linear(n, k, dtype)?]) };
         let rope = text.iter().zip(image).map(|(text, image)| {
             let angles = randn((text + image, head_dim / 2))?;
             Ok(Arc::new(RopeTable::new(&angles.cos()?, &angles.sin()?)?))
