@@ -17,6 +17,7 @@ pub struct ModelCard {
     pub default_negative_prompt: Option<String>,
     /// Most prompt tokens, the template's own not counted.
     pub max_prompt_tokens: usize,
-    /// Transformer blocks of the DiT: what a cache configuration is checked against.
-    pub num_blocks: usize,
+    /// Transformer blocks of each segment (list of blocks) of the DiT: what a cache configuration is
+    /// checked against.
+    pub num_blocks: Vec<usize>,
 }

@@ -26,6 +26,11 @@ pub trait Pipeline {
     /// Text-encoder tokens of the prompts, the template's own not counted: what usage reports.
     fn prompt_tokens(&self, state: &Self::State) -> usize;
 
+    /// What whoever sent the request should know, in sentences: what was asked but cannot be had.
+    fn warnings(&self, _state: &Self::State) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Advances every request of `batch` by one step; one report a request, in the same order.
     /// No request of the batch may have all its steps behind it.
     ///

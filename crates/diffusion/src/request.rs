@@ -133,7 +133,7 @@ mod tests {
             default_true_cfg_scale: 4.0,
             default_negative_prompt: None,
             max_prompt_tokens: 1024,
-            num_blocks: 12,
+            num_blocks: vec![12],
         }
     }
 

@@ -1,1 +1,30 @@
-//! One binary that serves image-generation diffusion transformers over the OpenAI Images API
+//! latentd as a library: what its commands are made of, under the names of the Cache-DiT guide.
+//!
+//! ```no_run
+//! use latentd::{Omni, OmniDiffusionSamplingParams};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let mut omni = Omni::builder().model("Qwen/Qwen-Image").build()?;
+//! let images = omni.generate(
+//!     "a beautiful landscape",
+//!     OmniDiffusionSamplingParams { num_inference_steps: Some(50), ..Default::default() },
+//! )?;
+//! images[0].save("landscape.png")?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod cache_flags;
+mod device;
+mod error;
+mod hub;
+mod omni;
+mod progress;
+mod source;
+
+pub use cache_flags::{CacheBackend, CacheFlags};
+pub use device::{DeviceName, DtypeName};
+pub use error::Error;
+pub use omni::{GeneratedImage, Omni, OmniBuilder, OmniDiffusionSamplingParams, StepProgress, Timings};
+pub use progress::LoadingBars;
+pub use source::{ModelSource, builtin_banner};

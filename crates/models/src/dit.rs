@@ -3,6 +3,7 @@
 //! The step cache stands between the blocks, so no transformer here has a monolithic forward pass.
 
 use candle_core::{Result, Tensor};
+use kernels::RowLayout;
 
 /// What blocks pass on. Rows are concatenated along tokens.
 #[derive(Clone)]
@@ -33,6 +34,8 @@ pub struct Segment {
     pub name: &'static str,
     /// Blocks in it.
     pub num_blocks: usize,
+    /// Whether anything behind the segment looks at its text stream.
+    pub encoder_is_used: bool,
 }
 
 /// One transformer pass of one request: its input at this step.
@@ -61,6 +64,15 @@ pub trait Dit {
     /// # Errors
     /// The device fails.
     fn begin(&self, rows: &[DitRow<'_>]) -> Result<(Streams, Self::Context)>;
+
+    /// Where each row's tokens are, in the image and in the text stream.
+    fn layouts<'c>(&self, context: &'c Self::Context) -> (&'c RowLayout, &'c RowLayout);
+
+    /// The context of some of the rows, in the given order.
+    ///
+    /// # Errors
+    /// The device fails.
+    fn select(&self, context: &Self::Context, rows: &[usize]) -> Result<Self::Context>;
 
     /// Runs block `index` of segment `segment`.
     ///

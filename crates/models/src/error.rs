@@ -86,6 +86,9 @@ pub enum LoadError {
         /// The library's reason.
         reason: String,
     },
+    /// The step cache does not fit the model.
+    #[error("--cache-config: {0}")]
+    Cache(#[from] cache::ConfigError),
     /// The device refused, most likely for want of memory.
     #[error("the device failed while loading `{file}`: {source}")]
     Device {

@@ -13,6 +13,8 @@ mod load;
 mod noise;
 pub mod qwen2_5_vl;
 pub mod qwen_image;
+mod residuals;
+mod segment;
 mod state;
 mod step;
 mod tokenizer;

@@ -1,5 +1,6 @@
 //! From a checkpoint to a pipeline.
 
+use cache::CacheConfig;
 use candle_core::{DType, Device};
 
 use crate::checkpoint::Checkpoint;
@@ -13,6 +14,8 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// Where they live.
     pub device: Device,
+    /// The step cache of requests that bring no [`cache::CacheConfig`] of their own; `None` computes every step.
+    pub cache: Option<CacheConfig>,
 }
 
 /// Told as tensors arrive: the component, bytes loaded, bytes in all.

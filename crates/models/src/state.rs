@@ -3,6 +3,8 @@
 use candle_core::Tensor;
 use diffusion::{CfgBranch, ImageSize, Sigmas};
 
+use crate::residuals::RequestResiduals;
+
 /// A request between two steps.
 pub struct RequestState {
     // Set once, when the request is prepared.
@@ -11,7 +13,10 @@ pub struct RequestState {
     pub(crate) true_cfg_scale: f64,
     pub(crate) branches: Vec<Branch>,
     pub(crate) prompt_tokens: usize,
+    /// What the sender should know about the step cache, in sentences.
+    pub(crate) warnings: Vec<String>,
     // Moved on by every step.
+    pub(crate) residuals: Option<RequestResiduals>,
     pub(crate) latents: Tensor,
     pub(crate) step_index: usize,
 }
@@ -27,6 +32,11 @@ impl RequestState {
     /// The packed latents, `[image_seq_len, channels]` in f32.
     pub fn latents(&self) -> &Tensor {
         &self.latents
+    }
+
+    /// What the step cache computed and reused so far, if the request has one.
+    pub fn cache_stats(&self) -> Option<&cache::CacheStats> {
+        self.residuals.as_ref().map(RequestResiduals::stats)
     }
 
     /// The same request from other noise, of the shape that [`RequestState::latents`] has.

@@ -116,7 +116,7 @@ impl Default for FakePipeline {
                 default_true_cfg_scale: 4.0,
                 default_negative_prompt: None,
                 max_prompt_tokens: 512,
-                num_blocks: 1,
+                num_blocks: vec![1],
             },
         }
     }

@@ -1,8 +1,9 @@
 //! The whole of Qwen-Image behind [`Pipeline`].
 
+use cache::{CacheConfig, ConfigError};
 use candle_core::{DType, Device, Tensor};
 use diffusion::{
-    CfgBranch, FlowMatchConfig, ImageRequest, ImageSize, ModelCard, Pipeline, PipelineError, RgbImage, Sigmas,
+    CfgBranch, FlowMatchConfig, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline, PipelineError, RgbImage, Sigmas,
     StepReport,
 };
 
@@ -12,11 +13,13 @@ use super::transformer::Transformer;
 use super::vae::Vae;
 use crate::checkpoint::Checkpoint;
 use crate::device_error;
+use crate::dit::Dit;
 use crate::error::LoadError;
 use crate::load::{LoadOptions, Progress};
 use crate::noise::randn;
 use crate::qwen2_5_vl::{LanguageModel, LanguageModelConfig};
 use crate::state::{Branch, RequestState};
+use crate::residuals::RequestResiduals;
 use crate::step::denoise_step;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Precision;
@@ -28,6 +31,7 @@ pub struct QwenImage {
     vae: Vae,
     schedule: FlowMatchConfig,
     latent_channels: usize,
+    cache: Option<CacheConfig>,
     device: Device,
     card: ModelCard,
 }
@@ -44,6 +48,9 @@ impl QwenImage {
         let schedule = flow_match_config(checkpoint)?;
         let transformer_config = TransformerConfig::load(checkpoint)?;
         let vae_config = VaeConfig::load(checkpoint)?;
+        if let Some(cache) = &options.cache {
+            cache.validate(&[transformer_config.num_layers])?;
+        }
 
         let config = LanguageModelConfig::load(checkpoint, "text_encoder")?;
         let report = |done, total| progress("text encoder", done, total);
@@ -58,6 +65,7 @@ impl QwenImage {
             vae,
             schedule,
             latent_channels: transformer_config.out_channels,
+            cache: options.cache.clone(),
             device: options.device.clone(),
             card: card(&transformer_config),
         })
@@ -106,6 +114,24 @@ impl QwenImage {
             .collect()
     }
 
+    /// The cache of a request, its own settings before the operator's, and what its sender should know.
+    fn residuals(
+        &self,
+        request: &ImageRequest,
+        branches: usize,
+    ) -> Result<(Option<RequestResiduals>, Vec<String>), PipelineError> {
+        let own = request.extensions.get::<CacheConfig>();
+        let Some(config) = own.or(self.cache.as_ref()) else { return Ok((None, Vec::new())) };
+        let blocks: Vec<_> = self.transformer.segments().iter().map(|segment| segment.num_blocks).collect();
+        config.validate(&blocks).map_err(|err| match err {
+            ConfigError::Invalid { key, bound, given } => InvalidRequest::new(key, bound, given),
+            ConfigError::UnknownKey { key, .. } => InvalidRequest::new("cache", "have known keys alone", key),
+        })?;
+        let steps = request.params.num_inference_steps;
+        let (residuals, warnings) = RequestResiduals::new(config, steps, self.transformer.segments(), branches);
+        Ok((residuals, warnings.iter().map(ToString::to_string).collect()))
+    }
+
     fn pixels(&self, state: &RequestState) -> candle_core::Result<Vec<u8>> {
         let latents = unpack(&state.latents, state.size.token_grid())?;
         let pixels = self.vae.decode(&latents)?;
@@ -125,6 +151,7 @@ impl Pipeline for QwenImage {
     fn prepare(&mut self, request: &ImageRequest) -> Result<RequestState, PipelineError> {
         let size = request.params.size;
         let branches = self.branches(request)?;
+        let (residuals, warnings) = self.residuals(request, branches.len())?;
         let prompt_tokens = branches.iter().map(|branch| branch.prompt_embeds.dims()[0]).sum();
         Ok(RequestState {
             size,
@@ -132,6 +159,8 @@ impl Pipeline for QwenImage {
             true_cfg_scale: request.params.true_cfg_scale,
             branches,
             prompt_tokens,
+            warnings,
+            residuals,
             latents: self.noise(request.params.seed, size).map_err(device_error)?,
             step_index: 0,
         })
@@ -139,6 +168,10 @@ impl Pipeline for QwenImage {
 
     fn prompt_tokens(&self, state: &RequestState) -> usize {
         state.prompt_tokens
+    }
+
+    fn warnings(&self, state: &RequestState) -> Vec<String> {
+        state.warnings.clone()
     }
 
     fn step(&mut self, batch: &mut [&mut RequestState]) -> Result<Vec<StepReport>, PipelineError> {
@@ -184,6 +217,6 @@ fn card(config: &TransformerConfig) -> ModelCard {
         default_true_cfg_scale: if miniature { 3.0 } else { 4.0 },
         default_negative_prompt: miniature.then(|| " ".into()),
         max_prompt_tokens: MAX_PROMPT_TOKENS,
-        num_blocks: config.num_layers,
+        num_blocks: vec![config.num_layers],
     }
 }

@@ -76,7 +76,7 @@ impl Transformer {
             norm_out: scope.pp("norm_out.linear").linear(dim, 2 * dim)?,
             proj_out: scope.pp("proj_out").linear(dim, config.in_channels)?,
             rope: RopeTables::new(config.axes_dims_rope, precision.device.clone()),
-            segments: [Segment { name: "transformer_blocks", num_blocks: config.num_layers }],
+            segments: [Segment { name: "transformer_blocks", num_blocks: config.num_layers, encoder_is_used: false }],
             activations: precision.activations,
             device: precision.device.clone(),
         })
@@ -138,6 +138,22 @@ impl Dit for Transformer {
         let time_embed = self.time_embed(&sigmas)?.silu()?;
         let rope = rope.collect::<Result<_>>()?;
         Ok((streams, Conditioning(BlockContext { time_embed, image_rows, text_rows, rope })))
+    }
+
+    fn layouts<'c>(&self, context: &'c Conditioning) -> (&'c RowLayout, &'c RowLayout) {
+        (&context.0.image_rows, &context.0.text_rows)
+    }
+
+    fn select(&self, context: &Conditioning, rows: &[usize]) -> Result<Conditioning> {
+        let BlockContext { time_embed, image_rows, text_rows, rope } = &context.0;
+        let lengths = |of: &RowLayout| RowLayout::new(&rows.iter().map(|&row| of.length(row)).collect::<Vec<_>>());
+        let indices: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        Ok(Conditioning(BlockContext {
+            time_embed: time_embed.index_select(&Tensor::new(indices, time_embed.device())?, 0)?,
+            image_rows: lengths(image_rows),
+            text_rows: lengths(text_rows),
+            rope: rows.iter().map(|&row| rope[row].clone()).collect(),
+        }))
     }
 
     fn block(&self, _segment: usize, index: usize, streams: &Streams, context: &Conditioning) -> Result<Streams> {

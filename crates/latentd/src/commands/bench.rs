@@ -1,0 +1,131 @@
+//! `latentd bench`: where the time of a picture goes.
+
+use std::time::Instant;
+
+use latentd::{Error, GeneratedImage, OmniDiffusionSamplingParams};
+use serde::Serialize;
+
+use super::ModelFlags;
+use crate::terminal;
+
+/// Time the stages of a picture: loading, text encoding, a step, decoding, end to end
+#[derive(clap::Args)]
+pub(super) struct Bench {
+    /// A Hub id, a folder in the diffusers layout, or `builtin`
+    #[arg(long, env = "LATENTD_MODEL")]
+    model: Option<String>,
+    /// What to draw
+    #[arg(long, default_value = "a cup of coffee on a brown background")]
+    prompt: String,
+    /// What not to draw; guidance runs only with one
+    #[arg(long)]
+    negative_prompt: Option<String>,
+    /// Denoising steps
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    num_inference_steps: i64,
+    /// Weight of true classifier-free guidance
+    #[arg(long, alias = "cfg-scale", value_name = "SCALE")]
+    true_cfg_scale: Option<f64>,
+    /// Height in pixels
+    #[arg(long, requires = "width")]
+    height: Option<usize>,
+    /// Width in pixels
+    #[arg(long, requires = "height")]
+    width: Option<usize>,
+    /// Counted runs, after one that is not; the figures are their medians
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    runs: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    loading: ModelFlags,
+}
+
+/// Milliseconds of each stage, medians over the runs.
+#[derive(Serialize)]
+struct Figures {
+    load_ms: f64,
+    encode_ms: f64,
+    step_ms: f64,
+    decode_ms: f64,
+    end_to_end_ms: f64,
+    steps: usize,
+    runs: usize,
+}
+
+impl Bench {
+    pub(super) fn run(self) -> Result<(), Error> {
+        let started = Instant::now();
+        let mut omni = self.loading.builder(self.model.as_deref()).build()?;
+        let load_ms = started.elapsed().as_secs_f64() * 1e3;
+
+        let (mut encode, mut step, mut decode, mut whole) = (vec![], vec![], vec![], vec![]);
+        for run in 0..=self.runs.max(1) {
+            let started = Instant::now();
+            let mut last = Instant::now();
+            let mut steps = Vec::new();
+            let images = omni.generate_with_progress(&self.prompt, self.params(), |progress| {
+                // The first interval also holds the prompt's encoding.
+                if progress.done > 1 || progress.total == 1 {
+                    steps.push(last.elapsed().as_secs_f64() * 1e3);
+                }
+                last = Instant::now();
+            })?;
+            let total = started.elapsed().as_secs_f64() * 1e3;
+            if run == 0 {
+                continue;
+            }
+            let timings = first(&images).timings;
+            encode.push(timings.encode.as_secs_f64() * 1e3);
+            decode.push(timings.decode.as_secs_f64() * 1e3);
+            step.push(median(steps));
+            whole.push(total);
+        }
+        let figures = Figures {
+            load_ms,
+            encode_ms: median(encode),
+            step_ms: median(step),
+            decode_ms: median(decode),
+            end_to_end_ms: median(whole),
+            steps: self.num_inference_steps.max(0) as usize,
+            runs: self.runs,
+        };
+        self.print(&figures);
+        Ok(())
+    }
+
+    fn params(&self) -> OmniDiffusionSamplingParams {
+        OmniDiffusionSamplingParams {
+            num_inference_steps: Some(self.num_inference_steps),
+            height: self.height,
+            width: self.width,
+            negative_prompt: self.negative_prompt.clone(),
+            true_cfg_scale: self.true_cfg_scale,
+            seed: Some(0),
+            ..OmniDiffusionSamplingParams::default()
+        }
+    }
+
+    fn print(&self, figures: &Figures) {
+        if self.json {
+            println!("{}", serde_json::to_string(figures).expect("numbers make JSON. This is a bug."));
+            return;
+        }
+        terminal::notice(&format!("medians of {} runs of {} steps, in milliseconds", figures.runs, figures.steps));
+        println!("load        {:9.1}", figures.load_ms);
+        println!("encode      {:9.1}", figures.encode_ms);
+        println!("step        {:9.2}", figures.step_ms);
+        println!("decode      {:9.1}", figures.decode_ms);
+        println!("end to end  {:9.1}", figures.end_to_end_ms);
+    }
+}
+
+fn first(images: &[GeneratedImage]) -> &GeneratedImage {
+    images.first().expect("a generation makes a picture. This is a bug.")
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

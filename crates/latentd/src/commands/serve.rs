@@ -1,0 +1,132 @@
+//! `latentd serve`: the OpenAI Images API over HTTP.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use diffusion::{ImageRequest, ImageSize, Limits, Pipeline, RequestDraft};
+use latentd::{Error, ModelSource, Omni, OmniBuilder, builtin_banner};
+use models::QwenImage;
+use scheduler::{Readiness, Scheduler, SchedulerConfig};
+use server::{AppState, ServerConfig};
+use tokio::net::TcpListener;
+
+use super::ModelFlags;
+use crate::terminal;
+
+/// Serve a model over the OpenAI Images API
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  latentd serve\n  latentd serve Qwen/Qwen-Image --port 8091\n  curl localhost:8091/v1/images/generations -H 'content-type: application/json' -d '{\"prompt\":\"a cup of coffee\"}'"
+)]
+pub(super) struct Serve {
+    /// A Hub id, a folder in the diffusers layout, or `builtin`
+    #[arg(env = "LATENTD_MODEL")]
+    model: Option<String>,
+    /// Accepted, so that vllm-omni's command line works
+    #[arg(long, hide = true)]
+    omni: bool,
+    /// Port to listen on
+    #[arg(long, default_value_t = 8091, env = "LATENTD_PORT")]
+    port: u16,
+    /// Address to listen on
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED), env = "LATENTD_HOST")]
+    host: IpAddr,
+    /// What requests may call the model: its id, then aliases
+    #[arg(long, value_delimiter = ',', value_name = "NAME", env = "LATENTD_SERVED_MODEL_NAME")]
+    served_model_name: Vec<String>,
+    /// Most pixels of a picture
+    #[arg(long, default_value_t = Limits::default().max_pixels, value_name = "PIXELS", env = "LATENTD_MAX_GENERATED_IMAGE_SIZE")]
+    max_generated_image_size: usize,
+    /// Most pictures that step together
+    #[arg(long, default_value_t = SchedulerConfig::default().max_batch, value_name = "N", env = "LATENTD_MAX_BATCH")]
+    max_batch: usize,
+    /// Most pictures that wait; more are answered with 429
+    #[arg(long, default_value_t = SchedulerConfig::default().max_waiting, value_name = "N", env = "LATENTD_MAX_WAITING")]
+    max_waiting: usize,
+    /// Seconds that a stopping server gives the pictures it has taken
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", env = "LATENTD_DRAIN_TIMEOUT")]
+    drain_timeout: u64,
+    #[command(flatten)]
+    loading: ModelFlags,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<(), Error> {
+        self.loading.cache.check()?;
+        if self.max_batch == 0 {
+            return Err(Error::Flag("`--max-batch` must be at least 1. Given: 0".into()));
+        }
+        let source = ModelSource::parse(self.model.as_deref(), self.loading.revision.clone());
+        if source == ModelSource::Builtin {
+            terminal::notice(&builtin_banner("serve"));
+        }
+        // A folder that is not there should stop the program, not the first request.
+        if let ModelSource::Dir(_) = source {
+            source.open()?;
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| self.io("start", source))?;
+        runtime.block_on(self.serve(&source))
+    }
+
+    async fn serve(&self, source: &ModelSource) -> Result<(), Error> {
+        let address = SocketAddr::new(self.host, self.port);
+        let listener = TcpListener::bind(address).await.map_err(|source| self.io("listen on", source))?;
+        let address = listener.local_addr().map_err(|source| self.io("listen on", source))?;
+
+        let (loading, model) = (self.loading.clone(), self.model.clone());
+        let factory = move || warm(loading.builder(model.as_deref()));
+        let limits = SchedulerConfig { max_batch: self.max_batch, max_waiting: self.max_waiting };
+        let scheduler = Scheduler::spawn(limits, vec![factory]);
+        let mut config = ServerConfig::new(source.id());
+        if !self.served_model_name.is_empty() {
+            config.served_model_names = self.served_model_name.clone();
+        }
+        config.limits = Limits { max_pixels: self.max_generated_image_size };
+        config.drain_timeout = Duration::from_secs(self.drain_timeout);
+        tracing::info!(%address, model = source.id(), "listening; loading the model");
+
+        let stop = server::stop_on_signals().map_err(|source| self.io("listen on", source))?;
+        let mut readiness = scheduler.readiness();
+        let serving = server::serve(listener, AppState::new(scheduler, config), stop);
+        let watching = async {
+            loop {
+                let now = readiness.borrow_and_update().clone();
+                match now {
+                    Readiness::Failed(reason) => return reason,
+                    Readiness::Ready(_) => tracing::info!(%address, "ready: POST /v1/images/generations"),
+                    Readiness::Loading | Readiness::Draining => {}
+                }
+                if readiness.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            result = serving => result.map_err(|source| self.io("serve on", source)),
+            reason = watching => Err(Error::Flag(reason)),
+        }
+    }
+
+    fn io(&self, action: &'static str, source: std::io::Error) -> Error {
+        Error::File { action, path: format!("{}:{}", self.host, self.port), source }
+    }
+}
+
+/// Loads the model and makes one small picture, so that the first client does not pay for cold
+/// caches.
+fn warm(builder: OmniBuilder) -> Result<QwenImage, Error> {
+    let mut pipeline = OmniBuilder::build(builder).map(Omni::into_pipeline)?;
+    let draft = RequestDraft { prompt: "warm-up".into(), num_inference_steps: Some(2), ..RequestDraft::default() };
+    let side = pipeline.card().default_size.width.min(256);
+    let size = ImageSize { width: side, height: side };
+    let draft = RequestDraft { size: Some(size), ..draft };
+    let requests = draft.build(pipeline.card(), &Limits::default(), || 0)?;
+    let request: &ImageRequest = requests.first().expect("one picture. This is a bug.");
+    let mut state = pipeline.prepare(request)?;
+    for _ in 0..request.params.num_inference_steps {
+        pipeline.step(&mut [&mut state])?;
+    }
+    pipeline.decode(state)?;
+    Ok(pipeline)
+}

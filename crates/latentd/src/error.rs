@@ -1,0 +1,61 @@
+//! What can go wrong between a command line and a picture.
+
+use diffusion::{InvalidRequest, PipelineError};
+use models::LoadError;
+
+/// Why a command did not do what it was asked. [`Error::exit_code`] says whose fault it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The model cannot be had from the Hub.
+    #[error("{0}")]
+    Hub(String),
+    /// A parameter is outside its bound.
+    #[error(transparent)]
+    Invalid(#[from] InvalidRequest),
+    /// A flag that cannot be honoured; the message says which and why.
+    #[error("{0}")]
+    Flag(String),
+    /// The computation failed.
+    #[error(transparent)]
+    Pipeline(PipelineError),
+    /// A file could not be read or written.
+    #[error("cannot {action} `{path}`: {source}")]
+    File {
+        /// `read`, `write` or `listen on`.
+        action: &'static str,
+        /// The file, or the address.
+        path: String,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A picture could not be encoded.
+    #[error("cannot write `{path}`: {source}")]
+    Encode {
+        /// The file.
+        path: String,
+        /// The image library's reason.
+        source: image::ImageError,
+    },
+}
+
+impl Error {
+    /// 2 for what the user can mend, as clap has it for a bad flag; 1 for everything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Load(LoadError::Device { .. }) | Error::Pipeline(_) => 1,
+            _ => 2,
+        }
+    }
+}
+
+impl From<PipelineError> for Error {
+    fn from(err: PipelineError) -> Self {
+        match err {
+            PipelineError::Invalid(invalid) => Error::Invalid(invalid),
+            other => Error::Pipeline(other),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Generation without a server: a model in this process, one call at a time.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use diffusion::{ImageRequest, ImageSize, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport};
+use models::{LoadOptions, QwenImage};
+
+use crate::cache_flags::{CacheBackend, CacheFlags};
+use crate::device::{DeviceName, DtypeName};
+use crate::error::Error;
+use crate::progress::LoadingBars;
+use crate::source::ModelSource;
+
+/// A loaded model.
+pub struct Omni {
+    pipeline: QwenImage,
+    limits: Limits,
+}
+
+/// How to load a model; every setting has a default.
+#[derive(Default)]
+pub struct OmniBuilder {
+    model: Option<String>,
+    revision: Option<String>,
+    device: DeviceName,
+    dtype: Option<DtypeName>,
+    cache: CacheFlags,
+    limits: Limits,
+}
+
+/// What to generate, under the guide's names; `None` is the model's default.
+#[derive(Clone, Debug, Default)]
+pub struct OmniDiffusionSamplingParams {
+    /// Denoising steps.
+    pub num_inference_steps: Option<i64>,
+    /// Height in pixels; with `width` or not at all.
+    pub height: Option<usize>,
+    /// Width in pixels; with `height` or not at all.
+    pub width: Option<usize>,
+    /// What the picture should not show.
+    pub negative_prompt: Option<String>,
+    /// Weight of true classifier-free guidance.
+    pub true_cfg_scale: Option<f64>,
+    /// The distilled guidance input of models that have one.
+    pub guidance_scale: Option<f64>,
+    /// Seed of the first picture; the next ones count up.
+    pub seed: Option<i64>,
+    /// Pictures to make.
+    pub num_outputs_per_prompt: Option<i64>,
+}
+
+/// A finished picture.
+#[derive(Clone, Debug)]
+pub struct GeneratedImage {
+    /// The pixels.
+    pub image: RgbImage,
+    /// The seed that makes this picture again.
+    pub seed: u64,
+    /// What each step did.
+    pub steps: Vec<StepReport>,
+    /// Where the time of the whole call went.
+    pub timings: Timings,
+}
+
+/// Where the time of a call went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Prompts and noise.
+    pub encode: Duration,
+    /// All steps.
+    pub denoise: Duration,
+    /// Latents to pixels.
+    pub decode: Duration,
+}
+
+/// A step that is done.
+#[derive(Clone, Copy, Debug)]
+pub struct StepProgress {
+    /// Steps done so far.
+    pub done: usize,
+    /// Steps in all.
+    pub total: usize,
+    /// Block runs of the step that were computed.
+    pub computed: usize,
+    /// Block runs of the step that were reused.
+    pub reused: usize,
+}
+
+impl Omni {
+    /// Starts describing which model to load and how.
+    pub fn builder() -> OmniBuilder {
+        OmniBuilder::default()
+    }
+
+    /// What the model says of itself.
+    pub fn card(&self) -> &ModelCard {
+        self.pipeline.card()
+    }
+
+    /// The pipeline, for a scheduler to drive.
+    pub fn into_pipeline(self) -> QwenImage {
+        self.pipeline
+    }
+
+    /// Makes pictures of `prompt`.
+    ///
+    /// # Errors
+    /// A parameter outside its bound, or the device fails.
+    pub fn generate(&mut self, prompt: &str, params: OmniDiffusionSamplingParams) -> Result<Vec<GeneratedImage>, Error> {
+        self.generate_with_progress(prompt, params, |_| ())
+    }
+
+    /// As [`Omni::generate`], telling `progress` of every step.
+    ///
+    /// # Errors
+    /// As [`Omni::generate`].
+    pub fn generate_with_progress(
+        &mut self,
+        prompt: &str,
+        params: OmniDiffusionSamplingParams,
+        mut progress: impl FnMut(StepProgress),
+    ) -> Result<Vec<GeneratedImage>, Error> {
+        let requests = params.draft(prompt)?.build(self.card(), &self.limits, rand::random)?;
+        let started = Instant::now();
+        let prepared = requests.iter().map(|request| self.pipeline.prepare(request));
+        let mut states = prepared.collect::<Result<Vec<_>, _>>()?;
+        let encode = started.elapsed();
+
+        let started = Instant::now();
+        let steps = self.denoise(&requests, &mut states, &mut progress)?;
+        let denoise = started.elapsed();
+
+        let started = Instant::now();
+        let decoded = states.into_iter().map(|state| self.pipeline.decode(state));
+        let images = decoded.collect::<Result<Vec<_>, _>>()?;
+        let timings = Timings { encode, denoise, decode: started.elapsed() };
+        let generated = images.into_iter().zip(requests).zip(steps);
+        Ok(generated
+            .map(|((image, request), steps)| GeneratedImage { image, seed: request.params.seed, steps, timings })
+            .collect())
+    }
+
+    fn denoise(
+        &mut self,
+        requests: &[ImageRequest],
+        states: &mut [<QwenImage as Pipeline>::State],
+        progress: &mut impl FnMut(StepProgress),
+    ) -> Result<Vec<Vec<StepReport>>, Error> {
+        let total = requests.first().map_or(0, |request| request.params.num_inference_steps);
+        let mut steps = vec![Vec::with_capacity(total); states.len()];
+        for done in 1..=total {
+            let reports = self.pipeline.step(&mut states.iter_mut().collect::<Vec<_>>())?;
+            let runs = reports.iter().flat_map(|report| &report.runs);
+            let (reused, computed): (Vec<_>, Vec<_>) = runs.partition(|run| run.reused);
+            progress(StepProgress { done, total, computed: computed.len(), reused: reused.len() });
+            steps.iter_mut().zip(reports).for_each(|(steps, report)| steps.push(report));
+        }
+        Ok(steps)
+    }
+}
+
+impl OmniBuilder {
+    /// A Hub id, a folder in the diffusers layout, or `builtin`; without one the built-in model.
+    pub fn model(mut self, model: impl Into<String>) -> Self {
+        self.model = Some(model.into());
+        self
+    }
+
+    /// Branch, tag or commit of a Hub model.
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.revision = Some(revision.into());
+        self
+    }
+
+    /// Where to run.
+    pub fn device(mut self, device: DeviceName) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// What to keep the weights in.
+    pub fn dtype(mut self, dtype: DtypeName) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// Which step cache.
+    pub fn cache_backend(mut self, backend: CacheBackend) -> Self {
+        self.cache.cache_backend = Some(backend);
+        self
+    }
+
+    /// The step cache's settings, as the JSON of `--cache-config`.
+    pub fn cache_config(mut self, json: impl Into<String>) -> Self {
+        self.cache.cache_config = Some(json.into());
+        self
+    }
+
+    /// The step cache as a command line describes it.
+    pub fn cache_flags(mut self, flags: CacheFlags) -> Self {
+        self.cache = flags;
+        self
+    }
+
+    /// The bounds of a request.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Loads the model, with progress bars on a terminal.
+    ///
+    /// # Errors
+    /// The model is not there, not whole or not supported, or a setting cannot be honoured.
+    pub fn build(self) -> Result<Omni, Error> {
+        self.cache.check()?;
+        let device = self.device.open()?;
+        let dtype = DtypeName::resolve(self.dtype, &device);
+        let checkpoint = ModelSource::parse(self.model.as_deref(), self.revision).open()?;
+        let bars = LoadingBars::default();
+        let report = |component, done, total| bars.update(component, done, total);
+        let pipeline = models::load(&checkpoint, &LoadOptions { dtype, device, cache: None }, &report)?;
+        Ok(Omni { pipeline, limits: self.limits })
+    }
+}
+
+impl OmniDiffusionSamplingParams {
+    fn draft(self, prompt: &str) -> Result<RequestDraft, Error> {
+        let size = match (self.width, self.height) {
+            (None, None) => None,
+            (Some(width), Some(height)) if width > 0 && height > 0 => Some(ImageSize { width, height }),
+            (width, height) => {
+                let side = |side: Option<usize>| side.map_or("nothing".into(), |n| n.to_string());
+                let given = format!("width {}, height {}", side(width), side(height));
+                return Err(diffusion::InvalidRequest::new("size", "have a width and a height of at least 1", given).into());
+            }
+        };
+        Ok(RequestDraft {
+            prompt: prompt.into(),
+            negative_prompt: self.negative_prompt,
+            size,
+            n: self.num_outputs_per_prompt,
+            num_inference_steps: self.num_inference_steps,
+            guidance_scale: self.guidance_scale,
+            true_cfg_scale: self.true_cfg_scale,
+            seed: self.seed,
+            ..RequestDraft::default()
+        })
+    }
+}
+
+impl GeneratedImage {
+    /// Writes the picture; the file's ending says the format (png, jpg, webp).
+    ///
+    /// # Errors
+    /// The ending is unknown, or the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        let (width, height) = (self.image.size.width as u32, self.image.size.height as u32);
+        image::save_buffer(path, &self.image.pixels, width, height, image::ColorType::Rgb8)
+            .map_err(|source| Error::Encode { path: path.display().to_string(), source })
+    }
+}

@@ -1,0 +1,100 @@
+//! Which model: the built-in one, a folder, or a repository of the Hub.
+
+use std::path::{Path, PathBuf};
+
+use models::Checkpoint;
+
+use crate::error::Error;
+use crate::hub;
+
+/// Where a model's checkpoint is to come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The model that is part of the program.
+    Builtin,
+    /// A folder in the diffusers layout.
+    Dir(PathBuf),
+    /// A repository of the Hub, `owner/name`.
+    Hub {
+        /// `owner/name`.
+        id: String,
+        /// Branch, tag or commit; `main` without one.
+        revision: Option<String>,
+    },
+}
+
+impl ModelSource {
+    /// What `--model` means: nothing or `builtin` is the built-in model, an existing folder or anything
+    /// that looks like a path is a folder, `owner/name` is the Hub.
+    pub fn parse(model: Option<&str>, revision: Option<String>) -> Self {
+        match model {
+            None | Some("builtin") => ModelSource::Builtin,
+            Some(model) if is_hub_id(model) && !Path::new(model).is_dir() => {
+                ModelSource::Hub { id: model.into(), revision }
+            }
+            Some(model) => ModelSource::Dir(model.into()),
+        }
+    }
+
+    /// The name that the model is served under.
+    pub fn id(&self) -> String {
+        match self {
+            ModelSource::Builtin => "latentd/builtin".into(),
+            ModelSource::Dir(folder) => {
+                let name = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+                name.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
+            }
+            ModelSource::Hub { id, .. } => id.clone(),
+        }
+    }
+
+    /// Finds the checkpoint, downloading what is missing, and checks that it is whole.
+    ///
+    /// # Errors
+    /// The folder or repository is not there, is not whole, or is of an unsupported class.
+    pub fn open(&self) -> Result<Checkpoint, Error> {
+        match self {
+            ModelSource::Builtin => {
+                Ok(Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect()))
+            }
+            ModelSource::Dir(folder) => Ok(Checkpoint::open(folder)?),
+            ModelSource::Hub { id, revision } => Ok(Checkpoint::open(hub::snapshot(id, revision.as_deref())?)?),
+        }
+    }
+}
+
+/// `owner/name`, each of the Hub's characters and neither a relative path's dots.
+fn is_hub_id(model: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c))
+    };
+    model.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
+}
+
+/// Two lines for people who did not name a model.
+pub fn builtin_banner(command: &str) -> String {
+    let example = demo::EXAMPLE_PROMPTS[0];
+    format!(
+        "No model was named: using the built-in one, which draws {} things at 128x128 (try \"{example}\").\n\
+         For a real model: latentd {command} Qwen/Qwen-Image (58 GB, downloaded once), or a folder in the diffusers layout.",
+        demo::SUBJECTS.len(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_model_argument_means() {
+        let parse = |model| ModelSource::parse(model, None);
+        assert_eq!(parse(None), ModelSource::Builtin);
+        assert_eq!(parse(Some("builtin")), ModelSource::Builtin);
+        assert_eq!(parse(Some("Qwen/Qwen-Image")), ModelSource::Hub { id: "Qwen/Qwen-Image".into(), revision: None });
+        for folder in ["./model", "/models/qwen", "../a/b", "a/b/c", "folder", "~/x"] {
+            assert_eq!(parse(Some(folder)), ModelSource::Dir(folder.into()), "{folder}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The whole program, as a user starts it: the built binary, the built-in model, real sockets.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
