@@ -72,8 +72,8 @@
 //!
 //! Decisions and forecasts are those of version 1.5.3, compared with its own traces, except that
 //!
-//! - branches are told apart by an index, not by the parity of a call counter, so that guidance may
-//!   come and go;
+//! - branches are told apart by an index, not by the parity of a call counter, which a step of one
+//!   pass upsets;
 //! - a forced refresh counts denoising steps and refreshes all branches, where cache-dit counts calls;
 //! - a stored residual of another shape is never added: such a step is computed, also under a
 //!   static mask or a threshold of 1;

@@ -58,7 +58,7 @@ pub enum Warning {
         steps: usize,
     },
     /// No step can be reused.
-    #[error("no step can be reused in {0} steps: `max_warmup_steps` and the mask have all of them computed")]
+    #[error("no step can be reused: the warmup, the mask or a limit has each of the {0} steps computed")]
     NothingToReuse(usize),
 }
 

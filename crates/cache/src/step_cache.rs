@@ -190,6 +190,12 @@ mod tests {
     }
 
     #[test]
+    fn the_timeline_at_the_crates_head_is_true() {
+        let diffs = [0.0, 0.0, 0.0, 0.0, 0.06, 0.12, 0.18, 0.0, 0.06, 0.12, 0.31, 0.07, 0.14, 0.21];
+        assert_eq!(play("{}", &diffs), "WWWW...L..D...");
+    }
+
+    #[test]
     fn the_warmup_computes_then_the_threshold_decides() {
         assert_eq!(play(r#"{"max_warmup_steps": 2}"#, &[0.0, 0.0, 0.1, 0.3, 0.1]), "WW.D.");
         assert_eq!(play("{}", &[0.0; 10]), "WWWW...L..");
