@@ -1,3 +1,8 @@
 //! The whole program, as a user starts it: the built binary, the built-in model, real sockets.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
+
+mod binary;
+mod generate;
+mod hub;
+mod serve;
