@@ -1,4 +1,7 @@
-//! The flags of the step cache, under the guide's names.
+//! The flags of the step cache, under the guide's names, and what they come to.
+
+use cache::{CacheConfig, CacheOverrides};
+use serde_json::{Map, Value};
 
 use crate::error::Error;
 
@@ -17,23 +20,23 @@ pub enum CacheBackend {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Step cache")]
 pub struct CacheFlags {
-    /// The step cache: `none` or `cache_dit`
+    /// The step cache: `none`, or `cache_dit` with the guide's defaults
     #[arg(long, value_enum, value_name = "NAME", env = "LATENTD_CACHE_BACKEND")]
     pub cache_backend: Option<CacheBackend>,
-    /// The cache's settings as JSON, or @FILE
+    /// The cache's settings as JSON, or @FILE, e.g. '{"residual_diff_threshold":0.12}' or '{"quality":"balanced"}'
     #[arg(long, value_name = "JSON|@FILE", env = "LATENTD_CACHE_CONFIG")]
     pub cache_config: Option<String>,
     /// Leading blocks that every step computes
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub cache_dit_fn_compute_blocks: Option<i64>,
     /// Trailing blocks that every step computes
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub cache_dit_bn_compute_blocks: Option<i64>,
     /// Steps at the start that are computed
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub cache_dit_max_warmup_steps: Option<i64>,
     /// Reuse below this relative change of the first blocks' residual
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub cache_dit_residual_diff_threshold: Option<f64>,
     /// Most steps in a row that reuse; -1 for any number
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -42,7 +45,7 @@ pub struct CacheFlags {
     #[arg(long)]
     pub cache_dit_enable_taylorseer: bool,
     /// Order of the forecast
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub cache_dit_taylorseer_order: Option<i64>,
     /// Steps to compute by a mask: slow, medium, fast or ultra
     #[arg(long, value_name = "NAME")]
@@ -53,24 +56,96 @@ pub struct CacheFlags {
 }
 
 impl CacheFlags {
-    /// Refuses what is not built yet, so that no flag is accepted and ignored.
+    /// The cache that the flags describe: `--cache-config` over the guide's defaults, the single flags
+    /// over that. `None` computes every step.
     ///
     /// # Errors
-    /// A cache was asked for.
-    pub fn check(&self) -> Result<(), Error> {
-        let tuned = self.cache_config.is_some()
-            || self.cache_dit_fn_compute_blocks.is_some()
-            || self.cache_dit_bn_compute_blocks.is_some()
-            || self.cache_dit_max_warmup_steps.is_some()
-            || self.cache_dit_residual_diff_threshold.is_some()
-            || self.cache_dit_max_continuous_cached_steps.is_some()
-            || self.cache_dit_enable_taylorseer
-            || self.cache_dit_taylorseer_order.is_some()
-            || self.cache_dit_scm_steps_mask_policy.is_some()
-            || self.cache_dit_scm_steps_policy.is_some();
-        if tuned || self.cache_backend == Some(CacheBackend::CacheDit) {
-            return Err(Error::Flag("the step cache is not available yet: leave the --cache flags out".into()));
+    /// A key that does not exist or is outside its bound, JSON that is none, a file that is not there,
+    /// or settings of a cache that `--cache-backend` does not turn on.
+    pub fn resolve(&self) -> Result<Option<CacheConfig>, Error> {
+        let single = self.single_flags();
+        if self.cache_backend != Some(CacheBackend::CacheDit) {
+            return match (&self.cache_config, single.keys().next()) {
+                (None, None) => Ok(None),
+                (Some(_), _) => Err(Error::Flag("`--cache-config` needs `--cache-backend cache_dit`".into())),
+                (None, Some(key)) => {
+                    let flag = key.to_lowercase().replace('_', "-");
+                    Err(Error::Flag(format!("`--cache-dit-{flag}` needs `--cache-backend cache_dit`")))
+                }
+            };
         }
-        Ok(())
+        let mut config = CacheConfig::default();
+        if let Some(text) = &self.cache_config {
+            config = overlay(&config, "--cache-config", &read_config(text)?)?;
+        }
+        overlay(&config, "--cache-dit-*", &Value::Object(single).to_string()).map(Some)
+    }
+
+    /// The single flags as keys of the configuration.
+    fn single_flags(&self) -> Map<String, Value> {
+        let entries = [
+            ("Fn_compute_blocks", self.cache_dit_fn_compute_blocks.map(Value::from)),
+            ("Bn_compute_blocks", self.cache_dit_bn_compute_blocks.map(Value::from)),
+            ("max_warmup_steps", self.cache_dit_max_warmup_steps.map(Value::from)),
+            ("residual_diff_threshold", self.cache_dit_residual_diff_threshold.map(Value::from)),
+            ("max_continuous_cached_steps", self.cache_dit_max_continuous_cached_steps.map(Value::from)),
+            ("enable_taylorseer", self.cache_dit_enable_taylorseer.then_some(Value::Bool(true))),
+            ("taylorseer_order", self.cache_dit_taylorseer_order.map(Value::from)),
+            ("scm_steps_mask_policy", self.cache_dit_scm_steps_mask_policy.clone().map(Value::from)),
+            ("scm_steps_policy", self.cache_dit_scm_steps_policy.clone().map(Value::from)),
+        ];
+        entries.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+    }
+}
+
+/// The JSON itself, or what the file after the `@` holds.
+fn read_config(text: &str) -> Result<String, Error> {
+    match text.strip_prefix('@') {
+        None => Ok(text.to_owned()),
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|source| Error::File { action: "read", path: path.to_owned(), source }),
+    }
+}
+
+fn overlay(config: &CacheConfig, flag: &str, json: &str) -> Result<CacheConfig, Error> {
+    let overrides: CacheOverrides =
+        serde_json::from_str(json).map_err(|err| Error::Flag(format!("`{flag}` is not a JSON object: {err}")))?;
+    config.overlaid(&overrides).map_err(|err| Error::Flag(format!("`{flag}`: {err}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(config: Option<&str>) -> CacheFlags {
+        CacheFlags {
+            cache_backend: Some(CacheBackend::CacheDit),
+            cache_config: config.map(str::to_owned),
+            ..CacheFlags::default()
+        }
+    }
+
+    #[test]
+    fn single_flags_stand_over_the_json_and_both_over_the_defaults() {
+        assert_eq!(CacheFlags::default().resolve().unwrap(), None);
+        assert_eq!(flags(None).resolve().unwrap(), Some(CacheConfig::default()));
+        let json = r#"{"residual_diff_threshold": 0.12, "max_warmup_steps": 6}"#;
+        let config = CacheFlags { cache_dit_max_warmup_steps: Some(8), ..flags(Some(json)) }.resolve().unwrap();
+        let config = config.unwrap();
+        assert_eq!((config.residual_diff_threshold, config.max_warmup_steps), (0.12, 8));
+    }
+
+    #[test]
+    fn nothing_is_accepted_and_ignored() {
+        let message = |flags: CacheFlags| flags.resolve().unwrap_err().to_string();
+        let tuned = CacheFlags { cache_dit_fn_compute_blocks: Some(1), ..CacheFlags::default() };
+        assert_eq!(message(tuned), "`--cache-dit-fn-compute-blocks` needs `--cache-backend cache_dit`");
+        let config = CacheFlags { cache_config: Some("{}".into()), ..CacheFlags::default() };
+        assert_eq!(message(config), "`--cache-config` needs `--cache-backend cache_dit`");
+        assert!(message(flags(Some("{"))).starts_with("`--cache-config` is not a JSON object: "));
+        assert!(message(flags(Some(r#"{"max_warmup_stepz": 1}"#))).contains("Near: max_warmup_steps"));
+        assert!(message(flags(Some("@/no/such/file"))).starts_with("cannot read `/no/such/file`"));
+        let negative = CacheFlags { cache_dit_fn_compute_blocks: Some(0), ..flags(None) };
+        assert!(message(negative).contains("`Fn_compute_blocks` must be at least 1. Given: 0"));
     }
 }

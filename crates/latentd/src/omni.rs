@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use diffusion::{ImageRequest, ImageSize, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport};
+use diffusion::{BlockRun, ImageRequest, ImageSize, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport};
 use models::{LoadOptions, QwenImage};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
@@ -152,7 +152,7 @@ impl Omni {
         for done in 1..=total {
             let reports = self.pipeline.step(&mut states.iter_mut().collect::<Vec<_>>())?;
             let runs = reports.iter().flat_map(|report| &report.runs);
-            let (reused, computed): (Vec<_>, Vec<_>) = runs.partition(|run| run.reused);
+            let (reused, computed): (Vec<&BlockRun>, Vec<&BlockRun>) = runs.partition(|run| run.reused);
             progress(StepProgress { done, total, computed: computed.len(), reused: reused.len() });
             steps.iter_mut().zip(reports).for_each(|(steps, report)| steps.push(report));
         }
@@ -214,13 +214,13 @@ impl OmniBuilder {
     /// # Errors
     /// The model is not there, not whole or not supported, or a setting cannot be honoured.
     pub fn build(self) -> Result<Omni, Error> {
-        self.cache.check()?;
+        let cache = self.cache.resolve()?;
         let device = self.device.open()?;
         let dtype = DtypeName::resolve(self.dtype, &device);
         let checkpoint = ModelSource::parse(self.model.as_deref(), self.revision).open()?;
         let bars = LoadingBars::default();
         let report = |component, done, total| bars.update(component, done, total);
-        let pipeline = models::load(&checkpoint, &LoadOptions { dtype, device, cache: None }, &report)?;
+        let pipeline = models::load(&checkpoint, &LoadOptions { dtype, device, cache }, &report)?;
         Ok(Omni { pipeline, limits: self.limits })
     }
 }

@@ -13,7 +13,6 @@ pub(crate) struct RequestResiduals {
     pub(crate) rules: RequestCache,
     /// `stored[segment][branch]`
     stored: Vec<Vec<Stored>>,
-    branches: usize,
 }
 
 /// What one branch keeps of one segment.
@@ -41,16 +40,12 @@ impl RequestResiduals {
             segments.iter().map(|segment| cache::Segment { name: segment.name, num_blocks: segment.num_blocks }).collect();
         let (rules, warnings) = RequestCache::new(config, num_inference_steps, &named, branches);
         let stored = segments.iter().map(|_| (0..branches).map(|_| Stored::default()).collect()).collect();
-        (Some(RequestResiduals { rules, stored, branches }), warnings)
+        (Some(RequestResiduals { rules, stored }), warnings)
     }
 
     /// What was computed and reused so far.
     pub(crate) fn stats(&self) -> &CacheStats {
         self.rules.stats()
-    }
-
-    pub(crate) fn branches(&self) -> usize {
-        self.branches
     }
 
     /// What the first blocks of this branch added in the last computed step.

@@ -52,7 +52,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), Error> {
-        self.loading.cache.check()?;
+        self.loading.cache.resolve()?;
         if self.max_batch == 0 {
             return Err(Error::Flag("`--max-batch` must be at least 1. Given: 0".into()));
         }
