@@ -50,8 +50,12 @@ impl Server {
     }
 
     fn request(&self, body: String) -> reqwest::RequestBuilder {
+        self.request_of("application/json", body)
+    }
+
+    fn request_of(&self, content_type: &str, body: String) -> reqwest::RequestBuilder {
         let url = format!("http://{}/v1/images/generations", self.address);
-        reqwest::Client::new().post(url).header("content-type", "application/json").body(body)
+        reqwest::Client::new().post(url).header("content-type", content_type).body(body)
     }
 
     fn signal(&self, name: &str) {
@@ -120,7 +124,7 @@ async fn every_refusal_has_openais_shape() {
     }
     for (request, status) in [
         (server.request("{".into()), 400),
-        (server.request("prompt=x".into()).header("content-type", "text/plain"), 415),
+        (server.request_of("text/plain", "prompt=x".into()), 415),
         (server.request("x".repeat(3 << 20)), 413),
     ] {
         let (given, error) = answer(request.send().await).await;

@@ -63,15 +63,18 @@ fn offline() -> bool {
     std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str()))
 }
 
+fn closed(id: &str, err: &HFError) -> String {
+    format!("`{id}` may not be read: accept its licence on its Hub page and set HF_TOKEN ({err})")
+}
+
 /// What to do next, by what went wrong.
 fn explain(id: &str, err: &HFError) -> String {
     match err {
         HFError::RepoNotFound { .. } => {
             format!("the Hub has no model `{id}`, or it is private: check the name, or set HF_TOKEN")
         }
-        HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
-            format!("`{id}` is gated: accept its licence on its Hub page and set HF_TOKEN ({err})")
-        }
+        HFError::AuthRequired { .. } | HFError::Forbidden { .. } => closed(id, err),
+        HFError::Http { context } if matches!(context.status.as_u16(), 401 | 403) => closed(id, err),
         HFError::RevisionNotFound { revision, .. } => format!("`{id}` has no revision `{revision}`"),
         HFError::Request { .. } => {
             format!("cannot reach the Hub for `{id}`: {err}. With a copy of the model on disk, name its folder instead")

@@ -13,7 +13,7 @@ use latentd::{CacheFlags, DeviceName, DtypeName, Error, Omni, OmniBuilder};
     version,
     after_help = "Start here:\n  latentd generate \"a fox on a green background\" -o fox.png\n  latentd serve --port 8091"
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -27,7 +27,7 @@ enum Command {
 
 impl Cli {
     /// Does what was asked.
-    pub fn run(self) -> Result<(), Error> {
+    pub(crate) fn run(self) -> Result<(), Error> {
         match self.command {
             Command::Generate(generate) => generate.run(),
             Command::Serve(serve) => serve.run(),
