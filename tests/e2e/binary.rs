@@ -9,7 +9,9 @@ pub fn latentd() -> Command {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let path = BUILT.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--offline", "-p", "latentd"]).args((!cfg!(debug_assertions)).then_some("--release"));
+        build
+            .args(["build", "--quiet", "--offline", "-p", "latentd"])
+            .args((!cfg!(debug_assertions)).then_some("--release"));
         assert!(build.status().unwrap().success(), "latentd builds");
         // target/<profile>/deps/e2e-…
         let profile = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();

@@ -130,7 +130,10 @@ fn a_folder_is_the_same_model_in_half_the_memory_too() {
     let generate = |name: &str, arguments: &[&str]| {
         let path = folder.path().join(name);
         let mut command = latentd();
-        command.args(["generate", "a dog", "--num-inference-steps", "2", "--seed", "1", "-o"]).arg(&path).args(arguments);
+        command
+            .args(["generate", "a dog", "--num-inference-steps", "2", "--seed", "1", "-o"])
+            .arg(&path)
+            .args(arguments);
         let output = run(&mut command);
         assert!(output.status.success(), "{}", stderr(&output));
         fs::read(path).unwrap()

@@ -29,7 +29,8 @@ async fn hub() -> String {
 
 async fn info(State(()): State<()>) -> Response {
     let siblings: Vec<_> = demo::FILES.iter().map(|file| json!({"rfilename": file.path})).collect();
-    axum::Json(json!({"id": "owner/model", "modelId": "owner/model", "sha": COMMIT, "siblings": siblings})).into_response()
+    axum::Json(json!({"id": "owner/model", "modelId": "owner/model", "sha": COMMIT, "siblings": siblings}))
+        .into_response()
 }
 
 async fn tree() -> Response {
@@ -51,7 +52,17 @@ async fn a_hub_model_is_downloaded_once_and_then_served_from_the_cache() {
     let (endpoint, folder) = (hub().await, folder());
     let generate = |picture: PathBuf, offline: &str, token: &str| {
         let mut command = latentd();
-        command.args(["generate", "a cat", "--model", "owner/model", "--num-inference-steps", "1", "--seed", "1", "-o"]);
+        command.args([
+            "generate",
+            "a cat",
+            "--model",
+            "owner/model",
+            "--num-inference-steps",
+            "1",
+            "--seed",
+            "1",
+            "-o",
+        ]);
         command.arg(picture).env("HF_HOME", folder.path()).env("HF_HUB_OFFLINE", offline);
         command.env("HF_ENDPOINT", &endpoint).env("HF_TOKEN", token).env("HF_HUB_DISABLE_XET", "1");
         run(&mut command)

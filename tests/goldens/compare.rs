@@ -63,9 +63,16 @@ impl OneOrMany {
 impl Golden {
     /// The recorded cases whose names start with `prefix`, from the manifest in `folder`; at least one.
     pub fn all(folder: PathBuf, prefix: &str) -> Vec<Golden> {
-        let manifest = std::fs::read(folder.join("manifest.json")).unwrap();
+        Golden::all_in(folder, "manifest.json", prefix)
+    }
+
+    /// The same from a manifest of another name.
+    pub fn all_in(folder: PathBuf, manifest: &str, prefix: &str) -> Vec<Golden> {
+        let manifest = std::fs::read(folder.join(manifest)).unwrap();
         let manifest: HashMap<String, serde_json::Value> = serde_json::from_slice(&manifest).unwrap();
-        let mut cases: Vec<_> = manifest.into_iter().filter(|(case, _)| case.starts_with(prefix)).collect();
+        // Beside the cases, the manifest holds versions and single figures.
+        let is_case = |(case, run): &(String, serde_json::Value)| case.starts_with(prefix) && run.get("kw").is_some();
+        let mut cases: Vec<_> = manifest.into_iter().filter(is_case).collect();
         assert!(!cases.is_empty(), "no case `{prefix}…` in {}", folder.display());
         cases.sort_by(|a, b| a.0.cmp(&b.0));
         let open = |(case, run): (String, serde_json::Value)| {
@@ -96,6 +103,17 @@ impl Golden {
         let theirs = self.tensor(name).get(row).unwrap();
         let theirs = theirs.narrow(0, 0, ours.dim(0).unwrap()).unwrap();
         close(&format!("{} {name}[{row}]", self.case), ours, &theirs, tolerance);
+    }
+
+    /// Every byte of picture `i` within 1 of diffusers' own.
+    #[track_caller]
+    pub fn check_picture(&self, i: usize, ours: &[u8]) {
+        let theirs = self.tensor("image.u8").get(i).unwrap().flatten_all().unwrap().to_vec1::<u8>().unwrap();
+        assert_eq!(ours.len(), theirs.len());
+        let worst = ours.iter().zip(&theirs).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        let moved = ours.iter().zip(&theirs).filter(|(a, b)| a != b).count();
+        println!("{} picture {i}: {moved} of {} bytes differ, by at most {worst}", self.case, theirs.len());
+        assert!(worst <= 1, "{} picture {i}: a byte differs by {worst}", self.case);
     }
 }
 

@@ -102,8 +102,11 @@ impl CacheFlags {
 fn read_config(text: &str) -> Result<String, Error> {
     match text.strip_prefix('@') {
         None => Ok(text.to_owned()),
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|source| Error::File { action: "read", path: path.to_owned(), source }),
+        Some(path) => std::fs::read_to_string(path).map_err(|source| Error::File {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 

@@ -60,7 +60,8 @@ pub(crate) fn snapshot(id: &str, revision: Option<&str>) -> Result<PathBuf, Erro
 }
 
 fn offline() -> bool {
-    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str()))
+    std::env::var("HF_HUB_OFFLINE")
+        .is_ok_and(|value| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str()))
 }
 
 fn closed(id: &str, err: &HFError) -> String {

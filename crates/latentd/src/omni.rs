@@ -107,7 +107,11 @@ impl Omni {
     ///
     /// # Errors
     /// A parameter outside its bound, or the device fails.
-    pub fn generate(&mut self, prompt: &str, params: OmniDiffusionSamplingParams) -> Result<Vec<GeneratedImage>, Error> {
+    pub fn generate(
+        &mut self,
+        prompt: &str,
+        params: OmniDiffusionSamplingParams,
+    ) -> Result<Vec<GeneratedImage>, Error> {
         self.generate_with_progress(prompt, params, |_| ())
     }
 
@@ -233,7 +237,9 @@ impl OmniDiffusionSamplingParams {
             (width, height) => {
                 let side = |side: Option<usize>| side.map_or("nothing".into(), |n| n.to_string());
                 let given = format!("width {}, height {}", side(width), side(height));
-                return Err(diffusion::InvalidRequest::new("size", "have a width and a height of at least 1", given).into());
+                return Err(
+                    diffusion::InvalidRequest::new("size", "have a width and a height of at least 1", given).into()
+                );
             }
         };
         Ok(RequestDraft {

@@ -36,8 +36,10 @@ impl RequestResiduals {
         if config.never_reuses() {
             return (None, Vec::new());
         }
-        let named: Vec<_> =
-            segments.iter().map(|segment| cache::Segment { name: segment.name, num_blocks: segment.num_blocks }).collect();
+        let named: Vec<_> = segments
+            .iter()
+            .map(|segment| cache::Segment { name: segment.name, num_blocks: segment.num_blocks })
+            .collect();
         let (rules, warnings) = RequestCache::new(config, num_inference_steps, &named, branches);
         let stored = segments.iter().map(|_| (0..branches).map(|_| Stored::default()).collect()).collect();
         (Some(RequestResiduals { rules, stored }), warnings)

@@ -145,14 +145,22 @@ impl<D: Dit> SegmentRun<'_, D> {
     }
 
     /// Stands a reusing row behind its middle blocks, or readies a computing one to store them.
-    fn begin_middle(&mut self, row: usize, branch: usize, reuses: bool, residuals: &mut RequestResiduals) -> Result<()> {
+    fn begin_middle(
+        &mut self,
+        row: usize,
+        branch: usize,
+        reuses: bool,
+        residuals: &mut RequestResiduals,
+    ) -> Result<()> {
         let at = At { segment: self.segment, branch };
         self.rows[row].reuses = reuses;
         if reuses {
             let streams = &self.rows[row].streams;
             let hidden_states = residuals.forecast(at, Stream::Hidden, &streams.hidden_states)?;
             let encoder_hidden_states = match &streams.encoder_hidden_states {
-                Some(encoder) if self.keeps_encoder(residuals) => Some(residuals.forecast(at, Stream::Encoder, encoder)?),
+                Some(encoder) if self.keeps_encoder(residuals) => {
+                    Some(residuals.forecast(at, Stream::Encoder, encoder)?)
+                }
                 other => other.clone(),
             };
             self.rows[row].streams = Streams { hidden_states, encoder_hidden_states };

@@ -1,8 +1,8 @@
 //! Decides which jobs step together on which worker, and owns the workers.
 //!
-//! [`policy`] takes every decision and touches nothing: it reads the books ([`state`]), plain
-//! values that a simulation can fill as well as a server can. [`run`] is the one event loop:
-//! it alone owns both the books and the channels. [`worker`] is one OS thread a device, does
+//! `policy` takes every decision and touches nothing: it reads the books (`state`), plain
+//! values that a simulation can fill as well as a server can. `run` is the one event loop:
+//! it alone owns both the books and the channels. `worker` is one OS thread a device, does
 //! what it is told and reports; async ends at its inbox.
 //!
 //! A job is one picture. It waits in line, is encoded, takes its denoising steps together with

@@ -4,7 +4,7 @@
 //! decoding are turns of their own: a finished job is decoded first (its client waits for
 //! nothing else), then free places are filled from the line, then everything that runs takes
 //! a step together, whatever its size. So between two steps of a job lie at most `max_batch`
-//! decodings and as many encodings.
+//! decodings and as many encodings, those that fail left out.
 
 use std::collections::vec_deque;
 

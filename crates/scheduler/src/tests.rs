@@ -30,6 +30,12 @@ fn prompted(prompt: &str) -> ImageRequest {
     ImageRequest { prompt: prompt.into(), ..request(64, 3) }
 }
 
+async fn becomes(scheduler: &Scheduler, expected: Readiness) {
+    let mut readiness = scheduler.readiness();
+    let became = readiness.wait_for(|readiness| *readiness == expected);
+    tokio::time::timeout(Duration::from_secs(10), became).await.expect("the readiness stays as it is").unwrap();
+}
+
 async fn load_becomes(scheduler: &Scheduler, waiting: usize, running: usize) {
     let mut load = scheduler.load();
     let became = load.wait_for(|load| *load == Load { waiting, running });
@@ -225,8 +231,7 @@ async fn a_model_that_does_not_load_is_said_and_refuses() {
         (Scheduler::spawn(CONFIG, vec![panicking]), "its thread panicked"),
     ];
     for (scheduler, reason) in failed {
-        let is_failed = |readiness: &Readiness| *readiness == Readiness::Failed(reason.into());
-        scheduler.readiness().wait_for(is_failed).await.unwrap();
+        becomes(&scheduler, Readiness::Failed(reason.into())).await;
         assert_eq!(scheduler.submit(request(16, 1)).await.unwrap_err(), SubmitError::Failed(reason.into()));
     }
 }
@@ -244,8 +249,7 @@ async fn a_worker_that_cannot_come_back_answers_everything() {
     for ticket in scheduler.submit_all(jobs).await.unwrap() {
         assert_eq!(answer(ticket).await, Err(JobError::Crashed));
     }
-    let is_failed = |readiness: &Readiness| *readiness == Readiness::Failed("the disk is gone".into());
-    scheduler.readiness().wait_for(is_failed).await.unwrap();
+    becomes(&scheduler, Readiness::Failed("the disk is gone".into())).await;
 }
 
 #[tokio::test]
@@ -270,7 +274,7 @@ async fn draining_finishes_what_was_taken_and_takes_no_more() {
         let scheduler = scheduler.clone();
         async move { scheduler.drain(Duration::from_secs(600)).await }
     });
-    scheduler.readiness().wait_for(|readiness| *readiness == Readiness::Draining).await.unwrap();
+    becomes(&scheduler, Readiness::Draining).await;
     assert_eq!(scheduler.submit(request(16, 1)).await.unwrap_err(), SubmitError::ShuttingDown);
     assert!(!drained.is_finished());
     pipeline.gate.open();
@@ -317,7 +321,8 @@ async fn workers_end_with_the_last_handle_and_ticket() {
     let ticket = scheduler.submit(request(16, 3)).await.unwrap();
     drop(scheduler);
     assert!(answer(ticket).await.is_ok(), "a ticket outlives the handle");
-    assert_eq!(ended.recv().await, None);
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended.recv()).await;
+    assert_eq!(ended.expect("the thread goes on"), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

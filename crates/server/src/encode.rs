@@ -35,6 +35,8 @@ pub(crate) fn encode(image: &RgbImage, format: OutputFormat, quality: u8) -> Ima
     let (pixels, colours) = (&image.pixels, ExtendedColorType::Rgb8);
     let (width, height) = (image.size.width as u32, image.size.height as u32);
     match format {
+        // Measured on a sheet of generated pictures: a fourteenth of the default's time, for a file
+        // six percent larger.
         OutputFormat::Png => PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Adaptive)
             .write_image(pixels, width, height, colours),
         OutputFormat::Jpeg => {

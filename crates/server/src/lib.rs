@@ -1,10 +1,10 @@
 //! The OpenAI Images API over HTTP: JSON in, pictures out. HTTP and OpenAI's JSON stop here.
 //!
-//! A request runs through [`routes`] (which path), [`body`] and [`fields`] (what was typed),
-//! [`validate`] (what is meant), the scheduler (a ticket a picture; dropping the handler's
+//! A request runs through `routes` (which path), `body` and `fields` (what was typed),
+//! `validate` (what is meant), the scheduler (a ticket a picture; dropping the handler's
 //! future, as hyper does when the client leaves, drops the tickets and cancels the jobs), and
-//! [`encode`] (PNG and base64, off the event loop). [`error`] is the only place that knows which
-//! failure is which status, and [`access_log`] writes the one line a request.
+//! `encode` (PNG and base64, off the event loop). `error` is the only place that knows which
+//! failure is which status, and `access_log` writes the one line a request.
 
 mod access_log;
 mod body;

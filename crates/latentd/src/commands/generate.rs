@@ -76,9 +76,9 @@ impl Generate {
         let (width, height) = match &self.size {
             None => (self.width, self.height),
             Some(text) => {
-                let size: ImageSize = text.parse().map_err(|()| {
-                    diffusion::InvalidRequest::new("size", "be WIDTHxHEIGHT, such as 1024x1024", text)
-                })?;
+                let size: ImageSize = text
+                    .parse()
+                    .map_err(|()| diffusion::InvalidRequest::new("size", "be WIDTHxHEIGHT, such as 1024x1024", text))?;
                 (Some(size.width), Some(size.height))
             }
         };

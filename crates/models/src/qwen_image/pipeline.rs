@@ -3,8 +3,8 @@
 use cache::{CacheConfig, ConfigError};
 use candle_core::{DType, Device, Tensor};
 use diffusion::{
-    CfgBranch, FlowMatchConfig, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline, PipelineError, RgbImage, Sigmas,
-    StepReport,
+    CfgBranch, FlowMatchConfig, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline, PipelineError, RgbImage,
+    Sigmas, StepReport,
 };
 
 use super::config::{TransformerConfig, VaeConfig, flow_match_config};
@@ -18,8 +18,8 @@ use crate::error::LoadError;
 use crate::load::{LoadOptions, Progress};
 use crate::noise::randn;
 use crate::qwen2_5_vl::{LanguageModel, LanguageModelConfig};
-use crate::state::{Branch, RequestState};
 use crate::residuals::RequestResiduals;
+use crate::state::{Branch, RequestState};
 use crate::step::denoise_step;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Precision;

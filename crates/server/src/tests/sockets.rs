@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use scheduler::Readiness;
 use scheduler::fake::{FakePipeline, Gate};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -58,6 +59,12 @@ async fn get(address: SocketAddr, path: &str) -> String {
     answer(client).await
 }
 
+async fn running_becomes(state: &AppState, running: usize) {
+    let mut load = state.scheduler.load();
+    let became = timeout(Duration::from_secs(10), load.wait_for(|load| load.running == running));
+    became.await.expect("as many jobs run as before").unwrap();
+}
+
 #[track_caller]
 fn assert_status(answer: &str, status: u16) {
     assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{}", &answer[..answer.len().min(2000)]);
@@ -75,9 +82,7 @@ async fn a_client_that_leaves_stops_its_job_within_a_step() {
     }
     // Three steps are done, the fourth has begun and waits at the gate.
     drop(client);
-    let mut load = state.scheduler.load();
-    let noticed = timeout(Duration::from_secs(10), load.wait_for(|load| load.running == 0));
-    noticed.await.expect("the server notices that its client left").unwrap();
+    running_becomes(&state, 0).await;
     pipeline.gate.open();
     pipeline.probe.emptied().await;
     assert_eq!(pipeline.probe.batch_sizes().len(), 4, "no step was begun after the client left");
@@ -90,11 +95,10 @@ async fn a_client_that_leaves_does_not_touch_another() {
     let server = served(&state).await;
     let staying = start_generation(server.address, r#"{"prompt": "a cat", "num_inference_steps": 6}"#).await;
     let leaving = start_generation(server.address, r#"{"prompt": "a dog", "num_inference_steps": 6}"#).await;
-    let mut load = state.scheduler.load();
     pipeline.gate.allow(1);
-    load.wait_for(|load| load.running == 2).await.unwrap();
+    running_becomes(&state, 2).await;
     drop(leaving);
-    load.wait_for(|load| load.running == 1).await.unwrap();
+    running_becomes(&state, 1).await;
     pipeline.gate.open();
     assert_status(&answer(staying).await, 200);
 }
@@ -129,7 +133,8 @@ async fn a_client_that_asks_first_is_refused_before_it_sends() {
     let server = served(&state).await;
     let mut client = TcpStream::connect(server.address).await.unwrap();
     client.write_all(head(1 << 30, "expect: 100-continue\r\n").as_bytes()).await.unwrap();
-    assert_status(&answer(client).await, 413);
+    let refused = timeout(Duration::from_secs(3), answer(client)).await.expect("no upload is waited for");
+    assert_status(&refused, 413);
 
     let mut client = TcpStream::connect(server.address).await.unwrap();
     let body = r#"{"prompt": "a cat"}"#;
@@ -147,11 +152,12 @@ async fn the_first_stop_finishes_what_was_taken_and_refuses_the_rest() {
     let state = state(&pipeline).await;
     let server = served(&state).await;
     let running = start_generation(server.address, r#"{"prompt": "a cat"}"#).await;
-    state.scheduler.load().wait_for(|load| load.running == 1).await.unwrap();
+    running_becomes(&state, 1).await;
 
     server.stop.send(()).await.unwrap();
-    let is_draining = |readiness: &scheduler::Readiness| *readiness == scheduler::Readiness::Draining;
-    state.scheduler.readiness().wait_for(is_draining).await.unwrap();
+    let mut readiness = state.scheduler.readiness();
+    let draining = readiness.wait_for(|readiness| *readiness == Readiness::Draining);
+    timeout(Duration::from_secs(10), draining).await.expect("the server drains").unwrap();
     assert_status(&get(server.address, "/readyz").await, 503);
     assert_status(&get(server.address, "/livez").await, 200);
     let late = answer(start_generation(server.address, r#"{"prompt": "a cat"}"#).await).await;
@@ -171,7 +177,7 @@ async fn what_is_not_done_in_time_is_answered_and_the_server_ends() {
     std::sync::Arc::get_mut(&mut state.config).unwrap().drain_timeout = Duration::from_millis(50);
     let server = served(&state).await;
     let running = start_generation(server.address, r#"{"prompt": "a cat"}"#).await;
-    state.scheduler.load().wait_for(|load| load.running == 1).await.unwrap();
+    running_becomes(&state, 1).await;
     server.stop.send(()).await.unwrap();
     assert_status(&answer(running).await, 503);
     timeout(Duration::from_secs(10), server.ended).await.expect("nothing keeps the server").unwrap().unwrap();
@@ -184,7 +190,7 @@ async fn the_second_stop_ends_at_once() {
     let state = state(&pipeline).await;
     let server = served(&state).await;
     let _running = start_generation(server.address, r#"{"prompt": "a cat"}"#).await;
-    state.scheduler.load().wait_for(|load| load.running == 1).await.unwrap();
+    running_becomes(&state, 1).await;
     server.stop.send(()).await.unwrap();
     server.stop.send(()).await.unwrap();
     timeout(Duration::from_secs(2), server.ended).await.expect("at once").unwrap().unwrap();

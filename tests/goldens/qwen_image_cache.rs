@@ -1,0 +1,132 @@
+//! Qwen-Image under the step cache against diffusers under cache-dit: decisions, diffs, latents.
+
+use std::collections::BTreeMap;
+
+use cache::{CacheConfig, CacheOverrides};
+use diffusion::{CfgBranch, Pipeline, StepReport};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::compare::{Golden, goldens};
+use crate::qwen_image::{model, request};
+
+/// What the manifest says of a cached run beside the pipeline's arguments.
+#[derive(Deserialize)]
+struct CachedRun {
+    cache_config: Map<String, Value>,
+    taylorseer_order: Option<usize>,
+    stats: Vec<Stats>,
+}
+
+#[derive(Deserialize)]
+struct Stats {
+    cached_steps: Vec<usize>,
+    residual_diffs: BTreeMap<usize, f64>,
+    cfg_cached_steps: Vec<usize>,
+    cfg_residual_diffs: BTreeMap<usize, f64>,
+}
+
+impl CachedRun {
+    fn of(case: &str) -> Self {
+        let manifest = std::fs::read(goldens().join("models/goldens/manifest.json")).unwrap();
+        let mut manifest: BTreeMap<String, Value> = serde_json::from_slice(&manifest).unwrap();
+        serde_json::from_value(manifest.remove(case).unwrap()).unwrap()
+    }
+
+    /// The configuration in our words. cache-dit itself bounds no run of cached steps.
+    fn config(&self) -> CacheConfig {
+        let mut keys = Map::from_iter([("max_continuous_cached_steps".to_owned(), Value::from(-1))]);
+        keys.extend(self.cache_config.clone());
+        if let Some(order) = self.taylorseer_order {
+            keys.extend([("enable_taylorseer".into(), true.into()), ("taylorseer_order".into(), order.into())]);
+        }
+        let overrides: CacheOverrides = serde_json::from_value(Value::Object(keys)).unwrap();
+        CacheConfig::default().overlaid(&overrides).unwrap()
+    }
+}
+
+#[test]
+fn decisions_diffs_and_latents_are_cache_dits() {
+    let mut model = model();
+    for golden in Golden::all(goldens().join("models/goldens"), "qwen-image.cache_") {
+        let run = CachedRun::of(&golden.case);
+        let mut request = request(&golden, 0);
+        request.extensions.insert(run.config());
+        let mut state = model.prepare(&request).unwrap();
+        let mut reports = Vec::new();
+        for step in 0..golden.run.kw.num_inference_steps {
+            reports.extend(model.step(&mut [&mut state]).unwrap());
+            golden.check(&format!("step.{step}.latents"), 0, state.latents(), 1e-3);
+        }
+        let stats = &run.stats[0];
+        check_branch(&golden.case, &reports, CfgBranch::Cond, &stats.cached_steps, &stats.residual_diffs);
+        check_branch(&golden.case, &reports, CfgBranch::Uncond, &stats.cfg_cached_steps, &stats.cfg_residual_diffs);
+        assert_eq!(state.cache_stats().unwrap().runs()[0].reused_steps(), stats.cached_steps.len());
+    }
+}
+
+fn check_branch(
+    case: &str,
+    reports: &[StepReport],
+    branch: CfgBranch,
+    cached_steps: &[usize],
+    residual_diffs: &BTreeMap<usize, f64>,
+) {
+    let run = |report: &StepReport| *report.runs.iter().find(|run| run.branch == branch).unwrap();
+    let reused: Vec<_> = reports.iter().filter(|report| run(report).reused).map(|report| report.step_index).collect();
+    assert_eq!(reused, cached_steps, "{case} {}", branch.name());
+    let mut worst = 0_f64;
+    for report in reports {
+        // cache-dit records -1 where a threshold of 1 lets a step pass unmeasured.
+        let theirs = residual_diffs.get(&report.step_index).copied().filter(|diff| *diff >= 0.0);
+        let ours = run(report).residual_diff.map(f64::from);
+        assert_eq!(ours.is_some(), theirs.is_some(), "{case} {} step {}", branch.name(), report.step_index);
+        let (Some(ours), Some(theirs)) = (ours, theirs) else { continue };
+        worst = worst.max((ours / theirs - 1.0).abs());
+    }
+    println!("{case} {}: steps {reused:?} reused, diffs off by {worst:.1e} at most, 1e-3 allowed", branch.name());
+    assert!(worst <= 1e-3, "{case} {}: a diff is off by {worst:.3e}", branch.name());
+}
+
+/// Requests of different sizes, prompts and configurations give alone what they give together, and
+/// some step of the batch mixes computed and reused rows.
+#[test]
+fn a_mixed_batch_changes_no_request() {
+    let mut model = model();
+    let cases = Golden::all(goldens().join("models/goldens"), "qwen-image.");
+    let mut requests: Vec<_> = cases.iter().map(|golden| request(golden, 0)).collect();
+    for (golden, request) in cases.iter().zip(&mut requests) {
+        if golden.case.contains(".cache_") {
+            request.extensions.insert(CachedRun::of(&golden.case).config());
+        }
+        request.params.num_inference_steps = 10;
+    }
+    let alone: Vec<_> = requests.iter().map(|request| run_all(&mut model, std::slice::from_ref(request))).collect();
+    let together = run_all(&mut model, &requests);
+    assert!(together.mixed, "no step mixed computed and reused rows");
+    for ((golden, alone), (latents, steps)) in cases.iter().zip(&alone).zip(together.requests) {
+        let (alone_latents, alone_steps) = &alone.requests[0];
+        assert_eq!(&steps, alone_steps, "{}", golden.case);
+        assert_eq!(&latents, alone_latents, "{}: bit for bit on the CPU", golden.case);
+    }
+}
+
+struct Batch {
+    /// Final latents and reports of each request.
+    requests: Vec<(Vec<f32>, Vec<StepReport>)>,
+    mixed: bool,
+}
+
+fn run_all(model: &mut models::QwenImage, requests: &[diffusion::ImageRequest]) -> Batch {
+    let mut states: Vec<_> = requests.iter().map(|request| model.prepare(request).unwrap()).collect();
+    let mut steps = vec![Vec::new(); states.len()];
+    let mut mixed = false;
+    for _ in 0..10 {
+        let reports = model.step(&mut states.iter_mut().collect::<Vec<_>>()).unwrap();
+        let runs = || reports.iter().flat_map(|report| &report.runs);
+        mixed |= runs().any(|run| run.reused) && runs().any(|run| !run.reused);
+        steps.iter_mut().zip(reports).for_each(|(steps, report)| steps.push(report));
+    }
+    let latents = states.iter().map(|state| state.latents().flatten_all().unwrap().to_vec1().unwrap());
+    Batch { requests: latents.zip(steps).collect(), mixed }
+}
