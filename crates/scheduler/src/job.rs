@@ -14,6 +14,8 @@ pub struct Generated {
     pub image: RgbImage,
     /// Text-encoder tokens of the prompts.
     pub prompt_tokens: usize,
+    /// What whoever sent the job should know, in sentences.
+    pub warnings: Vec<String>,
     /// Where the time went.
     pub timings: Timings,
     /// One report a denoising step.

@@ -13,7 +13,7 @@ use crate::job::{Generated, JobError, Outcome, Timings, Update};
 use crate::policy::{self, Turn};
 use crate::readiness::{Load, Readiness};
 use crate::state::{Job, JobId, LaneStatus, State, WorkerId};
-use crate::worker::{Command, Done, Work};
+use crate::worker::{Command, Done, Prepared, Work};
 
 /// Everything that can happen to the scheduler.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ struct Unanswered {
     updates: mpsc::UnboundedSender<Update>,
     arrived: Duration,
     timings: Timings,
-    prompt_tokens: usize,
+    prepared: Prepared,
     steps: Vec<StepReport>,
 }
 
@@ -156,7 +156,7 @@ impl EventLoop {
                 updates,
                 arrived,
                 timings: Timings::default(),
-                prompt_tokens: 0,
+                prepared: Prepared::default(),
                 steps: Vec::new(),
             };
             self.jobs.insert(id, job);
@@ -169,10 +169,10 @@ impl EventLoop {
     fn turned(&mut self, done: Done, took: Duration) {
         match done {
             Done::Nothing => {}
-            Done::Encoded { id, result: Ok(prompt_tokens) } => {
+            Done::Encoded { id, result: Ok(prepared) } => {
                 self.state.encoded(id);
                 if let Some(job) = self.jobs.get_mut(&id) {
-                    job.prompt_tokens = prompt_tokens;
+                    job.prepared = prepared;
                     job.timings.encode = took;
                 }
             }
@@ -190,7 +190,8 @@ impl EventLoop {
                 if let Some(job) = self.jobs.get_mut(&id) {
                     let timings = Timings { decode: took, ..job.timings };
                     let steps = std::mem::take(&mut job.steps);
-                    let generated = Generated { image, prompt_tokens: job.prompt_tokens, timings, steps };
+                    let Prepared { prompt_tokens, warnings } = std::mem::take(&mut job.prepared);
+                    let generated = Generated { image, prompt_tokens, warnings, timings, steps };
                     self.answer(id, Ok(generated));
                 }
             }

@@ -25,6 +25,13 @@ pub(crate) enum Work {
     Decode(JobId),
 }
 
+/// What the pipeline said of a job when it encoded it.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    pub(crate) prompt_tokens: usize,
+    pub(crate) warnings: Vec<String>,
+}
+
 /// What came of a turn. The worker holds no state of a job whose part failed.
 #[derive(Debug)]
 pub(crate) enum Done {
@@ -32,7 +39,7 @@ pub(crate) enum Done {
     /// The tokens of the prompts.
     Encoded {
         id: JobId,
-        result: Result<usize, PipelineError>,
+        result: Result<Prepared, PipelineError>,
     },
     /// One report a job, in the order of `ids`.
     Stepped {
@@ -140,11 +147,11 @@ impl<P: Pipeline> Worker<P> {
         }
     }
 
-    fn encode(&mut self, id: JobId, request: &ImageRequest) -> Result<usize, PipelineError> {
+    fn encode(&mut self, id: JobId, request: &ImageRequest) -> Result<Prepared, PipelineError> {
         let state = self.pipeline.prepare(request)?;
-        let prompt_tokens = self.pipeline.prompt_tokens(&state);
+        let (prompt_tokens, warnings) = (self.pipeline.prompt_tokens(&state), self.pipeline.warnings(&state));
         self.states.insert(id, state);
-        Ok(prompt_tokens)
+        Ok(Prepared { prompt_tokens, warnings })
     }
 
     fn step(&mut self, ids: &[JobId]) -> Done {

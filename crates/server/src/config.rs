@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cache::CacheConfig;
 use diffusion::Limits;
 
 /// The settings of the front end.
@@ -13,6 +14,12 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// Most bytes of a JSON body.
     pub body_limit: usize,
+    /// The step cache that requests run under, if any.
+    pub cache: Option<CacheConfig>,
+    /// Whether a request may bring cache settings of its own.
+    pub allow_request_cache_config: bool,
+    /// Whether every picture's cache is summed up in the log.
+    pub cache_summary: bool,
     /// How long jobs may go on once the server is told to stop.
     pub drain_timeout: Duration,
 }
@@ -24,6 +31,9 @@ impl ServerConfig {
             served_model_names: vec![id.into()],
             limits: Limits::default(),
             body_limit: 2 << 20,
+            cache: None,
+            allow_request_cache_config: false,
+            cache_summary: false,
             drain_timeout: Duration::from_secs(60),
         }
     }

@@ -18,6 +18,7 @@ mod routes;
 mod serve;
 mod shutdown;
 mod state;
+mod step_cache;
 #[cfg(test)]
 mod tests;
 mod validate;

@@ -6,6 +6,8 @@
 
 use serde::Serialize;
 
+use crate::step_cache::CacheReport;
+
 /// The answer to a generation.
 #[derive(Debug, Serialize)]
 pub(crate) struct ImagesResponse {
@@ -24,6 +26,9 @@ pub(crate) struct ImagesResponse {
     pub(crate) usage: Usage,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timings: Option<StageTimings>,
+    /// What was asked but could not be had, in sentences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<String>,
 }
 
 /// One picture.
@@ -32,6 +37,8 @@ pub(crate) struct ImageData {
     pub(crate) b64_json: String,
     /// The seed that makes this picture again.
     pub(crate) seed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cache: Option<CacheReport>,
 }
 
 /// Tokens, as clients count their costs by.

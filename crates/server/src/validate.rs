@@ -1,11 +1,14 @@
 //! From what was typed to what is meant. Pure: the defaults and bounds come from elsewhere.
 
+use cache::CacheConfig;
 use diffusion::{ImageSize, InvalidRequest, RequestDraft};
 use serde_json::Value;
 
+use crate::config::ServerConfig;
 use crate::encode::OutputFormat;
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::step_cache;
 
 /// A generation whose every field has the right type. The bounds that depend on the model are
 /// checked when the draft is built.
@@ -18,23 +21,37 @@ pub(crate) struct Generation {
     /// What the answer says of the quality.
     pub(crate) quality: &'static str,
     pub(crate) return_timings: bool,
+    pub(crate) return_cache_stats: bool,
+    /// The request's own cache settings.
+    pub(crate) cache: Option<CacheConfig>,
     /// Names of fields that were given and have no effect.
     pub(crate) ignored: Vec<String>,
 }
 
-/// Reads a generation off `fields`, for a model that answers to `served_model_names`.
-pub(crate) fn generation(mut fields: Fields, served_model_names: &[String]) -> Result<Generation, ApiError> {
-    check_model(&mut fields, served_model_names)?;
+/// Reads a generation off `fields`.
+pub(crate) fn generation(mut fields: Fields, config: &ServerConfig) -> Result<Generation, ApiError> {
+    check_model(&mut fields, &config.served_model_names)?;
     refuse_unsupported(&mut fields)?;
     let mut ignored = Vec::new();
     let (output_format, output_compression) = output(&mut fields, &mut ignored)?;
     let quality = quality(&mut fields, &mut ignored)?;
     let return_timings = fields.boolean("return_timings")?.unwrap_or(false);
+    let return_cache_stats = fields.boolean("return_cache_stats")?.unwrap_or(false);
+    let cache = cache(&mut fields, config)?;
     // Who asks: of no effect on the picture.
     fields.string("user")?;
     let draft = draft(&mut fields)?;
     ignored.extend(fields.rest());
-    Ok(Generation { draft, output_format, output_compression, quality, return_timings, ignored })
+    Ok(Generation {
+        draft,
+        output_format,
+        output_compression,
+        quality,
+        return_timings,
+        return_cache_stats,
+        cache,
+        ignored,
+    })
 }
 
 fn check_model(fields: &mut Fields, served_model_names: &[String]) -> Result<(), ApiError> {
@@ -53,15 +70,23 @@ fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
     if fields.boolean("stream")? == Some(true) {
         return unsupported("stream", "be false: this server does not stream yet", Value::Bool(true));
     }
-    if let Some(cache) = fields.any("cache") {
-        return unsupported("cache", "be absent: this server has no step cache yet", cache);
-    }
     match fields.one_of("response_format", &[("b64_json", true), ("url", false)])? {
         Some(false) => unsupported("response_format", "be b64_json: this server keeps no files", "url".into()),
         _ => match fields.one_of("background", &[("auto", true), ("opaque", true), ("transparent", false)])? {
             Some(false) => unsupported("background", "be opaque or auto: the model has no alpha", "transparent".into()),
             _ => Ok(()),
         },
+    }
+}
+
+fn cache(fields: &mut Fields, config: &ServerConfig) -> Result<Option<CacheConfig>, ApiError> {
+    match fields.any("cache") {
+        None => Ok(None),
+        Some(given) if !config.allow_request_cache_config => {
+            let bound = "be absent: the server was not started with --allow-request-cache-config";
+            Err(ApiError::Unsupported(InvalidRequest::new("cache", bound, given)))
+        }
+        Some(given) => step_cache::request_config(given, config.cache.as_ref()).map(Some),
     }
 }
 

@@ -46,6 +46,12 @@ pub(super) struct Serve {
     /// Seconds that a stopping server gives the pictures it has taken
     #[arg(long, default_value_t = 60, value_name = "SECONDS", env = "LATENTD_DRAIN_TIMEOUT")]
     drain_timeout: u64,
+    /// Let requests bring cache settings of their own, in a `cache` field
+    #[arg(long, env = "LATENTD_ALLOW_REQUEST_CACHE_CONFIG")]
+    allow_request_cache_config: bool,
+    /// Log a line a picture: what its cache computed and reused
+    #[arg(long, env = "LATENTD_ENABLE_CACHE_DIT_SUMMARY")]
+    enable_cache_dit_summary: bool,
     #[command(flatten)]
     loading: ModelFlags,
 }
@@ -83,6 +89,9 @@ impl Serve {
             config.served_model_names = self.served_model_name.clone();
         }
         config.limits = Limits { max_pixels: self.max_generated_image_size };
+        config.cache = self.loading.cache.resolve()?;
+        config.allow_request_cache_config = self.allow_request_cache_config;
+        config.cache_summary = self.enable_cache_dit_summary;
         config.drain_timeout = Duration::from_secs(self.drain_timeout);
         tracing::info!(%address, model = source.id(), "listening; loading the model");
 

@@ -18,6 +18,7 @@ use crate::encode::encode;
 use crate::error::ApiError;
 use crate::openai::{ImageData, ImagesResponse, StageTimings, Usage};
 use crate::state::{AppState, unix_seconds};
+use crate::step_cache::{self, CacheReport};
 use crate::validate::{self, Generation};
 
 /// Most bytes of the `x-ignored-params` header.
@@ -32,9 +33,14 @@ pub(crate) async fn generate(
 ) -> Result<Response, ApiError> {
     let config = &state.config;
     let fields = body::json_object(request, config.body_limit).await?;
-    let mut generation = validate::generation(fields, &config.served_model_names)?;
+    let mut generation = validate::generation(fields, config)?;
     let card = state.card()?;
-    let draft = std::mem::take(&mut generation.draft);
+    let mut draft = std::mem::take(&mut generation.draft);
+    if let Some(own) = generation.cache.take() {
+        step_cache::check_blocks(&own, &card.num_blocks)?;
+        draft.extensions.insert(own);
+    }
+    let cache_config = draft.extensions.get().or(config.cache.as_ref()).cloned();
     let requests = draft.build(&card, &config.limits, rand::random)?;
     log.write(|line| note_request(line, config.model_id(), &requests));
 
@@ -44,7 +50,16 @@ pub(crate) async fn generate(
     let pictures = try_join_all(tickets.into_iter().map(Ticket::finished)).await?;
 
     let timings = slowest(&pictures);
-    let answer = Answer { model: config.model_id().to_owned(), generation, pictures, seeds, timings };
+    let caches: Vec<_> = cache_config
+        .iter()
+        .flat_map(|cache_config| {
+            pictures.iter().map(|picture| CacheReport::new(&picture.steps, cache_config, &card.num_blocks))
+        })
+        .collect();
+    if config.cache_summary {
+        caches.iter().for_each(|cache| tracing::info!(cache = cache.summary(), "cache summary"));
+    }
+    let answer = Answer { model: config.model_id().to_owned(), generation, pictures, seeds, timings, caches };
     let begun = Instant::now();
     let body = tokio::task::spawn_blocking(|| answer.into_json()).await;
     let body = body.map_err(|err| ApiError::Internal(format!("encoding the picture: {err}")))??;
@@ -66,20 +81,25 @@ struct Answer {
     pictures: Vec<Generated>,
     seeds: Vec<u64>,
     timings: StageTimings,
+    /// One a picture, where there is a cache.
+    caches: Vec<CacheReport>,
 }
 
 impl Answer {
     /// Encodes the pictures and writes the JSON: milliseconds of work, for a blocking thread.
     fn into_json(self) -> Result<Vec<u8>, ApiError> {
-        let Answer { model, generation, pictures, seeds, timings } = self;
-        let Generation { output_format, output_compression, quality, return_timings, .. } = generation;
+        let Answer { model, generation, pictures, seeds, timings, caches } = self;
+        let Generation { output_format, output_compression, quality, return_timings, return_cache_stats, .. } =
+            generation;
+        let mut caches = caches.into_iter().filter(|_| return_cache_stats);
         let size = pictures.first().map_or(ImageSize { width: 0, height: 0 }, |picture| picture.image.size);
         let prompt_tokens = pictures.iter().map(|picture| picture.prompt_tokens).max().unwrap_or(0);
         let usage = Usage::generation(prompt_tokens, size.image_seq_len() * pictures.len());
+        let warnings = warnings(&pictures);
         let data = pictures.iter().zip(seeds).map(|(picture, seed)| {
             let file = encode(&picture.image, output_format, output_compression);
             let file = file.map_err(|err| ApiError::Internal(format!("encoding the picture: {err}")))?;
-            Ok(ImageData { b64_json: STANDARD.encode(file), seed })
+            Ok(ImageData { b64_json: STANDARD.encode(file), seed, cache: caches.next() })
         });
         let response = ImagesResponse {
             created: unix_seconds(),
@@ -91,9 +111,17 @@ impl Answer {
             size: size.to_string(),
             usage,
             timings: return_timings.then_some(timings),
+            warnings,
         };
         serde_json::to_vec(&response).map_err(|err| ApiError::Internal(format!("writing the answer: {err}")))
     }
+}
+
+/// What the sender should know, each sentence once.
+fn warnings(pictures: &[Generated]) -> Vec<String> {
+    let mut warnings: Vec<String> = pictures.iter().flat_map(|picture| picture.warnings.clone()).collect();
+    warnings.dedup();
+    warnings
 }
 
 fn note_request(line: &mut GenerationLog, model: &str, requests: &[ImageRequest]) {

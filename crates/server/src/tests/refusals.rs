@@ -127,7 +127,7 @@ async fn every_bad_field_is_named() {
         ),
         (
             json!({"prompt": "x", "cache": {"mode": "off"}}),
-            "400 unsupported_value cache | `cache` must be absent: this server has no step cache yet. Given: {\"mode\":\"off\"}",
+            "400 unsupported_value cache | `cache` must be absent: the server was not started with --allow-request-cache-config. Given: {\"mode\":\"off\"}",
         ),
         (json!({"prompt": "x", "user": 1}), "400 invalid_type user | `user` must be a string. Given: 1"),
     ];

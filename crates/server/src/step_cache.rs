@@ -1,0 +1,170 @@
+//! The step cache over HTTP: a request's own settings in, what they came to out.
+
+use cache::{
+    CacheConfig, CacheOverrides, CacheStats, ConfigError, KEYS, Quality, Reason, RunStats, Segment, StepRecord,
+};
+use diffusion::{InvalidRequest, StepReport};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::ApiError;
+
+/// What a request's `cache` field means: `"off"`, a preset's name, or keys over `base`.
+pub(crate) fn request_config(value: Value, base: Option<&CacheConfig>) -> Result<CacheConfig, ApiError> {
+    match &value {
+        Value::String(word) if word == "off" => Ok(Quality::Lossless.config()),
+        Value::String(word) => Quality::named(word).map(Quality::config).ok_or_else(|| {
+            let names: Vec<_> = Quality::NAMED.iter().map(|(name, _)| *name).collect();
+            let bound = format!("be \"off\", one of {}, or an object of settings", names.join(", "));
+            InvalidRequest::new("cache", bound, format!("{word:?}")).into()
+        }),
+        Value::Object(_) => {
+            let overrides: CacheOverrides = serde_json::from_value(value)
+                .map_err(|err| InvalidRequest::new("cache", "be an object of settings", err))?;
+            let base = base.cloned().unwrap_or_default();
+            Ok(base.overlaid(&overrides).map_err(invalid)?)
+        }
+        other => {
+            Err(ApiError::WrongType(InvalidRequest::new("cache", "be \"off\", a preset's name or an object", other)))
+        }
+    }
+}
+
+/// Checks a request's settings against the model's lists of blocks.
+pub(crate) fn check_blocks(config: &CacheConfig, num_blocks: &[usize]) -> Result<(), ApiError> {
+    Ok(config.validate(num_blocks).map_err(invalid)?)
+}
+
+/// The key is the field that a client is told of.
+fn invalid(err: ConfigError) -> InvalidRequest {
+    match err {
+        ConfigError::Invalid { key, bound, given } => InvalidRequest::new(key, bound, given),
+        ConfigError::UnknownKey { ref key, ref near } => {
+            let bound = if near.is_empty() { KEYS } else { near }.join(", ");
+            InvalidRequest::new("cache", format!("have known keys alone, such as {bound}"), key)
+        }
+    }
+}
+
+/// `cache` of the answer: what was computed and reused.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct CacheReport {
+    computed_steps: usize,
+    reused_steps: usize,
+    /// How many times more blocks would have run without the cache.
+    speedup_estimate: f64,
+    runs: Vec<RunReport>,
+}
+
+/// One guidance branch in one segment.
+#[derive(Debug, PartialEq, Serialize)]
+struct RunReport {
+    branch: &'static str,
+    segment: &'static str,
+    /// One character a step: `1` computed, `C` reused.
+    decisions: String,
+    computed_steps: usize,
+    reused_steps: usize,
+}
+
+impl CacheReport {
+    /// Of a picture's steps, under the settings that it ran with.
+    pub(crate) fn new(steps: &[StepReport], config: &CacheConfig, num_blocks: &[usize]) -> Self {
+        let stats = stats(steps, config, num_blocks);
+        let runs = stats.runs().iter().zip(steps.first().into_iter().flat_map(|step| &step.runs));
+        CacheReport {
+            computed_steps: stats.computed_steps(),
+            reused_steps: stats.reused_steps(),
+            speedup_estimate: stats.speedup_estimate(),
+            runs: runs
+                .map(|(run, first)| RunReport {
+                    branch: first.branch.name(),
+                    segment: first.segment,
+                    decisions: run.decisions(),
+                    computed_steps: run.computed_steps(),
+                    reused_steps: run.reused_steps(),
+                })
+                .collect(),
+        }
+    }
+
+    /// One line for the log.
+    pub(crate) fn summary(&self) -> String {
+        let runs = self.runs.iter().map(|run| format!("{} {} {}", run.branch, run.segment, run.decisions));
+        let runs: Vec<_> = runs.collect();
+        format!(
+            "{} steps computed, {} reused, {:.2}x: {}",
+            self.computed_steps,
+            self.reused_steps,
+            self.speedup_estimate,
+            runs.join(", ")
+        )
+    }
+}
+
+/// The reports of a picture's steps as the cache's own records.
+fn stats(steps: &[StepReport], config: &CacheConfig, num_blocks: &[usize]) -> CacheStats {
+    let Some(first) = steps.first() else { return CacheStats::default() };
+    let branches = first.runs.len() / num_blocks.len().max(1);
+    let runs = first.runs.iter().enumerate().map(|(i, run)| {
+        let blocks = num_blocks.get(i / branches.max(1)).copied().unwrap_or(1);
+        let segment = Segment { name: run.segment, num_blocks: blocks };
+        let mut stats = RunStats::new(segment, i % branches.max(1), config.always_computed_blocks());
+        for run in steps.iter().filter_map(|step| step.runs.get(i)) {
+            // A request without a cache computes every step for want of something stored.
+            let reason = Reason::named(run.reason).unwrap_or(Reason::NothingStored);
+            stats.push(StepRecord { decision: reason.decision(), residual_diff: run.residual_diff });
+        }
+        stats
+    });
+    runs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diffusion::{BlockRun, CfgBranch};
+    use serde_json::json;
+
+    #[test]
+    fn a_word_or_an_object_over_the_operators_settings() {
+        let base = CacheConfig { max_warmup_steps: 8, ..CacheConfig::default() };
+        let config = |value| request_config(value, Some(&base)).unwrap();
+        assert!(config(json!("off")).never_reuses());
+        assert_eq!(config(json!("fast")), Quality::Fast.config());
+        let own = config(json!({"residual_diff_threshold": 0.1}));
+        assert_eq!((own.residual_diff_threshold, own.max_warmup_steps), (0.1, 8));
+        assert_eq!(request_config(json!({}), None).unwrap(), CacheConfig::default());
+    }
+
+    #[test]
+    fn a_bad_setting_names_the_key() {
+        let message = |value| request_config(value, None).unwrap_err().to_string();
+        let zero = message(json!({"Fn_compute_blocks": 0}));
+        assert!(zero.starts_with("`Fn_compute_blocks` must be") && zero.ends_with("Given: 0"), "{zero}");
+        assert!(message(json!({"warmups": 1})).ends_with("Given: warmups"));
+        assert!(message(json!("quick")).starts_with("`cache` must be \"off\", one of lossless, high"));
+        assert!(message(json!(3)).starts_with("`cache` must be"));
+    }
+
+    #[test]
+    fn steps_are_counted_by_branch() {
+        let run = |branch, reused| BlockRun {
+            branch,
+            segment: "transformer_blocks",
+            reused,
+            reason: if reused { "similar" } else { "warmup" },
+            residual_diff: None,
+        };
+        let step = |step_index, cond, uncond| StepReport {
+            step_index,
+            runs: vec![run(CfgBranch::Cond, cond), run(CfgBranch::Uncond, uncond)],
+        };
+        let steps = [step(0, false, false), step(1, true, false), step(2, true, true)];
+        let report = CacheReport::new(&steps, &CacheConfig::default(), &[10]);
+        assert_eq!((report.computed_steps, report.reused_steps), (2, 1));
+        // Both branches ran 3 x 10 blocks of their 2 x 30, and 3 x 1.
+        assert_eq!(report.speedup_estimate, 60.0 / 33.0);
+        assert!(report.summary().ends_with("cond transformer_blocks 1CC, uncond transformer_blocks 11C"));
+    }
+}
