@@ -149,6 +149,6 @@ mod tests {
         assert!(message(flags(Some(r#"{"max_warmup_stepz": 1}"#))).contains("Near: max_warmup_steps"));
         assert!(message(flags(Some("@/no/such/file"))).starts_with("cannot read `/no/such/file`"));
         let negative = CacheFlags { cache_dit_fn_compute_blocks: Some(0), ..flags(None) };
-        assert!(message(negative).contains("`Fn_compute_blocks` must be at least 1. Given: 0"));
+        assert!(message(negative).contains("`Fn_compute_blocks` must be a whole number of at least 1. Given: 0"));
     }
 }

@@ -1,5 +1,8 @@
 //! The binary: arguments in, exit code out.
 
+mod cache_plot;
+mod cache_summary;
+mod cache_trace;
 mod commands;
 mod terminal;
 

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use diffusion::ImageSize;
-use latentd::{Error, GeneratedImage, OmniDiffusionSamplingParams, builtin_banner};
+use latentd::{Error, GeneratedImage, ModelSource, OmniDiffusionSamplingParams, builtin_banner};
 
 use super::ModelFlags;
+use super::cache_reports::{CacheReports, Setup};
 use crate::terminal::{self, StepsBar};
 
 /// Generate pictures from a prompt
@@ -55,6 +56,8 @@ pub(super) struct Generate {
     output: PathBuf,
     #[command(flatten)]
     loading: ModelFlags,
+    #[command(flatten)]
+    reports: CacheReports,
 }
 
 impl Generate {
@@ -62,6 +65,8 @@ impl Generate {
         let prompt = self.prompt.as_ref().or(self.prompt_flag.as_ref()).cloned().unwrap_or_default();
         let params = self.params()?;
         check_output(&self.output)?;
+        let config = self.loading.cache.resolve()?;
+        self.reports.check(config.as_ref())?;
         if self.model.is_none() {
             terminal::notice(&builtin_banner("generate --model"));
         }
@@ -69,7 +74,10 @@ impl Generate {
         let bar = StepsBar::new();
         let images = omni.generate_with_progress(&prompt, params, |step| bar.update(step))?;
         bar.finish();
-        save(&images, &self.output)
+        save(&images, &self.output)?;
+        let Some(config) = &config else { return Ok(()) };
+        let model = ModelSource::parse(self.model.as_deref(), self.loading.revision.clone()).id();
+        self.reports.write(&images, &Setup { model, config, num_blocks: omni.card().num_blocks.clone() })
     }
 
     fn params(&self) -> Result<OmniDiffusionSamplingParams, Error> {
@@ -102,9 +110,17 @@ fn check_output(output: &Path) -> Result<(), Error> {
         let bound = "end in .png, .jpg or .webp";
         return Err(diffusion::InvalidRequest::new("output", bound, output.display()).into());
     }
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    check_folder("output", output)
+}
+
+/// Whether a file can be in that place; `flag` names it.
+pub(super) fn check_folder(flag: &str, path: &Path) -> Result<(), Error> {
+    if path.is_dir() {
+        return Err(Error::Flag(format!("`--{flag}`: `{}` is a folder", path.display())));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        return Err(Error::Flag(format!("`--output`: there is no folder `{}`", folder.display())));
+        return Err(Error::Flag(format!("`--{flag}`: there is no folder `{}`", folder.display())));
     }
     Ok(())
 }
@@ -132,7 +148,7 @@ fn save(images: &[GeneratedImage], output: &Path) -> Result<(), Error> {
 }
 
 /// `fox.png`, `fox-2.png`, `fox-3.png`, …
-fn numbered(output: &Path, i: usize) -> PathBuf {
+pub(super) fn numbered(output: &Path, i: usize) -> PathBuf {
     if i == 0 {
         return output.to_owned();
     }

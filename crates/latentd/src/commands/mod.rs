@@ -1,6 +1,8 @@
 //! The commands of the binary, one file each.
 
 mod bench;
+mod cache;
+mod cache_reports;
 mod generate;
 mod serve;
 
@@ -23,6 +25,7 @@ enum Command {
     Generate(generate::Generate),
     Serve(serve::Serve),
     Bench(bench::Bench),
+    Cache(cache::Cache),
 }
 
 impl Cli {
@@ -32,6 +35,7 @@ impl Cli {
             Command::Generate(generate) => generate.run(),
             Command::Serve(serve) => serve.run(),
             Command::Bench(bench) => bench.run(),
+            Command::Cache(cache) => cache.run(),
         }
     }
 }

@@ -1,0 +1,245 @@
+//! `--cache-plot`: diffs against the threshold, step by step, as an SVG.
+//!
+//! plotters draws it: the one plotting library of Rust that needs neither a browser nor fonts at
+//! build time, and its SVG backend alone is small.
+
+use cache::CacheConfig;
+use diffusion::StepReport;
+use plotters::coord::Shift;
+use plotters::element::DynElement;
+use plotters::prelude::*;
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+const WIDTH: u32 = 960;
+const HEADER_HEIGHT: u32 = 76;
+const PANEL_HEIGHT: u32 = 260;
+/// Where text and legend begin, in line with the panels' axes.
+const LEFT: i32 = 70;
+
+// Okabe and Ito's colours, which colour-blind readers tell apart.
+const COMPUTED: RGBColor = RGBColor(213, 94, 0);
+const REUSED: RGBColor = RGBColor(0, 114, 178);
+const TEXT: RGBColor = RGBColor(40, 40, 40);
+const GREY: RGBColor = RGBColor(130, 130, 130);
+
+/// One branch in one segment.
+struct Panel {
+    title: String,
+    threshold: f64,
+    points: Vec<Point>,
+}
+
+struct Point {
+    step: usize,
+    diff: Option<f64>,
+    reused: bool,
+}
+
+/// How a step is marked. A step that needed no diff stands on the axis.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Reused,
+    Computed,
+    ComputedUnmeasured,
+    ReusedUnmeasured,
+}
+
+const LEGEND: [(Mark, &str); 4] = [
+    (Mark::Reused, "reused"),
+    (Mark::Computed, "computed"),
+    (Mark::ComputedUnmeasured, "computed, no diff needed"),
+    (Mark::ReusedUnmeasured, "reused, no diff needed"),
+];
+
+/// The plot of one picture's steps under `config`: a panel for each branch in each segment.
+pub(crate) fn svg(title: &str, steps: &[StepReport], config: &CacheConfig) -> String {
+    let panels = panels(steps, config);
+    let mut svg = String::new();
+    {
+        let height = HEADER_HEIGHT + PANEL_HEIGHT * panels.len() as u32;
+        let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+        draw(&root, title, &panels).expect("a plot in memory has nothing that can fail. This is a bug.");
+    }
+    svg
+}
+
+fn panels(steps: &[StepReport], config: &CacheConfig) -> Vec<Panel> {
+    let Some(first) = steps.first() else { return Vec::new() };
+    let mut segments: Vec<_> = first.runs.iter().map(|run| run.segment).collect();
+    segments.dedup();
+    let panel = |(i, run): (usize, &diffusion::BlockRun)| {
+        let segment = segments.iter().position(|&segment| segment == run.segment).unwrap_or(0);
+        let threshold = config.residual_diff_threshold * config.segment_threshold_factor(segment);
+        let runs = steps.iter().filter_map(|step| Some((step.step_index, step.runs.get(i)?)));
+        let points = runs.map(|(step, run)| Point {
+            step,
+            diff: run.residual_diff.map(f64::from).filter(|diff| !diff.is_nan()),
+            reused: run.reused,
+        });
+        let title = format!("{}, {}: threshold {}", run.branch.name(), run.segment, rounded(threshold));
+        Panel { title, threshold, points: points.collect() }
+    };
+    first.runs.iter().enumerate().map(panel).collect()
+}
+
+/// Without the last digits of a product of two decimal fractions.
+fn rounded(value: f64) -> f64 {
+    (value * 1e6).round() / 1e6
+}
+
+fn draw(root: &Area, title: &str, panels: &[Panel]) -> Drawn {
+    root.fill(&WHITE)?;
+    let (header, body) = root.split_vertically(HEADER_HEIGHT);
+    header.draw(&Text::new(title.to_owned(), (LEFT, 14), ("sans-serif", 18).into_font().color(&TEXT)))?;
+    draw_legend(&header, panels)?;
+    // One scale for all, so that branches can be compared.
+    let top = panels.iter().map(Panel::top).fold(0.0, f64::max) * 1.1;
+    for (area, panel) in body.split_evenly((panels.len(), 1)).iter().zip(panels) {
+        draw_panel(area, panel, top)?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+/// The marks that occur, and the threshold.
+fn draw_legend(header: &Area, panels: &[Panel]) -> Drawn {
+    let (mut x, y) = (LEFT + 6, 54);
+    let font = ("sans-serif", 14).into_font().color(&TEXT);
+    let occurs = |mark| panels.iter().flat_map(|panel| &panel.points).any(|point| point.mark() == mark);
+    for (mark, name) in LEGEND.into_iter().filter(|&(mark, _)| occurs(mark)) {
+        header.draw(&mark.element((x, y), 5))?;
+        header.draw(&Text::new(name, (x + 12, y - 7), font.clone()))?;
+        // The backend knows no font's widths: 7 px a character is ample at this size.
+        x += 40 + 7 * name.len() as i32;
+    }
+    for dash in 0..3 {
+        let from = x - 6 + 9 * dash;
+        header.draw(&PathElement::new([(from, y), (from + 6, y)], GREY.stroke_width(2)))?;
+    }
+    header.draw(&Text::new("threshold: reused below", (x + 26, y - 7), font))?;
+    Ok(())
+}
+
+fn draw_panel(area: &Area, panel: &Panel, top: f64) -> Drawn {
+    let title_font = ("sans-serif", 15).into_font().color(&TEXT);
+    area.draw(&Text::new(panel.title.clone(), (LEFT, 4), title_font))?;
+    let steps = panel.points.len();
+    let (left, right) = (-0.5, steps as f64 - 0.5);
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(28)
+        .margin_right(24)
+        .x_label_area_size(40)
+        .y_label_area_size(LEFT)
+        .build_cartesian_2d(left..right, 0.0..top)?;
+    let font = ("sans-serif", 13).into_font().color(&TEXT);
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.1))
+        .axis_style(GREY)
+        .x_labels(15)
+        .y_labels(6)
+        .x_label_formatter(&whole)
+        .label_style(font.clone())
+        .axis_desc_style(font)
+        .x_desc("step")
+        .y_desc("diff")
+        .draw()?;
+    let below = Rectangle::new([(left, 0.0), (right, panel.threshold.min(top))], REUSED.mix(0.06).filled());
+    chart.draw_series([below])?;
+    let threshold = [(left, panel.threshold), (right, panel.threshold)];
+    chart.draw_series(DashedLineSeries::new(threshold, 8, 5, GREY.stroke_width(2)))?;
+    for run in panel.points.chunk_by(|one, next| one.diff.is_some() && next.diff.is_some()) {
+        chart.draw_series(LineSeries::new(run.iter().map(|point| point.at(top)), GREY.mix(0.6)))?;
+    }
+    let size = if steps > 100 { 2 } else { 5 };
+    chart.draw_series(panel.points.iter().map(|point| point.mark().element(point.at(top), size)))?;
+    Ok(())
+}
+
+/// Labels of whole steps only.
+fn whole(step: &f64) -> String {
+    if step.fract() == 0.0 { step.to_string() } else { String::new() }
+}
+
+impl Panel {
+    /// The largest of the threshold and the finite diffs.
+    fn top(&self) -> f64 {
+        let diffs = self.points.iter().filter_map(|point| point.diff).filter(|diff| diff.is_finite());
+        diffs.fold(self.threshold.max(1e-3), f64::max)
+    }
+}
+
+impl Point {
+    fn at(&self, top: f64) -> (f64, f64) {
+        (self.step as f64, self.diff.unwrap_or(0.0).min(top))
+    }
+
+    fn mark(&self) -> Mark {
+        match (self.reused, self.diff) {
+            (true, Some(_)) => Mark::Reused,
+            (false, Some(_)) => Mark::Computed,
+            (false, None) => Mark::ComputedUnmeasured,
+            (true, None) => Mark::ReusedUnmeasured,
+        }
+    }
+}
+
+impl Mark {
+    fn element<'a, C: Clone + 'static>(self, at: C, size: i32) -> DynElement<'static, SVGBackend<'a>, C> {
+        match self {
+            Mark::Reused => Circle::new(at, size, REUSED.stroke_width(2)).into_dyn(),
+            Mark::Computed => Circle::new(at, size, COMPUTED.filled()).into_dyn(),
+            Mark::ComputedUnmeasured => TriangleMarker::new(at, size, COMPUTED.filled()).into_dyn(),
+            Mark::ReusedUnmeasured => TriangleMarker::new(at, size, REUSED.filled()).into_dyn(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache_summary::tests::steps;
+
+    fn count(svg: &str, start: &str, part: &str) -> usize {
+        svg.lines().filter(|line| line.starts_with(start) && line.contains(part)).count()
+    }
+
+    #[test]
+    fn every_step_of_every_branch_is_marked() {
+        let svg = svg("a title", &steps("WWssLds", "WWssssd"), &CacheConfig::default());
+        // Those of the legend are one more of each.
+        assert_eq!(count(&svg, "<circle", "#0072B2"), 7 + 1, "reused");
+        assert_eq!(count(&svg, "<circle", "#D55E00"), 2 + 1, "computed");
+        assert_eq!(count(&svg, "<polygon", "#D55E00"), 5 + 1, "computed without a diff");
+        assert_eq!(count(&svg, "<polygon", "#0072B2"), 0, "nothing was reused without a diff");
+        for text in
+            ["a title", "cond, transformer_blocks: threshold 0.24", "uncond, transformer_blocks", "computed, no diff"]
+        {
+            assert!(svg.contains(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn odd_values_are_drawn_too() {
+        let mut odd = steps("d", "s");
+        odd[0].runs[0].residual_diff = Some(f32::INFINITY);
+        odd[0].runs[1].residual_diff = Some(f32::NAN);
+        let config = CacheConfig { residual_diff_threshold: 0.0, ..CacheConfig::default() };
+        let svg = svg("", &odd, &config);
+        assert_eq!((count(&svg, "<circle", ""), count(&svg, "<polygon", "#0072B2")), (2, 2));
+        assert!(!svg.contains("NaN") && !svg.contains("inf"));
+    }
+
+    #[test]
+    fn thresholds_follow_their_segment() {
+        let mut steps = steps("s", "s");
+        steps[0].runs[1].segment = "single_transformer_blocks";
+        let config = CacheConfig { segment_threshold_factors: vec![1.0, 3.0], ..CacheConfig::default() };
+        let thresholds: Vec<_> = panels(&steps, &config).into_iter().map(|panel| rounded(panel.threshold)).collect();
+        assert_eq!(thresholds, [0.24, 0.72]);
+    }
+}

@@ -1,0 +1,137 @@
+//! What `latentd generate` tells of the step cache: a trace, a plot, a line a picture.
+
+use std::path::{Path, PathBuf};
+
+use cache::CacheConfig;
+use diffusion::InvalidRequest;
+use latentd::{Error, GeneratedImage};
+
+use super::generate::{check_folder, numbered};
+use crate::cache_trace::PictureTrace;
+use crate::{cache_plot, cache_summary, terminal};
+
+/// The flags.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Step cache")]
+pub(super) struct CacheReports {
+    /// Write what each step did and why, as JSON
+    #[arg(long, value_name = "FILE.json")]
+    cache_trace: Option<PathBuf>,
+    /// Draw each step's diff against the threshold. Of several pictures the second is NAME-2.svg
+    #[arg(long, value_name = "FILE.svg")]
+    cache_plot: Option<PathBuf>,
+    /// Print a line a picture: steps computed and reused, decisions, speedup
+    #[arg(long)]
+    enable_cache_dit_summary: bool,
+}
+
+/// What the pictures were made with.
+pub(super) struct Setup<'a> {
+    pub(super) model: String,
+    pub(super) config: &'a CacheConfig,
+    pub(super) num_blocks: Vec<usize>,
+}
+
+impl CacheReports {
+    /// Better before a minute of work than after it.
+    ///
+    /// # Errors
+    /// A report is asked for and there is no cache, or its file cannot be written.
+    pub(super) fn check(&self, config: Option<&CacheConfig>) -> Result<(), Error> {
+        let asked = [
+            ("--cache-trace", self.cache_trace.is_some()),
+            ("--cache-plot", self.cache_plot.is_some()),
+            ("--enable-cache-dit-summary", self.enable_cache_dit_summary),
+        ];
+        if let (None, Some((flag, _))) = (config, asked.iter().find(|(_, asked)| *asked)) {
+            return Err(Error::Flag(format!("`{flag}` needs `--cache-backend cache_dit`")));
+        }
+        if let Some(path) = &self.cache_trace {
+            check_folder("cache-trace", path)?;
+        }
+        if let Some(path) = &self.cache_plot {
+            if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("svg")) {
+                return Err(InvalidRequest::new("cache-plot", "end in .svg", path.display()).into());
+            }
+            check_folder("cache-plot", path)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was asked for; paths go to stdout, the summary to stderr.
+    pub(super) fn write(&self, images: &[GeneratedImage], setup: &Setup) -> Result<(), Error> {
+        if let Some(path) = &self.cache_trace {
+            let traces: Vec<_> =
+                images.iter().map(|image| PictureTrace::new(&setup.model, image.seed, &image.steps)).collect();
+            let json = serde_json::to_string_pretty(&traces).expect("strings and numbers make JSON. This is a bug.");
+            write(path, &(json + "\n"))?;
+        }
+        for (i, image) in images.iter().enumerate() {
+            let stats = cache_summary::stats(&image.steps, setup.config, &setup.num_blocks);
+            if let Some(path) = &self.cache_plot {
+                let title = format!("{}, seed {}: {}", setup.model, image.seed, cache_summary::counts(&stats));
+                write(&numbered(path, i), &cache_plot::svg(&title, &image.steps, setup.config))?;
+            }
+            if self.enable_cache_dit_summary {
+                terminal::notice(&format!("seed {}: {}", image.seed, cache_summary::line(&image.steps, &stats)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let failed = |source| Error::File { action: "write", path: path.display().to_string(), source };
+    std::fs::write(path, text).map_err(failed)?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(reports: CacheReports, config: Option<&CacheConfig>) -> String {
+        let err = reports.check(config).unwrap_err();
+        assert_eq!(err.exit_code(), 2);
+        err.to_string()
+    }
+
+    #[test]
+    fn a_report_needs_a_cache() {
+        let none = || CacheReports { cache_trace: None, cache_plot: None, enable_cache_dit_summary: false };
+        none().check(None).unwrap();
+        let trace = || CacheReports { cache_trace: Some("trace.json".into()), ..none() };
+        let plot = || CacheReports { cache_plot: Some("plot.svg".into()), ..none() };
+        let summary = || CacheReports { enable_cache_dit_summary: true, ..none() };
+        assert_eq!(refusal(trace(), None), "`--cache-trace` needs `--cache-backend cache_dit`");
+        assert_eq!(refusal(plot(), None), "`--cache-plot` needs `--cache-backend cache_dit`");
+        assert_eq!(refusal(summary(), None), "`--enable-cache-dit-summary` needs `--cache-backend cache_dit`");
+        for reports in [trace(), plot(), summary()] {
+            reports.check(Some(&CacheConfig::default())).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_report_needs_a_place() {
+        let config = CacheConfig::default();
+        let to = |trace: Option<&str>, plot: Option<&str>| CacheReports {
+            cache_trace: trace.map(PathBuf::from),
+            cache_plot: plot.map(PathBuf::from),
+            enable_cache_dit_summary: false,
+        };
+        assert_eq!(
+            refusal(to(Some("/no/such/trace.json"), None), Some(&config)),
+            "`--cache-trace`: there is no folder `/no/such`"
+        );
+        assert_eq!(refusal(to(Some("/"), None), Some(&config)), "`--cache-trace`: `/` is a folder");
+        assert_eq!(
+            refusal(to(None, Some("/no/such/plot.svg")), Some(&config)),
+            "`--cache-plot`: there is no folder `/no/such`"
+        );
+        assert_eq!(
+            refusal(to(None, Some("plot.png")), Some(&config)),
+            "`cache-plot` must end in .svg. Given: plot.png"
+        );
+    }
+}
