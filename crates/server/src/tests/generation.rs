@@ -1,3 +1,5 @@
+//! What a generation answers.
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use image::ImageFormat;

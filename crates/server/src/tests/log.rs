@@ -1,21 +1,25 @@
+//! The one line a request.
+
+use std::cell::RefCell;
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::{Value, json};
-use tracing::subscriber::DefaultGuard;
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::{fake_app, generate, get, send};
 
-/// Collects what is logged on this thread, at info and above.
-#[derive(Clone, Default)]
-struct Collected(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
-impl Write for Collected {
+/// Appends to what this thread has logged.
+struct ThisThread;
+
+impl Write for ThisThread {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        LOGGED.with_borrow_mut(|logged| logged.write(bytes))
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -23,23 +27,23 @@ impl Write for Collected {
     }
 }
 
-impl<'a> MakeWriter<'a> for Collected {
-    type Writer = Collected;
-
-    fn make_writer(&'a self) -> Collected {
-        self.clone()
-    }
-}
+/// What this test logs at info and above: its handlers run on its own thread.
+///
+/// One subscriber serves all tests and sorts by thread. One a test would lose lines: which events
+/// anybody wants is remembered for the whole process, and tests that begin and end at the same time
+/// mislead each other about it.
+struct Collected;
 
 impl Collected {
-    fn start() -> (Self, DefaultGuard) {
-        let collected = Collected::default();
-        let subscriber = tracing_subscriber::fmt().json().with_writer(collected.clone()).finish();
-        (collected, tracing::subscriber::set_default(subscriber))
+    fn start() -> Self {
+        static SUBSCRIBER: Once = Once::new();
+        SUBSCRIBER.call_once(|| tracing_subscriber::fmt().json().with_writer(|| ThisThread).init());
+        LOGGED.set(Vec::new());
+        Collected
     }
 
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        String::from_utf8(LOGGED.with_borrow(Clone::clone)).unwrap()
     }
 
     /// The fields of each request's line.
@@ -53,7 +57,7 @@ impl Collected {
 #[tokio::test]
 async fn a_generation_is_one_line_without_its_prompt() {
     let app = fake_app().await;
-    let (collected, _guard) = Collected::start();
+    let collected = Collected::start();
     let body = json!({"prompt": "a secret fox", "negative_prompt": "a secret dog", "n": 2, "num_inference_steps": 3});
     let answer = generate(&app, body).await;
     let [line] = &collected.requests()[..] else { panic!("{}", collected.text()) };
@@ -70,7 +74,7 @@ async fn a_generation_is_one_line_without_its_prompt() {
 #[tokio::test]
 async fn a_refusal_is_one_line_with_its_code() {
     let app = fake_app().await;
-    let (collected, _guard) = Collected::start();
+    let collected = Collected::start();
     generate(&app, json!({"prompt": "a secret fox", "n": 11})).await;
     get(&app, "/nowhere").await;
     let facts: Vec<_> = collected.requests().iter().map(|line| json!([line["status"], line["code"]])).collect();
@@ -82,7 +86,7 @@ async fn a_refusal_is_one_line_with_its_code() {
 async fn a_client_that_leaves_is_logged_with_what_it_asked_for() {
     let pipeline = scheduler::fake::FakePipeline { gate: scheduler::fake::Gate::closed(), ..Default::default() };
     let state = super::state(&pipeline).await;
-    let (collected, _guard) = Collected::start();
+    let collected = Collected::start();
     let app = crate::app(state.clone());
     let request = Request::post("/v1/images/generations").header("content-type", "application/json");
     let request = request.body(Body::from(r#"{"prompt": "a cat", "n": 2}"#)).unwrap();
@@ -99,7 +103,7 @@ async fn a_client_that_leaves_is_logged_with_what_it_asked_for() {
 #[tokio::test]
 async fn probes_are_quiet_while_all_is_well() {
     let app = fake_app().await;
-    let (collected, _guard) = Collected::start();
+    let collected = Collected::start();
     get(&app, "/health").await;
     assert_eq!(collected.text(), "");
 }
@@ -107,7 +111,7 @@ async fn probes_are_quiet_while_all_is_well() {
 #[tokio::test]
 async fn the_reason_of_a_fault_is_logged_and_not_told() {
     let app = fake_app().await;
-    let (collected, _guard) = Collected::start();
+    let collected = Collected::start();
     let answer = generate(&app, json!({"prompt": "fail in step"})).await;
     let reason = "the model failed: the prompt asked for a failure";
     assert!(collected.text().contains(reason) && !answer.json.to_string().contains(reason));

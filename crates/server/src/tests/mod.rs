@@ -1,14 +1,9 @@
-//! The API as a whole, on a fake pipeline. Where does a new test go?
+//! The API as a whole, on a fake pipeline. Each file says what belongs into it.
 
-/// What a generation answers.
 mod generation;
-/// The one line a request.
 mod log;
-/// What is refused, and how.
 mod refusals;
-/// What needs real connections: clients that leave, uploads, stopping.
 mod sockets;
-/// Models, probes, unknown paths, request ids.
 mod surroundings;
 
 use axum::Router;

@@ -1,3 +1,5 @@
+//! What is refused, and how.
+
 use std::time::Duration;
 
 use axum::body::Body;

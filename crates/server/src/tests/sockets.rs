@@ -1,3 +1,5 @@
+//! What needs real connections: clients that leave, uploads, stopping.
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Models, probes, unknown paths, request ids.
+
 use axum::body::Body;
 use axum::http::Request;
 use axum::routing::get as get_route;
