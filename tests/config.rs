@@ -1,6 +1,6 @@
 //! Every file in `config/` says only what the program understands.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 
 use std::path::{Path, PathBuf};
 

@@ -3,6 +3,8 @@
 //! `cargo tree` is asked about this machine's target alone, without a network: what only another
 //! system would pull in is not seen.
 
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
+
 use std::collections::BTreeSet;
 use std::process::Command;
 

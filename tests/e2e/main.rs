@@ -1,6 +1,6 @@
 //! The whole program, as a user starts it: the built binary, the built-in model, real sockets.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 
 mod binary;
 mod generate;

@@ -3,7 +3,7 @@
 //! The files lie beside this one, or in the folder that `LATENTD_GOLDENS` names, in the same
 //! layout. Every comparison prints the error it saw and states its tolerance.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 
 mod cache_masks;
 mod cache_taylorseer;
