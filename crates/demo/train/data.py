@@ -129,4 +129,5 @@ def font():
 
 
 def with_article(words):
-    return ("an " if words[0] in "aeiou" else "a ") + words
+    # "a unicorn": the sound decides. (The first weights were trained with "an unicorn" and draw both.)
+    return ("an " if words[0] in "aeiou" and not words.startswith("uni") else "a ") + words
