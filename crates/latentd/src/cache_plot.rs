@@ -14,7 +14,7 @@ type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 const WIDTH: u32 = 960;
 const HEADER_HEIGHT: u32 = 76;
-const PANEL_HEIGHT: u32 = 260;
+const PANEL_HEIGHT: u32 = 272;
 /// Where text and legend begin, in line with the panels' axes.
 const LEFT: i32 = 70;
 
@@ -111,8 +111,8 @@ fn draw_legend(header: &Area, panels: &[Panel]) -> Drawn {
     for (mark, name) in LEGEND.into_iter().filter(|&(mark, _)| occurs(mark)) {
         header.draw(&mark.element((x, y), 5))?;
         header.draw(&Text::new(name, (x + 12, y - 7), font.clone()))?;
-        // The backend knows no font's widths: 7 px a character is ample at this size.
-        x += 40 + 7 * name.len() as i32;
+        // The backend knows no font's widths: 6.5 px a character is ample at this size.
+        x += 40 + 13 * name.len() as i32 / 2;
     }
     for dash in 0..3 {
         let from = x - 6 + 9 * dash;
@@ -130,8 +130,10 @@ fn draw_panel(area: &Area, panel: &Panel, top: f64) -> Drawn {
     let mut chart = ChartBuilder::on(area)
         .margin_top(28)
         .margin_right(24)
+        .margin_bottom(12)
+        .margin_left(LEFT - 56)
         .x_label_area_size(40)
-        .y_label_area_size(LEFT)
+        .y_label_area_size(56)
         .build_cartesian_2d(left..right, 0.0..top)?;
     let font = ("sans-serif", 13).into_font().color(&TEXT);
     chart

@@ -3,7 +3,7 @@
 //! ```no_run
 //! use latentd::{Omni, OmniDiffusionSamplingParams};
 //!
-//! # fn main() -> anyhow::Result<()> {
+//! # fn main() -> Result<(), latentd::Error> {
 //! let mut omni = Omni::builder().model("Qwen/Qwen-Image").build()?;
 //! let images = omni.generate(
 //!     "a beautiful landscape",

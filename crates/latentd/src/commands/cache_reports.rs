@@ -51,7 +51,7 @@ impl CacheReports {
         }
         if let Some(path) = &self.cache_plot {
             if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("svg")) {
-                return Err(InvalidRequest::new("cache-plot", "end in .svg", path.display()).into());
+                return Err(InvalidRequest::new("--cache-plot", "end in .svg", path.display()).into());
             }
             check_folder("cache-plot", path)?;
         }
@@ -131,7 +131,7 @@ mod tests {
         );
         assert_eq!(
             refusal(to(None, Some("plot.png")), Some(&config)),
-            "`cache-plot` must end in .svg. Given: plot.png"
+            "`--cache-plot` must end in .svg. Given: plot.png"
         );
     }
 }

@@ -51,6 +51,9 @@ impl Scenario {
     /// The cache of the flags, `--cache-backend cache_dit` being understood, on a model whose segments
     /// have so many blocks.
     fn config(&self, num_blocks: &[usize]) -> Result<CacheConfig, Error> {
+        if num_blocks.contains(&0) {
+            return Err(InvalidRequest::new("blocks", "be at least 1", 0).into());
+        }
         let backend = Some(self.flags.cache_backend.unwrap_or(CacheBackend::CacheDit));
         let flags = CacheFlags { cache_backend: backend, ..self.flags.clone() };
         let Some(config) = flags.resolve()? else {
@@ -85,5 +88,7 @@ mod tests {
         assert_eq!((err.to_string().as_str(), err.exit_code()), ("`steps` must be between 1 and 1000. Given: 0", 2));
         let err = scenario(28, r#"{"Fn_compute_blocks": 8}"#).config(&[60, 6]).unwrap_err();
         assert_eq!(err.to_string(), "`Fn_compute_blocks` must be at most 6, the model's blocks. Given: 8");
+        let err = scenario(28, "{}").config(&[60, 0]).unwrap_err();
+        assert_eq!(err.to_string(), "`blocks` must be at least 1. Given: 0");
     }
 }

@@ -17,14 +17,14 @@ const STEPS_A_LINE: usize = 50;
     after_help = "Examples:\n  latentd cache plan --steps 28\n  latentd cache plan --cache-config '{\"scm_steps_mask_policy\":\"medium\"}' --steps 28 --blocks 5,20"
 )]
 pub(super) struct Plan {
-    #[command(flatten)]
-    scenario: Scenario,
     /// Transformer blocks, of several lists of blocks one number a list
     #[arg(long, value_delimiter = ',', default_value = "60", value_name = "N")]
     blocks: Vec<usize>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    scenario: Scenario,
 }
 
 /// The plan as JSON.
@@ -76,7 +76,7 @@ impl<'a> Report<'a> {
 
 fn text(report: &Report, config: &CacheConfig) -> String {
     let blocks: Vec<_> = report.blocks.iter().map(ToString::to_string).collect();
-    let mut text = format!("{} steps, {} blocks: {}\n", report.steps, blocks.join(" + "), settings(config));
+    let mut text = format!("{} steps, {} blocks\n{}\n", report.steps, blocks.join(" + "), settings(config));
     for first in (0..report.steps).step_by(STEPS_A_LINE) {
         let last = report.steps.min(first + STEPS_A_LINE);
         text.push('\n');
@@ -136,7 +136,8 @@ mod tests {
     fn a_plan_fits_a_screen() {
         let json = r#"{"scm_steps_mask_policy": "fast", "enable_taylorseer": true}"#;
         let expected = "\
-8 steps, 5 + 20 blocks: Fn 1, Bn 0, warmup 4, threshold 0.24, at most 3 reused in a row, TaylorSeer of order 1
+8 steps, 5 + 20 blocks
+Fn 1, Bn 0, warmup 4, threshold 0.24, at most 3 reused in a row, TaylorSeer of order 1
 
 step       0
 mask       11101001

@@ -13,8 +13,6 @@ use crate::terminal;
     after_help = "Example:\n  latentd cache simulate --cache-config '{\"residual_diff_threshold\":0.12}' --steps 28 --diffs diffs.txt --cfg"
 )]
 pub(super) struct Simulate {
-    #[command(flatten)]
-    scenario: Scenario,
     /// Transformer blocks
     #[arg(long, default_value_t = 60, value_name = "N")]
     blocks: usize,
@@ -25,6 +23,8 @@ pub(super) struct Simulate {
     /// Two branches, cond and uncond: two columns
     #[arg(long)]
     cfg: bool,
+    #[command(flatten)]
+    scenario: Scenario,
 }
 
 impl Simulate {
