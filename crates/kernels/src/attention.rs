@@ -27,7 +27,7 @@ pub struct AttentionStream<'a> {
 
 /// Attention of every row over its own text and image tokens, with RMSNorm of each head's
 /// queries and keys and interleaved RoPE in f32:
-/// <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/transformers/transformer_qwenimage.py#L485>.
+/// <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/transformers/transformer_qwenimage.py#L473>.
 #[derive(Clone, Copy, Debug)]
 pub struct JointAttention<'a> {
     /// The prompt's tokens: first in the joint order. A row may have none.

@@ -8,6 +8,11 @@
 //! Every operation has a reference made of candle operations, right for any device and float
 //! type: it is what the tests compare with and what runs where there is nothing faster.
 
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, unreachable_code, reason = "nobody there calls the kernels that this is for")
+)]
+
 mod activation;
 mod attention;
 #[cfg_attr(not(target_arch = "x86_64"), path = "no_avx2.rs")]

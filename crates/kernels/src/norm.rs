@@ -47,7 +47,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 
 /// `x / max(||x||, 1e-12) * sqrt(c) * gamma` over the channels of an `[h, w, c]` picture, in
 /// f32: the norm of the Qwen-Image VAE,
-/// <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/autoencoders/autoencoder_kl_qwenimage.py#L104>.
+/// <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/autoencoders/autoencoder_kl_qwenimage.py#L85>.
 ///
 /// # Errors
 /// `gamma` does not have one element a channel.

@@ -8,7 +8,7 @@ use crate::dispatch::{self, F32, avx2};
 
 /// `mean(|previous - current|) / mean(|previous|)` of each row that has a previous value,
 /// cache-dit's measure of change, NaN where both means are 0:
-/// <https://github.com/vipshop/cache-dit/blob/v1.1.5/src/cache_dit/caching/cache_contexts/cache_manager.py#L473>.
+/// <https://github.com/vipshop/cache-dit/blob/v1.5.3/src/cache_dit/caching/cache_contexts/cache_manager.py#L553>.
 ///
 /// `current` is `[tokens, dim]`, `previous` holds one `[tokens of the row, dim]` a row. All
 /// rows together cost one copy from the device to the host.

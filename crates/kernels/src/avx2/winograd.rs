@@ -22,11 +22,13 @@ use super::simd::{F32x8, load_at, splat, store_at};
 const TILE: usize = 4;
 /// Elements of a transformed tile.
 const PLACES: usize = 36;
-/// Most rows of tiles in a band: its border of two rows is little beside 16.
-const BAND_TILES: usize = 4;
+/// Tiles of a band, about: its border is little beside so many.
+const BAND: usize = 256;
 /// Floats of one place of the transformed inputs that are multiplied together: half of a
 /// second-level cache.
 const BLOCK: usize = 1 << 14;
+/// Tiles that are at least multiplied together: so often is a weight used once it is near.
+const MIN_BLOCK_TILES: usize = 84;
 /// Longest part of a sum in one go.
 const BLOCK_K: usize = 512;
 
@@ -119,18 +121,24 @@ pub(super) fn forward(
     let mut out = Vec::with_capacity(picture.height * picture.width * weights.out_channels);
     let convolution = Convolution { weights, transformed, picture, residual, out: SharedMut::new(&mut out) };
     let tile_rows = picture.height.div_ceil(TILE);
-    let band_tiles = BAND_TILES.min(tile_rows.div_ceil(rayon::current_num_threads()).max(1));
-    split(tile_rows.div_ceil(band_tiles), 1, &|bands| {
+    let bands = num_bands(tile_rows, picture.width.div_ceil(TILE), rayon::current_num_threads());
+    split(bands, 1, &|range| {
         let mut scratch = Scratch::default();
-        for band in bands {
-            let tile_rows = band * band_tiles..tile_rows.min((band + 1) * band_tiles);
+        for band in range {
+            let rows = band * tile_rows / bands..(band + 1) * tile_rows / bands;
             // SAFETY: packed weights exist only where the features do; no two bands share a row.
-            unsafe { convolution.band(tile_rows, &mut scratch) };
+            unsafe { convolution.band(rows, &mut scratch) };
         }
     });
     // SAFETY: the rows of all bands are the whole picture.
     unsafe { out.set_len(picture.height * picture.width * weights.out_channels) };
     out
+}
+
+/// In how many bands the rows of tiles are worked through: equally many a thread.
+fn num_bands(tile_rows: usize, row_tiles: usize, threads: usize) -> usize {
+    let band_rows = BAND.div_ceil(row_tiles).max(2);
+    (tile_rows / band_rows).max(1).next_multiple_of(threads).min(tile_rows)
 }
 
 /// One convolution under way.
@@ -164,7 +172,8 @@ impl Convolution<'_> {
         scratch.input.resize((tile_rows.len() * TILE + 2) * columns * in_channels, 0.0);
         self.picture.fill((tile_rows.start * TILE) as isize - 1, 1, columns, &mut scratch.input);
         let num_tiles = tile_rows.len() * row_tiles;
-        let block = (BLOCK / in_channels).next_multiple_of(STRIP).min(num_tiles);
+        let most = (BLOCK / in_channels).max(MIN_BLOCK_TILES);
+        let block = num_tiles.div_ceil(num_tiles.div_ceil(most));
         scratch.inputs.resize(PLACES * block * in_channels, 0.0);
         scratch.outputs.resize(PLACES * block * out_columns, 0.0);
         for first in (0..num_tiles).step_by(block) {
