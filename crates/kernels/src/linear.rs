@@ -292,6 +292,10 @@ mod tests {
         let expected =
             [Linear::new(&q, None), Linear::new(&k, Some(&bias))].map(|part| part.unwrap().forward(&x).unwrap());
         assert_close("cat", &fused.forward(&x).unwrap(), &Tensor::cat(&expected, 2).unwrap(), 1e-7);
+        let half = [&q, &k].map(|t| t.to_dtype(DType::BF16).unwrap());
+        let fused_half = Linear::cat(&[(&half[0], None), (&half[1], None)]).unwrap();
+        let plain = with_reference(|| Linear::cat(&[(&half[0], None), (&half[1], None)])).unwrap();
+        assert_close("cat bf16", &fused_half.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 1e-6);
         let (plain, unpacked) = (with_reference(|| fused.forward(&x)), fused.forward(&x));
         assert_close("unpacked", &unpacked.unwrap(), &plain.unwrap(), 1e-6);
     }

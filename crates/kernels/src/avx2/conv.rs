@@ -144,11 +144,14 @@ impl Packed {
         picture.fill(first_row, left, columns, scratch);
         let band = DirectBand { weights: self, input: scratch, columns, stride, rows: rows.len(), width };
         let first = rows.start * width * self.out_channels;
+        let span = (rows.len() * width - 1) * self.out_channels + PANEL;
         for panel in 0..self.bias.len() {
             let column = panel * PANEL;
             if column + PANEL <= self.out_channels {
                 // SAFETY: the band's rows and the panel's columns lie inside out.
-                unsafe { band.panel(panel, Output { start: out.at(first + column), row_stride: self.out_channels }) };
+                unsafe {
+                    band.panel(panel, Output { start: out.at(first + column, span), row_stride: self.out_channels })
+                };
                 continue;
             }
             // A panel that sticks out is computed aside.
@@ -158,7 +161,7 @@ impl Packed {
             for (pixel, sums) in aside.chunks_exact(PANEL).enumerate() {
                 for (i, sum) in sums.iter().take(self.out_channels - column).enumerate() {
                     // SAFETY: the pixel is one of the band's, the channel one of its own.
-                    unsafe { *out.at(first + pixel * self.out_channels + column + i) = *sum };
+                    unsafe { *out.at(first + pixel * self.out_channels + column + i, 1) = *sum };
                 }
             }
         }

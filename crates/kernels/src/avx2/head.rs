@@ -292,7 +292,7 @@ unsafe fn write(destinations: &[Destination; 2], token: usize, row: &[f32], fact
     let (to, token) = if token < first.tokens { (first, token) } else { (second, token - first.tokens) };
     let index = (to.first_row + token) * to.row_len + to.column;
     // SAFETY: the caller promises that this row of the destination is there and ours.
-    let out = unsafe { std::slice::from_raw_parts_mut(to.out.at(index), row.len()) };
+    let out = unsafe { std::slice::from_raw_parts_mut(to.out.at(index, row.len()), row.len()) };
     for (out, x) in out.as_chunks_mut::<8>().0.iter_mut().zip(row.as_chunks::<8>().0) {
         store(out, _mm256_mul_ps(load(x), splat(factor)));
     }

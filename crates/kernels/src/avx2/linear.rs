@@ -112,7 +112,7 @@ impl Packed {
         let tokens = x.len() / self.in_features;
         assert_eq!(x.len(), tokens * self.in_features, "rows of x are whole. This is a bug.");
         let mut out = Vec::with_capacity(tokens * columns);
-        let product = Product { weights: self, x, tokens, columns, epilogue, out: SharedMut::new(&mut out) };
+        let product = Product { weights: self, x, tokens, columns, epilogue, out: SharedMut::spare(&mut out) };
         let work = tokens * columns * self.in_features;
         if tokens >= MIN_TALL_ROWS && x.len() >= MIN_TALL {
             let threads = rayon::current_num_threads();
@@ -255,11 +255,12 @@ impl Product<'_> {
     unsafe fn strip(&self, row: usize, rows: usize, panel: usize, k: Range<usize>, left: Left, weights: &[f32]) {
         let column = panel * PANEL;
         let last = k.end == self.weights.in_features;
+        let span = (rows - 1) * self.columns + PANEL;
         let finish =
             Finish { bias: &self.weights.bias[panel], epilogue: self.epilogue, row, column, columns: self.columns };
         // SAFETY: row and column lie inside the result; the rest is the caller's promise.
         unsafe {
-            let out = Output { start: self.out.at(row * self.columns + column), row_stride: self.columns };
+            let out = Output { start: self.out.at(row * self.columns + column, span), row_stride: self.columns };
             strip(rows, k.len(), left, weights.as_ptr(), out, k.start == 0, last.then_some(&finish));
         }
     }

@@ -55,9 +55,12 @@ fn pieces(n: usize, min: usize) -> usize {
     }
 }
 
-/// A pointer that several threads write through, each to elements of its own.
+/// Memory that several threads write through, each to elements of its own.
 #[derive(Clone, Copy)]
-pub(super) struct SharedMut(*mut f32);
+pub(super) struct SharedMut {
+    start: *mut f32,
+    len: usize,
+}
 
 // SAFETY: a pointer is only a number; who writes through it answers for the disjointness.
 unsafe impl Send for SharedMut {}
@@ -66,17 +69,24 @@ unsafe impl Sync for SharedMut {}
 
 impl SharedMut {
     pub(super) fn new(out: &mut [f32]) -> Self {
-        SharedMut(out.as_mut_ptr())
+        SharedMut { start: out.as_mut_ptr(), len: out.len() }
     }
 
-    /// The element at `index`.
+    /// The memory behind the last element of a vector: to be written before it is read.
+    pub(super) fn spare(out: &mut Vec<f32>) -> Self {
+        let spare = out.spare_capacity_mut();
+        SharedMut { start: spare.as_mut_ptr().cast(), len: spare.len() }
+    }
+
+    /// `count` elements from `index` on.
     ///
     /// # Safety
-    /// `index` must lie inside the slice this was made from, or at its end.
+    /// They must lie inside what this was made from.
     #[inline(always)]
-    pub(super) unsafe fn at(self, index: usize) -> *mut f32 {
-        // SAFETY: the caller keeps `index` inside.
-        unsafe { self.0.add(index) }
+    pub(super) unsafe fn at(self, index: usize, count: usize) -> *mut f32 {
+        debug_assert!(index + count <= self.len, "{index} + {count} > {}. This is a bug.", self.len);
+        // SAFETY: the caller keeps them inside.
+        unsafe { self.start.add(index) }
     }
 }
 

@@ -119,7 +119,7 @@ pub(super) fn forward(
     residual: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut out = Vec::with_capacity(picture.height * picture.width * weights.out_channels);
-    let convolution = Convolution { weights, transformed, picture, residual, out: SharedMut::new(&mut out) };
+    let convolution = Convolution { weights, transformed, picture, residual, out: SharedMut::spare(&mut out) };
     let tile_rows = picture.height.div_ceil(TILE);
     let bands = num_bands(tile_rows, picture.width.div_ceil(TILE), rayon::current_num_threads());
     split(bands, 1, &|range| {
@@ -260,7 +260,7 @@ impl Convolution<'_> {
         if channels >= 8 {
             let value = self.residual.map_or(value, |residual| _mm256_add_ps(value, load_at(residual, index)));
             // SAFETY: eight channels are left.
-            unsafe { _mm256_storeu_ps(self.out.at(index), value) };
+            unsafe { _mm256_storeu_ps(self.out.at(index, 8), value) };
             return;
         }
         let mut eight = [0.0; 8];
@@ -268,7 +268,7 @@ impl Convolution<'_> {
         for (i, value) in eight.into_iter().take(channels).enumerate() {
             let residual = self.residual.map_or(0.0, |residual| residual[index + i]);
             // SAFETY: the channel is one of those left.
-            unsafe { *self.out.at(index + i) = value + residual };
+            unsafe { *self.out.at(index + i, 1) = value + residual };
         }
     }
 }

@@ -1,0 +1,63 @@
+//! A result does not depend on how many threads made it, bit for bit.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor};
+use kernels::{
+    AttentionStream, Conv3x3, JointAttention, Linear, RopeTable, RowLayout, add_weighted, causal_attention,
+    modulated_layer_norm, residual_diffs,
+};
+
+/// Numbers from -1 to 1 without a pattern that a mix-up would keep.
+fn numbers(seed: usize, shape: &[usize]) -> Result<Tensor> {
+    let count = shape.iter().product::<usize>();
+    let numbers = (0..count).map(|i| ((i * 7919 + seed * 104_729) as f32 * 0.618).sin());
+    Tensor::from_vec(numbers.collect(), shape, &Device::Cpu)
+}
+
+/// Every operation that goes to several threads, large enough to do so.
+fn everything() -> Result<Vec<f32>> {
+    let rows = RowLayout::new(&[301, 0, 411]);
+    let (x, vectors) = (numbers(1, &[712, 192])?, numbers(2, &[3, 192])?);
+    let wide = Linear::new(&numbers(3, &[576, 192])?, Some(&numbers(4, &[576])?))?;
+    let narrow = Linear::new(&numbers(5, &[192, 576])?, None)?;
+    let qkv = wide.forward(&modulated_layer_norm(&x, &vectors, &vectors, &rows, 1e-6)?)?;
+    let text = numbers(6, &[20, 576])?;
+    let text_rows = RowLayout::new(&[13, 7, 0]);
+    let rope = [314, 7, 411].map(|positions| {
+        let angles = numbers(7, &[positions, 16])?;
+        RopeTable::new(&angles.cos()?, &angles.sin()?).map(Arc::new)
+    });
+    let rope = rope.into_iter().collect::<Result<Vec<_>>>()?;
+    let norm = numbers(8, &[32])?;
+    let stream = |qkv, rows| AttentionStream { qkv, norm_q: &norm, norm_k: &norm, rows };
+    let (text, image) = (stream(&text, &text_rows), stream(&qkv, &rows));
+    let (text, image) = JointAttention { text, image, rope: &rope, num_heads: 6, eps: 1e-6 }.forward()?;
+    let hidden = narrow.forward_gated(&wide.forward_gelu(&image)?, &x, &vectors, &rows)?;
+    let angles = numbers(9, &[712, 16])?;
+    let causal = causal_attention(&hidden, &x.narrow(1, 0, 64)?, &x.narrow(1, 64, 64)?, &angles, &angles, 6, 2)?;
+    let conv = Conv3x3::new(&numbers(10, &[48, 24, 3, 3])?, &numbers(11, &[48])?)?;
+    let picture = numbers(12, &[50, 34, 24])?;
+    let pictures = [conv.forward(&picture)?, conv.forward_upsampled(&picture)?, conv.forward_stride2(&picture)?];
+    let sum = add_weighted(&causal, &[(0.5, &hidden)])?;
+    let previous = hidden.narrow(0, 301, 411)?;
+    let diffs = residual_diffs(&sum, &[None, None, Some(&previous)], &rows)?;
+    let mut all = diffs.into_iter().flatten().collect::<Vec<_>>();
+    for tensor in [&text, &sum].into_iter().chain(&pictures) {
+        all.extend(tensor.flatten_all()?.to_vec1::<f32>()?);
+    }
+    Ok(all)
+}
+
+#[test]
+fn a_result_does_not_depend_on_the_number_of_threads() {
+    let with = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(everything).unwrap()
+    };
+    let alone = with(1);
+    assert!(alone.iter().all(|x| x.is_finite()));
+    for threads in [2, 3, 7] {
+        assert!(with(threads) == alone, "{threads} threads");
+    }
+}
