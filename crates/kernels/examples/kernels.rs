@@ -22,8 +22,7 @@ fn main() -> Result<()> {
     kernels::threads_from_env();
     let words: Vec<String> = std::env::args().skip(1).collect();
     println!("{:<44} {:>12} {:>12} {:>7}", "operation", "kernels us", "candle us", "ratio");
-    // A worker of the pool hands work on more cheaply than a thread from outside.
-    rayon::scope(|_| {
+    kernels::in_pool(&Device::Cpu, || {
         let mut bench = Bench { words };
         blocks(&mut bench)?;
         linears(&mut bench)?;

@@ -39,4 +39,4 @@ pub use norm::{channel_norm, modulated_layer_norm, rms_norm};
 pub use rope::RopeTable;
 pub use rows::RowLayout;
 pub use step::{add_weighted, residual_diffs};
-pub use threads::threads_from_env;
+pub use threads::{in_pool, threads_from_env};
