@@ -204,7 +204,7 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache_summary::tests::steps;
+    use crate::testing::steps;
 
     fn count(svg: &str, start: &str, part: &str) -> usize {
         svg.lines().filter(|line| line.starts_with(start) && line.contains(part)).count()

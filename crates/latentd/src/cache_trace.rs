@@ -44,7 +44,7 @@ impl<'a> PictureTrace<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache_summary::tests::steps;
+    use crate::testing::steps;
     use serde_json::json;
 
     #[test]

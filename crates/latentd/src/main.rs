@@ -1,10 +1,11 @@
 //! The binary: arguments in, exit code out.
 
 mod cache_plot;
-mod cache_summary;
 mod cache_trace;
 mod commands;
 mod terminal;
+#[cfg(test)]
+mod testing;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -65,8 +65,8 @@ pub(crate) fn run_segment<D: Dit>(
     let depths = depths(num_blocks, requests);
     for (&start, &end) in depths.iter().zip(depths.iter().skip(1)) {
         run.enter_middles(start, requests)?;
-        run.stretch(start..end, num_blocks, requests)?;
-        run.leave_middles(end, num_blocks, requests)?;
+        run.stretch(start..end, requests)?;
+        run.leave_middles(end, requests)?;
     }
     run.finish()
 }
@@ -172,7 +172,8 @@ impl<D: Dit> SegmentRun<'_, D> {
     }
 
     /// Stores what the middle blocks that end at `depth` made of the rows that computed them.
-    fn leave_middles(&mut self, depth: usize, num_blocks: usize, requests: &mut [RequestRows<'_>]) -> Result<()> {
+    fn leave_middles(&mut self, depth: usize, requests: &mut [RequestRows<'_>]) -> Result<()> {
+        let num_blocks = self.num_blocks();
         for request in requests {
             let RequestRows { rows, residuals } = request;
             let Some(residuals) = residuals.as_deref_mut() else { continue };
@@ -197,7 +198,8 @@ impl<D: Dit> SegmentRun<'_, D> {
     }
 
     /// Runs `blocks` on the rows that do not sit them out.
-    fn stretch(&mut self, blocks: Range<usize>, num_blocks: usize, requests: &[RequestRows<'_>]) -> Result<()> {
+    fn stretch(&mut self, blocks: Range<usize>, requests: &[RequestRows<'_>]) -> Result<()> {
+        let num_blocks = self.num_blocks();
         let sits_out = |row: usize| {
             self.rows[row].reuses && {
                 let request = requests.iter().find(|request| request.rows.contains(&row));

@@ -8,6 +8,7 @@
 
 mod access_log;
 mod body;
+pub mod cache_summary;
 mod config;
 mod encode;
 mod error;

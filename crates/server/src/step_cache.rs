@@ -1,12 +1,11 @@
 //! The step cache over HTTP: a request's own settings in, what they came to out.
 
-use cache::{
-    CacheConfig, CacheOverrides, CacheStats, ConfigError, KEYS, Quality, Reason, RunStats, Segment, StepRecord,
-};
+use cache::{CacheConfig, CacheOverrides, ConfigError, KEYS, Quality};
 use diffusion::{InvalidRequest, StepReport};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::cache_summary;
 use crate::error::ApiError;
 
 /// What a request's `cache` field means: `"off"`, a preset's name, or keys over `base`.
@@ -70,7 +69,7 @@ struct RunReport {
 impl CacheReport {
     /// Of a picture's steps, under the settings that it ran with.
     pub(crate) fn new(steps: &[StepReport], config: &CacheConfig, num_blocks: &[usize]) -> Self {
-        let stats = stats(steps, config, num_blocks);
+        let stats = cache_summary::stats(steps, config, num_blocks);
         let runs = stats.runs().iter().zip(steps.first().into_iter().flat_map(|step| &step.runs));
         CacheReport {
             computed_steps: stats.computed_steps(),
@@ -87,37 +86,6 @@ impl CacheReport {
                 .collect(),
         }
     }
-
-    /// One line for the log.
-    pub(crate) fn summary(&self) -> String {
-        let runs = self.runs.iter().map(|run| format!("{} {} {}", run.branch, run.segment, run.decisions));
-        let runs: Vec<_> = runs.collect();
-        format!(
-            "{} steps computed, {} reused, {:.2}x: {}",
-            self.computed_steps,
-            self.reused_steps,
-            self.speedup_estimate,
-            runs.join(", ")
-        )
-    }
-}
-
-/// The reports of a picture's steps as the cache's own records.
-fn stats(steps: &[StepReport], config: &CacheConfig, num_blocks: &[usize]) -> CacheStats {
-    let Some(first) = steps.first() else { return CacheStats::default() };
-    let branches = first.runs.len() / num_blocks.len().max(1);
-    let runs = first.runs.iter().enumerate().map(|(i, run)| {
-        let blocks = num_blocks.get(i / branches.max(1)).copied().unwrap_or(1);
-        let segment = Segment { name: run.segment, num_blocks: blocks };
-        let mut stats = RunStats::new(segment, i % branches.max(1), config.always_computed_blocks());
-        for run in steps.iter().filter_map(|step| step.runs.get(i)) {
-            // A request without a cache computes every step for want of something stored.
-            let reason = Reason::named(run.reason).unwrap_or(Reason::NothingStored);
-            stats.push(StepRecord { decision: reason.decision(), residual_diff: run.residual_diff });
-        }
-        stats
-    });
-    runs.collect()
 }
 
 #[cfg(test)]
@@ -165,6 +133,7 @@ mod tests {
         assert_eq!((report.computed_steps, report.reused_steps), (2, 1));
         // Both branches ran 3 x 10 blocks of their 2 x 30, and 3 x 1.
         assert_eq!(report.speedup_estimate, 60.0 / 33.0);
-        assert!(report.summary().ends_with("cond transformer_blocks 1CC, uncond transformer_blocks 11C"));
+        let decisions: Vec<_> = report.runs.iter().map(|run| (run.branch, run.decisions.as_str())).collect();
+        assert_eq!(decisions, [("cond", "1CC"), ("uncond", "11C")]);
     }
 }

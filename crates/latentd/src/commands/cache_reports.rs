@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use cache::CacheConfig;
 use diffusion::InvalidRequest;
 use latentd::{Error, GeneratedImage};
+use server::cache_summary;
 
 use super::generate::{check_folder, numbered};
 use crate::cache_trace::PictureTrace;
-use crate::{cache_plot, cache_summary, terminal};
+use crate::{cache_plot, terminal};
 
 /// The flags.
 #[derive(clap::Args)]

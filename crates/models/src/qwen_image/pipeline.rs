@@ -6,6 +6,7 @@ use diffusion::{
     CfgBranch, FlowMatchConfig, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline, PipelineError, RgbImage,
     Sigmas, StepReport,
 };
+use kernels::in_pool;
 
 use super::config::{TransformerConfig, VaeConfig, flow_match_config};
 use super::prompt::{MAX_PROMPT_TOKENS, PromptEncoder};
@@ -150,7 +151,7 @@ impl Pipeline for QwenImage {
 
     fn prepare(&mut self, request: &ImageRequest) -> Result<RequestState, PipelineError> {
         let size = request.params.size;
-        let branches = self.branches(request)?;
+        let branches = in_pool(&self.device, || self.branches(request))?;
         let (residuals, warnings) = self.residuals(request, branches.len())?;
         let prompt_tokens = branches.iter().map(|branch| branch.prompt_embeds.dims()[0]).sum();
         Ok(RequestState {
@@ -175,11 +176,11 @@ impl Pipeline for QwenImage {
     }
 
     fn step(&mut self, batch: &mut [&mut RequestState]) -> Result<Vec<StepReport>, PipelineError> {
-        denoise_step(&self.transformer, batch).map_err(device_error)
+        in_pool(&self.device, || denoise_step(&self.transformer, batch)).map_err(device_error)
     }
 
     fn decode(&mut self, state: RequestState) -> Result<RgbImage, PipelineError> {
-        let pixels = self.pixels(&state).map_err(device_error)?;
+        let pixels = in_pool(&self.device, || self.pixels(&state)).map_err(device_error)?;
         Ok(RgbImage { size: state.size.padded(), pixels }.crop_center(state.size))
     }
 }

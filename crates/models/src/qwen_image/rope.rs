@@ -3,9 +3,8 @@
 //! Port of `QwenEmbedRope` with `scale_rope`:
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/transformers/transformer_qwenimage.py#L186>
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor};
 use kernels::RopeTable;
@@ -17,7 +16,7 @@ const THETA: f32 = 10_000.0;
 pub struct RopeTables {
     axes_dims: [usize; 3],
     device: Device,
-    made: RefCell<HashMap<Key, Arc<RopeTable>>>,
+    made: Mutex<HashMap<Key, Arc<RopeTable>>>,
 }
 
 /// Token rows, token columns, text tokens.
@@ -29,7 +28,7 @@ const MAX_TABLES: usize = 256;
 impl RopeTables {
     /// Tables for heads whose channels are split over (frame, row, column) as `axes_dims`.
     pub fn new(axes_dims: [usize; 3], device: Device) -> Self {
-        RopeTables { axes_dims, device, made: RefCell::default() }
+        RopeTables { axes_dims, device, made: Mutex::default() }
     }
 
     /// Text positions, then image positions, of one row of a batch.
@@ -41,11 +40,11 @@ impl RopeTables {
     /// The device fails.
     pub fn get(&self, (rows, columns): (usize, usize), text_len: usize) -> Result<Arc<RopeTable>> {
         let key = (rows, columns, text_len);
-        if let Some(table) = self.made.borrow().get(&key) {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = made.get(&key) {
             return Ok(table.clone());
         }
         let table = Arc::new(self.make(rows, columns, text_len)?);
-        let mut made = self.made.borrow_mut();
         if made.len() >= MAX_TABLES {
             made.clear();
         }

@@ -6,8 +6,8 @@
 //!
 //! Feature maps are `[height, width, channels]`: convolutions then read and write whole vectors.
 
-use candle_core::{D, DType, Tensor};
-use kernels::{Conv3x3, Linear, channel_norm};
+use candle_core::{DType, Tensor};
+use kernels::{Conv3x3, Linear, attention, channel_norm};
 
 use super::config::VaeConfig;
 use crate::Result;
@@ -220,20 +220,10 @@ impl AttentionBlock {
         let (height, width, channels) = x.dims3()?;
         let qkv = self.to_qkv.forward(&channel_norm(x, &self.norm)?)?.reshape((height * width, 3 * channels))?;
         let chunk = |i: usize| qkv.narrow(1, i * channels, channels)?.contiguous();
-        let (q, k, v) = (chunk(0)?, chunk(1)?.t()?.contiguous()?, chunk(2)?);
-        let attended = (0..height * width).step_by(QUERY_BLOCK).map(|start| {
-            let queries = q.narrow(0, start, QUERY_BLOCK.min(height * width - start))?;
-            let scores = (queries.matmul(&k)?.to_dtype(DType::F32)? * (channels as f64).powf(-0.5))?;
-            candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?.matmul(&v)
-        });
-        let attended = Tensor::cat(&attended.collect::<Result<Vec<_>>>()?, 0)?;
+        let attended = attention(&chunk(0)?, &chunk(1)?, &chunk(2)?, 1)?;
         self.proj.forward(&attended.reshape((height, width, channels))?)? + x
     }
 }
-
-/// Queries whose scores are held at once: a 1328x1328 picture has 27,556 positions, whose scores
-/// would take 3 GB together.
-const QUERY_BLOCK: usize = 1024;
 
 /// The scale of a channel norm; on disk it is `[channels, 1, …]`.
 fn gamma(scope: &Scope<'_>, name: &str, channels: usize, spatial_dims: usize) -> Result<Tensor, LoadError> {

@@ -14,6 +14,7 @@ use scheduler::{Generated, Ticket, Timings};
 
 use crate::access_log::{GenerationLog, LogEntry};
 use crate::body;
+use crate::cache_summary;
 use crate::encode::encode;
 use crate::error::ApiError;
 use crate::openai::{ImageData, ImagesResponse, StageTimings, Usage};
@@ -56,8 +57,11 @@ pub(crate) async fn generate(
             pictures.iter().map(|picture| CacheReport::new(&picture.steps, cache_config, &card.num_blocks))
         })
         .collect();
-    if config.cache_summary {
-        caches.iter().for_each(|cache| tracing::info!(cache = cache.summary(), "cache summary"));
+    if let (true, Some(cache_config)) = (config.cache_summary, &cache_config) {
+        for picture in &pictures {
+            let stats = cache_summary::stats(&picture.steps, cache_config, &card.num_blocks);
+            tracing::info!(cache = cache_summary::line(&picture.steps, &stats), "cache summary");
+        }
     }
     let answer = Answer { model: config.model_id().to_owned(), generation, pictures, seeds, timings, caches };
     let begun = Instant::now();

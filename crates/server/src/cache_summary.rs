@@ -4,7 +4,7 @@ use cache::{CacheConfig, CacheStats, Reason, RunStats, Segment, StepRecord};
 use diffusion::StepReport;
 
 /// The reports of a picture's steps as the cache's own records; `num_blocks` are those of each segment.
-pub(crate) fn stats(steps: &[StepReport], config: &CacheConfig, num_blocks: &[usize]) -> CacheStats {
+pub fn stats(steps: &[StepReport], config: &CacheConfig, num_blocks: &[usize]) -> CacheStats {
     let Some(first) = steps.first() else { return CacheStats::default() };
     // A report lists the runs segment by segment, in a segment branch by branch.
     let branches = (first.runs.len() / num_blocks.len().max(1)).max(1);
@@ -22,13 +22,13 @@ pub(crate) fn stats(steps: &[StepReport], config: &CacheConfig, num_blocks: &[us
 }
 
 /// `10 steps computed, 18 reused, 2.72x`: the speedup is an estimate by blocks.
-pub(crate) fn counts(stats: &CacheStats) -> String {
+pub fn counts(stats: &CacheStats) -> String {
     let (computed, reused) = (stats.computed_steps(), stats.reused_steps());
     format!("{computed} steps computed, {reused} reused, {:.2}x", stats.speedup_estimate())
 }
 
 /// The counts and each branch's decisions, in a line.
-pub(crate) fn line(steps: &[StepReport], stats: &CacheStats) -> String {
+pub fn line(steps: &[StepReport], stats: &CacheStats) -> String {
     let first = steps.iter().take(1).flat_map(|step| &step.runs);
     let runs = first.zip(stats.runs());
     let runs: Vec<_> =
@@ -37,13 +37,13 @@ pub(crate) fn line(steps: &[StepReport], stats: &CacheStats) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use diffusion::{BlockRun, CfgBranch};
 
     /// Two branches in one segment; a character a step and branch: `W` warmup, `s` similar (diff 0.1),
     /// `d` different (diff 0.5), `L` a limit.
-    pub(crate) fn steps(cond: &str, uncond: &str) -> Vec<StepReport> {
+    fn steps(cond: &str, uncond: &str) -> Vec<StepReport> {
         let run = |branch, letter| {
             let (reason, residual_diff) = match letter {
                 's' => ("similar", Some(0.1)),
