@@ -5,7 +5,9 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 
+mod cache_diff_unit;
 mod cache_masks;
+mod cache_qwen_tiny;
 mod cache_taylorseer;
 mod cache_toy_traces;
 mod compare;

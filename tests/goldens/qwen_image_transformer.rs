@@ -21,6 +21,7 @@ fn begin(model: &QwenImage, golden: &Golden, states: &[RequestState]) -> (Stream
     let rows = states.iter().map(|state| DitRow {
         latents: state.latents(),
         token_grid: (kw.height / 16, kw.width / 16),
+        references: &[],
         prompt_embeds: state.prompt_embeds(CfgBranch::Cond).unwrap(),
         sigma: state.sigmas().sigma(0),
     });

@@ -6,6 +6,7 @@
 //! Numbers and strings only: no tensor, channel, clock, file or JSON, so that both
 //! the scheduler and the models can build on it without knowing each other.
 
+mod cost;
 mod extensions;
 mod guidance;
 mod image;
@@ -16,6 +17,7 @@ mod request;
 mod sigmas;
 mod size;
 
+pub use cost::{Estimator, RequestCost};
 pub use extensions::Extensions;
 pub use guidance::CfgBranch;
 pub use image::RgbImage;

@@ -1,6 +1,6 @@
 //! The contract between whoever schedules requests and whoever computes them.
 
-use crate::{CfgBranch, ImageRequest, ModelCard, RgbImage};
+use crate::{CfgBranch, Estimator, ImageRequest, ModelCard, RgbImage};
 
 /// What a scheduler needs of a model: start a request, advance any set of requests by one
 /// denoising step, turn finished latents into a picture.
@@ -10,11 +10,15 @@ use crate::{CfgBranch, ImageRequest, ModelCard, RgbImage};
 /// picture does not depend on its company.
 pub trait Pipeline {
     /// Everything one request carries from step to step: latents, prompt embeddings, sigmas,
-    /// step index, caches. Dropping it frees its memory.
-    type State;
+    /// step index, caches. A clone shares the device memory of the original, so that a step that
+    /// ran out of memory can be taken back; dropping the last one frees it.
+    type State: Clone;
 
     /// What the model says of itself.
     fn card(&self) -> &ModelCard;
+
+    /// Tells what a request will cost.
+    fn estimator(&self) -> Estimator;
 
     /// Encodes the prompts and draws the noise: the request is at step 0.
     ///
@@ -52,6 +56,8 @@ pub struct StepReport {
     pub step_index: usize,
     /// Each run of cacheable blocks of the step.
     pub runs: Vec<BlockRun>,
+    /// The share of the transformer's blocks that ran, over all passes: 1 where nothing was reused.
+    pub computed_share: f64,
 }
 
 impl StepReport {

@@ -45,10 +45,33 @@ pub struct DitRow<'a> {
     pub latents: &'a Tensor,
     /// Rows and columns of image tokens.
     pub token_grid: (usize, usize),
+    /// Pictures to look at while making this one: they go through the blocks behind its tokens.
+    pub references: &'a [ReferenceLatents],
     /// Text encoder states, `[text_len, width]`.
     pub prompt_embeds: &'a Tensor,
     /// The noise level, in 0..=1.
     pub sigma: f32,
+}
+
+/// A picture that an edit starts from, clean and packed like [`DitRow::latents`].
+#[derive(Clone, Debug)]
+pub struct ReferenceLatents {
+    /// `[tokens, channels]` in f32.
+    pub latents: Tensor,
+    /// Rows and columns of its tokens.
+    pub token_grid: (usize, usize),
+}
+
+impl DitRow<'_> {
+    /// Tokens of the picture that is being made.
+    pub fn num_tokens(&self) -> usize {
+        self.token_grid.0 * self.token_grid.1
+    }
+
+    /// The token grids in the image stream: of the picture, then of its references.
+    pub fn token_grids(&self) -> Vec<(usize, usize)> {
+        std::iter::once(self.token_grid).chain(self.references.iter().map(|r| r.token_grid)).collect()
+    }
 }
 
 /// A transformer whose blocks are run by the caller.
@@ -65,7 +88,7 @@ pub trait Dit {
     /// The device fails.
     fn begin(&self, rows: &[DitRow<'_>]) -> Result<(Streams, Self::Context)>;
 
-    /// Where each row's tokens are, in the image and in the text stream.
+    /// Where each row's tokens are, in the image and in the text stream; references are image tokens.
     fn layouts<'c>(&self, context: &'c Self::Context) -> (&'c RowLayout, &'c RowLayout);
 
     /// The context of some of the rows, in the given order.

@@ -8,6 +8,7 @@
 mod checkpoint;
 mod dit;
 mod error;
+mod forward;
 mod guidance;
 mod load;
 mod noise;
@@ -21,12 +22,15 @@ mod tokenizer;
 mod weights;
 
 pub use checkpoint::Checkpoint;
-pub use dit::{Dit, DitRow, Segment, Streams};
+pub use dit::{Dit, DitRow, ReferenceLatents, Segment, Streams};
 pub use error::{LoadError, SUPPORTED_CLASSES};
+pub use forward::{Passes, RequestPasses, forward};
 pub use guidance::true_cfg;
 pub use load::{LoadOptions, Progress, load};
 pub use noise::randn;
 pub use qwen_image::QwenImage;
+pub use residuals::RequestResiduals;
+pub use segment::Records;
 pub use state::RequestState;
 pub use step::denoise_step;
 pub use tokenizer::Tokenizer;

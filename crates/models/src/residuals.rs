@@ -9,14 +9,17 @@ use kernels::add_weighted;
 use crate::dit::Segment;
 
 /// The cache of one request: the state machine and what it speaks of. It ends with the request.
-pub(crate) struct RequestResiduals {
+///
+/// A clone shares the tensors; both may go on apart.
+#[derive(Clone)]
+pub struct RequestResiduals {
     pub(crate) rules: RequestCache,
     /// `stored[segment][branch]`
     stored: Vec<Vec<Stored>>,
 }
 
 /// What one branch keeps of one segment.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Stored {
     /// What the first blocks added in the last computed step, `[tokens, dim]`.
     first_blocks: Option<Tensor>,
@@ -26,8 +29,9 @@ struct Stored {
 }
 
 impl RequestResiduals {
-    /// An empty cache, or none where nothing could ever be reused; and what the sender should know.
-    pub(crate) fn new(
+    /// An empty cache of a request that makes `branches` passes a step, or none where nothing could
+    /// ever be reused; and what the sender should know.
+    pub fn new(
         config: &CacheConfig,
         num_inference_steps: usize,
         segments: &[Segment],
@@ -45,8 +49,13 @@ impl RequestResiduals {
         (Some(RequestResiduals { rules, stored }), warnings)
     }
 
+    /// The configuration that the request runs under.
+    pub fn config(&self) -> &CacheConfig {
+        self.rules.config()
+    }
+
     /// What was computed and reused so far.
-    pub(crate) fn stats(&self) -> &CacheStats {
+    pub fn stats(&self) -> &CacheStats {
         self.rules.stats()
     }
 
@@ -63,7 +72,7 @@ impl RequestResiduals {
     /// Remembers what the middle blocks made of `input` in a computed step, and forgets what no
     /// forecast will ask for again.
     pub(crate) fn store(&mut self, at: At, stream: Stream, input: &Tensor, output: &Tensor) -> Result<()> {
-        let value = match self.rules.config().cache_type(stream) {
+        let value = match self.config().cache_type(stream) {
             CacheType::Residual => (output - input)?,
             CacheType::HiddenStates => output.contiguous()?,
         };
@@ -79,7 +88,7 @@ impl RequestResiduals {
     pub(crate) fn forecast(&self, at: At, stream: Stream, x: &Tensor) -> Result<Tensor> {
         let weights = self.step_cache(at).weights(stream);
         let terms: Vec<_> = weights.iter().copied().zip(self.history(at, stream)).collect();
-        match (self.rules.config().cache_type(stream), &terms[..]) {
+        match (self.config().cache_type(stream), &terms[..]) {
             (CacheType::Residual, terms) => add_weighted(x, terms),
             (CacheType::HiddenStates, [(weight, newest), older @ ..]) => add_weighted(&(*newest * *weight)?, older),
             (CacheType::HiddenStates, []) => Ok(x.clone()),

@@ -34,7 +34,7 @@ struct Row {
 }
 
 /// What each row did: its record, or nothing where it has no cache.
-pub(crate) type Records = Vec<Option<StepRecord>>;
+pub type Records = Vec<Option<StepRecord>>;
 
 /// The rows of `streams` past all blocks of segment `segment`, in their order.
 ///

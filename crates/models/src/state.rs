@@ -5,7 +5,8 @@ use diffusion::{CfgBranch, ImageSize, Sigmas};
 
 use crate::residuals::RequestResiduals;
 
-/// A request between two steps.
+/// A request between two steps. A clone shares the tensors.
+#[derive(Clone)]
 pub struct RequestState {
     // Set once, when the request is prepared.
     pub(crate) size: ImageSize,
@@ -22,6 +23,7 @@ pub struct RequestState {
 }
 
 /// One transformer pass of a request.
+#[derive(Clone)]
 pub(crate) struct Branch {
     pub(crate) branch: CfgBranch,
     /// The text stream, `[tokens, width]`.

@@ -3,9 +3,10 @@
 use candle_core::{Result, Tensor};
 use diffusion::{BlockRun, StepReport};
 
-use crate::dit::{Dit, DitRow};
+use crate::dit::{Dit, DitRow, Segment};
+use crate::forward::{Passes, RequestPasses, forward};
 use crate::guidance::true_cfg;
-use crate::segment::{Records, RequestRows, run_segment};
+use crate::segment::Records;
 use crate::state::RequestState;
 
 /// Advances every request of `batch` by one step.
@@ -16,52 +17,29 @@ use crate::state::RequestState;
 /// # Errors
 /// The device fails; the states are not to be used again.
 pub fn denoise_step<D: Dit>(dit: &D, batch: &mut [&mut RequestState]) -> Result<Vec<StepReport>> {
-    let (velocities, records) = forward(dit, batch)?;
+    let Passes { velocities, records } = forward(dit, batch.iter_mut().map(|state| passes(state)).collect())?;
     let mut velocities = velocities.into_iter();
     let mut row = 0;
     let mut reports = Vec::with_capacity(batch.len());
     for state in batch.iter_mut() {
         let passes: Vec<Tensor> = velocities.by_ref().take(state.branches.len()).collect();
-        let rows = row..row + passes.len();
-        row = rows.end;
-        reports.push(report(dit, state, records.iter().map(|segment| &segment[rows.clone()])));
+        reports.push(report(dit.segments(), state, row, &records));
+        row += passes.len();
         euler(state, &passes)?;
     }
     Ok(reports)
 }
 
-/// The velocity of each row, and what each row did in each segment.
-fn forward<D: Dit>(dit: &D, batch: &mut [&mut RequestState]) -> Result<(Vec<Tensor>, Vec<Records>)> {
-    let (mut streams, context) = dit.begin(&rows(batch))?;
-    let mut first_row = 0;
-    let mut requests: Vec<_> = batch
-        .iter_mut()
-        .map(|state| {
-            let rows = first_row..first_row + state.branches.len();
-            first_row = rows.end;
-            RequestRows { rows, residuals: state.residuals.as_mut() }
-        })
-        .collect();
-    let mut records = Vec::new();
-    for segment in 0..dit.segments().len() {
-        let (after, of_segment) = run_segment(dit, segment, streams, &context, &mut requests)?;
-        streams = after;
-        records.push(of_segment);
-    }
-    Ok((dit.end(&streams, &context)?, records))
-}
-
-/// The passes of all requests, the branches of one side by side.
-fn rows<'a>(batch: &'a [&mut RequestState]) -> Vec<DitRow<'a>> {
-    let of_request = |state: &'a RequestState| {
-        state.branches.iter().map(|branch| DitRow {
-            latents: &state.latents,
-            token_grid: state.size.token_grid(),
-            prompt_embeds: &branch.prompt_embeds,
-            sigma: state.sigmas.sigma(state.step_index),
-        })
-    };
-    batch.iter().flat_map(|state| of_request(state)).collect()
+/// The request's passes of this step, one a branch.
+fn passes(state: &mut RequestState) -> RequestPasses<'_> {
+    let rows = state.branches.iter().map(|branch| DitRow {
+        latents: &state.latents,
+        token_grid: state.size.token_grid(),
+        references: &[],
+        prompt_embeds: &branch.prompt_embeds,
+        sigma: state.sigmas.sigma(state.step_index),
+    });
+    RequestPasses { rows: rows.collect(), residuals: state.residuals.as_mut() }
 }
 
 /// Guidance, then `latents += velocity * dt`.
@@ -77,14 +55,10 @@ fn euler(state: &mut RequestState, passes: &[Tensor]) -> Result<()> {
     Ok(())
 }
 
-/// What the step did for one request; `records` are those of its rows, a slice a segment.
-fn report<'a, D: Dit>(
-    dit: &D,
-    state: &RequestState,
-    records: impl Iterator<Item = &'a [Option<cache::StepRecord>]>,
-) -> StepReport {
-    let runs = dit.segments().iter().zip(records).flat_map(|(segment, records)| {
-        state.branches.iter().zip(records).map(|(branch, record)| BlockRun {
+/// What the step did for one request, whose rows begin at `first_row`.
+fn report(segments: &[Segment], state: &RequestState, first_row: usize, records: &[Records]) -> StepReport {
+    let runs = segments.iter().zip(records).flat_map(|(segment, records)| {
+        state.branches.iter().zip(&records[first_row..]).map(|(branch, record)| BlockRun {
             branch: branch.branch,
             segment: segment.name,
             reused: record.is_some_and(|record| record.decision.reused()),
@@ -92,5 +66,19 @@ fn report<'a, D: Dit>(
             residual_diff: record.and_then(|record| record.residual_diff),
         })
     });
-    StepReport { step_index: state.step_index, runs: runs.collect() }
+    let runs: Vec<_> = runs.collect();
+    StepReport { step_index: state.step_index, computed_share: computed_share(segments, state, &runs), runs }
+}
+
+/// The share of the blocks that ran, over all segments and branches.
+fn computed_share(segments: &[Segment], state: &RequestState, runs: &[BlockRun]) -> f64 {
+    let always = state.residuals.as_ref().map_or(0, |residuals| residuals.config().always_computed_blocks());
+    let (mut ran, mut all) = (0, 0);
+    for (segment, runs) in segments.iter().zip(runs.chunks(state.branches.len())) {
+        for run in runs {
+            ran += if run.reused { always } else { segment.num_blocks };
+            all += segment.num_blocks;
+        }
+    }
+    ran as f64 / all as f64
 }

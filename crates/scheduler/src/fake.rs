@@ -5,8 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use diffusion::{
-    BlockRun, CfgBranch, Extensions, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline, PipelineError,
-    RgbImage, SamplingParams, StepReport,
+    BlockRun, CfgBranch, Estimator, Extensions, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline,
+    PipelineError, RequestCost, RgbImage, SamplingParams, StepReport,
 };
 
 /// Paints a picture in the one colour that its seed says.
@@ -141,6 +141,13 @@ pub struct FakeState {
     probe: Arc<Probe>,
 }
 
+impl Clone for FakeState {
+    fn clone(&self) -> Self {
+        self.probe.states.fetch_add(1, Ordering::SeqCst);
+        FakeState { request: self.request.clone(), steps_taken: self.steps_taken, probe: self.probe.clone() }
+    }
+}
+
 impl Drop for FakeState {
     fn drop(&mut self) {
         self.probe.states.fetch_sub(1, Ordering::SeqCst);
@@ -152,6 +159,10 @@ impl Pipeline for FakePipeline {
 
     fn card(&self) -> &ModelCard {
         &self.card
+    }
+
+    fn estimator(&self) -> Estimator {
+        Arc::new(RequestCost::uncached)
     }
 
     fn prepare(&mut self, request: &ImageRequest) -> Result<FakeState, PipelineError> {
@@ -196,7 +207,7 @@ fn report(state: &mut FakeState) -> StepReport {
         reason: "uncached",
         residual_diff: None,
     };
-    StepReport { step_index, runs: vec![run] }
+    StepReport { step_index, runs: vec![run], computed_share: 1.0 }
 }
 
 fn fault(prompt: &str, stage: &str) -> Result<(), PipelineError> {

@@ -57,7 +57,8 @@ mod tests {
         steps
             .map(|(step_index, (cond, uncond))| StepReport {
                 step_index,
-                runs: vec![run(CfgBranch::Cond, cond), run(CfgBranch::Uncond, uncond)],
+                computed_share: 1.0,
+            runs: vec![run(CfgBranch::Cond, cond), run(CfgBranch::Uncond, uncond)],
             })
             .collect()
     }

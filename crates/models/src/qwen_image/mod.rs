@@ -10,6 +10,7 @@
 
 mod block;
 mod config;
+mod cost;
 mod pipeline;
 mod prompt;
 mod rope;

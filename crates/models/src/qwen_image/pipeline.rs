@@ -1,14 +1,17 @@
 //! The whole of Qwen-Image behind [`Pipeline`].
 
+use std::sync::Arc;
+
 use cache::{CacheConfig, ConfigError};
 use candle_core::{DType, Device, Tensor};
 use diffusion::{
-    CfgBranch, FlowMatchConfig, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline, PipelineError, RgbImage,
+    CfgBranch, Estimator, FlowMatchConfig, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline, PipelineError, RgbImage,
     Sigmas, StepReport,
 };
 use kernels::in_pool;
 
 use super::config::{TransformerConfig, VaeConfig, flow_match_config};
+use super::cost::CostModel;
 use super::prompt::{MAX_PROMPT_TOKENS, PromptEncoder};
 use super::transformer::Transformer;
 use super::vae::Vae;
@@ -32,7 +35,7 @@ pub struct QwenImage {
     vae: Vae,
     schedule: FlowMatchConfig,
     latent_channels: usize,
-    cache: Option<CacheConfig>,
+    costs: CostModel,
     device: Device,
     card: ModelCard,
 }
@@ -66,9 +69,13 @@ impl QwenImage {
             vae,
             schedule,
             latent_channels: transformer_config.out_channels,
-            cache: options.cache.clone(),
             device: options.device.clone(),
             card: card(&transformer_config),
+            costs: CostModel {
+                transformer: transformer_config,
+                activation_bytes: precision.activations.size_in_bytes(),
+                cache: options.cache.clone(),
+            },
         })
     }
 
@@ -122,7 +129,7 @@ impl QwenImage {
         branches: usize,
     ) -> Result<(Option<RequestResiduals>, Vec<String>), PipelineError> {
         let own = request.extensions.get::<CacheConfig>();
-        let Some(config) = own.or(self.cache.as_ref()) else { return Ok((None, Vec::new())) };
+        let Some(config) = own.or(self.costs.cache.as_ref()) else { return Ok((None, Vec::new())) };
         let blocks: Vec<_> = self.transformer.segments().iter().map(|segment| segment.num_blocks).collect();
         config.validate(&blocks).map_err(|err| match err {
             ConfigError::Invalid { key, bound, given } => InvalidRequest::new(key, bound, given),
@@ -147,6 +154,11 @@ impl Pipeline for QwenImage {
 
     fn card(&self) -> &ModelCard {
         &self.card
+    }
+
+    fn estimator(&self) -> Estimator {
+        let costs = self.costs.clone();
+        Arc::new(move |request| costs.cost(request))
     }
 
     fn prepare(&mut self, request: &ImageRequest) -> Result<RequestState, PipelineError> {

@@ -19,8 +19,8 @@ pub struct RopeTables {
     made: Mutex<HashMap<Key, Arc<RopeTable>>>,
 }
 
-/// Token rows, token columns, text tokens.
-type Key = (usize, usize, usize);
+/// Rows and columns of each picture's tokens, and the text tokens.
+type Key = (Vec<(usize, usize)>, usize);
 
 /// A server sees few sizes but many prompt lengths; past this many the tables are dropped and made anew.
 const MAX_TABLES: usize = 256;
@@ -31,20 +31,20 @@ impl RopeTables {
         RopeTables { axes_dims, device, made: Mutex::default() }
     }
 
-    /// Text positions, then image positions, of one row of a batch.
+    /// Text positions, then the positions of every picture of `grids`, of one row of a batch.
     ///
-    /// The picture's rows and columns count from its centre; text goes on along all three axes from
-    /// where the picture's longer half ends.
+    /// Each picture is a frame, its rows and columns counted from its centre; text goes on along all
+    /// three axes from where the longest half of a picture ends.
     ///
     /// # Errors
     /// The device fails.
-    pub fn get(&self, (rows, columns): (usize, usize), text_len: usize) -> Result<Arc<RopeTable>> {
-        let key = (rows, columns, text_len);
+    pub fn get(&self, grids: Vec<(usize, usize)>, text_len: usize) -> Result<Arc<RopeTable>> {
+        let key = (grids, text_len);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = made.get(&key) {
             return Ok(table.clone());
         }
-        let table = Arc::new(self.make(rows, columns, text_len)?);
+        let table = Arc::new(self.make(&key.0, text_len)?);
         if made.len() >= MAX_TABLES {
             made.clear();
         }
@@ -52,18 +52,17 @@ impl RopeTables {
         Ok(table)
     }
 
-    fn make(&self, rows: usize, columns: usize, text_len: usize) -> Result<RopeTable> {
-        let text_start = (rows / 2).max(columns / 2);
+    fn make(&self, grids: &[(usize, usize)], text_len: usize) -> Result<RopeTable> {
+        let text_start = grids.iter().map(|&(rows, columns)| rows.max(columns) / 2).max().unwrap_or(0);
         let text = (0..text_len).map(|k| [(text_start + k) as f32; 3]);
-        let centred = |i: usize, n: usize| i as f32 - (n - n / 2) as f32;
-        let image = (0..rows * columns).map(|i| [0.0, centred(i / columns, rows), centred(i % columns, columns)]);
+        let positions: Vec<_> = text.chain(grids.iter().zip(0..).flat_map(picture)).collect();
         let frequencies = self.frequencies();
-        let angles = text.chain(image).flat_map(|position| {
+        let angles = positions.iter().flat_map(|position| {
             frequencies.iter().flat_map(move |(axis, freqs)| freqs.iter().map(move |freq| position[*axis] * freq))
         });
         let half_dim = self.axes_dims.iter().sum::<usize>() / 2;
         let angles: Vec<f32> = angles.collect();
-        let angles = Tensor::from_vec(angles, (text_len + rows * columns, half_dim), &self.device)?;
+        let angles = Tensor::from_vec(angles, (positions.len(), half_dim), &self.device)?;
         RopeTable::new(&angles.cos()?, &angles.sin()?)
     }
 
@@ -71,4 +70,10 @@ impl RopeTables {
         let of_axis = |dim: usize| (0..dim / 2).map(|k| 1.0 / THETA.powf((2 * k) as f32 / dim as f32)).collect();
         self.axes_dims.iter().enumerate().map(|(axis, &dim)| (axis, of_axis(dim))).collect()
     }
+}
+
+/// Frame, row and column of each token of a picture.
+fn picture((&(rows, columns), frame): (&(usize, usize), u16)) -> impl Iterator<Item = [f32; 3]> {
+    let centred = |i: usize, n: usize| i as f32 - (n - n / 2) as f32;
+    (0..rows * columns).map(move |i| [f32::from(frame), centred(i / columns, rows), centred(i % columns, columns)])
 }

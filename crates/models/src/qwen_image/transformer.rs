@@ -31,27 +31,31 @@ pub struct Transformer {
 
 /// What a forward pass carries beside the streams.
 #[derive(Clone)]
-pub struct Conditioning(BlockContext);
+pub struct Conditioning {
+    blocks: BlockContext,
+    /// Image tokens of each row that become its velocity; those of references lie behind them.
+    generated: Vec<usize>,
+}
 
 impl Conditioning {
     /// `SiLU(temb)`, `[rows, dim]`: what every modulation starts from.
     pub fn time_embed(&self) -> &Tensor {
-        &self.0.time_embed
+        &self.blocks.time_embed
     }
 
-    /// Where each row's image tokens are.
+    /// Where each row's image tokens are, those of its references included.
     pub fn image_rows(&self) -> &RowLayout {
-        &self.0.image_rows
+        &self.blocks.image_rows
     }
 
     /// Where each row's text tokens are.
     pub fn text_rows(&self) -> &RowLayout {
-        &self.0.text_rows
+        &self.blocks.text_rows
     }
 
     /// Text positions, then image positions, of each row.
     pub fn rope(&self) -> &[std::sync::Arc<kernels::RopeTable>] {
-        &self.0.rope
+        &self.blocks.rope
     }
 }
 
@@ -109,10 +113,10 @@ impl Transformer {
     /// # Errors
     /// The device fails.
     pub fn final_norm(&self, hidden_states: &Tensor, context: &Conditioning) -> Result<Tensor> {
-        let modulation = self.norm_out.forward(&context.0.time_embed)?;
+        let modulation = self.norm_out.forward(&context.blocks.time_embed)?;
         let dim = modulation.dim(1)? / 2;
         let (scale, shift) = (modulation.narrow(1, 0, dim)?, modulation.narrow(1, dim, dim)?);
-        modulated_layer_norm(hidden_states, &shift, &scale, &context.0.image_rows, NORM_EPS)
+        modulated_layer_norm(hidden_states, &shift, &scale, &context.blocks.image_rows, NORM_EPS)
     }
 }
 
@@ -124,46 +128,51 @@ impl Dit for Transformer {
     }
 
     fn begin(&self, rows: &[DitRow<'_>]) -> Result<(Streams, Conditioning)> {
-        let latents: Vec<&Tensor> = rows.iter().map(|row| row.latents).collect();
+        let pictures = |row: &DitRow<'_>| row.token_grids().iter().map(|(rows, columns)| rows * columns).sum();
+        let latents: Vec<&Tensor> = rows
+            .iter()
+            .flat_map(|row| std::iter::once(row.latents).chain(row.references.iter().map(|r| &r.latents)))
+            .collect();
         let embeds: Vec<&Tensor> = rows.iter().map(|row| row.prompt_embeds).collect();
-        let image_rows =
-            RowLayout::new(&rows.iter().map(|row| row.token_grid.0 * row.token_grid.1).collect::<Vec<_>>());
+        let image_rows = RowLayout::new(&rows.iter().map(pictures).collect::<Vec<_>>());
         let text_rows = RowLayout::new(&embeds.iter().map(|e| e.dim(0)).collect::<Result<Vec<_>>>()?);
         let sigmas: Vec<f32> = rows.iter().map(|row| row.sigma).collect();
-        let rope = rows.iter().enumerate().map(|(i, row)| self.rope.get(row.token_grid, text_rows.length(i)));
+        let rope = rows.iter().enumerate().map(|(i, row)| self.rope.get(row.token_grids(), text_rows.length(i)));
 
         let hidden_states = self.img_in.forward(&Tensor::cat(&latents, 0)?.to_dtype(self.activations)?)?;
         let encoder = self.txt_in.forward(&self.norm_text(&Tensor::cat(&embeds, 0)?.to_dtype(self.activations)?)?)?;
         let streams = Streams { hidden_states, encoder_hidden_states: Some(encoder) };
         let time_embed = self.time_embed(&sigmas)?.silu()?;
         let rope = rope.collect::<Result<_>>()?;
-        Ok((streams, Conditioning(BlockContext { time_embed, image_rows, text_rows, rope })))
+        let generated = rows.iter().map(DitRow::num_tokens).collect();
+        Ok((streams, Conditioning { blocks: BlockContext { time_embed, image_rows, text_rows, rope }, generated }))
     }
 
     fn layouts<'c>(&self, context: &'c Conditioning) -> (&'c RowLayout, &'c RowLayout) {
-        (&context.0.image_rows, &context.0.text_rows)
+        (&context.blocks.image_rows, &context.blocks.text_rows)
     }
 
     fn select(&self, context: &Conditioning, rows: &[usize]) -> Result<Conditioning> {
-        let BlockContext { time_embed, image_rows, text_rows, rope } = &context.0;
+        let BlockContext { time_embed, image_rows, text_rows, rope } = &context.blocks;
         let lengths = |of: &RowLayout| RowLayout::new(&rows.iter().map(|&row| of.length(row)).collect::<Vec<_>>());
         let indices: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
-        Ok(Conditioning(BlockContext {
+        let blocks = BlockContext {
             time_embed: time_embed.index_select(&Tensor::new(indices, time_embed.device())?, 0)?,
             image_rows: lengths(image_rows),
             text_rows: lengths(text_rows),
             rope: rows.iter().map(|&row| rope[row].clone()).collect(),
-        }))
+        };
+        Ok(Conditioning { blocks, generated: rows.iter().map(|&row| context.generated[row]).collect() })
     }
 
     fn block(&self, _segment: usize, index: usize, streams: &Streams, context: &Conditioning) -> Result<Streams> {
-        self.transformer_blocks[index].forward(streams, &context.0)
+        self.transformer_blocks[index].forward(streams, &context.blocks)
     }
 
     fn end(&self, streams: &Streams, context: &Conditioning) -> Result<Vec<Tensor>> {
         let normed = self.final_norm(&streams.hidden_states, context)?;
         let velocity = self.proj_out.forward(&normed)?.to_dtype(DType::F32)?;
-        context.0.image_rows.iter().map(|range| velocity.narrow(0, range.start, range.len())).collect()
+        context.blocks.image_rows.iter().zip(&context.generated).map(|(range, &len)| velocity.narrow(0, range.start, len)).collect()
     }
 }
 

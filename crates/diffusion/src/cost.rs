@@ -1,0 +1,41 @@
+//! What a request will take, known before it starts.
+
+use std::sync::Arc;
+
+use crate::ImageRequest;
+
+/// The size of a request's work, for admission and for deciding what steps together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RequestCost {
+    /// Image tokens of one transformer pass.
+    pub tokens: usize,
+    /// Transformer passes of one step: two under true classifier-free guidance.
+    pub passes: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Most bytes of device memory that its state holds at a time.
+    pub bytes: u64,
+    /// The share of the blocks that runs in a step of which every pass is reused, above 0; 1 for a
+    /// request without a step cache.
+    pub least_share: f64,
+    /// Requests of the same kind, those with the same cache settings and step count, are expected to
+    /// reuse alike.
+    pub kind: u64,
+}
+
+/// Tells the cost of a request, from any thread: a pipeline leaves it with its scheduler.
+pub type Estimator = Arc<dyn Fn(&ImageRequest) -> RequestCost + Send + Sync>;
+
+impl RequestCost {
+    /// The cost of a request that holds nothing and reuses nothing.
+    pub fn uncached(request: &ImageRequest) -> Self {
+        RequestCost {
+            tokens: request.params.size.image_seq_len(),
+            passes: if request.do_true_cfg() { 2 } else { 1 },
+            steps: request.params.num_inference_steps,
+            bytes: 0,
+            least_share: 1.0,
+            kind: 0,
+        }
+    }
+}

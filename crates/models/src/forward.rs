@@ -1,0 +1,49 @@
+//! A transformer pass of a ragged batch, its blocks run through the step cache.
+
+use candle_core::{Result, Tensor};
+
+use crate::dit::{Dit, DitRow};
+use crate::residuals::RequestResiduals;
+use crate::segment::{Records, RequestRows, run_segment};
+
+/// The passes that one request makes in a step, and its cache if it has one.
+pub struct RequestPasses<'a> {
+    /// One row a guidance branch, in the order of the cache's branches.
+    pub rows: Vec<DitRow<'a>>,
+    /// What is kept from step to step.
+    pub residuals: Option<&'a mut RequestResiduals>,
+}
+
+/// What came of a pass.
+pub struct Passes {
+    /// The velocity of each row, `[tokens, channels]` in f32, request by request.
+    pub velocities: Vec<Tensor>,
+    /// `records[segment][row]`: what each row did, nothing where it has no cache.
+    pub records: Vec<Records>,
+}
+
+/// Runs the rows of all requests as one ragged batch; each request's cache decides for its own rows
+/// whether their middle blocks run.
+///
+/// # Errors
+/// The device fails; the caches are not to be used again.
+pub fn forward<D: Dit>(dit: &D, requests: Vec<RequestPasses<'_>>) -> Result<Passes> {
+    let rows: Vec<DitRow<'_>> = requests.iter().flat_map(|request| request.rows.iter().copied()).collect();
+    let (mut streams, context) = dit.begin(&rows)?;
+    let mut first_row = 0;
+    let mut requests: Vec<_> = requests
+        .into_iter()
+        .map(|request| {
+            let rows = first_row..first_row + request.rows.len();
+            first_row = rows.end;
+            RequestRows { rows, residuals: request.residuals }
+        })
+        .collect();
+    let mut records = Vec::new();
+    for segment in 0..dit.segments().len() {
+        let (after, of_segment) = run_segment(dit, segment, streams, &context, &mut requests)?;
+        streams = after;
+        records.push(of_segment);
+    }
+    Ok(Passes { velocities: dit.end(&streams, &context)?, records })
+}
