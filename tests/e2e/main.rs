@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 
 mod binary;
+mod cache;
 mod generate;
 mod hub;
 mod serve;

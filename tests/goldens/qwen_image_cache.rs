@@ -88,26 +88,51 @@ fn check_branch(
     assert!(worst <= 1e-3, "{case} {}: a diff is off by {worst:.3e}", branch.name());
 }
 
+/// Settings that differ in the blocks that always run, in what is stored and in what is decided.
+const SETTINGS: [&str; 6] = [
+    r#"{"residual_diff_threshold": 0.6, "Fn_compute_blocks": 2, "max_warmup_steps": 2}"#,
+    r#"{"residual_diff_threshold": 0.6, "Bn_compute_blocks": 2, "max_warmup_steps": 3, "enable_taylorseer": true}"#,
+    r#"{"residual_diff_threshold": 0.5, "Fn_compute_blocks": 2, "Bn_compute_blocks": 1, "max_warmup_steps": 2,
+        "enable_taylorseer": true, "taylorseer_cache_type": "hidden_states"}"#,
+    r#"{"steps_computation_mask": [1, 0, 1, 0, 0, 1, 0, 0, 0, 1], "scm_steps_policy": "static",
+        "max_warmup_steps": 0, "enable_taylorseer": true, "taylorseer_order": 2}"#,
+    r#"{"residual_diff_threshold": 0.7, "branches_agree": true, "max_warmup_steps": 1}"#,
+    r#"{"residual_diff_threshold": 0.6, "cfg_diff_compute_separate": false, "max_warmup_steps": 2,
+        "force_refresh_step_hint": 4}"#,
+];
+
 /// Requests of different sizes, prompts and configurations give alone what they give together, and
 /// some step of the batch mixes computed and reused rows.
 #[test]
 fn a_mixed_batch_changes_no_request() {
     let mut model = model();
     let cases = Golden::all(goldens().join("models/goldens"), "qwen-image.");
-    let mut requests: Vec<_> = cases.iter().map(|golden| request(golden, 0)).collect();
-    for (golden, request) in cases.iter().zip(&mut requests) {
-        if golden.case.contains(".cache_") {
-            request.extensions.insert(CachedRun::of(&golden.case).config());
-        }
+    let golden_configs = cases.iter().map(|golden| {
+        let cached = golden.case.contains(".cache_");
+        (golden.case.clone(), request(golden, 0), cached.then(|| CachedRun::of(&golden.case).config()))
+    });
+    let own_configs = SETTINGS.iter().zip(cases.iter().cycle()).map(|(settings, golden)| {
+        let config: CacheConfig = serde_json::from_str(settings).unwrap();
+        ((*settings).to_owned(), request(golden, 0), Some(config))
+    });
+    let (mut names, mut requests) = (Vec::new(), Vec::new());
+    for (name, mut request, config) in golden_configs.chain(own_configs) {
         request.params.num_inference_steps = 10;
+        if let Some(config) = config {
+            request.extensions.insert(config);
+        }
+        names.push(name);
+        requests.push(request);
     }
     let alone: Vec<_> = requests.iter().map(|request| run_all(&mut model, std::slice::from_ref(request))).collect();
     let together = run_all(&mut model, &requests);
     assert!(together.mixed, "no step mixed computed and reused rows");
-    for ((golden, alone), (latents, steps)) in cases.iter().zip(&alone).zip(together.requests) {
+    for ((name, alone), (latents, steps)) in names.iter().zip(&alone).zip(together.requests) {
         let (alone_latents, alone_steps) = &alone.requests[0];
-        assert_eq!(&steps, alone_steps, "{}", golden.case);
-        assert_eq!(&latents, alone_latents, "{}: bit for bit on the CPU", golden.case);
+        assert_eq!(&steps, alone_steps, "{name}");
+        assert_eq!(&latents, alone_latents, "{name}: bit for bit on the CPU");
+        let reused = steps.iter().flat_map(|step| &step.runs).any(|run| run.reused);
+        assert!(reused || !name.contains("max_warmup"), "{name}: nothing was reused");
     }
 }
 
