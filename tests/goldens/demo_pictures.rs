@@ -2,7 +2,6 @@
 //!
 //! `make_demo.py` makes the goldens again when the weights change.
 
-use candle_core::{DType, Device};
 use diffusion::Pipeline;
 use models::{Checkpoint, LoadOptions};
 
@@ -12,7 +11,7 @@ use crate::qwen_image::request;
 #[test]
 fn latents_and_pictures_are_diffusers() {
     let checkpoint = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
-    let options = LoadOptions { dtype: DType::F32, device: Device::Cpu, cache: None };
+    let options = LoadOptions::default();
     let mut model = models::load(&checkpoint, &options, &|_, _, _| ()).unwrap();
     for golden in Golden::all_in(committed_goldens().join("models"), "demo.manifest.json", "demo.") {
         let mut state = model.prepare(&request(&golden, 0)).unwrap();

@@ -2,7 +2,6 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
-use candle_core::{DType, Device};
 use diffusion::{ImageRequest, ImageSize, SamplingParams};
 use models::{Checkpoint, LoadOptions, QwenImage};
 
@@ -18,8 +17,7 @@ pub fn model() -> MutexGuard<'static, QwenImage> {
     static MODEL: OnceLock<Mutex<QwenImage>> = OnceLock::new();
     let model = MODEL.get_or_init(|| {
         let checkpoint = Checkpoint::open(goldens().join("models/qwen-image")).unwrap();
-        let options = LoadOptions { dtype: DType::F32, device: Device::Cpu, cache: None };
-        Mutex::new(models::load(&checkpoint, &options, &|_, _, _| ()).unwrap())
+        Mutex::new(models::load(&checkpoint, &LoadOptions::default(), &|_, _, _| ()).unwrap())
     });
     model.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -16,6 +16,15 @@ pub struct LoadOptions {
     pub device: Device,
     /// The step cache of requests that bring no [`cache::CacheConfig`] of their own; `None` computes every step.
     pub cache: Option<CacheConfig>,
+    /// Most bytes of prompts and their embeddings that are kept for requests to come.
+    pub prompt_cache_bytes: usize,
+}
+
+impl Default for LoadOptions {
+    /// f32 on the CPU, every step computed, 64 MiB of prompts.
+    fn default() -> Self {
+        LoadOptions { dtype: DType::F32, device: Device::Cpu, cache: None, prompt_cache_bytes: 64 << 20 }
+    }
 }
 
 /// Told as tensors arrive: the component, bytes loaded, bytes in all.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cache::{CacheConfig, ConfigError};
 use candle_core::{DType, Device, Tensor};
 use diffusion::{
-    CfgBranch, Estimator, FlowMatchConfig, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline, PipelineError, RgbImage,
-    Sigmas, StepReport,
+    CfgBranch, Estimator, FlowMatchConfig, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline, PipelineError,
+    RgbImage, Sigmas, StepReport,
 };
 use kernels::in_pool;
 
@@ -21,6 +21,7 @@ use crate::dit::Dit;
 use crate::error::LoadError;
 use crate::load::{LoadOptions, Progress};
 use crate::noise::randn;
+use crate::prompt_cache::PromptCache;
 use crate::qwen2_5_vl::{LanguageModel, LanguageModelConfig};
 use crate::residuals::RequestResiduals;
 use crate::state::{Branch, RequestState};
@@ -31,6 +32,7 @@ use crate::weights::Precision;
 /// A loaded Qwen-Image.
 pub struct QwenImage {
     prompts: PromptEncoder,
+    prompt_cache: PromptCache,
     transformer: Transformer,
     vae: Vae,
     schedule: FlowMatchConfig,
@@ -65,6 +67,7 @@ impl QwenImage {
         let vae = Vae::load(&vae_config, &open("vae")?.scope("", &report))?;
         Ok(QwenImage {
             prompts: PromptEncoder { tokenizer, language_model },
+            prompt_cache: PromptCache::new(options.prompt_cache_bytes),
             transformer,
             vae,
             schedule,
@@ -106,20 +109,27 @@ impl QwenImage {
         pack(&Tensor::from_vec(noise, shape, &self.device)?)
     }
 
-    fn branches(&self, request: &ImageRequest) -> Result<Vec<Branch>, PipelineError> {
+    fn branches(&mut self, request: &ImageRequest) -> Result<Vec<Branch>, PipelineError> {
         let branches = CfgBranch::of_step(request.do_true_cfg()).iter();
         branches
             .map(|&branch| {
-                let prompt_embeds = match branch {
-                    CfgBranch::Cond => self.prompts.encode("prompt", &request.prompt)?,
-                    CfgBranch::Uncond => {
-                        let negative = request.negative_prompt.as_deref().unwrap_or_default();
-                        self.prompts.encode("negative_prompt", negative)?
-                    }
+                let (field, prompt) = match branch {
+                    CfgBranch::Cond => ("prompt", request.prompt.as_str()),
+                    CfgBranch::Uncond => ("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default()),
                 };
-                Ok(Branch { branch, prompt_embeds })
+                Ok(Branch { branch, prompt_embeds: self.embed(field, prompt)? })
             })
             .collect()
+    }
+
+    /// The text stream of `prompt`, encoded unless it was not long ago.
+    fn embed(&mut self, field: &'static str, prompt: &str) -> Result<Tensor, PipelineError> {
+        if let Some(kept) = self.prompt_cache.get(prompt) {
+            return Ok(kept);
+        }
+        let embeds = self.prompts.encode(field, prompt)?;
+        self.prompt_cache.insert(prompt, &embeds);
+        Ok(embeds)
     }
 
     /// The cache of a request, its own settings before the operator's, and what its sender should know.
@@ -163,7 +173,7 @@ impl Pipeline for QwenImage {
 
     fn prepare(&mut self, request: &ImageRequest) -> Result<RequestState, PipelineError> {
         let size = request.params.size;
-        let branches = in_pool(&self.device, || self.branches(request))?;
+        let branches = in_pool(&self.device.clone(), || self.branches(request))?;
         let (residuals, warnings) = self.residuals(request, branches.len())?;
         let prompt_tokens = branches.iter().map(|branch| branch.prompt_embeds.dims()[0]).sum();
         Ok(RequestState {

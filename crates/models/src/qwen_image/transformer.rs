@@ -172,7 +172,13 @@ impl Dit for Transformer {
     fn end(&self, streams: &Streams, context: &Conditioning) -> Result<Vec<Tensor>> {
         let normed = self.final_norm(&streams.hidden_states, context)?;
         let velocity = self.proj_out.forward(&normed)?.to_dtype(DType::F32)?;
-        context.blocks.image_rows.iter().zip(&context.generated).map(|(range, &len)| velocity.narrow(0, range.start, len)).collect()
+        context
+            .blocks
+            .image_rows
+            .iter()
+            .zip(&context.generated)
+            .map(|(range, &len)| velocity.narrow(0, range.start, len))
+            .collect()
     }
 }
 
