@@ -338,7 +338,7 @@ mod tests {
         let steps = overlaid(r#"{"steps_computation_mask": [1, 0]}"#);
         assert_eq!(steps.steps_computation_mask, Some(MaskSource::Steps("10".parse().unwrap())));
         assert_eq!(steps.max_warmup_steps, 2);
-        let preset = overlaid(r#"{"max_warmup_steps": 3, "quality": "fast"}"#);
-        assert_eq!(preset, CacheConfig { max_warmup_steps: 3, ..Quality::Fast.config() });
+        let preset = overlaid(r#"{"max_warmup_steps": 5, "quality": "fast"}"#);
+        assert_eq!(preset, CacheConfig { max_warmup_steps: 5, ..Quality::Fast.config() });
     }
 }

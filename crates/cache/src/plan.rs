@@ -156,7 +156,7 @@ mod tests {
         assert_eq!((guide.forced.as_str(), guide.best_case.as_str()), ("1111......", "1111CCC1CC"));
         assert_eq!(guide.mask, None);
         let last = plan(&Quality::Balanced.config(), 10, &[60]);
-        assert_eq!(last.forced, "1111.....1");
+        assert_eq!(last.forced, "111......1");
         let policy = CacheConfig { steps_computation_policy: StepsPolicy::Static, ..scm(ScmPolicy::Fast, Some(3)) };
         let fixed = plan(&policy, 8, &[60]);
         assert_eq!((fixed.forced.as_str(), fixed.mask.as_deref()), ("111C1CC1", Some("11101001")));
