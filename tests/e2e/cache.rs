@@ -117,7 +117,10 @@ async fn requests_of_one_batch_have_caches_of_their_own() {
     }
     assert_eq!(alone[1]["data"][0]["cache"]["reused_steps"], 0);
     let mask = alone[4]["data"][0]["cache"]["runs"][0]["decisions"].as_str().unwrap();
-    assert_eq!(mask, ::cache::StepMask::from_policy(::cache::ScmPolicy::Fast, 20).unwrap().to_string().replace('0', "C"));
+    assert_eq!(
+        mask,
+        ::cache::StepMask::from_policy(::cache::ScmPolicy::Fast, 20).unwrap().to_string().replace('0', "C")
+    );
     let reused = |i: usize| alone[i]["data"][0]["cache"]["reused_steps"].as_u64().unwrap();
     assert!(reused(0) > 0 && reused(5) > reused(0), "{} and {}", reused(0), reused(5));
 }
@@ -128,7 +131,13 @@ fn a_trace_tells_every_decision() {
     let (trace, plot) = (folder.path().join("trace.json"), folder.path().join("plot.svg"));
     let mut command = latentd();
     command.args(["generate", "a fox", "--num-inference-steps", "12", "--seed", "1", "--cache-backend", "cache_dit"]);
-    command.arg("-o").arg(folder.path().join("fox.png")).arg("--cache-trace").arg(&trace).arg("--cache-plot").arg(&plot);
+    command
+        .arg("-o")
+        .arg(folder.path().join("fox.png"))
+        .arg("--cache-trace")
+        .arg(&trace)
+        .arg("--cache-plot")
+        .arg(&plot);
     let output = run(&mut command);
     assert!(output.status.success(), "{}", stderr(&output));
     let trace: Value = serde_json::from_slice(&fs::read(trace).unwrap()).unwrap();

@@ -5,5 +5,7 @@
 mod binary;
 mod cache;
 mod generate;
+mod healthcheck;
 mod hub;
+mod metrics;
 mod serve;

@@ -42,7 +42,11 @@ impl Server {
     }
 
     pub async fn get(&self, path: &str) -> (u16, Value) {
-        answer(reqwest::get(format!("http://{}{path}", self.address)).await).await
+        answer(reqwest::get(self.url(path)).await).await
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
     }
 
     pub async fn post(&self, body: &Value) -> (u16, Value) {
@@ -54,8 +58,7 @@ impl Server {
     }
 
     fn request_of(&self, content_type: &str, body: String) -> reqwest::RequestBuilder {
-        let url = format!("http://{}/v1/images/generations", self.address);
-        reqwest::Client::new().post(url).header("content-type", content_type).body(body)
+        reqwest::Client::new().post(self.url("/v1/images/generations")).header("content-type", content_type).body(body)
     }
 
     fn signal(&self, name: &str) {

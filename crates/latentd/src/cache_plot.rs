@@ -9,20 +9,20 @@ use plotters::coord::Shift;
 use plotters::element::DynElement;
 use plotters::prelude::*;
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(crate) type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 const WIDTH: u32 = 960;
 const HEADER_HEIGHT: u32 = 76;
 const PANEL_HEIGHT: u32 = 272;
 /// Where text and legend begin, in line with the panels' axes.
-const LEFT: i32 = 70;
+pub(crate) const LEFT: i32 = 70;
 
 // Okabe and Ito's colours, which colour-blind readers tell apart.
-const COMPUTED: RGBColor = RGBColor(213, 94, 0);
-const REUSED: RGBColor = RGBColor(0, 114, 178);
-const TEXT: RGBColor = RGBColor(40, 40, 40);
-const GREY: RGBColor = RGBColor(130, 130, 130);
+pub(crate) const COMPUTED: RGBColor = RGBColor(213, 94, 0);
+pub(crate) const REUSED: RGBColor = RGBColor(0, 114, 178);
+pub(crate) const TEXT: RGBColor = RGBColor(40, 40, 40);
+pub(crate) const GREY: RGBColor = RGBColor(130, 130, 130);
 
 /// One branch in one segment.
 struct Panel {

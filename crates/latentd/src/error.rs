@@ -21,6 +21,9 @@ pub enum Error {
     /// The computation failed.
     #[error(transparent)]
     Pipeline(PipelineError),
+    /// A running server that was asked is not well; the message says which and why.
+    #[error("{0}")]
+    Unhealthy(String),
     /// A file could not be read or written.
     #[error("cannot {action} `{path}`: {source}")]
     File {
@@ -45,7 +48,7 @@ impl Error {
     /// 2 for what the user can mend, as clap has it for a bad flag; 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Load(LoadError::Device { .. }) | Error::Pipeline(_) => 1,
+            Error::Load(LoadError::Device { .. }) | Error::Pipeline(_) | Error::Unhealthy(_) => 1,
             _ => 2,
         }
     }

@@ -224,7 +224,8 @@ impl OmniBuilder {
         let checkpoint = ModelSource::parse(self.model.as_deref(), self.revision).open()?;
         let bars = LoadingBars::default();
         let report = |component, done, total| bars.update(component, done, total);
-        let pipeline = models::load(&checkpoint, &LoadOptions { dtype, device, cache, ..LoadOptions::default() }, &report)?;
+        let pipeline =
+            models::load(&checkpoint, &LoadOptions { dtype, device, cache, ..LoadOptions::default() }, &report)?;
         Ok(Omni { pipeline, limits: self.limits })
     }
 }

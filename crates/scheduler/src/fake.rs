@@ -1,5 +1,6 @@
 //! A pipeline without a model, for tests: it counts, waits and fails as it is told.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use diffusion::{
 /// Paints a picture in the one colour that its seed says.
 ///
 /// A prompt can ask for a fault, in the form `FAULT in STAGE`: `panic`, `fail`, `oom` or `invalid`
-/// in `prepare`, `step` or `decode`. Clones share their probe and their gate.
+/// in `prepare`, `step` or `decode`. By its estimate a request holds a byte a token. Clones share their probe and their gate.
 #[derive(Clone, Debug)]
 pub struct FakePipeline {
     /// How long a step takes.
@@ -21,6 +22,10 @@ pub struct FakePipeline {
     pub decode_delay: Duration,
     /// What every step waits for before it begins.
     pub gate: Gate,
+    /// Tokens of the pictures that a step has memory for.
+    pub memory: Option<usize>,
+    /// The calls, counted from 0 over all of a pipeline's stages and clones, that panic.
+    pub panics: Arc<BTreeSet<usize>>,
     /// What the pipeline was seen to do.
     pub probe: Arc<Probe>,
     /// What it says of itself.
@@ -34,13 +39,22 @@ pub struct Probe {
     pub loads: AtomicUsize,
     /// States in memory.
     pub states: AtomicUsize,
+    /// Calls of `prepare`, `step` and `decode`.
+    pub calls: AtomicUsize,
     batch_sizes: Mutex<Vec<usize>>,
+    faults: Mutex<Vec<String>>,
 }
 
 impl Probe {
     /// How many requests each step had, from the first to the one that has begun last.
     pub fn batch_sizes(&self) -> Vec<usize> {
         self.batch_sizes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often a prompt had its fault.
+    pub fn prompted(&self, prompt: &str) -> usize {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.iter().filter(|fault| *fault == prompt).count()
     }
 
     /// Waits until the pipeline holds no state.
@@ -108,6 +122,8 @@ impl Default for FakePipeline {
             step_delay: Duration::ZERO,
             decode_delay: Duration::ZERO,
             gate: Gate::default(),
+            memory: None,
+            panics: Arc::default(),
             probe: Arc::default(),
             card: ModelCard {
                 class: "FakePipeline".into(),
@@ -123,6 +139,23 @@ impl Default for FakePipeline {
 }
 
 impl FakePipeline {
+    fn called(&self) {
+        let call = self.probe.calls.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.panics.contains(&call), "call {call} was to panic");
+    }
+
+    fn fault(&self, prompt: &str, stage: &str) -> Result<(), PipelineError> {
+        let Some(fault) = prompt.strip_suffix(stage).map(str::trim_end) else { return Ok(()) };
+        self.probe.faults.lock().unwrap_or_else(PoisonError::into_inner).push(prompt.into());
+        match fault {
+            "panic in" => panic!("the prompt asked for a panic"),
+            "fail in" => Err(PipelineError::Model("the prompt asked for a failure".into())),
+            "oom in" => Err(PipelineError::OutOfMemory),
+            "invalid in" => Err(InvalidRequest::new("prompt", "have at most 512 tokens", "513 tokens").into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes clones of this pipeline, as a worker asks for them.
     pub fn factory(&self) -> impl Fn() -> Result<FakePipeline, PipelineError> + Send + 'static {
         let pipeline = self.clone();
@@ -162,11 +195,15 @@ impl Pipeline for FakePipeline {
     }
 
     fn estimator(&self) -> Estimator {
-        Arc::new(RequestCost::uncached)
+        Arc::new(|request| {
+            let cost = RequestCost::uncached(request);
+            RequestCost { bytes: cost.tokens as u64, ..cost }
+        })
     }
 
     fn prepare(&mut self, request: &ImageRequest) -> Result<FakeState, PipelineError> {
-        fault(&request.prompt, "prepare")?;
+        self.called();
+        self.fault(&request.prompt, "prepare")?;
         self.probe.states.fetch_add(1, Ordering::SeqCst);
         Ok(FakeState { request: request.clone(), steps_taken: 0, probe: self.probe.clone() })
     }
@@ -178,13 +215,21 @@ impl Pipeline for FakePipeline {
     fn step(&mut self, batch: &mut [&mut FakeState]) -> Result<Vec<StepReport>, PipelineError> {
         self.probe.batch_sizes.lock().unwrap_or_else(PoisonError::into_inner).push(batch.len());
         self.gate.pass();
+        self.called();
         std::thread::sleep(self.step_delay);
-        batch.iter().try_for_each(|state| fault(&state.request.prompt, "step"))?;
+        let tokens: usize = batch.iter().map(|state| state.request.params.size.image_seq_len()).sum();
+        if self.memory.is_some_and(|memory| tokens > memory) {
+            // As a step that ran out of memory half way: these states are not to be used again.
+            batch.iter_mut().for_each(|state| state.steps_taken += 1000);
+            return Err(PipelineError::OutOfMemory);
+        }
+        batch.iter().try_for_each(|state| self.fault(&state.request.prompt, "step"))?;
         Ok(batch.iter_mut().map(|state| report(state)).collect())
     }
 
     fn decode(&mut self, state: FakeState) -> Result<RgbImage, PipelineError> {
-        fault(&state.request.prompt, "decode")?;
+        self.called();
+        self.fault(&state.request.prompt, "decode")?;
         std::thread::sleep(self.decode_delay);
         let SamplingParams { size, seed, num_inference_steps, .. } = state.request.params;
         assert_eq!(state.steps_taken, num_inference_steps, "decoded before all steps were taken");
@@ -208,16 +253,6 @@ fn report(state: &mut FakeState) -> StepReport {
         residual_diff: None,
     };
     StepReport { step_index, runs: vec![run], computed_share: 1.0 }
-}
-
-fn fault(prompt: &str, stage: &str) -> Result<(), PipelineError> {
-    match prompt.strip_suffix(stage).map(str::trim_end) {
-        Some("panic in") => panic!("the prompt asked for a panic"),
-        Some("fail in") => Err(PipelineError::Model("the prompt asked for a failure".into())),
-        Some("oom in") => Err(PipelineError::OutOfMemory),
-        Some("invalid in") => Err(InvalidRequest::new("prompt", "have at most 512 tokens", "513 tokens").into()),
-        _ => Ok(()),
-    }
 }
 
 /// A request for a square picture, from seed 0.

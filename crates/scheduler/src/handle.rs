@@ -2,32 +2,18 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use diffusion::{ImageRequest, Pipeline};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::config::{JobOptions, SpawnOptions};
 use crate::readiness::{Load, Readiness};
 use crate::run::{Event, EventLoop, Submission};
 use crate::state::State;
-use crate::ticket::Ticket;
+use crate::ticket::{NOT_WAITING, Ticket};
 use crate::worker;
-
-/// How much a scheduler takes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SchedulerConfig {
-    /// Most jobs that one worker runs at a time, at least 1.
-    pub max_batch: usize,
-    /// Most jobs that wait in line; one submission into an empty line may exceed it.
-    pub max_waiting: usize,
-}
-
-impl Default for SchedulerConfig {
-    fn default() -> Self {
-        SchedulerConfig { max_batch: 8, max_waiting: 256 }
-    }
-}
 
 /// A cheap handle to the scheduler. The event loop, and with it every worker, ends once the
 /// last handle and the last ticket are gone.
@@ -50,8 +36,24 @@ pub enum SubmitError {
     QueueFull {
         /// Jobs in line.
         waiting: usize,
-        /// How long everything in hand will take, as far as observed steps tell.
+        /// How long everything in hand will take.
         predicted_drain: Duration,
+    },
+    /// The job would not be done in time.
+    #[error("the job would take {predicted:.1?} and is needed within {deadline:.1?}")]
+    TooLate {
+        /// How long after its submission it would be done.
+        predicted: Duration,
+        /// How soon it is needed: its own deadline or the scheduler's.
+        deadline: Duration,
+    },
+    /// The job alone needs more device memory than a worker may hold.
+    #[error("the job needs {bytes} bytes of device memory, and at most {budget} may be held")]
+    TooLarge {
+        /// The estimate of what it holds.
+        bytes: u64,
+        /// The scheduler's bound.
+        budget: u64,
     },
     /// The scheduler drains or is gone.
     #[error("the server is shutting down")]
@@ -68,19 +70,21 @@ impl Scheduler {
     ///
     /// # Panics
     /// Outside a Tokio runtime, or when the system has no thread left.
-    pub fn spawn<P, E, F>(config: SchedulerConfig, factories: Vec<F>) -> Self
+    pub fn spawn<P, E, F>(options: impl Into<SpawnOptions>, factories: Vec<F>) -> Self
     where
         P: Pipeline + 'static,
         E: fmt::Display,
         F: Fn() -> Result<P, E> + Send + 'static,
     {
+        let SpawnOptions { config, observer } = options.into();
         let (events, inbox) = mpsc::unbounded_channel();
         let (readiness_sender, readiness) = watch::channel(Readiness::Loading);
         let (load_sender, load) = watch::channel(Load::default());
         let state = State::new(config, factories.len());
         let workers = factories.into_iter().enumerate();
-        let workers = workers.map(|(id, factory)| worker::spawn(id, factory, events.downgrade())).collect();
-        tokio::spawn(EventLoop::new(state, workers, readiness_sender, load_sender).run(inbox));
+        let workers = workers.map(|(id, factory)| worker::spawn(id, factory, config.calibration, events.downgrade()));
+        let workers = workers.collect();
+        tokio::spawn(EventLoop::new(state, workers, observer, readiness_sender, load_sender).run(inbox));
         Scheduler { events, readiness, load, next_id: Arc::default() }
     }
 
@@ -98,8 +102,8 @@ impl Scheduler {
     ///
     /// # Errors
     /// See [`SubmitError`].
-    pub async fn submit(&self, request: ImageRequest) -> Result<Ticket, SubmitError> {
-        let mut tickets = self.submit_all(vec![request]).await?;
+    pub async fn submit(&self, request: ImageRequest, options: JobOptions) -> Result<Ticket, SubmitError> {
+        let mut tickets = self.submit_all(vec![request], options).await?;
         Ok(tickets.pop().expect("one ticket a request. This is a bug."))
     }
 
@@ -107,12 +111,16 @@ impl Scheduler {
     ///
     /// # Errors
     /// See [`SubmitError`].
-    pub async fn submit_all(&self, requests: Vec<ImageRequest>) -> Result<Vec<Ticket>, SubmitError> {
+    pub async fn submit_all(
+        &self,
+        requests: Vec<ImageRequest>,
+        options: JobOptions,
+    ) -> Result<Vec<Ticket>, SubmitError> {
         // The tickets are made before the jobs are known to be taken: should this future be
         // dropped while it waits for the reply, they cancel what they stand for.
         let (submissions, tickets) = requests.into_iter().map(|request| self.ticket(request)).unzip();
         let (reply, accepted) = oneshot::channel();
-        let submitted = self.events.send(Event::Submit { submissions, reply });
+        let submitted = self.events.send(Event::Submit { submissions, options, reply });
         submitted.map_err(|_| SubmitError::ShuttingDown)?;
         accepted.await.map_err(|_| SubmitError::ShuttingDown)??;
         Ok(tickets)
@@ -133,7 +141,9 @@ impl Scheduler {
     fn ticket(&self, request: ImageRequest) -> (Submission, Ticket) {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, updates) = mpsc::unbounded_channel();
-        let ticket = Ticket { id, updates, events: self.events.clone(), answered: false };
-        (Submission { id, request: Box::new(request), updates: sender }, ticket)
+        let position = Arc::new(AtomicUsize::new(NOT_WAITING));
+        let events = self.events.clone();
+        let ticket = Ticket { id, updates, events, position: position.clone(), answered: false };
+        (Submission { id, request: Box::new(request), updates: sender, position }, ticket)
     }
 }

@@ -18,6 +18,8 @@ pub struct Generated {
     pub warnings: Vec<String>,
     /// Where the time went.
     pub timings: Timings,
+    /// Jobs that were before it in line when it was submitted.
+    pub position: usize,
     /// One report a denoising step.
     pub steps: Vec<StepReport>,
 }
@@ -40,7 +42,10 @@ pub struct Timings {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {
     /// A worker took it up.
-    Started,
+    Started {
+        /// How long it was in line.
+        queued: Duration,
+    },
     /// A step is behind it.
     Stepped(StepReport),
     /// Its answer: nothing comes after it.
@@ -56,6 +61,9 @@ pub enum JobError {
     /// The worker that ran the job crashed.
     #[error("the worker that ran this job crashed")]
     Crashed,
+    /// The job was not done by its deadline.
+    #[error("the job was not done by its deadline")]
+    TooLate,
     /// The scheduler stops and the job was not done in time.
     #[error("the server is shutting down")]
     ShuttingDown,

@@ -10,20 +10,37 @@
 //! error of its own turn, or because its worker crashed or the server stops. Dropping its
 //! [`Ticket`] cancels it within one step, wherever it is.
 
+mod admission;
+mod calibration;
+mod config;
+mod cost;
+mod curve;
+mod fairness;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
 mod handle;
 mod job;
+mod mean;
+mod observer;
+mod ordering;
 mod policy;
 mod readiness;
+mod reuse;
 mod run;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod state;
+mod step;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 mod ticket;
 mod worker;
 
-pub use handle::{Scheduler, SchedulerConfig, SubmitError};
+pub use config::{JobOptions, PRIORITIES, SchedulerConfig, SpawnOptions};
+pub use handle::{Scheduler, SubmitError};
 pub use job::{Generated, JobError, Outcome, Timings, Update};
+pub use observer::{Observation, Observer};
 pub use readiness::{Load, Readiness};
 pub use ticket::Ticket;

@@ -1,11 +1,15 @@
 //! The books: who waits, and what each worker has in hand. Plain values; no channels, threads or clock.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use diffusion::ImageRequest;
+use diffusion::{RequestCost, StepReport};
 
-use crate::SchedulerConfig;
+use crate::admission;
+use crate::config::{JobOptions, PRIORITIES, SchedulerConfig};
+use crate::cost::CostModel;
+use crate::fairness::Fairness;
+use crate::handle::SubmitError;
+use crate::ordering::{self, Ordering};
 use crate::policy::{Assignment, Turn};
 use crate::readiness::Load;
 
@@ -13,16 +17,19 @@ pub(crate) type JobId = u64;
 pub(crate) type WorkerId = usize;
 
 /// What the policy knows of a job.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Job {
     pub(crate) id: JobId,
-    /// Image tokens of one transformer pass.
-    pub(crate) tokens: usize,
-    /// Transformer passes of one step: two under true classifier-free guidance.
-    pub(crate) passes: usize,
+    pub(crate) cost: RequestCost,
     pub(crate) steps_left: usize,
     /// When it was submitted.
     pub(crate) arrived: Duration,
+    /// When its answer is of no use any more.
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) priority: i8,
+    pub(crate) owner: u64,
+    /// When its patience runs out.
+    pub(crate) ages_at: Duration,
     pub(crate) needs: Needs,
 }
 
@@ -32,23 +39,34 @@ pub(crate) enum Needs {
     Encode,
     Step,
     Decode,
+    /// A decoding on a worker that holds nothing else: the first ran out of memory.
+    DecodeAlone,
 }
 
 impl Job {
-    pub(crate) fn new(id: JobId, request: &ImageRequest, now: Duration) -> Self {
+    /// A job submitted at `now`.
+    pub(crate) fn new(id: JobId, cost: RequestCost, options: JobOptions, now: Duration) -> Self {
         Job {
             id,
-            tokens: request.params.size.image_seq_len(),
-            passes: if request.do_true_cfg() { 2 } else { 1 },
-            steps_left: request.params.num_inference_steps,
+            cost,
+            steps_left: cost.steps,
             arrived: now,
+            deadline: options.deadline.map(|from_now| now.saturating_add(from_now)),
+            priority: options.priority.clamp(*PRIORITIES.start(), *PRIORITIES.end()),
+            owner: options.owner,
+            ages_at: Duration::MAX,
             needs: Needs::Encode,
         }
     }
 
-    /// Tokens that all passes of all steps still to come have together.
-    fn tokens_left(&self) -> f64 {
-        (self.tokens * self.passes * self.steps_left) as f64
+    /// The job as it was when it came.
+    pub(crate) fn whole(&self) -> Job {
+        Job { steps_left: self.cost.steps, needs: Needs::Encode, ..*self }
+    }
+
+    /// Image tokens of all passes of a step.
+    pub(crate) fn step_tokens(&self) -> usize {
+        self.cost.tokens * self.cost.passes
     }
 }
 
@@ -60,6 +78,8 @@ pub(crate) struct Lane {
     pub(crate) running: Vec<Job>,
     /// Cancelled jobs whose state the worker still holds.
     pub(crate) cancelled: Vec<JobId>,
+    /// The jobs of the turn that the worker is at, as they were when it began.
+    pub(crate) at_work: Vec<Job>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,34 +95,70 @@ pub(crate) enum LaneStatus {
 pub(crate) struct State {
     pub(crate) config: SchedulerConfig,
     /// Jobs that no lane has taken up, oldest first.
-    pub(crate) waiting: VecDeque<Job>,
+    pub(crate) waiting: Vec<Job>,
     pub(crate) lanes: Vec<Lane>,
-    /// Observed seconds that a denoising step takes for each of its tokens.
-    seconds_per_token: Option<f64>,
+    pub(crate) cost: CostModel,
+    pub(crate) fairness: Fairness,
 }
-
-/// How much a new observation moves `seconds_per_token`: a few dozen steps make an average.
-const OBSERVATION_WEIGHT: f64 = 0.05;
 
 impl State {
     pub(crate) fn new(config: SchedulerConfig, n_workers: usize) -> Self {
-        let lane = || Lane { status: LaneStatus::Loading, running: Vec::new(), cancelled: Vec::new() };
+        let lane =
+            || Lane { status: LaneStatus::Loading, running: Vec::new(), cancelled: Vec::new(), at_work: Vec::new() };
         State {
             config,
-            waiting: VecDeque::new(),
+            waiting: Vec::new(),
             lanes: (0..n_workers).map(|_| lane()).collect(),
-            seconds_per_token: None,
+            cost: CostModel::default(),
+            fairness: Fairness::default(),
         }
     }
 
-    /// Puts all of `jobs` in line, or none where they would exceed the line's bound. An empty
-    /// line takes any number, so that no bound can shut a large request out for ever.
-    pub(crate) fn submit(&mut self, jobs: Vec<Job>) -> bool {
-        let has_room = self.waiting.is_empty() || self.waiting.len() + jobs.len() <= self.config.max_waiting;
-        if has_room {
-            self.waiting.extend(jobs);
+    /// All jobs in hand.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.lanes.iter().flat_map(|lane| &lane.running).chain(&self.waiting)
+    }
+
+    /// The owners of all jobs in hand, each once.
+    pub(crate) fn owners(&self) -> Vec<u64> {
+        let mut owners: Vec<_> = self.jobs().map(|job| job.owner).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    }
+
+    /// Workers that are not lost, at least 1.
+    pub(crate) fn n_lanes(&self) -> u32 {
+        let n_lanes = self.lanes.iter().filter(|lane| lane.status != LaneStatus::Lost).count();
+        n_lanes.max(1) as u32
+    }
+
+    /// Puts all of `jobs` in line, or none.
+    ///
+    /// # Errors
+    /// The bound that they exceed.
+    pub(crate) fn submit(&mut self, mut jobs: Vec<Job>) -> Result<(), SubmitError> {
+        for job in &mut jobs {
+            let longest = self.config.max_deadline.map(|from_now| job.arrived.saturating_add(from_now));
+            job.deadline = job.deadline.into_iter().chain(longest).min();
         }
-        has_room
+        admission::admit(self, &jobs)?;
+        let owners = self.owners();
+        for mut job in jobs {
+            self.fairness.join(job.owner, &owners);
+            // One after the other: each counts those before it.
+            job.ages_at = ordering::ages_at(self, &job);
+            self.waiting.push(job);
+        }
+        Ok(())
+    }
+
+    /// The line, in the order in which it will be served as things stand.
+    pub(crate) fn line(&self, now: Duration) -> Vec<JobId> {
+        let ordering = Ordering::new(self, now);
+        let mut line: Vec<_> = self.waiting.iter().map(|job| (ordering.rank(job), job.id)).collect();
+        line.sort_unstable();
+        line.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Takes a job out, wherever it is; its worker is told to drop it at the next turn.
@@ -128,34 +184,78 @@ impl State {
         self.lanes[worker].status = LaneStatus::Idle;
     }
 
-    /// The worker's turn is over.
-    pub(crate) fn turned(&mut self, worker: WorkerId) {
-        self.lanes[worker].status = LaneStatus::Idle;
+    /// The worker's turn is over, and took `took`; the jobs that it was for are returned.
+    pub(crate) fn turned(&mut self, worker: WorkerId, took: Duration) -> Vec<Job> {
+        let lane = &mut self.lanes[worker];
+        lane.status = LaneStatus::Idle;
+        let jobs = std::mem::take(&mut lane.at_work);
+        let tokens: usize = jobs.iter().map(Job::step_tokens).sum();
+        for job in &jobs {
+            self.fairness.charge(job.owner, took.mul_f64(job.step_tokens() as f64 / tokens as f64));
+        }
+        jobs
     }
 
-    pub(crate) fn encoded(&mut self, id: JobId) {
+    pub(crate) fn encoded(&mut self, id: JobId, took: Duration) {
+        self.cost.observe_encode(took);
         if let Some(job) = self.running_mut(id) {
             job.needs = Needs::Step;
         }
     }
 
-    /// One step of `ids` is done and took `took`.
-    pub(crate) fn stepped(&mut self, ids: &[JobId], took: Duration) {
-        let mut tokens = 0;
-        for &id in ids {
-            if let Some(job) = self.running_mut(id) {
-                tokens += job.tokens * job.passes;
+    /// One step of `jobs` is done and took `took`; one report a job.
+    pub(crate) fn stepped(&mut self, jobs: &[Job], reports: &[StepReport], took: Duration) {
+        let mut load = 0.0;
+        for (job, report) in jobs.iter().zip(reports) {
+            load += job.step_tokens() as f64 * report.computed_share;
+            self.cost.observe_share(job.cost.kind, report.computed_share);
+            if let Some(job) = self.running_mut(job.id) {
                 job.steps_left -= 1;
                 if job.steps_left == 0 {
                     job.needs = Needs::Decode;
                 }
             }
         }
-        if tokens > 0 {
-            let observed = took.as_secs_f64() / tokens as f64;
-            let mean = self.seconds_per_token.get_or_insert(observed);
-            *mean += OBSERVATION_WEIGHT * (observed - *mean);
+        self.cost.observe_step(load, took);
+    }
+
+    /// The job is decoded, which took `took`, and its worker no longer holds it.
+    pub(crate) fn decoded(&mut self, id: JobId, took: Duration) {
+        if let Some(job) = self.running_mut(id) {
+            let cost = job.cost;
+            self.cost.observe_decode(&cost, took);
         }
+        self.ended(id);
+    }
+
+    /// The job's decoding ran out of memory. Whether it is worth another try, once its worker holds
+    /// nothing else: it is if there was something else, the first time.
+    pub(crate) fn put_off(&mut self, id: JobId) -> bool {
+        let lane = self.lanes.iter_mut().find(|lane| lane.running.iter().any(|job| job.id == id));
+        let Some(lane) = lane else { return false };
+        let had_company = lane.running.len() > 1;
+        let job = lane.running.iter_mut().find(|job| job.id == id).expect("found above. This is a bug.");
+        let first_time = std::mem::replace(&mut job.needs, Needs::DecodeAlone) != Needs::DecodeAlone;
+        had_company && first_time
+    }
+
+    /// Of the jobs of a step that are still in hand, the one that holds most memory; the youngest of
+    /// several.
+    pub(crate) fn largest(&self, jobs: &[Job]) -> Option<JobId> {
+        let in_hand = |job: &&Job| self.jobs().any(|other| other.id == job.id);
+        let largest = jobs.iter().filter(in_hand).max_by_key(|job| (job.cost.bytes, job.step_tokens(), job.id));
+        largest.map(|job| job.id)
+    }
+
+    /// When the first deadline of a job in hand passes.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.jobs().filter_map(|job| job.deadline).min()
+    }
+
+    /// The jobs whose deadline has passed.
+    pub(crate) fn expired(&self, now: Duration) -> Vec<JobId> {
+        let expired = self.jobs().filter(|job| job.deadline.is_some_and(|deadline| deadline <= now));
+        expired.map(|job| job.id).collect()
     }
 
     /// The worker no longer holds anything; what it was running is returned.
@@ -163,6 +263,7 @@ impl State {
         let lane = &mut self.lanes[worker];
         lane.status = status;
         lane.cancelled.clear();
+        lane.at_work.clear();
         lane.running.drain(..).map(|job| job.id).collect()
     }
 
@@ -174,18 +275,23 @@ impl State {
             lane.cancelled.clear();
             if let Some(Turn::Encode(id)) = assignment.turn {
                 let position = self.waiting.iter().position(|job| job.id == id);
-                let job = position.and_then(|i| self.waiting.remove(i));
-                lane.running.push(job.expect("only a waiting job is taken up. This is a bug."));
+                let position = position.expect("only a waiting job is taken up. This is a bug.");
+                lane.running.push(self.waiting.remove(position));
             }
+            let ids = match &assignment.turn {
+                Some(Turn::Encode(id) | Turn::Decode(id)) => std::slice::from_ref(id),
+                Some(Turn::Step(ids)) => ids,
+                None => &[],
+            };
+            lane.at_work = lane.running.iter().filter(|job| ids.contains(&job.id)).copied().collect();
+            // As the worker lays out its batch.
+            lane.at_work.sort_by_key(|job| job.id);
         }
     }
 
-    /// How long the denoising of everything in hand will take, as far as observed steps tell.
+    /// How long everything in hand will take.
     pub(crate) fn predicted_drain(&self) -> Duration {
-        let running = self.lanes.iter().flat_map(|lane| &lane.running);
-        let tokens_left: f64 = running.chain(&self.waiting).map(Job::tokens_left).sum();
-        let n_lanes = self.lanes.iter().filter(|lane| lane.status != LaneStatus::Lost).count().max(1);
-        Duration::from_secs_f64(tokens_left * self.seconds_per_token.unwrap_or(0.0) / n_lanes as f64)
+        admission::drain(self, &[])
     }
 
     pub(crate) fn load(&self) -> Load {
@@ -195,44 +301,5 @@ impl State {
     /// A job that was cancelled during its turn is not found.
     fn running_mut(&mut self, id: JobId) -> Option<&mut Job> {
         self.lanes.iter_mut().flat_map(|lane| &mut lane.running).find(|job| job.id == id)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fake::request;
-
-    fn jobs(ids: std::ops::Range<JobId>) -> Vec<Job> {
-        ids.map(|id| Job::new(id, &request(64, 5), Duration::ZERO)).collect()
-    }
-
-    #[test]
-    fn a_group_is_taken_whole_or_not_at_all() {
-        let mut state = State::new(SchedulerConfig { max_batch: 1, max_waiting: 3 }, 1);
-        assert!(state.submit(jobs(0..2)));
-        assert!(!state.submit(jobs(2..4)), "one of the two would fit");
-        assert!(state.submit(jobs(4..5)));
-        assert_eq!(state.load(), Load { waiting: 3, running: 0 });
-    }
-
-    #[test]
-    fn an_empty_line_takes_a_group_of_any_size() {
-        let mut state = State::new(SchedulerConfig { max_batch: 1, max_waiting: 1 }, 1);
-        assert!(state.submit(jobs(0..10)));
-        assert!(!state.submit(jobs(10..11)));
-    }
-
-    #[test]
-    fn the_drain_is_predicted_from_observed_steps() {
-        let mut state = State::new(SchedulerConfig { max_batch: 1, max_waiting: 9 }, 1);
-        state.submit(jobs(0..2));
-        assert_eq!(state.predicted_drain(), Duration::ZERO, "nothing was observed");
-        state.loaded(0);
-        state.assigned(&crate::policy::assign(&state));
-        state.encoded(0);
-        // Two jobs of five steps, one step done: nine steps at half a second.
-        state.stepped(&[0], Duration::from_millis(500));
-        assert_eq!(state.predicted_drain(), Duration::from_millis(4500));
     }
 }

@@ -1,10 +1,16 @@
 //! A submitted job, from the outside.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::sync::mpsc;
 
 use crate::job::{JobError, Outcome, Update};
 use crate::run::Event;
 use crate::state::JobId;
+
+/// The position of a job that is not in line.
+pub(crate) const NOT_WAITING: usize = usize::MAX;
 
 /// A submitted job. Dropping it cancels the job within one step, wherever it is.
 #[derive(Debug)]
@@ -13,6 +19,8 @@ pub struct Ticket {
     /// Unbounded, yet never more than one update a step.
     pub(crate) updates: mpsc::UnboundedReceiver<Update>,
     pub(crate) events: mpsc::UnboundedSender<Event>,
+    /// The event loop keeps it current.
+    pub(crate) position: Arc<AtomicUsize>,
     pub(crate) answered: bool,
 }
 
@@ -26,6 +34,12 @@ impl Ticket {
         let update = self.updates.recv().await.unwrap_or(Update::Done(Err(JobError::ShuttingDown)));
         self.answered = matches!(update, Update::Done(_));
         Some(update)
+    }
+
+    /// Jobs that are before it in line; `None` once a worker took it up.
+    pub fn position(&self) -> Option<usize> {
+        let position = self.position.load(Ordering::Relaxed);
+        (position != NOT_WAITING).then_some(position)
     }
 
     /// The job's answer.

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc as std_mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use diffusion::{ImageRequest, Pipeline, PipelineError, RgbImage, StepReport};
 use tokio::sync::mpsc;
 
+use crate::calibration::{Calibration, calibrate};
 use crate::run::Event;
 use crate::state::{JobId, WorkerId};
 
@@ -32,7 +33,7 @@ pub(crate) struct Prepared {
     pub(crate) warnings: Vec<String>,
 }
 
-/// What came of a turn. The worker holds no state of a job whose part failed.
+/// What came of a turn. What ran out of memory in a step or a decoding is held as it was before.
 #[derive(Debug)]
 pub(crate) enum Done {
     Nothing,
@@ -41,21 +42,20 @@ pub(crate) enum Done {
         id: JobId,
         result: Result<Prepared, PipelineError>,
     },
-    /// One report a job, in the order of `ids`.
-    Stepped {
-        ids: Vec<JobId>,
-        result: Result<Vec<StepReport>, PipelineError>,
-    },
+    /// One report a job, oldest job first.
+    Stepped(Result<Vec<StepReport>, PipelineError>),
     Decoded {
         id: JobId,
         result: Result<RgbImage, PipelineError>,
     },
 }
 
-/// Starts the thread of a worker, which ends once the returned inbox is dropped.
+/// Starts the thread of a worker, which ends once the returned inbox is dropped. The first pipeline
+/// is measured, for as long as `calibration` says.
 pub(crate) fn spawn<P, E, F>(
     worker: WorkerId,
     factory: F,
+    calibration: Duration,
     events: mpsc::WeakUnboundedSender<Event>,
 ) -> std_mpsc::Sender<Command>
 where
@@ -66,7 +66,9 @@ where
     let (sender, inbox) = std_mpsc::channel();
     let mut reports = Reports { worker, events, reason: None };
     let main = move || {
-        while let Some(pipeline) = load(&factory, &mut reports) {
+        let mut limit = calibration;
+        while let Some(pipeline) = load(&factory, limit, &mut reports) {
+            limit = Duration::ZERO;
             let mut worker = Worker { pipeline, states: BTreeMap::new() };
             // What a panic leaves behind, the pipeline and every state, is dropped and not used again.
             match catch_unwind(AssertUnwindSafe(|| worker.run(&inbox, &reports))) {
@@ -80,11 +82,18 @@ where
     sender
 }
 
-/// Makes the pipeline; without one, the thread ends and its reports say why.
-fn load<P: Pipeline, E: fmt::Display>(factory: impl Fn() -> Result<P, E>, reports: &mut Reports) -> Option<P> {
+/// Makes the pipeline and measures it; without one, the thread ends and its reports say why.
+fn load<P: Pipeline, E: fmt::Display>(
+    factory: impl Fn() -> Result<P, E>,
+    limit: Duration,
+    reports: &mut Reports,
+) -> Option<P> {
     match factory() {
-        Ok(pipeline) => {
-            reports.send(Event::Loaded { worker: reports.worker, card: pipeline.card().clone() });
+        Ok(mut pipeline) => {
+            let (card, estimator) = (pipeline.card().clone(), pipeline.estimator());
+            let measured = !limit.is_zero();
+            let calibration = if measured { calibrate(&mut pipeline, limit) } else { Calibration::default() };
+            reports.send(Event::Loaded { worker: reports.worker, card, estimator, calibration });
             Some(pipeline)
         }
         Err(err) => {
@@ -139,11 +148,8 @@ impl<P: Pipeline> Worker<P> {
         match command.work {
             None => Done::Nothing,
             Some(Work::Encode(id, request)) => Done::Encoded { id, result: self.encode(id, &request) },
-            Some(Work::Step(ids)) => self.step(&ids),
-            Some(Work::Decode(id)) => {
-                let state = self.states.remove(&id).expect("an encoded job has a state. This is a bug.");
-                Done::Decoded { id, result: self.pipeline.decode(state) }
-            }
+            Some(Work::Step(ids)) => Done::Stepped(self.step(&ids)),
+            Some(Work::Decode(id)) => Done::Decoded { id, result: self.decode(id) },
         }
     }
 
@@ -154,15 +160,29 @@ impl<P: Pipeline> Worker<P> {
         Ok(Prepared { prompt_tokens, warnings })
     }
 
-    fn step(&mut self, ids: &[JobId]) -> Done {
+    fn step(&mut self, ids: &[JobId]) -> Result<Vec<StepReport>, PipelineError> {
+        let before: Vec<_> = ids.iter().filter_map(|id| Some((*id, self.states.get(id)?.clone()))).collect();
         let chosen = self.states.iter_mut().filter(|(id, _)| ids.contains(id));
-        let (ids, mut batch): (Vec<JobId>, Vec<_>) = chosen.map(|(&id, state)| (id, state)).unzip();
+        let mut batch: Vec<_> = chosen.map(|(_, state)| state).collect();
+        assert_eq!(batch.len(), ids.len(), "an encoded job has a state. This is a bug.");
         let result = self.pipeline.step(&mut batch);
         match &result {
             Ok(reports) => assert_eq!(reports.len(), ids.len(), "one report a request. This is a bug."),
-            Err(_) => ids.iter().for_each(|id| drop(self.states.remove(id))),
+            // Any other error leaves states that are not to be used again; the jobs fail and are dropped.
+            Err(PipelineError::OutOfMemory) => self.states.extend(before),
+            Err(_) => {}
         }
-        Done::Stepped { ids, result }
+        result
+    }
+
+    fn decode(&mut self, id: JobId) -> Result<RgbImage, PipelineError> {
+        let state = self.states.remove(&id).expect("an encoded job has a state. This is a bug.");
+        let kept = state.clone();
+        let result = self.pipeline.decode(state);
+        if let Err(PipelineError::OutOfMemory) = result {
+            self.states.insert(id, kept);
+        }
+        result
     }
 }
 

@@ -1,17 +1,20 @@
-//! One line a request: who, what, how long. Never the prompt.
+//! One line a request: who, what, how long; never the prompt. What is logged here is counted too.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument;
 
 use crate::error::ErrorCode;
+use crate::metrics::Answered;
 use crate::openai::StageTimings;
 use crate::request_id::{X_REQUEST_ID, request_id};
+use crate::routes::{PROBES, endpoint};
+use crate::state::AppState;
 
 /// What a generation adds to its line, as far as it got.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +23,9 @@ pub(crate) struct GenerationLog {
     pub(crate) size: Option<String>,
     pub(crate) steps: Option<usize>,
     pub(crate) n: Option<usize>,
+    pub(crate) priority: Option<i8>,
+    /// Jobs that were in line before the request's first.
+    pub(crate) queue_position: Option<usize>,
     pub(crate) timings: Option<StageTimings>,
     pub(crate) encode_image_ms: Option<f64>,
 }
@@ -45,9 +51,11 @@ const MAX_PATH: usize = 200;
 
 /// Names the request, hands the handler a [`LogEntry`], and writes the line when the answer is
 /// known or the client leaves. Outermost, so that every answer has its `x-request-id`.
-pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
+pub(crate) async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let mut line = Line {
+        state,
+        endpoint: endpoint(request.extensions().get::<MatchedPath>()),
         id: id.to_str().unwrap_or_default().to_owned(),
         method: request.method().clone(),
         path: request.uri().path().chars().take(MAX_PATH).collect(),
@@ -57,7 +65,7 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
         code: None,
     };
     request.extensions_mut().insert(line.entry.clone());
-    let span = tracing::info_span!("request", request_id = line.id);
+    let span = tracing::info_span!("request", request_id = line.id, method = %line.method, endpoint = line.endpoint);
     let mut response = next.run(request).instrument(span).await;
 
     line.status = response.status().as_u16();
@@ -70,6 +78,8 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
 }
 
 struct Line {
+    state: AppState,
+    endpoint: String,
     id: String,
     method: Method,
     path: String,
@@ -79,10 +89,9 @@ struct Line {
     code: Option<&'static str>,
 }
 
-impl Drop for Line {
-    /// Also runs when the client leaves and hyper drops the request's future.
-    fn drop(&mut self) {
-        let GenerationLog { model, size, steps, n, timings, encode_image_ms } = self.entry.read();
+impl Line {
+    fn write(&self, generation: GenerationLog) {
+        let GenerationLog { model, size, steps, n, priority, queue_position, timings, encode_image_ms } = generation;
         // The level of an event is fixed where it stands, hence the macro. Probes come every few
         // seconds and are of interest only when they fail.
         macro_rules! line {
@@ -99,6 +108,8 @@ impl Drop for Line {
                     size,
                     steps,
                     n,
+                    priority,
+                    queue_position,
                     queue_ms = timings.map(|timings| timings.queue_ms),
                     text_encoder_ms = timings.map(|timings| timings.text_encoder_ms),
                     denoise_ms = timings.map(|timings| timings.denoise_ms),
@@ -108,11 +119,31 @@ impl Drop for Line {
                 )
             };
         }
-        let is_probe = crate::routes::PROBES.contains(&self.path.as_str());
+        let is_probe = PROBES.contains(&self.path.as_str());
         if is_probe && self.status == StatusCode::OK.as_u16() {
             line!(tracing::Level::DEBUG);
         } else {
             line!(tracing::Level::INFO);
         }
+    }
+}
+
+impl Drop for Line {
+    /// Also runs when the client leaves and hyper drops the request's future.
+    fn drop(&mut self) {
+        let generation = self.entry.read();
+        let outcome = match (self.code, self.status) {
+            (Some(code), _) => code,
+            (None, CLIENT_LEFT) => "client_left",
+            (None, _) => "ok",
+        };
+        let has_pictures = outcome == "ok" && generation.timings.is_some();
+        self.state.metrics.answered(&Answered {
+            endpoint: &self.endpoint,
+            model: self.state.config.model_id(),
+            outcome,
+            pictures_after: has_pictures.then(|| self.begun.elapsed()),
+        });
+        self.write(generation);
     }
 }

@@ -20,6 +20,8 @@ pub struct ServerConfig {
     pub allow_request_cache_config: bool,
     /// Whether every picture's cache is summed up in the log.
     pub cache_summary: bool,
+    /// Whether a request may bring a priority; otherwise the field is ignored.
+    pub priorities: bool,
     /// How long jobs may go on once the server is told to stop.
     pub drain_timeout: Duration,
 }
@@ -34,6 +36,7 @@ impl ServerConfig {
             cache: None,
             allow_request_cache_config: false,
             cache_summary: false,
+            priorities: true,
             drain_timeout: Duration::from_secs(60),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytesize::ByteSize;
 use diffusion::{InvalidRequest, PipelineError};
 use scheduler::{JobError, SubmitError};
 
@@ -41,8 +42,13 @@ pub(crate) enum ApiError {
     ContentType(String),
     #[error("The body must have at most {limit} bytes")]
     BodyTooLarge { limit: usize },
-    #[error(transparent)]
+    /// A full queue and a deadline that cannot be met are both 429, with the time after which it
+    /// would be otherwise.
+    #[error("{}", refusal(.0))]
     Submit(#[from] SubmitError),
+    /// [`SubmitError::TooLate`] from a server with nothing else to do: waiting does not help.
+    #[error("{0}, though the server has nothing else to do")]
+    NeverInTime(SubmitError),
     #[error(transparent)]
     Job(#[from] JobError),
     #[error("{0}")]
@@ -97,6 +103,13 @@ impl ApiError {
             ApiError::Submit(SubmitError::QueueFull { .. }) => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", None)
             }
+            ApiError::Submit(SubmitError::TooLate { .. }) | ApiError::NeverInTime(_) => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "deadline_too_short", None)
+            }
+            ApiError::Submit(SubmitError::TooLarge { .. }) => bad_request("request_too_large", Some("size")),
+            ApiError::Job(JobError::TooLate) => {
+                (StatusCode::GATEWAY_TIMEOUT, "server_error", "deadline_exceeded", None)
+            }
             ApiError::Submit(SubmitError::Loading) => unavailable("model_loading"),
             ApiError::Submit(SubmitError::Failed(_)) => unavailable("model_failed"),
             ApiError::Submit(SubmitError::ShuttingDown) | ApiError::Job(JobError::ShuttingDown) => {
@@ -112,11 +125,29 @@ impl ApiError {
     fn retry(&self) -> Retry {
         match self {
             ApiError::Submit(SubmitError::QueueFull { predicted_drain, .. }) => Retry::After(*predicted_drain),
+            ApiError::Submit(SubmitError::TooLate { predicted, deadline }) => {
+                Retry::After(predicted.saturating_sub(*deadline))
+            }
             ApiError::Submit(SubmitError::Loading | SubmitError::ShuttingDown)
             | ApiError::Job(JobError::ShuttingDown) => Retry::Elsewhere,
-            ApiError::Submit(SubmitError::Failed(_)) | ApiError::Job(_) | ApiError::Internal(_) => Retry::Never,
+            ApiError::Submit(SubmitError::Failed(_))
+            | ApiError::NeverInTime(_)
+            | ApiError::Job(_)
+            | ApiError::Internal(_) => Retry::Never,
             _ => Retry::AsTheStatusSays,
         }
+    }
+}
+
+/// The scheduler's own words, but for what the client can mend: it is told the field.
+fn refusal(err: &SubmitError) -> String {
+    match *err {
+        SubmitError::TooLarge { bytes, budget } => {
+            let bound = "be such that a picture needs at most";
+            let (budget, bytes) = (ByteSize::b(budget), ByteSize::b(bytes));
+            format!("`size` must {bound} {budget} of memory (the server's --memory-budget). Given: {bytes}")
+        }
+        _ => err.to_string(),
     }
 }
 
@@ -174,6 +205,23 @@ mod tests {
         let ErrorCode(code) = response.extensions().get().copied().unwrap();
         let status = response.status().as_u16();
         format!("{status} {code} {} {}", header("x-should-retry"), header("retry-after"))
+    }
+
+    #[test]
+    fn a_refused_deadline_says_whether_and_when_to_come_back() {
+        let late = SubmitError::TooLate { predicted: Duration::from_secs(90), deadline: Duration::from_secs(60) };
+        assert_eq!(line(late.clone()), "429 deadline_too_short - 30");
+        assert_eq!(line(ApiError::NeverInTime(late)), "429 deadline_too_short false -");
+        assert_eq!(line(JobError::TooLate), "504 deadline_exceeded false -");
+    }
+
+    #[test]
+    fn a_request_over_the_memory_budget_names_the_field() {
+        let large = SubmitError::TooLarge { bytes: 3 << 29, budget: 1 << 30 };
+        assert_eq!(line(large.clone()), "400 request_too_large - -");
+        let message = "`size` must be such that a picture needs at most 1.0 GiB of memory \
+            (the server's --memory-budget). Given: 1.5 GiB";
+        assert_eq!(ApiError::from(large).to_string(), message);
     }
 
     fn full(seconds: f64) -> SubmitError {

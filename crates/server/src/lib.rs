@@ -4,7 +4,7 @@
 //! `validate` (what is meant), the scheduler (a ticket a picture; dropping the handler's
 //! future, as hyper does when the client leaves, drops the tickets and cancels the jobs), and
 //! `encode` (PNG and base64, off the event loop). `error` is the only place that knows which
-//! failure is which status, and `access_log` writes the one line a request.
+//! failure is which status, `access_log` writes the one line a request, and `metrics` counts.
 
 mod access_log;
 mod body;
@@ -13,6 +13,8 @@ mod config;
 mod encode;
 mod error;
 mod fields;
+mod job_options;
+mod metrics;
 mod openai;
 mod request_id;
 mod routes;
@@ -25,6 +27,7 @@ mod tests;
 mod validate;
 
 pub use config::ServerConfig;
+pub use metrics::Metrics;
 pub use routes::app;
 pub use serve::serve;
 pub use shutdown::stop_on_signals;

@@ -7,20 +7,22 @@ use diffusion::ModelCard;
 use scheduler::{Readiness, Scheduler, SubmitError};
 
 use crate::config::ServerConfig;
+use crate::metrics::Metrics;
 
 /// What every handler can reach; a cheap clone.
 #[derive(Clone, Debug)]
 pub struct AppState {
     pub(crate) scheduler: Scheduler,
     pub(crate) config: Arc<ServerConfig>,
+    pub(crate) metrics: Metrics,
     /// When the server started, in seconds since 1970: a model's `created`.
     pub(crate) started: u64,
 }
 
 impl AppState {
-    /// The state of a server that hands its jobs to `scheduler`.
-    pub fn new(scheduler: Scheduler, config: ServerConfig) -> Self {
-        AppState { scheduler, config: Arc::new(config), started: unix_seconds() }
+    /// The state of a server that hands its jobs to `scheduler`, whose observer is that of `metrics`.
+    pub fn new(scheduler: Scheduler, config: ServerConfig, metrics: Metrics) -> Self {
+        AppState { scheduler, config: Arc::new(config), metrics, started: unix_seconds() }
     }
 
     /// The loaded model's card, or why there is none: the reason that a submission would get.

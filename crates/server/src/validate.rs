@@ -2,6 +2,7 @@
 
 use cache::CacheConfig;
 use diffusion::{ImageSize, InvalidRequest, RequestDraft};
+use scheduler::PRIORITIES;
 use serde_json::Value;
 
 use crate::config::ServerConfig;
@@ -22,6 +23,8 @@ pub(crate) struct Generation {
     pub(crate) quality: &'static str,
     pub(crate) return_timings: bool,
     pub(crate) return_cache_stats: bool,
+    /// Its urgency, 0 unless it says so.
+    pub(crate) priority: i8,
     /// The request's own cache settings.
     pub(crate) cache: Option<CacheConfig>,
     /// Names of fields that were given and have no effect.
@@ -37,6 +40,8 @@ pub(crate) fn generation(mut fields: Fields, config: &ServerConfig) -> Result<Ge
     let quality = quality(&mut fields, &mut ignored)?;
     let return_timings = fields.boolean("return_timings")?.unwrap_or(false);
     let return_cache_stats = fields.boolean("return_cache_stats")?.unwrap_or(false);
+    // Unread, it is listed with the fields that have no effect.
+    let priority = if config.priorities { priority(&mut fields)? } else { 0 };
     let cache = cache(&mut fields, config)?;
     // Who asks: of no effect on the picture.
     fields.string("user")?;
@@ -49,6 +54,7 @@ pub(crate) fn generation(mut fields: Fields, config: &ServerConfig) -> Result<Ge
         quality,
         return_timings,
         return_cache_stats,
+        priority,
         cache,
         ignored,
     })
@@ -77,6 +83,13 @@ fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
             _ => Ok(()),
         },
     }
+}
+
+fn priority(fields: &mut Fields) -> Result<i8, ApiError> {
+    let Some(given) = fields.integer("priority")? else { return Ok(0) };
+    let priority = i8::try_from(given).ok().filter(|priority| PRIORITIES.contains(priority));
+    let bound = || format!("be between {} and {}", PRIORITIES.start(), PRIORITIES.end());
+    Ok(priority.ok_or_else(|| InvalidRequest::new("priority", bound(), given))?)
 }
 
 fn cache(fields: &mut Fields, config: &ServerConfig) -> Result<Option<CacheConfig>, ApiError> {

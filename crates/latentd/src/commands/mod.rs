@@ -4,6 +4,9 @@ mod bench;
 mod cache;
 mod cache_reports;
 mod generate;
+mod healthcheck;
+mod memory;
+mod scheduling;
 mod serve;
 
 use latentd::{CacheFlags, DeviceName, DtypeName, Error, Omni, OmniBuilder};
@@ -26,6 +29,7 @@ enum Command {
     Serve(serve::Serve),
     Bench(bench::Bench),
     Cache(cache::Cache),
+    Healthcheck(healthcheck::Healthcheck),
 }
 
 impl Cli {
@@ -36,30 +40,53 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Bench(bench) => bench.run(),
             Command::Cache(cache) => cache.run(),
+            Command::Healthcheck(healthcheck) => healthcheck.run(),
         }
     }
 }
 
-/// How a model is loaded: the same flags for every command.
+/// How a model is loaded, and on what: the same flags for every command, but that a server may
+/// have several devices.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Model")]
-struct ModelFlags {
+struct ModelFlags<D: clap::Args = OneDevice> {
     /// Branch, tag or commit of a Hub model
     #[arg(long, env = "LATENTD_REVISION")]
     revision: Option<String>,
     /// What the weights are kept in; f32 on a CPU and bf16 on a GPU without it
     #[arg(long, value_enum, env = "LATENTD_DTYPE")]
     dtype: Option<DtypeName>,
-    /// auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto", env = "LATENTD_DEVICE")]
-    device: DeviceName,
+    #[command(flatten)]
+    on: D,
     #[command(flatten)]
     cache: CacheFlags,
 }
 
+/// The device of a command that runs its model itself.
+#[derive(Clone, clap::Args)]
+struct OneDevice {
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto", env = "LATENTD_DEVICE")]
+    device: DeviceName,
+}
+
+/// The devices of a command that has a worker on each.
+#[derive(Clone, clap::Args)]
+struct Devices {
+    /// auto, cpu, cuda or cuda:N; several, as in cuda:0,cuda:1, are one worker each
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',', default_value = "auto", env = "LATENTD_DEVICE")]
+    device: Vec<DeviceName>,
+}
+
 impl ModelFlags {
     fn builder(&self, model: Option<&str>) -> OmniBuilder {
-        let mut builder = Omni::builder().device(self.device).cache_flags(self.cache.clone());
+        self.builder_on(self.on.device, model)
+    }
+}
+
+impl<D: clap::Args> ModelFlags<D> {
+    fn builder_on(&self, device: DeviceName, model: Option<&str>) -> OmniBuilder {
+        let mut builder = Omni::builder().device(device).cache_flags(self.cache.clone());
         if let Some(model) = model {
             builder = builder.model(model);
         }

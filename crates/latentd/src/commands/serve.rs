@@ -1,16 +1,19 @@
 //! `latentd serve`: the OpenAI Images API over HTTP.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use diffusion::{ImageRequest, ImageSize, Limits, Pipeline, RequestDraft};
-use latentd::{Error, ModelSource, Omni, OmniBuilder, builtin_banner};
+use latentd::{DeviceName, Error, ModelSource, Omni, OmniBuilder, builtin_banner};
 use models::QwenImage;
-use scheduler::{Readiness, Scheduler, SchedulerConfig};
-use server::{AppState, ServerConfig};
+use scheduler::{Readiness, Scheduler, SchedulerConfig, SpawnOptions};
+use server::{AppState, Metrics, ServerConfig};
 use tokio::net::TcpListener;
 
-use super::ModelFlags;
+use super::scheduling::SchedulingFlags;
+use super::{Devices, ModelFlags};
 use crate::terminal;
 
 /// Serve a model over the OpenAI Images API
@@ -37,12 +40,6 @@ pub(super) struct Serve {
     /// Most pixels of a picture
     #[arg(long, default_value_t = Limits::default().max_pixels, value_name = "PIXELS", env = "LATENTD_MAX_GENERATED_IMAGE_SIZE")]
     max_generated_image_size: usize,
-    /// Most pictures that step together
-    #[arg(long, default_value_t = SchedulerConfig::default().max_batch, value_name = "N", env = "LATENTD_MAX_BATCH")]
-    max_batch: usize,
-    /// Most pictures that wait; more are answered with 429
-    #[arg(long, default_value_t = SchedulerConfig::default().max_waiting, value_name = "N", env = "LATENTD_MAX_WAITING")]
-    max_waiting: usize,
     /// Seconds that a stopping server gives the pictures it has taken
     #[arg(long, default_value_t = 60, value_name = "SECONDS", env = "LATENTD_DRAIN_TIMEOUT")]
     drain_timeout: u64,
@@ -53,15 +50,15 @@ pub(super) struct Serve {
     #[arg(long, env = "LATENTD_ENABLE_CACHE_DIT_SUMMARY")]
     enable_cache_dit_summary: bool,
     #[command(flatten)]
-    loading: ModelFlags,
+    scheduling: SchedulingFlags,
+    #[command(flatten)]
+    loading: ModelFlags<Devices>,
 }
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), Error> {
         self.loading.cache.resolve()?;
-        if self.max_batch == 0 {
-            return Err(Error::Flag("`--max-batch` must be at least 1. Given: 0".into()));
-        }
+        let scheduling = self.scheduling()?;
         let source = ModelSource::parse(self.model.as_deref(), self.loading.revision.clone());
         if source == ModelSource::Builtin {
             terminal::notice(&builtin_banner("serve"));
@@ -72,18 +69,40 @@ impl Serve {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|source| self.io("start", source))?;
-        runtime.block_on(self.serve(&source))
+        runtime.block_on(self.serve(&source, scheduling))
     }
 
-    async fn serve(&self, source: &ModelSource) -> Result<(), Error> {
-        let address = SocketAddr::new(self.host, self.port);
-        let listener = TcpListener::bind(address).await.map_err(|source| self.io("listen on", source))?;
-        let address = listener.local_addr().map_err(|source| self.io("listen on", source))?;
+    /// The scheduler's bounds. A device that does not answer stops the program here.
+    fn scheduling(&self) -> Result<SchedulerConfig, Error> {
+        let devices = &self.loading.on.device;
+        let opened = devices.iter().map(|device| device.open()).collect::<Result<Vec<_>, _>>()?;
+        let on_cpu = opened.iter().filter(|device| device.is_cpu()).count();
+        if on_cpu > 1 {
+            // Each step is spread over the pool whole; a second worker waits for the same cores.
+            tracing::warn!(
+                "`--device`: {on_cpu} workers on the CPU share one pool of threads and hold the weights once each; \
+                 one worker is as fast"
+            );
+        }
+        self.scheduling.config(devices.len(), on_cpu == devices.len())
+    }
 
-        let (loading, model) = (self.loading.clone(), self.model.clone());
-        let factory = move || warm(loading.builder(model.as_deref()));
-        let limits = SchedulerConfig { max_batch: self.max_batch, max_waiting: self.max_waiting };
-        let scheduler = Scheduler::spawn(limits, vec![factory]);
+    /// What makes the pipeline of each device, on its worker's thread.
+    fn factories(&self) -> Vec<impl Fn() -> Result<QwenImage, Error> + Send + use<>> {
+        let turn = Arc::new(Mutex::new(()));
+        let factory = |&device: &DeviceName| {
+            let (loading, model, turn) = (self.loading.clone(), self.model.clone(), turn.clone());
+            move || {
+                // One after the other: the second finds the first one's download.
+                let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+                warm(loading.builder_on(device, model.as_deref()))
+            }
+        };
+        self.loading.on.device.iter().map(factory).collect()
+    }
+
+    /// What the front end is told.
+    fn front_end(&self, source: &ModelSource, priorities: bool) -> Result<ServerConfig, Error> {
         let mut config = ServerConfig::new(source.id());
         if !self.served_model_name.is_empty() {
             config.served_model_names = self.served_model_name.clone();
@@ -92,12 +111,25 @@ impl Serve {
         config.cache = self.loading.cache.resolve()?;
         config.allow_request_cache_config = self.allow_request_cache_config;
         config.cache_summary = self.enable_cache_dit_summary;
+        config.priorities = priorities;
         config.drain_timeout = Duration::from_secs(self.drain_timeout);
-        tracing::info!(%address, model = source.id(), "listening; loading the model");
+        Ok(config)
+    }
+
+    async fn serve(&self, source: &ModelSource, scheduling: SchedulerConfig) -> Result<(), Error> {
+        let address = SocketAddr::new(self.host, self.port);
+        let listener = TcpListener::bind(address).await.map_err(|source| self.io("listen on", source))?;
+        let address = listener.local_addr().map_err(|source| self.io("listen on", source))?;
+
+        let (metrics, config) = (Metrics::default(), self.front_end(source, scheduling.priorities)?);
+        let options = SpawnOptions { config: scheduling, observer: Some(metrics.observer()) };
+        let scheduler = Scheduler::spawn(options, self.factories());
+        let memory_budget = scheduling.memory_budget.map(|bytes| ByteSize::b(bytes).to_string());
+        tracing::info!(%address, model = source.id(), memory_budget, "listening; loading the model");
 
         let stop = server::stop_on_signals().map_err(|source| self.io("listen on", source))?;
         let mut readiness = scheduler.readiness();
-        let serving = server::serve(listener, AppState::new(scheduler, config), stop);
+        let serving = server::serve(listener, AppState::new(scheduler, config, metrics), stop);
         let watching = async {
             loop {
                 let now = readiness.borrow_and_update().clone();

@@ -10,13 +10,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use diffusion::{ImageRequest, ImageSize};
 use futures_util::future::try_join_all;
-use scheduler::{Generated, Ticket, Timings};
+use scheduler::{Generated, JobOptions, SubmitError, Ticket, Timings};
+use tracing::Span;
 
 use crate::access_log::{GenerationLog, LogEntry};
 use crate::body;
 use crate::cache_summary;
 use crate::encode::encode;
 use crate::error::ApiError;
+use crate::job_options::job_options;
 use crate::openai::{ImageData, ImagesResponse, StageTimings, Usage};
 use crate::state::{AppState, unix_seconds};
 use crate::step_cache::{self, CacheReport};
@@ -33,9 +35,11 @@ pub(crate) async fn generate(
     request: Request,
 ) -> Result<Response, ApiError> {
     let config = &state.config;
+    let headers = request.headers().clone();
     let fields = body::json_object(request, config.body_limit).await?;
     let mut generation = validate::generation(fields, config)?;
-    let card = state.card()?;
+    let options = job_options(&headers, generation.priority)?;
+    let card = state.card().inspect_err(|err| state.metrics.refused(err))?;
     let mut draft = std::mem::take(&mut generation.draft);
     if let Some(own) = generation.cache.take() {
         step_cache::check_blocks(&own, &card.num_blocks)?;
@@ -43,14 +47,16 @@ pub(crate) async fn generate(
     }
     let cache_config = draft.extensions.get().or(config.cache.as_ref()).cloned();
     let requests = draft.build(&card, &config.limits, rand::random)?;
-    log.write(|line| note_request(line, config.model_id(), &requests));
+    log.write(|line| note_request(line, config.model_id(), &requests, options));
 
     let seeds = requests.iter().map(|request| request.params.seed).collect();
     let ignored = ignored_params(&generation.ignored);
-    let tickets = state.scheduler.submit_all(requests).await?;
+    let tickets = submit(&state, requests, options).await?;
     let pictures = try_join_all(tickets.into_iter().map(Ticket::finished)).await?;
 
     let timings = slowest(&pictures);
+    let position = pictures.iter().map(|picture| picture.position).min().unwrap_or(0);
+    log.write(|line| note_pictures(line, timings, position));
     let caches: Vec<_> = cache_config
         .iter()
         .flat_map(|cache_config| {
@@ -65,17 +71,34 @@ pub(crate) async fn generate(
     }
     let answer = Answer { model: config.model_id().to_owned(), generation, pictures, seeds, timings, caches };
     let begun = Instant::now();
-    let body = tokio::task::spawn_blocking(|| answer.into_json()).await;
-    let body = body.map_err(|err| ApiError::Internal(format!("encoding the picture: {err}")))??;
-    log.write(|line| {
-        line.timings = Some(timings);
-        line.encode_image_ms = Some(ms(begun.elapsed()));
-    });
+    let body = encoded(answer).await?;
+    state.metrics.images_encoded(begun.elapsed());
+    log.write(|line| line.encode_image_ms = Some(ms(begun.elapsed())));
     let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("x-queue-ms"), HeaderValue::from(timings.queue_ms as u64));
+    headers.insert(HeaderName::from_static("x-queue-position"), HeaderValue::from(position));
     if let Some(ignored) = ignored {
-        response.headers_mut().insert(HeaderName::from_static("x-ignored-params"), ignored);
+        headers.insert(HeaderName::from_static("x-ignored-params"), ignored);
     }
     Ok(response)
+}
+
+async fn submit(state: &AppState, requests: Vec<ImageRequest>, options: JobOptions) -> Result<Vec<Ticket>, ApiError> {
+    let load = *state.scheduler.load().borrow();
+    let is_idle = load.waiting + load.running == 0;
+    let submitted = state.scheduler.submit_all(requests, options).await;
+    submitted.map_err(|err| match err {
+        SubmitError::TooLate { .. } if is_idle => ApiError::NeverInTime(err),
+        err => err.into(),
+    })
+}
+
+/// The body of `answer`, made on a blocking thread.
+async fn encoded(answer: Answer) -> Result<Vec<u8>, ApiError> {
+    let span = Span::current();
+    let body = tokio::task::spawn_blocking(move || span.in_scope(|| answer.into_json())).await;
+    body.map_err(|err| ApiError::Internal(format!("encoding the picture: {err}")))?
 }
 
 /// Everything that the body of the answer is made of.
@@ -128,11 +151,17 @@ fn warnings(pictures: &[Generated]) -> Vec<String> {
     warnings
 }
 
-fn note_request(line: &mut GenerationLog, model: &str, requests: &[ImageRequest]) {
+fn note_request(line: &mut GenerationLog, model: &str, requests: &[ImageRequest], options: JobOptions) {
+    line.priority = Some(options.priority);
     line.model = Some(model.to_owned());
     line.n = Some(requests.len());
     line.size = requests.first().map(|request| request.params.size.to_string());
     line.steps = requests.first().map(|request| request.params.num_inference_steps);
+}
+
+fn note_pictures(line: &mut GenerationLog, timings: StageTimings, position: usize) {
+    line.timings = Some(timings);
+    line.queue_position = Some(position);
 }
 
 /// Of each stage, the slowest picture's.

@@ -2,11 +2,12 @@
 
 mod health;
 mod images;
+mod metrics;
 mod models;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::middleware::from_fn;
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -14,15 +15,16 @@ use crate::access_log;
 use crate::error::{self, ApiError};
 use crate::state::AppState;
 
-/// What probes ask.
-pub(crate) const PROBES: [&str; 3] = ["/health", "/livez", "/readyz"];
+/// What machines ask every few seconds; everything else is below `/v1`.
+pub(crate) const PROBES: [&str; 4] = ["/health", "/livez", "/metrics", "/readyz"];
 
 /// What a mistyped path is compared with.
-const KNOWN: [(&str, &str); 5] = [
+const KNOWN: [(&str, &str); 6] = [
     ("/v1/images/generations", "POST /v1/images/generations"),
     ("/v1/models", "GET /v1/models"),
     ("/health", "GET /health"),
     ("/livez", "GET /livez"),
+    ("/metrics", "GET /metrics"),
     ("/readyz", "GET /readyz"),
 ];
 
@@ -34,7 +36,8 @@ pub fn app(state: AppState) -> Router {
     let mut router = Router::new()
         .route("/health", get(health::ready))
         .route("/readyz", get(health::ready))
-        .route("/livez", get(health::live));
+        .route("/livez", get(health::live))
+        .route("/metrics", get(metrics::scrape));
     // Base URLs are given with and without the version, and so are trailing slashes.
     for prefix in ["/v1", ""] {
         for (path, methods) in [("/images/generations", post(images::generate)), ("/models", get(models::list))] {
@@ -46,12 +49,22 @@ pub fn app(state: AppState) -> Router {
     }
     // Last: it reaches only the routes that are there already.
     let router = router.fallback(unknown_url).method_not_allowed_fallback(method_not_allowed);
-    layered(router).with_state(state)
+    layered(router, &state).with_state(state)
 }
 
-/// A panic becomes an answer, and every answer gets its id and its line in the log.
-pub(crate) fn layered<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
-    router.layer(CatchPanicLayer::custom(error::panicked)).layer(from_fn(access_log::observe))
+/// A panic becomes an answer, and every answer gets its id, its line in the log and its count.
+pub(crate) fn layered<S: Clone + Send + Sync + 'static>(router: Router<S>, state: &AppState) -> Router<S> {
+    let observe = from_fn_with_state(state.clone(), access_log::observe);
+    router.layer(CatchPanicLayer::custom(error::panicked)).layer(observe)
+}
+
+/// The template of a request's route, one for all spellings of a path; `other` for paths that lead
+/// nowhere.
+pub(crate) fn endpoint(matched: Option<&MatchedPath>) -> String {
+    let Some(matched) = matched else { return "other".into() };
+    let path = matched.as_str();
+    let path = path.strip_prefix("/v1").unwrap_or(path).trim_end_matches('/');
+    if PROBES.contains(&path) { path.into() } else { format!("/v1{path}") }
 }
 
 async fn unknown_url(request: Request) -> ApiError {

@@ -2,25 +2,30 @@
 
 mod generation;
 mod log;
+mod metrics;
+mod options;
 mod refusals;
 mod sockets;
 mod surroundings;
+
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use scheduler::fake::FakePipeline;
-use scheduler::{Readiness, Scheduler, SchedulerConfig};
+use scheduler::{Readiness, Scheduler, SchedulerConfig, SpawnOptions};
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::{AppState, ServerConfig, app};
+use crate::{AppState, Metrics, ServerConfig, app};
 
 /// An answer, read to its end.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
     pub(crate) json: Value,
 }
 
@@ -40,11 +45,20 @@ pub(crate) fn config() -> ServerConfig {
 
 /// The state of a server that is ready.
 pub(crate) async fn state(pipeline: &FakePipeline) -> AppState {
-    let scheduler_config = SchedulerConfig { max_batch: 2, max_waiting: 2 };
-    let scheduler = Scheduler::spawn(scheduler_config, vec![pipeline.factory()]);
+    let bounds = SchedulerConfig { max_batch: 2, max_waiting: 2, ..SchedulerConfig::default() };
+    bounded_state(pipeline, bounds).await
+}
+
+/// The state of a server that is ready, with these bounds. Its pipeline was not measured: that
+/// would wait at a closed gate.
+pub(crate) async fn bounded_state(pipeline: &FakePipeline, bounds: SchedulerConfig) -> AppState {
+    let metrics = Metrics::default();
+    let bounds = SchedulerConfig { calibration: Duration::ZERO, ..bounds };
+    let options = SpawnOptions { config: bounds, observer: Some(metrics.observer()) };
+    let scheduler = Scheduler::spawn(options, vec![pipeline.factory()]);
     let is_ready = |readiness: &Readiness| matches!(readiness, Readiness::Ready(_));
     scheduler.readiness().wait_for(is_ready).await.unwrap();
-    AppState::new(scheduler, config())
+    AppState::new(scheduler, config(), metrics)
 }
 
 /// A server that is ready, on a pipeline of no particular kind.
@@ -56,7 +70,8 @@ pub(crate) async fn send(app: &Router, request: Request<Body>) -> Answer {
     let (parts, body) = app.clone().oneshot(request).await.unwrap().into_parts();
     let bytes = to_bytes(body, usize::MAX).await.unwrap();
     let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-    Answer { status: parts.status, headers: parts.headers, json }
+    let text = String::from_utf8(bytes.into()).unwrap();
+    Answer { status: parts.status, headers: parts.headers, text, json }
 }
 
 pub(crate) async fn get(app: &Router, path: &str) -> Answer {

@@ -9,7 +9,7 @@ use scheduler::{Scheduler, SchedulerConfig};
 use serde_json::{Value, json};
 
 use super::{Answer, config, fake_app, generate, get, send, state};
-use crate::{AppState, app};
+use crate::{AppState, Metrics, app};
 
 /// Status, code, param and message of a refusal, in one line; its shape is checked.
 fn line(answer: &Answer) -> String {
@@ -247,7 +247,7 @@ async fn a_full_queue_says_when_to_come_back() {
 async fn before_the_model_is_there_bad_requests_are_still_told_first() {
     let (_never, gate) = std::sync::mpsc::channel::<FakePipeline>();
     let scheduler = Scheduler::spawn(SchedulerConfig::default(), vec![move || gate.recv()]);
-    let app = app(AppState::new(scheduler, config()));
+    let app = app(AppState::new(scheduler, config(), Metrics::default()));
     let loading = "503 model_loading - | the model is loading";
     let answer = generate(&app, json!({"prompt": "a cat"})).await;
     assert_eq!(line(&answer), loading);
@@ -266,7 +266,7 @@ async fn after_a_failed_load_the_reason_is_given() {
     let scheduler = Scheduler::spawn(SchedulerConfig::default(), vec![|| Err::<FakePipeline, _>("no such folder")]);
     let mut readiness = scheduler.readiness();
     readiness.changed().await.unwrap();
-    let app = app(AppState::new(scheduler, config()));
+    let app = app(AppState::new(scheduler, config(), Metrics::default()));
     let expected = "503 model_failed - | no worker is left: no such folder";
     assert_eq!(line(&get(&app, "/health").await), expected);
     assert_eq!(line(&generate(&app, json!({"prompt": "a cat"})).await), expected);

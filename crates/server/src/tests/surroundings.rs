@@ -3,9 +3,10 @@
 use axum::body::Body;
 use axum::http::Request;
 use axum::routing::get as get_route;
+use scheduler::fake::FakePipeline;
 use serde_json::json;
 
-use super::{fake_app, generate, get, send};
+use super::{fake_app, generate, get, send, state};
 
 #[tokio::test]
 async fn every_name_of_the_model_is_listed_and_found() {
@@ -64,7 +65,8 @@ async fn every_answer_carries_a_request_id() {
 #[tokio::test]
 async fn a_panic_in_a_handler_is_a_500_in_the_same_shape() {
     // The layers of `app`, around a route that panics.
-    let app = crate::routes::layered(axum::Router::new().route("/", get_route(|| async { panic!("a bug") as () })));
+    let router = axum::Router::new().route("/", get_route(|| async { panic!("a bug") as () }));
+    let app = crate::routes::layered(router, &state(&FakePipeline::default()).await);
     let answer = get(&app, "/").await;
     assert_eq!((answer.status.as_u16(), &answer.json["error"]["code"]), (500, &json!("internal_error")));
     assert_eq!(answer.header("x-should-retry"), "false");

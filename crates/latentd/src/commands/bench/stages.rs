@@ -1,16 +1,17 @@
-//! `latentd bench`: where the time of a picture goes.
+//! `latentd bench` without more words: where the time of a picture goes.
 
 use std::time::Instant;
 
 use latentd::{Error, GeneratedImage, OmniDiffusionSamplingParams};
 use serde::Serialize;
 
-use super::ModelFlags;
+use super::median;
+use crate::commands::ModelFlags;
 use crate::terminal;
 
-/// Time the stages of a picture: loading, text encoding, a step, decoding, end to end
+/// What to time.
 #[derive(clap::Args)]
-pub(super) struct Bench {
+pub(super) struct Stages {
     /// A Hub id, a folder in the diffusers layout, or `builtin`
     #[arg(long, env = "LATENTD_MODEL")]
     model: Option<String>,
@@ -54,7 +55,7 @@ struct Figures {
     runs: usize,
 }
 
-impl Bench {
+impl Stages {
     pub(super) fn run(self) -> Result<(), Error> {
         let started = Instant::now();
         let mut omni = self.loading.builder(self.model.as_deref()).build()?;
@@ -123,9 +124,4 @@ impl Bench {
 
 fn first(images: &[GeneratedImage]) -> &GeneratedImage {
     images.first().expect("a generation makes a picture. This is a bug.")
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -1,0 +1,239 @@
+//! `latentd bench cache`: what the step cache gains and costs on a model.
+//!
+//! For each prompt and step count the uncached picture is the reference. Beside it stand the pictures of
+//! each configuration, and the honest alternative: uncached pictures in fewer steps from the same noise.
+
+mod decision;
+mod images;
+mod inputs;
+mod pictures;
+mod plot;
+mod report;
+mod rounds;
+mod summary;
+
+use std::path::{Path, PathBuf};
+
+use diffusion::{ImageSize, InvalidRequest, MAX_INFERENCE_STEPS, Pipeline, RequestDraft};
+use indicatif::{ProgressBar, ProgressStyle};
+use latentd::{CacheFlags, Error, ModelSource};
+use serde_json::Value;
+
+use self::inputs::Named;
+use self::report::{Configuration, Report, StepCount};
+use self::rounds::{Rounds, Trial};
+use super::median;
+use crate::commands::ModelFlags;
+use crate::commands::generate::check_folder;
+use crate::terminal;
+
+/// Measure the step cache: speed and quality of configurations against the uncached pictures, and
+/// against uncached pictures in fewer steps
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  latentd bench cache --model Qwen/Qwen-Image --prompts prompts.txt --cache-backend cache_dit --cache-config '{\"residual_diff_threshold\":0.12}' --num-inference-steps 50 --plot cache.svg"
+)]
+pub(super) struct Cache {
+    /// A Hub id, a folder in the diffusers layout, or `builtin`
+    #[arg(long, env = "LATENTD_MODEL")]
+    model: Option<String>,
+    /// A file of prompts, one a line; without it the built-in model's examples
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// A JSON list of {"name": …, "config": {…}}. Without it the guide's defaults and the presets. The
+    /// configuration of the cache flags is measured beside them
+    #[arg(long, value_name = "FILE.json")]
+    configs: Option<PathBuf>,
+    /// Step counts, parted by commas
+    #[arg(long, value_delimiter = ',', default_value = "20", value_name = "N", allow_negative_numbers = true)]
+    num_inference_steps: Vec<i64>,
+    /// What not to draw; guidance runs only with one (" " counts)
+    #[arg(long)]
+    negative_prompt: Option<String>,
+    /// Weight of true classifier-free guidance
+    #[arg(long, alias = "cfg-scale", value_name = "SCALE", allow_negative_numbers = true)]
+    true_cfg_scale: Option<f64>,
+    /// Height in pixels
+    #[arg(long, requires = "width")]
+    height: Option<usize>,
+    /// Width in pixels
+    #[arg(long, requires = "height")]
+    width: Option<usize>,
+    /// Seed of the first prompt's noise; the next ones count up
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+    /// Write every figure, decision and diff as JSON
+    #[arg(long, value_name = "FILE.json")]
+    json: Option<PathBuf>,
+    /// Draw PSNR against the share of steps that were computed
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Write every picture into this folder
+    #[arg(long, value_name = "FOLDER")]
+    images: Option<PathBuf>,
+    #[command(flatten)]
+    loading: ModelFlags,
+}
+
+impl Cache {
+    pub(super) fn run(self) -> Result<(), Error> {
+        let prompts = self.prompts()?;
+        let (configurations, step_counts) = (self.configurations()?, self.step_counts()?);
+        self.check_outputs()?;
+        let builder = self.loading.builder(self.model.as_deref()).cache_flags(CacheFlags::default());
+        let pipeline = builder.build()?.into_pipeline();
+        for named in &configurations {
+            let valid = named.config.validate(&pipeline.card().num_blocks);
+            valid.map_err(|err| Error::Flag(format!("{:?}: {err}", named.name)))?;
+        }
+        let (draft, seed) = (self.draft(), i64::from(self.seed));
+        let mut rounds = Rounds { pipeline, draft, seed, images: self.images.clone(), warnings: Vec::new() };
+        let mut report = self.report(&rounds, prompts)?;
+        rounds.warm_up(&report.prompts[0], step_counts[0])?;
+        let counts = step_counts.iter().map(|&steps| 1 + trials(&configurations, steps).len()).sum::<usize>();
+        let bar = bar(counts * report.prompts.len());
+        for steps in step_counts {
+            let trials = trials(&configurations, steps);
+            let measured = rounds.measure(&report.prompts, steps, &trials, || bar.inc(1))?;
+            report.step_counts.push(step_count(steps, &configurations, trials, measured));
+            report.warnings.clone_from(&rounds.warnings);
+            // A long run that is stopped leaves what it has.
+            self.write(&report)?;
+        }
+        bar.finish_and_clear();
+        self.decision(&mut rounds, &mut report)?;
+        self.write(&report)?;
+        report.warnings.iter().for_each(|warning| terminal::notice(&format!("warning: {warning}")));
+        print!("{}", report.markdown());
+        Ok(())
+    }
+
+    fn prompts(&self) -> Result<Vec<String>, Error> {
+        match &self.prompts {
+            Some(path) => inputs::prompts(&inputs::read(path)?, &path.display().to_string()),
+            None => Ok(demo::EXAMPLE_PROMPTS.iter().map(|prompt| prompt.to_string()).collect()),
+        }
+    }
+
+    /// Those of the file, or the presets, and that of the flags.
+    fn configurations(&self) -> Result<Vec<Named>, Error> {
+        let of_flags = self.loading.cache.resolve()?;
+        let mut named = match &self.configs {
+            Some(path) => inputs::configurations(&inputs::read(path)?, &path.display().to_string())?,
+            None => inputs::presets(),
+        };
+        named.extend(of_flags.map(|config| Named { name: "flags".into(), keys: Value::Null, config }));
+        Ok(named)
+    }
+
+    fn step_counts(&self) -> Result<Vec<usize>, Error> {
+        let count = |&steps: &i64| match steps {
+            1..=MAX_INFERENCE_STEPS => Ok(steps as usize),
+            given => {
+                let bound = format!("be between 1 and {MAX_INFERENCE_STEPS}");
+                Err(InvalidRequest::new("num_inference_steps", bound, given).into())
+            }
+        };
+        self.num_inference_steps.iter().map(count).collect()
+    }
+
+    fn draft(&self) -> RequestDraft {
+        RequestDraft {
+            negative_prompt: self.negative_prompt.clone(),
+            size: self.width.zip(self.height).map(|(width, height)| ImageSize { width, height }),
+            true_cfg_scale: self.true_cfg_scale,
+            ..RequestDraft::default()
+        }
+    }
+
+    /// What is known before the first picture.
+    fn report(&self, rounds: &Rounds, prompts: Vec<String>) -> Result<Report, Error> {
+        let trial = Trial { name: String::new(), steps: 1, config: None };
+        let request = rounds.request(&prompts[0], 0, &trial)?;
+        Ok(Report {
+            model: ModelSource::parse(self.model.as_deref(), self.loading.revision.clone()).id(),
+            size: request.params.size.to_string(),
+            true_cfg_scale: request.params.true_cfg_scale,
+            negative_prompt: request.negative_prompt,
+            seed: rounds.seed,
+            prompts,
+            step_counts: Vec::new(),
+            decision: None,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Times the decision itself against a step of the uncached pictures.
+    fn decision(&self, rounds: &mut Rounds, report: &mut Report) -> Result<(), Error> {
+        let of_step = report.step_counts.iter().flat_map(|count| {
+            let steps = count.num_inference_steps as f64;
+            count.uncached_ms.iter().map(move |ms| ms * 1e3 / steps)
+        });
+        let trial = Trial { name: String::new(), steps: 1, config: None };
+        let request = rounds.request(&report.prompts[0], 0, &trial)?;
+        report.decision = Some(decision::measure(&mut rounds.pipeline, &request, median(of_step))?);
+        Ok(())
+    }
+
+    /// Better before an hour of work than after it.
+    fn check_outputs(&self) -> Result<(), Error> {
+        for (flag, path) in [("json", &self.json), ("plot", &self.plot)] {
+            path.as_deref().map_or(Ok(()), |path| check_folder(flag, path))?;
+        }
+        match &self.plot {
+            Some(path) if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("svg")) => {
+                Err(InvalidRequest::new("--plot", "end in .svg", path.display()).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, report: &Report) -> Result<(), Error> {
+        if let Some(path) = &self.json {
+            write(path, &(serde_json::to_string(report).expect("numbers make JSON. This is a bug.") + "\n"))?;
+        }
+        if let Some(path) = &self.plot {
+            write(path, &plot::svg(report))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is made beside the uncached picture: the configurations, then fewer and fewer steps.
+fn trials(configurations: &[Named], steps: usize) -> Vec<Trial> {
+    let cached = configurations.iter().map(|named| Trial {
+        name: named.name.clone(),
+        steps,
+        config: Some(named.config.clone()),
+    });
+    let fewer = summary::fewer_steps(steps).into_iter();
+    let fewer = fewer.map(|steps| Trial { name: format!("uncached, {steps} steps"), steps, config: None });
+    cached.chain(fewer).collect()
+}
+
+/// What was measured of `trials`, the configurations among them first.
+fn step_count(steps: usize, configurations: &[Named], trials: Vec<Trial>, measured: rounds::Measured) -> StepCount {
+    let keys = configurations.iter().map(|named| named.keys.clone()).chain(std::iter::repeat(Value::Null));
+    let all = trials.into_iter().zip(keys).zip(measured.pictures).map(|((trial, config), pictures)| Configuration {
+        name: trial.name,
+        config,
+        summary: summary::summarize(&pictures),
+        pictures,
+    });
+    let mut all = Vec::from_iter(all);
+    let fewer_steps = all.split_off(configurations.len());
+    StepCount { num_inference_steps: steps, uncached_ms: measured.uncached_ms, configurations: all, fewer_steps }
+}
+
+fn bar(pictures: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("pictures [{bar:32}] {pos}/{len}, {elapsed} (eta {eta})");
+    ProgressBar::new(pictures as u64).with_style(style.expect("a valid template. This is a bug.").progress_chars("=> "))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    std::fs::write(path, text).map_err(|source| Error::File {
+        action: "write",
+        path: path.display().to_string(),
+        source,
+    })
+}

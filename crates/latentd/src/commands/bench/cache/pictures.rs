@@ -1,0 +1,68 @@
+//! How alike two pictures are.
+//!
+//! SSIM is blazediff-ssim's: it is held to the reference scripts of Wang et al. (dssim, the best known
+//! crate, is under the AGPL, and image-compare's windows are summed where the formula takes their mean).
+//! The same library has a Python package, so that diffusers' pictures are measured by the same ruler.
+
+use blazediff_ssim::{Plane, Rgba8, SsimError, SsimOptions};
+use diffusion::RgbImage;
+
+/// The peak signal-to-noise ratio in dB over all bytes of all channels; `None` if they are equal.
+pub(super) fn psnr(reference: &RgbImage, picture: &RgbImage) -> Option<f64> {
+    let differences = reference.pixels.iter().zip(&picture.pixels).map(|(&a, &b)| u64::from(a.abs_diff(b)));
+    let squares: u64 = differences.map(|difference| difference * difference).sum();
+    let mean = squares as f64 / reference.pixels.len() as f64;
+    (squares > 0).then(|| 10.0 * (255.0 * 255.0 / mean).log10())
+}
+
+/// The mean structural similarity of the two pictures' luma, 1 if they are equal.
+///
+/// # Errors
+/// A side is shorter than the window, 11 pixels.
+pub(super) fn ssim(reference: &RgbImage, picture: &RgbImage) -> Result<f64, SsimError> {
+    Ok(blazediff_ssim::ssim(&luma(reference)?, &luma(picture)?, &SsimOptions::default())?.score)
+}
+
+fn luma(image: &RgbImage) -> Result<Plane, SsimError> {
+    let rgba: Vec<u8> = image.pixels.chunks_exact(3).flat_map(|rgb| [rgb[0], rgb[1], rgb[2], u8::MAX]).collect();
+    Plane::from_rgba8(Rgba8::new(&rgba, image.size.width, image.size.height))
+}
+
+#[cfg(test)]
+mod tests {
+    use diffusion::ImageSize;
+
+    use super::*;
+
+    fn picture(byte: impl Fn(usize) -> u8) -> RgbImage {
+        let size = ImageSize { width: 24, height: 16 };
+        RgbImage { size, pixels: (0..size.pixels() * 3).map(byte).collect() }
+    }
+
+    #[test]
+    fn a_byte_off_everywhere_is_48_db() {
+        let grey = picture(|_| 100);
+        // 20 log10 255, and with every second byte only half the squares.
+        assert!((psnr(&grey, &picture(|_| 101)).unwrap() - 48.1308).abs() < 1e-4);
+        assert!((psnr(&grey, &picture(|i| 100 - (i % 2) as u8)).unwrap() - 51.1411).abs() < 1e-4);
+        assert_eq!(psnr(&grey, &grey), None);
+    }
+
+    #[test]
+    fn structure_is_what_ssim_sees() {
+        let stripes = picture(|i| if (i / 3) % 4 < 2 { 40 } else { 200 });
+        let brighter = picture(|i| if (i / 3) % 4 < 2 { 50 } else { 210 });
+        let blurred = picture(|_| 120);
+        let like = |other| ssim(&stripes, other).unwrap();
+        assert!((like(&stripes) - 1.0).abs() < 1e-6);
+        assert!(like(&brighter) > 0.95, "{}", like(&brighter));
+        assert!(like(&blurred) < 0.1, "{}", like(&blurred));
+    }
+
+    #[test]
+    fn a_picture_below_the_window_is_refused() {
+        let size = ImageSize { width: 10, height: 40 };
+        let small = RgbImage { size, pixels: vec![0; size.pixels() * 3] };
+        assert!(ssim(&small, &small).is_err());
+    }
+}

@@ -1,0 +1,158 @@
+//! Makes the pictures. A round is one prompt: the uncached picture, each configuration's and those of
+//! fewer steps, one after the other, so that all of them see the same machine.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use cache::CacheConfig;
+use diffusion::{Extensions, ImageRequest, Pipeline, PipelineError, RequestDraft, RgbImage, StepReport};
+use latentd::Error;
+use models::QwenImage;
+
+use super::images;
+use super::pictures::{psnr, ssim};
+use super::summary::{self, Picture};
+
+/// One of the pictures of a round.
+#[derive(Clone, Debug)]
+pub(super) struct Trial {
+    pub(super) name: String,
+    pub(super) steps: usize,
+    /// Every step is computed without one.
+    pub(super) config: Option<CacheConfig>,
+}
+
+/// Every picture of a step count: of each prompt its time without a cache, of each trial its pictures.
+#[derive(Default)]
+pub(super) struct Measured {
+    pub(super) uncached_ms: Vec<f64>,
+    /// `pictures[trial][prompt]`
+    pub(super) pictures: Vec<Vec<Picture>>,
+}
+
+/// What every picture has in common, and where to put them.
+pub(super) struct Rounds {
+    pub(super) pipeline: QwenImage,
+    /// A request without prompt, step count and cache.
+    pub(super) draft: RequestDraft,
+    /// Seed of the first prompt; the next ones count up.
+    pub(super) seed: i64,
+    pub(super) images: Option<PathBuf>,
+    /// What the pipeline had to say, once each.
+    pub(super) warnings: Vec<String>,
+}
+
+/// A finished picture.
+struct Rendered {
+    image: RgbImage,
+    steps: Vec<StepReport>,
+    denoise: Duration,
+}
+
+impl Rounds {
+    /// A round a prompt. `tick` is called after each picture.
+    ///
+    /// # Errors
+    /// A request is invalid, the device fails, or a picture cannot be compared or written.
+    pub(super) fn measure(
+        &mut self,
+        prompts: &[String],
+        steps: usize,
+        trials: &[Trial],
+        tick: impl Fn(),
+    ) -> Result<Measured, Error> {
+        let mut measured = Measured { pictures: vec![Vec::new(); trials.len()], ..Measured::default() };
+        for (i, prompt) in prompts.iter().enumerate() {
+            let uncached = Trial { name: "uncached".into(), steps, config: None };
+            let all: Vec<_> = std::iter::once(&uncached).chain(trials).collect();
+            let mut rendered: Vec<Option<Rendered>> = all.iter().map(|_| None).collect();
+            // Each begins a round in turn: a machine that slows down within a round is unfair to none.
+            for (place, trial) in (0..all.len()).map(|j| (i + j) % all.len()).map(|place| (place, all[place])) {
+                let picture = self.render(&self.request(prompt, i, trial)?, trial)?;
+                self.save(&picture, i, steps, trial)?;
+                rendered[place] = Some(picture);
+                tick();
+            }
+            let mut rendered = rendered.into_iter().flatten();
+            let reference = rendered.next().expect("a round begins with the uncached picture. This is a bug.");
+            measured.uncached_ms.push(milliseconds(reference.denoise));
+            for ((of_trial, trial), picture) in measured.pictures.iter_mut().zip(trials).zip(rendered) {
+                of_trial.push(compare(&reference, &picture, trial, steps)?);
+            }
+        }
+        Ok(measured)
+    }
+
+    /// The request of the `i`th prompt.
+    ///
+    /// # Errors
+    /// A field is outside its bound.
+    pub(super) fn request(&self, prompt: &str, i: usize, trial: &Trial) -> Result<ImageRequest, Error> {
+        let mut extensions = Extensions::default();
+        if let Some(config) = &trial.config {
+            extensions.insert(config.clone());
+        }
+        let draft = RequestDraft {
+            prompt: prompt.to_owned(),
+            num_inference_steps: Some(trial.steps as i64),
+            seed: Some(self.seed + i as i64),
+            extensions,
+            ..self.draft.clone()
+        };
+        let requests = draft.build(self.pipeline.card(), &diffusion::Limits::default(), rand::random)?;
+        Ok(requests.into_iter().next().expect("a draft is a picture at least. This is a bug."))
+    }
+
+    /// One picture that is not counted: the first of a process is slower.
+    ///
+    /// # Errors
+    /// As [`Rounds::measure`].
+    pub(super) fn warm_up(&mut self, prompt: &str, steps: usize) -> Result<(), Error> {
+        let trial = Trial { name: String::new(), steps, config: None };
+        self.render(&self.request(prompt, 0, &trial)?, &trial).map(|_| ())
+    }
+
+    fn render(&mut self, request: &ImageRequest, trial: &Trial) -> Result<Rendered, Error> {
+        let mut state = self.pipeline.prepare(request)?;
+        for warning in self.pipeline.warnings(&state) {
+            let warning = format!("{}, {} steps: {warning}", trial.name, trial.steps);
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+        let started = Instant::now();
+        let mut steps = Vec::with_capacity(trial.steps);
+        for _ in 0..trial.steps {
+            steps.extend(self.pipeline.step(&mut [&mut state])?);
+        }
+        // A device may still be at work when the last step returns.
+        state.latents().device().synchronize().map_err(|err| PipelineError::Model(err.to_string()))?;
+        let denoise = started.elapsed();
+        Ok(Rendered { image: self.pipeline.decode(state)?, steps, denoise })
+    }
+
+    fn save(&self, picture: &Rendered, i: usize, steps: usize, trial: &Trial) -> Result<(), Error> {
+        match &self.images {
+            Some(folder) => images::save(&picture.image, &images::path(folder, i, steps, &trial.name)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A picture in numbers; `steps` are those of the uncached one.
+fn compare(reference: &Rendered, picture: &Rendered, trial: &Trial, steps: usize) -> Result<Picture, Error> {
+    let ssim = ssim(&reference.image, &picture.image).map_err(|err| Error::Flag(format!("SSIM: {err}")))?;
+    let share = trial.steps as f64 / steps as f64;
+    Ok(Picture {
+        denoise_ms: milliseconds(picture.denoise),
+        speedup: reference.denoise.as_secs_f64() / picture.denoise.as_secs_f64(),
+        psnr: psnr(&reference.image, &picture.image),
+        ssim,
+        computed: share * summary::computed(&picture.steps),
+        runs: if trial.config.is_some() { summary::runs(&picture.steps) } else { Vec::new() },
+    })
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

@@ -1,0 +1,119 @@
+//! `latentd healthcheck`: is the server there? For containers, whose image has no curl.
+
+use std::time::Duration;
+
+use clap::value_parser;
+use latentd::Error;
+use serde_json::Value;
+
+/// Ask a running server whether it is well: exit code 0 if it is, 1 and a line if not
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  latentd healthcheck\n  latentd healthcheck --ready --url http://10.0.0.7:8091 --timeout-seconds 1"
+)]
+pub(super) struct Healthcheck {
+    /// Where the server is; port LATENTD_PORT, or 8091, of this machine without it
+    #[arg(long)]
+    url: Option<String>,
+    /// Port of the server on this machine
+    #[arg(long, default_value_t = 8091, env = "LATENTD_PORT", hide = true)]
+    port: u16,
+    /// Longest to wait for the answer
+    #[arg(long, default_value_t = 3, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..))]
+    timeout_seconds: u64,
+    /// Ask whether the model is loaded and takes requests, not only whether the server lives
+    #[arg(long)]
+    ready: bool,
+}
+
+impl Healthcheck {
+    pub(super) fn run(self) -> Result<(), Error> {
+        let url = self.probe();
+        let unreachable = |err: reqwest::Error| Error::Unhealthy(format!("{url} does not answer: {}", cause(&err)));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|err| Error::Unhealthy(format!("cannot ask {url}: {err}")))?;
+        let (status, body) = runtime.block_on(self.ask(&url)).map_err(unreachable)?;
+        verdict(&url, status, &body)
+    }
+
+    /// The address that is asked.
+    fn probe(&self) -> String {
+        let path = if self.ready { "/readyz" } else { "/livez" };
+        match &self.url {
+            Some(url) => format!("{}{path}", url.trim_end_matches('/')),
+            None => format!("http://127.0.0.1:{}{path}", self.port),
+        }
+    }
+
+    async fn ask(&self, url: &str) -> reqwest::Result<(u16, String)> {
+        // A proxy is for the Hub: it does not know what 127.0.0.1 is to this container.
+        let client =
+            reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(self.timeout_seconds)).build()?;
+        let response = client.get(url).send().await?;
+        Ok((response.status().as_u16(), response.text().await?))
+    }
+}
+
+/// The innermost reason, which says more than the library's own sentence about it.
+fn cause(err: &dyn std::error::Error) -> String {
+    let mut innermost = err;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+/// 200 is well; anything else is not, for the reason that OpenAI's error shape gives, if any.
+fn verdict(url: &str, status: u16, body: &str) -> Result<(), Error> {
+    if status == 200 {
+        return Ok(());
+    }
+    let body = serde_json::from_str::<Value>(body).unwrap_or_default();
+    let reason = body["error"]["message"].as_str().and_then(|message| message.lines().next());
+    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    Err(Error::Unhealthy(format!("{url} answered {status}{reason}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        healthcheck: Healthcheck,
+    }
+
+    fn probe(arguments: &str) -> String {
+        let line = Line::try_parse_from(["healthcheck"].into_iter().chain(arguments.split_whitespace()));
+        line.unwrap_or_else(|err| panic!("{err}")).healthcheck.probe()
+    }
+
+    #[test]
+    fn the_flags_say_where_and_what_to_ask() {
+        for (arguments, url) in [
+            ("--port 8091", "http://127.0.0.1:8091/livez"),
+            ("--port 9000 --ready", "http://127.0.0.1:9000/readyz"),
+            ("--url http://gpu-3:80", "http://gpu-3:80/livez"),
+            ("--port 9000 --url http://gpu-3:80/ --ready", "http://gpu-3:80/readyz"),
+        ] {
+            assert_eq!(probe(arguments), url, "{arguments}");
+        }
+    }
+
+    #[test]
+    fn only_200_is_well() {
+        let told = |status, body| verdict("U", status, body).map_err(|err| (err.exit_code(), err.to_string()));
+        assert_eq!(told(200, "anything"), Ok(()));
+        for (status, body, line) in [
+            (503, r#"{"error":{"message":"The model is loading\nreally"}}"#, "U answered 503: The model is loading"),
+            (503, r#"{"error":"loading"}"#, "U answered 503"),
+            (404, "<html>\n</html>", "U answered 404"),
+            (204, "", "U answered 204"),
+        ] {
+            assert_eq!(told(status, body), Err((1, line.to_owned())));
+        }
+    }
+}

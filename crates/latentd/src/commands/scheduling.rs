@@ -1,0 +1,131 @@
+//! The flags that bound what a server takes on, and what they come to.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::value_parser;
+use latentd::Error;
+use scheduler::SchedulerConfig;
+
+use super::memory;
+
+/// How much a server takes on.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Scheduling")]
+pub(super) struct SchedulingFlags {
+    /// Most pictures that step together on one device
+    #[arg(long, default_value_t = SchedulerConfig::default().max_batch, value_name = "N", env = "LATENTD_MAX_BATCH")]
+    max_batch: usize,
+    /// Most pictures that wait; more are answered with 429
+    #[arg(long, default_value_t = SchedulerConfig::default().max_waiting, value_name = "N", env = "LATENTD_MAX_WAITING")]
+    max_waiting: usize,
+    /// Most seconds of predicted work in hand; beyond them requests are answered with 429
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..), env = "LATENTD_MAX_BACKLOG_SECONDS")]
+    max_backlog_seconds: Option<u64>,
+    /// Longest that a request may take; one that would take longer is answered with 429
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..), env = "LATENTD_MAX_REQUEST_SECONDS")]
+    max_request_seconds: Option<u64>,
+    /// Most memory that the pictures in hand may take on one device, e.g. 4GiB; weights and the arithmetic of
+    /// a step come on top. On the CPU half of what is available at the start without it, on a GPU unbounded
+    #[arg(long, value_name = "BYTES", env = "LATENTD_MEMORY_BUDGET")]
+    memory_budget: Option<ByteSize>,
+    /// Ignore the `priority` of requests
+    #[arg(long, env = "LATENTD_NO_PRIORITIES")]
+    no_priorities: bool,
+}
+
+impl SchedulingFlags {
+    /// The bounds for this many workers, which are all on the CPU or not.
+    ///
+    /// # Errors
+    /// A bound under which nothing could be taken.
+    pub(super) fn config(&self, workers: usize, on_cpu: bool) -> Result<SchedulerConfig, Error> {
+        if self.max_batch == 0 {
+            return Err(Error::Flag("`--max-batch` must be at least 1. Given: 0".into()));
+        }
+        if self.memory_budget == Some(ByteSize(0)) {
+            return Err(Error::Flag("`--memory-budget` must be at least 1 byte. Given: 0".into()));
+        }
+        // Workers on the CPU share its memory.
+        let half = || memory::available().map(|bytes| bytes / 2 / workers as u64).filter(|_| on_cpu);
+        Ok(SchedulerConfig {
+            max_batch: self.max_batch,
+            max_waiting: self.max_waiting,
+            max_backlog: self.max_backlog_seconds.map(Duration::from_secs),
+            memory_budget: self.memory_budget.map(|budget| budget.as_u64()).or_else(half),
+            max_deadline: self.max_request_seconds.map(Duration::from_secs),
+            priorities: !self.no_priorities,
+            ..SchedulerConfig::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: SchedulingFlags,
+    }
+
+    fn config(arguments: &str, workers: usize, on_cpu: bool) -> Result<SchedulerConfig, String> {
+        let line = Line::try_parse_from(["serve"].into_iter().chain(arguments.split_whitespace()));
+        let flags = line.map_err(|err| err.to_string())?.flags;
+        flags.config(workers, on_cpu).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn every_bound_is_what_its_flag_says() {
+        let arguments = "--max-batch 3 --max-waiting 5 --max-backlog-seconds 60 --max-request-seconds 600 \
+            --memory-budget 4GiB --no-priorities";
+        let expected = SchedulerConfig {
+            max_batch: 3,
+            max_waiting: 5,
+            max_backlog: Some(Duration::from_secs(60)),
+            memory_budget: Some(4 << 30),
+            max_deadline: Some(Duration::from_secs(600)),
+            priorities: false,
+            ..SchedulerConfig::default()
+        };
+        assert_eq!(config(arguments, 1, true), Ok(expected));
+        assert_eq!(config("", 1, false), Ok(SchedulerConfig::default()));
+    }
+
+    #[test]
+    fn a_budget_has_units() {
+        let budget = |text: &str| config(&format!("--memory-budget {text}"), 1, false).unwrap().memory_budget;
+        assert_eq!(budget("1000"), Some(1000));
+        assert_eq!(budget("1.5GiB"), Some(3 << 29));
+        assert_eq!(budget("500MB"), Some(500_000_000));
+    }
+
+    #[test]
+    fn bounds_under_which_nothing_could_be_taken_are_refused() {
+        for arguments in [
+            "--max-batch 0",
+            "--max-backlog-seconds 0",
+            "--max-request-seconds 0",
+            "--memory-budget 0",
+            "--memory-budget 0GiB",
+            "--memory-budget 4gigs",
+        ] {
+            let flag = arguments.split(' ').next().unwrap();
+            let message = config(arguments, 1, true).unwrap_err();
+            assert!(message.contains(flag), "{message}");
+        }
+    }
+
+    #[test]
+    fn workers_on_the_cpu_share_half_of_its_memory() {
+        let budget = |workers| config("", workers, true).unwrap().memory_budget.unwrap();
+        // Other programs take and give memory between the two questions.
+        let share = budget(1) as f64 / budget(4) as f64;
+        assert!((3.0..5.0).contains(&share), "{share}");
+        let available = memory::available().unwrap() as f64;
+        assert!((0.4..0.6).contains(&(budget(1) as f64 / available)));
+    }
+}

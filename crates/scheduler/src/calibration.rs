@@ -1,0 +1,164 @@
+//! Measures a pipeline before it takes jobs, by making small pictures with it.
+
+use std::time::{Duration, Instant};
+
+use diffusion::{Extensions, ImageRequest, ImageSize, Pipeline, PipelineError, SamplingParams};
+
+/// What was measured. The default is nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Calibration {
+    /// (load, seconds) of steps.
+    pub(crate) steps: Vec<(f64, f64)>,
+    /// Seconds of an encoding.
+    pub(crate) encode: Option<f64>,
+    /// Seconds of a decoding, for each image token.
+    pub(crate) decode: Option<f64>,
+}
+
+/// What is stepped, least load first: the default size divided by so much, so many at a time.
+const PLAN: [(usize, &[usize]); 3] = [(4, &[1, 4]), (2, &[2]), (1, &[1, 2])];
+
+/// The runs of one step, if there is time: the first may have to make ready what the others use.
+const RUNS: usize = 3;
+
+/// Steps, encodes and decodes until all is measured, the pipeline fails, or the next measurement
+/// would not be done within `limit`. The least load is stepped once in any case.
+pub(crate) fn calibrate<P: Pipeline>(pipeline: &mut P, limit: Duration) -> Calibration {
+    let mut bench = Bench { begun: Instant::now(), limit, measured: Calibration::default() };
+    for (divisor, batches) in PLAN {
+        match bench.size(pipeline, divisor, batches) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(err) => {
+                tracing::warn!(error = %err, divisor, "measuring ended early");
+                break;
+            }
+        }
+    }
+    bench.measured
+}
+
+struct Bench {
+    begun: Instant,
+    limit: Duration,
+    measured: Calibration,
+}
+
+impl Bench {
+    /// Measures one size; whether there was time for all of it.
+    fn size<P: Pipeline>(&mut self, p: &mut P, divisor: usize, batches: &[usize]) -> Result<bool, PipelineError> {
+        let ImageSize { width, height } = p.card().default_size;
+        let request = request(ImageSize { width: width.div_ceil(divisor), height: height.div_ceil(divisor) });
+        let tokens = request.params.size.image_seq_len() as f64;
+        if !self.allows(self.predicted(tokens * batches[0] as f64)) {
+            return Ok(false);
+        }
+        let begun = Instant::now();
+        let mut state = p.prepare(&request)?;
+        keep_least(&mut self.measured.encode, begun.elapsed().as_secs_f64());
+        for &n in batches {
+            if !self.steps(p, &state, tokens, n)? {
+                return Ok(false);
+            }
+        }
+        if self.allows(Duration::from_secs_f64(self.measured.decode.unwrap_or(0.0) * tokens)) {
+            p.step(&mut [&mut state])?;
+            let begun = Instant::now();
+            p.decode(state)?;
+            keep_least(&mut self.measured.decode, begun.elapsed().as_secs_f64() / tokens);
+        }
+        Ok(true)
+    }
+
+    /// Measures the first step of `n` requests like `state`, if there is time.
+    fn steps<P: Pipeline>(
+        &mut self,
+        p: &mut P,
+        state: &P::State,
+        tokens: f64,
+        n: usize,
+    ) -> Result<bool, PipelineError> {
+        if !self.allows(self.predicted(tokens * n as f64)) {
+            return Ok(false);
+        }
+        let (mut load, mut least) = (0.0, None);
+        for run in 0..RUNS {
+            let last = Duration::from_secs_f64(least.unwrap_or(0.0));
+            if run > 0 && !self.has_time_for(last) {
+                break;
+            }
+            let mut states = vec![state.clone(); n];
+            let begun = Instant::now();
+            let reports = p.step(&mut states.iter_mut().collect::<Vec<_>>())?;
+            keep_least(&mut least, begun.elapsed().as_secs_f64());
+            load = reports.iter().map(|report| tokens * report.computed_share).sum();
+        }
+        self.measured.steps.extend(least.map(|seconds| (load, seconds)));
+        Ok(true)
+    }
+
+    /// How long a step of this load should take, from the last one measured.
+    fn predicted(&self, load: f64) -> Duration {
+        let per_load = self.measured.steps.last().map_or(0.0, |(load, seconds)| seconds / load);
+        Duration::try_from_secs_f64(per_load * load).unwrap_or(Duration::MAX)
+    }
+
+    fn allows(&self, predicted: Duration) -> bool {
+        self.measured.steps.is_empty() || self.has_time_for(predicted)
+    }
+
+    fn has_time_for(&self, predicted: Duration) -> bool {
+        self.begun.elapsed().saturating_add(predicted) <= self.limit
+    }
+}
+
+fn keep_least(least: &mut Option<f64>, seconds: f64) {
+    *least = Some(least.map_or(seconds, |least| least.min(seconds)));
+}
+
+/// A request of one step. Its prompt has its size in it, so that no pipeline knows it already.
+fn request(size: ImageSize) -> ImageRequest {
+    ImageRequest {
+        prompt: format!("a picture of {size} for measuring"),
+        negative_prompt: None,
+        params: SamplingParams { size, num_inference_steps: 1, guidance_scale: None, true_cfg_scale: 1.0, seed: 0 },
+        extensions: Extensions::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakePipeline;
+
+    fn fake(step_delay: Duration) -> FakePipeline {
+        FakePipeline { step_delay, decode_delay: step_delay, ..FakePipeline::default() }
+    }
+
+    #[test]
+    fn a_fast_pipeline_is_measured_at_every_load() {
+        let mut pipeline = fake(Duration::from_millis(2));
+        let measured = calibrate(&mut pipeline, Duration::from_secs(60));
+        // The default size is 64x64: 16 tokens, and 1 token where it is divided by 4.
+        assert_eq!(measured.steps.iter().map(|point| point.0).collect::<Vec<_>>(), [1.0, 4.0, 8.0, 16.0, 32.0]);
+        assert!(measured.steps.iter().all(|point| point.1 >= 0.002), "{measured:?}");
+        assert!(measured.encode.is_some() && measured.decode.unwrap() >= 0.002 / 16.0, "{measured:?}");
+        assert_eq!(pipeline.probe.states.load(std::sync::atomic::Ordering::SeqCst), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_slow_pipeline_is_measured_at_few_loads() {
+        let mut pipeline = fake(Duration::from_millis(50));
+        let measured = calibrate(&mut pipeline, Duration::from_millis(10));
+        assert_eq!(measured.steps.len(), 1);
+        assert_eq!(pipeline.probe.batch_sizes(), [1]);
+    }
+
+    #[test]
+    fn a_pipeline_that_fails_has_what_was_measured_before() {
+        let mut pipeline = fake(Duration::from_millis(1));
+        pipeline.memory = Some(20);
+        let measured = calibrate(&mut pipeline, Duration::from_secs(60));
+        assert_eq!(measured.steps.iter().map(|point| point.0).collect::<Vec<_>>(), [1.0, 4.0, 8.0, 16.0]);
+    }
+}

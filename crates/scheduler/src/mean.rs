@@ -1,0 +1,42 @@
+//! A mean that follows what changes.
+
+/// Observations that make up a mean, about.
+const WINDOW: u32 = 50;
+
+/// The mean of a first window of observations; after that, each new one moves it by its part of the
+/// window.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Mean {
+    value: f64,
+    n_observed: u32,
+}
+
+impl Mean {
+    /// The mean, or `prior` before the first observation.
+    pub(crate) fn or(&self, prior: f64) -> f64 {
+        if self.n_observed == 0 { prior } else { self.value }
+    }
+
+    /// Anything that is not a finite number is left out.
+    pub(crate) fn observe(&mut self, value: f64) {
+        if value.is_finite() {
+            self.n_observed = (self.n_observed + 1).min(WINDOW);
+            self.value += (value - self.value) / f64::from(self.n_observed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_begins_exact_and_then_follows() {
+        let mut mean = Mean::default();
+        assert_eq!(mean.or(3.0), 3.0);
+        [1.0, 2.0, 6.0, f64::NAN, f64::INFINITY].into_iter().for_each(|value| mean.observe(value));
+        assert_eq!(mean.or(0.0), 3.0);
+        (0..400).for_each(|_| mean.observe(10.0));
+        assert!((9.9..=10.0).contains(&mean.or(0.0)), "{mean:?}");
+    }
+}

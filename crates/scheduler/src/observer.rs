@@ -1,0 +1,71 @@
+//! Showing what happens, as it happens, for metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diffusion::StepReport;
+
+use crate::handle::SubmitError;
+use crate::job::Outcome;
+
+/// Something that happened to the scheduler.
+#[derive(Clone, Debug)]
+pub enum Observation<'a> {
+    /// So many jobs were put in line.
+    Submitted {
+        /// At least 1.
+        jobs: usize,
+    },
+    /// A submission was not taken.
+    Refused(&'a SubmitError),
+    /// A worker took a job up.
+    Started {
+        /// How long it was in line.
+        queued: Duration,
+    },
+    /// A job's prompts were encoded.
+    Encoded {
+        /// How long that took.
+        took: Duration,
+    },
+    /// A worker took a denoising step.
+    Stepped {
+        /// Jobs in the step, those included that were cancelled during it.
+        batch: usize,
+        /// Image tokens of all transformer passes of the step.
+        tokens: usize,
+        /// How long it took.
+        took: Duration,
+        /// One a job of the step.
+        reports: &'a [StepReport],
+    },
+    /// A picture was decoded.
+    Decoded {
+        /// How long that took.
+        took: Duration,
+    },
+    /// A job got its answer.
+    Answered {
+        /// The answer.
+        outcome: &'a Outcome,
+        /// How long after its submission.
+        total: Duration,
+    },
+    /// A job was given up by whoever sent it.
+    Cancelled,
+    /// A worker's pipeline panicked or its thread ended.
+    Crashed,
+    /// What is in hand; shown after every change.
+    Load {
+        /// Jobs in line that no worker has taken up.
+        waiting: usize,
+        /// Jobs that a worker has taken up.
+        running: usize,
+        /// How long everything in hand will take.
+        predicted_drain: Duration,
+    },
+}
+
+/// Is shown each observation. It is called on the event loop and holds everything up while it
+/// runs: it may count and measure, and must not block.
+pub type Observer = Arc<dyn Fn(&Observation<'_>) + Send + Sync>;

@@ -1,0 +1,235 @@
+//! Lines played out, one word a turn, and what holds for all lines.
+
+use std::time::Duration;
+
+use diffusion::RequestCost;
+
+use super::*;
+use crate::calibration::Calibration;
+use crate::config::{JobOptions, SchedulerConfig};
+use crate::testing::{TICK, books, cost};
+
+fn letter(id: JobId) -> char {
+    (b'a' + id as u8) as char
+}
+
+/// Something that happens from outside, before a round.
+enum Outside {
+    Submit(Job),
+    Cancel(JobId),
+    /// The decoding that is under way runs out of memory.
+    DecodeFails(JobId),
+}
+use Outside::{Cancel, DecodeFails, Submit};
+
+fn job(id: JobId, cost: RequestCost, round: u32) -> Job {
+    Job::new(id, cost, JobOptions::default(), TICK * round)
+}
+
+/// The word of a turn: `+a` encodes, `ab` steps both, `a!` decodes, `-a` drops.
+fn word(assignment: &Assignment) -> String {
+    let dropped = assignment.drop.iter().map(|&id| format!("-{}", letter(id)));
+    let turn = match &assignment.turn {
+        Some(Turn::Encode(id)) => format!("+{}", letter(*id)),
+        Some(Turn::Step(ids)) => ids.iter().map(|&id| letter(id)).collect(),
+        Some(Turn::Decode(id)) => format!("{}!", letter(*id)),
+        None => String::new(),
+    };
+    dropped.chain([turn]).collect()
+}
+
+/// Plays the books out, in rounds of a second: what is assigned in one is done in it. Words of
+/// several workers in one round are joined by `|`.
+fn play(mut state: State, outside: Vec<(u32, Outside)>) -> String {
+    let mut outside = outside.into_iter().peekable();
+    let mut rounds = Vec::new();
+    for round in 0.. {
+        assert!(round < 100, "this goes on for ever: {rounds:?}");
+        let mut failing = Vec::new();
+        while let Some((_, event)) = outside.next_if(|(at, _)| *at == round) {
+            match event {
+                Submit(job) => state.submit(vec![job]).unwrap(),
+                Cancel(id) => state.cancel(id),
+                DecodeFails(id) => failing.push(id),
+            }
+        }
+        let assignments = assign(&state, TICK * round);
+        if assignments.is_empty() && outside.peek().is_none() {
+            break;
+        }
+        state.assigned(&assignments);
+        let mut words = vec![String::new(); state.lanes.len()];
+        for (worker, assignment) in assignments {
+            words[worker] = word(&assignment);
+            crate::testing::done(&mut state, worker, assignment.turn, &failing);
+        }
+        rounds.push(words.join("|"));
+    }
+    rounds.join(" ")
+}
+
+/// Books of one worker, whose steps are full at 64 tokens, with small pictures of so many steps in line.
+fn line(max_batch: usize, steps: &[usize]) -> State {
+    let mut state = books(SchedulerConfig { max_batch, ..SchedulerConfig::default() }, 1);
+    let jobs = steps.iter().enumerate().map(|(id, &steps)| job(id as JobId, cost(16, steps), 0));
+    state.submit(jobs.collect()).unwrap();
+    state
+}
+
+#[test]
+fn jobs_join_between_steps_and_leave_when_done() {
+    // Least work first, as far as there are places.
+    assert_eq!(play(line(2, &[1, 3, 2]), vec![]), "+a +c ac a! +b cb c! b b b!");
+}
+
+#[test]
+fn one_place_serves_one_at_a_time() {
+    assert_eq!(play(line(1, &[2, 1]), vec![]), "+b b b! +a a a a!");
+}
+
+#[test]
+fn a_step_is_filled_up_to_the_token_budget() {
+    // 9 tenths of the best throughput are at 57.6 tokens: four times 16.
+    assert_eq!(play(line(9, &[1; 5]), vec![]), "+a +b +c +d abcd a! b! c! d! +e e e!");
+}
+
+#[test]
+fn a_short_job_goes_before_a_long_one_that_runs() {
+    let mut state = line(9, &[]);
+    state.submit(vec![job(0, cost(64, 5), 0)]).unwrap();
+    let outside = vec![(3, Submit(job(1, cost(64, 1), 3)))];
+    assert_eq!(play(state, outside), "+a a a +b b b! a a a a!");
+}
+
+#[test]
+fn a_device_that_gains_nothing_from_company_takes_one_at_a_time() {
+    let mut state = line(9, &[3, 2]);
+    state.cost.calibrate(&Calibration { steps: vec![(16.0, 1.0)], ..Calibration::default() });
+    assert_eq!(play(state, vec![]), "+b b b b! +a a a a a!");
+}
+
+#[test]
+fn a_full_step_takes_in_what_costs_nothing() {
+    let mut state = line(9, &[]);
+    let tiny = RequestCost { tokens: 1, ..cost(16, 3) };
+    state.submit(vec![job(0, cost(128, 2), 0), job(1, RequestCost { steps: 900, ..tiny }, 0)]).unwrap();
+    assert!(play_some(state, 3).ends_with("ab"));
+}
+
+/// The first rounds of a line that is too long to play out.
+fn play_some(mut state: State, n_rounds: u32) -> String {
+    let mut words = Vec::new();
+    for round in 0..n_rounds {
+        let assignments = assign(&state, TICK * round);
+        state.assigned(&assignments);
+        for (worker, assignment) in assignments {
+            words.push(word(&assignment));
+            crate::testing::done(&mut state, worker, assignment.turn, &[]);
+        }
+    }
+    words.join(" ")
+}
+
+#[test]
+fn a_small_picture_has_a_large_one_for_company_while_it_can_afford_it() {
+    let company = |large: usize| {
+        let mut state = line(9, &[20]);
+        state.submit(vec![job(1, cost(large, 20), 0)]).unwrap();
+        play_some(state, 3)
+    };
+    // Alone 20 s, with company 20 * 2.25 s: 25 s longer, and 40 s are allowed.
+    assert_eq!(company(128), "+a +b ab");
+    // With company 20 * 4.25 s.
+    assert_eq!(company(256), "+a a a");
+}
+
+#[test]
+fn priority_goes_first_and_is_hardly_slowed_down() {
+    let with_priority = |tokens, priority| {
+        let mut state = line(9, &[]);
+        let options = JobOptions { priority: 1, ..JobOptions::default() };
+        state.config.priorities = priority;
+        state.submit(vec![job(0, cost(16, 3), 0), Job::new(1, cost(tokens, 2), options, Duration::ZERO)]).unwrap();
+        play(state, vec![])
+    };
+    // Company of 16 tokens costs nothing.
+    assert_eq!(with_priority(32, true), "+b +a ba ba b! a a!");
+    // With it, a step of 64 tokens would take a quarter longer.
+    assert_eq!(with_priority(64, true), "+b b b b! +a a a a a!");
+    assert_eq!(with_priority(64, false), "+a +b ab ab b! a a!");
+}
+
+#[test]
+fn a_job_that_does_not_fit_into_memory_waits_and_others_pass_it() {
+    let bytes = |bytes, tokens, steps| RequestCost { bytes, ..cost(tokens, steps) };
+    let mut state = line(9, &[]);
+    state.config.memory_budget = Some(10);
+    let jobs = [bytes(6, 16, 3), bytes(6, 16, 3), bytes(3, 16, 4)];
+    state.submit((0..).zip(jobs).map(|(id, cost)| job(id, cost, 0)).collect()).unwrap();
+    assert_eq!(play(state, vec![]), "+a +c ac ac ac a! +b cb c! b b b!");
+}
+
+#[test]
+fn memory_is_kept_for_a_job_whose_patience_is_out() {
+    let bytes = |bytes, steps| RequestCost { bytes, ..cost(16, steps) };
+    let mut state = line(9, &[]);
+    state.config.memory_budget = Some(10);
+    state.submit(vec![job(0, bytes(6, 30), 0)]).unwrap();
+    // `b` takes 4 s alone, with encoding and decoding, and has waited three times as long at 13 s. Its
+    // owner has nothing else.
+    let other = JobOptions { owner: 9, ..JobOptions::default() };
+    let mut outside = vec![(1, Submit(Job::new(1, bytes(6, 2), other, TICK)))];
+    outside.extend((0..3).map(|i| (4 + 6 * i, Submit(job(2 + JobId::from(i), bytes(3, 3), 4 + 6 * i)))));
+    let played = play(state, outside);
+    let place = |word: &str| played.find(word).unwrap_or_else(|| panic!("no {word} in {played}"));
+    assert!(place("+c") < place("+b") && place("+d") < place("+b"), "young jobs pass: {played}");
+    assert!(place("+b") < place("+e"), "{played}");
+}
+
+#[test]
+fn a_cancelled_job_is_dropped_at_the_next_turn_and_leaves_the_line() {
+    assert_eq!(play(line(2, &[9, 1]), vec![(3, Cancel(0))]), "+b +a ba -ab!");
+    assert_eq!(play(line(1, &[9]), vec![(2, Cancel(0))]), "+a a -a");
+    assert_eq!(play(line(1, &[1, 2, 3]), vec![(1, Cancel(1))]), "+a a a! +c c c c c!");
+}
+
+#[test]
+fn workers_share_one_line_and_the_one_with_least_work_chooses_first() {
+    let mut state = books(SchedulerConfig { max_batch: 2, ..SchedulerConfig::default() }, 2);
+    state.submit((0..).zip([2, 1, 1]).map(|(id, steps)| job(id, cost(64, steps), 0)).collect()).unwrap();
+    assert_eq!(play(state, vec![]), "+b|+c b|c b!|c! +a| a| a| a!|");
+    let mut state = books(SchedulerConfig::default(), 2);
+    state.submit(vec![job(0, cost(64, 9), 0)]).unwrap();
+    let outside = vec![(2, Submit(job(1, cost(64, 9), 2)))];
+    assert!(play(state, outside).starts_with("+a| a| a|+b a|b"));
+}
+
+#[test]
+fn only_an_idle_worker_is_given_a_turn() {
+    let mut state = books(SchedulerConfig { max_batch: 1, ..SchedulerConfig::default() }, 2);
+    state.submit(vec![job(0, cost(64, 1), 0), job(1, cost(64, 1), 0)]).unwrap();
+    assert_eq!(state.emptied(0, LaneStatus::Lost), []);
+    assert_eq!(play(state, vec![]), "|+a |a |a! |+b |b |b!");
+}
+
+#[test]
+fn a_decoding_that_ran_out_of_memory_is_tried_again_once_nothing_else_is_held() {
+    let outside = vec![(3, DecodeFails(0)), (4, Submit(job(2, cost(16, 1), 4)))];
+    // Until then, nothing is taken up.
+    assert_eq!(play(line(9, &[1, 3]), outside), "+a +b ab a! b b b! a! +c c c!");
+}
+
+#[test]
+fn a_second_decoding_that_runs_out_of_memory_is_the_last() {
+    let outside = vec![(3, DecodeFails(0)), (6, DecodeFails(0))];
+    assert_eq!(play(line(9, &[1, 3]), outside), "+a +b ab a! b b b! a!");
+}
+
+#[test]
+fn an_owner_of_many_jobs_does_not_shut_out_another() {
+    let state = line(1, &[2, 2, 2, 2]);
+    let other = JobOptions { owner: 9, ..JobOptions::default() };
+    let outside = vec![(1, Submit(Job::new(4, cost(16, 2), other, TICK)))];
+    // The first is ahead by a whole job once `a` is done.
+    assert_eq!(play(state, outside), "+a a a a! +e e e e! +b b b b! +c c c c! +d d d d!");
+}

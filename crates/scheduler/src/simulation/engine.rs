@@ -1,0 +1,104 @@
+//! Plays a trace: who arrives, whose turn ends, what comes next.
+
+use std::time::Duration;
+
+use super::device;
+use super::scenario::Scenario;
+use super::trace::Arrival;
+use crate::policy::Turn;
+use crate::state::WorkerId;
+
+/// A policy under test. Requests are named by their place in the trace.
+pub(super) trait Contender {
+    fn arrive(&mut self, id: usize, arrival: &Arrival, now: Duration);
+
+    /// The next turn of each idle device that has something to do.
+    fn assign(&mut self, now: Duration) -> Vec<(WorkerId, Turn)>;
+
+    /// A turn is over; `shares` of their blocks were computed by the requests of a step.
+    fn turned(&mut self, worker: WorkerId, turn: &Turn, shares: &[f64], took: Duration);
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Served {
+    pub(super) arrived: Duration,
+    pub(super) finished: Duration,
+    /// How long it would have taken on a device of its own.
+    pub(super) alone: Duration,
+}
+
+/// A turn under way.
+struct AtWork {
+    turn: Turn,
+    begun: Duration,
+    ends: Duration,
+}
+
+/// What became of each request, in the order of the trace.
+pub(super) fn play(scenario: &Scenario, arrivals: &[Arrival], contender: &mut dyn Contender) -> Vec<Served> {
+    let mut at_work: Vec<Option<AtWork>> = (0..scenario.devices).map(|_| None).collect();
+    let mut taken = vec![0; arrivals.len()];
+    let mut finished = vec![Duration::ZERO; arrivals.len()];
+    let mut next = 0;
+    let mut now = Duration::ZERO;
+    loop {
+        for (worker, turn) in contender.assign(now) {
+            let took = duration(scenario, arrivals, &taken, &turn);
+            assert!(at_work[worker].is_none(), "two turns at once");
+            at_work[worker] = Some(AtWork { turn, begun: now, ends: now + took });
+        }
+        let ends = at_work.iter().enumerate().filter_map(|(worker, work)| Some((work.as_ref()?.ends, worker))).min();
+        match (ends, arrivals.get(next)) {
+            (Some((ends, worker)), arrival) if arrival.is_none_or(|arrival| ends <= arrival.at) => {
+                now = ends;
+                let AtWork { turn, begun, .. } = at_work[worker].take().expect("found above. This is a bug.");
+                let shares = end(arrivals, &mut taken, &mut finished, &turn, now);
+                contender.turned(worker, &turn, &shares, now - begun);
+            }
+            (_, Some(arrival)) => {
+                now = arrival.at;
+                contender.arrive(next, arrival, now);
+                next += 1;
+            }
+            (_, None) => break,
+        }
+    }
+    let served = |(id, arrival): (usize, &Arrival)| {
+        assert!(finished[id] > Duration::ZERO, "request {id} was never finished");
+        Served { arrived: arrival.at, finished: finished[id], alone: scenario.device.alone(arrival) }
+    };
+    arrivals.iter().enumerate().map(served).collect()
+}
+
+fn duration(scenario: &Scenario, arrivals: &[Arrival], taken: &[usize], turn: &Turn) -> Duration {
+    match turn {
+        Turn::Encode(_) => scenario.device.encode_time(),
+        Turn::Step(ids) => {
+            scenario.device.step_time(ids.iter().map(|&id| (&arrivals[id as usize], taken[id as usize])))
+        }
+        Turn::Decode(id) => scenario.device.decode_time(&arrivals[*id as usize]),
+    }
+}
+
+/// Enters the end of a turn; the shares that a step computed.
+fn end(arrivals: &[Arrival], taken: &mut [usize], finished: &mut [Duration], turn: &Turn, now: Duration) -> Vec<f64> {
+    match turn {
+        Turn::Encode(_) => Vec::new(),
+        Turn::Step(ids) => {
+            let step = |&id: &u64| {
+                let id = id as usize;
+                taken[id] += 1;
+                assert!(taken[id] <= arrivals[id].cost.steps, "request {id} took a step too many");
+                device::share(&arrivals[id], taken[id] - 1)
+            };
+            ids.iter().map(step).collect()
+        }
+        Turn::Decode(id) => {
+            let id = *id as usize;
+            assert_eq!(taken[id], arrivals[id].cost.steps, "request {id} was decoded before its time");
+            finished[id] = now;
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! A simulator: arrival traces played against the policy and against others, on a device that is a
+//! curve of step times. It has no clock and no thread, so that a run comes out the same every time.
+
+mod device;
+mod engine;
+mod fifo;
+mod latentd;
+mod report;
+mod scenario;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod vllm_omni;
+mod waves;
+
+use std::fmt;
+
+use engine::Contender;
+pub use report::Report;
+pub use scenario::{Device, Mix, Scenario};
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Ours.
+    Latentd,
+    /// First come, first served, one at a time.
+    Fifo,
+    /// First come, first served, in waves of up to so many equal requests that begin and end together.
+    Waves(usize),
+    /// vllm-omni's step mode: up to so many requests of equal shape step together, first come, first
+    /// served, and a request of another shape at the head of the line blocks it.
+    VllmOmni(usize),
+}
+
+/// Whom we are compared with.
+pub const RIVALS: [Policy; 5] =
+    [Policy::Fifo, Policy::Waves(4), Policy::Waves(16), Policy::VllmOmni(4), Policy::VllmOmni(16)];
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Policy::Latentd => f.pad("latentd"),
+            Policy::Fifo => f.pad("one at a time"),
+            Policy::Waves(most) => f.pad(&format!("waves of {most}")),
+            Policy::VllmOmni(most) => f.pad(&format!("vllm-omni, {most}")),
+        }
+    }
+}
+
+/// Plays a scenario's trace at `load`: the share of the time for which one request at a time would
+/// keep the devices busy.
+pub fn simulate(scenario: &Scenario, policy: Policy, load: f64) -> Report {
+    let arrivals = trace::arrivals(scenario, load);
+    let n_devices = scenario.devices;
+    let mut contender: Box<dyn Contender> = match policy {
+        Policy::Latentd => Box::new(latentd::Latentd::new(scenario)),
+        Policy::Fifo => Box::new(fifo::Fifo::new(n_devices)),
+        Policy::Waves(most) => Box::new(waves::Waves::new(n_devices, most)),
+        Policy::VllmOmni(most) => Box::new(vllm_omni::VllmOmni::new(n_devices, most)),
+    };
+    report::report(&engine::play(scenario, &arrivals, contender.as_mut()))
+}

@@ -1,0 +1,140 @@
+//! What the policy promises, on the trace of `tests/bench/scheduler.toml` and others like it.
+
+use std::time::Duration;
+
+use diffusion::RequestCost;
+
+use super::engine::{Contender, Served, play};
+use super::trace::{Arrival, arrivals};
+use super::{Policy, RIVALS, Scenario, fifo, latentd, simulate, vllm_omni, waves};
+use crate::ordering::PATIENCE;
+
+fn scenario() -> Scenario {
+    Scenario::from_toml(include_str!("../../../../tests/bench/scheduler.toml")).unwrap()
+}
+
+/// The scenario's trace and others like it.
+fn scenarios() -> impl Iterator<Item = Scenario> {
+    (1..=16).map(|seed| Scenario { seed, ..scenario() })
+}
+
+#[test]
+fn at_a_load_of_80_percent_mean_and_p99_are_better_than_the_best_rivals() {
+    for scenario in scenarios() {
+        let ours = simulate(&scenario, Policy::Latentd, 0.8);
+        let rivals = RIVALS.map(|rival| simulate(&scenario, rival, 0.8));
+        let best_mean = rivals.iter().map(|rival| rival.mean).fold(f64::INFINITY, f64::min);
+        let best_p99 = rivals.iter().map(|rival| rival.p99).fold(f64::INFINITY, f64::min);
+        assert!(ours.mean * 1.5 <= best_mean, "seed {}: {ours:?}, rivals: {best_mean}", scenario.seed);
+        assert!(ours.p99 <= best_p99, "seed {}: {ours:?}, rivals: {best_p99}", scenario.seed);
+    }
+}
+
+#[test]
+fn at_a_load_of_50_percent_nobody_waits_more_than_three_times_its_time() {
+    let ours = simulate(&scenario(), Policy::Latentd, 0.5);
+    assert!(ours.worst_wait <= 3.0, "{ours:?}");
+    // Chance brings more large pictures at once in other traces, whose last has to wait for the others under
+    // any policy: then nobody waits more than another time once patience is out.
+    for scenario in scenarios() {
+        let ours = simulate(&scenario, Policy::Latentd, 0.5);
+        assert!(ours.worst_wait <= PATIENCE + 1.0, "seed {}: {ours:?}", scenario.seed);
+    }
+}
+
+#[test]
+fn load_that_is_too_much_for_one_at_a_time_is_served() {
+    let ours = simulate(&scenario(), Policy::Latentd, 1.2);
+    let fifo = simulate(&scenario(), Policy::Fifo, 1.2);
+    assert!(ours.mean < 30.0 && fifo.mean > 300.0, "{ours:?} {fifo:?}");
+}
+
+#[test]
+fn two_devices_serve_twice_the_load() {
+    let one = simulate(&scenario(), Policy::Latentd, 0.8);
+    let two = simulate(&Scenario { devices: 2, ..scenario() }, Policy::Latentd, 0.8);
+    assert!((1.9..2.1).contains(&(two.throughput / one.throughput)), "{one:?} {two:?}");
+    assert!(two.mean < one.mean && two.p99 < one.p99, "{one:?} {two:?}");
+}
+
+#[test]
+fn what_fills_a_step_of_the_scenario() {
+    // (side, pictures): throughput grows up to so many, and no more with twice as many.
+    for (side, n) in [(1024, 1), (512, 4), (256, 16)] {
+        let device = scenario().device;
+        let tokens = (side * side / 256) as f64;
+        let rate = |n: usize| n as f64 / device.seconds(tokens * n as f64);
+        assert!(n == 1 || rate(n) > 1.2 * rate(n / 2), "{side}");
+        assert!(rate(2 * n) < 1.001 * rate(n), "{side}");
+    }
+}
+
+#[test]
+fn a_run_comes_out_the_same_every_time() {
+    let runs = [0; 2].map(|_| simulate(&scenario(), Policy::Latentd, 0.8));
+    assert_eq!(runs[0], runs[1]);
+}
+
+fn arrival(at: f64, side: usize, steps: usize) -> Arrival {
+    let (tokens, at) = (side * side / 256, Duration::from_secs_f64(at));
+    Arrival { at, cost: RequestCost { tokens, passes: 1, steps, bytes: 0, least_share: 1.0, kind: 0 } }
+}
+
+/// The requests, in the order in which a policy finishes them.
+fn order(arrivals: &[Arrival], mut contender: impl Contender) -> Vec<usize> {
+    let served = play(&scenario(), arrivals, &mut contender);
+    let mut order: Vec<_> = (0..arrivals.len()).collect();
+    order.sort_by_key(|&id| served[id].finished);
+    order
+}
+
+#[test]
+fn each_policy_has_its_order() {
+    // A large picture, a long small one that comes at once, and a short small one a little later.
+    let line = [arrival(0.0, 1024, 20), arrival(0.1, 256, 15), arrival(0.2, 256, 5)];
+    assert_eq!(order(&line, fifo::Fifo::new(1)), [0, 1, 2]);
+    assert_eq!(order(&line, waves::Waves::new(1, 4)), [0, 1, 2]);
+    assert_eq!(order(&line, vllm_omni::VllmOmni::new(1, 4)), [0, 2, 1], "equal shapes step together");
+    assert_eq!(order(&line, latentd::Latentd::new(&scenario())), [2, 1, 0]);
+}
+
+#[test]
+fn a_head_of_another_shape_blocks_vllm_omnis_line() {
+    let line = [arrival(0.0, 256, 20), arrival(0.1, 512, 5), arrival(0.2, 256, 5)];
+    assert_eq!(order(&line, vllm_omni::VllmOmni::new(1, 4)), [0, 1, 2]);
+}
+
+#[test]
+fn waves_are_of_equal_requests_and_end_together() {
+    let line = [arrival(0.0, 256, 9), arrival(0.1, 256, 9), arrival(0.2, 256, 9), arrival(0.3, 256, 8)];
+    let served = play(&scenario(), &line, &mut waves::Waves::new(1, 2));
+    let gap = |a: usize, b: usize| (served[b].finished - served[a].finished).as_secs_f64();
+    let decode = scenario().device.decode_per_token * 256.0;
+    assert!(gap(0, 1) > 0.5, "the first came alone");
+    assert!((gap(1, 2) - decode).abs() < 1e-6, "the second and the third are one wave");
+    assert!(gap(2, 3) > 0.5, "the last has fewer steps");
+}
+
+#[test]
+fn on_an_idle_device_a_request_takes_its_time_under_every_policy() {
+    let line = [arrival(1.0, 512, 7)];
+    let check = |mut contender: Box<dyn Contender>| {
+        let [Served { arrived, finished, alone }] = play(&scenario(), &line, contender.as_mut())[..] else {
+            panic!("one request")
+        };
+        assert_eq!(finished - arrived, alone);
+    };
+    check(Box::new(fifo::Fifo::new(1)));
+    check(Box::new(waves::Waves::new(1, 4)));
+    check(Box::new(vllm_omni::VllmOmni::new(1, 4)));
+    check(Box::new(latentd::Latentd::new(&scenario())));
+}
+
+#[test]
+fn a_trace_has_the_load_that_was_asked_for() {
+    let scenario = Scenario { requests: 20_000, ..scenario() };
+    let arrivals = arrivals(&scenario, 0.8);
+    let work: f64 = arrivals.iter().map(|arrival| scenario.device.alone(arrival).as_secs_f64()).sum();
+    let load = work / arrivals.last().unwrap().at.as_secs_f64();
+    assert!((0.77..0.83).contains(&load), "{load}");
+}

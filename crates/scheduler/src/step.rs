@@ -1,0 +1,67 @@
+//! Which jobs a step is made of.
+//!
+//! A step has room while its load is below the token budget, from where on more tokens make no more
+//! throughput: the next job in order joins then, and may fill it over. But company slows a step down, most of
+//! all where a small picture is joined by a large one. So a job is joined only while it can afford to: as
+//! long as all that it waits for others, at the pace of such steps to its end, comes to no more than
+//! [`COMPANY`] times the time that it takes alone. One that has waited longer already is served best by
+//! steps that are full.
+
+use std::time::Duration;
+
+use crate::cost::CostModel;
+use crate::ordering::Rank;
+use crate::state::Job;
+
+/// The waiting that a job puts up with to have company, in times that it takes alone. Chosen by
+/// simulation: less makes the longest latencies longer, more the mean and the worst wait.
+const COMPANY: f64 = 2.0;
+
+/// How much slower a full step may become by a job for which it then costs nothing.
+const NOTHING: f64 = 0.02;
+
+/// How much slower a step may become by jobs of a lower priority.
+const LOWER_PRIORITY: f64 = 0.1;
+
+/// A step that is being made up.
+pub(crate) struct Step<'a> {
+    cost: &'a CostModel,
+    now: Duration,
+    load: f64,
+    pub(crate) jobs: Vec<(Rank, &'a Job)>,
+}
+
+impl<'a> Step<'a> {
+    pub(crate) fn new(cost: &'a CostModel, now: Duration) -> Self {
+        Step { cost, now, load: 0.0, jobs: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, rank: Rank, job: &'a Job) {
+        self.load += self.cost.load(&job.cost);
+        self.jobs.push((rank, job));
+    }
+
+    /// Whether this job, the next in order, has a place; the first always has.
+    pub(crate) fn is_joined_by(&self, rank: &Rank, job: &Job) -> bool {
+        let seconds = self.cost.step(self.load + self.cost.load(&job.cost));
+        let pays = self.load < self.cost.token_budget() || seconds <= self.cost.step(self.load) * (1.0 + NOTHING);
+        self.jobs.is_empty()
+            || pays && seconds <= self.limit(rank) && self.jobs.iter().all(|(_, mate)| self.affords(mate, seconds))
+    }
+
+    /// Most seconds that the step may take with a job of this rank.
+    fn limit(&self, rank: &Rank) -> f64 {
+        let before = self.jobs.iter().filter(|(other, _)| other.priority < rank.priority);
+        let load: f64 = before.map(|(_, job)| self.cost.load(&job.cost)).sum();
+        if load > 0.0 { self.cost.step(load) * (1.0 + LOWER_PRIORITY) } else { f64::INFINITY }
+    }
+
+    /// Whether a job can afford to take its steps at this pace.
+    fn affords(&self, job: &Job, seconds: f64) -> bool {
+        let (whole, left) = (self.cost.alone(&job.whole()), self.cost.alone(job));
+        let waited = (self.now - job.arrived).saturating_sub(whole - left).as_secs_f64();
+        let slower = job.steps_left as f64 * (seconds - self.cost.step(self.cost.load(&job.cost)));
+        let most = COMPANY * whole.as_secs_f64();
+        waited > most || waited + slower <= most
+    }
+}

@@ -1,0 +1,54 @@
+//! Books in which a turn takes a second, for tests.
+
+use std::time::Duration;
+
+use diffusion::{RequestCost, StepReport};
+
+use crate::calibration::Calibration;
+use crate::config::SchedulerConfig;
+use crate::policy::Turn;
+use crate::state::{JobId, State, WorkerId};
+
+/// What an encoding takes, a step of up to 64 tokens, and the decoding of 16.
+pub(crate) const TICK: Duration = Duration::from_secs(1);
+
+/// Of a request without guidance or cache, that holds nothing.
+pub(crate) fn cost(tokens: usize, steps: usize) -> RequestCost {
+    RequestCost { tokens, passes: 1, steps, bytes: 0, least_share: 1.0, kind: 0 }
+}
+
+/// Books of workers that are ready. Their steps are full at 64 tokens.
+pub(crate) fn books(config: SchedulerConfig, n_workers: usize) -> State {
+    let mut state = State::new(config, n_workers);
+    let steps = vec![(16.0, 1.0), (64.0, 1.0), (128.0, 2.0)];
+    state.cost.calibrate(&Calibration { steps, encode: Some(1.0), decode: Some(1.0 / 16.0) });
+    (0..n_workers).for_each(|worker| state.loaded(worker));
+    state
+}
+
+/// Enters a finished turn into the books, as the event loop does, and takes as long as predicted; those of
+/// `failing` run out of memory in it. Returns the jobs that ended.
+pub(crate) fn done(state: &mut State, worker: WorkerId, turn: Option<Turn>, failing: &[JobId]) -> Vec<JobId> {
+    let jobs = state.turned(worker, TICK);
+    let fails = jobs.iter().any(|job| failing.contains(&job.id));
+    let mut ended = Vec::new();
+    match turn {
+        Some(Turn::Encode(id)) => state.encoded(id, TICK),
+        Some(Turn::Step(_)) if fails => ended.extend(state.largest(&jobs)),
+        Some(Turn::Step(_)) => {
+            let load: usize = jobs.iter().map(|job| job.step_tokens()).sum();
+            let took = Duration::from_secs_f64(state.cost.step(load as f64));
+            let report = StepReport { step_index: 0, runs: Vec::new(), computed_share: 1.0 };
+            state.stepped(&jobs, &vec![report; jobs.len()], took);
+        }
+        Some(Turn::Decode(id)) if fails && state.put_off(id) => {}
+        Some(Turn::Decode(id)) if fails => ended.push(id),
+        Some(Turn::Decode(id)) => {
+            state.decoded(id, TICK.mul_f64(jobs[0].cost.tokens as f64 / 16.0));
+            return vec![id];
+        }
+        None => {}
+    }
+    ended.iter().for_each(|&id| state.cancel(id));
+    ended
+}

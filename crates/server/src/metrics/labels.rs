@@ -1,0 +1,83 @@
+//! What tells the series of a metric apart, and the words that may stand there.
+
+use diffusion::{PipelineError, StepReport};
+use prometheus_client::encoding::EncodeLabelSet;
+use scheduler::{JobError, SubmitError};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RequestLabels {
+    /// A route's template.
+    pub(super) endpoint: String,
+    /// The served model's first name.
+    pub(super) model: String,
+    /// `ok`, an error's code, or `client_left`.
+    pub(super) outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct EndpointLabels {
+    pub(super) endpoint: String,
+    pub(super) model: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct StageLabels {
+    pub(super) stage: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct StepLabels {
+    /// `computed`, `reused` or `mixed`.
+    pub(super) decision: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ReasonLabels {
+    pub(super) reason: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct BlockRunLabels {
+    /// `computed` or `reused`.
+    pub(super) decision: &'static str,
+    /// The step cache's word for why.
+    pub(super) reason: &'static str,
+    pub(super) branch: &'static str,
+    pub(super) segment: &'static str,
+}
+
+/// `computed` or `reused`.
+pub(super) fn decision(reused: bool) -> &'static str {
+    if reused { "reused" } else { "computed" }
+}
+
+/// What all runs of a step were, or `mixed`.
+pub(super) fn step_decision(reports: &[StepReport]) -> &'static str {
+    let mut runs = reports.iter().flat_map(|report| &report.runs).map(|run| run.reused);
+    let first = runs.next().unwrap_or(false);
+    if runs.all(|reused| reused == first) { decision(first) } else { "mixed" }
+}
+
+/// Why a submission was not taken: the code that its client reads.
+pub(super) fn refusal(err: &SubmitError) -> &'static str {
+    match err {
+        SubmitError::Loading => "model_loading",
+        SubmitError::QueueFull { .. } => "queue_full",
+        SubmitError::TooLate { .. } => "deadline_too_short",
+        SubmitError::TooLarge { .. } => "request_too_large",
+        SubmitError::ShuttingDown => "shutting_down",
+        SubmitError::Failed(_) => "model_failed",
+    }
+}
+
+/// Why a job that was taken has no picture.
+pub(super) fn failure(err: &JobError) -> &'static str {
+    match err {
+        JobError::Pipeline(PipelineError::Invalid(_)) => "invalid_value",
+        JobError::Pipeline(PipelineError::OutOfMemory) => "out_of_memory",
+        JobError::Pipeline(PipelineError::Model(_)) => "model_error",
+        JobError::Crashed => "worker_crashed",
+        JobError::TooLate => "deadline_exceeded",
+        JobError::ShuttingDown => "shutting_down",
+    }
+}

@@ -1,0 +1,238 @@
+//! What an operator watches at `GET /metrics`: every metric is named here, once.
+//!
+//! Names, base units and labels follow Prometheus's own rules, by Prometheus's own Rust library
+//! (`prometheus-client`; the older `prometheus` crate is not theirs and has no OpenMetrics).
+//! Labels are bounded: routes instead of paths, the model's name instead of what a request called
+//! it, and words that are spelled out in this program.
+
+mod labels;
+mod process;
+mod record;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{prometheus_text, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+pub(crate) use record::Answered;
+
+use labels::{BlockRunLabels, EndpointLabels, ReasonLabels, RequestLabels, StageLabels, StepLabels};
+use process::Process;
+
+/// The metrics of a server and its scheduler; a cheap clone.
+///
+/// The scheduler's part arrives through [`Metrics::observer`]; the HTTP part through the
+/// [`AppState`](crate::AppState) that was given the same metrics.
+#[derive(Clone)]
+pub struct Metrics(Arc<Families>);
+
+/// The text formats in which metrics are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exposition {
+    /// Prometheus's own, version 0.0.4.
+    Prometheus,
+    /// OpenMetrics 1.0.0, which also names the units.
+    OpenMetrics,
+}
+
+impl Exposition {
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Exposition::Prometheus => prometheus_text::CONTENT_TYPE,
+            Exposition::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// Seconds, from a cached step of a small model to a queue of many minutes.
+const SECONDS: [f64; 19] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0,
+    1000.0,
+];
+const BATCH_SIZES: [f64; 11] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0];
+/// Squares of sides from 128 to 4096.
+const PIXELS: [f64; 8] =
+    [16_384.0, 65_536.0, 262_144.0, 589_824.0, 1_048_576.0, 2_359_296.0, 4_194_304.0, 16_777_216.0];
+const STEPS: [f64; 12] = [1.0, 2.0, 4.0, 8.0, 12.0, 20.0, 28.0, 40.0, 50.0, 75.0, 100.0, 1000.0];
+/// Dense where thresholds are chosen.
+const DIFFS: [f64; 14] = [0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.24, 0.3, 0.5, 1.0];
+
+type HistogramFamily<L> = Family<L, Histogram, fn() -> Histogram>;
+
+struct Families {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    request_duration: HistogramFamily<EndpointLabels>,
+    rejected: Family<ReasonLabels, Counter>,
+    waiting: Gauge,
+    running: Gauge,
+    predicted_drain: Gauge<f64, AtomicU64>,
+    queue_duration: Histogram,
+    stage_duration: HistogramFamily<StageLabels>,
+    step_duration: HistogramFamily<StepLabels>,
+    batch_size: Histogram,
+    images: Counter,
+    image_pixels: Histogram,
+    inference_steps: Histogram,
+    failed: Family<ReasonLabels, Counter>,
+    cancelled: Counter,
+    worker_crashes: Counter,
+    block_runs: Family<BlockRunLabels, Counter>,
+    residual_diff: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        // Every program's process has these names, whatever it is called.
+        registry.register_collector(Box::new(Process));
+        let own = registry.sub_registry_with_prefix("latentd");
+        own.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        Metrics(Arc::new(Families {
+            requests: named(own, "requests", "Requests by how they were answered", Family::default()),
+            request_duration: timed(
+                own,
+                "request_duration",
+                "From a request's arrival to the answer with its pictures; those without pictures are not counted",
+                family(seconds),
+            ),
+            rejected: named(own, "rejected", "Submissions of pictures that were not taken", Family::default()),
+            waiting: named(own, "requests_waiting", "Pictures in line", Gauge::default()),
+            running: named(own, "requests_running", "Pictures that a worker has taken up", Gauge::default()),
+            predicted_drain: timed(
+                own,
+                "predicted_drain",
+                "How long everything in hand will take, as far as observed steps tell",
+                Gauge::default(),
+            ),
+            queue_duration: timed(own, "queue_duration", "Time of a picture in line", seconds()),
+            stage_duration: timed(
+                own,
+                "stage_duration",
+                "One turn of a stage: a prompt encoded, a batch stepped, a picture decoded, an answer's image files written",
+                family(seconds),
+            ),
+            step_duration: timed(
+                own,
+                "step_duration",
+                "A denoising step of a batch, by whether its transformer blocks were computed, reused or mixed",
+                family(seconds),
+            ),
+            batch_size: named(own, "batch_size", "Pictures that took a step together", Histogram::new(BATCH_SIZES)),
+            images: named(own, "images", "Finished pictures", Counter::default()),
+            image_pixels: with_unit(
+                own,
+                "image",
+                Unit::Other("pixels".into()),
+                "Pixels of a finished picture",
+                Histogram::new(PIXELS),
+            ),
+            inference_steps: named(own, "inference_steps", "Steps of a finished picture", Histogram::new(STEPS)),
+            failed: named(own, "failed", "Pictures that were taken and failed", Family::default()),
+            cancelled: named(own, "cancelled", "Pictures whose client left", Counter::default()),
+            worker_crashes: named(own, "worker_crashes", "Panics and losses of workers", Counter::default()),
+            block_runs: named(
+                own,
+                "cache_block_runs",
+                "Runs of cacheable transformer blocks, one a step, guidance branch and segment of a picture",
+                Family::default(),
+            ),
+            residual_diff: named(
+                own,
+                "cache_residual_diff",
+                "Relative change of the first blocks' residual, where it was measured",
+                Histogram::new(DIFFS),
+            ),
+            registry,
+        }))
+    }
+}
+
+impl Metrics {
+    /// All metrics as they stand.
+    pub(crate) fn render(&self, exposition: Exposition) -> String {
+        let mut out = String::new();
+        let written = match exposition {
+            Exposition::Prometheus => prometheus_text::encode(&mut out, &self.0.registry),
+            Exposition::OpenMetrics => text::encode(&mut out, &self.0.registry),
+        };
+        written.expect("a string takes everything. This is a bug.");
+        out
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+fn family<L: Clone + Eq + std::hash::Hash>(make: fn() -> Histogram) -> HistogramFamily<L> {
+    Family::new_with_constructor(make)
+}
+
+/// Registers `metric` and gives it back; a counter's name gets its `_total` from the library.
+fn named<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn timed<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    with_unit(registry, name, Unit::Seconds, help, metric)
+}
+
+/// The unit becomes the end of the name.
+fn with_unit<M: Metric + Clone>(registry: &mut Registry, name: &str, unit: Unit, help: &str, metric: M) -> M {
+    registry.register_with_unit(name, help, unit, metric.clone());
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The names after `# KEYWORD` in `text`.
+    fn named_by<'a>(text: &'a str, keyword: &str) -> BTreeSet<&'a str> {
+        let prefix = format!("# {keyword} ");
+        text.lines().filter_map(|line| line.strip_prefix(&prefix)?.split(' ').next()).collect()
+    }
+
+    #[test]
+    fn every_metric_has_its_help_type_and_unit() {
+        let text = Metrics::default().render(Exposition::OpenMetrics);
+        let names = named_by(&text, "TYPE");
+        assert_eq!(names, named_by(&text, "HELP"));
+        let is_ours = |name: &&str| name.starts_with("latentd_") || name.starts_with("process_");
+        assert!(names.iter().all(is_ours), "{names:?}");
+        let units = ["_seconds", "_bytes", "_pixels"];
+        let with_unit = names.iter().copied().filter(|name| units.iter().any(|unit| name.ends_with(unit)));
+        assert_eq!(named_by(&text, "UNIT"), with_unit.collect());
+    }
+
+    #[test]
+    fn the_program_and_its_process_are_told() {
+        let text = Metrics::default().render(Exposition::Prometheus);
+        assert!(text.contains(concat!("\nlatentd_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n")));
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("{name} in {text}")).parse::<f64>().unwrap()
+        };
+        // A test holds more than a megabyte and began after the year 2020.
+        assert!(value("process_resident_memory_bytes") > 1e6);
+        assert!(value("process_cpu_seconds_total") >= 0.0);
+        assert!(value("process_start_time_seconds") > 1.577e9);
+    }
+}

@@ -1,0 +1,191 @@
+//! From what happens to the metrics that it moves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diffusion::StepReport;
+use scheduler::{Generated, JobError, Observation, Observer, SubmitError};
+
+use super::Metrics;
+use super::labels::{
+    BlockRunLabels, EndpointLabels, ReasonLabels, RequestLabels, StageLabels, StepLabels, decision, failure, refusal,
+    step_decision,
+};
+
+/// How a request ended.
+#[derive(Debug)]
+pub(crate) struct Answered<'a> {
+    /// The template of its route.
+    pub(crate) endpoint: &'a str,
+    /// The served model's first name.
+    pub(crate) model: &'a str,
+    /// `ok`, an error's code, or `client_left`.
+    pub(crate) outcome: &'static str,
+    /// From its arrival to its answer, for an answer with pictures.
+    pub(crate) pictures_after: Option<Duration>,
+}
+
+impl Metrics {
+    /// Counts and measures what a scheduler does.
+    pub fn observer(&self) -> Observer {
+        let metrics = self.clone();
+        Arc::new(move |observation| metrics.observe(observation))
+    }
+
+    fn observe(&self, observation: &Observation<'_>) {
+        let families = &*self.0;
+        match *observation {
+            // Counted once they are answered.
+            Observation::Submitted { .. } => {}
+            Observation::Refused(err) => self.refused(err),
+            Observation::Started { queued } => families.queue_duration.observe(queued.as_secs_f64()),
+            Observation::Encoded { took } => self.stage("encode", took),
+            Observation::Stepped { batch, took, reports, .. } => self.stepped(batch, took, reports),
+            Observation::Decoded { took } => self.stage("decode", took),
+            Observation::Answered { outcome: Ok(generated), .. } => self.finished(generated),
+            Observation::Answered { outcome: Err(err), .. } => self.failed(err),
+            Observation::Cancelled => {
+                families.cancelled.inc();
+            }
+            Observation::Crashed => {
+                families.worker_crashes.inc();
+            }
+            Observation::Load { waiting, running, predicted_drain } => {
+                families.waiting.set(waiting as i64);
+                families.running.set(running as i64);
+                families.predicted_drain.set(predicted_drain.as_secs_f64());
+            }
+        }
+    }
+
+    /// A submission was not taken. The scheduler's own refusals arrive through the observer.
+    pub(crate) fn refused(&self, err: &SubmitError) {
+        self.0.rejected.get_or_create(&ReasonLabels { reason: refusal(err) }).inc();
+    }
+
+    /// The files of an answer's pictures were written.
+    pub(crate) fn images_encoded(&self, took: Duration) {
+        self.stage("image", took);
+    }
+
+    /// A request was answered, or its client left.
+    pub(crate) fn answered(&self, answered: &Answered<'_>) {
+        let (endpoint, model) = (answered.endpoint.to_owned(), answered.model.to_owned());
+        if let Some(took) = answered.pictures_after {
+            let labels = EndpointLabels { endpoint: endpoint.clone(), model: model.clone() };
+            self.0.request_duration.get_or_create(&labels).observe(took.as_secs_f64());
+        }
+        self.0.requests.get_or_create(&RequestLabels { endpoint, model, outcome: answered.outcome }).inc();
+    }
+
+    fn stepped(&self, batch: usize, took: Duration, reports: &[StepReport]) {
+        let families = &*self.0;
+        self.stage("step", took);
+        let labels = StepLabels { decision: step_decision(reports) };
+        families.step_duration.get_or_create(&labels).observe(took.as_secs_f64());
+        families.batch_size.observe(batch as f64);
+        for run in reports.iter().flat_map(|report| &report.runs) {
+            let (branch, decision) = (run.branch.name(), decision(run.reused));
+            let labels = BlockRunLabels { decision, reason: run.reason, branch, segment: run.segment };
+            families.block_runs.get_or_create(&labels).inc();
+            // One diff that is not a number would make the sum of all of them none.
+            if let Some(diff) = run.residual_diff.filter(|diff| diff.is_finite()) {
+                families.residual_diff.observe(f64::from(diff));
+            }
+        }
+    }
+
+    fn finished(&self, generated: &Generated) {
+        self.0.images.inc();
+        self.0.image_pixels.observe(generated.image.size.pixels() as f64);
+        self.0.inference_steps.observe(generated.steps.len() as f64);
+    }
+
+    fn failed(&self, err: &JobError) {
+        self.0.failed.get_or_create(&ReasonLabels { reason: failure(err) }).inc();
+    }
+
+    fn stage(&self, stage: &'static str, took: Duration) {
+        self.0.stage_duration.get_or_create(&StageLabels { stage }).observe(took.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diffusion::{BlockRun, CfgBranch};
+
+    use super::*;
+    use crate::metrics::Exposition;
+
+    /// One conditional run a letter of `runs`: `C` reused at a diff of 0.04, `1` computed at 0.4,
+    /// `N` computed at a diff that is no number.
+    fn reports(runs: &str) -> Vec<StepReport> {
+        let run = |letter| BlockRun {
+            branch: CfgBranch::Cond,
+            segment: "transformer_blocks",
+            reused: letter == 'C',
+            reason: if letter == 'C' { "similar" } else { "different" },
+            residual_diff: Some(match letter {
+                'C' => 0.04,
+                '1' => 0.4,
+                _ => f32::NAN,
+            }),
+        };
+        runs.chars().map(|letter| StepReport { step_index: 0, runs: vec![run(letter)], computed_share: 1.0 }).collect()
+    }
+
+    /// The samples, buckets left out, whose names contain `part` once `batches` were stepped.
+    fn after_steps(batches: &[&str], part: &str) -> Vec<String> {
+        let metrics = Metrics::default();
+        for runs in batches {
+            let reports = reports(runs);
+            let took = Duration::from_millis(500);
+            metrics.observe(&Observation::Stepped { batch: reports.len(), tokens: 16, took, reports: &reports });
+        }
+        let text = metrics.render(Exposition::Prometheus);
+        let samples = text.lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket{"));
+        let mut samples: Vec<_> = samples.filter(|line| line.contains(part)).map(str::to_owned).collect();
+        samples.sort_unstable();
+        samples
+    }
+
+    #[test]
+    fn block_runs_are_counted_by_decision_and_reason() {
+        let runs = |decision, reason| {
+            let labels = format!("decision=\"{decision}\",reason=\"{reason}\",branch=\"cond\"");
+            format!("latentd_cache_block_runs_total{{{labels},segment=\"transformer_blocks\"}}")
+        };
+        let expected = [format!("{} 2", runs("computed", "different")), format!("{} 3", runs("reused", "similar"))];
+        assert_eq!(after_steps(&["1C", "1CC"], "block_runs"), expected);
+    }
+
+    #[test]
+    fn a_step_is_told_by_what_its_batch_did() {
+        let expected = [
+            "latentd_step_duration_seconds_count{decision=\"computed\"} 1",
+            "latentd_step_duration_seconds_count{decision=\"mixed\"} 2",
+            "latentd_step_duration_seconds_count{decision=\"reused\"} 1",
+        ];
+        assert_eq!(after_steps(&["11", "1C", "C1C", "CC"], "step_duration_seconds_count"), expected);
+        assert_eq!(after_steps(&["1", "CC"], "batch_size_sum"), ["latentd_batch_size_sum 3.0"]);
+    }
+
+    #[test]
+    fn a_diff_that_is_no_number_does_not_spoil_the_sum() {
+        let diffs = after_steps(&["1", "N", "1"], "cache_residual_diff");
+        assert_eq!(diffs[0], "latentd_cache_residual_diff_count 2");
+        assert!(diffs[1].starts_with("latentd_cache_residual_diff_sum 0.8"), "{diffs:?}");
+    }
+
+    #[test]
+    fn what_is_in_hand_is_shown_as_it_is() {
+        let metrics = Metrics::default();
+        let predicted_drain = Duration::from_millis(2500);
+        metrics.observe(&Observation::Load { waiting: 3, running: 2, predicted_drain });
+        metrics.observe(&Observation::Load { waiting: 1, running: 2, predicted_drain });
+        let text = metrics.render(Exposition::Prometheus);
+        for line in ["requests_waiting 1", "requests_running 2", "predicted_drain_seconds 2.5"] {
+            assert!(text.contains(&format!("\nlatentd_{line}\n")), "{line} in {text}");
+        }
+    }
+}
