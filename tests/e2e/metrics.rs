@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use reqwest::Response;
 use serde_json::{Value, json};
+use tokio::time::{Duration, sleep, timeout};
 
+use crate::binary::{latentd, run, stderr};
 use crate::serve::Server;
 
 /// A scrape's samples, by name and labels.
@@ -89,4 +92,95 @@ async fn two_workers_make_the_pictures_of_one() {
     let expected = pictures(&one).await;
     assert!(expected.iter().all(Value::is_array), "{expected:?}");
     assert_eq!(pictures(&two).await, expected);
+}
+
+/// The answer to a generation with one header more.
+async fn generate(server: &Server, body: Value, name: &'static str, value: &'static str) -> Response {
+    let client = reqwest::Client::new();
+    let request = client.post(server.url("/v1/images/generations")).header("content-type", "application/json");
+    request.header(name, value).body(body.to_string()).send().await.unwrap()
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+    response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+/// Waits until so many pictures run and wait.
+async fn load_becomes(server: &Server, running: f64, waiting: f64) {
+    let became = timeout(Duration::from_secs(60), async {
+        loop {
+            let samples = samples(server).await;
+            if [samples["latentd_requests_running"], samples["latentd_requests_waiting"]] == [running, waiting] {
+                return;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    became.await.expect("the load stays as it is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_more_urgent_of_two_is_made_first() {
+    let server = Server::start(&["--max-batch", "1"]).await;
+    let body =
+        |steps: usize, priority: i64| json!({"prompt": "a cat", "num_inference_steps": steps, "priority": priority});
+    let picture = async |steps, priority, running, waiting| {
+        load_becomes(&server, running, waiting).await;
+        let response = generate(&server, body(steps, priority), "authorization", "Bearer sk-1").await;
+        assert_eq!(response.status(), 200);
+        (header(&response, "x-queue-ms").parse::<u64>().unwrap(), header(&response, "x-queue-position").to_owned())
+    };
+    // The third overtakes the second, which then waits for the whole of it.
+    let (first, idle, urgent) =
+        tokio::join!(picture(200, 0, 0.0, 0.0), picture(1, -5, 1.0, 0.0), picture(20, 5, 1.0, 1.0));
+    assert_eq!([&first.1, &idle.1, &urgent.1], ["0"; 3]);
+    assert!(idle.0 > urgent.0 && urgent.0 > first.0, "{first:?} {idle:?} {urgent:?}");
+
+    let (status, error) = server.post(&body(1, 11)).await;
+    assert_eq!((status, error["error"]["param"].as_str()), (400, Some("priority")), "{error}");
+    let server = Server::start(&["--no-priorities"]).await;
+    let response = generate(&server, body(1, 11), "x-request-timeout", "600").await;
+    assert_eq!((response.status().as_u16(), header(&response, "x-ignored-params")), (200, "priority"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_says_how_long_it_may_take() {
+    let server = Server::start(&[]).await;
+    let body = || json!({"prompt": "a cat", "num_inference_steps": 4});
+    for (name, value, status) in [
+        ("x-request-timeout", "0.001", 429),
+        ("x-stainless-read-timeout", "0.001", 429),
+        ("x-request-timeout", "soon", 400),
+        ("x-stainless-read-timeout", "soon", 200),
+        ("x-request-timeout", "600", 200),
+        ("x-stainless-read-timeout", "600", 200),
+    ] {
+        assert_eq!(generate(&server, body(), name, value).await.status(), status, "{name}: {value}");
+    }
+    let samples = samples(&server).await;
+    assert_eq!(sum(&samples, &["rejected_total", "deadline_too_short"]), 2.0);
+    assert_eq!(samples["latentd_images_total"], 3.0);
+}
+
+#[test]
+fn every_flag_is_an_environment_variable_too() {
+    let refused = |variables: &[(&str, &str)]| stderr(&run(latentd().arg("serve").envs(variables.iter().copied())));
+    for (name, value, told) in [
+        ("LATENTD_MAX_BATCH", "0", "`--max-batch` must be at least 1. Given: 0"),
+        ("LATENTD_MEMORY_BUDGET", "0B", "`--memory-budget` must be at least 1 byte. Given: 0"),
+        ("LATENTD_MAX_BACKLOG_SECONDS", "0", "'0' for '--max-backlog-seconds"),
+        ("LATENTD_MAX_REQUEST_SECONDS", "0", "'0' for '--max-request-seconds"),
+        ("LATENTD_DEVICE", "cpu,gpu", "'gpu' for '--device"),
+        ("LATENTD_NO_PRIORITIES", "maybe", "'maybe' for '--no-priorities'"),
+    ] {
+        let message = refused(&[(name, value)]);
+        assert!(message.contains(told), "{message}");
+    }
+    // Switches are taken as people write them, so that the next flag is what is refused.
+    for switch in ["NO_PRIORITIES", "ALLOW_REQUEST_CACHE_CONFIG", "ENABLE_CACHE_DIT_SUMMARY"] {
+        for value in ["1", "true", "off"] {
+            let message = refused(&[(&format!("LATENTD_{switch}"), value), ("LATENTD_MAX_BATCH", "0")]);
+            assert!(message.contains("`--max-batch` must be at least 1"), "{switch}={value}: {message}");
+        }
+    }
 }

@@ -9,7 +9,8 @@ use crate::observer::Observer;
 /// How much a scheduler takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulerConfig {
-    /// Most jobs that one worker holds at a time, at least 1.
+    /// Most jobs that one worker holds at a time, at least 1. How many step together is up to the
+    /// cost model.
     pub max_batch: usize,
     /// Most jobs that wait in line; one submission into an empty line may exceed it.
     pub max_waiting: usize,
@@ -30,7 +31,7 @@ pub struct SchedulerConfig {
 impl Default for SchedulerConfig {
     fn default() -> Self {
         SchedulerConfig {
-            max_batch: 8,
+            max_batch: 32,
             max_waiting: 256,
             max_backlog: None,
             memory_budget: None,

@@ -86,8 +86,13 @@ impl CostModel {
         self.left(job, self.step(self.load(&job.cost)))
     }
 
+    /// Seconds until a job is encoded, once its turn begins: none where it is.
+    pub(crate) fn encoding(&self, job: &Job) -> f64 {
+        if job.needs == Needs::Encode { self.encode.or(0.0) } else { 0.0 }
+    }
+
     fn left(&self, job: &Job, seconds_per_step: f64) -> Duration {
-        let encode = if job.needs == Needs::Encode { self.encode.or(0.0) } else { 0.0 };
+        let encode = self.encoding(job);
         let decode = self.decode.or(0.0) * job.cost.tokens as f64;
         Duration::from_secs_f64(encode + seconds_per_step * job.steps_left as f64 + decode)
     }

@@ -1,9 +1,16 @@
 //! Decides which jobs step together on which worker, and owns the workers.
 //!
-//! `policy` takes every decision and touches nothing: it reads the books (`state`), plain
-//! values that a simulation can fill as well as a server can. `run` is the one event loop:
-//! it alone owns both the books and the channels. `worker` is one OS thread a device, does
-//! what it is told and reports; async ends at its inbox.
+//! Decisions are functions of the books (`state`), plain values that a simulation can fill as well as
+//! a server can: `admission` says whether a job is taken, `ordering` who goes first, `step` who steps
+//! together, `policy` which turn each worker takes. They see time through `cost`, a model that is
+//! measured at the start (`calibration`) and corrected by every turn. `run` is the one event loop: it
+//! alone owns both the books and the channels. `worker` is one OS thread a device, does what it is told
+//! and reports; async ends at its inbox.
+//!
+//! A large picture fills a device alone: stepping eight together makes all eight eight times slower. Small
+//! ones do not. So a step is filled as long as throughput grows, and between steps everything is open
+//! again: a short job goes before a long one that runs, whose state stays where it is. What that costs is
+//! memory, which [`SchedulerConfig::memory_budget`] bounds.
 //!
 //! A job is one picture. It waits in line, is encoded, takes its denoising steps together with
 //! whatever else is running, is decoded, and is answered exactly once: with a picture, with the

@@ -1,4 +1,11 @@
 //! Which jobs take which turn on which worker: a pure function of the books and the time.
+//!
+//! Encoding, stepping and decoding are turns of their own. A finished job is decoded first. Then the
+//! running and the waiting jobs compete, in the order of `ordering`, for the places of the next step,
+//! and a waiting job that wins one is encoded before the step is taken. A job is taken up only then, so
+//! that no more states are held than short jobs going before long ones make necessary. Between two
+//! steps of a job that keeps its place lie at most `max_batch` decodings and as many encodings, those
+//! that fail left out.
 
 use std::time::Duration;
 

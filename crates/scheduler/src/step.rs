@@ -4,8 +4,8 @@
 //! throughput: the next job in order joins then, and may fill it over. But company slows a step down, most of
 //! all where a small picture is joined by a large one. So a job is joined only while it can afford to: as
 //! long as all that it waits for others, at the pace of such steps to its end, comes to no more than
-//! [`COMPANY`] times the time that it takes alone. One that has waited longer already is served best by
-//! steps that are full.
+//! [`COMPANY`] times the time that it takes alone, and does not make it miss its deadline. One that has
+//! waited longer already is served best by steps that are full.
 
 use std::time::Duration;
 
@@ -45,8 +45,11 @@ impl<'a> Step<'a> {
     pub(crate) fn is_joined_by(&self, rank: &Rank, job: &Job) -> bool {
         let seconds = self.cost.step(self.load + self.cost.load(&job.cost));
         let pays = self.load < self.cost.token_budget() || seconds <= self.cost.step(self.load) * (1.0 + NOTHING);
+        let delay = self.cost.encoding(job);
         self.jobs.is_empty()
-            || pays && seconds <= self.limit(rank) && self.jobs.iter().all(|(_, mate)| self.affords(mate, seconds))
+            || pays
+                && seconds <= self.limit(rank)
+                && self.jobs.iter().all(|(_, mate)| self.affords(mate, delay, seconds))
     }
 
     /// Most seconds that the step may take with a job of this rank.
@@ -56,12 +59,25 @@ impl<'a> Step<'a> {
         if load > 0.0 { self.cost.step(load) * (1.0 + LOWER_PRIORITY) } else { f64::INFINITY }
     }
 
-    /// Whether a job can afford to take its steps at this pace.
-    fn affords(&self, job: &Job, seconds: f64) -> bool {
+    /// Whether a job can afford to wait for so many seconds, and then to take its steps at this pace.
+    fn affords(&self, job: &Job, delay: f64, seconds: f64) -> bool {
+        let slower = delay + job.steps_left as f64 * (seconds - self.cost.step(self.cost.load(&job.cost)));
+        self.puts_up_with(job, slower) && self.is_in_time(job, slower)
+    }
+
+    /// Whether a job that waits so many seconds more has not waited too long.
+    fn puts_up_with(&self, job: &Job, slower: f64) -> bool {
         let (whole, left) = (self.cost.alone(&job.whole()), self.cost.alone(job));
-        let waited = (self.now - job.arrived).saturating_sub(whole - left).as_secs_f64();
-        let slower = job.steps_left as f64 * (seconds - self.cost.step(self.cost.load(&job.cost)));
+        let waited = (self.now - job.arrived).saturating_sub(whole.saturating_sub(left)).as_secs_f64();
         let most = COMPANY * whole.as_secs_f64();
         waited > most || waited + slower <= most
+    }
+
+    /// Whether a job that waits so many seconds more is done by its deadline; one that would miss it on its own
+    /// has nothing to lose.
+    fn is_in_time(&self, job: &Job, slower: f64) -> bool {
+        let Some(deadline) = job.deadline else { return true };
+        let done = self.now + self.cost.alone(job);
+        done > deadline || done.as_secs_f64() + slower <= deadline.as_secs_f64()
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::BoolishValueParser;
 use clap::value_parser;
 use latentd::Error;
 use scheduler::SchedulerConfig;
@@ -30,7 +31,7 @@ pub(super) struct SchedulingFlags {
     #[arg(long, value_name = "BYTES", env = "LATENTD_MEMORY_BUDGET")]
     memory_budget: Option<ByteSize>,
     /// Ignore the `priority` of requests
-    #[arg(long, env = "LATENTD_NO_PRIORITIES")]
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "LATENTD_NO_PRIORITIES")]
     no_priorities: bool,
 }
 

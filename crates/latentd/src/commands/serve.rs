@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::BoolishValueParser;
 use diffusion::{ImageRequest, ImageSize, Limits, Pipeline, RequestDraft};
 use latentd::{DeviceName, Error, ModelSource, Omni, OmniBuilder, builtin_banner};
 use models::QwenImage;
@@ -44,10 +45,10 @@ pub(super) struct Serve {
     #[arg(long, default_value_t = 60, value_name = "SECONDS", env = "LATENTD_DRAIN_TIMEOUT")]
     drain_timeout: u64,
     /// Let requests bring cache settings of their own, in a `cache` field
-    #[arg(long, env = "LATENTD_ALLOW_REQUEST_CACHE_CONFIG")]
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "LATENTD_ALLOW_REQUEST_CACHE_CONFIG")]
     allow_request_cache_config: bool,
     /// Log a line a picture: what its cache computed and reused
-    #[arg(long, env = "LATENTD_ENABLE_CACHE_DIT_SUMMARY")]
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "LATENTD_ENABLE_CACHE_DIT_SUMMARY")]
     enable_cache_dit_summary: bool,
     #[command(flatten)]
     scheduling: SchedulingFlags,

@@ -113,13 +113,13 @@ fn a_full_step_takes_in_what_costs_nothing() {
     let mut state = line(9, &[]);
     let tiny = RequestCost { tokens: 1, ..cost(16, 3) };
     state.submit(vec![job(0, cost(128, 2), 0), job(1, RequestCost { steps: 900, ..tiny }, 0)]).unwrap();
-    assert!(play_some(state, 3).ends_with("ab"));
+    assert!(play_some(state, 0..3).ends_with("ab"));
 }
 
-/// The first rounds of a line that is too long to play out.
-fn play_some(mut state: State, n_rounds: u32) -> String {
+/// Some rounds of a line that is too long to play out.
+fn play_some(mut state: State, rounds: std::ops::Range<u32>) -> String {
     let mut words = Vec::new();
-    for round in 0..n_rounds {
+    for round in rounds {
         let assignments = assign(&state, TICK * round);
         state.assigned(&assignments);
         for (worker, assignment) in assignments {
@@ -132,31 +132,48 @@ fn play_some(mut state: State, n_rounds: u32) -> String {
 
 #[test]
 fn a_small_picture_has_a_large_one_for_company_while_it_can_afford_it() {
-    let company = |large: usize| {
+    let company = |large: usize, from| {
         let mut state = line(9, &[20]);
         state.submit(vec![job(1, cost(large, 20), 0)]).unwrap();
-        play_some(state, 3)
+        play_some(state, from..from + 3)
     };
     // Alone 20 s, with company 20 * 2.25 s: 25 s longer, and 40 s are allowed.
-    assert_eq!(company(128), "+a +b ab");
+    assert_eq!(company(128, 0), "+a +b ab");
     // With company 20 * 4.25 s.
-    assert_eq!(company(256), "+a a a");
+    assert_eq!(company(256, 0), "+a a a");
+    // Later than company could make it.
+    assert_eq!(company(256, 50), "+a +b ab");
+}
+
+#[test]
+fn a_deadline_is_not_missed_for_company() {
+    let company = |deadline: u32| {
+        let mut state = line(9, &[20]);
+        state.submit(vec![job(1, cost(128, 20), 0)]).unwrap();
+        state.waiting[0].deadline = Some(TICK * deadline);
+        play_some(state, 0..3)
+    };
+    // The small one is done after 22 s alone; it would wait 1 s for the encoding and 20 * 1.25 s more for the steps.
+    assert_eq!(company(48), "+a +b ab");
+    assert_eq!(company(47), "+a a +b", "after one of the 20 steps alone");
+    assert_eq!(company(22), "+a a a");
+    assert_eq!(company(21), "+a +b ab", "what is late anyway has nothing to lose");
 }
 
 #[test]
 fn priority_goes_first_and_is_hardly_slowed_down() {
-    let with_priority = |tokens, priority| {
+    let company = |tokens, priorities| {
         let mut state = line(9, &[]);
         let options = JobOptions { priority: 1, ..JobOptions::default() };
-        state.config.priorities = priority;
-        state.submit(vec![job(0, cost(16, 3), 0), Job::new(1, cost(tokens, 2), options, Duration::ZERO)]).unwrap();
+        state.config.priorities = priorities;
+        state.submit(vec![job(0, cost(tokens, 1), 0), Job::new(1, cost(16, 5), options, Duration::ZERO)]).unwrap();
         play(state, vec![])
     };
-    // Company of 16 tokens costs nothing.
-    assert_eq!(with_priority(32, true), "+b +a ba ba b! a a!");
-    // With it, a step of 64 tokens would take a quarter longer.
-    assert_eq!(with_priority(64, true), "+b b b b! +a a a a a!");
-    assert_eq!(with_priority(64, false), "+a +b ab ab b! a a!");
+    // 48 tokens take no longer than 16.
+    assert_eq!(company(32, true), "+b +a ba a! b b b b b!");
+    // 80 tokens take a quarter longer.
+    assert_eq!(company(64, true), "+b b b b b b b! +a a a!");
+    assert_eq!(company(64, false), "+b +a ba a! b b b b b!", "in its turn, as the one with less work");
 }
 
 #[test]
@@ -198,10 +215,10 @@ fn workers_share_one_line_and_the_one_with_least_work_chooses_first() {
     let mut state = books(SchedulerConfig { max_batch: 2, ..SchedulerConfig::default() }, 2);
     state.submit((0..).zip([2, 1, 1]).map(|(id, steps)| job(id, cost(64, steps), 0)).collect()).unwrap();
     assert_eq!(play(state, vec![]), "+b|+c b|c b!|c! +a| a| a| a!|");
+    // Where `a` runs, there would be room.
     let mut state = books(SchedulerConfig::default(), 2);
-    state.submit(vec![job(0, cost(64, 9), 0)]).unwrap();
-    let outside = vec![(2, Submit(job(1, cost(64, 9), 2)))];
-    assert!(play(state, outside).starts_with("+a| a| a|+b a|b"));
+    state.submit(vec![job(0, cost(16, 3), 0)]).unwrap();
+    assert_eq!(play(state, vec![(2, Submit(job(1, cost(16, 1), 2)))]), "+a| a| a|+b a|b a!|b!");
 }
 
 #[test]
@@ -221,8 +238,12 @@ fn a_decoding_that_ran_out_of_memory_is_tried_again_once_nothing_else_is_held() 
 
 #[test]
 fn a_second_decoding_that_runs_out_of_memory_is_the_last() {
-    let outside = vec![(3, DecodeFails(0)), (6, DecodeFails(0))];
-    assert_eq!(play(line(9, &[1, 3]), outside), "+a +b ab a! b b b! a!");
+    let outside = vec![(3, DecodeFails(0)), (7, DecodeFails(0))];
+    assert_eq!(play(line(9, &[1, 3]), outside), "+a +b ab a! b b b! a! -a");
+    assert_eq!(play(line(9, &[1]), vec![(2, DecodeFails(0))]), "+a a a! -a", "there was nothing else from the first");
+    // Two that wait for each other.
+    let outside = vec![(3, DecodeFails(0)), (4, DecodeFails(1)), (5, DecodeFails(0))];
+    assert_eq!(play(line(9, &[1, 1]), outside), "+a +b ab a! b! a! -ab!");
 }
 
 #[test]

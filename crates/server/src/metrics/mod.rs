@@ -136,7 +136,12 @@ impl Default for Metrics {
             ),
             inference_steps: named(own, "inference_steps", "Steps of a finished picture", Histogram::new(STEPS)),
             failed: named(own, "failed", "Pictures that were taken and failed", Family::default()),
-            cancelled: named(own, "cancelled", "Pictures whose client left", Counter::default()),
+            cancelled: named(
+                own,
+                "cancelled",
+                "Pictures given up: their client left, or another one of their request failed",
+                Counter::default(),
+            ),
             worker_crashes: named(own, "worker_crashes", "Panics and losses of workers", Counter::default()),
             block_runs: named(
                 own,

@@ -90,10 +90,9 @@ async fn a_client_that_leaves_is_logged_with_what_it_asked_for() {
     let app = crate::app(state.clone());
     let request = Request::post("/v1/images/generations").header("content-type", "application/json");
     let request = request.body(Body::from(r#"{"prompt": "a cat", "n": 2}"#)).unwrap();
-    let mut load = state.scheduler.load();
     tokio::select! {
         _ = send(&app, request) => panic!("the gate is closed"),
-        _ = load.wait_for(|load| load.running == 2) => {}
+        () = super::load_becomes(&state, |load| load.running == 2) => {}
     }
     pipeline.gate.open();
     let [line] = &collected.requests()[..] else { panic!("{}", collected.text()) };

@@ -9,7 +9,7 @@ use scheduler::fake::{FakePipeline, Gate};
 use scheduler::{Scheduler, SchedulerConfig};
 use serde_json::json;
 
-use super::{config, fake_app, generate, get, send, state};
+use super::{config, fake_app, generate, get, load_becomes, send, state};
 use crate::{AppState, Metrics, app};
 
 /// The samples of a scrape, by name and labels.
@@ -100,15 +100,14 @@ async fn a_client_that_leaves_is_counted_with_its_pictures() {
     let pipeline = FakePipeline { gate: Gate::closed(), ..FakePipeline::default() };
     let state = state(&pipeline).await;
     let app = app(state.clone());
-    let mut load = state.scheduler.load();
     let before = scrape(&app).await;
     tokio::select! {
         _ = generate(&app, json!({"prompt": "a cat", "n": 3})) => panic!("the gate is closed"),
-        _ = load.wait_for(|load| load.running == 2) => {}
+        () = load_becomes(&state, |load| load.running == 2) => {}
     }
     let during = scrape(&app).await;
     assert_eq!((during["latentd_requests_running"], during["latentd_requests_waiting"]), (2.0, 1.0));
-    load.wait_for(|load| load.running + load.waiting == 0).await.unwrap();
+    load_becomes(&state, |load| load.running + load.waiting == 0).await;
     let after = scrape(&app).await;
     let ends: Vec<_> = counted(&before, &after).into_iter().filter(|line| !line.contains("_count")).collect();
     assert_eq!(ends, ["cancelled_total 3".to_owned(), request("client_left")]);
@@ -132,7 +131,7 @@ async fn a_refusal_is_counted_once_wherever_it_was_decided() {
     let app = crate::app(state.clone());
     let others = generate(&app, json!({"prompt": "a cat", "n": 4}));
     let refused = async {
-        state.scheduler.load().wait_for(|load| load.waiting == 2).await.unwrap();
+        load_becomes(&state, |load| load.waiting == 2).await;
         let before = scrape(&app).await;
         assert_eq!(generate(&app, json!({"prompt": "a dog"})).await.status, 429);
         let expected = ["rejected_total{reason=\"queue_full\"} 1".to_owned(), request("queue_full")];

@@ -14,8 +14,9 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use scheduler::fake::FakePipeline;
-use scheduler::{Readiness, Scheduler, SchedulerConfig, SpawnOptions};
+use scheduler::{Load, Readiness, Scheduler, SchedulerConfig, SpawnOptions};
 use serde_json::Value;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 use crate::{AppState, Metrics, ServerConfig, app};
@@ -59,6 +60,13 @@ pub(crate) async fn bounded_state(pipeline: &FakePipeline, bounds: SchedulerConf
     let is_ready = |readiness: &Readiness| matches!(readiness, Readiness::Ready(_));
     scheduler.readiness().wait_for(is_ready).await.unwrap();
     AppState::new(scheduler, config(), metrics)
+}
+
+/// Waits until the scheduler's load is as `expected`.
+pub(crate) async fn load_becomes(state: &AppState, expected: impl FnMut(&Load) -> bool) {
+    let mut load = state.scheduler.load();
+    let became = timeout(Duration::from_secs(10), load.wait_for(expected));
+    became.await.expect("the load stays as it is").unwrap();
 }
 
 /// A server that is ready, on a pipeline of no particular kind.

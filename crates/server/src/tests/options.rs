@@ -9,7 +9,7 @@ use scheduler::SchedulerConfig;
 use scheduler::fake::{FakePipeline, Gate};
 use serde_json::{Value, json};
 
-use super::{Answer, bounded_state, fake_app, generate, send, state};
+use super::{Answer, bounded_state, fake_app, generate, get, load_becomes, send, state};
 use crate::app;
 
 /// A generation with one header more.
@@ -26,7 +26,7 @@ async fn the_queue_is_told_with_the_picture() {
     let app = app(state.clone());
     let others = generate(&app, json!({"prompt": "a cat", "n": 5}));
     let late = async {
-        state.scheduler.load().wait_for(|load| load.waiting == 3).await.unwrap();
+        load_becomes(&state, |load| load.waiting == 3).await;
         tokio::join!(generate(&app, json!({"prompt": "a dog", "n": 2})), async {
             tokio::time::sleep(Duration::from_millis(30)).await;
             pipeline.gate.open();
@@ -49,14 +49,13 @@ async fn the_more_urgent_goes_first() {
     let answered = std::cell::RefCell::new(Vec::new());
     // Submits once the first runs and so many are waiting.
     let submit = async |running: usize, waiting: usize, priority: i64| {
-        let mut load = state.scheduler.load();
-        load.wait_for(|load| (load.running, load.waiting) == (running, waiting)).await.unwrap();
+        load_becomes(&state, |load| (load.running, load.waiting) == (running, waiting)).await;
         let answer = generate(&app, json!({"prompt": "a cat", "priority": priority})).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         answered.borrow_mut().push(priority);
     };
     let open = async {
-        state.scheduler.load().wait_for(|load| load.waiting == 3).await.unwrap();
+        load_becomes(&state, |load| load.waiting == 3).await;
         pipeline.gate.open();
     };
     tokio::join!(submit(0, 0, 0), submit(1, 0, -5), submit(1, 1, 1), submit(1, 2, 10), open);
@@ -104,6 +103,40 @@ async fn a_deadline_that_cannot_be_met_is_refused_at_once() {
         assert!(message.contains("needed within 30.0ms") && message.ends_with("nothing else to do"), "{message}");
         assert_eq!(refused.header("x-should-retry"), "false");
     }
+}
+
+#[tokio::test]
+async fn a_deadline_that_the_queue_spoils_says_when_to_come_back() {
+    let step_delay = Duration::from_millis(20);
+    let state = state(&FakePipeline { step_delay, ..FakePipeline::default() }).await;
+    let app = app(state.clone());
+    // From this one it is known how long a picture takes.
+    assert_eq!(generate_with(&app, "x-request-timeout", "60").await.status, 200);
+    let others = generate(&app, json!({"prompt": "a cat", "n": 2, "num_inference_steps": 20}));
+    let refused = async {
+        load_becomes(&state, |load| load.running == 2).await;
+        let refused = generate_with(&app, "x-request-timeout", "0.03").await;
+        let error = &refused.json["error"];
+        assert_eq!((refused.status.as_u16(), error["code"].as_str()), (429, Some("deadline_too_short")), "{error}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.starts_with("the job would take ") && message.ends_with("within 30.0ms"), "{message}");
+        assert_eq!((refused.header("retry-after"), refused.header("x-should-retry")), ("1", ""));
+    };
+    assert_eq!(tokio::join!(others, refused).0.status, 200);
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_ends_the_job() {
+    let pipeline = FakePipeline { gate: Gate::closed(), ..FakePipeline::default() };
+    let app = app(state(&pipeline).await);
+    // More than is guessed for a picture of a pipeline that was not measured.
+    let late = generate_with(&app, "x-request-timeout", "0.8").await;
+    let error = &late.json["error"];
+    assert_eq!((late.status.as_u16(), error["code"].as_str()), (504, Some("deadline_exceeded")), "{error}");
+    assert_eq!(late.header("x-should-retry"), "false");
+    let samples = get(&app, "/metrics").await.text;
+    assert!(samples.contains("latentd_failed_total{reason=\"deadline_exceeded\"} 1\n"), "{samples}");
+    pipeline.gate.open();
 }
 
 #[tokio::test]

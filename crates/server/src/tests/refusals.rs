@@ -8,7 +8,7 @@ use scheduler::fake::{FakePipeline, Gate};
 use scheduler::{Scheduler, SchedulerConfig};
 use serde_json::{Value, json};
 
-use super::{Answer, config, fake_app, generate, get, send, state};
+use super::{Answer, config, fake_app, generate, get, load_becomes, send, state};
 use crate::{AppState, Metrics, app};
 
 /// Status, code, param and message of a refusal, in one line; its shape is checked.
@@ -230,12 +230,11 @@ async fn a_full_queue_says_when_to_come_back() {
     let pipeline = FakePipeline { gate: Gate::closed(), ..FakePipeline::default() };
     let state = state(&pipeline).await;
     let app = app(state.clone());
-    let mut load = state.scheduler.load();
     let others = tokio::spawn({
         let app = app.clone();
         async move { generate(&app, json!({"prompt": "a cat", "n": 4})).await }
     });
-    load.wait_for(|load| load.waiting == 2).await.unwrap();
+    load_becomes(&state, |load| load.waiting == 2).await;
     let refused = generate(&app, json!({"prompt": "a dog"})).await;
     assert_eq!(line(&refused), "429 queue_full - | the queue is full: 2 jobs are waiting");
     assert_eq!(refused.header("retry-after"), "1");

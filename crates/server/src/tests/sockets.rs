@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use scheduler::Readiness;
 use scheduler::fake::{FakePipeline, Gate};
-use scheduler::{Load, Readiness};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::state;
+use super::{load_becomes, state};
 use crate::{AppState, serve};
 
 /// A server on a port of its own.
@@ -63,12 +63,6 @@ async fn get(address: SocketAddr, path: &str) -> String {
 
 async fn running_becomes(state: &AppState, running: usize) {
     load_becomes(state, |load| load.running == running).await;
-}
-
-async fn load_becomes(state: &AppState, expected: impl FnMut(&Load) -> bool) {
-    let mut load = state.scheduler.load();
-    let became = timeout(Duration::from_secs(10), load.wait_for(expected));
-    became.await.expect("the load stays as it is").unwrap();
 }
 
 #[track_caller]

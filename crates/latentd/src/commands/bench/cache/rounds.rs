@@ -156,3 +156,40 @@ fn compare(reference: &Rendered, picture: &Rendered, trial: &Trial, steps: usize
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_picture_lands_with_its_own_trial() {
+        let pipeline = latentd::Omni::builder().build().unwrap().into_pipeline();
+        let (draft, warnings) = (RequestDraft::default(), Vec::new());
+        let mut rounds = Rounds { pipeline, draft, seed: 0, images: None, warnings };
+        let trial = |name: &str, steps, json: Option<&str>| {
+            let config = json.map(|json| serde_json::from_str(json).unwrap());
+            Trial { name: name.into(), steps, config }
+        };
+        let trials = [
+            trial("half", 4, Some(r#"{"steps_computation_mask": "1001", "scm_steps_policy": "static"}"#)),
+            trial("lossless", 4, Some(r#"{"quality": "lossless"}"#)),
+            trial("no mask", 3, Some(r#"{"scm_steps_mask_policy": "fast"}"#)),
+            trial("1 step", 1, None),
+        ];
+        let ticks = std::cell::Cell::new(0);
+        // Two rounds: the second begins with another trial.
+        let prompts = ["a fox on a green background".to_owned(), "a house".to_owned()];
+        let measured = rounds.measure(&prompts, 4, &trials, || ticks.set(ticks.get() + 1)).unwrap();
+        assert_eq!((ticks.get(), measured.uncached_ms.len()), (2 * 5, 2));
+        for round in 0..2 {
+            let [half, lossless, _, one_step] = [0, 1, 2, 3].map(|trial| &measured.pictures[trial][round]);
+            assert_eq!((half.runs[0].decisions.as_str(), half.computed), ("1CC1", 0.5));
+            assert!(half.psnr.is_some_and(|psnr| psnr < 40.0));
+            assert_eq!((lossless.psnr, lossless.computed), (None, 1.0));
+            assert!((lossless.ssim - 1.0).abs() < 1e-6);
+            assert!(one_step.runs.is_empty() && one_step.computed == 0.25 && one_step.psnr.is_some());
+        }
+        // No mask of three steps, and nothing to reuse: once each.
+        assert_eq!(rounds.warnings.len(), 2, "{:?}", rounds.warnings);
+    }
+}
