@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Checks docker/ and deploy/ with every tool that is there, and says which checks were skipped and why.
+#
+#   tests/deploy/run.sh [--install] [path/to/latentd]
+#
+# --install has Debian's package manager bring buildah, debootstrap and Prometheus first. Python's tools come in pinned
+# versions into tests/deploy/.venv. kubectl (with kustomize 5) is in neither. The image takes minutes, the rest seconds.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+install=
+if [ "${1:-}" = --install ]; then install=yes && shift; fi
+LATENTD=$(realpath "${1:-$here/../../target/release/latentd}")
+export LATENTD
+cd "$here/../.."
+[ -x "$LATENTD" ] || { echo "no program at $LATENTD: cargo build --release" >&2; exit 2; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+passed=0 failed=0 skipped=0
+
+# check NAME "TOOL..." COMMAND...: runs the command if the tools are there.
+check() {
+    local name=$1 tools=$2 tool
+    shift 2
+    for tool in $tools; do
+        if ! command -v "$tool" >/dev/null; then
+            skipped=$((skipped + 1))
+            printf 'skipped  %s: there is no %s\n' "$name" "$tool"
+            return
+        fi
+    done
+    if "$@" >"$work/log" 2>&1; then
+        passed=$((passed + 1))
+        printf 'ok       %s\n' "$name"
+    else
+        failed=$((failed + 1))
+        printf 'FAILED   %s\n' "$name"
+        sed 's/^/         /' "$work/log"
+    fi
+}
+
+install_tools() {
+    if [ -n "$install" ]; then
+        apt-get update -qq
+        apt-get install -qq -y --no-install-recommends buildah debootstrap prometheus systemd >/dev/null
+    fi
+    [ -x "$here/.venv/bin/python" ] || python3 -m venv "$here/.venv"
+    local pip=("$here/.venv/bin/pip" install --disable-pip-version-check -q -r "$here/requirements.txt")
+    if ! "${pip[@]}" >"$work/pip" 2>&1; then
+        # pip found no version at all, rather than not the one asked for: there is no registry.
+        grep -q "from versions: none" "$work/pip" || { cat "$work/pip" >&2; exit 1; }
+        echo "no package registry is reachable: Python's tools are as they were"
+    fi
+    PATH=$here/.venv/bin:$PATH
+}
+
+# kubectl, if its kustomize knows components and labels; older ones (Debian's) do not.
+kustomize5() { kubectl version --client 2>/dev/null | grep -q 'Kustomize Version: v5'; }
+
+schemas() {
+    local overlay
+    for overlay in base overlays/gpu overlays/single; do
+        kubectl kustomize "deploy/kubernetes/$overlay" >"$work/manifests.yaml"
+        kubernetes-validate --strict "$work/manifests.yaml" | tee "$work/validated"
+        # One kind has no schema there; it is in test_manifests.py.
+        ! grep WARN "$work/validated" | grep -v 'kind ServiceMonitor ' || return 1
+    done
+}
+
+# The unit with a path that exists here, and with the drop-in.
+systemd() {
+    local folder=$work/system
+    mkdir -p "$folder/latentd.service.d"
+    sed "s#/usr/local/bin/latentd#$LATENTD#" deploy/systemd/latentd.service >"$folder/latentd.service"
+    "$@" "$folder/latentd.service"
+    cp deploy/systemd/gpu.conf "$folder/latentd.service.d/"
+    "$@" "$folder/latentd.service"
+}
+# It succeeds whatever it has to say.
+no_complaint() { [ -z "$(systemd-analyze verify "$1" 2>&1 | tee /dev/stderr)" ]; }
+# Exposure in tenths: a usual service has 96, this one 12, with a GPU 15.
+confined() { systemd-analyze security --no-pager --offline=true --threshold="$1" "$2"; }
+
+mapfile -t yaml < <(find docker deploy -name '*.yaml' -o -name '*.yml')
+install_tools
+check "YAML" yamllint yamllint --strict -c "$here/yamllint.yaml" "${yaml[@]}"
+check "shell scripts" shellcheck shellcheck "$here/run.sh" "$here/image.sh"
+check "Dockerfiles" hadolint hadolint docker/Dockerfile docker/Dockerfile.cuda
+check "compose.yaml against its schema" check-jsonschema \
+    check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+check "systemd unit: verify" systemd-analyze systemd no_complaint
+check "systemd unit: security" systemd-analyze systemd confined 20
+check "Prometheus: configuration and rules" promtool promtool check config deploy/prometheus/prometheus.yml
+check "Prometheus: alerts fire when they should" promtool promtool test rules deploy/prometheus/alerts_test.yml
+kubectl=kubectl
+kustomize5 || kubectl="kubectl-with-kustomize-5"
+check "Kubernetes: schemas" "$kubectl kubernetes-validate" schemas
+check "what the files have in common" "$kubectl yamllint" python -m unittest discover -s "$here" -p test_manifests.py
+check "dashboard and alerts on a live server" "prometheus promtool" \
+    python -m unittest discover -s "$here" -p test_monitoring.py
+root=
+[ "$(id -u)" -eq 0 ] || root="right-of-root"
+check "image: built and run" "$root buildah debootstrap unshare nsenter setpriv curl" "$here/image.sh" "$LATENTD"
+printf '%s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
+[ "$failed" -eq 0 ]
