@@ -1,28 +1,15 @@
 //! `--cache-plot`: diffs against the threshold, step by step, as an SVG.
-//!
-//! plotters draws it: the one plotting library of Rust that needs neither a browser nor fonts at
-//! build time, and its SVG backend alone is small.
 
 use cache::CacheConfig;
 use diffusion::StepReport;
-use plotters::coord::Shift;
 use plotters::element::DynElement;
 use plotters::prelude::*;
 
-pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-pub(crate) type Drawn = Result<(), Box<dyn std::error::Error>>;
+use crate::plot::{Area, COMPUTED, Drawn, GREY, LEFT, REUSED, TEXT, chart};
 
 const WIDTH: u32 = 960;
 const HEADER_HEIGHT: u32 = 76;
 const PANEL_HEIGHT: u32 = 272;
-/// Where text and legend begin, in line with the panels' axes.
-pub(crate) const LEFT: i32 = 70;
-
-// Okabe and Ito's colours, which colour-blind readers tell apart.
-pub(crate) const COMPUTED: RGBColor = RGBColor(213, 94, 0);
-pub(crate) const REUSED: RGBColor = RGBColor(0, 114, 178);
-pub(crate) const TEXT: RGBColor = RGBColor(40, 40, 40);
-pub(crate) const GREY: RGBColor = RGBColor(130, 130, 130);
 
 /// One branch in one segment.
 struct Panel {
@@ -127,14 +114,7 @@ fn draw_panel(area: &Area, panel: &Panel, top: f64) -> Drawn {
     area.draw(&Text::new(panel.title.clone(), (LEFT, 4), title_font))?;
     let steps = panel.points.len();
     let (left, right) = (-0.5, steps as f64 - 0.5);
-    let mut chart = ChartBuilder::on(area)
-        .margin_top(28)
-        .margin_right(24)
-        .margin_bottom(12)
-        .margin_left(LEFT - 56)
-        .x_label_area_size(40)
-        .y_label_area_size(56)
-        .build_cartesian_2d(left..right, 0.0..top)?;
+    let mut chart = chart(area, 28).build_cartesian_2d(left..right, 0.0..top)?;
     let font = ("sans-serif", 13).into_font().color(&TEXT);
     chart
         .configure_mesh()

@@ -25,6 +25,6 @@ mod source;
 pub use cache_flags::{CacheBackend, CacheFlags};
 pub use device::{DeviceName, DtypeName};
 pub use error::Error;
-pub use omni::{GeneratedImage, Omni, OmniBuilder, OmniDiffusionSamplingParams, StepProgress, Timings};
+pub use omni::{GeneratedImage, Omni, OmniBuilder, OmniDiffusionSamplingParams, StepProgress, Timings, save_image};
 pub use progress::LoadingBars;
 pub use source::{ModelSource, builtin_banner};

@@ -3,6 +3,7 @@
 mod cache_plot;
 mod cache_trace;
 mod commands;
+mod plot;
 mod terminal;
 #[cfg(test)]
 mod testing;

@@ -263,9 +263,16 @@ impl GeneratedImage {
     /// # Errors
     /// The ending is unknown, or the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let path = path.as_ref();
-        let (width, height) = (self.image.size.width as u32, self.image.size.height as u32);
-        image::save_buffer(path, &self.image.pixels, width, height, image::ColorType::Rgb8)
-            .map_err(|source| Error::Encode { path: path.display().to_string(), source })
+        save_image(&self.image, path.as_ref())
     }
+}
+
+/// Writes a picture; the file's ending says the format (png, jpg, webp).
+///
+/// # Errors
+/// The ending is unknown, or the file cannot be written.
+pub fn save_image(image: &RgbImage, path: &Path) -> Result<(), Error> {
+    let (width, height) = (image.size.width as u32, image.size.height as u32);
+    image::save_buffer(path, &image.pixels, width, height, image::ColorType::Rgb8)
+        .map_err(|source| Error::Encode { path: path.display().to_string(), source })
 }

@@ -29,7 +29,6 @@ pub use forward::{Passes, RequestPasses, forward};
 pub use guidance::true_cfg;
 pub use load::{LoadOptions, Progress, load};
 pub use noise::randn;
-pub use prompt_cache::PromptCache;
 pub use qwen_image::QwenImage;
 pub use residuals::RequestResiduals;
 pub use segment::Records;

@@ -7,25 +7,26 @@ use lru::LruCache;
 ///
 /// Negative prompts hardly ever change, and a client that tries seeds or sizes sends the same prompt
 /// again: the text encoder is then the part of a short request that can be saved.
-pub struct PromptCache {
+pub(crate) struct PromptCache {
     entries: LruCache<String, Tensor>,
+    /// Of all entries.
     bytes: usize,
     max_bytes: usize,
 }
 
 impl PromptCache {
     /// Holds up to `max_bytes` of prompts and their embeddings; 0 keeps none.
-    pub fn new(max_bytes: usize) -> Self {
+    pub(crate) fn new(max_bytes: usize) -> Self {
         PromptCache { entries: LruCache::unbounded(), bytes: 0, max_bytes }
     }
 
     /// The text stream of `prompt`, `[tokens, width]`, if it is kept.
-    pub fn get(&mut self, prompt: &str) -> Option<Tensor> {
+    pub(crate) fn get(&mut self, prompt: &str) -> Option<Tensor> {
         self.entries.get(prompt).cloned()
     }
 
     /// Keeps `embeds` for `prompt`, unless it is larger than everything that may be kept.
-    pub fn insert(&mut self, prompt: &str, embeds: &Tensor) {
+    pub(crate) fn insert(&mut self, prompt: &str, embeds: &Tensor) {
         let added = size(prompt, embeds);
         if added > self.max_bytes {
             return;
@@ -39,11 +40,6 @@ impl PromptCache {
         {
             self.bytes -= size(&prompt, &embeds);
         }
-    }
-
-    /// Bytes kept.
-    pub fn bytes(&self) -> usize {
-        self.bytes
     }
 }
 
@@ -68,11 +64,11 @@ mod tests {
         for prompt in ["a", "b", "c"] {
             cache.insert(prompt, &embeds(1));
         }
-        assert_eq!(cache.bytes(), 303);
+        assert_eq!(cache.bytes, 303);
         assert!(cache.get("a").is_some(), "used last");
         cache.insert("d", &embeds(1));
         let kept = ["a", "b", "c", "d"].map(|prompt| cache.get(prompt).is_some());
-        assert_eq!((kept, cache.bytes()), ([true, false, true, true], 303));
+        assert_eq!((kept, cache.bytes), ([true, false, true, true], 303));
     }
 
     #[test]
@@ -82,10 +78,10 @@ mod tests {
             cache.insert(prompt, &embeds(1));
         }
         cache.insert("d", &embeds(4));
-        assert_eq!((cache.get("d").is_none(), cache.bytes()), (true, 303), "too long to keep");
+        assert_eq!((cache.get("d").is_none(), cache.bytes), (true, 303), "too long to keep");
         cache.insert("d", &embeds(2));
-        assert_eq!((cache.get("b").is_none(), cache.get("c").is_some(), cache.bytes()), (true, true, 302));
+        assert_eq!((cache.get("b").is_none(), cache.get("c").is_some(), cache.bytes), (true, true, 302));
         cache.insert("c", &embeds(1));
-        assert_eq!(cache.bytes(), 302, "the same prompt again");
+        assert_eq!(cache.bytes, 302, "the same prompt again");
     }
 }

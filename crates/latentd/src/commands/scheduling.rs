@@ -14,7 +14,7 @@ use super::memory;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Scheduling")]
 pub(super) struct SchedulingFlags {
-    /// Most pictures that step together on one device
+    /// Most pictures that one device holds at a time; which of them step together is decided step by step
     #[arg(long, default_value_t = SchedulerConfig::default().max_batch, value_name = "N", env = "LATENTD_MAX_BATCH")]
     max_batch: usize,
     /// Most pictures that wait; more are answered with 429

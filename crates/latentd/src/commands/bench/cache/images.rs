@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use diffusion::RgbImage;
-use latentd::Error;
+use latentd::{Error, save_image};
 
 /// `FOLDER/28-steps/defaults/03.png`: the `i`th prompt's picture of the trial called `name`.
 pub(super) fn path(folder: &Path, i: usize, steps: usize, name: &str) -> PathBuf {
@@ -22,9 +22,7 @@ pub(super) fn save(image: &RgbImage, path: &Path) -> Result<(), Error> {
         let failed = |source| Error::File { action: "write", path: folder.display().to_string(), source };
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    let (width, height) = (image.size.width as u32, image.size.height as u32);
-    image::save_buffer(path, &image.pixels, width, height, image::ColorType::Rgb8)
-        .map_err(|source| Error::Encode { path: path.display().to_string(), source })
+    save_image(image, path)
 }
 
 #[cfg(test)]

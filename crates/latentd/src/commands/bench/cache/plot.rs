@@ -8,7 +8,7 @@ use plotters::prelude::*;
 
 use super::report::{Report, StepCount};
 use super::summary::FewerSteps;
-use crate::cache_plot::{Area, COMPUTED, Drawn, GREY, LEFT, REUSED, TEXT};
+use crate::plot::{Area, COMPUTED, Drawn, GREY, LEFT, REUSED, TEXT, chart};
 
 const WIDTH: u32 = 1040;
 /// Of the panels; the rest is the list of names.
@@ -114,14 +114,7 @@ fn draw_names(area: &Area, names: &[&str]) -> Drawn {
 fn draw_panel(area: &Area, panel: &Panel) -> Drawn {
     area.draw(&Text::new(panel.title.clone(), (LEFT, 4), ("sans-serif", 15).into_font().color(&TEXT)))?;
     let (low, high) = panel.range();
-    let mut chart = ChartBuilder::on(area)
-        .margin_top(28)
-        .margin_right(24)
-        .margin_bottom(12)
-        .margin_left(LEFT - 56)
-        .x_label_area_size(40)
-        .y_label_area_size(56)
-        .build_cartesian_2d(0.0..1.0, low..high)?;
+    let mut chart = chart(area, 28).build_cartesian_2d(0.0..1.0, low..high)?;
     let font = ("sans-serif", 13).into_font().color(&TEXT);
     chart
         .configure_mesh()

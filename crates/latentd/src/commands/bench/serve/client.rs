@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use latentd::Error;
 use serde_json::Value;
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::load::{Arrivals, Length, Load, poisson};
 use super::scrape::Scrape;
@@ -75,13 +75,14 @@ impl Client {
         };
         let places = Arc::new(Semaphore::new(places));
         let (done, mut samples) = mpsc::unbounded_channel();
-        let collected = Arc::new(Mutex::new(Vec::new()));
-        let (collecting, shown) = (collected.clone(), bar.clone());
+        let shown = bar.clone();
         let collector = tokio::spawn(async move {
+            let mut collected = Vec::new();
             while let Some(sample) = samples.recv().await {
                 show(&shown, length, started);
-                collecting.lock().await.push(sample);
+                collected.push(sample);
             }
+            collected
         });
         for (at, (kind, body)) in plan {
             let place = places.clone().acquire_owned().await.expect("never closed. This is a bug.");
@@ -100,8 +101,7 @@ impl Client {
             });
         }
         drop(done);
-        collector.await.expect("the collector does not panic. This is a bug.");
-        std::mem::take(&mut *collected.lock().await)
+        collector.await.expect("the collector does not panic. This is a bug.")
     }
 
     async fn request(&self, kind: usize, body: Value, arrived: Instant) -> Sample {

@@ -4,7 +4,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::summary::{Spread, Summary};
-use crate::cache_plot::{COMPUTED, Drawn, GREY, LEFT, REUSED, TEXT};
+use crate::plot::{COMPUTED, Drawn, GREY, LEFT, REUSED, TEXT, chart};
 
 const SIZE: (u32, u32) = (960, 420);
 const BARS: usize = 40;
@@ -28,14 +28,7 @@ fn draw(svg: &mut String, summary: &Summary, latency: &Spread) -> Drawn {
     let width = (latency.max / BARS as f64).max(1e-6);
     let bars = counts(summary, width);
     let top = bars.iter().copied().max().unwrap_or(1) as f64 * 1.1;
-    let mut chart = ChartBuilder::on(&root)
-        .margin_top(48)
-        .margin_right(24)
-        .margin_bottom(12)
-        .margin_left(LEFT - 56)
-        .x_label_area_size(40)
-        .y_label_area_size(56)
-        .build_cartesian_2d(0.0..width * BARS as f64, 0.0..top)?;
+    let mut chart = chart(&root, 48).build_cartesian_2d(0.0..width * BARS as f64, 0.0..top)?;
     let font = ("sans-serif", 13).into_font().color(&TEXT);
     chart
         .configure_mesh()
