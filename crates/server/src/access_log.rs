@@ -9,9 +9,9 @@ use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument;
 
+use crate::answer::openai::StageTimings;
 use crate::error::ErrorCode;
 use crate::metrics::Answered;
-use crate::openai::StageTimings;
 use crate::request_id::{X_REQUEST_ID, request_id};
 use crate::routes::{PROBES, endpoint};
 use crate::state::AppState;

@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use diffusion::{InvalidRequest, PipelineError};
 use scheduler::{JobError, SubmitError};
 
-use crate::openai::{ErrorBody, ErrorResponse};
+use crate::answer::openai::{ErrorBody, ErrorResponse};
 
 /// A failure, from whichever stage of a request.
 #[derive(Debug, thiserror::Error)]

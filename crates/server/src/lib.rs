@@ -1,31 +1,26 @@
 //! The OpenAI Images API over HTTP: JSON in, pictures out. HTTP and OpenAI's JSON stop here.
 //!
-//! A request runs through `routes` (which path), `body` and `fields` (what was typed),
-//! `validate` (what is meant), the scheduler (a ticket a picture; dropping the handler's
-//! future, as hyper does when the client leaves, drops the tickets and cancels the jobs), and
-//! `encode` (PNG and base64, off the event loop). `error` is the only place that knows which
-//! failure is which status, `access_log` writes the one line a request, and `metrics` counts.
+//! A request runs through `routes` (which path), `request` (what was typed, and what is meant by it),
+//! the scheduler (a ticket a picture; dropping the handler's future, as hyper does when the client
+//! leaves, drops the tickets and cancels the jobs), and `answer` (PNG and base64, off the event loop).
+//! `error` is the only place that knows which failure is which status, `access_log` writes the one
+//! line a request, and `metrics` counts.
 
 mod access_log;
-mod body;
-pub mod cache_summary;
+mod answer;
 mod config;
-mod encode;
 mod error;
-mod fields;
-mod job_options;
 mod metrics;
-mod openai;
+mod request;
 mod request_id;
 mod routes;
 mod serve;
 mod shutdown;
 mod state;
-mod step_cache;
 #[cfg(test)]
 mod tests;
-mod validate;
 
+pub use answer::cache_summary;
 pub use config::ServerConfig;
 pub use metrics::Metrics;
 pub use routes::app;

@@ -14,15 +14,14 @@ use scheduler::{Generated, JobOptions, SubmitError, Ticket, Timings};
 use tracing::Span;
 
 use crate::access_log::{GenerationLog, LogEntry};
-use crate::body;
-use crate::cache_summary;
-use crate::encode::encode;
+use crate::answer::cache_report::CacheReport;
+use crate::answer::cache_summary;
+use crate::answer::encode::encode;
+use crate::answer::openai::{ImageData, ImagesResponse, StageTimings, Usage};
 use crate::error::ApiError;
-use crate::job_options::job_options;
-use crate::openai::{ImageData, ImagesResponse, StageTimings, Usage};
+use crate::request::validate::{self, Generation};
+use crate::request::{job_options, json, step_cache};
 use crate::state::{AppState, unix_seconds};
-use crate::step_cache::{self, CacheReport};
-use crate::validate::{self, Generation};
 
 /// Most bytes of the `x-ignored-params` header.
 const MAX_IGNORED_LEN: usize = 1024;
@@ -36,7 +35,7 @@ pub(crate) async fn generate(
 ) -> Result<Response, ApiError> {
     let config = &state.config;
     let headers = request.headers().clone();
-    let fields = body::json_object(request, config.body_limit).await?;
+    let fields = json::json_object(request, config.body_limit).await?;
     let mut generation = validate::generation(fields, config)?;
     let options = job_options(&headers, generation.priority)?;
     let card = state.card().inspect_err(|err| state.metrics.refused(err))?;

@@ -4,8 +4,8 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 
+use crate::answer::openai::{Model, ModelList};
 use crate::error::ApiError;
-use crate::openai::{Model, ModelList};
 use crate::state::AppState;
 
 pub(crate) async fn list(State(state): State<AppState>) -> Json<ModelList> {

@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, header};
 use futures_util::StreamExt;
 use serde_json::Value;
 
+use super::fields::Fields;
 use crate::error::ApiError;
-use crate::fields::Fields;
 
 /// How long, and for how many bytes, a refused upload is still read.
 const LINGER: (Duration, usize) = (Duration::from_secs(5), 64 << 20);

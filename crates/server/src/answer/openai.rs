@@ -1,12 +1,12 @@
 //! What the API answers: OpenAI's shapes, and our additions to them.
 //!
 //! Clients ignore keys that they do not know, so additions stand beside OpenAI's own. What a
-//! request says is read field by field in [`crate::validate`], because it must name the field
+//! request says is read field by field in [`crate::request::validate`], because it must name the field
 //! that is wrong and list the ones that nobody asked for.
 
 use serde::Serialize;
 
-use crate::step_cache::CacheReport;
+use super::cache_report::CacheReport;
 
 /// The answer to a generation.
 #[derive(Debug, Serialize)]

@@ -5,11 +5,11 @@ use diffusion::{ImageSize, InvalidRequest, RequestDraft};
 use scheduler::PRIORITIES;
 use serde_json::Value;
 
+use super::fields::Fields;
+use super::step_cache;
+use crate::answer::encode::OutputFormat;
 use crate::config::ServerConfig;
-use crate::encode::OutputFormat;
 use crate::error::ApiError;
-use crate::fields::Fields;
-use crate::step_cache;
 
 /// A generation whose every field has the right type. The bounds that depend on the model are
 /// checked when the draft is built.
