@@ -1,28 +1,42 @@
 #!/bin/sh
-# Runs real OpenAI clients against a served built-in model.
+# Runs real clients against a served built-in model, and checks its /openapi.json.
 #
-#   tests/clients/run.sh                       starts target/release/latentd
-#   tests/clients/run.sh path/to/latentd       starts that binary, on a free port
-#   tests/clients/run.sh http://host:8091      uses a server that runs already
+#   tests/clients/run.sh                        starts target/release/latentd
+#   tests/clients/run.sh path/to/latentd        starts that binary, on free ports
+#   tests/clients/run.sh http://host:8091       uses a server that runs already; what needs a key, a limit or a
+#                                               server to stop is skipped
+#   ONLY=openai,node tests/clients/run.sh       some of openai, openai2, litellm, node, contract
 #
-# The clients are installed in pinned versions under tests/clients/.venv. Without a package registry the run is
+# The clients, and a Node to run some of them, are installed in pinned versions under tests/clients/.venv and
+# tests/clients/node/node_modules. Needs Python 3.10 or later and nothing else. Without a package registry the run is
 # skipped with one line and succeeds.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 server=${1:-$here/../../target/release/latentd}
+only=,${ONLY:-openai,openai2,litellm,node,contract},
+venvs=$here/.venv
 work=$(mktemp -d)
-server_pid=
+pids=
+failed=0
 
 stop() {
-    [ -z "$server_pid" ] || kill "$server_pid" 2>/dev/null || true
+    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
     rm -rf "$work"
 }
 trap stop EXIT
 trap 'exit 130' INT TERM
 
-install_python_clients() {
-    [ -x "$here/.venv/bin/python" ] || python3 -m venv "$here/.venv"
-    "$here/.venv/bin/pip" install --disable-pip-version-check -q -r "$here/requirements.txt" >"$work/pip" 2>&1 && return
+wants() { case $only in *",$1,"*) ;; *) return 1 ;; esac }
+
+# install_python NAME REQUIREMENTS: a virtual environment with exactly that.
+install_python() {
+    stamp=$venvs/$1/requirements
+    cmp -s "$2" "$stamp" && return
+    python3 -m venv --clear "$venvs/$1"
+    if "$venvs/$1/bin/pip" install --disable-pip-version-check -q -r "$2" >"$work/pip" 2>&1; then
+        cp "$2" "$stamp"
+        return
+    fi
     # pip found no version at all, rather than not the one asked for: there is no registry.
     if grep -q "from versions: none" "$work/pip"; then
         echo "skipped: no package registry is reachable"
@@ -32,27 +46,75 @@ install_python_clients() {
     exit 1
 }
 
-# Sets base_url to the address that the server says it listens on.
+# Installs the JavaScript clients, with the Node of a wheel.
+install_node() {
+    install_python node "$here/node/requirements.txt"
+    PATH=$venvs/node/bin:$PATH
+    cmp -s "$here/node/package-lock.json" "$here/node/node_modules/.installed" && return
+    (cd "$here/node" && npm ci --silent --no-audit --no-fund)
+    cp "$here/node/package-lock.json" "$here/node/node_modules/.installed"
+}
+
+# start_server NAME FLAG...: sets address to where it says it listens.
 start_server() {
-    NO_COLOR=1 "$server" serve --host 127.0.0.1 --port 0 >"$work/server" 2>&1 &
-    server_pid=$!
+    log=$work/$1
+    shift
+    NO_COLOR=1 "$server" serve --host 127.0.0.1 --port 0 "$@" >"$log" 2>&1 &
+    pid=$!
+    pids="$pids $pid"
     for _ in $(seq 120); do
-        address=$(grep -Eo '127\.0\.0\.1:[0-9]+' "$work/server" | head -n 1)
+        address=$(grep -Eo '127\.0\.0\.1:[0-9]+' "$log" | head -n 1)
         if [ -n "$address" ]; then
-            base_url=http://$address
+            address=http://$address
             return
         fi
-        kill -0 "$server_pid" 2>/dev/null || break
+        kill -0 "$pid" 2>/dev/null || break
         sleep 0.5
     done
     echo "$server named no address:" >&2
-    cat "$work/server" >&2
+    cat "$log" >&2
     exit 1
 }
 
-install_python_clients
+# suite TITLE COMMAND...: runs it; the others run whether it fails or not.
+suite() {
+    printf '\n-- %s\n' "$1"
+    shift
+    "$@" || failed=1
+}
+
+python_suite() {
+    (cd "$here/python" && exec "$venvs/$1/bin/python" -m unittest $2)
+}
+
+node_suite() {
+    (cd "$here/node" && exec npm test --silent)
+}
+
+if wants openai; then install_python openai "$here/python/openai.txt"; fi
+if wants openai2; then install_python openai2 "$here/python/openai2.txt"; fi
+if wants litellm; then install_python litellm "$here/python/litellm.txt"; fi
+if wants contract; then install_python contract "$here/contract/requirements.txt"; fi
+if wants node; then install_node; fi
+
 case $server in
-http://* | https://*) base_url=$server ;;
-*) start_server ;;
+http://* | https://*) export LATENTD_URL="$server" ;;
+*)
+    start_server plain
+    export LATENTD_URL="$address"
+    # One request a second: enough to meet the limit, and soon free of it.
+    export LATENTD_KEY=sk-tests
+    start_server keyed --api-key "tests=$LATENTD_KEY" --rate-limit 60:1
+    export LATENTD_KEYED_URL="$address"
+    LATENTD_BINARY=$(cd "$(dirname "$server")" && pwd)/$(basename "$server")
+    export LATENTD_BINARY
+    ;;
 esac
-LATENTD_URL=$base_url "$here/.venv/bin/python" -m unittest discover -s "$here" -p 'test_*.py'
+
+openai_tests="test_openai_images test_openai_streams test_openai_edits test_openai_keys"
+if wants openai; then suite "openai-python" python_suite openai "$openai_tests"; fi
+if wants openai2; then suite "openai-python 2" python_suite openai2 "$openai_tests"; fi
+if wants litellm; then suite "LiteLLM" python_suite litellm test_litellm; fi
+if wants node; then suite "openai-node, AI SDK" node_suite; fi
+if wants contract; then suite "schemathesis" "$here/contract/run.sh" "$server" "$venvs/contract/bin/schemathesis"; fi
+exit $failed

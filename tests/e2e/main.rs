@@ -4,6 +4,7 @@
 
 mod binary;
 mod cache;
+mod config;
 mod generate;
 mod healthcheck;
 mod hub;

@@ -168,10 +168,10 @@ fn every_flag_is_an_environment_variable_too() {
     for (name, value, told) in [
         ("LATENTD_MAX_BATCH", "0", "`--max-batch` must be at least 1. Given: 0"),
         ("LATENTD_MEMORY_BUDGET", "0B", "`--memory-budget` must be at least 1 byte. Given: 0"),
-        ("LATENTD_MAX_BACKLOG_SECONDS", "0", "'0' for '--max-backlog-seconds"),
-        ("LATENTD_MAX_REQUEST_SECONDS", "0", "'0' for '--max-request-seconds"),
-        ("LATENTD_DEVICE", "cpu,gpu", "'gpu' for '--device"),
-        ("LATENTD_NO_PRIORITIES", "maybe", "'maybe' for '--no-priorities'"),
+        ("LATENTD_MAX_BACKLOG_SECONDS", "0", "LATENTD_MAX_BACKLOG_SECONDS: 0 is not in 1.."),
+        ("LATENTD_MAX_REQUEST_SECONDS", "0", "LATENTD_MAX_REQUEST_SECONDS: 0 is not in 1.."),
+        ("LATENTD_DEVICE", "cpu,gpu", "LATENTD_DEVICE: must be `auto`, `cpu`, `cuda` or `cuda:N`. Given: cpu,gpu"),
+        ("LATENTD_NO_PRIORITIES", "maybe", "LATENTD_NO_PRIORITIES: value was not a boolean. Given: maybe"),
     ] {
         let message = refused(&[(name, value)]);
         assert!(message.contains(told), "{message}");

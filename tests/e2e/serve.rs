@@ -18,9 +18,14 @@ pub struct Server {
 impl Server {
     /// Starts one on a free port and waits until it is ready.
     pub async fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[]).await
+    }
+
+    /// The same with these variables.
+    pub async fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = latentd();
-        command.args(["serve", "--host", "127.0.0.1", "--port", "0"]).args(arguments).env("NO_COLOR", "1");
-        let server = Self::spawn(&mut command);
+        command.args(["serve", "--host", "127.0.0.1", "--port", "0"]).args(arguments);
+        let server = Self::spawn(command.env("NO_COLOR", "1").envs(variables.iter().copied()));
         let deadline = Instant::now() + Duration::from_secs(120);
         while server.get("/health").await.0 != 200 {
             assert!(Instant::now() < deadline, "the server becomes ready");

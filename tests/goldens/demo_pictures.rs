@@ -2,17 +2,20 @@
 //!
 //! `make_demo.py` makes the goldens again when the weights change.
 
-use diffusion::Pipeline;
-use models::{Checkpoint, LoadOptions};
+use diffusion::{ImageSize, Limits, Pipeline, RequestDraft};
+use models::{Checkpoint, LoadOptions, QwenImage};
 
 use crate::compare::{Golden, committed_goldens};
 use crate::qwen_image::request;
 
+fn model() -> QwenImage {
+    let checkpoint = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
+    models::load(&checkpoint, &LoadOptions::default(), &|_, _, _| ()).unwrap()
+}
+
 #[test]
 fn latents_and_pictures_are_diffusers() {
-    let checkpoint = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
-    let options = LoadOptions::default();
-    let mut model = models::load(&checkpoint, &options, &|_, _, _| ()).unwrap();
+    let mut model = model();
     for golden in Golden::all_in(committed_goldens().join("models"), "demo.manifest.json", "demo.") {
         let mut state = model.prepare(&request(&golden, 0)).unwrap();
         golden.check("latents.init", 0, state.latents(), 1e-6);
@@ -21,5 +24,24 @@ fn latents_and_pictures_are_diffusers() {
             golden.check(&format!("step.{step}.latents"), 0, state.latents(), 1e-3);
         }
         golden.check_picture(0, &model.decode(state).unwrap().pixels);
+    }
+}
+
+#[test]
+fn a_size_between_tokens_is_the_middle_of_the_next_larger_one() {
+    let mut model = model();
+    let mut picture = |width, height| {
+        let size = Some(ImageSize { width, height });
+        let draft = RequestDraft { prompt: "a fox".into(), size, num_inference_steps: Some(2), ..Default::default() };
+        let requests = draft.build(model.card(), &Limits::default(), || 7).unwrap();
+        let mut state = model.prepare(&requests[0]).unwrap();
+        (0..2).for_each(|_| drop(model.step(&mut [&mut state]).unwrap()));
+        let image = model.decode(state).unwrap();
+        assert_eq!(image.size, ImageSize { width, height });
+        image.pixels
+    };
+    let (cut, whole) = (picture(102, 70), picture(112, 80));
+    for (y, row) in cut.chunks_exact(102 * 3).enumerate() {
+        assert_eq!(row, &whole[((y + 5) * 112 + 5) * 3..][..102 * 3], "row {y}");
     }
 }

@@ -12,6 +12,7 @@ mod cache_taylorseer;
 mod cache_toy_traces;
 mod compare;
 mod demo_pictures;
+mod demo_previews;
 mod qwen_image;
 mod qwen_image_cache;
 mod qwen_image_pipeline;

@@ -35,6 +35,7 @@ pub fn request(golden: &Golden, i: usize) -> ImageRequest {
             true_cfg_scale: kw.true_cfg_scale,
             seed: golden.run.seed,
         },
+        previews: None,
         extensions: Default::default(),
     }
 }

@@ -101,6 +101,7 @@ mod stats;
 mod step_cache;
 mod taylor;
 mod value;
+mod wire;
 
 pub use config::{CacheConfig, CacheType, RefreshPolicy, StepsPolicy};
 pub use decision::{Decision, Reason};

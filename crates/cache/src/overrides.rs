@@ -13,10 +13,10 @@ use crate::{CacheConfig, CacheType, ConfigError, MaskSource, Quality, RefreshPol
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CacheOverrides(Vec<(String, Value)>);
 
-const CACHE_TYPES: [(&str, CacheType); 2] =
+pub(crate) const CACHE_TYPES: [(&str, CacheType); 2] =
     [("residual", CacheType::Residual), ("hidden_states", CacheType::HiddenStates)];
-const STEPS_POLICIES: [(&str, StepsPolicy); 2] = [("dynamic", StepsPolicy::Dynamic), ("static", StepsPolicy::Static)];
-const REFRESH_POLICIES: [(&str, RefreshPolicy); 2] = [("once", RefreshPolicy::Once), ("repeat", RefreshPolicy::Repeat)];
+pub(crate) const STEPS_POLICIES: [(&str, StepsPolicy); 2] = [("dynamic", StepsPolicy::Dynamic), ("static", StepsPolicy::Static)];
+pub(crate) const REFRESH_POLICIES: [(&str, RefreshPolicy); 2] = [("once", RefreshPolicy::Once), ("repeat", RefreshPolicy::Repeat)];
 
 impl CacheConfig {
     /// This configuration with the given keys in place of its own. A `quality` among them replaces

@@ -7,11 +7,11 @@ pub const MAX_IMAGES: i64 = 10;
 /// Most denoising steps of a request.
 pub const MAX_INFERENCE_STEPS: i64 = 1000;
 /// Most characters of a prompt (OpenAI's bound); the text encoder's token limit is tighter.
-pub(crate) const MAX_PROMPT_CHARS: usize = 32_000;
+pub const MAX_PROMPT_CHARS: usize = 32_000;
 /// The bound of both guidance scales, as in vllm-omni.
-pub(crate) const MAX_GUIDANCE: f64 = 20.0;
+pub const MAX_GUIDANCE: f64 = 20.0;
 /// The longest side of a picture whatever its area: RoPE tables hold 4096 tokens a side, from the centre.
-const MAX_SIDE: usize = 16_384;
+pub(crate) const MAX_SIDE: usize = 16_384;
 
 /// The bounds that the operator sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

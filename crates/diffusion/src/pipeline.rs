@@ -1,6 +1,6 @@
 //! The contract between whoever schedules requests and whoever computes them.
 
-use crate::{CfgBranch, Estimator, ImageRequest, ModelCard, RgbImage};
+use crate::{CfgBranch, Estimator, ImageRequest, ModelCard, PreviewMethod, RgbImage};
 
 /// What a scheduler needs of a model: start a request, advance any set of requests by one
 /// denoising step, turn finished latents into a picture.
@@ -41,6 +41,15 @@ pub trait Pipeline {
     /// # Errors
     /// The whole batch failed; the states are not to be used again.
     fn step(&mut self, batch: &mut [&mut Self::State]) -> Result<Vec<StepReport>, PipelineError>;
+
+    /// Draws the picture as far as the last step foresees it, of the requested size: from the estimate
+    /// of the clean latents, x0 = x - sigma v. Asked only after steps that
+    /// [`Previews::is_due`](crate::Previews::is_due) names, of a request that has previews. It changes
+    /// nothing of the request.
+    ///
+    /// # Errors
+    /// The device failed; the state may be used on.
+    fn preview(&mut self, state: &Self::State, method: PreviewMethod) -> Result<RgbImage, PipelineError>;
 
     /// Turns the latents into a picture of the requested size.
     ///

@@ -1,7 +1,7 @@
 //! From what was asked to what will be done, once.
 
 use crate::limits::{self, InvalidRequest, Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
-use crate::{Extensions, ImageSize, ModelCard};
+use crate::{Extensions, ImageSize, ModelCard, Previews, Quality};
 
 /// What someone asked for, over HTTP or at the command line: every field may be missing.
 #[derive(Clone, Debug, Default)]
@@ -10,18 +10,24 @@ pub struct RequestDraft {
     pub prompt: String,
     /// What it should not show; guidance runs only with one (`" "` counts).
     pub negative_prompt: Option<String>,
-    /// The picture's size; the model's default without one.
+    /// The picture's size; without one, the model's default in the shape of `input_size`.
     pub size: Option<ImageSize>,
+    /// The size of the first of the pictures to edit.
+    pub input_size: Option<ImageSize>,
     /// Pictures to make, with seeds `seed`, `seed + 1`, …
     pub n: Option<i64>,
-    /// Denoising steps.
+    /// Denoising steps; without them, as many as the model takes for `quality`.
     pub num_inference_steps: Option<i64>,
+    /// How much work the picture is worth.
+    pub quality: Quality,
     /// The distilled guidance input of models that have one.
     pub guidance_scale: Option<f64>,
     /// The weight of true classifier-free guidance; it runs above 1.
     pub true_cfg_scale: Option<f64>,
     /// The noise's seed; `None` and -1 draw one.
     pub seed: Option<i64>,
+    /// Pictures on the way.
+    pub previews: Option<Previews>,
     /// Settings of parts that this crate does not know.
     pub extensions: Extensions,
 }
@@ -35,6 +41,8 @@ pub struct ImageRequest {
     pub negative_prompt: Option<String>,
     /// Numbers of the sampling loop.
     pub params: SamplingParams,
+    /// Pictures on the way.
+    pub previews: Option<Previews>,
     /// Settings of parts that this crate does not know.
     pub extensions: Extensions,
 }
@@ -77,9 +85,9 @@ impl RequestDraft {
     ) -> Result<Vec<ImageRequest>, InvalidRequest> {
         self.check_prompt()?;
         let n = limits::within("n", self.n.unwrap_or(1), 1..=MAX_IMAGES)?;
-        let steps = self.num_inference_steps.unwrap_or(card.default_num_inference_steps as i64);
+        let steps = self.num_inference_steps.unwrap_or(card.num_inference_steps(self.quality) as i64);
         let params = SamplingParams {
-            size: limits::size(self.size.unwrap_or(card.default_size), limits)?,
+            size: limits::size(self.size.unwrap_or_else(|| default_size(card, self.input_size, limits)), limits)?,
             num_inference_steps: limits::within("num_inference_steps", steps, 1..=MAX_INFERENCE_STEPS)? as usize,
             guidance_scale: self.guidance_scale.map(|s| limits::scale("guidance_scale", s)).transpose()?,
             true_cfg_scale: limits::scale(
@@ -99,6 +107,7 @@ impl RequestDraft {
                 prompt: self.prompt.clone(),
                 negative_prompt: negative_prompt.clone(),
                 params: SamplingParams { seed, ..params },
+                previews: self.previews,
                 extensions: self.extensions.clone(),
             }
         });
@@ -121,6 +130,14 @@ impl RequestDraft {
     }
 }
 
+/// The model's default size, or one of its area in the shape of the picture to edit.
+fn default_size(card: &ModelCard, input_size: Option<ImageSize>, limits: &Limits) -> ImageSize {
+    match input_size {
+        None => card.default_size,
+        Some(shape) => shape.scaled_to_area(card.default_size.pixels().min(limits.max_pixels)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,8 +147,11 @@ mod tests {
             class: "QwenImagePipeline".into(),
             default_size: ImageSize { width: 128, height: 128 },
             default_num_inference_steps: 20,
+            low_num_inference_steps: 10,
+            high_num_inference_steps: 40,
             default_true_cfg_scale: 4.0,
             default_negative_prompt: None,
+            max_input_images: 0,
             max_prompt_tokens: 1024,
             num_blocks: vec![12],
         }
@@ -150,6 +170,23 @@ mod tests {
         let [request] = &build(draft()).unwrap()[..] else { panic!("one picture") };
         assert_eq!((request.params.num_inference_steps, request.params.seed), (20, 7));
         assert!(!request.do_true_cfg(), "no negative prompt");
+    }
+
+    #[test]
+    fn quality_stands_for_steps_that_the_request_does_not_name() {
+        let steps = |draft| build(draft).unwrap()[0].params.num_inference_steps;
+        for (quality, expected) in [(Quality::Low, 10), (Quality::Medium, 20), (Quality::High, 40)] {
+            assert_eq!(steps(RequestDraft { quality, ..draft() }), expected);
+            assert_eq!(steps(RequestDraft { quality, num_inference_steps: Some(7), ..draft() }), 7);
+        }
+    }
+
+    #[test]
+    fn a_picture_to_edit_gives_its_shape_unless_a_size_is_named() {
+        let size = |draft| build(draft).unwrap()[0].params.size.to_string();
+        let edit = RequestDraft { input_size: Some(ImageSize { width: 4032, height: 3024 }), ..draft() };
+        assert_eq!(size(edit.clone()), "144x112", "4:3 at the area of 128x128");
+        assert_eq!(size(RequestDraft { size: Some(ImageSize { width: 33, height: 65 }), ..edit }), "33x65");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::limits::MAX_SIDE;
+
 /// Width and height in pixels, each at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ImageSize {
@@ -20,6 +22,23 @@ impl ImageSize {
     pub fn padded(self) -> ImageSize {
         let up = |side: usize| side.next_multiple_of(TOKEN_SIDE);
         ImageSize { width: up(self.width), height: up(self.height) }
+    }
+
+    /// A size of this shape and about `pixels`, at most, that whole tokens cover. A strip narrower than
+    /// a token, or longer than a picture may be, is made less extreme.
+    pub fn scaled_to_area(self, pixels: usize) -> ImageSize {
+        let area = pixels.max(TOKEN_SIDE * TOKEN_SIDE) as f64;
+        let side_bound = |side: usize| (side * side) as f64;
+        let most = (area / side_bound(TOKEN_SIDE)).min(side_bound(MAX_SIDE) / area).max(1.0);
+        let ratio = (self.width as f64 / self.height as f64).clamp(1.0 / most, most);
+        let (width, height) = ((area * ratio).sqrt(), (area / ratio).sqrt());
+        let tokens = |round: fn(f64) -> f64| {
+            let side = |side: f64| (round(side / TOKEN_SIDE as f64).max(1.0) as usize) * TOKEN_SIDE;
+            ImageSize { width: side(width), height: side(height) }
+        };
+        let nearest = tokens(f64::round);
+        // A hair under a whole token is that token.
+        if nearest.pixels() as f64 <= area { nearest } else { tokens(|tokens| (tokens + 1e-9).floor()) }
     }
 
     /// Rows and columns of packed latent tokens.
@@ -68,6 +87,36 @@ mod tests {
         assert_eq!("1024x768".parse::<ImageSize>().unwrap().to_string(), "1024x768");
         for bad in ["", "1024", "0x16", "16x0", "16x-16", "+16x16", "axb", "16x16x16", "1e3x16"] {
             assert!(bad.parse::<ImageSize>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_shape_is_kept_at_another_area() {
+        let scaled = |width, height| ImageSize { width, height }.scaled_to_area(1024 * 1024).to_string();
+        for (width, height, expected) in [
+            (1024, 1024, "1024x1024"),
+            (3, 3, "1024x1024"),
+            (4032, 3024, "1184x880"),
+            (3024, 4032, "880x1184"),
+            (1920, 1080, "1360x768"),
+            (16_384, 16, "16384x64"),
+            (16_384, 1, "16384x64"),
+            (1, 16_384, "64x16384"),
+        ] {
+            assert_eq!(scaled(width, height), expected, "{width}x{height}");
+        }
+        let [strip, dot] = [256 * 256, 1].map(|pixels| ImageSize { width: 9999, height: 1 }.scaled_to_area(pixels));
+        assert_eq!((strip.to_string(), dot.to_string()), ("4096x16".into(), "16x16".into()));
+    }
+
+    #[test]
+    fn a_scaled_size_is_within_the_area_in_whole_tokens() {
+        for width in (1..4000).step_by(37) {
+            for pixels in [256, 16_384, 60_000, 1024 * 1024, 7680 * 4320] {
+                let size = ImageSize { width, height: 811 }.scaled_to_area(pixels);
+                assert_eq!(size, size.padded());
+                assert!(size.pixels() <= pixels && 2 * size.pixels() > pixels, "{width} {pixels}: {size}");
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The flags of the step cache, under the guide's names, and what they come to.
 
 use cache::{CacheConfig, CacheOverrides};
+use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -27,31 +28,31 @@ pub struct CacheFlags {
     #[arg(long, value_name = "JSON|@FILE", env = "LATENTD_CACHE_CONFIG")]
     pub cache_config: Option<String>,
     /// Leading blocks that every step computes
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LATENTD_CACHE_DIT_FN_COMPUTE_BLOCKS")]
     pub cache_dit_fn_compute_blocks: Option<i64>,
     /// Trailing blocks that every step computes
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LATENTD_CACHE_DIT_BN_COMPUTE_BLOCKS")]
     pub cache_dit_bn_compute_blocks: Option<i64>,
     /// Steps at the start that are computed
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LATENTD_CACHE_DIT_MAX_WARMUP_STEPS")]
     pub cache_dit_max_warmup_steps: Option<i64>,
     /// Reuse below this relative change of the first blocks' residual
-    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, env = "LATENTD_CACHE_DIT_RESIDUAL_DIFF_THRESHOLD")]
     pub cache_dit_residual_diff_threshold: Option<f64>,
     /// Most steps in a row that reuse; -1 for any number
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LATENTD_CACHE_DIT_MAX_CONTINUOUS_CACHED_STEPS")]
     pub cache_dit_max_continuous_cached_steps: Option<i64>,
     /// Forecast the residual instead of repeating it
-    #[arg(long)]
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "LATENTD_CACHE_DIT_ENABLE_TAYLORSEER")]
     pub cache_dit_enable_taylorseer: bool,
     /// Order of the forecast
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LATENTD_CACHE_DIT_TAYLORSEER_ORDER")]
     pub cache_dit_taylorseer_order: Option<i64>,
     /// Steps to compute by a mask: slow, medium, fast or ultra
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "LATENTD_CACHE_DIT_SCM_STEPS_MASK_POLICY")]
     pub cache_dit_scm_steps_mask_policy: Option<String>,
     /// What a step that the mask leaves free does: dynamic or static
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "LATENTD_CACHE_DIT_SCM_STEPS_POLICY")]
     pub cache_dit_scm_steps_policy: Option<String>,
 }
 

@@ -18,6 +18,9 @@ pub enum Error {
     /// A flag that cannot be honoured; the message says which and why.
     #[error("{0}")]
     Flag(String),
+    /// Several things are wrong with how a server was configured, each said by a line of its own.
+    #[error("{}", listed(.0))]
+    Settings(Vec<String>),
     /// The computation failed.
     #[error(transparent)]
     Pipeline(PipelineError),
@@ -51,6 +54,13 @@ impl Error {
             Error::Load(LoadError::Device { .. }) | Error::Pipeline(_) | Error::Unhealthy(_) => 1,
             _ => 2,
         }
+    }
+}
+
+fn listed(lines: &[String]) -> String {
+    match lines {
+        [line] => line.clone(),
+        lines => format!("{} settings cannot be honoured:\n  {}", lines.len(), lines.join("\n  ")),
     }
 }
 

@@ -1,8 +1,10 @@
 //! The binary: arguments in, exit code out.
 
+mod build;
 mod cache_plot;
 mod cache_trace;
 mod commands;
+mod logging;
 mod plot;
 mod terminal;
 #[cfg(test)]
@@ -12,13 +14,10 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     kernels::threads_from_env();
     let cli = commands::Cli::parse_from(std::env::args_os().map(dashed));
-    let filter = EnvFilter::try_from_env("LATENTD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {

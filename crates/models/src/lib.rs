@@ -10,6 +10,7 @@ mod dit;
 mod error;
 mod forward;
 mod guidance;
+mod latent_rgb;
 mod load;
 mod noise;
 mod prompt_cache;

@@ -1,7 +1,7 @@
 //! What one request carries from step to step.
 
-use candle_core::Tensor;
-use diffusion::{CfgBranch, ImageSize, Sigmas};
+use candle_core::{Result, Tensor};
+use diffusion::{CfgBranch, ImageSize, Previews, Sigmas};
 
 use crate::residuals::RequestResiduals;
 
@@ -12,6 +12,7 @@ pub struct RequestState {
     pub(crate) size: ImageSize,
     pub(crate) sigmas: Sigmas,
     pub(crate) true_cfg_scale: f64,
+    pub(crate) previews: Option<Previews>,
     pub(crate) branches: Vec<Branch>,
     pub(crate) prompt_tokens: usize,
     /// What the sender should know about the step cache, in sentences.
@@ -19,6 +20,8 @@ pub struct RequestState {
     // Moved on by every step.
     pub(crate) residuals: Option<RequestResiduals>,
     pub(crate) latents: Tensor,
+    /// Of the last step, with guidance, if a preview is due after it.
+    pub(crate) velocity: Option<Tensor>,
     pub(crate) step_index: usize,
 }
 
@@ -39,6 +42,22 @@ impl RequestState {
     /// What the step cache computed and reused so far, if the request has one.
     pub fn cache_stats(&self) -> Option<&cache::CacheStats> {
         self.residuals.as_ref().map(RequestResiduals::stats)
+    }
+
+    /// The clean latents as the last step foresees them, of the shape of [`RequestState::latents`]:
+    /// `x - sigma v`. Known after the last step and those after which a preview is due.
+    ///
+    /// # Errors
+    /// They are not known, or the device fails.
+    pub fn clean_latents(&self) -> Result<Tensor> {
+        if self.step_index == self.sigmas.num_inference_steps() {
+            return Ok(self.latents.clone());
+        }
+        let Some(velocity) = &self.velocity else {
+            candle_core::bail!("no preview is due after {} steps. This is a bug.", self.step_index)
+        };
+        // Along the straight path that the step took, so from its end as well as from its beginning.
+        &self.latents - (velocity * f64::from(self.sigmas.sigma(self.step_index)))?
     }
 
     /// The same request from other noise, of the shape that [`RequestState::latents`] has.

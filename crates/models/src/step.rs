@@ -1,7 +1,7 @@
 //! One denoising step of a ragged batch: transformer passes through the step cache, guidance, Euler.
 
 use candle_core::{Result, Tensor};
-use diffusion::{BlockRun, StepReport};
+use diffusion::{BlockRun, Previews, StepReport};
 
 use crate::dit::{Dit, DitRow, Segment};
 use crate::forward::{Passes, RequestPasses, forward};
@@ -50,7 +50,10 @@ fn euler(state: &mut RequestState, passes: &[Tensor]) -> Result<()> {
         _ => candle_core::bail!("a request has {} branches. This is a bug.", passes.len()),
     };
     let dt = f64::from(state.sigmas.dt(state.step_index));
-    state.latents = (&state.latents + (velocity * dt)?)?;
+    state.latents = (&state.latents + (&velocity * dt)?)?;
+    let num_inference_steps = state.sigmas.num_inference_steps();
+    let is_due = |previews: Previews| previews.is_due(state.step_index, num_inference_steps);
+    state.velocity = state.previews.is_some_and(is_due).then_some(velocity);
     state.step_index += 1;
     Ok(())
 }

@@ -45,7 +45,8 @@ pub(crate) fn drain(state: &State, more: &[Job]) -> Duration {
 /// How long after its arrival a job will be done that arrives together with `mates`, if nothing
 /// that comes later goes before it: all that goes before it, then its own time.
 fn completion(state: &State, job: &Job, mates: &[Job]) -> Duration {
-    let ordering = Ordering::new(state, job.arrived);
+    let group: Vec<_> = mates.iter().chain([job]).copied().collect();
+    let ordering = Ordering::with(state, &group, job.arrived);
     let rank = ordering.rank(job);
     let before = state.jobs().chain(mates).filter(|other| ordering.rank(other) < rank);
     all(state, before) + state.cost.alone(job)

@@ -122,6 +122,7 @@ fn request(size: ImageSize) -> ImageRequest {
         prompt: format!("a picture of {size} for measuring"),
         negative_prompt: None,
         params: SamplingParams { size, num_inference_steps: 1, guidance_scale: None, true_cfg_scale: 1.0, seed: 0 },
+        previews: None,
         extensions: Extensions::default(),
     }
 }

@@ -7,17 +7,21 @@ use std::time::Duration;
 
 use diffusion::{
     BlockRun, CfgBranch, Estimator, Extensions, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline,
-    PipelineError, RequestCost, RgbImage, SamplingParams, StepReport,
+    PipelineError, PreviewMethod, RequestCost, RgbImage, SamplingParams, StepReport,
 };
 
-/// Paints a picture in the one colour that its seed says.
+/// Paints a picture in the one colour that its seed says; the last number of a preview's colour is how
+/// many steps are behind it.
 ///
 /// A prompt can ask for a fault, in the form `FAULT in STAGE`: `panic`, `fail`, `oom` or `invalid`
-/// in `prepare`, `step` or `decode`. By its estimate a request holds a byte a token. Clones share their probe and their gate.
+/// in `prepare`, `step`, `preview` or `decode`. By its estimate a request holds a byte a token. Clones share
+/// their probe and their gate.
 #[derive(Clone, Debug)]
 pub struct FakePipeline {
     /// How long a step takes.
     pub step_delay: Duration,
+    /// How long a preview takes.
+    pub preview_delay: Duration,
     /// How long a decode takes.
     pub decode_delay: Duration,
     /// What every step waits for before it begins.
@@ -39,7 +43,7 @@ pub struct Probe {
     pub loads: AtomicUsize,
     /// States in memory.
     pub states: AtomicUsize,
-    /// Calls of `prepare`, `step` and `decode`.
+    /// Calls of `prepare`, `step`, `preview` and `decode`.
     pub calls: AtomicUsize,
     batch_sizes: Mutex<Vec<usize>>,
     faults: Mutex<Vec<String>>,
@@ -120,6 +124,7 @@ impl Default for FakePipeline {
     fn default() -> Self {
         FakePipeline {
             step_delay: Duration::ZERO,
+            preview_delay: Duration::ZERO,
             decode_delay: Duration::ZERO,
             gate: Gate::default(),
             memory: None,
@@ -129,8 +134,11 @@ impl Default for FakePipeline {
                 class: "FakePipeline".into(),
                 default_size: ImageSize { width: 64, height: 64 },
                 default_num_inference_steps: 4,
+                low_num_inference_steps: 2,
+                high_num_inference_steps: 8,
                 default_true_cfg_scale: 4.0,
                 default_negative_prompt: None,
+                max_input_images: 0,
                 max_prompt_tokens: 512,
                 num_blocks: vec![1],
             },
@@ -227,6 +235,15 @@ impl Pipeline for FakePipeline {
         Ok(batch.iter_mut().map(|state| report(state)).collect())
     }
 
+    fn preview(&mut self, state: &FakeState, _: PreviewMethod) -> Result<RgbImage, PipelineError> {
+        self.called();
+        self.fault(&state.request.prompt, "preview")?;
+        std::thread::sleep(self.preview_delay);
+        let SamplingParams { size, seed, .. } = state.request.params;
+        let [red, green, _] = colour(seed);
+        Ok(RgbImage { size, pixels: [red, green, state.steps_taken as u8].repeat(size.pixels()) })
+    }
+
     fn decode(&mut self, state: FakeState) -> Result<RgbImage, PipelineError> {
         self.called();
         self.fault(&state.request.prompt, "decode")?;
@@ -267,6 +284,7 @@ pub fn request(side: usize, num_inference_steps: usize) -> ImageRequest {
             true_cfg_scale: 1.0,
             seed: 0,
         },
+        previews: None,
         extensions: Extensions::default(),
     }
 }

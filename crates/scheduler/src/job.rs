@@ -48,6 +48,13 @@ pub enum Update {
     },
     /// A step is behind it.
     Stepped(StepReport),
+    /// What the picture will look like, as far as the last step foresees.
+    Preview {
+        /// Counts the job's previews, from 0.
+        index: usize,
+        /// Of the requested size.
+        image: RgbImage,
+    },
     /// Its answer: nothing comes after it.
     Done(Outcome),
 }

@@ -22,7 +22,6 @@ mod calibration;
 mod config;
 mod cost;
 mod curve;
-mod fairness;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
 mod handle;
@@ -34,6 +33,7 @@ mod policy;
 mod readiness;
 mod reuse;
 mod run;
+mod sharing;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
 mod state;

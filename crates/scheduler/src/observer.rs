@@ -39,6 +39,11 @@ pub enum Observation<'a> {
         /// One a job of the step.
         reports: &'a [StepReport],
     },
+    /// A preview was drawn.
+    Previewed {
+        /// How long that took.
+        took: Duration,
+    },
     /// A picture was decoded.
     Decoded {
         /// How long that took.

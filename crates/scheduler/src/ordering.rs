@@ -1,88 +1,94 @@
 //! Who goes first.
 //!
-//! Jobs of higher priority go before all others. Among those of one priority, the first are those
-//! that have waited out their patience, in the order in which it ran out; then come those of the
-//! owners who were served least, in coarse levels; then those with least work left.
+//! Jobs of higher priority go before all others. Among those of one priority, least work goes first, counted once
+//! for each job that its owner has in hand, so that many jobs of one owner do not shut out the few of another.
 //!
-//! Patience bounds how long a job can be overtaken. It is [`PATIENCE`] times what the job, and
-//! whatever its owner had in hand before it, would take; and one job goes before another that has
-//! run out of it only if its own ran out earlier. So a job is overtaken by those of its
-//! priority only that arrive before its own patience is out, and by any number of later ones not at
-//! all. That patience counts the owner's backlog keeps a flood of jobs from one owner from ageing all
-//! at once, before the one job of another.
+//! That alone would starve large pictures. So those go first that are *behind*: that have waited [`PATIENCE`] times
+//! the time that they take alone, and were served less than evenly shared workers would have done (`sharing`). The
+//! one that is behind by the largest part of itself is first. However many small jobs come, among n jobs in hand none
+//! takes much more than n times as long as alone.
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use crate::state::{Job, State};
+use crate::cost::CostModel;
+use crate::sharing::Sharing;
+use crate::state::{Job, JobId, State};
 
-/// How often the time that a job takes may pass before it goes first. Chosen by simulation: less
-/// makes the mean latency worse, more the longest waits.
-pub(crate) const PATIENCE: f64 = 3.0;
+/// The waiting, in times that a job takes alone, before it may be behind. Chosen by simulation: less makes the
+/// longest waits longer where there is little to do, more makes the share of large jobs less even where there is much.
+const PATIENCE: f64 = 2.5;
 
 /// A job's place in the order: the least goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     pub(crate) priority: Reverse<i8>,
-    pub(crate) age: Age,
-    level: u64,
+    /// The part of it, in millionths, that its share would have served more; `None` goes last.
+    behind: Reverse<Option<u64>>,
     work: Duration,
     arrived: Duration,
-    id: u64,
+    id: JobId,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Age {
-    /// Patience ran out, then.
-    Aged(Duration),
-    Young,
+impl Rank {
+    /// Whether the job has waited long and had less than its share.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind.0.is_some()
+    }
 }
 
 /// What ranks depend on besides the job.
 pub(crate) struct Ordering<'a> {
-    state: &'a State,
     pub(crate) now: Duration,
-    /// The least that an owner with jobs in hand was served.
-    floor: Duration,
-    /// The largest job in hand: owners that are less than it apart count as served alike.
-    quantum: Duration,
+    cost: &'a CostModel,
+    priorities: bool,
+    sharing: Sharing,
 }
 
 impl<'a> Ordering<'a> {
+    /// Of the jobs in hand.
     pub(crate) fn new(state: &'a State, now: Duration) -> Self {
-        let floor = state.fairness.floor(&state.owners());
-        let quantum = state.jobs().map(|job| state.cost.work(&job.whole())).max().unwrap_or_default();
-        Ordering { state, now, floor, quantum }
+        Ordering::with(state, &[], now)
+    }
+
+    /// Of the jobs in hand and of `more` that arrive now.
+    pub(crate) fn with(state: &'a State, more: &[Job], now: Duration) -> Self {
+        let mut sharing = state.sharing.clone();
+        sharing.advance(now, state.n_lanes());
+        more.iter().for_each(|job| sharing.join(job.id, job.owner));
+        Ordering { now, cost: &state.cost, priorities: state.config.priorities, sharing }
     }
 
     pub(crate) fn rank(&self, job: &Job) -> Rank {
-        let priority = if self.state.config.priorities { job.priority } else { 0 };
+        let n_jobs = u32::try_from(self.sharing.n_jobs(job.owner)).unwrap_or(u32::MAX);
         Rank {
-            priority: Reverse(priority),
-            age: if job.ages_at <= self.now { Age::Aged(job.ages_at) } else { Age::Young },
-            level: self.state.fairness.level(job.owner, self.floor, self.quantum),
-            work: self.state.cost.work(job),
+            priority: Reverse(if self.priorities { job.priority } else { 0 }),
+            behind: Reverse(self.behind(job)),
+            work: self.cost.work(job).saturating_mul(n_jobs),
             arrived: job.arrived,
             id: job.id,
         }
     }
-}
 
-/// When the patience of a job runs out that arrives now.
-pub(crate) fn ages_at(state: &State, job: &Job) -> Duration {
-    let backlog: Duration =
-        state.jobs().filter(|other| other.owner == job.owner).map(|other| state.cost.work(other)).sum();
-    job.arrived + (state.cost.alone(job) + backlog / state.n_lanes()).mul_f64(PATIENCE)
+    fn behind(&self, job: &Job) -> Option<u64> {
+        let whole = self.cost.alone(&job.whole());
+        let served = whole.saturating_sub(self.cost.alone(job));
+        let waited = self.now.saturating_sub(job.arrived + served);
+        let lag = self.sharing.share(job.id, job.owner).saturating_sub(served);
+        let is_behind = waited >= whole.mul_f64(PATIENCE) && lag > Duration::ZERO;
+        is_behind.then(|| (lag.as_secs_f64() / whole.as_secs_f64() * 1e6) as u64)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{JobOptions, SchedulerConfig};
-    use crate::state::JobId;
+    use crate::state::Needs;
     use crate::testing::{TICK, books, cost};
 
     fn submit(state: &mut State, id: JobId, steps: usize, options: JobOptions, at: u32) {
+        state.advance(TICK * at);
         state.submit(vec![Job::new(id, cost(64, steps), options, TICK * at)]).unwrap();
     }
 
@@ -91,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn priority_then_age_then_fairness_then_work_then_arrival() {
+    fn priority_then_least_work_then_arrival() {
         let mut state = books(SchedulerConfig::default(), 1);
         // Encoding, steps and decoding: 15, 8, 8, 7 and 105 s.
         submit(&mut state, 0, 10, owned(1), 0);
@@ -100,22 +106,50 @@ mod tests {
         submit(&mut state, 3, 2, owned(4), 3);
         submit(&mut state, 4, 100, JobOptions { priority: 1, ..owned(5) }, 4);
         assert_eq!(state.line(TICK * 5), [4, 3, 1, 2, 0]);
-        state.fairness.charge(4, TICK * 500);
-        assert_eq!(state.line(TICK * 5), [4, 1, 2, 0, 3], "the owner of 3 has had its share");
-        assert_eq!(state.line(TICK * 26), [4, 3, 1, 2, 0], "patience of 3 x 7, 8 and 8 s is out at 24, 25 and 26 s");
-        assert_eq!(state.line(TICK * 24), [4, 3, 1, 2, 0]);
-        assert_eq!(state.line(TICK * 23), [4, 1, 2, 0, 3]);
         state.config.priorities = false;
-        assert_eq!(state.line(TICK * 5), [1, 2, 0, 4, 3]);
+        assert_eq!(state.line(TICK * 5), [3, 1, 2, 0, 4]);
     }
 
     #[test]
-    fn patience_counts_what_the_owner_has_in_hand() {
+    fn who_is_behind_goes_first_and_who_is_most_is_the_first() {
         let mut state = books(SchedulerConfig::default(), 1);
         submit(&mut state, 0, 10, owned(1), 0);
-        submit(&mut state, 1, 10, owned(1), 0);
-        submit(&mut state, 2, 10, owned(2), 1);
-        // Each takes 15 s.
-        assert_eq!(state.waiting.iter().map(|job| job.ages_at.as_secs()).collect::<Vec<_>>(), [45, 90, 46]);
+        submit(&mut state, 1, 3, owned(2), 30);
+        // 2.5 times 15 s are 37.5 s.
+        assert_eq!(state.line(TICK * 37), [1, 0]);
+        assert_eq!(state.line(TICK * 38), [0, 1]);
+
+        let mut state = books(SchedulerConfig::default(), 1);
+        submit(&mut state, 0, 10, owned(1), 0);
+        submit(&mut state, 1, 12, owned(2), 0);
+        // Of 15 and of 17 s, shares of 25 s are 1.67 and 1.47 times the whole.
+        assert_eq!(state.line(TICK * 50), [0, 1]);
+        // Of the first, 6 s were served: it is behind by 1.27 times the whole.
+        (state.waiting[0].needs, state.waiting[0].steps_left) = (Needs::Step, 5);
+        assert_eq!(state.line(TICK * 50), [1, 0]);
+    }
+
+    #[test]
+    fn who_has_had_its_share_is_not_behind_however_long_it_waits() {
+        let mut state = books(SchedulerConfig::default(), 1);
+        submit(&mut state, 0, 95, owned(1), 0);
+        (1..10).for_each(|id| submit(&mut state, id, 95, owned(1), 0));
+        // Ten share 300 s, and of 100 s the first was served 20 or 40.
+        let is_behind = |steps_left| {
+            let job = Job { steps_left, ..state.waiting[0] };
+            Ordering::new(&state, TICK * 300).rank(&job).is_behind()
+        };
+        assert!(is_behind(75) && !is_behind(55));
+    }
+
+    #[test]
+    fn work_counts_as_often_as_its_owner_has_jobs() {
+        let mut state = books(SchedulerConfig::default(), 1);
+        (0..3).for_each(|id| submit(&mut state, id, 1, owned(1), 0));
+        submit(&mut state, 3, 10, owned(2), 1);
+        // 6 s thrice, and 15 s.
+        assert_eq!(state.line(TICK), [3, 0, 1, 2]);
+        state.cancel(2);
+        assert_eq!(state.line(TICK), [0, 1, 3]);
     }
 }

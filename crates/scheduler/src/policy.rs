@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use crate::ordering::{Age, Ordering};
+use crate::ordering::Ordering;
 use crate::state::{Job, JobId, Lane, LaneStatus, Needs, State, WorkerId};
 use crate::step::Step;
 
@@ -69,14 +69,14 @@ fn encode_or_step(state: &State, lane: &Lane, waiting: &[&Job], ordering: &Order
     let mut room = Room::new(state, lane);
     let mut step = Step::new(&state.cost, ordering.now);
     for (rank, job) in candidates {
-        let is_aged = matches!(rank.age, Age::Aged(_));
+        let is_behind = rank.is_behind();
         if job.needs == Needs::Encode && !room.fits(job) {
-            room.is_kept |= is_aged;
+            room.is_kept |= is_behind;
         } else if step.is_joined_by(&rank, job) {
             room.take(job);
             step.add(rank, job);
-        } else if is_aged {
-            // Nothing that comes after a job without patience takes part without it.
+        } else if is_behind {
+            // Nothing that comes after a job that is behind takes part without it.
             break;
         }
     }

@@ -30,6 +30,8 @@ pub(crate) enum Event {
     Loaded { worker: WorkerId, card: ModelCard, estimator: Estimator, calibration: Calibration },
     /// A worker did what it was told, in so much time.
     Turned { worker: WorkerId, done: Done, took: Duration },
+    /// A worker drew preview `index` of a job, after the step that it reported last.
+    Previewed { id: JobId, index: usize, image: RgbImage, took: Duration },
     /// A worker's pipeline panicked; the worker loads its model again.
     Crashed { worker: WorkerId, reason: String },
     /// A worker's thread ended.
@@ -121,6 +123,7 @@ impl EventLoop {
                 Some(deadline) => tokio::time::timeout_at(deadline, events.recv()).await,
                 None => Ok(events.recv().await),
             };
+            self.state.advance(self.now());
             match event {
                 Ok(Some(event)) => self.handle(event),
                 Ok(None) => return,
@@ -157,9 +160,16 @@ impl EventLoop {
                 self.state.loaded(worker);
             }
             Event::Turned { worker, done, took } => {
-                let jobs = self.state.turned(worker, took);
+                let jobs = self.state.turned(worker);
                 self.observe_turn(&done, &jobs, took);
                 self.turned(done, &jobs, took);
+            }
+            Event::Previewed { id, index, image, took } => {
+                self.observe(&Observation::Previewed { took });
+                // Nobody waits for the previews of a job that was cancelled while they were drawn.
+                if let Some(job) = self.jobs.get(&id) {
+                    let _ = job.updates.send(Update::Preview { index, image });
+                }
             }
             Event::Crashed { worker, reason } => {
                 tracing::error!(worker, reason, "the pipeline panicked, loading the model again");

@@ -7,11 +7,11 @@ use diffusion::{RequestCost, StepReport};
 use crate::admission;
 use crate::config::{JobOptions, PRIORITIES, SchedulerConfig};
 use crate::cost::CostModel;
-use crate::fairness::Fairness;
 use crate::handle::SubmitError;
-use crate::ordering::{self, Ordering};
+use crate::ordering::Ordering;
 use crate::policy::{Assignment, Turn};
 use crate::readiness::Load;
+use crate::sharing::Sharing;
 
 pub(crate) type JobId = u64;
 pub(crate) type WorkerId = usize;
@@ -28,8 +28,6 @@ pub(crate) struct Job {
     pub(crate) deadline: Option<Duration>,
     pub(crate) priority: i8,
     pub(crate) owner: u64,
-    /// When its patience runs out.
-    pub(crate) ages_at: Duration,
     pub(crate) needs: Needs,
 }
 
@@ -54,7 +52,6 @@ impl Job {
             deadline: options.deadline.map(|from_now| now.saturating_add(from_now)),
             priority: options.priority.clamp(*PRIORITIES.start(), *PRIORITIES.end()),
             owner: options.owner,
-            ages_at: Duration::MAX,
             needs: Needs::Encode,
         }
     }
@@ -98,7 +95,7 @@ pub(crate) struct State {
     pub(crate) waiting: Vec<Job>,
     pub(crate) lanes: Vec<Lane>,
     pub(crate) cost: CostModel,
-    pub(crate) fairness: Fairness,
+    pub(crate) sharing: Sharing,
 }
 
 impl State {
@@ -110,7 +107,7 @@ impl State {
             waiting: Vec::new(),
             lanes: (0..n_workers).map(|_| lane()).collect(),
             cost: CostModel::default(),
-            fairness: Fairness::default(),
+            sharing: Sharing::default(),
         }
     }
 
@@ -119,18 +116,15 @@ impl State {
         self.lanes.iter().flat_map(|lane| &lane.running).chain(&self.waiting)
     }
 
-    /// The owners of all jobs in hand, each once.
-    pub(crate) fn owners(&self) -> Vec<u64> {
-        let mut owners: Vec<_> = self.jobs().map(|job| job.owner).collect();
-        owners.sort_unstable();
-        owners.dedup();
-        owners
-    }
-
     /// Workers that are not lost, at least 1.
     pub(crate) fn n_lanes(&self) -> u32 {
         let n_lanes = self.lanes.iter().filter(|lane| lane.status != LaneStatus::Lost).count();
         n_lanes.max(1) as u32
+    }
+
+    /// Time passes: called before anything else that happens at `now`.
+    pub(crate) fn advance(&mut self, now: Duration) {
+        self.sharing.advance(now, self.n_lanes());
     }
 
     /// Puts all of `jobs` in line, or none.
@@ -143,11 +137,8 @@ impl State {
             job.deadline = job.deadline.into_iter().chain(longest).min();
         }
         admission::admit(self, &jobs)?;
-        let owners = self.owners();
-        for mut job in jobs {
-            self.fairness.join(job.owner, &owners);
-            // One after the other: each counts those before it.
-            job.ages_at = ordering::ages_at(self, &job);
+        for job in jobs {
+            self.sharing.join(job.id, job.owner);
             self.waiting.push(job);
         }
         Ok(())
@@ -173,6 +164,7 @@ impl State {
 
     /// Forgets a job that its worker no longer holds.
     pub(crate) fn ended(&mut self, id: JobId) {
+        self.sharing.leave(id);
         self.waiting.retain(|job| job.id != id);
         for lane in &mut self.lanes {
             lane.running.retain(|job| job.id != id);
@@ -184,16 +176,11 @@ impl State {
         self.lanes[worker].status = LaneStatus::Idle;
     }
 
-    /// The worker's turn is over, and took `took`; the jobs that it was for are returned.
-    pub(crate) fn turned(&mut self, worker: WorkerId, took: Duration) -> Vec<Job> {
+    /// The worker's turn is over; the jobs that it was for are returned.
+    pub(crate) fn turned(&mut self, worker: WorkerId) -> Vec<Job> {
         let lane = &mut self.lanes[worker];
         lane.status = LaneStatus::Idle;
-        let jobs = std::mem::take(&mut lane.at_work);
-        let tokens: usize = jobs.iter().map(Job::step_tokens).sum();
-        for job in &jobs {
-            self.fairness.charge(job.owner, took.mul_f64(job.step_tokens() as f64 / tokens as f64));
-        }
-        jobs
+        std::mem::take(&mut lane.at_work)
     }
 
     pub(crate) fn encoded(&mut self, id: JobId, took: Duration) {
@@ -264,7 +251,9 @@ impl State {
         lane.status = status;
         lane.cancelled.clear();
         lane.at_work.clear();
-        lane.running.drain(..).map(|job| job.id).collect()
+        let ended: Vec<_> = lane.running.drain(..).map(|job| job.id).collect();
+        ended.iter().for_each(|&id| self.sharing.leave(id));
+        ended
     }
 
     /// Enters what the policy decided.

@@ -29,7 +29,7 @@ pub(crate) fn books(config: SchedulerConfig, n_workers: usize) -> State {
 /// Enters a finished turn into the books, as the event loop does, and takes as long as predicted; those of
 /// `failing` run out of memory in it. Returns the jobs that ended.
 pub(crate) fn done(state: &mut State, worker: WorkerId, turn: Option<Turn>, failing: &[JobId]) -> Vec<JobId> {
-    let jobs = state.turned(worker, TICK);
+    let jobs = state.turned(worker);
     let fails = jobs.iter().any(|job| failing.contains(&job.id));
     let mut ended = Vec::new();
     match turn {

@@ -16,7 +16,7 @@ pub(crate) const NOT_WAITING: usize = usize::MAX;
 #[derive(Debug)]
 pub struct Ticket {
     pub(crate) id: JobId,
-    /// Unbounded, yet never more than one update a step.
+    /// Unbounded, yet never more than two updates a step.
     pub(crate) updates: mpsc::UnboundedReceiver<Update>,
     pub(crate) events: mpsc::UnboundedSender<Event>,
     /// The event loop keeps it current.

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
-use diffusion::{ImageRequest, Pipeline, PipelineError, RgbImage, StepReport};
+use diffusion::{ImageRequest, Pipeline, PipelineError, Previews, RgbImage, StepReport};
 use tokio::sync::mpsc;
 
 use crate::calibration::{Calibration, calibrate};
@@ -69,7 +69,7 @@ where
         let mut limit = calibration;
         while let Some(pipeline) = load(&factory, limit, &mut reports) {
             limit = Duration::ZERO;
-            let mut worker = Worker { pipeline, states: BTreeMap::new() };
+            let mut worker = Worker { pipeline, jobs: BTreeMap::new(), stepped: Vec::new() };
             // What a panic leaves behind, the pipeline and every state, is dropped and not used again.
             match catch_unwind(AssertUnwindSafe(|| worker.run(&inbox, &reports))) {
                 Ok(()) => return,
@@ -130,57 +130,92 @@ impl Drop for Reports {
 struct Worker<P: Pipeline> {
     pipeline: P,
     /// Ordered, so that a batch is always laid out oldest job first.
-    states: BTreeMap<JobId, P::State>,
+    jobs: BTreeMap<JobId, Held<P::State>>,
+    /// What the last turn stepped, and which step it was.
+    stepped: Vec<(JobId, usize)>,
+}
+
+/// A job that was encoded.
+struct Held<S> {
+    state: S,
+    num_inference_steps: usize,
+    previews: Option<Previews>,
+    /// How many were drawn.
+    previews_drawn: usize,
 }
 
 impl<P: Pipeline> Worker<P> {
     /// Ends when the event loop drops its side of `inbox`.
     fn run(&mut self, inbox: &std_mpsc::Receiver<Command>, reports: &Reports) {
-        for command in inbox {
+        for Command { drop, work } in inbox {
+            drop.iter().for_each(|id| _ = self.jobs.remove(id));
+            // Between two turns: the step is reported and costs what it costs, and a job that was
+            // cancelled during it is gone.
+            self.draw_previews(reports);
             let started = Instant::now();
-            let done = self.turn(command);
+            let done = work.map_or(Done::Nothing, |work| self.turn(work));
             reports.send(Event::Turned { worker: reports.worker, done, took: started.elapsed() });
         }
     }
 
-    fn turn(&mut self, command: Command) -> Done {
-        command.drop.iter().for_each(|id| drop(self.states.remove(id)));
-        match command.work {
-            None => Done::Nothing,
-            Some(Work::Encode(id, request)) => Done::Encoded { id, result: self.encode(id, &request) },
-            Some(Work::Step(ids)) => Done::Stepped(self.step(&ids)),
-            Some(Work::Decode(id)) => Done::Decoded { id, result: self.decode(id) },
+    fn turn(&mut self, work: Work) -> Done {
+        match work {
+            Work::Encode(id, request) => Done::Encoded { id, result: self.encode(id, &request) },
+            Work::Step(ids) => Done::Stepped(self.step(&ids)),
+            Work::Decode(id) => Done::Decoded { id, result: self.decode(id) },
+        }
+    }
+
+    /// Draws what is due after the last turn. Nothing depends on a preview: one that fails is left out.
+    fn draw_previews(&mut self, reports: &Reports) {
+        for (id, step_index) in std::mem::take(&mut self.stepped) {
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            let Some(previews) = job.previews.filter(|p| p.is_due(step_index, job.num_inference_steps)) else {
+                continue;
+            };
+            let started = Instant::now();
+            match self.pipeline.preview(&job.state, previews.method) {
+                Ok(image) => {
+                    let index = job.previews_drawn;
+                    job.previews_drawn += 1;
+                    reports.send(Event::Previewed { id, index, image, took: started.elapsed() });
+                }
+                Err(err) => tracing::warn!(id, step_index, error = %err, "a preview is left out"),
+            }
         }
     }
 
     fn encode(&mut self, id: JobId, request: &ImageRequest) -> Result<Prepared, PipelineError> {
         let state = self.pipeline.prepare(request)?;
         let (prompt_tokens, warnings) = (self.pipeline.prompt_tokens(&state), self.pipeline.warnings(&state));
-        self.states.insert(id, state);
+        let (previews, num_inference_steps) = (request.previews, request.params.num_inference_steps);
+        self.jobs.insert(id, Held { state, num_inference_steps, previews, previews_drawn: 0 });
         Ok(Prepared { prompt_tokens, warnings })
     }
 
     fn step(&mut self, ids: &[JobId]) -> Result<Vec<StepReport>, PipelineError> {
-        let before: Vec<_> = ids.iter().filter_map(|id| Some((*id, self.states.get(id)?.clone()))).collect();
-        let chosen = self.states.iter_mut().filter(|(id, _)| ids.contains(id));
-        let mut batch: Vec<_> = chosen.map(|(_, state)| state).collect();
+        let chosen = self.jobs.iter_mut().filter(|(id, _)| ids.contains(id));
+        let (chosen, mut batch): (Vec<_>, Vec<_>) = chosen.map(|(id, job)| (*id, &mut job.state)).unzip();
         assert_eq!(batch.len(), ids.len(), "an encoded job has a state. This is a bug.");
+        let before: Vec<P::State> = batch.iter().map(|state| (**state).clone()).collect();
         let result = self.pipeline.step(&mut batch);
         match &result {
-            Ok(reports) => assert_eq!(reports.len(), ids.len(), "one report a request. This is a bug."),
+            Ok(reports) => {
+                assert_eq!(reports.len(), batch.len(), "one report a request. This is a bug.");
+                self.stepped = chosen.into_iter().zip(reports.iter().map(|report| report.step_index)).collect();
+            }
             // Any other error leaves states that are not to be used again; the jobs fail and are dropped.
-            Err(PipelineError::OutOfMemory) => self.states.extend(before),
+            Err(PipelineError::OutOfMemory) => batch.into_iter().zip(before).for_each(|(state, old)| *state = old),
             Err(_) => {}
         }
         result
     }
 
     fn decode(&mut self, id: JobId) -> Result<RgbImage, PipelineError> {
-        let state = self.states.remove(&id).expect("an encoded job has a state. This is a bug.");
-        let kept = state.clone();
-        let result = self.pipeline.decode(state);
+        let job = self.jobs.remove(&id).expect("an encoded job has a state. This is a bug.");
+        let result = self.pipeline.decode(job.state.clone());
         if let Err(PipelineError::OutOfMemory) = result {
-            self.states.insert(id, kept);
+            self.jobs.insert(id, job);
         }
         result
     }

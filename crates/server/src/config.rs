@@ -5,6 +5,8 @@ use std::time::Duration;
 use cache::CacheConfig;
 use diffusion::Limits;
 
+use crate::access::{AllowedOrigin, ApiKeys, RateLimit};
+
 /// The settings of the front end.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -14,6 +16,8 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// Most bytes of a JSON body.
     pub body_limit: usize,
+    /// Most bytes of the body of an edit, which brings pictures.
+    pub upload_limit: usize,
     /// The step cache that requests run under, if any.
     pub cache: Option<CacheConfig>,
     /// Whether a request may bring cache settings of its own.
@@ -22,8 +26,41 @@ pub struct ServerConfig {
     pub cache_summary: bool,
     /// Whether a request may bring a priority; otherwise the field is ignored.
     pub priorities: bool,
+    /// The keys that let requests in; without any, everybody may come in.
+    pub api_keys: ApiKeys,
+    /// How many requests for pictures each key may send.
+    pub rate_limit: Option<RateLimit>,
+    /// The web pages that may call the server from a browser.
+    pub cors_allow_origins: Vec<AllowedOrigin>,
+    /// How long the head of a connection's first request may take; later heads may take longer.
+    pub header_timeout: Duration,
+    /// How long an upload may make no progress.
+    pub body_timeout: Duration,
+    /// Most connections at a time; more wait for their turn.
+    pub max_connections: usize,
+    /// What the program was built for and with.
+    pub build: BuildInfo,
     /// How long jobs may go on once the server is told to stop.
     pub drain_timeout: Duration,
+}
+
+/// What the program was built for and with.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct BuildInfo {
+    /// The program's version.
+    pub version: &'static str,
+    /// Processor and system, e.g. `x86_64-linux`.
+    pub target: String,
+    /// The optional parts that are in it.
+    pub features: Vec<&'static str>,
+}
+
+impl Default for BuildInfo {
+    /// This version for this machine, without optional parts.
+    fn default() -> Self {
+        let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
+        BuildInfo { version: env!("CARGO_PKG_VERSION"), target, features: Vec::new() }
+    }
 }
 
 impl ServerConfig {
@@ -33,10 +70,18 @@ impl ServerConfig {
             served_model_names: vec![id.into()],
             limits: Limits::default(),
             body_limit: 2 << 20,
+            upload_limit: 64 << 20,
             cache: None,
             allow_request_cache_config: false,
             cache_summary: false,
             priorities: true,
+            api_keys: ApiKeys::default(),
+            rate_limit: None,
+            cors_allow_origins: Vec::new(),
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            max_connections: 4096,
+            build: BuildInfo::default(),
             drain_timeout: Duration::from_secs(60),
         }
     }

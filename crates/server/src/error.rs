@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytesize::ByteSize;
 use diffusion::{InvalidRequest, PipelineError};
 use scheduler::{JobError, SubmitError};
+use tower_http::timeout::TimeoutError;
 
 use crate::answer::openai::{ErrorBody, ErrorResponse};
 
@@ -21,6 +22,13 @@ pub(crate) enum ApiError {
     NotAnObject(&'static str),
     #[error("The body could not be read: {0}")]
     UnreadableBody(axum::Error),
+    /// 408, which clients may repeat: the network stalled, and nothing was begun.
+    #[error("The upload made no progress for too long (the server's --body-timeout)")]
+    StalledUpload,
+    #[error("{}", invalid_key(*given))]
+    InvalidApiKey { given: bool },
+    #[error("This key has sent as many requests as it may for now; the next is taken in {:.1} s", wait.as_secs_f64())]
+    RateLimited { wait: Duration },
     #[error("Missing required parameter: `{0}`")]
     Missing(&'static str),
     /// A field of the wrong JSON type.
@@ -38,8 +46,17 @@ pub(crate) enum ApiError {
     UnknownUrl { method: Method, path: String, suggestion: Option<&'static str> },
     #[error("{path} does not take {method}")]
     MethodNotAllowed { method: Method, path: String },
-    #[error("Content-Type must be application/json. Given: {0}")]
-    ContentType(String),
+    #[error("Content-Type must be {expected}. Given: {given}")]
+    ContentType { expected: &'static str, given: String },
+    #[error("The form cannot be read: {0}")]
+    InvalidForm(String),
+    /// A picture that cannot be decoded, or none at all.
+    #[error(transparent)]
+    InvalidImage(InvalidRequest),
+    #[error(transparent)]
+    ImageTooLarge(InvalidRequest),
+    #[error("Variations are not made here (nor any more by OpenAI). Use POST /v1/images/edits, with a prompt")]
+    NoVariations,
     #[error("The body must have at most {limit} bytes")]
     BodyTooLarge { limit: usize },
     /// A full queue and a deadline that cannot be met are both 429, with the time after which it
@@ -75,6 +92,8 @@ enum Retry {
     /// It will fail again.
     Never,
     After(Duration),
+    /// Known to the millisecond, unlike the estimate of [`Retry::After`].
+    AfterExactly(Duration),
     /// This instance goes away or is not there yet; another may answer at once.
     Elsewhere,
 }
@@ -88,7 +107,16 @@ impl ApiError {
         let internal = |code| (StatusCode::INTERNAL_SERVER_ERROR, "server_error", code, None);
         match self {
             ApiError::InvalidJson(_) | ApiError::NotAnObject(_) => bad_request("invalid_json", None),
+            ApiError::InvalidForm(_) => bad_request("invalid_multipart", None),
+            ApiError::InvalidImage(err) => bad_request("invalid_image_file", Some(err.field)),
+            ApiError::ImageTooLarge(err) => bad_request("image_too_large", Some(err.field)),
+            ApiError::NoVariations => bad_request("unsupported_endpoint", None),
             ApiError::UnreadableBody(_) => bad_request("invalid_body", None),
+            ApiError::StalledUpload => invalid(StatusCode::REQUEST_TIMEOUT, "upload_stalled", None),
+            ApiError::InvalidApiKey { .. } => invalid(StatusCode::UNAUTHORIZED, "invalid_api_key", None),
+            ApiError::RateLimited { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded", None)
+            }
             ApiError::Missing(param) => bad_request("missing_required_parameter", Some(param)),
             ApiError::WrongType(err) => bad_request("invalid_type", Some(err.field)),
             ApiError::InvalidValue(err) | ApiError::Job(JobError::Pipeline(PipelineError::Invalid(err))) => {
@@ -98,7 +126,7 @@ impl ApiError {
             ApiError::UnknownModel { .. } => invalid(StatusCode::NOT_FOUND, "model_not_found", Some("model")),
             ApiError::UnknownUrl { .. } => invalid(StatusCode::NOT_FOUND, "unknown_url", None),
             ApiError::MethodNotAllowed { .. } => invalid(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", None),
-            ApiError::ContentType(_) => invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", None),
+            ApiError::ContentType { .. } => invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", None),
             ApiError::BodyTooLarge { .. } => invalid(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None),
             ApiError::Submit(SubmitError::QueueFull { .. }) => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", None)
@@ -124,6 +152,7 @@ impl ApiError {
 
     fn retry(&self) -> Retry {
         match self {
+            ApiError::RateLimited { wait } => Retry::AfterExactly(*wait),
             ApiError::Submit(SubmitError::QueueFull { predicted_drain, .. }) => Retry::After(*predicted_drain),
             ApiError::Submit(SubmitError::TooLate { predicted, deadline }) => {
                 Retry::After(predicted.saturating_sub(*deadline))
@@ -136,6 +165,26 @@ impl ApiError {
             | ApiError::Internal(_) => Retry::Never,
             _ => Retry::AsTheStatusSays,
         }
+    }
+}
+
+/// A body that broke off, or that stopped coming.
+pub(crate) fn unreadable(err: axum::Error) -> ApiError {
+    let mut cause: Option<&dyn std::error::Error> = Some(&err);
+    while let Some(err) = cause {
+        if err.is::<TimeoutError>() {
+            return ApiError::StalledUpload;
+        }
+        cause = err.source();
+    }
+    ApiError::UnreadableBody(err)
+}
+
+fn invalid_key(given: bool) -> &'static str {
+    if given {
+        "Incorrect API key"
+    } else {
+        "No API key was given: send it as `Authorization: Bearer KEY`"
     }
 }
 
@@ -165,6 +214,9 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(ErrorResponse { error })).into_response();
         response.extensions_mut().insert(ErrorCode(code));
         retry.write(response.headers_mut());
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         response
     }
 }
@@ -175,6 +227,11 @@ impl Retry {
             Retry::AsTheStatusSays => return,
             Retry::Never => (Some("false"), None),
             Retry::After(wait) => (None, Some(wait)),
+            Retry::AfterExactly(wait) => {
+                let ms = wait.as_micros().div_ceil(1000).min(u128::from(RETRY_AFTER.1) * 1000) as u64;
+                headers.insert(HeaderName::from_static("retry-after-ms"), ms.into());
+                (None, Some(wait))
+            }
             Retry::Elsewhere => (Some("true"), Some(COME_BACK_IN)),
         };
         if let Some(should) = should {
@@ -239,6 +296,8 @@ mod tests {
         assert_eq!(line(full(3600.0)), "429 queue_full - 60");
         assert_eq!(line(JobError::Pipeline(PipelineError::OutOfMemory)), "500 out_of_memory false -");
         assert_eq!(line(JobError::Pipeline(PipelineError::Model("nan".into()))), "500 internal_error false -");
+        assert_eq!(line(ApiError::RateLimited { wait: Duration::from_millis(250) }), "429 rate_limit_exceeded - 1");
+        assert_eq!(line(ApiError::RateLimited { wait: Duration::from_secs(90) }), "429 rate_limit_exceeded - 60");
         assert_eq!(line(JobError::Crashed), "500 internal_error false -");
         assert_eq!(line(ApiError::Missing("prompt")), "400 missing_required_parameter - -");
     }

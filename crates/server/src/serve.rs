@@ -3,10 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::connections;
 use crate::routes::app;
 use crate::state::AppState;
 
@@ -37,19 +37,15 @@ pub async fn serve(listener: TcpListener, state: AppState, mut stop: mpsc::Recei
             () = told(&mut stop) => tracing::warn!("stopping at once"),
         }
     };
-    // Answers are written whole: waiting to fill packets would only delay their last one.
-    let listener = listener.tap_io(|connection| {
-        if let Err(err) = connection.set_nodelay(true) {
-            tracing::debug!(error = %err, "no TCP_NODELAY");
-        }
-    });
     let closed = async {
         let _ = closing.await;
     };
+    let config = state.config.clone();
     tokio::select! {
-        result = axum::serve(listener, app(state)).with_graceful_shutdown(closed) => result,
-        () = stopping => Ok(()),
+        () = connections::serve(listener, app(state), &config, closed) => {}
+        () = stopping => {}
     }
+    Ok(())
 }
 
 async fn told(stop: &mut mpsc::Receiver<()>) {

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use diffusion::ModelCard;
 use scheduler::{Readiness, Scheduler, SubmitError};
 
+use crate::access::Access;
 use crate::config::ServerConfig;
 use crate::metrics::Metrics;
 
@@ -15,6 +16,7 @@ pub struct AppState {
     pub(crate) scheduler: Scheduler,
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) metrics: Metrics,
+    pub(crate) access: Arc<Access>,
     /// When the server started, in seconds since 1970: a model's `created`.
     pub(crate) started: u64,
 }
@@ -22,7 +24,8 @@ pub struct AppState {
 impl AppState {
     /// The state of a server that hands its jobs to `scheduler`, whose observer is that of `metrics`.
     pub fn new(scheduler: Scheduler, config: ServerConfig, metrics: Metrics) -> Self {
-        AppState { scheduler, config: Arc::new(config), metrics, started: unix_seconds() }
+        let access = Arc::new(Access::new(&config));
+        AppState { scheduler, config: Arc::new(config), metrics, access, started: unix_seconds() }
     }
 
     /// The loaded model's card, or why there is none: the reason that a submission would get.

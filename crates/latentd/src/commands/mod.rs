@@ -11,11 +11,13 @@ mod serve;
 
 use latentd::{CacheFlags, DeviceName, DtypeName, Error, Omni, OmniBuilder};
 
+use crate::{build, logging};
+
 /// Serve and generate pictures with diffusion transformers
 #[derive(clap::Parser)]
 #[command(
     name = "latentd",
-    version,
+    version = build::line(),
     after_help = "Start here:\n  latentd generate \"a fox on a green background\" -o fox.png\n  latentd serve --port 8091"
 )]
 pub(crate) struct Cli {
@@ -26,7 +28,7 @@ pub(crate) struct Cli {
 #[derive(clap::Subcommand)]
 enum Command {
     Generate(generate::Generate),
-    Serve(serve::Serve),
+    Serve(serve::Typed),
     Bench(bench::Bench),
     Cache(cache::Cache),
     Healthcheck(healthcheck::Healthcheck),
@@ -35,9 +37,13 @@ enum Command {
 impl Cli {
     /// Does what was asked.
     pub(crate) fn run(self) -> Result<(), Error> {
+        // A server's settings say how it logs.
+        if !matches!(self.command, Command::Serve(_)) {
+            logging::init_text();
+        }
         match self.command {
             Command::Generate(generate) => generate.run(),
-            Command::Serve(serve) => serve.run(),
+            Command::Serve(typed) => typed.run(),
             Command::Bench(bench) => bench.run(),
             Command::Cache(cache) => cache.run(),
             Command::Healthcheck(healthcheck) => healthcheck.run(),

@@ -36,16 +36,25 @@ pub(super) struct SchedulingFlags {
 }
 
 impl SchedulingFlags {
+    /// Whether a request's `priority` counts.
+    pub(super) fn priorities(&self) -> bool {
+        !self.no_priorities
+    }
+
     /// The bounds for this many workers, which are all on the CPU or not.
     ///
     /// # Errors
-    /// A bound under which nothing could be taken.
-    pub(super) fn config(&self, workers: usize, on_cpu: bool) -> Result<SchedulerConfig, Error> {
+    /// Every bound under which nothing could be taken.
+    pub(super) fn config(&self, workers: usize, on_cpu: bool) -> Result<SchedulerConfig, Vec<Error>> {
+        let mut errors = Vec::new();
         if self.max_batch == 0 {
-            return Err(Error::Flag("`--max-batch` must be at least 1. Given: 0".into()));
+            errors.push(Error::Flag("`--max-batch` must be at least 1. Given: 0".into()));
         }
         if self.memory_budget == Some(ByteSize(0)) {
-            return Err(Error::Flag("`--memory-budget` must be at least 1 byte. Given: 0".into()));
+            errors.push(Error::Flag("`--memory-budget` must be at least 1 byte. Given: 0".into()));
+        }
+        if !errors.is_empty() {
+            return Err(errors);
         }
         // Workers on the CPU share its memory.
         let half = || memory::available().map(|bytes| bytes / 2 / workers as u64).filter(|_| on_cpu);
@@ -55,7 +64,7 @@ impl SchedulingFlags {
             max_backlog: self.max_backlog_seconds.map(Duration::from_secs),
             memory_budget: self.memory_budget.map(|budget| budget.as_u64()).or_else(half),
             max_deadline: self.max_request_seconds.map(Duration::from_secs),
-            priorities: !self.no_priorities,
+            priorities: self.priorities(),
             ..SchedulerConfig::default()
         })
     }
@@ -76,7 +85,7 @@ mod tests {
     fn config(arguments: &str, workers: usize, on_cpu: bool) -> Result<SchedulerConfig, String> {
         let line = Line::try_parse_from(["serve"].into_iter().chain(arguments.split_whitespace()));
         let flags = line.map_err(|err| err.to_string())?.flags;
-        flags.config(workers, on_cpu).map_err(|err| err.to_string())
+        flags.config(workers, on_cpu).map_err(|errors| errors.iter().map(Error::to_string).collect())
     }
 
     #[test]

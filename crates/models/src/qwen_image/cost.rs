@@ -79,6 +79,7 @@ mod tests {
                 true_cfg_scale: 4.0,
                 seed: 0,
             },
+            previews: None,
             extensions,
         }
     }

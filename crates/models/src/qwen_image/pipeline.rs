@@ -6,7 +6,7 @@ use cache::{CacheConfig, ConfigError};
 use candle_core::{DType, Device, Tensor};
 use diffusion::{
     CfgBranch, Estimator, FlowMatchConfig, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline, PipelineError,
-    RgbImage, Sigmas, StepReport,
+    PreviewMethod, RgbImage, Sigmas, StepReport,
 };
 use kernels::in_pool;
 
@@ -19,6 +19,7 @@ use crate::checkpoint::Checkpoint;
 use crate::device_error;
 use crate::dit::Dit;
 use crate::error::LoadError;
+use crate::latent_rgb::{LatentRgb, enlarged};
 use crate::load::{LoadOptions, Progress};
 use crate::noise::randn;
 use crate::prompt_cache::PromptCache;
@@ -35,6 +36,7 @@ pub struct QwenImage {
     prompt_cache: PromptCache,
     transformer: Transformer,
     vae: Vae,
+    latent_rgb: LatentRgb,
     schedule: FlowMatchConfig,
     latent_channels: usize,
     costs: CostModel,
@@ -70,6 +72,7 @@ impl QwenImage {
             prompt_cache: PromptCache::new(options.prompt_cache_bytes),
             transformer,
             vae,
+            latent_rgb: LatentRgb::new(vae_config.z_dim),
             schedule,
             latent_channels: transformer_config.out_channels,
             device: options.device.clone(),
@@ -150,12 +153,32 @@ impl QwenImage {
         Ok((residuals, warnings.iter().map(ToString::to_string).collect()))
     }
 
-    fn pixels(&self, state: &RequestState) -> candle_core::Result<Vec<u8>> {
-        let latents = unpack(&state.latents, state.size.token_grid())?;
-        let pixels = self.vae.decode(&latents)?;
+    /// The picture of packed latents, from which previews learn the colours.
+    fn picture(&mut self, tokens: &Tensor, size: ImageSize) -> candle_core::Result<RgbImage> {
+        let latents = unpack(tokens, size.token_grid())?;
+        let pixels = in_pool(&self.device, || self.vae.decode(&latents)?.flatten_all()?.to_vec1::<f32>())?;
         // Half to even, as numpy rounds.
-        let bytes = pixels.flatten_all()?.to_vec1::<f32>()?;
-        Ok(bytes.into_iter().map(|x| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8).collect())
+        let byte = |x: f32| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+        let picture = RgbImage { size: size.padded(), pixels: pixels.into_iter().map(byte).collect() };
+        self.latent_rgb.learn(&latents.flatten_all()?.to_vec1()?, &picture);
+        Ok(picture.crop_center(size))
+    }
+
+    /// The picture of packed latents without the VAE; `None` as long as there was no picture to learn from.
+    fn sketch(&self, tokens: &Tensor, size: ImageSize) -> candle_core::Result<Option<RgbImage>> {
+        let (rows, columns) = size.token_grid();
+        let latents = unpack(tokens, (rows, columns))?.flatten_all()?.to_vec1()?;
+        let small = self.latent_rgb.draw(&latents, ImageSize { width: 2 * columns, height: 2 * rows });
+        Ok(small.map(|small| enlarged(small).crop_center(size)))
+    }
+
+    fn draw_preview(&mut self, state: &RequestState, method: PreviewMethod) -> candle_core::Result<RgbImage> {
+        let clean = state.clean_latents()?;
+        let sketch = match method {
+            PreviewMethod::Latent2Rgb => self.sketch(&clean, state.size)?,
+            PreviewMethod::Vae => None,
+        };
+        sketch.map_or_else(|| self.picture(&clean, state.size), Ok)
     }
 }
 
@@ -180,11 +203,13 @@ impl Pipeline for QwenImage {
             size,
             sigmas: Sigmas::new(&self.schedule, request.params.num_inference_steps, size.image_seq_len()),
             true_cfg_scale: request.params.true_cfg_scale,
+            previews: request.previews,
             branches,
             prompt_tokens,
             warnings,
             residuals,
             latents: self.noise(request.params.seed, size).map_err(device_error)?,
+            velocity: None,
             step_index: 0,
         })
     }
@@ -201,9 +226,12 @@ impl Pipeline for QwenImage {
         in_pool(&self.device, || denoise_step(&self.transformer, batch)).map_err(device_error)
     }
 
+    fn preview(&mut self, state: &RequestState, method: PreviewMethod) -> Result<RgbImage, PipelineError> {
+        self.draw_preview(state, method).map_err(device_error)
+    }
+
     fn decode(&mut self, state: RequestState) -> Result<RgbImage, PipelineError> {
-        let pixels = in_pool(&self.device, || self.pixels(&state)).map_err(device_error)?;
-        Ok(RgbImage { size: state.size.padded(), pixels }.crop_center(state.size))
+        self.picture(&state.latents, state.size).map_err(device_error)
     }
 }
 
@@ -237,8 +265,11 @@ fn card(config: &TransformerConfig) -> ModelCard {
         class: "QwenImagePipeline".into(),
         default_size: ImageSize { width: side, height: side },
         default_num_inference_steps: if miniature { 20 } else { 50 },
+        low_num_inference_steps: if miniature { 10 } else { 20 },
+        high_num_inference_steps: if miniature { 40 } else { 80 },
         default_true_cfg_scale: if miniature { 3.0 } else { 4.0 },
         default_negative_prompt: miniature.then(|| " ".into()),
+        max_input_images: 0,
         max_prompt_tokens: MAX_PROMPT_TOKENS,
         num_blocks: vec![config.num_layers],
     }

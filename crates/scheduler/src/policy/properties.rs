@@ -98,7 +98,10 @@ impl World {
                 self.ended.extend(self.state.emptied(worker, LaneStatus::Loading));
                 self.state.loaded(worker);
             }
-            Move::Wait(ticks) => self.now += TICK * ticks,
+            Move::Wait(ticks) => {
+                self.now += TICK * ticks;
+                self.state.advance(self.now);
+            }
         }
     }
 
@@ -108,7 +111,7 @@ impl World {
             prop_assert!(self.at_work[*worker].is_none(), "two turns at once");
             if let Some(turn) = &assignment.turn {
                 check_priority(&self.state, *worker, turn, self.now)?;
-                check_patience(&self.state, *worker, turn, self.now)?;
+                check_lag(&self.state, *worker, turn, self.now)?;
             }
         }
         self.state.assigned(&assignments);
@@ -139,15 +142,16 @@ fn check_priority(state: &State, worker: WorkerId, turn: &Turn, now: Duration) -
         prop_assert_eq!(among, highest);
         let fits = |job: &&Job| Room::new(state, lane).fits(job);
         let passed_over = state.waiting.iter().filter(fits).filter(|job| Some(job.priority) > highest);
-        // Other workers may take one each, and room may be kept for one whose patience is out.
-        let is_kept = state.waiting.iter().any(|job| !fits(&job) && job.ages_at <= now);
+        // Other workers may take one each, and room may be kept for one that is behind.
+        let ordering = Ordering::new(state, now);
+        let is_kept = state.waiting.iter().any(|job| !fits(&job) && ordering.rank(job).is_behind());
         prop_assert!(is_kept || passed_over.count() < N_WORKERS, "{state:?}");
     }
     Ok(())
 }
 
-/// A job whose patience is out is not passed over by one that came after that.
-fn check_patience(state: &State, worker: WorkerId, turn: &Turn, now: Duration) -> Result<(), TestCaseError> {
+/// A job that is behind is not passed over by one that is not, or less.
+fn check_lag(state: &State, worker: WorkerId, turn: &Turn, now: Duration) -> Result<(), TestCaseError> {
     let lane = &state.lanes[worker];
     let served: Vec<&Job> = match turn {
         Turn::Step(ids) => stepping(lane).filter(|job| ids.contains(&job.id)).collect(),
@@ -156,9 +160,15 @@ fn check_patience(state: &State, worker: WorkerId, turn: &Turn, now: Duration) -
     };
     let waits = state.waiting.iter().filter(|_| lane.running.is_empty() || matches!(turn, Turn::Step(_)));
     let passed_over = stepping(lane).filter(|_| matches!(turn, Turn::Step(_))).chain(waits);
-    for passed in passed_over.filter(|job| job.ages_at <= now && served.iter().all(|other| other.id != job.id)) {
+    let ordering = Ordering::new(state, now);
+    // Where there is no room for one that is behind, it is kept, and those that have theirs go on.
+    let behind = |job: &&Job| ordering.rank(job).is_behind();
+    let kept = state.waiting.iter().any(|job| behind(&job) && !Room::new(state, lane).fits(job));
+    let goes_on = |job: &Job| matches!(turn, Turn::Step(_)) && job.needs == Needs::Encode && kept;
+    let behind = passed_over.filter(behind).filter(|job| !goes_on(job));
+    for passed in behind.filter(|job| served.iter().all(|other| other.id != job.id)) {
         for other in served.iter().filter(|other| other.priority <= passed.priority) {
-            prop_assert!(other.arrived <= passed.ages_at, "{other:?} before {passed:?}");
+            prop_assert!(ordering.rank(other) <= ordering.rank(passed), "{other:?} before {passed:?}");
         }
     }
     Ok(())
@@ -168,7 +178,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     /// Every accepted job ends once: in a decoding, a cancellation, a crash or for want of memory. Places,
-    /// memory, priority and patience are kept, and no worker idles while there is work.
+    /// memory, priority and shares are kept, and no worker idles while there is work.
     #[test]
     fn every_job_ends_once_whatever_happens(moves in prop::collection::vec(any_move(), 0..300)) {
         let mut world = World::new();

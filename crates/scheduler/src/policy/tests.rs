@@ -46,6 +46,7 @@ fn play(mut state: State, outside: Vec<(u32, Outside)>) -> String {
     for round in 0.. {
         assert!(round < 100, "this goes on for ever: {rounds:?}");
         let mut failing = Vec::new();
+        state.advance(TICK * round);
         while let Some((_, event)) = outside.next_if(|(at, _)| *at == round) {
             match event {
                 Submit(job) => state.submit(vec![job]).unwrap(),
@@ -187,12 +188,12 @@ fn a_job_that_does_not_fit_into_memory_waits_and_others_pass_it() {
 }
 
 #[test]
-fn memory_is_kept_for_a_job_whose_patience_is_out() {
+fn memory_is_kept_for_a_job_that_is_behind() {
     let bytes = |bytes, steps| RequestCost { bytes, ..cost(16, steps) };
     let mut state = line(9, &[]);
     state.config.memory_budget = Some(10);
     state.submit(vec![job(0, bytes(6, 30), 0)]).unwrap();
-    // `b` takes 4 s alone, with encoding and decoding, and has waited three times as long at 13 s. Its
+    // `b` takes 4 s alone, with encoding and decoding, and has waited 2.5 times as long at 11 s. Its
     // owner has nothing else.
     let other = JobOptions { owner: 9, ..JobOptions::default() };
     let mut outside = vec![(1, Submit(Job::new(1, bytes(6, 2), other, TICK)))];

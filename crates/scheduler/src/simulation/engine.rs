@@ -10,6 +10,9 @@ use crate::state::WorkerId;
 
 /// A policy under test. Requests are named by their place in the trace.
 pub(super) trait Contender {
+    /// Time passes.
+    fn advance(&mut self, _now: Duration) {}
+
     fn arrive(&mut self, id: usize, arrival: &Arrival, now: Duration);
 
     /// The next turn of each idle device that has something to do.
@@ -37,10 +40,22 @@ struct AtWork {
 
 /// What became of each request, in the order of the trace.
 pub(super) fn play(scenario: &Scenario, arrivals: &[Arrival], contender: &mut dyn Contender) -> Vec<Served> {
+    play_by(scenario, arrivals, contender, usize::MAX)
+}
+
+/// The same where each of so many clients sends the next request of the trace, once it comes, when its last is
+/// answered.
+pub(super) fn play_by(
+    scenario: &Scenario,
+    arrivals: &[Arrival],
+    contender: &mut dyn Contender,
+    clients: usize,
+) -> Vec<Served> {
     let mut at_work: Vec<Option<AtWork>> = (0..scenario.devices).map(|_| None).collect();
     let mut taken = vec![0; arrivals.len()];
     let mut finished = vec![Duration::ZERO; arrivals.len()];
-    let mut next = 0;
+    let mut arrived = Vec::with_capacity(arrivals.len());
+    let mut answered = 0;
     let mut now = Duration::ZERO;
     loop {
         for (worker, turn) in contender.assign(now) {
@@ -49,24 +64,28 @@ pub(super) fn play(scenario: &Scenario, arrivals: &[Arrival], contender: &mut dy
             at_work[worker] = Some(AtWork { turn, begun: now, ends: now + took });
         }
         let ends = at_work.iter().enumerate().filter_map(|(worker, work)| Some((work.as_ref()?.ends, worker))).min();
-        match (ends, arrivals.get(next)) {
-            (Some((ends, worker)), arrival) if arrival.is_none_or(|arrival| ends <= arrival.at) => {
+        let arrival = arrivals.get(arrived.len()).filter(|_| arrived.len() - answered < clients);
+        match (ends, arrival) {
+            (Some((ends, worker)), arrival) if arrival.is_none_or(|arrival| ends <= arrival.at.max(now)) => {
                 now = ends;
+                contender.advance(now);
                 let AtWork { turn, begun, .. } = at_work[worker].take().expect("found above. This is a bug.");
+                answered += usize::from(matches!(turn, Turn::Decode(_)));
                 let shares = end(arrivals, &mut taken, &mut finished, &turn, now);
                 contender.turned(worker, &turn, &shares, now - begun);
             }
             (_, Some(arrival)) => {
-                now = arrival.at;
-                contender.arrive(next, arrival, now);
-                next += 1;
+                now = arrival.at.max(now);
+                contender.advance(now);
+                contender.arrive(arrived.len(), arrival, now);
+                arrived.push(now);
             }
             (_, None) => break,
         }
     }
     let served = |(id, arrival): (usize, &Arrival)| {
         assert!(finished[id] > Duration::ZERO, "request {id} was never finished");
-        Served { arrived: arrival.at, finished: finished[id], alone: scenario.device.alone(arrival) }
+        Served { arrived: arrived[id], finished: finished[id], alone: scenario.device.alone(arrival) }
     };
     arrivals.iter().enumerate().map(served).collect()
 }

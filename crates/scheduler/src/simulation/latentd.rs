@@ -31,6 +31,10 @@ impl Latentd {
 }
 
 impl Contender for Latentd {
+    fn advance(&mut self, now: Duration) {
+        self.state.advance(now);
+    }
+
     fn arrive(&mut self, id: usize, arrival: &Arrival, now: Duration) {
         let job = Job::new(id as JobId, arrival.cost, JobOptions::default(), now);
         self.state.submit(vec![job]).expect("no bound is set. This is a bug.");
@@ -43,7 +47,7 @@ impl Contender for Latentd {
     }
 
     fn turned(&mut self, worker: WorkerId, turn: &Turn, shares: &[f64], took: Duration) {
-        let jobs = self.state.turned(worker, took);
+        let jobs = self.state.turned(worker);
         match turn {
             Turn::Encode(id) => self.state.encoded(*id, took),
             Turn::Step(_) => {

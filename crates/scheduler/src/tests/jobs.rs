@@ -17,6 +17,7 @@ async fn a_job_reports_every_step_and_ends_in_its_picture() {
             Update::Stepped(report) => steps.push(report),
             Update::Done(outcome) => break outcome.unwrap(),
             Update::Started { .. } => panic!("started twice"),
+            Update::Preview { .. } => panic!("no previews were asked for"),
         }
     };
     assert_eq!(steps.iter().map(|report| report.step_index).collect::<Vec<_>>(), [0, 1, 2]);
@@ -39,6 +40,7 @@ async fn an_observer_sees_everything_in_order() {
             Observation::Stepped { batch, tokens, reports, .. } => {
                 format!("stepped {batch} {tokens} {}", reports.len())
             }
+            Observation::Previewed { .. } => "previewed".into(),
             Observation::Decoded { .. } => "decoded".into(),
             Observation::Answered { outcome, .. } => format!("answered {}", outcome.is_ok()),
             Observation::Cancelled => "cancelled".into(),

@@ -5,6 +5,7 @@ mod chaos;
 mod faults;
 mod jobs;
 mod lifetime;
+mod previews;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};

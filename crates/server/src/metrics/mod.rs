@@ -116,7 +116,7 @@ impl Default for Metrics {
             stage_duration: timed(
                 own,
                 "stage_duration",
-                "One turn of a stage: a prompt encoded, a batch stepped, a picture decoded, an answer's image files written",
+                "One turn of a stage: a prompt encoded, a batch stepped, a preview drawn, a picture decoded, an answer's image files written",
                 family(seconds),
             ),
             step_duration: timed(

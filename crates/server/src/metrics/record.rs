@@ -41,6 +41,7 @@ impl Metrics {
             Observation::Started { queued } => families.queue_duration.observe(queued.as_secs_f64()),
             Observation::Encoded { took } => self.stage("encode", took),
             Observation::Stepped { batch, took, reports, .. } => self.stepped(batch, took, reports),
+            Observation::Previewed { took } => self.stage("preview", took),
             Observation::Decoded { took } => self.stage("decode", took),
             Observation::Answered { outcome: Ok(generated), .. } => self.finished(generated),
             Observation::Answered { outcome: Err(err), .. } => self.failed(err),

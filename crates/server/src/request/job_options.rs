@@ -1,9 +1,8 @@
 //! How a request's jobs differ from others: whose they are, how urgent, and until when.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use diffusion::InvalidRequest;
 use scheduler::JobOptions;
 
@@ -17,12 +16,11 @@ const X_STAINLESS_READ_TIMEOUT: &str = "x-stainless-read-timeout";
 /// The longest deadline that is told apart from none: sums of times stay in range.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The options of a request with these headers and of this priority. Without an authorization all
-/// are one owner's.
+/// The options of a request with these headers, of this priority and this owner.
 ///
 /// # Errors
 /// An `x-request-timeout` that is no time.
-pub(crate) fn job_options(headers: &HeaderMap, priority: i8) -> Result<JobOptions, ApiError> {
+pub(crate) fn job_options(headers: &HeaderMap, priority: i8, owner: u64) -> Result<JobOptions, ApiError> {
     let own = match headers.get(X_REQUEST_TIMEOUT) {
         None => None,
         Some(given) => {
@@ -35,26 +33,12 @@ pub(crate) fn job_options(headers: &HeaderMap, priority: i8) -> Result<JobOption
     // The client's user did not choose this one, and cannot mend it.
     let library = headers.get(X_STAINLESS_READ_TIMEOUT).and_then(|given| seconds(given.to_str().ok()?));
     let deadline = own.into_iter().chain(library).min();
-    Ok(JobOptions { priority, owner: bearer(headers).map_or(0, owner), deadline })
+    Ok(JobOptions { priority, owner, deadline })
 }
 
 fn seconds(text: &str) -> Option<Duration> {
     let seconds = text.trim().parse::<f64>().ok().filter(|seconds| *seconds > 0.0)?;
     Some(Duration::try_from_secs_f64(seconds.min(LONGEST.as_secs_f64())).unwrap_or(LONGEST))
-}
-
-/// The token of `Authorization: Bearer TOKEN`.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()).filter(|token| !token.is_empty())
-}
-
-/// The same number for the same token for as long as the process lives; the token itself goes
-/// no further.
-fn owner(token: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    token.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]
@@ -67,7 +51,7 @@ mod tests {
         let headers = headers
             .iter()
             .map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap()));
-        job_options(&headers.collect(), 3).map_err(|err| err.to_string())
+        job_options(&headers.collect(), 3, 7).map_err(|err| err.to_string())
     }
 
     fn deadline(headers: &[(&'static str, &str)]) -> Option<f64> {
@@ -77,7 +61,7 @@ mod tests {
     #[test]
     fn the_sooner_of_the_two_timeouts_is_the_deadline() {
         let (own, library) = (X_REQUEST_TIMEOUT, X_STAINLESS_READ_TIMEOUT);
-        assert_eq!(options(&[]), Ok(JobOptions { priority: 3, owner: 0, deadline: None }));
+        assert_eq!(options(&[]), Ok(JobOptions { priority: 3, owner: 7, deadline: None }));
         assert_eq!(deadline(&[(library, "600")]), Some(600.0));
         assert_eq!(deadline(&[(own, "2.5")]), Some(2.5));
         assert_eq!(deadline(&[(own, "700"), (library, "600")]), Some(600.0));
@@ -93,17 +77,6 @@ mod tests {
         for bad in ["", "0", "-1", "soon", "NaN", "é"] {
             let expected = format!("`x-request-timeout` must be a number of seconds above 0. Given: {bad:?}");
             assert_eq!(options(&[(X_REQUEST_TIMEOUT, bad)]), Err(expected));
-        }
-    }
-
-    #[test]
-    fn the_bearer_of_a_token_is_one_owner() {
-        let owner = |authorization| options(&[("authorization", authorization)]).unwrap().owner;
-        assert_eq!(owner("Bearer sk-1"), owner("bearer  sk-1 "));
-        assert_ne!(owner("Bearer sk-1"), owner("Bearer sk-2"));
-        assert_ne!(owner("Bearer sk-1"), 0);
-        for none in ["", "Bearer", "Bearer ", "Basic sk-1"] {
-            assert_eq!(owner(none), 0, "{none}");
         }
     }
 }

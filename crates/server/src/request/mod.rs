@@ -1,9 +1,199 @@
 //! From the bytes of a request to what is meant by them.
 
+mod body;
+mod colour;
+mod delivery;
 mod fields;
 mod job_options;
-pub(crate) mod json;
-pub(crate) mod step_cache;
-pub(crate) mod validate;
+mod json;
+mod multipart;
+mod pictures;
+mod sources;
+mod step_cache;
+mod validate;
 
+use axum::extract::Request;
+use axum::http::HeaderMap;
+use cache::CacheConfig;
+use diffusion::{ImageRequest, InvalidRequest, Limits, ModelCard, Previews, RequestDraft, RgbImage};
+
+pub(crate) use delivery::{MAX_PARTIAL_IMAGES, PREVIEW_METHODS, RESPONSE_FORMATS};
+#[cfg(test)]
+pub(crate) use fields::ASKED;
 pub(crate) use job_options::job_options;
+pub(crate) use sources::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, MAX_URL_CHARS};
+pub(crate) use validate::{BACKGROUNDS, FORMATS, QUALITIES};
+
+use body::{MediaType, Upload};
+use multipart::Form;
+
+use crate::answer::encode::OutputFormat;
+use crate::config::ServerConfig;
+use crate::error::ApiError;
+
+/// What is done with a request's prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    /// A picture from nothing but words.
+    Generation,
+    /// A picture from words and pictures.
+    Edit,
+}
+
+/// A request whose every field has the right type and a value that some model takes.
+#[derive(Debug)]
+pub(crate) struct ImagesRequest {
+    pub(crate) endpoint: Endpoint,
+    /// What the picture shall be. [`ImagesRequest::image_requests`] makes it whole.
+    pub(crate) draft: RequestDraft,
+    /// The pictures to edit: upright, alpha composited on white.
+    pub(crate) input_images: Vec<InputImage>,
+    pub(crate) output: Output,
+    /// What the answer says of the quality.
+    pub(crate) quality: &'static str,
+    pub(crate) delivery: Delivery,
+    /// The answer is a job to ask after (`async: true` or `Prefer: respond-async`).
+    pub(crate) run_async: bool,
+    pub(crate) return_timings: bool,
+    pub(crate) return_cache_stats: bool,
+    /// Its urgency, 0 unless it says so.
+    pub(crate) priority: i8,
+    /// The request's own cache settings.
+    pub(crate) cache: Option<CacheConfig>,
+    /// The client's name for its user, which the answer repeats.
+    pub(crate) safety_identifier: Option<String>,
+    /// Names of fields that were given and have no effect.
+    pub(crate) ignored: Vec<String>,
+}
+
+/// A picture that a request brought.
+pub(crate) type InputImage = RgbImage;
+
+/// The files that are made of the pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Output {
+    pub(crate) format: OutputFormat,
+    /// JPEG's quality, 0 to 100.
+    pub(crate) compression: u8,
+}
+
+/// How the pictures reach the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// All of them in one JSON object.
+    Json(ImageField),
+    /// The bytes of the one picture.
+    File,
+    /// As server-sent events.
+    Stream(StreamOptions),
+}
+
+/// Which field of the JSON holds a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ImageField {
+    B64Json,
+    Url,
+}
+
+/// What a stream tells beside the finished pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamOptions {
+    pub(crate) previews: Option<Previews>,
+    /// An event a step.
+    pub(crate) progress: bool,
+}
+
+impl ImagesRequest {
+    /// One request a picture, with the model's defaults filled in. It takes the draft.
+    ///
+    /// # Errors
+    /// The first field that the model or the server's limits refuse.
+    pub(crate) fn image_requests(
+        &mut self,
+        card: &ModelCard,
+        limits: &Limits,
+        random_seed: impl FnMut() -> u32,
+    ) -> Result<Vec<ImageRequest>, ApiError> {
+        let mut draft = std::mem::take(&mut self.draft);
+        if let Delivery::Stream(StreamOptions { previews, .. }) = self.delivery {
+            draft.previews = previews;
+        }
+        if let Some(own) = &self.cache {
+            step_cache::check_blocks(own, &card.num_blocks)?;
+            draft.extensions.insert(own.clone());
+        }
+        let requests = draft.build(card, limits, random_seed)?;
+        check_input_images(self, card)?;
+        Ok(requests)
+    }
+}
+
+/// An edit brings as many pictures as the model takes.
+fn check_input_images(asked: &ImagesRequest, card: &ModelCard) -> Result<(), ApiError> {
+    let (given, most) = (asked.input_images.len(), card.max_input_images);
+    match asked.endpoint {
+        Endpoint::Edit if most == 0 => {
+            let bound = "be absent: the model makes pictures from text only, by POST /v1/images/generations";
+            Err(ApiError::Unsupported(InvalidRequest::new("image", bound, count_of(given))))
+        }
+        _ if given > most => {
+            let bound = format!("be at most {} for this model", count_of(most));
+            Err(InvalidRequest::new("image", bound, count_of(given)).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn count_of(count: usize) -> String {
+    if count == 1 { "1 picture".into() } else { format!("{count} pictures") }
+}
+
+/// Reads a whole request. What depends on the model is checked by [`ImagesRequest::image_requests`].
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub(crate) async fn read(
+    endpoint: Endpoint,
+    request: Request,
+    config: &ServerConfig,
+) -> Result<ImagesRequest, ApiError> {
+    let headers = request.headers().clone();
+    let limit = if endpoint == Endpoint::Edit { config.upload_limit } else { config.body_limit };
+    let mut upload = Upload::new(request, limit);
+    let (form, param) = match received(endpoint, &headers, &mut upload).await {
+        Ok(received) => received,
+        Err(err) => {
+            upload.linger();
+            return Err(err);
+        }
+    };
+    let Form { mut fields, images, ignored } = form;
+    fields.merge("extra_body")?;
+    let sources = if endpoint == Endpoint::Edit { sources::sources(&mut fields, images, param)? } else { Vec::new() };
+    let mut asked = validate::images_request(endpoint, &headers, fields, ignored, config)?;
+    asked.input_images = pictures::decoded(sources, param).await?;
+    asked.draft.input_size = asked.input_images.first().map(|image| image.size);
+    Ok(asked)
+}
+
+/// What a request for variations of a picture is told, as OpenAI tells it.
+pub(crate) fn no_variations(request: Request) -> ApiError {
+    Upload::new(request, usize::MAX).linger();
+    ApiError::NoVariations
+}
+
+/// The body, whatever its type, and the name of the field that holds its pictures.
+async fn received(
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+    upload: &mut Upload,
+) -> Result<(Form, &'static str), ApiError> {
+    let expected = if endpoint == Endpoint::Edit { body::JSON_OR_FORM } else { body::JSON };
+    match MediaType::of(headers, expected)? {
+        MediaType::Json => {
+            let fields = json::fields(&upload.bytes().await?)?;
+            Ok((Form { fields, images: Vec::new(), ignored: Vec::new() }, "images"))
+        }
+        MediaType::Form { boundary } => Ok((multipart::form(upload, boundary).await?, "image")),
+    }
+}

@@ -1,88 +1,117 @@
 //! From what was typed to what is meant. Pure: the defaults and bounds come from elsewhere.
 
+use axum::http::HeaderMap;
 use cache::CacheConfig;
-use diffusion::{ImageSize, InvalidRequest, RequestDraft};
+use diffusion::{ImageSize, InvalidRequest, Quality, RequestDraft};
 use scheduler::PRIORITIES;
 use serde_json::Value;
 
+use super::delivery::{self, Wanted};
 use super::fields::Fields;
-use super::step_cache;
+use super::{Delivery, Endpoint, ImageField, ImagesRequest, Output, step_cache};
 use crate::answer::encode::OutputFormat;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 
-/// A generation whose every field has the right type. The bounds that depend on the model are
-/// checked when the draft is built.
-#[derive(Debug)]
-pub(crate) struct Generation {
-    pub(crate) draft: RequestDraft,
-    pub(crate) output_format: OutputFormat,
-    /// JPEG's quality, 0 to 100.
-    pub(crate) output_compression: u8,
-    /// What the answer says of the quality.
-    pub(crate) quality: &'static str,
-    pub(crate) return_timings: bool,
-    pub(crate) return_cache_stats: bool,
-    /// Its urgency, 0 unless it says so.
-    pub(crate) priority: i8,
-    /// The request's own cache settings.
-    pub(crate) cache: Option<CacheConfig>,
-    /// Names of fields that were given and have no effect.
-    pub(crate) ignored: Vec<String>,
-}
-
-/// Reads a generation off `fields`.
-pub(crate) fn generation(mut fields: Fields, config: &ServerConfig) -> Result<Generation, ApiError> {
-    check_model(&mut fields, &config.served_model_names)?;
-    refuse_unsupported(&mut fields)?;
-    let mut ignored = Vec::new();
-    let (output_format, output_compression) = output(&mut fields, &mut ignored)?;
-    let quality = quality(&mut fields, &mut ignored)?;
-    let return_timings = fields.boolean("return_timings")?.unwrap_or(false);
-    let return_cache_stats = fields.boolean("return_cache_stats")?.unwrap_or(false);
+/// Reads a request for pictures off `fields`, but for the pictures that it brings; `ignored` are
+/// fields that were dropped already.
+///
+/// # Errors
+/// The first field of a wrong type, or with a value that no model takes.
+pub(crate) fn images_request(
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+    mut fields: Fields,
+    mut ignored: Vec<String>,
+    config: &ServerConfig,
+) -> Result<ImagesRequest, ApiError> {
+    let model = model(&mut fields, &config.served_model_names)?;
+    refuse_unsupported(endpoint, &mut fields)?;
+    let Wanted { delivery, run_async, format } = delivery::wanted(&mut fields, headers, default_field(&model))?;
+    let output = output(&mut fields, format, &mut ignored)?;
+    let quality = fields.one_of("quality", &QUALITIES)?.unwrap_or_default();
+    let return_timings = fields.flag("return_timings")?;
+    let return_cache_stats = fields.flag("return_cache_stats")?;
     // Unread, it is listed with the fields that have no effect.
     let priority = if config.priorities { priority(&mut fields)? } else { 0 };
     let cache = cache(&mut fields, config)?;
     // Who asks: of no effect on the picture.
     fields.string("user")?;
-    let draft = draft(&mut fields)?;
+    let safety_identifier = fields.string("safety_identifier")?;
+    let mut draft = draft(&mut fields, quality)?;
+    if let Delivery::Stream(options) = delivery {
+        draft.previews = options.previews;
+    }
+    if let (Delivery::File, Some(n @ 2..)) = (delivery, draft.n) {
+        return Err(InvalidRequest::new("n", "be 1 where the answer is a file", n).into());
+    }
     ignored.extend(fields.rest());
-    Ok(Generation {
+    Ok(ImagesRequest {
+        endpoint,
         draft,
-        output_format,
-        output_compression,
-        quality,
+        input_images: Vec::new(),
+        output,
+        quality: quality.name(),
+        delivery,
+        run_async,
         return_timings,
         return_cache_stats,
         priority,
         cache,
+        safety_identifier,
         ignored,
     })
 }
 
-fn check_model(fields: &mut Fields, served_model_names: &[String]) -> Result<(), ApiError> {
-    match fields.string("model")? {
+fn model(fields: &mut Fields, served_model_names: &[String]) -> Result<Option<String>, ApiError> {
+    match fields.word("model")? {
         Some(given) if !served_model_names.contains(&given) => {
             let given = given.chars().take(80).collect();
             Err(ApiError::UnknownModel { given, available: served_model_names.to_vec() })
+        }
+        model => Ok(model),
+    }
+}
+
+/// Clients that ask for DALL-E read nothing but the URL, which was its default.
+fn default_field(model: &Option<String>) -> ImageField {
+    match model.as_deref() {
+        Some("dall-e-2" | "dall-e-3") => ImageField::Url,
+        _ => ImageField::B64Json,
+    }
+}
+
+/// What would change the picture and cannot be had is refused, never ignored.
+fn refuse_unsupported(endpoint: Endpoint, fields: &mut Fields) -> Result<(), ApiError> {
+    let refused: [(&str, &str); 2] = match endpoint {
+        Endpoint::Edit => [
+            ("mask", "be absent: the model edits whole pictures, without a mask"),
+            ("markup", "be absent: the model reads no drawings over a picture"),
+        ],
+        Endpoint::Generation => [
+            ("image", "be absent: pictures are edited by POST /v1/images/edits"),
+            ("images", "be absent: pictures are edited by POST /v1/images/edits"),
+        ],
+    };
+    for (name, bound) in refused {
+        if let Some(given) = fields.any(name).filter(|given| !is_empty(given)) {
+            return Err(ApiError::Unsupported(InvalidRequest::new(name, bound, given)));
+        }
+    }
+    match fields.one_of("background", &BACKGROUNDS)? {
+        Some(false) => {
+            let bound = "be opaque or auto: the model has no alpha";
+            Err(ApiError::Unsupported(InvalidRequest::new("background", bound, "\"transparent\"")))
         }
         _ => Ok(()),
     }
 }
 
-/// What would change the answer and cannot be had is refused, never ignored.
-fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
-    let unsupported = |field, bound, given: Value| Err(ApiError::Unsupported(InvalidRequest::new(field, bound, given)));
-    if fields.boolean("stream")? == Some(true) {
-        return unsupported("stream", "be false: this server does not stream yet", Value::Bool(true));
-    }
-    match fields.one_of("response_format", &[("b64_json", true), ("url", false)])? {
-        Some(false) => unsupported("response_format", "be b64_json: this server keeps no files", "url".into()),
-        _ => match fields.one_of("background", &[("auto", true), ("opaque", true), ("transparent", false)])? {
-            Some(false) => unsupported("background", "be opaque or auto: the model has no alpha", "transparent".into()),
-            _ => Ok(()),
-        },
-    }
+/// OpenAI's words, and whether the model can make such a picture.
+pub(crate) const BACKGROUNDS: [(&str, bool); 3] = [("auto", true), ("opaque", true), ("transparent", false)];
+
+fn is_empty(value: &Value) -> bool {
+    value.as_str() == Some("") || value.as_array().is_some_and(Vec::is_empty)
 }
 
 fn priority(fields: &mut Fields) -> Result<i8, ApiError> {
@@ -93,7 +122,7 @@ fn priority(fields: &mut Fields) -> Result<i8, ApiError> {
 }
 
 fn cache(fields: &mut Fields, config: &ServerConfig) -> Result<Option<CacheConfig>, ApiError> {
-    match fields.any("cache") {
+    match fields.structure("cache") {
         None => Ok(None),
         Some(given) if !config.allow_request_cache_config => {
             let bound = "be absent: the server was not started with --allow-request-cache-config";
@@ -103,79 +132,174 @@ fn cache(fields: &mut Fields, config: &ServerConfig) -> Result<Option<CacheConfi
     }
 }
 
-const FORMATS: [(&str, OutputFormat); 4] = [
+pub(crate) const FORMATS: [(&str, OutputFormat); 4] = [
     ("png", OutputFormat::Png),
     ("jpeg", OutputFormat::Jpeg),
     ("jpg", OutputFormat::Jpeg),
     ("webp", OutputFormat::WebP),
 ];
 
-fn output(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<(OutputFormat, u8), ApiError> {
-    let format = fields.one_of("output_format", &FORMATS)?.unwrap_or(OutputFormat::Png);
-    let Some(compression) = fields.integer("output_compression")? else { return Ok((format, 100)) };
-    let quality = u8::try_from(compression).ok().filter(|quality| *quality <= 100);
-    let quality =
-        quality.ok_or_else(|| InvalidRequest::new("output_compression", "be between 0 and 100", compression))?;
+/// `accepted` is the format that `Accept` names.
+fn output(fields: &mut Fields, accepted: Option<OutputFormat>, ignored: &mut Vec<String>) -> Result<Output, ApiError> {
+    let format = fields.one_of("output_format", &FORMATS)?.or(accepted).unwrap_or(OutputFormat::Png);
+    let Some(compression) = fields.integer("output_compression")? else {
+        return Ok(Output { format, compression: 100 });
+    };
+    let checked = u8::try_from(compression).ok().filter(|quality| *quality <= 100);
+    let compression =
+        checked.ok_or_else(|| InvalidRequest::new("output_compression", "be between 0 and 100", compression))?;
     if format != OutputFormat::Jpeg {
         ignored.push("output_compression".into());
     }
-    Ok((format, quality))
+    Ok(Output { format, compression })
 }
 
-/// Each of OpenAI's words, and the one that the answer has for it: never `auto`, which strict
-/// clients refuse there.
-const QUALITIES: [(&str, &str); 8] = [
-    ("auto", "medium"),
-    ("low", "low"),
-    ("medium", "medium"),
-    ("standard", "medium"),
-    ("high", "high"),
-    ("hd", "high"),
-    ("xhigh", "high"),
-    ("max", "high"),
+/// Each of OpenAI's words, and what it stands for.
+pub(crate) const QUALITIES: [(&str, Quality); 8] = [
+    ("auto", Quality::Medium),
+    ("low", Quality::Low),
+    ("medium", Quality::Medium),
+    ("standard", Quality::Medium),
+    ("high", Quality::High),
+    ("hd", Quality::High),
+    ("xhigh", Quality::High),
+    ("max", Quality::High),
 ];
 
-fn quality(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<&'static str, ApiError> {
-    let quality = fields.one_of("quality", &QUALITIES)?;
-    if quality.is_some() {
-        ignored.push("quality".into());
-    }
-    Ok(quality.unwrap_or("medium"))
-}
-
-fn draft(fields: &mut Fields) -> Result<RequestDraft, ApiError> {
+/// `steps`, `step` and `cfg` are the names of other servers, `cfg_scale` that of vllm-omni's scripts.
+fn draft(fields: &mut Fields, quality: Quality) -> Result<RequestDraft, ApiError> {
     Ok(RequestDraft {
         prompt: fields.string("prompt")?.ok_or(ApiError::Missing("prompt"))?,
         negative_prompt: fields.string("negative_prompt")?,
         size: size(fields)?,
         n: fields.integer("n")?,
-        num_inference_steps: fields.integer("num_inference_steps")?,
+        num_inference_steps: fields.aliased(&["num_inference_steps", "steps", "step"], Fields::integer)?,
+        quality,
         guidance_scale: fields.number("guidance_scale")?,
-        true_cfg_scale: true_cfg_scale(fields)?,
+        true_cfg_scale: fields.aliased(&["true_cfg_scale", "cfg_scale", "cfg"], Fields::number)?,
         seed: fields.integer("seed")?,
-        extensions: Default::default(),
+        ..RequestDraft::default()
     })
 }
 
-/// `WxH`, or `auto` for the model's default.
+/// `WxH`, `width` and `height`, or `auto` for the model's default.
 fn size(fields: &mut Fields) -> Result<Option<ImageSize>, ApiError> {
-    match fields.string("size")? {
-        None => Ok(None),
-        Some(auto) if auto == "auto" => Ok(None),
-        Some(text) => text.parse().map(Some).map_err(|()| {
+    let size: Option<ImageSize> = match fields.word("size")? {
+        None => None,
+        Some(auto) if auto == "auto" => None,
+        Some(text) => Some(text.parse().map_err(|()| {
             let bound = "be WIDTHxHEIGHT in pixels, such as 1024x1024, or auto";
-            InvalidRequest::new("size", bound, format!("{text:?}")).into()
-        }),
+            InvalidRequest::new("size", bound, format!("{text:?}"))
+        })?),
+    };
+    let sides = match (side(fields, "width")?, side(fields, "height")?) {
+        (None, None) => return Ok(size),
+        (Some(width), Some(height)) => ImageSize { width, height },
+        (Some(_), None) => return Err(ApiError::Missing("height")),
+        (None, Some(_)) => return Err(ApiError::Missing("width")),
+    };
+    match size {
+        Some(size) if size != sides => {
+            Err(InvalidRequest::new("size", format!("equal width and height, {sides}"), size).into())
+        }
+        _ => Ok(Some(sides)),
     }
 }
 
-/// `cfg_scale` is the name in vllm-omni's scripts; given twice, both must agree.
-fn true_cfg_scale(fields: &mut Fields) -> Result<Option<f64>, ApiError> {
-    let (scale, alias) = (fields.number("true_cfg_scale")?, fields.number("cfg_scale")?);
-    match (scale, alias) {
-        (Some(scale), Some(alias)) if scale != alias => {
-            Err(InvalidRequest::new("cfg_scale", format!("equal true_cfg_scale, {scale}"), alias).into())
+fn side(fields: &mut Fields, name: &'static str) -> Result<Option<usize>, ApiError> {
+    let Some(given) = fields.integer(name)? else { return Ok(None) };
+    let side = usize::try_from(given).ok().filter(|side| *side > 0);
+    Ok(Some(side.ok_or_else(|| InvalidRequest::new(name, "be at least 1", given))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(value: Value) -> Result<ImagesRequest, String> {
+        let Value::Object(mut object) = value else { panic!("{value}") };
+        object.insert("prompt".into(), "a cat".into());
+        let mut config = ServerConfig::new("a/model");
+        config.served_model_names.extend(["dall-e-2", "dall-e-3", "gpt-image-1"].map(String::from));
+        let fields = Fields::typed(object);
+        let asked = images_request(Endpoint::Generation, &HeaderMap::new(), fields, Vec::new(), &config);
+        asked.map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn a_size_has_three_spellings() {
+        let size = |value| read(value).map(|asked| asked.draft.size.map(|size| size.to_string()));
+        let landscape = Ok(Some("64x48".into()));
+        assert_eq!(size(json!({"size": "64x48"})), landscape);
+        assert_eq!(size(json!({"width": 64, "height": 48})), landscape);
+        assert_eq!(size(json!({"width": 64, "height": 48, "size": "auto"})), landscape);
+        assert_eq!(size(json!({"width": 64, "height": 48, "size": "64x48"})), landscape);
+        assert_eq!(size(json!({"size": "auto"})), Ok(None));
+        for (value, expected) in [
+            (json!({"width": 64}), "Missing required parameter: `height`"),
+            (json!({"height": 64}), "Missing required parameter: `width`"),
+            (json!({"width": 0, "height": 1}), "`width` must be at least 1. Given: 0"),
+            (json!({"width": 1, "height": -1}), "`height` must be at least 1. Given: -1"),
+            (
+                json!({"width": 64, "height": 48, "size": "48x64"}),
+                "`size` must equal width and height, 64x48. Given: 48x64",
+            ),
+        ] {
+            assert_eq!(size(value), Err(expected.into()));
         }
-        _ => Ok(scale.or(alias)),
+    }
+
+    #[test]
+    fn steps_and_guidance_have_other_names() {
+        let draft = |value| read(value).unwrap().draft;
+        for name in ["num_inference_steps", "steps", "step"] {
+            assert_eq!(draft(json!({name: 30})).num_inference_steps, Some(30), "{name}");
+        }
+        for name in ["true_cfg_scale", "cfg_scale", "cfg"] {
+            assert_eq!(draft(json!({name: 2})).true_cfg_scale, Some(2.0), "{name}");
+        }
+        assert!(read(json!({"steps": 3, "num_inference_steps": 4})).is_err());
+        assert!(read(json!({"cfg": 3, "true_cfg_scale": 4})).is_err());
+    }
+
+    #[test]
+    fn every_quality_is_one_of_three() {
+        for (word, quality) in
+            [("auto", "medium"), ("standard", "medium"), ("low", "low"), ("hd", "high"), ("max", "high")]
+        {
+            let asked = read(json!({"quality": word})).unwrap();
+            assert_eq!((asked.quality, asked.draft.quality.name()), (quality, quality), "{word}");
+        }
+        assert_eq!(read(json!({})).unwrap().quality, "medium");
+    }
+
+    #[test]
+    fn who_asks_for_dall_e_reads_urls() {
+        let delivery = |value| read(value).unwrap().delivery;
+        assert_eq!(delivery(json!({"model": "dall-e-2"})), Delivery::Json(ImageField::Url));
+        assert_eq!(delivery(json!({"model": "dall-e-3"})), Delivery::Json(ImageField::Url));
+        let explicit = json!({"model": "dall-e-3", "response_format": "b64_json"});
+        assert_eq!(delivery(explicit), Delivery::Json(ImageField::B64Json));
+        for model in ["gpt-image-1", "a/model"] {
+            assert_eq!(delivery(json!({"model": model})), Delivery::Json(ImageField::B64Json));
+        }
+    }
+
+    #[test]
+    fn a_file_holds_one_picture() {
+        let file = |n: Value| read(json!({"response_format": "file", "n": n})).map(|asked| asked.delivery);
+        assert_eq!(file(json!(1)), Ok(Delivery::File));
+        assert_eq!(file(Value::Null), Ok(Delivery::File));
+        assert_eq!(file(json!(2)), Err("`n` must be 1 where the answer is a file. Given: 2".into()));
+    }
+
+    #[test]
+    fn previews_go_with_the_draft() {
+        let draft = |value| read(value).unwrap().draft;
+        assert!(draft(json!({"stream": true, "partial_images": 2})).previews.is_some());
+        let still = read(json!({"partial_images": 2, "stream_progress": true})).unwrap();
+        assert_eq!((still.draft.previews, still.ignored.join(" ").as_str()), (None, "partial_images stream_progress"));
     }
 }

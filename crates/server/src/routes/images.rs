@@ -13,43 +13,64 @@ use futures_util::future::try_join_all;
 use scheduler::{Generated, JobOptions, SubmitError, Ticket, Timings};
 use tracing::Span;
 
+use crate::access::Caller;
 use crate::access_log::{GenerationLog, LogEntry};
 use crate::answer::cache_report::CacheReport;
 use crate::answer::cache_summary;
 use crate::answer::encode::encode;
 use crate::answer::openai::{ImageData, ImagesResponse, StageTimings, Usage};
 use crate::error::ApiError;
-use crate::request::validate::{self, Generation};
-use crate::request::{job_options, json, step_cache};
+use crate::request::{self, Endpoint, ImagesRequest, job_options};
 use crate::state::{AppState, unix_seconds};
 
 /// Most bytes of the `x-ignored-params` header.
 const MAX_IGNORED_LEN: usize = 1024;
 
-/// `POST /v1/images/generations`. All pictures or an error; when the client leaves, hyper drops
-/// this future, and the tickets in it cancel their jobs.
+/// `POST /v1/images/generations`.
 pub(crate) async fn generate(
     State(state): State<AppState>,
     Extension(log): Extension<LogEntry>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    make(Endpoint::Generation, state, log, caller, request).await
+}
+
+/// `POST /v1/images/edits`.
+pub(crate) async fn edit(
+    State(state): State<AppState>,
+    Extension(log): Extension<LogEntry>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    make(Endpoint::Edit, state, log, caller, request).await
+}
+
+/// `POST /v1/images/variations`.
+pub(crate) async fn vary(request: Request) -> ApiError {
+    request::no_variations(request)
+}
+
+/// All pictures or an error; when the client leaves, hyper drops this future, and the tickets in it
+/// cancel their jobs.
+async fn make(
+    endpoint: Endpoint,
+    state: AppState,
+    log: LogEntry,
+    caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
     let config = &state.config;
     let headers = request.headers().clone();
-    let fields = json::json_object(request, config.body_limit).await?;
-    let mut generation = validate::generation(fields, config)?;
-    let options = job_options(&headers, generation.priority)?;
+    let mut asked = request::read(endpoint, request, config).await?;
+    let options = job_options(&headers, asked.priority, caller.owner)?;
     let card = state.card().inspect_err(|err| state.metrics.refused(err))?;
-    let mut draft = std::mem::take(&mut generation.draft);
-    if let Some(own) = generation.cache.take() {
-        step_cache::check_blocks(&own, &card.num_blocks)?;
-        draft.extensions.insert(own);
-    }
-    let cache_config = draft.extensions.get().or(config.cache.as_ref()).cloned();
-    let requests = draft.build(&card, &config.limits, rand::random)?;
+    let cache_config = asked.cache.as_ref().or(config.cache.as_ref()).cloned();
+    let requests = asked.image_requests(&card, &config.limits, rand::random)?;
     log.write(|line| note_request(line, config.model_id(), &requests, options));
 
     let seeds = requests.iter().map(|request| request.params.seed).collect();
-    let ignored = ignored_params(&generation.ignored);
+    let ignored = ignored_params(&asked.ignored);
     let tickets = submit(&state, requests, options).await?;
     let pictures = try_join_all(tickets.into_iter().map(Ticket::finished)).await?;
 
@@ -68,7 +89,7 @@ pub(crate) async fn generate(
             tracing::info!(cache = cache_summary::line(&picture.steps, &stats), "cache summary");
         }
     }
-    let answer = Answer { model: config.model_id().to_owned(), generation, pictures, seeds, timings, caches };
+    let answer = Answer { model: config.model_id().to_owned(), asked, pictures, seeds, timings, caches };
     let begun = Instant::now();
     let body = encoded(answer).await?;
     state.metrics.images_encoded(begun.elapsed());
@@ -103,7 +124,7 @@ async fn encoded(answer: Answer) -> Result<Vec<u8>, ApiError> {
 /// Everything that the body of the answer is made of.
 struct Answer {
     model: String,
-    generation: Generation,
+    asked: ImagesRequest,
     pictures: Vec<Generated>,
     seeds: Vec<u64>,
     timings: StageTimings,
@@ -114,16 +135,15 @@ struct Answer {
 impl Answer {
     /// Encodes the pictures and writes the JSON: milliseconds of work, for a blocking thread.
     fn into_json(self) -> Result<Vec<u8>, ApiError> {
-        let Answer { model, generation, pictures, seeds, timings, caches } = self;
-        let Generation { output_format, output_compression, quality, return_timings, return_cache_stats, .. } =
-            generation;
+        let Answer { model, asked, pictures, seeds, timings, caches } = self;
+        let ImagesRequest { output, quality, return_timings, return_cache_stats, .. } = asked;
         let mut caches = caches.into_iter().filter(|_| return_cache_stats);
         let size = pictures.first().map_or(ImageSize { width: 0, height: 0 }, |picture| picture.image.size);
         let prompt_tokens = pictures.iter().map(|picture| picture.prompt_tokens).max().unwrap_or(0);
         let usage = Usage::generation(prompt_tokens, size.image_seq_len() * pictures.len());
         let warnings = warnings(&pictures);
         let data = pictures.iter().zip(seeds).map(|(picture, seed)| {
-            let file = encode(&picture.image, output_format, output_compression);
+            let file = encode(&picture.image, output.format, output.compression);
             let file = file.map_err(|err| ApiError::Internal(format!("encoding the picture: {err}")))?;
             Ok(ImageData { b64_json: STANDARD.encode(file), seed, cache: caches.next() })
         });
@@ -132,7 +152,7 @@ impl Answer {
             model,
             data: data.collect::<Result<_, ApiError>>()?,
             background: "opaque",
-            output_format: output_format.name(),
+            output_format: output.format.name(),
             quality,
             size: size.to_string(),
             usage,

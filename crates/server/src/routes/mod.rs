@@ -2,30 +2,37 @@
 
 mod health;
 mod images;
+mod info;
 mod metrics;
 mod models;
+mod playground;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
+use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::access_log;
 use crate::error::{self, ApiError};
 use crate::state::AppState;
+use crate::{access, access_log};
 
-/// What machines ask every few seconds; everything else is below `/v1`.
-pub(crate) const PROBES: [&str; 4] = ["/health", "/livez", "/metrics", "/readyz"];
+/// What machines ask every few seconds.
+pub(crate) const PROBES: [&str; 5] = ["/health", "/livez", "/metrics", "/ping", "/readyz"];
 
 /// What a mistyped path is compared with.
-const KNOWN: [(&str, &str); 6] = [
+const KNOWN: [(&str, &str); 10] = [
     ("/v1/images/generations", "POST /v1/images/generations"),
+    ("/v1/images/edits", "POST /v1/images/edits"),
     ("/v1/models", "GET /v1/models"),
     ("/health", "GET /health"),
+    ("/info", "GET /info"),
     ("/livez", "GET /livez"),
     ("/metrics", "GET /metrics"),
+    ("/ping", "GET /ping"),
     ("/readyz", "GET /readyz"),
+    ("/version", "GET /version"),
 ];
 
 /// How alike a path must be to a known one, from 0 to 1, for the answer to name that one.
@@ -33,29 +40,58 @@ const ALIKE: f64 = 0.7;
 
 /// The whole API.
 pub fn app(state: AppState) -> Router {
-    let mut router = Router::new()
-        .route("/health", get(health::ready))
-        .route("/readyz", get(health::ready))
-        .route("/livez", get(health::live))
-        .route("/metrics", get(metrics::scrape));
+    let keyed = keyed().route_layer(from_fn_with_state(state.clone(), access::guard));
+    let router = open().merge(playground::routes()).merge(keyed);
+    // Last: it reaches only the routes that are there already.
+    let router = router.fallback(unknown_url).method_not_allowed_fallback(method_not_allowed);
+    layered(router, &state).with_state(state)
+}
+
+/// What is answered without a key.
+fn open() -> Router<AppState> {
+    let routes = [
+        ("/health", get(health::ready)),
+        ("/readyz", get(health::ready)),
+        ("/livez", get(health::live)),
+        ("/ping", get(health::live)),
+        ("/metrics", get(metrics::scrape)),
+        ("/info", get(info::info)),
+        ("/version", get(info::version)),
+    ];
+    routes.into_iter().fold(Router::new(), |router, (path, methods)| {
+        router.route(path, methods.clone()).route(&format!("{path}/"), methods)
+    })
+}
+
+/// What needs a key on a server that has any.
+fn keyed() -> Router<AppState> {
+    let mut router = Router::new();
     // Base URLs are given with and without the version, and so are trailing slashes.
     for prefix in ["/v1", ""] {
-        for (path, methods) in [("/images/generations", post(images::generate)), ("/models", get(models::list))] {
+        for (path, methods) in [
+            ("/images/generations", post(images::generate)),
+            ("/images/edits", post(images::edit)),
+            ("/images/variations", post(images::vary)),
+            ("/models", get(models::list)),
+        ] {
             router = router.route(&format!("{prefix}{path}"), methods.clone());
             router = router.route(&format!("{prefix}{path}/"), methods);
         }
         // A model's id may hold slashes, as they are or as `%2F`.
         router = router.route(&format!("{prefix}/models/{{*id}}"), get(models::retrieve));
     }
-    // Last: it reaches only the routes that are there already.
-    let router = router.fallback(unknown_url).method_not_allowed_fallback(method_not_allowed);
-    layered(router, &state).with_state(state)
+    router
 }
 
-/// A panic becomes an answer, and every answer gets its id, its line in the log and its count.
+/// A panic becomes an answer, browsers are told what they may do with it, and every answer gets its
+/// id, its line in the log and its count.
 pub(crate) fn layered<S: Clone + Send + Sync + 'static>(router: Router<S>, state: &AppState) -> Router<S> {
     let observe = from_fn_with_state(state.clone(), access_log::observe);
-    router.layer(CatchPanicLayer::custom(error::panicked)).layer(observe)
+    let router = router.layer(CatchPanicLayer::custom(error::panicked));
+    match access::cors_layer(&state.config) {
+        Some(cors) => router.layer(cors).layer(observe),
+        None => router.layer(observe),
+    }
 }
 
 /// The template of a request's route, one for all spellings of a path; `other` for paths that lead
@@ -64,7 +100,12 @@ pub(crate) fn endpoint(matched: Option<&MatchedPath>) -> String {
     let Some(matched) = matched else { return "other".into() };
     let path = matched.as_str();
     let path = path.strip_prefix("/v1").unwrap_or(path).trim_end_matches('/');
-    if PROBES.contains(&path) { path.into() } else { format!("/v1{path}") }
+    let is_versioned = ["/images", "/models"].iter().any(|resource| path.starts_with(resource));
+    match path {
+        "" => "/".into(),
+        _ if is_versioned => format!("/v1{path}"),
+        _ => path.into(),
+    }
 }
 
 async fn unknown_url(request: Request) -> ApiError {
@@ -76,7 +117,10 @@ async fn unknown_url(request: Request) -> ApiError {
     ApiError::UnknownUrl { method: request.method().clone(), path, suggestion: best.map(|(_, shown)| shown) }
 }
 
-/// Axum itself adds the `allow` header.
-async fn method_not_allowed(request: Request) -> ApiError {
-    ApiError::MethodNotAllowed { method: request.method().clone(), path: request.uri().path().to_owned() }
+/// Axum itself adds the `allow` header, which is all that `OPTIONS` asks for.
+async fn method_not_allowed(request: Request) -> Result<StatusCode, ApiError> {
+    if request.method() == Method::OPTIONS {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    Err(ApiError::MethodNotAllowed { method: request.method().clone(), path: request.uri().path().to_owned() })
 }

@@ -34,7 +34,7 @@ fn model(state: &AppState, name: &str) -> Model {
         root: state.config.model_id().to_owned(),
         parent: None,
         task_types: ["t2i"],
-        max_input_images: 0,
+        max_input_images: state.card().map_or(0, |card| card.max_input_images),
         default_size: state.card().ok().map(|card| card.default_size.to_string()),
     }
 }

@@ -104,7 +104,12 @@ async fn what_clients_send_is_understood() {
         // LibreChat.
         json!({"prompt": "a cat", "model": "gpt-image-1", "n": 1, "background": "auto", "quality": "auto", "size": "auto"}),
         // LiteLLM leaks this; LobeChat has its own names.
-        json!({"prompt": "a cat", "extra_headers": {"x": "y"}, "cfg": 4, "steps": 30, "aspectRatio": "1:1"}),
+        json!({"prompt": "a cat", "extra_headers": {"x": "y"}}),
+        json!({"prompt": "a cat", "n": 1, "width": 64, "height": 48, "cfg": 4, "steps": 30, "seed": null, "aspectRatio": "1:1"}),
+        // Every field that OpenAI has had.
+        json!({"prompt": "a cat", "moderation": "low", "style": "vivid", "input_fidelity": "high", "complexity": "low",
+            "safety_identifier": "u", "frame_count": 2, "frame_duration_ms": 40, "svg": {}, "partial_images": 2,
+            "quality": "xhigh", "output_compression": 100, "output_format": "webp"}),
         // The guide's names, as vllm-omni's clients send them.
         json!({"prompt": "a cat", "negative_prompt": "dogs", "num_inference_steps": 2, "guidance_scale": 1,
             "true_cfg_scale": 4.0, "cfg_scale": 4, "seed": 2.0}),
@@ -121,7 +126,7 @@ async fn fields_without_effect_are_listed() {
     let ignored = async |body: Value| generate(&app, body).await.header("x-ignored-params").to_owned();
     assert_eq!(ignored(json!({"prompt": "a cat", "n": 1, "user": "u", "moderation": null})).await, "");
     assert_eq!(ignored(json!({"prompt": "a cat", "style": "vivid", "aspectRatio": "1:1"})).await, "aspectRatio, style");
-    assert_eq!(ignored(json!({"prompt": "a cat", "quality": "high"})).await, "quality");
+    assert_eq!(ignored(json!({"prompt": "a cat", "quality": "high"})).await, "");
     assert_eq!(ignored(json!({"prompt": "a cat", "output_compression": 5})).await, "output_compression");
     let jpeg = json!({"prompt": "a cat", "output_compression": 5, "output_format": "jpeg"});
     assert_eq!(ignored(jpeg).await, "");

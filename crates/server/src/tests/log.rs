@@ -7,6 +7,7 @@ use std::sync::Once;
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use super::{fake_app, generate, get, send};
 
@@ -68,7 +69,37 @@ async fn a_generation_is_one_line_without_its_prompt() {
     for stage in ["ms", "queue_ms", "text_encoder_ms", "denoise_ms", "vae_ms", "encode_image_ms"] {
         assert!(line[stage].is_f64(), "{stage} in {line}");
     }
+    assert_eq!(line["bytes"], answer.text.len());
     assert!(!collected.text().contains("secret"), "{}", collected.text());
+}
+
+#[tokio::test]
+async fn a_line_names_the_key_and_does_not_tell_it() {
+    let mut config = super::config();
+    config.api_keys.add("team-a=sk-secret").unwrap();
+    let state = super::configured_state(&Default::default(), Default::default(), config).await;
+    let collected = Collected::start();
+    for key in ["sk-secret", "sk-secret-too"] {
+        let request = Request::post("/v1/images/generations").header("authorization", format!("Bearer {key}"));
+        let request = request.header("content-type", "application/json").body(Body::from(r#"{"prompt": "a cat"}"#));
+        send(&crate::app(state.clone()), request.unwrap()).await;
+    }
+    let facts: Vec<_> = collected.requests().iter().map(|line| json!([line["status"], line["key"]])).collect();
+    assert_eq!(facts, [json!([200, "team-a"]), json!([401, null])]);
+    assert!(!collected.text().contains("sk-secret"), "{}", collected.text());
+}
+
+#[tokio::test]
+async fn an_answer_that_the_client_does_not_wait_for_is_logged_as_left() {
+    let app = fake_app().await;
+    let collected = Collected::start();
+    let response = app.clone().oneshot(Request::get("/v1/models").body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!((response.status().as_u16(), collected.text()), (200, String::new()));
+    drop(response);
+    let head = send(&app, Request::head("/v1/models").body(Body::empty()).unwrap()).await;
+    assert_eq!(head.text, "");
+    let facts: Vec<_> = collected.requests().iter().map(|line| json!([line["status"], line["bytes"]])).collect();
+    assert_eq!(facts, [json!([499, 0]), json!([200, 0])]);
 }
 
 #[tokio::test]

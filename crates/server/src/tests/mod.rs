@@ -1,5 +1,9 @@
 //! The API as a whole, on a fake pipeline. Each file says what belongs into it.
 
+mod access;
+mod connections;
+mod edits;
+mod forms;
 mod generation;
 mod log;
 mod metrics;
@@ -7,6 +11,7 @@ mod options;
 mod refusals;
 mod sockets;
 mod surroundings;
+mod uploads;
 
 use std::time::Duration;
 
@@ -53,13 +58,22 @@ pub(crate) async fn state(pipeline: &FakePipeline) -> AppState {
 /// The state of a server that is ready, with these bounds. Its pipeline was not measured: that
 /// would wait at a closed gate.
 pub(crate) async fn bounded_state(pipeline: &FakePipeline, bounds: SchedulerConfig) -> AppState {
+    configured_state(pipeline, bounds, config()).await
+}
+
+/// The same with these settings of the front end.
+pub(crate) async fn configured_state(
+    pipeline: &FakePipeline,
+    bounds: SchedulerConfig,
+    config: ServerConfig,
+) -> AppState {
     let metrics = Metrics::default();
     let bounds = SchedulerConfig { calibration: Duration::ZERO, ..bounds };
     let options = SpawnOptions { config: bounds, observer: Some(metrics.observer()) };
     let scheduler = Scheduler::spawn(options, vec![pipeline.factory()]);
     let is_ready = |readiness: &Readiness| matches!(readiness, Readiness::Ready(_));
     scheduler.readiness().wait_for(is_ready).await.unwrap();
-    AppState::new(scheduler, config(), metrics)
+    AppState::new(scheduler, config, metrics)
 }
 
 /// Waits until the scheduler's load is as `expected`.

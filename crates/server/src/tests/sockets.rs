@@ -15,58 +15,58 @@ use super::{load_becomes, state};
 use crate::{AppState, serve};
 
 /// A server on a port of its own.
-struct Served {
-    address: SocketAddr,
+pub(super) struct Served {
+    pub(super) address: SocketAddr,
     stop: mpsc::Sender<()>,
     ended: JoinHandle<std::io::Result<()>>,
 }
 
-async fn served(state: &AppState) -> Served {
+pub(super) async fn served(state: &AppState) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = mpsc::channel(2);
     Served { address, stop, ended: tokio::spawn(serve(listener, state.clone(), stopped)) }
 }
 
-fn gated() -> FakePipeline {
+pub(super) fn gated() -> FakePipeline {
     FakePipeline { gate: Gate::closed(), ..FakePipeline::default() }
 }
 
 /// The head of a generation with a body of `length` bytes, and more header lines.
-fn head(length: usize, more: &str) -> String {
+pub(super) fn head(length: usize, more: &str) -> String {
     format!(
         "POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
          content-length: {length}\r\nconnection: close\r\n{more}\r\n"
     )
 }
 
-async fn start_generation(address: SocketAddr, body: &str) -> TcpStream {
+pub(super) async fn start_generation(address: SocketAddr, body: &str) -> TcpStream {
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all((head(body.len(), "") + body).as_bytes()).await.unwrap();
     client
 }
 
 /// Reads to the end of the connection.
-async fn answer(mut client: TcpStream) -> String {
+pub(super) async fn answer(mut client: TcpStream) -> String {
     let mut bytes = Vec::new();
     let read = timeout(Duration::from_secs(10), client.read_to_end(&mut bytes));
     read.await.expect("an answer within ten seconds").expect("an answer, not a broken connection");
     String::from_utf8(bytes).unwrap()
 }
 
-async fn get(address: SocketAddr, path: &str) -> String {
+pub(super) async fn get(address: SocketAddr, path: &str) -> String {
     let mut client = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     client.write_all(request.as_bytes()).await.unwrap();
     answer(client).await
 }
 
-async fn running_becomes(state: &AppState, running: usize) {
+pub(super) async fn running_becomes(state: &AppState, running: usize) {
     load_becomes(state, |load| load.running == running).await;
 }
 
 #[track_caller]
-fn assert_status(answer: &str, status: u16) {
+pub(super) fn assert_status(answer: &str, status: u16) {
     assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{}", &answer[..answer.len().min(2000)]);
 }
 

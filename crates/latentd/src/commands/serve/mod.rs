@@ -1,6 +1,16 @@
 //! `latentd serve`: the OpenAI Images API over HTTP.
 
+mod config_file;
+mod http;
+mod mistakes;
+#[cfg(test)]
+mod tests;
+mod typed;
+
+pub(super) use typed::Typed;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +25,10 @@ use tokio::net::TcpListener;
 
 use super::scheduling::SchedulingFlags;
 use super::{Devices, ModelFlags};
-use crate::terminal;
+use crate::logging::{self, LogFlags};
+use crate::{build, terminal};
+use http::HttpFlags;
+use mistakes::Mistakes;
 
 /// Serve a model over the OpenAI Images API
 #[derive(clap::Args)]
@@ -26,6 +39,9 @@ pub(super) struct Serve {
     /// A Hub id, a folder in the diffusers layout, or `builtin`
     #[arg(env = "LATENTD_MODEL")]
     model: Option<String>,
+    /// A TOML file of settings, a key a flag; flags and variables stand over it
+    #[arg(long, value_name = "FILE", env = "LATENTD_CONFIG")]
+    config: Option<PathBuf>,
     /// Accepted, so that vllm-omni's command line works
     #[arg(long, hide = true)]
     omni: bool,
@@ -51,41 +67,40 @@ pub(super) struct Serve {
     #[arg(long, value_parser = BoolishValueParser::new(), env = "LATENTD_ENABLE_CACHE_DIT_SUMMARY")]
     enable_cache_dit_summary: bool,
     #[command(flatten)]
+    http: HttpFlags,
+    #[command(flatten)]
+    log: LogFlags,
+    #[command(flatten)]
     scheduling: SchedulingFlags,
     #[command(flatten)]
     loading: ModelFlags<Devices>,
 }
 
 impl Serve {
-    pub(super) fn run(self) -> Result<(), Error> {
-        self.loading.cache.resolve()?;
-        let scheduling = self.scheduling()?;
+    /// Checks everything that can be checked before a model is loaded: a folder that is not there
+    /// should stop the program, not the first request.
+    fn settle(self, mistakes: &mut Mistakes) -> Option<Settled> {
         let source = ModelSource::parse(self.model.as_deref(), self.loading.revision.clone());
-        if source == ModelSource::Builtin {
-            terminal::notice(&builtin_banner("serve"));
-        }
-        // A folder that is not there should stop the program, not the first request.
         if let ModelSource::Dir(_) = source {
-            source.open()?;
+            mistakes.take(source.open());
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.map_err(|source| self.io("start", source))?;
-        runtime.block_on(self.serve(&source, scheduling))
+        let scheduling = self.scheduling(mistakes);
+        let mut config = self.front_end(&source, mistakes);
+        self.http.settle(&mut config, mistakes);
+        mistakes.take(self.log.check());
+        let (scheduling, workers_on_cpu) = scheduling?;
+        Some(Settled { serve: self, source, scheduling, workers_on_cpu, config })
     }
 
-    /// The scheduler's bounds. A device that does not answer stops the program here.
-    fn scheduling(&self) -> Result<SchedulerConfig, Error> {
+    /// The scheduler's bounds, and how many of its workers are on the CPU. A device that does not
+    /// answer is a mistake.
+    fn scheduling(&self, mistakes: &mut Mistakes) -> Option<(SchedulerConfig, usize)> {
         let devices = &self.loading.on.device;
-        let opened = devices.iter().map(|device| device.open()).collect::<Result<Vec<_>, _>>()?;
-        let on_cpu = opened.iter().filter(|device| device.is_cpu()).count();
-        if on_cpu > 1 {
-            // Each step is spread over the pool whole; a second worker waits for the same cores.
-            tracing::warn!(
-                "`--device`: {on_cpu} workers on the CPU share one pool of threads and hold the weights once each; \
-                 one worker is as fast"
-            );
-        }
-        self.scheduling.config(devices.len(), on_cpu == devices.len())
+        let opened: Vec<_> = devices.iter().map(|device| mistakes.take(device.open())).collect();
+        let on_cpu = opened.iter().flatten().filter(|device| device.is_cpu()).count();
+        let config = self.scheduling.config(devices.len(), on_cpu == devices.len());
+        let config = config.map_err(|errors| errors.iter().for_each(|err| mistakes.note(err))).ok()?;
+        Some((config, on_cpu))
     }
 
     /// What makes the pipeline of each device, on its worker's thread.
@@ -102,33 +117,75 @@ impl Serve {
         self.loading.on.device.iter().map(factory).collect()
     }
 
-    /// What the front end is told.
-    fn front_end(&self, source: &ModelSource, priorities: bool) -> Result<ServerConfig, Error> {
+    /// What the front end is told of the model and its requests.
+    fn front_end(&self, source: &ModelSource, mistakes: &mut Mistakes) -> ServerConfig {
         let mut config = ServerConfig::new(source.id());
         if !self.served_model_name.is_empty() {
             config.served_model_names = self.served_model_name.clone();
         }
         config.limits = Limits { max_pixels: self.max_generated_image_size };
-        config.cache = self.loading.cache.resolve()?;
+        // Without a backend that was mistyped, every setting of the cache would seem to be too much.
+        if !mistakes.concern("cache_backend") {
+            config.cache = mistakes.take(self.loading.cache.resolve()).flatten();
+        }
         config.allow_request_cache_config = self.allow_request_cache_config;
         config.cache_summary = self.enable_cache_dit_summary;
-        config.priorities = priorities;
+        config.priorities = self.scheduling.priorities();
         config.drain_timeout = Duration::from_secs(self.drain_timeout);
-        Ok(config)
+        config.build = build::info();
+        config
     }
 
-    async fn serve(&self, source: &ModelSource, scheduling: SchedulerConfig) -> Result<(), Error> {
-        let address = SocketAddr::new(self.host, self.port);
-        let listener = TcpListener::bind(address).await.map_err(|source| self.io("listen on", source))?;
-        let address = listener.local_addr().map_err(|source| self.io("listen on", source))?;
+    fn io(&self, action: &'static str, source: std::io::Error) -> Error {
+        Error::File { action, path: format!("{}:{}", self.host, self.port), source }
+    }
+}
 
-        let (metrics, config) = (Metrics::default(), self.front_end(source, scheduling.priorities)?);
+/// A configuration that can be honoured, as far as can be told without loading the model.
+struct Settled {
+    serve: Serve,
+    source: ModelSource,
+    scheduling: SchedulerConfig,
+    workers_on_cpu: usize,
+    config: ServerConfig,
+}
+
+impl Settled {
+    fn run(self) -> Result<(), Error> {
+        // Until the end: what is traced is sent in batches.
+        let _tracing = logging::init(&self.serve.log)?;
+        if self.source == ModelSource::Builtin {
+            terminal::notice(&builtin_banner("serve"));
+        }
+        if let Some(file) = &self.serve.config {
+            tracing::info!(file = %file.display(), "settings were read");
+        }
+        if self.workers_on_cpu > 1 {
+            // Each step is spread over the pool whole; a second worker waits for the same cores.
+            tracing::warn!(
+                "`--device`: {} workers on the CPU share one pool of threads and hold the weights once each; \
+                 one worker is as fast",
+                self.workers_on_cpu
+            );
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| self.serve.io("start", source))?;
+        runtime.block_on(self.serve())
+    }
+
+    async fn serve(self) -> Result<(), Error> {
+        let Settled { serve, source, scheduling, config, .. } = self;
+        let address = SocketAddr::new(serve.host, serve.port);
+        let listener = TcpListener::bind(address).await.map_err(|source| serve.io("listen on", source))?;
+        let address = listener.local_addr().map_err(|source| serve.io("listen on", source))?;
+
+        let metrics = Metrics::default();
         let options = SpawnOptions { config: scheduling, observer: Some(metrics.observer()) };
-        let scheduler = Scheduler::spawn(options, self.factories());
+        let scheduler = Scheduler::spawn(options, serve.factories());
         let memory_budget = scheduling.memory_budget.map(|bytes| ByteSize::b(bytes).to_string());
         tracing::info!(%address, model = source.id(), memory_budget, "listening; loading the model");
 
-        let stop = server::stop_on_signals().map_err(|source| self.io("listen on", source))?;
+        let stop = server::stop_on_signals().map_err(|source| serve.io("listen on", source))?;
         let mut readiness = scheduler.readiness();
         let serving = server::serve(listener, AppState::new(scheduler, config, metrics), stop);
         let watching = async {
@@ -145,13 +202,9 @@ impl Serve {
             }
         };
         tokio::select! {
-            result = serving => result.map_err(|source| self.io("serve on", source)),
+            result = serving => result.map_err(|source| serve.io("serve on", source)),
             reason = watching => Err(Error::Flag(reason)),
         }
-    }
-
-    fn io(&self, action: &'static str, source: std::io::Error) -> Error {
-        Error::File { action, path: format!("{}:{}", self.host, self.port), source }
     }
 }
 

@@ -1,63 +1,18 @@
-"""openai-python against the built-in model: pictures, errors, models. `run.sh` sets LATENTD_URL."""
+"""openai-python: pictures, refusals, models, as one JSON answer."""
 
-import base64
-import io
-import os
 import time
-import unittest
-import urllib.error
 import urllib.request
 
 import openai
-from PIL import Image
 
-URL = os.environ["LATENTD_URL"].rstrip("/")
-PROMPT = "a fox on a green background"
-# Few steps: these tests are about the wire, not about the picture.
-STEPS = 4
-
-
-def setUpModule():
-    """/health answers 503 until the model is loaded and warm."""
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(f"{URL}/health", timeout=5)
-            return
-        except (urllib.error.URLError, OSError) as error:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{URL}/health never came up: {error}") from error
-        time.sleep(0.5)
-
-
-class ClientCase(unittest.TestCase):
-    # Strict: an answer whose types are not the documented ones raises.
-    client = openai.OpenAI(
-        base_url=f"{URL}/v1", api_key="unused", max_retries=0, timeout=120, _strict_response_validation=True
-    )
-
-    def generate(self, **changes):
-        """One generation; `extra_body` is what OpenAI's own API does not have."""
-        extra = {"num_inference_steps": STEPS, **changes.pop("extra_body", {})}
-        return self.client.images.generate(**{"prompt": PROMPT, **changes}, extra_body=extra)
-
-    def assert_refused(self, param, words, **changes):
-        """A 400 that the client raises as BadRequestError, naming the field and what was wrong."""
-        with self.assertRaises(openai.BadRequestError) as raised:
-            self.generate(**changes)
-        error = raised.exception
-        self.assertEqual(error.param, param)
-        self.assertEqual(error.type, "invalid_request_error")
-        self.assertIsInstance(error.code, str)
-        self.assertTrue(error.request_id)
-        for word in [param, *words]:
-            self.assertIn(word, error.message)
+from openai_case import ClientCase
+from served import PROMPT, STEPS, URL, decode, opened
 
 
 class Pictures(ClientCase):
     def test_a_png_of_the_built_in_models_size(self):
         response = self.generate()
-        image = decode(response.data[0])
+        image = decode(response.data[0].b64_json)
         self.assertEqual((image.format, image.size, image.mode), ("PNG", (128, 128), "RGB"))
         self.assertEqual((response.size, response.output_format), ("128x128", "png"))
         self.assertLess(abs(response.created - time.time()), 300)
@@ -82,8 +37,43 @@ class Pictures(ClientCase):
         alone = self.generate(extra_body={"seed": 6}).data[0]
         self.assertEqual(alone.b64_json, pictures[1].b64_json)
 
+    def test_without_a_seed_no_two_pictures_are_alike(self):
+        pictures = self.generate(n=2).data + self.generate().data
+        self.assertEqual(len({picture.b64_json for picture in pictures}), 3)
+
+    def test_the_raw_response_has_the_requests_id(self):
+        raw = self.client.images.with_raw_response.generate(prompt=PROMPT, extra_body={"num_inference_steps": STEPS})
+        self.assertEqual(raw.status_code, 200)
+        self.assertEqual(raw.headers["x-request-id"], raw.request_id)
+        self.assertGreaterEqual(int(raw.headers["openai-processing-ms"]), 1)
+        self.assertEqual(len(raw.parse().data), 1)
+        named = self.client.images.with_raw_response.generate(
+            prompt=PROMPT, extra_body={"num_inference_steps": STEPS}, extra_headers={"x-request-id": "mine-7"}
+        )
+        self.assertEqual(named.headers["x-request-id"], "mine-7")
+
+    def test_fields_without_effect_are_taken_and_named(self):
+        raw = self.client.images.with_raw_response.generate(
+            prompt=PROMPT, moderation="low", extra_body={"num_inference_steps": STEPS, "aspectRatio": "1:1"}
+        )
+        self.assertIn("aspectRatio", raw.headers["x-ignored-params"])
+
+    def test_a_url_is_fetched_without_a_key(self):
+        picture = self.generate(response_format="url", extra_body={"seed": 5}).data[0]
+        self.assertIsNone(picture.b64_json)
+        self.assertTrue(picture.url.startswith(URL), picture.url)
+        with urllib.request.urlopen(picture.url, timeout=10) as answer:
+            self.assertEqual(answer.headers["content-type"], "image/png")
+            file = answer.read()
+        again = self.generate(extra_body={"seed": 5}).data[0]
+        self.assertEqual(opened(file).tobytes(), decode(again.b64_json).tobytes())
+
+    def test_webp(self):
+        image = decode(self.generate(output_format="webp").data[0].b64_json)
+        self.assertEqual((image.format, image.size), ("WEBP", (128, 128)))
+
     def test_jpeg_and_another_size(self):
-        image = decode(self.generate(size="96x64", output_format="jpeg").data[0])
+        image = decode(self.generate(size="96x64", output_format="jpeg").data[0].b64_json)
         self.assertEqual((image.format, image.size), ("JPEG", (96, 64)))
 
 
@@ -124,13 +114,3 @@ class Models(ClientCase):
         for model in models:
             self.assertEqual(model.object, "model")
             self.assertEqual(self.client.models.retrieve(model.id).id, model.id)
-
-
-def decode(picture):
-    image = Image.open(io.BytesIO(base64.b64decode(picture.b64_json, validate=True)))
-    image.load()
-    return image
-
-
-if __name__ == "__main__":
-    unittest.main()

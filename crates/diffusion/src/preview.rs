@@ -1,0 +1,101 @@
+//! Pictures on the way: when a request wants to see one, and how it is drawn.
+
+/// How an unfinished picture is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PreviewMethod {
+    /// A linear map from latents to colours: soft and all but free (ComfyUI's name).
+    #[default]
+    Latent2Rgb,
+    /// The whole VAE: as sharp as the picture itself, and as dear.
+    Vae,
+}
+
+/// After which steps a preview is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreviewTimes {
+    /// So many, spread over the steps; fewer where there are not so many steps.
+    Count(usize),
+    /// After each so-manieth step; 0 is as 1.
+    Interval(usize),
+}
+
+/// The previews that a request wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Previews {
+    /// How they are drawn.
+    pub method: PreviewMethod,
+    /// When they are drawn.
+    pub times: PreviewTimes,
+}
+
+impl Previews {
+    /// Whether one is drawn after step `step_index`, from 0. Never after the last: that is the picture.
+    pub fn is_due(&self, step_index: usize, num_inference_steps: usize) -> bool {
+        let taken = step_index + 1;
+        if taken >= num_inference_steps {
+            return false;
+        }
+        match self.times {
+            // The steps, the last one included, fall into one part more than there are previews; each
+            // part but the last ends in one.
+            PreviewTimes::Count(count) => {
+                let parts = count.min(num_inference_steps) + 1;
+                let parts_behind = |steps: usize| steps * parts / num_inference_steps;
+                parts_behind(taken) > parts_behind(step_index)
+            }
+            PreviewTimes::Interval(interval) => taken.is_multiple_of(interval.max(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Steps taken before each preview of a picture of so many steps.
+    fn due(times: PreviewTimes, num_inference_steps: usize) -> Vec<usize> {
+        let previews = Previews { method: PreviewMethod::Latent2Rgb, times };
+        let is_due = |taken: &usize| previews.is_due(taken - 1, num_inference_steps);
+        (1..=num_inference_steps).filter(is_due).collect()
+    }
+
+    #[test]
+    fn a_count_is_spread_over_the_steps() {
+        for (count, steps, expected) in [
+            (1, 20, &[10][..]),
+            (3, 20, &[5, 10, 15]),
+            (2, 20, &[7, 14]),
+            (3, 4, &[1, 2, 3]),
+            (3, 3, &[1, 2]),
+            (3, 2, &[1]),
+            (3, 1, &[]),
+            (0, 20, &[]),
+        ] {
+            assert_eq!(due(PreviewTimes::Count(count), steps), expected, "{count} of {steps}");
+        }
+    }
+
+    #[test]
+    fn a_count_is_never_exceeded_and_met_where_there_are_steps() {
+        for steps in 1..=60 {
+            for count in (0..=70).chain([usize::MAX]) {
+                let due = due(PreviewTimes::Count(count), steps);
+                assert_eq!(due.len(), count.min(steps - 1), "{count} of {steps}: {due:?}");
+                assert!(!due.contains(&steps), "the last step is the picture");
+                // With both ends, no gap is more than one step wider than another.
+                let ends: Vec<_> = [0].into_iter().chain(due).chain([steps]).collect();
+                let gaps: Vec<_> = ends.windows(2).map(|pair| pair[1] - pair[0]).collect();
+                assert!(gaps.iter().max().unwrap() - gaps.iter().min().unwrap() <= 1, "{count} of {steps}: {ends:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_interval_counts_steps_and_leaves_the_last_out() {
+        assert_eq!(due(PreviewTimes::Interval(5), 20), [5, 10, 15]);
+        assert_eq!(due(PreviewTimes::Interval(6), 20), [6, 12, 18]);
+        assert_eq!(due(PreviewTimes::Interval(1), 4), [1, 2, 3]);
+        assert_eq!(due(PreviewTimes::Interval(0), 4), [1, 2, 3]);
+        assert_eq!(due(PreviewTimes::Interval(20), 20), []);
+    }
+}

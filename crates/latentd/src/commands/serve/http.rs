@@ -1,0 +1,96 @@
+//! The flags of the front end: who may come in, and for how long.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::value_parser;
+use latentd::Error;
+use server::{AllowedOrigin, ApiKeys, RateLimit, ServerConfig};
+
+use super::Mistakes;
+
+/// Who may come in, and for how long.
+#[derive(clap::Args)]
+#[command(next_help_heading = "HTTP")]
+pub(super) struct HttpFlags {
+    /// A key that lets requests in, with or without a name for the log; may be repeated. Without any,
+    /// everybody may come in
+    #[arg(long, value_name = "NAME=KEY", value_delimiter = ',', env = "LATENTD_API_KEY", hide_env_values = true)]
+    api_key: Vec<String>,
+    /// A file of keys, NAME=KEY or KEY a line, # for comments
+    #[arg(long, value_name = "FILE", env = "LATENTD_API_KEY_FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Requests for pictures that each key may send: so many a minute, and so many at once (as many as a
+    /// minute's without :BURST). More are answered with 429
+    #[arg(long, value_name = "PER_MINUTE[:BURST]", env = "LATENTD_RATE_LIMIT")]
+    rate_limit: Option<RateLimit>,
+    /// A web page's origin that may call the server from a browser, or * for all; may be repeated
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "LATENTD_CORS_ALLOW_ORIGIN")]
+    cors_allow_origin: Vec<AllowedOrigin>,
+    /// Longest that the head of a connection's first request may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = value_parser!(u64).range(1..=3600), env = "LATENTD_HEADER_TIMEOUT")]
+    header_timeout: u64,
+    /// Longest that an upload may make no progress
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = value_parser!(u64).range(1..=3600), env = "LATENTD_BODY_TIMEOUT")]
+    body_timeout: u64,
+    /// Most bytes of a JSON body, e.g. 2MiB
+    #[arg(long, value_name = "BYTES", default_value = "2MiB", env = "LATENTD_BODY_LIMIT")]
+    body_limit: ByteSize,
+    /// Most bytes of the body of an edit, which brings pictures
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", env = "LATENTD_UPLOAD_LIMIT")]
+    upload_limit: ByteSize,
+    /// Most connections at a time; more wait for their turn
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = value_parser!(u32).range(1..), env = "LATENTD_MAX_CONNECTIONS")]
+    max_connections: u32,
+}
+
+impl HttpFlags {
+    /// Writes the flags into the front end's settings.
+    pub(super) fn settle(&self, config: &mut ServerConfig, mistakes: &mut Mistakes) {
+        let before = mistakes.len();
+        config.api_keys = self.keys(mistakes);
+        config.rate_limit = self.rate_limit;
+        // With a key that is none there is another line already.
+        if self.rate_limit.is_some() && config.api_keys.is_empty() && mistakes.len() == before {
+            mistakes.note("`--rate-limit` needs `--api-key` or `--api-key-file`: without keys nobody is told apart");
+        }
+        config.cors_allow_origins = self.cors_allow_origin.clone();
+        config.header_timeout = Duration::from_secs(self.header_timeout);
+        config.body_timeout = Duration::from_secs(self.body_timeout);
+        config.body_limit = self.body_limit.as_u64() as usize;
+        config.upload_limit = self.upload_limit.as_u64() as usize;
+        config.max_connections = self.max_connections as usize;
+    }
+
+    /// The keys of both flags.
+    fn keys(&self, mistakes: &mut Mistakes) -> ApiKeys {
+        let mut keys = ApiKeys::default();
+        for (i, entry) in self.api_key.iter().enumerate() {
+            if let Err(err) = keys.add(entry) {
+                mistakes.note(format!("`--api-key`, number {}: {err}", i + 1));
+            }
+        }
+        if let Some(path) = &self.api_key_file {
+            add_file(&mut keys, path, mistakes);
+        }
+        keys
+    }
+}
+
+fn add_file(keys: &mut ApiKeys, path: &Path, mistakes: &mut Mistakes) {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|source| Error::File { action: "read", path: path.display().to_string(), source });
+    let Some(text) = mistakes.take(text) else { return };
+    let mut is_empty = true;
+    for (line, entry) in ApiKeys::entries(&text) {
+        is_empty = false;
+        if let Err(err) = keys.add(entry) {
+            mistakes.note(format!("{}, line {line}: {err}", path.display()));
+        }
+    }
+    // Or a server would be open to everybody by accident.
+    if is_empty {
+        mistakes.note(format!("{}: there is no key in it", path.display()));
+    }
+}

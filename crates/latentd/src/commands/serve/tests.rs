@@ -1,0 +1,241 @@
+//! Settings, wherever they stand: what they come to, and what is said of those that come to nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use clap::Arg;
+use tempfile::TempDir;
+use toml::{Table, Value};
+
+use super::typed::{Origin, Setting, Typed, command, is_switch};
+use super::{Mistakes, Serve, Settled, config_file};
+
+/// The file that is shipped: every key with its default.
+const SHIPPED: &str = include_str!("../../../../../config/server.toml");
+
+/// A setting at the command line.
+fn flag(key: &str, value: &str) -> Setting {
+    Setting { key: key.into(), values: vec![value.into()], origin: Origin::Flag }
+}
+
+fn variable(key: &str, value: &str) -> Setting {
+    let origin = Origin::Variable(format!("LATENTD_{}", key.to_uppercase()));
+    Setting { origin, ..flag(key, value) }
+}
+
+/// What these settings come to, with a file of this text, or everything that is wrong.
+fn settle(file: &str, mut settings: Vec<Setting>) -> Result<Settled, Vec<String>> {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("server.toml");
+    fs::write(&path, file).unwrap();
+    settings.push(flag("config", path.to_str().unwrap()));
+    let mut mistakes = Mistakes::default();
+    let serve: Option<Serve> = Typed::of(settings).meant(&mut mistakes);
+    let settled = serve.and_then(|serve| serve.settle(&mut mistakes));
+    let short = |line: String| line.replace(&format!("{}/", folder.path().display()), "");
+    settled.filter(|_| mistakes.is_empty()).ok_or_else(|| mistakes.lines().map(short).collect())
+}
+
+fn refusals(file: &str, settings: Vec<Setting>) -> Vec<String> {
+    match settle(file, settings) {
+        Ok(_) => panic!("nothing is wrong"),
+        Err(lines) => lines,
+    }
+}
+
+/// The flags that are keys, by name.
+fn flags() -> BTreeMap<String, Arg> {
+    let command = command();
+    config_file::keys(&command).map(|arg| (arg.get_id().to_string(), arg.clone())).collect()
+}
+
+/// The keys of a line such as `# port = 1`.
+fn in_comments(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| {
+        let (key, _) = line.strip_prefix("# ")?.split_once(" = ")?;
+        Some((key, &line[2..]))
+    })
+}
+
+#[test]
+fn the_shipped_file_has_every_key_once() {
+    let table: Table = SHIPPED.parse().unwrap();
+    let keys: Vec<_> = table.keys().map(String::as_str).chain(in_comments(SHIPPED).map(|(key, _)| key)).collect();
+    let known: BTreeSet<_> = keys.iter().copied().collect();
+    assert_eq!(known.len(), keys.len(), "{keys:?}");
+    let flags = flags();
+    assert_eq!(known, flags.keys().map(String::as_str).collect());
+}
+
+#[test]
+fn the_shipped_file_is_the_defaults() {
+    let table: Table = SHIPPED.parse().unwrap();
+    for (key, arg) in flags() {
+        let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_str().unwrap()).collect();
+        let defaults = if is_switch(&arg) { vec!["false"] } else { defaults };
+        let written: Vec<String> = match table.get(&key) {
+            None => Vec::new(),
+            Some(Value::Array(items)) => items.iter().map(|item| item.as_str().unwrap().to_owned()).collect(),
+            Some(Value::String(text)) => vec![text.clone()],
+            Some(Value::Integer(number)) => vec![number.to_string()],
+            Some(Value::Boolean(flag)) => vec![flag.to_string()],
+            Some(other) => panic!("{key}: {other:?}"),
+        };
+        assert_eq!(written, defaults, "{key}");
+    }
+    let (shipped, none) = (settle(SHIPPED, vec![]).unwrap(), settle("", vec![]).unwrap());
+    // What is left of the memory changes from moment to moment.
+    let bounds = |settled: &Settled| scheduler::SchedulerConfig { memory_budget: None, ..settled.scheduling };
+    assert_eq!(bounds(&shipped), bounds(&none));
+    assert_eq!(format!("{:?}", shipped.config), format!("{:?}", none.config));
+}
+
+#[test]
+fn every_example_of_the_shipped_file_is_understood() {
+    for (key, line) in in_comments(SHIPPED) {
+        let needs_files = ["api_key_file", "otlp_endpoint"].contains(&key);
+        let needed = match key {
+            key if key.starts_with("cache_") && key != "cache_backend" => "cache_backend = \"cache_dit\"\n",
+            "rate_limit" => "api_key = [\"sk\"]\n",
+            _ => "",
+        };
+        let lines = settle(&format!("{needed}{line}"), vec![]).err().unwrap_or_default();
+        assert!(lines.is_empty() || needs_files, "{lines:?}");
+        assert!(lines.iter().all(|line| !line.contains("not a setting") && !line.contains("server.toml")), "{lines:?}");
+    }
+}
+
+#[test]
+fn every_key_is_a_variable() {
+    for (key, arg) in flags() {
+        let variable = OsString::from(format!("LATENTD_{}", key.to_uppercase()));
+        assert_eq!(arg.get_env(), Some(variable.as_os_str()), "{key}");
+    }
+}
+
+#[test]
+fn a_flag_stands_over_the_file_and_the_file_over_the_default() {
+    let port = |file, settings| settle(file, settings).unwrap().serve.port;
+    assert_eq!(port("", vec![]), 8091);
+    assert_eq!(port("port = 1", vec![]), 1);
+    assert_eq!(port("port = 1", vec![variable("port", "2")]), 2);
+    assert_eq!(port("port = 1", vec![flag("port", "3")]), 3);
+
+    let priorities = |file, settings| settle(file, settings).unwrap().scheduling.priorities;
+    assert!(!priorities("no_priorities = true", vec![]));
+    assert!(priorities("no_priorities = true", vec![variable("no_priorities", "off")]));
+    assert!(!priorities("no_priorities = false", vec![flag("no_priorities", "true")]));
+}
+
+#[test]
+fn every_kind_of_value_can_stand_in_a_file() {
+    let file = r#"
+        model = "builtin"
+        served_model_name = ["a/b", "c"]
+        memory_budget = 1000000
+        api_key = ["team-a=sk-1", "sk-2"]
+        rate_limit = "60:10"
+        cors_allow_origin = ["*"]
+        cache_backend = "cache_dit"
+        cache_dit_residual_diff_threshold = 0.5
+        [cache_config]
+        max_warmup_steps = 6
+    "#;
+    let Settled { config, scheduling, .. } = settle(file, vec![]).unwrap();
+    assert_eq!(config.served_model_names, ["a/b", "c"]);
+    assert_eq!(scheduling.memory_budget, Some(1_000_000));
+    assert_eq!(config.api_keys.names().len(), 2);
+    let cache = config.cache.unwrap();
+    assert_eq!((cache.max_warmup_steps, cache.residual_diff_threshold), (6, 0.5));
+    // A comma parts a text, too, as it does in a variable.
+    assert_eq!(settle(r#"served_model_name = "a,b""#, vec![]).unwrap().config.served_model_names, ["a", "b"]);
+}
+
+#[test]
+fn every_mistake_is_told_at_once() {
+    let file = r#"
+        max_batchs = 3
+        max-waiting = 4
+        nothing_like_it = 1
+        port = "eighty"
+        no_priorities = 1
+        max_waiting = [1, 2]
+        cache_backend = "cache_dit"
+        cache_config = { max_warmup_stepz = 1 }
+        api_key = ["team a=sk-1"]
+        api_key_file = "/no/such/keys"
+    "#;
+    let settings = vec![
+        variable("header_timeout", "0"),
+        flag("dtype", "f8"),
+        flag("max_batch", "0"),
+        flag("memory_budget", "0"),
+        flag("model", "/no/such/model"),
+        flag("cors_allow_origin", "app.example.com"),
+    ];
+    let lines = refusals(file, settings);
+    let expected = [
+        "server.toml: `max_batchs` is not a setting. Near: max_batch",
+        "server.toml: `max-waiting` is not a setting. Near: max_waiting",
+        "server.toml: `nothing_like_it` is not a setting",
+        "server.toml: `no_priorities` must be true or false, not an integer",
+        "server.toml: `max_waiting` must be a single value, not an array",
+        "server.toml: `port`: invalid digit found in string. Given: eighty",
+        "LATENTD_HEADER_TIMEOUT: 0 is not in 1..=3600. Given: 0",
+        "`--dtype`: must be one of f32, bf16, f16. Given: f8",
+        "`--cors-allow-origin`: must be `*` or an origin as browsers send it, e.g. https://app.example.com. \
+            Given: app.example.com",
+        "`--max-batch` must be at least 1. Given: 0",
+        "`--memory-budget` must be at least 1 byte. Given: 0",
+        "`--api-key`, number 1: the name before `=` must have 1 to 64 letters, digits, `-`, `_` and `.`",
+    ];
+    for line in expected {
+        assert!(lines.iter().any(|known| known == line), "{line}\nis not in\n{}", lines.join("\n"));
+    }
+    for part in ["Near: max_warmup_steps", "cannot read `/no/such/keys`", "/no/such/model"] {
+        assert!(lines.iter().any(|line| line.contains(part)), "{part} is not in {lines:?}");
+    }
+    assert_eq!(lines.len(), expected.len() + 3, "{}", lines.join("\n"));
+    assert!(!lines.concat().contains("sk-1"));
+}
+
+#[test]
+fn what_hangs_on_a_mistake_is_not_one_itself() {
+    let backend = vec![flag("cache_backend", "cache-dot"), flag("cache_config", "{}")];
+    let expected = "`--cache-backend`: must be one of none, cache_dit. Given: cache-dot";
+    assert_eq!(refusals("", backend), [expected]);
+    let key = vec![flag("rate_limit", "60"), flag("api_key", "")];
+    assert_eq!(refusals("", key), ["`--api-key`, number 1: a key must not be empty"]);
+    let none = vec![flag("rate_limit", "60")];
+    assert_eq!(
+        refusals("", none),
+        ["`--rate-limit` needs `--api-key` or `--api-key-file`: without keys nobody is told apart"]
+    );
+}
+
+#[test]
+fn a_file_that_is_no_toml_or_not_there_is_said() {
+    let lines = refusals("port = 1\nhost = ", vec![]);
+    assert!(matches!(&lines[..], [line] if line.starts_with("server.toml, line 2: ")), "{lines:?}");
+    let mut mistakes = Mistakes::default();
+    config_file::read(Path::new("/no/such/file.toml"), &mut mistakes);
+    assert!(mistakes.lines().next().unwrap().starts_with("cannot read `/no/such/file.toml`"));
+}
+
+#[test]
+fn keys_come_from_a_file_too() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("keys");
+    let with = |text: &str| {
+        fs::write(&path, text).unwrap();
+        settle("", vec![flag("api_key_file", path.to_str().unwrap()), flag("api_key", "a=sk-a")])
+    };
+    let keys = with("# ours\nb=sk-b\n\nsk-c\n").unwrap().config.api_keys;
+    assert_eq!(keys.names().iter().map(|name| &**name).collect::<Vec<_>>(), ["a", "b", "#3"]);
+    let lines = with("b=sk-b\nc=sk b\nc=sk-a").err().unwrap();
+    assert!(lines[0].ends_with("keys, line 2: a key must be printable ASCII without spaces"), "{lines:?}");
+    assert!(lines[1].ends_with("keys, line 3: the keys of `a` and `c` are the same"), "{lines:?}");
+    assert!(with("# none\n").err().unwrap()[0].ends_with("there is no key in it"));
+}

@@ -1,0 +1,195 @@
+//! The settings of `latentd serve` as someone typed them: at the command line, in the environment or
+//! in a file, and what they come to.
+//!
+//! One parser, clap's, knows what a setting may be. It is asked about each setting alone, so that
+//! every mistake is told at once, and then about all of them. A setting that is given in several
+//! places counts where it stands closest: the command line, then the environment, then the file.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::builder::{BoolishValueParser, PossibleValue, Resettable, TypedValueParser};
+use clap::error::{ContextKind, ContextValue};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use latentd::Error;
+
+use super::{Mistakes, Serve, config_file};
+
+/// One setting, by the name of its field, which is its key in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Setting {
+    pub(super) key: String,
+    pub(super) values: Vec<OsString>,
+    pub(super) origin: Origin,
+}
+
+/// Where a setting stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Origin {
+    Flag,
+    Variable(String),
+    File(PathBuf),
+}
+
+/// The settings at the command line and in the environment, none of them looked at yet.
+pub(crate) struct Typed(Vec<Setting>);
+
+impl Typed {
+    pub(crate) fn run(self) -> Result<(), Error> {
+        let mut mistakes = Mistakes::default();
+        let serve = self.meant(&mut mistakes);
+        let settled = serve.and_then(|serve| serve.settle(&mut mistakes));
+        match settled.filter(|_| mistakes.is_empty()) {
+            Some(settled) => settled.run(),
+            None => Err(mistakes.into()),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(settings: Vec<Setting>) -> Self {
+        Typed(settings)
+    }
+
+    /// These settings over those of the file that they name. Whatever is no setting or no value is
+    /// left out and noted.
+    pub(super) fn meant(mut self, mistakes: &mut Mistakes) -> Option<Serve> {
+        let config = self.0.iter().find(|setting| setting.key == "config");
+        if let Some(path) = config.and_then(|setting| setting.values.first()) {
+            let in_file = config_file::read(path.as_ref(), mistakes);
+            let is_new = |setting: &Setting| self.0.iter().all(|known| known.key != setting.key);
+            let added: Vec<_> = in_file.into_iter().filter(is_new).collect();
+            self.0.extend(added);
+        }
+        self.0.retain(|setting| match parse(std::slice::from_ref(setting)) {
+            Ok(_) => true,
+            Err(err) => {
+                mistakes.note_setting(&setting.key, format!("{setting}: {}", reason(&err, setting)));
+                false
+            }
+        });
+        match parse(&self.0) {
+            Ok(serve) => Some(serve),
+            // Each alone is well, so this would be a rule about two of them.
+            Err(err) => {
+                mistakes.note(first_line(&err));
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Display for Setting {
+    /// Where to look for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Origin::Flag => write!(f, "`--{}`", self.key.replace('_', "-")),
+            Origin::Variable(name) => f.write_str(name),
+            Origin::File(path) => write!(f, "{}: `{}`", path.display(), self.key),
+        }
+    }
+}
+
+/// The flags of `serve`, as clap has them.
+pub(super) fn command() -> Command {
+    Serve::augment_args(Command::new("serve"))
+}
+
+/// Whether a flag says yes or no, and takes no value at the command line.
+pub(super) fn is_switch(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::SetTrue)
+}
+
+fn parse(settings: &[Setting]) -> Result<Serve, clap::Error> {
+    let strict = command().no_binary_name(true).mut_args(|arg| {
+        let arg = arg.env(Resettable::Reset);
+        if !is_switch(&arg) {
+            return arg;
+        }
+        // In the environment and in a file a switch has a value.
+        arg.action(ArgAction::Set).num_args(1).default_value("false").value_parser(BoolishValueParser::new())
+    });
+    let (positional, flags): (Vec<_>, Vec<_>) = settings.iter().partition(|setting| setting.key == "model");
+    let flags = flags.into_iter().flat_map(|setting| {
+        setting.values.iter().map(|value| {
+            let mut argument = OsString::from(format!("--{}=", setting.key.replace('_', "-")));
+            argument.push(value);
+            argument
+        })
+    });
+    let model = positional.into_iter().flat_map(|setting| setting.values.clone());
+    let arguments: Vec<_> = flags.chain(["--".into()]).chain(model).collect();
+    Serve::from_arg_matches(&strict.try_get_matches_from(arguments)?)
+}
+
+/// What is wrong with the value of one setting.
+fn reason(err: &clap::Error, setting: &Setting) -> String {
+    let given: Vec<_> = setting.values.iter().map(|value| value.to_string_lossy()).collect();
+    let given = given.join(",");
+    if let Some(ContextValue::Strings(names)) = err.get(ContextKind::ValidValue)
+        && !names.is_empty()
+    {
+        return format!("must be one of {}. Given: {given}", names.join(", "));
+    }
+    match std::error::Error::source(err) {
+        Some(reason) => format!("{reason}. Given: {given}"),
+        None => first_line(err),
+    }
+}
+
+fn first_line(err: &clap::Error) -> String {
+    let text = err.to_string();
+    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+}
+
+impl Args for Typed {
+    fn augment_args(command: Command) -> Command {
+        Serve::augment_args(command).mut_args(|arg| {
+            let values = arg.get_possible_values();
+            arg.value_parser(AsTyped(values))
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Typed {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let command = command();
+        let settings = command.get_arguments().filter_map(|arg| {
+            let key = arg.get_id().as_str();
+            let origin = match matches.value_source(key)? {
+                ValueSource::CommandLine => Origin::Flag,
+                ValueSource::EnvVariable => Origin::Variable(arg.get_env()?.to_string_lossy().into_owned()),
+                _ => return None,
+            };
+            let values = matches.get_raw(key)?.map(OsStr::to_owned).collect();
+            Some(Setting { key: key.to_owned(), values, origin })
+        });
+        Ok(Typed(settings.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Takes any text; the help still lists the values that are meant.
+#[derive(Clone)]
+struct AsTyped(Vec<PossibleValue>);
+
+impl TypedValueParser for AsTyped {
+    type Value = OsString;
+
+    fn parse_ref(&self, _: &Command, _: Option<&Arg>, value: &OsStr) -> Result<OsString, clap::Error> {
+        Ok(value.to_owned())
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        (!self.0.is_empty()).then(|| Box::new(self.0.iter().cloned()) as Box<dyn Iterator<Item = PossibleValue>>)
+    }
+}

@@ -1,0 +1,94 @@
+//! The log: what is written of what happens, and how.
+
+#[cfg(feature = "otlp")]
+mod otlp;
+#[cfg(all(test, feature = "otlp"))]
+mod tests;
+
+use latentd::Error;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
+
+/// How a server tells what it does.
+#[derive(Default, clap::Args)]
+#[command(next_help_heading = "Log")]
+pub(crate) struct LogFlags {
+    /// How a line of the log is written; LATENTD_LOG says which are, e.g. warn
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, env = "LATENTD_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// Where spans are sent, an OpenTelemetry collector's http/protobuf endpoint, e.g.
+    /// http://localhost:4318. Needs a build with the feature `otlp`
+    #[arg(long, value_name = "URL", env = "LATENTD_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
+    /// What the collector is told that this server is called
+    #[arg(long, value_name = "NAME", default_value = "latentd", env = "LATENTD_OTLP_SERVICE_NAME")]
+    otlp_service_name: String,
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl LogFlags {
+    /// # Errors
+    /// An endpoint that is none, or that this build cannot send to.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Some(endpoint) = &self.otlp_endpoint else { return Ok(()) };
+        if !cfg!(feature = "otlp") {
+            let message = "`--otlp-endpoint` needs a build with OTLP: cargo build --release --features otlp";
+            return Err(Error::Flag(message.into()));
+        }
+        let is_url = ["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme));
+        let refused =
+            || Error::Flag(format!("`--otlp-endpoint` must begin with http:// or https://. Given: {endpoint}"));
+        is_url.then_some(()).ok_or_else(refused)
+    }
+}
+
+/// Lines for people, for a command that runs at a terminal.
+pub(crate) fn init_text() {
+    registry().with(lines(LogFormat::Text)).init();
+}
+
+/// Lines as the flags have them, and spans to the collector. What is returned sends the last of
+/// them when it is dropped.
+///
+/// # Errors
+/// The collector's address is of no use.
+#[cfg(feature = "otlp")]
+pub(crate) fn init(flags: &LogFlags) -> Result<Option<otlp::Exporter>, Error> {
+    let exporter = flags.otlp_endpoint.as_ref().map(|url| otlp::Exporter::new(url, &flags.otlp_service_name));
+    let exporter = exporter.transpose()?;
+    registry().with(lines(flags.log_format)).with(exporter.as_ref().map(otlp::Exporter::layer)).init();
+    Ok(exporter)
+}
+
+/// Lines as the flags have them.
+///
+/// # Errors
+/// None in a build without OTLP.
+#[cfg(not(feature = "otlp"))]
+pub(crate) fn init(flags: &LogFlags) -> Result<(), Error> {
+    registry().with(lines(flags.log_format)).init();
+    Ok(())
+}
+
+fn lines<S>(format: LogFormat) -> impl Layer<S>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    let filter = EnvFilter::try_from_env("LATENTD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+    };
+    lines.with_filter(filter)
+}

@@ -1,0 +1,155 @@
+//! Latents as colours, without the VAE: a linear map that is fitted to what the VAE made of others.
+
+use diffusion::{ImageSize, RgbImage};
+use fast_image_resize::images::Image;
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use nalgebra::{DMatrix, DMatrixView, DVector};
+
+/// The pixels of a latent's side.
+const SCALE: usize = 8;
+/// Added to each channel's variance, so that channels that hardly differ are not told apart by noise.
+const RIDGE: f64 = 1e-3;
+
+/// Least squares from a latent's channels to the mean colour of its pixels.
+///
+/// Nothing is known of a checkpoint's latents but what it decodes, so every picture that is decoded
+/// teaches: of all latents seen the sums are kept that the normal equations need, a few kilobytes.
+pub(crate) struct LatentRgb {
+    /// The latents, each with a 1 for the constant, times themselves: `[channels + 1, channels + 1]`.
+    gram: DMatrix<f64>,
+    /// The latents times their colours: `[channels + 1, 3]`.
+    moments: DMatrix<f64>,
+}
+
+impl LatentRgb {
+    /// Knows nothing of latents with so many channels.
+    pub(crate) fn new(channels: usize) -> Self {
+        LatentRgb { gram: DMatrix::zeros(channels + 1, channels + 1), moments: DMatrix::zeros(channels + 1, 3) }
+    }
+
+    /// Takes in `picture`, which `latents` `[height / 8, width / 8, channels]` were decoded to.
+    pub(crate) fn learn(&mut self, latents: &[f32], picture: &RgbImage) {
+        let channels = self.gram.nrows() - 1;
+        let latents = DMatrix::from_column_slice(channels, latents.len() / channels, latents);
+        let latents = latents.map(f64::from).insert_row(channels, 1.0);
+        let colours = DMatrix::from_row_slice(latents.ncols(), 3, &mean_colours(picture));
+        self.gram += &latents * latents.transpose();
+        self.moments += &latents * colours;
+    }
+
+    /// What `latents` look like, at their own size; nothing before anything was learnt.
+    pub(crate) fn draw(&self, latents: &[f32], size: ImageSize) -> Option<RgbImage> {
+        let map = self.map()?.map(|x| x as f32).transpose();
+        let (channels, constant) = (map.ncols() - 1, map.column(map.ncols() - 1));
+        let latents = DMatrixView::from_slice(latents, channels, latents.len() / channels);
+        let mut colours = map.columns(0, channels) * latents;
+        colours.column_iter_mut().for_each(|mut colour| colour += constant);
+        Some(RgbImage { size, pixels: colours.iter().map(|x| x.round() as u8).collect() })
+    }
+
+    /// The map `[channels + 1, 3]`.
+    fn map(&self) -> Option<DMatrix<f64>> {
+        let channels = self.gram.nrows() - 1;
+        let n = self.gram[(channels, channels)];
+        let ridge = DVector::from_fn(channels + 1, |i, _| if i < channels { n * RIDGE } else { 0.0 });
+        let gram = &self.gram + DMatrix::from_diagonal(&ridge);
+        Some(gram.cholesky()?.solve(&self.moments))
+    }
+}
+
+/// Of each square of 8 x 8 pixels, row by row, three numbers a square.
+fn mean_colours(picture: &RgbImage) -> Vec<f64> {
+    let columns = picture.size.width / SCALE;
+    let mut colours = vec![0.0; columns * (picture.size.height / SCALE) * 3];
+    for (y, row) in picture.pixels.chunks_exact(picture.size.width * 3).enumerate() {
+        for (x, pixel) in row.chunks_exact(3).enumerate() {
+            let square = y / SCALE * columns + x / SCALE;
+            for (sum, value) in colours[square * 3..].iter_mut().zip(pixel) {
+                *sum += f64::from(*value);
+            }
+        }
+    }
+    colours.iter_mut().for_each(|sum| *sum /= (SCALE * SCALE) as f64);
+    colours
+}
+
+/// `image`, 8 times as wide and high.
+pub(crate) fn enlarged(image: RgbImage) -> RgbImage {
+    let view = |size: ImageSize, pixels| {
+        let view = Image::from_vec_u8(size.width as u32, size.height as u32, pixels, PixelType::U8x3);
+        view.expect("3 bytes a pixel. This is a bug.")
+    };
+    let size = ImageSize { width: image.size.width * SCALE, height: image.size.height * SCALE };
+    let small = view(image.size, image.pixels);
+    let mut large = view(size, vec![0; size.pixels() * 3]);
+    let bilinear = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+    Resizer::new().resize(&small, &mut large, &bilinear).expect("two pictures in RGB. This is a bug.");
+    RgbImage { size, pixels: large.into_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::randn;
+
+    /// Colours that depend on two of three channels.
+    fn colour(latent: &[f32]) -> [u8; 3] {
+        let (a, b) = (latent[0].clamp(-2.0, 2.0), latent[1].clamp(-2.0, 2.0));
+        [100.0 + 20.0 * a, 120.0 - 10.0 * b, 50.0 + 5.0 * a + 15.0 * b].map(|x| x.round() as u8)
+    }
+
+    /// Latents of so many rows and columns, and the picture of their colours at that size.
+    fn scene(seed: u64, (rows, columns): (usize, usize)) -> (Vec<f32>, RgbImage) {
+        let noise = randn(seed, 3 * rows * columns);
+        let latents: Vec<f32> = noise.into_iter().map(|x| x.clamp(-2.0, 2.0)).collect();
+        let pixels = latents.chunks_exact(3).flat_map(colour).collect();
+        (latents, RgbImage { size: ImageSize { width: columns, height: rows }, pixels })
+    }
+
+    /// Each pixel 8 x 8 times.
+    fn blocks(image: &RgbImage) -> RgbImage {
+        let row = |row: &[u8]| row.chunks_exact(3).flat_map(|pixel| pixel.repeat(SCALE)).collect::<Vec<_>>();
+        let rows = image.pixels.chunks_exact(image.size.width * 3);
+        let pixels = rows.flat_map(|pixels| row(pixels).repeat(SCALE)).collect();
+        let size = ImageSize { width: image.size.width * SCALE, height: image.size.height * SCALE };
+        RgbImage { size, pixels }
+    }
+
+    #[test]
+    fn a_linear_relation_is_found() {
+        let mut map = LatentRgb::new(3);
+        for (seed, grid) in [(1, (8, 6)), (2, (4, 10))] {
+            let (latents, image) = scene(seed, grid);
+            map.learn(&latents, &blocks(&image));
+        }
+        let (latents, expected) = scene(3, (5, 7));
+        let drawn = map.draw(&latents, expected.size).unwrap();
+        let errors = drawn.pixels.iter().zip(&expected.pixels).map(|(a, b)| a.abs_diff(*b));
+        assert!(errors.max().unwrap() <= 1, "{drawn:?} {expected:?}");
+    }
+
+    #[test]
+    fn nothing_is_drawn_before_anything_was_learnt() {
+        let (latents, image) = scene(1, (2, 2));
+        assert_eq!(LatentRgb::new(3).draw(&latents, image.size), None);
+    }
+
+    #[test]
+    fn latents_that_never_differ_teach_one_colour() {
+        let mut map = LatentRgb::new(3);
+        let size = ImageSize { width: 2, height: 2 };
+        let grey = RgbImage { size, pixels: vec![90; 12] };
+        map.learn(&[0.5; 12], &blocks(&grey));
+        assert_eq!(map.draw(&[0.5; 12], size), Some(grey));
+    }
+
+    #[test]
+    fn an_enlarged_picture_is_smooth_and_keeps_its_mean() {
+        let size = ImageSize { width: 2, height: 1 };
+        let large = enlarged(RgbImage { size, pixels: vec![0, 0, 0, 160, 160, 160] });
+        assert_eq!((large.size.width, large.size.height), (16, 8));
+        let row: Vec<_> = large.pixels[..16 * 3].iter().step_by(3).copied().collect();
+        assert!(row.is_sorted() && row[7] > 60 && row[8] < 100, "{row:?}");
+        assert_eq!((row[0], row[15]), (0, 160));
+    }
+}

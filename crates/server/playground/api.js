@@ -1,0 +1,100 @@
+// What the page asks of the server. Paths are relative, so that a proxy may serve the page under a prefix.
+
+import { readEvents } from "./sse.js";
+
+/** A refusal in OpenAI's shape, or a failure to reach the server (`status` 0). */
+export class ApiError extends Error {
+  constructor(message, { status = 0, code = null, param = null, retryAfter = null, requestId = null } = {}) {
+    super(message);
+    Object.assign(this, { status, code, param, retryAfter, requestId });
+  }
+}
+
+export function url(path) {
+  return new URL(path, document.baseURI);
+}
+
+/** `GET /info`: the model, its defaults and limits, and what requests may bring. */
+export async function readInfo() {
+  const response = await reach(url("info"), { cache: "no-store" });
+  if (!response.ok) throw await refusal(response);
+  return response.json();
+}
+
+/**
+ * Makes pictures: `POST /v1/images/generations`, streamed.
+ *
+ * `on.accepted(queuePosition | null)`, `on.preview(imageIndex, dataUrl)`, `on.step(event)` and
+ * `on.completed(event)` are called as it goes. Rejects with an ApiError, or with the AbortError of `signal`.
+ */
+export async function streamPictures(body, key, on, signal) {
+  const headers = { "content-type": "application/json" };
+  if (key) headers.authorization = `Bearer ${key}`;
+  const request = { method: "POST", headers, body: JSON.stringify(body), signal };
+  const response = await reach(url("v1/images/generations"), request);
+  if (!response.ok) throw await refusal(response);
+  on.accepted(number(response.headers.get("x-queue-position")));
+  let missing = body.n ?? 1;
+  for await (const event of events(response, signal)) {
+    switch (event.type) {
+      case "image_generation.partial_image":
+        on.preview(event.image_index ?? 0, dataUrl(event));
+        break;
+      case "image_generation.progress":
+        on.step(event);
+        break;
+      case "image_generation.completed":
+        missing -= 1;
+        on.completed(event);
+        break;
+      case "error":
+        throw new ApiError(event.error.message, event.error);
+    }
+  }
+  if (missing > 0) throw new ApiError("The connection ended before the picture was there", { code: "cut_off" });
+}
+
+/** The picture in an event, as a URL. */
+function dataUrl(event) {
+  return `data:image/${event.output_format};base64,${event.b64_json}`;
+}
+
+/** The picture in an event, as a file. */
+export function file(event) {
+  const bytes = Uint8Array.from(atob(event.b64_json), (character) => character.charCodeAt(0));
+  return new Blob([bytes], { type: `image/${event.output_format}` });
+}
+
+/** The events of an answer; a broken connection is an ApiError like any other. */
+async function* events(response, signal) {
+  try {
+    yield* readEvents(response.body);
+  } catch (error) {
+    if (signal?.aborted || error instanceof SyntaxError) throw error;
+    throw new ApiError("The connection broke before the picture was there", { code: "cut_off" });
+  }
+}
+
+async function reach(address, request) {
+  try {
+    return await fetch(address, request);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(`${address.host} does not answer`, { code: "unreachable" });
+  }
+}
+
+async function refusal(response) {
+  const { error = {} } = await response.json().catch(() => ({}));
+  return new ApiError(error.message ?? `The server answered ${response.status}`, {
+    status: response.status,
+    code: error.code,
+    param: error.param,
+    retryAfter: number(response.headers.get("retry-after")),
+    requestId: response.headers.get("x-request-id"),
+  });
+}
+
+function number(text) {
+  return text === null ? null : Number(text);
+}

@@ -1,0 +1,159 @@
+// Brings the parts together: what the user does, what the server says, what is shown.
+
+import { ApiError, readInfo } from "./api.js";
+import { CodePanel } from "./code.js";
+import { byId, make, toast } from "./dom.js";
+import { examplePrompts } from "./examples.js";
+import { Gallery } from "./gallery.js";
+import { askForKey, key } from "./key.js";
+import { Maker } from "./making.js";
+import { Settings, Unusable, requestBody } from "./settings.js";
+import { Stage } from "./stage.js";
+import { Timeline } from "./timeline.js";
+import { explained } from "./words.js";
+
+const INFO_AGAIN_MS = 1500;
+
+const stage = new Stage();
+const timeline = new Timeline(byId("timeline"), byId("readout"));
+const code = new CodePanel();
+const gallery = new Gallery(restore);
+const maker = new Maker(stage, timeline, gallery);
+const settings = new Settings(settingsChanged);
+
+/** What the server said of itself; `null` until its model is there. */
+let info = null;
+/** Of the request that runs. */
+let running = null;
+
+start();
+
+async function start() {
+  byId("modifier").textContent = /Mac|iP(hone|ad)/.test(navigator.platform) ? "⌘" : "Ctrl";
+  byId("generate").disabled = true;
+  byId("compare").disabled = true;
+  byId("composer").addEventListener("submit", (event) => act(event, "generate"));
+  byId("compare").addEventListener("click", (event) => act(event, "compare"));
+  byId("cancel").addEventListener("click", () => running?.abort());
+  byId("key-button").addEventListener("click", () => askForKey());
+  byId("reuse-seed").addEventListener("click", () => {
+    settings.restore({ seed: String(maker.shown.seed), keepSeed: true });
+    toast(`Seed ${maker.shown.seed} is kept`);
+  });
+  addEventListener("keydown", shortcut);
+  await Promise.all([gallery.open(), connect()]);
+}
+
+/** Asks for /info until the model is loaded. */
+async function connect() {
+  while (true) {
+    const answer = await readInfo().catch((error) => error);
+    const isReady = !(answer instanceof Error) && answer.model.default_size !== null;
+    showModel(answer, isReady);
+    if (isReady) return welcome(answer);
+    await new Promise((resolve) => setTimeout(resolve, INFO_AGAIN_MS));
+  }
+}
+
+function showModel(answer, isReady) {
+  const isLost = answer instanceof Error;
+  byId("model").dataset.state = isLost ? "lost" : isReady ? "ready" : "loading";
+  byId("model").title = isLost ? "" : answer.model.id;
+  // The owner is left out: on a phone there is no room.
+  byId("model-name").textContent = isLost ? "No answer from the server" : `${answer.model.id.split("/").at(-1)}${isReady ? "" : " is loading…"}`;
+}
+
+function welcome(answer) {
+  info = answer;
+  byId("key-button").hidden = !info.auth_required;
+  settings.configure(info);
+  const examples = examplePrompts(info.model.id);
+  byId("examples").replaceChildren(...examples.slice(0, 6).map((prompt) => make("li", {}, exampleButton(prompt))));
+  byId("example").addEventListener("click", () => tryExample(examples));
+  byId("generate").disabled = false;
+  byId("compare").disabled = !info.cache.request_config_allowed;
+}
+
+function exampleButton(prompt) {
+  const button = make("button", { type: "button" }, prompt);
+  button.addEventListener("click", (event) => {
+    settings.restore({ prompt });
+    act(event, "generate");
+  });
+  return button;
+}
+
+function tryExample(examples) {
+  const next = (examples.indexOf(byId("prompt").value) + 1) % examples.length;
+  settings.restore({ prompt: examples[next] });
+  byId("prompt").focus();
+}
+
+function settingsChanged() {
+  byId("problem").hidden = true;
+  let body = null;
+  try {
+    body = requestBody(settings.values(), info);
+  } catch (error) {
+    if (!(error instanceof Unusable)) throw error;
+  }
+  code.show(body, info.auth_required);
+}
+
+function shortcut(event) {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !byId("key-dialog").open) act(event, "generate");
+  if (event.key === "Escape" && running && !byId("key-dialog").open) running.abort();
+}
+
+/** Has the maker `generate` or `compare`, with the controls as they should be meanwhile; says what went wrong. */
+async function act(event, action) {
+  event.preventDefault();
+  if (!info || running) return;
+  if (info.auth_required && key() === "" && !(await askForKey())) return;
+  running = new AbortController();
+  showRunning(true);
+  bringIntoView(byId("mat"));
+  byId("problem").hidden = true;
+  try {
+    settings.prepareSeed();
+    await maker[action](settings.values(), info, running.signal);
+  } catch (error) {
+    await failed(error);
+  } finally {
+    running = null;
+    stage.progress(null, 0);
+    showRunning(false);
+  }
+}
+
+/** On a phone the picture is below the form. */
+function bringIntoView(element) {
+  const { top, bottom } = element.getBoundingClientRect();
+  if (top > 0.7 * innerHeight || bottom < 0) element.scrollIntoView({ block: "start" });
+}
+
+function showRunning(isRunning) {
+  const hadFocus = ["generate", "cancel", "compare"].includes(document.activeElement?.id);
+  byId("generate").hidden = isRunning;
+  byId("cancel").hidden = !isRunning;
+  byId("compare").disabled = isRunning || !info.cache.request_config_allowed;
+  if (hadFocus) byId(isRunning ? "cancel" : "generate").focus();
+}
+
+async function failed(error) {
+  maker.settle();
+  if (error.name === "AbortError") return toast("Cancelled");
+  if (!(error instanceof ApiError || error instanceof Unusable)) throw error;
+  if (error.code === "invalid_api_key") return askForKey(explained(error));
+  byId("problem").textContent = explained(error);
+  byId("problem").hidden = false;
+  if (error.param) settings.blame(error.param);
+}
+
+/** A kept picture and its settings, from the gallery. */
+function restore(kept) {
+  if (running) return;
+  settings.restore({ ...kept.values, seed: String(kept.seed), n: "1", keepSeed: true });
+  maker.restore(kept);
+  bringIntoView(byId("mat"));
+}

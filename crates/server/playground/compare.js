@@ -1,0 +1,122 @@
+// Two pictures of one seed, without and with the step cache: their times, and how they differ.
+
+import { byId, make } from "./dom.js";
+import { noise } from "./noise.js";
+import { computedInWords } from "./stage.js";
+import { duration } from "./words.js";
+
+/** What the difference is multiplied by, so that it can be seen. */
+const GAIN = 8;
+const VIEWS = ["Side by side", "Slider", "Difference"];
+
+/** The preset to compare with: the chosen one, or a good one where that caches nothing. */
+export function comparedCache(choice, cache) {
+  const cachesNothing = choice === "off" || choice === "lossless" || (choice === "server" && !cache.enabled);
+  return cachesNothing ? "balanced" : choice;
+}
+
+/** What a side of the comparison is called. */
+export function sideName(cache) {
+  return { off: "Uncached", server: "Cached, server’s own" }[cache] ?? `Cached, ${cache}`;
+}
+
+/** Milliseconds of denoising and decoding: not those in line, nor of the prompt, which is encoded once for both. */
+function workMs({ timings }) {
+  return timings.denoise_ms + timings.vae_ms;
+}
+
+/** The comparison as it grows: `sides` are `{ name, picture | null }`, uncached first. */
+export function drawComparison(sides, [width, height]) {
+  const host = byId("comparison");
+  host.style.setProperty("--ratio", width / height);
+  const isComplete = sides.every(({ picture }) => picture);
+  const view = make("div", { class: "duo" });
+  const head = make("div", { class: "head" }, verdict(sides));
+  if (isComplete) head.append(viewTabs(view, sides, width / height));
+  host.replaceChildren(head, view);
+  showView(view, VIEWS[0], sides, width / height);
+}
+
+function verdict(sides) {
+  const [uncached, cached] = sides.map(({ picture }) => picture);
+  if (!uncached || !cached) {
+    return make("p", { class: "verdict" }, "Comparing… ", make("small", {}, "one after the other and without previews, for the sake of the times"));
+  }
+  const speedup = workMs(uncached) / workMs(cached);
+  const text = speedup >= 1 ? `${speedup.toFixed(2)}× faster` : `${(1 / speedup).toFixed(2)}× slower`;
+  const likeness = make("small", { id: "likeness" });
+  difference(uncached, cached).then(({ psnr }) => {
+    likeness.textContent = Number.isFinite(psnr) ? `PSNR ${psnr.toFixed(1)} dB` : "the same picture, bit for bit";
+  });
+  return make("p", { class: "verdict" }, text, " ", likeness);
+}
+
+function viewTabs(view, sides, ratio) {
+  const buttons = VIEWS.map((name, i) => make("button", { type: "button", "aria-pressed": i === 0 }, name));
+  for (const button of buttons) {
+    button.addEventListener("click", () => {
+      for (const other of buttons) other.setAttribute("aria-pressed", other === button);
+      showView(view, button.textContent, sides, ratio);
+    });
+  }
+  return make("div", { class: "tabs", role: "group", "aria-label": "View" }, ...buttons);
+}
+
+function showView(view, name, sides, ratio) {
+  view.classList.toggle("overlaid", name !== "Side by side");
+  if (name === "Side by side") view.replaceChildren(...sides.map((one) => side(one, ratio)));
+  if (name === "Slider") view.replaceChildren(slider(sides));
+  if (name === "Difference") view.replaceChildren(differenceView(sides));
+}
+
+function side({ name, picture }, ratio) {
+  const image = picture ? make("img", { src: picture.url, alt: `${picture.values.prompt}, ${name}` }) : noise(ratio);
+  const lines = picture ? [make("span", {}, `${duration(workMs(picture))}`), make("span", {}, computedInWords(picture.record) ?? "")] : [];
+  return make("figure", {}, make("div", { class: picture ? "frame" : "frame waiting" }, image), make("figcaption", {}, make("b", {}, name), ...lines));
+}
+
+function slider([left, right]) {
+  const range = make("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "How much of the uncached picture is shown" });
+  const images = [left, right].map(({ name, picture }) => make("img", { src: picture.url, alt: `${picture.values.prompt}, ${name}` }));
+  const frame = make("div", { class: "frame" }, ...images);
+  const cut = () => frame.style.setProperty("--cut", `${range.value}%`);
+  range.addEventListener("input", cut);
+  frame.addEventListener("pointermove", ({ offsetX }) => {
+    range.value = (100 * offsetX) / frame.clientWidth;
+    cut();
+  });
+  cut();
+  return make("div", { class: "slide" }, frame, range, make("p", { class: "ends" }, make("span", {}, left.name), make("span", {}, right.name)));
+}
+
+function differenceView([left, right]) {
+  const canvas = make("canvas", { role: "img", "aria-label": `The difference of both pictures, ${GAIN} times as strong` });
+  difference(left.picture, right.picture).then(({ pixels }) => {
+    [canvas.width, canvas.height] = [pixels.width, pixels.height];
+    canvas.getContext("2d").putImageData(pixels, 0, 0);
+  });
+  const caption = make("p", { class: "ends" }, make("span", {}, `Difference, ${GAIN} times as strong: black is the same`));
+  return make("div", { class: "slide still" }, make("div", { class: "frame" }, canvas), caption);
+}
+
+/** The amplified difference of two pictures, and their PSNR in dB. */
+async function difference(one, other) {
+  const [a, b] = await Promise.all([one, other].map(({ blob }) => pixelsOf(blob)));
+  const pixels = new ImageData(a.width, a.height);
+  let squares = 0;
+  for (let i = 0; i < a.data.length; i += 1) {
+    const isAlpha = i % 4 === 3;
+    const apart = Math.abs(a.data[i] - b.data[i]);
+    pixels.data[i] = isAlpha ? 255 : GAIN * apart;
+    if (!isAlpha) squares += apart * apart;
+  }
+  const meanSquare = squares / (3 * a.width * a.height);
+  return { pixels, psnr: 10 * Math.log10(255 ** 2 / meanSquare) };
+}
+
+async function pixelsOf(blob) {
+  const bitmap = await createImageBitmap(blob);
+  const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
+  context.drawImage(bitmap, 0, 0);
+  return context.getImageData(0, 0, bitmap.width, bitmap.height);
+}

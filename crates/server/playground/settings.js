@@ -1,0 +1,228 @@
+// The form on the left: what it holds, what the server allows, and the request that is meant.
+
+import { byId, drawn, make, setIcon } from "./dom.js";
+import { parsed, shapes } from "./sizes.js";
+import { figure } from "./words.js";
+
+const STORED = "latentd.settings";
+const MAX_SLIDER_STEPS = 100;
+/** The largest seed that is rolled: it is short enough to be read out. */
+const ROLLED = 2 ** 32;
+
+/** A setting that cannot be sent as it is. */
+export class Unusable extends Error {
+  constructor(param, message) {
+    super(message);
+    this.param = param;
+  }
+}
+
+/** The fields as elements, by the name of the request's parameter. */
+const FIELDS = {
+  prompt: "prompt",
+  negative_prompt: "negative",
+  num_inference_steps: "steps",
+  true_cfg_scale: "guidance",
+  seed: "seed",
+  size: "width",
+  n: "n",
+  output_format: "format",
+};
+
+export class Settings {
+  #info = null;
+  #changed;
+
+  constructor(changed) {
+    this.#changed = changed;
+    byId("steps-range").addEventListener("input", () => (byId("steps").value = byId("steps-range").value));
+    byId("steps").addEventListener("input", () => (byId("steps-range").value = byId("steps").value));
+    byId("seed").addEventListener("input", () => this.#keepSeed(byId("seed").value !== ""));
+    byId("lock").addEventListener("click", () => this.#keepSeed(!this.#isSeedKept()));
+    byId("dice").addEventListener("click", () => this.#rollSeed());
+    byId("composer").addEventListener("input", () => this.#note());
+    for (const id of ["lock", "dice"]) byId(id).addEventListener("click", () => this.#note());
+  }
+
+  /** Takes over what the server says of its model; then what was set the last time. */
+  configure(info) {
+    this.#info = info;
+    this.#offerSizes(info);
+    this.#offerPresets(info.cache);
+    byId("steps").max = info.limits.max_inference_steps;
+    byId("steps-range").max = Math.min(info.limits.max_inference_steps, MAX_SLIDER_STEPS);
+    byId("prompt").maxLength = info.limits.max_prompt_chars;
+    const { default_num_inference_steps: steps, default_true_cfg_scale: guidance, default_negative_prompt: negative } = info.model;
+    this.restore({ steps, guidance, negative: negative?.trim(), size: info.model.default_size, ...stored(info.model.id) });
+  }
+
+  /** What the form holds. */
+  values() {
+    const checked = (name) => document.querySelector(`input[name="${name}"]:checked`)?.value;
+    const shape = checked("shape");
+    return {
+      prompt: byId("prompt").value,
+      size: shape === "custom" ? `${byId("width").value}x${byId("height").value}` : shape,
+      steps: byId("steps").value,
+      seed: byId("seed").value.trim(),
+      keepSeed: this.#isSeedKept(),
+      cache: checked("cache") ?? "server",
+      negative: byId("negative").value,
+      guidance: byId("guidance").value,
+      n: byId("n").value,
+      format: byId("format").value,
+      preview: byId("preview").value,
+    };
+  }
+
+  /** Fills the form; what `values` does not name stays as it is. */
+  restore(values) {
+    for (const id of ["prompt", "negative", "guidance", "steps", "n", "format", "preview", "seed"]) {
+      if (values[id] !== undefined && values[id] !== null) byId(id).value = values[id];
+    }
+    byId("steps-range").value = byId("steps").value;
+    if (values.size) this.#restoreSize(values.size);
+    const preset = [...document.querySelectorAll('input[name="cache"]:enabled')].find(({ value }) => value === values.cache);
+    if (preset) preset.checked = true;
+    if (values.keepSeed !== undefined) this.#keepSeed(values.keepSeed);
+    this.#note();
+  }
+
+  /** A seed for the next request, unless one is kept. */
+  prepareSeed() {
+    if (!this.#isSeedKept() || byId("seed").value.trim() === "") this.#rollSeed();
+    this.#note();
+  }
+
+  /** Puts the cursor where a parameter is set, and says that it is wrong. */
+  blame(param) {
+    const field = byId(FIELDS[param]);
+    if (!field) return;
+    field.setAttribute("aria-invalid", "true");
+    if (byId("more").contains(field)) byId("more").open = true;
+    if (!field.closest("[hidden]")) field.focus();
+  }
+
+  #note() {
+    for (const field of document.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+    byId("custom-size").hidden = document.querySelector('input[name="shape"]:checked')?.value !== "custom";
+    if (!this.#info) return;
+    byId("preset-hint").replaceChildren(...presetHint(this.values().cache, this.#info.cache));
+    store(this.#info.model.id, this.values());
+    this.#changed();
+  }
+
+  #isSeedKept() {
+    return byId("lock").getAttribute("aria-pressed") === "true";
+  }
+
+  #keepSeed(isKept) {
+    byId("lock").setAttribute("aria-pressed", isKept);
+    setIcon(byId("lock"), isKept ? "locked" : "unlocked");
+    byId("seed").parentElement.classList.toggle("passing", !isKept);
+  }
+
+  #rollSeed() {
+    byId("seed").value = Math.floor(Math.random() * ROLLED);
+  }
+
+  #offerSizes(info) {
+    const offered = shapes(info.model.default_size, info.limits.max_pixels);
+    const chips = offered.map(({ name, width, height }) => shapeChip(name, width, height));
+    byId("sizes").replaceChildren(...chips, shapeChip("custom", 1, 1));
+  }
+
+  #restoreSize(size) {
+    const chips = [...document.querySelectorAll('input[name="shape"]')];
+    (chips.find(({ value }) => value === size) ?? chips.at(-1)).checked = true;
+    [byId("width").value, byId("height").value] = parsed(size);
+  }
+
+  #offerPresets(cache) {
+    const words = [["server", cache.enabled ? "Server’s own" : "None"]];
+    if (cache.enabled) words.push(["off", "Off"]);
+    for (const preset of cache.presets) words.push([preset, preset[0].toUpperCase() + preset.slice(1)]);
+    const chips = words.map(([value, label]) => {
+      const disabled = !cache.request_config_allowed && value !== "server";
+      return make("label", {}, make("input", { type: "radio", name: "cache", value, disabled, checked: value === "server" }), label);
+    });
+    byId("presets").replaceChildren(...chips);
+  }
+}
+
+/** The request for what the form holds. Throws what the server could not say better itself. */
+export function requestBody(values, info) {
+  const { model } = info;
+  if (values.prompt.trim() === "") throw new Unusable("prompt", "Write a prompt first: what should the picture show?");
+  if (!/^\d+x\d+$/.test(values.size)) throw new Unusable("size", "Give the picture a width and a height in pixels.");
+  const body = { model: model.id, prompt: values.prompt, size: values.size };
+  if (values.n !== "1") body.n = Number(values.n);
+  body.num_inference_steps = wholeNumber("num_inference_steps", values.steps || String(model.default_num_inference_steps));
+  if (values.seed !== "") body.seed = wholeNumber("seed", values.seed);
+  if (values.guidance !== "" && Number(values.guidance) !== model.default_true_cfg_scale) body.true_cfg_scale = Number(values.guidance);
+  if (values.negative.trim() !== (model.default_negative_prompt ?? "").trim()) body.negative_prompt = values.negative;
+  if (values.cache !== "server") body.cache = values.cache;
+  if (values.format !== "png") body.output_format = values.format;
+  return body;
+}
+
+/** The body with all that this page shows while a picture is made. `interval` 0 is no preview. */
+export function streamed(body, interval) {
+  const previews = interval > 0 ? { preview_interval: interval } : { partial_images: 0 };
+  return { ...body, stream: true, ...previews, stream_progress: true, return_timings: true, return_cache_stats: true };
+}
+
+export function previewInterval(choice, numSteps) {
+  if (choice === "off") return 0;
+  return choice === "auto" ? Math.max(1, Math.round(numSteps / 10)) : Number(choice);
+}
+
+function wholeNumber(param, text) {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 0) {
+    throw new Unusable(param, `${param === "seed" ? "The seed" : "Steps"} must be a whole number. Given: ${text}`);
+  }
+  return value;
+}
+
+function shapeChip(name, width, height) {
+  const isCustom = name === "custom";
+  const longest = Math.max(width, height);
+  const [w, h] = [(width / longest) * 18, (height / longest) * 18];
+  const outline = drawn("rect", { x: 12 - w / 2, y: 12 - h / 2, width: w, height: h, rx: 2.5 });
+  if (isCustom) outline.setAttribute("stroke-dasharray", "3.2 3.2");
+  const value = isCustom ? "custom" : `${width}x${height}`;
+  const title = isCustom ? "Width and height of your own" : `${width} × ${height}`;
+  const input = make("input", { type: "radio", name: "shape", value });
+  return make("label", { title }, input, drawn("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" }, outline), isCustom ? "Custom" : name);
+}
+
+const HINTS = {
+  off: "Every step is computed.",
+  lossless: "Reuses nothing: the picture is the uncached one.",
+  high: "Reuses where almost nothing changes. Hard to tell from the uncached picture.",
+  balanced: "About half of the steps. Looks the same at a second look.",
+  fast: "Reuses most steps. Details may differ.",
+  ultra: "Reuses as much as it can.",
+};
+
+function presetHint(choice, cache) {
+  if (!cache.request_config_allowed) {
+    const flag = make("code", {}, "--allow-request-cache-config");
+    return ["This server decides about its step cache itself. Started with ", flag, ", it lets each request choose, and the comparison works."];
+  }
+  if (choice !== "server") return [HINTS[choice] ?? "A preset of this server."];
+  if (!cache.enabled) return ["Every step is computed: the server was started without a step cache."];
+  const threshold = cache.config?.residual_diff_threshold;
+  return [`What the server was started with${threshold == null ? "" : `: a threshold of ${figure(threshold)}`}.`];
+}
+
+/** Of the model that is served now: another one has other sizes and steps. */
+function stored(model) {
+  const kept = JSON.parse(localStorage.getItem(STORED) ?? "null");
+  return kept?.model === model ? kept.values : {};
+}
+
+function store(model, values) {
+  localStorage.setItem(STORED, JSON.stringify({ model, values }));
+}

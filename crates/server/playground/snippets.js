@@ -1,0 +1,48 @@
+// The same request from a shell and from Python.
+
+const KEY = "LATENTD_API_KEY";
+
+/** One picture comes as a file, several as JSON. The key stays out: what is copied gets shared. */
+export function curl(base, body, needsKey) {
+  const parts = [`curl --fail-with-body ${new URL("v1/images/generations", base)}`, "-H 'content-type: application/json'"];
+  if (needsKey) parts.push(`-H "authorization: Bearer $${KEY}"`);
+  if ((body.n ?? 1) === 1) {
+    const format = body.output_format ?? "png";
+    parts.push(`-H 'accept: image/${format}'`, `-o picture.${format}`);
+  } else {
+    parts.push("-o pictures.json");
+  }
+  parts.push(`-d ${shellQuoted(JSON.stringify(body, null, 2))}`);
+  return parts.join(" \\\n  ");
+}
+
+/** For the openai package: its own parameters by name, ours in `extra_body`. */
+export function python(base, body, needsKey) {
+  const { model, prompt, size, n, output_format, ...extra } = body;
+  const own = Object.entries({ model, prompt, size, n, output_format }).filter(([, value]) => value !== undefined);
+  const lines = own.map(([name, value]) => `    ${name}=${literal(value)},`);
+  const extras = Object.entries(extra).map(([name, value]) => `${literal(name)}: ${literal(value)}`);
+  if (extras.length > 0) lines.push(`    extra_body={${extras.join(", ")}},`);
+  const key = needsKey ? `os.environ["${KEY}"]` : '"unused"';
+  return `import base64
+${needsKey ? "import os\n" : ""}
+from openai import OpenAI
+
+client = OpenAI(base_url=${literal(String(new URL("v1", base)))}, api_key=${key})
+answer = client.images.generate(
+${lines.join("\n")}
+)
+for i, picture in enumerate(answer.data):
+    with open(f"picture-{i}.${output_format ?? "png"}", "wb") as file:
+        file.write(base64.b64decode(picture.b64_json))
+`;
+}
+
+function shellQuoted(text) {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+/** Strings and finite numbers are written alike in JSON and in Python. */
+function literal(value) {
+  return JSON.stringify(value);
+}

@@ -1,0 +1,114 @@
+// The picture while it is made and once it is there.
+
+import { byId, make } from "./dom.js";
+import { noise } from "./noise.js";
+import { counts } from "./steps.js";
+import { count, duration, size as sizeInWords } from "./words.js";
+
+/** One frame a picture, a strip to choose among several, a caption for the chosen one. */
+export class Stage {
+  #chosen = 0;
+  #images = [];
+  #ratio = 1;
+  #onChoose = () => {};
+
+  /** Empty frames for `n` pictures of this size; `onChoose(i)` is called when another one is chosen. */
+  begin(n, width, height, onChoose = () => {}) {
+    this.#show("frames");
+    this.#chosen = 0;
+    this.#onChoose = onChoose;
+    this.#images = Array.from({ length: n }, () => null);
+    this.#ratio = width / height;
+    byId("frames").style.setProperty("--ratio", this.#ratio);
+    this.#draw();
+    byId("caption").hidden = true;
+  }
+
+  /** Shows `url` as the state of picture `index`. */
+  update(index, url, alt) {
+    this.#images[index] = { url, alt };
+    const shown = byId("frames").querySelector(".frame img");
+    // The element stays: a new one would flash between two previews.
+    if (index === this.#chosen && shown) Object.assign(shown, { src: url, alt });
+    else this.#draw();
+    const thumb = byId("frames").querySelectorAll(".strip img")[index];
+    if (thumb) thumb.src = url;
+  }
+
+  /** Facts and actions for a finished picture; `null` hides them. */
+  caption(picture) {
+    byId("caption").hidden = picture === null;
+    if (picture === null) return;
+    byId("facts").replaceChildren(...facts(picture));
+    byId("download").href = picture.url;
+    byId("download").download = fileName(picture);
+  }
+
+  /** `share` of the work, 0 to 1, or `null` for none in sight. */
+  progress(text, share) {
+    byId("progress").hidden = text === null;
+    byId("progress-text").textContent = text ?? "";
+    if (share === null) byId("progress-bar").removeAttribute("value");
+    else byId("progress-bar").value = share;
+  }
+
+  showComparison() {
+    this.#show("comparison");
+    byId("caption").hidden = true;
+  }
+
+  /** Back to what there was, after a failure: pictures as far as they came, or the welcome. */
+  settle() {
+    this.#show(this.#images.some((image) => image !== null) ? "frames" : "welcome");
+  }
+
+  #show(id) {
+    for (const part of ["welcome", "frames", "comparison"]) byId(part).hidden = part !== id;
+  }
+
+  #draw() {
+    const image = this.#images[this.#chosen];
+    const picture = image ? make("img", { src: image.url, alt: image.alt }) : noise(this.#ratio);
+    const frame = make("div", { class: image ? "frame" : "frame waiting" }, picture);
+    const strip = this.#images.length > 1 ? make("div", { class: "strip", role: "group", "aria-label": "Pictures" }, ...this.#images.map((_, i) => this.#thumb(i))) : null;
+    byId("frames").replaceChildren(frame, ...(strip ? [strip] : []));
+  }
+
+  #thumb(index) {
+    const image = this.#images[index];
+    const button = make("button", { type: "button", "aria-pressed": index === this.#chosen, "aria-label": `Picture ${index + 1}` });
+    button.append(make("img", { alt: "", src: image?.url ?? "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=" }));
+    button.addEventListener("click", () => {
+      this.#chosen = index;
+      this.#draw();
+      byId("frames").querySelectorAll(".strip button")[index].focus();
+      this.#onChoose(index);
+    });
+    return button;
+  }
+}
+
+export function fileName(picture) {
+  const words = picture.values.prompt.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? ["picture"];
+  return `${words.slice(0, 8).join("-")}-${picture.seed}.${picture.format}`;
+}
+
+/** How many steps of the first branch were computed, in words. */
+export function computedInWords(record) {
+  const row = record?.rows[0];
+  if (!row) return null;
+  const { computed, reused } = counts(row);
+  return reused > 0 ? `${computed} of ${count(record.numSteps, "step")} computed` : count(record.numSteps, "step");
+}
+
+function facts(picture) {
+  const fact = (value, label) => make("li", {}, make("b", {}, value), label ? ` ${label}` : "");
+  const list = [fact(sizeInWords(picture.size), ""), make("li", {}, "seed ", make("b", {}, String(picture.seed)))];
+  list.push(fact(duration(picture.ms), ""));
+  const steps = computedInWords(picture.record);
+  if (steps) list.push(make("li", {}, steps));
+  const speedup = picture.cache?.speedup_estimate;
+  if (speedup > 1.005) list.push(fact(`${speedup.toFixed(2)}×`, "fewer blocks"));
+  for (const warning of picture.warnings ?? []) list.push(make("li", { class: "note" }, warning));
+  return list;
+}

@@ -1,0 +1,100 @@
+//! Which web pages may call the server from a browser.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue, Method, Uri};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
+
+use crate::config::ServerConfig;
+
+/// What a page may read of an answer, beyond what every page may.
+const EXPOSED: [&str; 15] = [
+    "content-disposition",
+    "idempotent-replayed",
+    "location",
+    "openai-processing-ms",
+    "retry-after",
+    "retry-after-ms",
+    "www-authenticate",
+    "x-ignored-params",
+    "x-queue-ms",
+    "x-queue-position",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-request-id",
+    "x-should-retry",
+];
+
+/// How long a browser may remember what it was told.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// A page's origin that may call the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedOrigin {
+    /// `*`.
+    Any,
+    /// One origin, as browsers send it: `https://app.example.com`.
+    Exactly(HeaderValue),
+}
+
+impl FromStr for AllowedOrigin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(AllowedOrigin::Any);
+        }
+        let refused = || "must be `*` or an origin as browsers send it, e.g. https://app.example.com".to_owned();
+        let uri: Uri = text.parse().map_err(|_| refused())?;
+        let origin = uri.scheme().zip(uri.authority()).map(|(scheme, authority)| format!("{scheme}://{authority}"));
+        // A path, a closing slash, a capital letter or a pattern would never match.
+        if origin.is_none_or(|origin| origin != text || origin.to_ascii_lowercase() != text) || text.contains('*') {
+            return Err(refused());
+        }
+        HeaderValue::from_str(text).map(AllowedOrigin::Exactly).map_err(|_| refused())
+    }
+}
+
+/// Answers browsers' questions for the allowed origins; `None` where there are none. Never lets a
+/// browser add credentials of its own, so that `*` gives nobody's rights away: a key is sent by the
+/// page that has it.
+pub(crate) fn cors_layer(config: &ServerConfig) -> Option<CorsLayer> {
+    let origins = &config.cors_allow_origins;
+    if origins.is_empty() {
+        return None;
+    }
+    let exactly = origins.iter().filter_map(|origin| match origin {
+        AllowedOrigin::Any => None,
+        AllowedOrigin::Exactly(origin) => Some(origin.clone()),
+    });
+    let origin =
+        if origins.contains(&AllowedOrigin::Any) { AllowOrigin::from(Any) } else { AllowOrigin::list(exactly) };
+    let layer = CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
+        // The SDKs send a dozen x-stainless-* of their own and invent more.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(EXPOSED.map(HeaderName::from_static))
+        .max_age(MAX_AGE);
+    Some(layer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_what_a_browser_sends() {
+        assert_eq!("*".parse(), Ok(AllowedOrigin::Any));
+        for origin in ["https://app.example.com", "http://localhost:3000", "http://127.0.0.1"] {
+            assert_eq!(origin.parse(), Ok(AllowedOrigin::Exactly(HeaderValue::from_static(origin))));
+        }
+        for bad in
+            ["", "app.example.com", "https://app.example.com/", "https://App.example.com", "https://*.example.com"]
+        {
+            assert!(bad.parse::<AllowedOrigin>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! API keys: what an operator writes down, and whether a client's key is one of them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// Most characters of a key's name: it stands in every line of the log.
+const MAX_NAME: usize = 64;
+
+/// The keys of a server and whose they are. Several keys may bear one name, so that a key can be
+/// replaced while the old one still works; they share one limit and own the same jobs.
+#[derive(Clone, Default)]
+pub struct ApiKeys {
+    keys: Vec<Key>,
+    names: Vec<Arc<str>>,
+}
+
+/// Only a key's hash is kept: what is compared has one length, whatever was given.
+#[derive(Clone)]
+struct Key {
+    hash: [u8; 32],
+    /// Index of its name.
+    holder: usize,
+}
+
+/// Why a key cannot be one. The key itself is never part of the message.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidKey {
+    /// Nothing, or nothing after the name.
+    #[error("a key must not be empty")]
+    Empty,
+    /// A character that cannot be sent in a header, or that a client would trim.
+    #[error("a key must be printable ASCII without spaces")]
+    Unprintable,
+    /// What stands before the `=` is no name.
+    #[error("the name before `=` must have 1 to {MAX_NAME} letters, digits, `-`, `_` and `.`")]
+    Name,
+    /// Which of the two names would a request go by?
+    #[error("the keys of `{0}` and `{1}` are the same")]
+    Twice(Arc<str>, Arc<str>),
+}
+
+impl ApiKeys {
+    /// Adds `NAME=KEY`, or a `KEY` that goes by its place, `#1` and so on. Closing `=` are part of a
+    /// key, as in base64.
+    ///
+    /// # Errors
+    /// What is written is no key, or the key is there already.
+    pub fn add(&mut self, entry: &str) -> Result<(), InvalidKey> {
+        let (name, key) = match entry.split_once('=') {
+            Some((name, key)) if key.is_empty() || key.contains(|c| c != '=') => (Some(name), key),
+            _ => (None, entry),
+        };
+        if key.is_empty() {
+            return Err(InvalidKey::Empty);
+        }
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(InvalidKey::Unprintable);
+        }
+        if !name.is_none_or(is_name) {
+            return Err(InvalidKey::Name);
+        }
+        let name: Arc<str> = name.map_or_else(|| format!("#{}", self.keys.len() + 1), str::to_owned).into();
+        if let Some(other) = self.holder(key) {
+            return Err(InvalidKey::Twice(self.names[other].clone(), name));
+        }
+        let holder = self.names.iter().position(|known| *known == name).unwrap_or_else(|| {
+            self.names.push(name);
+            self.names.len() - 1
+        });
+        self.keys.push(Key { hash: hash(key), holder });
+        Ok(())
+    }
+
+    /// The entries of a file, each with the number of its line: blank lines and those that begin
+    /// with `#` say nothing.
+    pub fn entries(text: &str) -> impl Iterator<Item = (usize, &str)> {
+        let lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim()));
+        lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+    }
+
+    /// Whether anybody may come in.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Every name once.
+    pub fn names(&self) -> &[Arc<str>] {
+        &self.names
+    }
+
+    /// The index of the name of this key. Takes the same time for every wrong key.
+    pub(crate) fn holder(&self, given: &str) -> Option<usize> {
+        let given = hash(given);
+        let mut holder = None;
+        for key in &self.keys {
+            if bool::from(key.hash.ct_eq(&given)) {
+                holder = Some(key.holder);
+            }
+        }
+        holder
+    }
+}
+
+impl fmt::Debug for ApiKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ApiKeys").field(&self.names).finish()
+    }
+}
+
+fn hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+fn is_name(name: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(entries: &[&str]) -> Result<ApiKeys, InvalidKey> {
+        let mut keys = ApiKeys::default();
+        entries.iter().try_for_each(|entry| keys.add(entry))?;
+        Ok(keys)
+    }
+
+    #[track_caller]
+    fn check(entries: &[&str], key: &str, name: Option<&str>) {
+        let keys = keys(entries).unwrap();
+        assert_eq!(keys.holder(key).map(|holder| &*keys.names()[holder]), name, "{key}");
+    }
+
+    #[test]
+    fn a_key_is_known_by_its_name_or_its_place() {
+        let entries = ["team-a=sk-1", "sk-2", "team-a=sk-3", "c2VjcmV0=="];
+        check(&entries, "sk-1", Some("team-a"));
+        check(&entries, "sk-2", Some("#2"));
+        check(&entries, "sk-3", Some("team-a"));
+        check(&entries, "c2VjcmV0==", Some("#4"));
+        check(&["b=c2VjcmV0=="], "c2VjcmV0==", Some("b"));
+        for wrong in ["", "sk-", "sk-11", "SK-1", "team-a=sk-1", "team-a"] {
+            check(&entries, wrong, None);
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_without_repeating_it() {
+        for (entry, expected) in [
+            ("", InvalidKey::Empty),
+            ("team-a=", InvalidKey::Empty),
+            ("sk 1", InvalidKey::Unprintable),
+            ("team-a=sk-é", InvalidKey::Unprintable),
+            ("team a=sk-1", InvalidKey::Name),
+            ("=sk-1", InvalidKey::Name),
+        ] {
+            assert_eq!(keys(&[entry]).unwrap_err(), expected, "{entry}");
+        }
+        let twice = keys(&["a=sk-1", "b=sk-1"]).unwrap_err();
+        assert_eq!(twice.to_string(), "the keys of `a` and `b` are the same");
+        assert_eq!(format!("{:?}", keys(&["a=sk-1", "sk-2"]).unwrap()), r##"ApiKeys(["a", "#2"])"##);
+    }
+
+    #[test]
+    fn a_file_has_comments_and_its_lines_have_numbers() {
+        let text = "# the keys\n\n  team-a=sk-1  \r\n#sk-0\nsk-2";
+        assert_eq!(ApiKeys::entries(text).collect::<Vec<_>>(), [(3, "team-a=sk-1"), (5, "sk-2")]);
+    }
+}

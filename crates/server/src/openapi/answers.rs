@@ -1,0 +1,101 @@
+//! What a route answers: its schemas, its headers, and the one shape of all failures.
+
+use serde_json::{Value, json};
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{Header, HeaderBuilder, Object, RefOr, Response, ResponseBuilder, Schema};
+use utoipa::openapi::{Ref, schema::ObjectBuilder};
+
+use super::schema::{of, text};
+use crate::answer::encode::OutputFormat;
+
+/// A header's name, what it holds, and what that says.
+type Named = (&'static str, Type, &'static str);
+
+/// On every answer.
+const ALWAYS: [Named; 2] = [
+    ("x-request-id", Type::String, "The request's own id, or the one that it brought."),
+    ("openai-processing-ms", Type::Integer, "Milliseconds until the answer began."),
+];
+const RETRY: [Named; 3] = [
+    ("retry-after", Type::Integer, "Seconds, 1 to 60, after which the answer may be another."),
+    ("retry-after-ms", Type::Integer, "The same in milliseconds, where it is known as exactly."),
+    ("x-should-retry", Type::String, "Whether an automatic retry has a point, where the status alone does not say it."),
+];
+const RATE_LIMIT: [Named; 3] = [
+    ("x-ratelimit-limit-requests", Type::Integer, "Requests that the key may send at once. Only with `--rate-limit`."),
+    ("x-ratelimit-remaining-requests", Type::Integer, "What is left of them."),
+    ("x-ratelimit-reset-requests", Type::String, "When all of them are back, such as `1s` or `6m0s`."),
+];
+const PICTURES: [Named; 4] = [
+    ("x-queue-ms", Type::Integer, "Milliseconds in the queue."),
+    ("x-queue-position", Type::Integer, "Jobs that were in line before the request's first."),
+    ("x-ignored-params", Type::String, "The fields that were given and have no effect."),
+    ("idempotent-replayed", Type::String, "`true` where the answer is that of an earlier request with the same `idempotency-key`."),
+];
+
+/// What is refused with each status.
+const REFUSALS: [(u16, &str); 11] = [
+    (400, "A field is missing, has a wrong type, or asks for what cannot be had: `param` names it."),
+    (401, "The server has keys, and the request brought none of them."),
+    (404, "There is no such thing, at least not for this caller."),
+    (408, "The upload stopped coming."),
+    (413, "The body is too large. The rest of it is still read, so that the answer arrives."),
+    (415, "The body is of another type than the route takes."),
+    (429, "The key's limit is met, the queue is full, or the answer would come too late."),
+    (500, "The server's own fault; its log has the reason under the request's id."),
+    (503, "The model is loading, has failed, or the server is stopping."),
+    (504, "The request's deadline passed."),
+    (405, "Another method is meant."),
+];
+
+/// JSON of the component `name`.
+pub(super) fn json(description: &str, name: &str) -> ResponseBuilder {
+    response(description).content("application/json", content(Ref::from_schema_name(name), None))
+}
+
+pub(super) fn response(description: &str) -> ResponseBuilder {
+    with(ResponseBuilder::new().description(description), &ALWAYS)
+}
+
+/// The answers of a route that makes pictures: at once, as a stream or as a file.
+pub(super) fn pictures() -> ResponseBuilder {
+    let events = "Each event is an `event:` line with its type and a `data:` line of JSON: see the schemas `*Event`. \
+         Comments keep the connection alive; there is no `[DONE]`. A failure on the way is an event `error`.";
+    let formats = [OutputFormat::Png, OutputFormat::Jpeg, OutputFormat::WebP];
+    let answer = json("The pictures, all of them.", "ImagesResponse")
+        .content("text/event-stream", content(text(events), None));
+    let answer = formats.into_iter().fold(answer, |answer, format| {
+        answer.content(format!("image/{}", format.name()), content(of(Type::String, "The file."), None))
+    });
+    with(with(answer, &PICTURES), &RATE_LIMIT)
+}
+
+pub(super) fn refusal(status: u16) -> Response {
+    let (_, description) = REFUSALS.into_iter().find(|(known, _)| *known == status).expect("the status has a text. This is a bug.");
+    let answer = json(description, "ErrorResponse");
+    let answer = match status {
+        401 => answer.header("www-authenticate", header(Type::String, "`Bearer`.")),
+        429 => with(with(answer, &RETRY), &RATE_LIMIT),
+        500 | 503 | 504 => with(answer, &RETRY),
+        _ => answer,
+    };
+    answer.build()
+}
+
+pub(super) fn content(schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> utoipa::openapi::Content {
+    ContentBuilder::new().schema(Some(schema)).example(example).build()
+}
+
+pub(super) fn header(kind: Type, description: &str) -> Header {
+    HeaderBuilder::new().schema(Some(Object::with_type(kind))).description(Some(description)).build()
+}
+
+pub(super) fn with(answer: ResponseBuilder, headers: &[Named]) -> ResponseBuilder {
+    headers.iter().fold(answer, |answer, (name, kind, description)| answer.header(*name, header(kind.clone(), description)))
+}
+
+/// An object with one fixed word, as probes answer it.
+pub(super) fn status_object(word: &str) -> ObjectBuilder {
+    of(Type::Object, "").property("status", text("").enum_values(Some([json!(word)]))).required("status")
+}

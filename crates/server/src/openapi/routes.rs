@@ -1,0 +1,137 @@
+//! Every route: what it takes and what it answers.
+
+use serde_json::{Value, json};
+use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{ObjectBuilder, PathItem, Paths, Ref, Required, SecurityRequirement};
+
+use super::answers::{content, json as json_answer, pictures, refusal, response, status_object};
+use super::schema::{of, text};
+
+/// The security schemes' names: either lets a request in.
+pub(super) const BEARER: &str = "bearer";
+pub(super) const API_KEY: &str = "api_key";
+
+const IMAGES: &str = "Images";
+const MODELS: &str = "Models";
+const OPERATIONS: &str = "Operations";
+/// What may go wrong with any request for pictures.
+const PICTURE_REFUSALS: [u16; 10] = [400, 401, 404, 408, 413, 415, 429, 500, 503, 504];
+
+/// All of them, in the order of the page.
+pub(super) fn paths() -> Paths {
+    let mut paths = Paths::new();
+    let routes = [images(), models(), operations()];
+    for (method, path, operation) in routes.into_iter().flatten() {
+        paths.add_path_operation(path, vec![method], operation);
+    }
+    paths
+}
+
+type Route = (HttpMethod, &'static str, Operation);
+
+fn images() -> Vec<Route> {
+    let generation = json!({"prompt": PROMPT, "size": "auto", "n": 1, "seed": 42});
+    let bodies = [("application/json", "GenerationRequest", generation)];
+    let generate = operation(IMAGES, "generate", "Pictures from words")
+        .description(Some("All pictures or an error. A client that leaves cancels what it asked for."))
+        .parameters(Some(picture_headers()))
+        .request_body(Some(request_body(bodies)));
+    let form = json!({"prompt": PROMPT, "image": ["@fox.png"]});
+    let body = json!({"prompt": PROMPT, "images": [{"image_url": "data:image/png;base64,…"}]});
+    let bodies = [("multipart/form-data", "EditForm", form), ("application/json", "EditRequest", body)];
+    let edit = operation(IMAGES, "edit", "Pictures from words and pictures")
+        .description(Some("As a generation, with pictures to begin from. 400 `unsupported_value` where the model takes none."))
+        .parameters(Some(picture_headers()))
+        .request_body(Some(request_body(bodies)));
+    let vary = operation(IMAGES, "vary", "Retired")
+        .description(Some("Always 400: OpenAI retired it, and an edit with a prompt does what it did."));
+    vec![
+        (HttpMethod::Post, "/v1/images/generations", keyed(generate.response("200", pictures()), &PICTURE_REFUSALS)),
+        (HttpMethod::Post, "/v1/images/edits", keyed(edit.response("200", pictures()), &PICTURE_REFUSALS)),
+        (HttpMethod::Post, "/v1/images/variations", keyed(vary, &[400, 401, 429, 500])),
+    ]
+}
+
+fn models() -> Vec<Route> {
+    let list = operation(MODELS, "list_models", "The served model's names")
+        .response("200", json_answer("Each name is a model of its own to clients.", "ModelList"));
+    let retrieve = operation(MODELS, "retrieve_model", "One of the served model's names")
+        .parameter(path_parameter("id", "A name. Its slashes may stand as they are or as `%2F`."))
+        .response("200", json_answer("The model.", "Model"));
+    vec![
+        (HttpMethod::Get, "/v1/models", keyed(list, &[401, 500])),
+        (HttpMethod::Get, "/v1/models/{id}", keyed(retrieve, &[401, 404, 500])),
+    ]
+}
+
+fn operations() -> Vec<Route> {
+    let ready = || json_answer("The model is loaded and takes requests.", "Ready");
+    let alive = || response("The process answers.").content("application/json", content(status_object("ok"), None));
+    let probe = |id, summary| operation(OPERATIONS, id, summary);
+    let samples = response("Samples.")
+        .content("text/plain", content(text("Prometheus's own text."), None))
+        .content("application/openmetrics-text", content(text("OpenMetrics, for whoever asks for it."), None));
+    let document = response("This document.").content("application/json", content(of(Type::Object, "OpenAPI 3.1."), None));
+    let page = response("The page.").content("text/html", content(text("A page."), None));
+    let routes = [
+        ("/health", probe("health", "Whether requests are taken").response("200", ready()), &[500, 503][..]),
+        ("/readyz", probe("readyz", "The same, by Kubernetes's name").response("200", ready()), &[500, 503]),
+        ("/livez", probe("livez", "Whether the process answers").response("200", alive()), &[500]),
+        ("/ping", probe("ping", "The same, by SageMaker's name").response("200", alive()), &[500]),
+        ("/info", probe("info", "What this server is and takes").response("200", json_answer("The server.", "Info")), &[500]),
+        ("/version", probe("version", "What this program is").response("200", json_answer("The program.", "BuildInfo")), &[500]),
+        ("/metrics", probe("metrics", "What Prometheus scrapes").response("200", samples), &[500]),
+        ("/openapi.json", probe("openapi", "This document").response("200", document), &[500]),
+        ("/docs", probe("docs", "This document as a page").response("200", page), &[500]),
+    ];
+    let open = |(path, operation, refusals)| (HttpMethod::Get, path, refusing(operation, refusals));
+    routes.into_iter().map(open).collect()
+}
+
+const PROMPT: &str = "a fox on a green background";
+
+fn operation(tag: &str, id: &str, summary: &str) -> OperationBuilder {
+    OperationBuilder::new().tag(tag).operation_id(Some(id)).summary(Some(summary))
+}
+
+/// What needs a key on a server that has any.
+fn keyed(operation: OperationBuilder, refusals: &[u16]) -> Operation {
+    let none: [&str; 0] = [];
+    let schemes = [SecurityRequirement::default(), SecurityRequirement::new(BEARER, none), SecurityRequirement::new(API_KEY, none)];
+    refusing(operation.securities(Some(schemes)), refusals)
+}
+
+fn refusing(operation: OperationBuilder, refusals: &[u16]) -> Operation {
+    let all = refusals.iter().fold(operation, |operation, status| operation.response(status.to_string(), refusal(*status)));
+    all.build()
+}
+
+/// A body in one of several forms, each of a media type, a component and an example.
+fn request_body<const N: usize>(forms: [(&str, &str, Value); N]) -> RequestBody {
+    let body = RequestBodyBuilder::new().required(Some(Required::True));
+    let with = |body: RequestBodyBuilder, (media_type, name, example): (&str, &str, Value)| {
+        body.content(media_type, content(Ref::from_schema_name(name), Some(example)))
+    };
+    forms.into_iter().fold(body, with).build()
+}
+
+fn picture_headers() -> Vec<Parameter> {
+    let seconds = of(Type::Number, "").exclusive_minimum(Some(0.0));
+    let id = text("").pattern(Some("^[!-~]{1,128}$"));
+    vec![
+        header_parameter("x-request-timeout", "Seconds until the answer is of no use: a request that cannot make it is refused.", seconds),
+        header_parameter("x-request-id", "The request's name in the answer and in the log.", id),
+    ]
+}
+
+fn header_parameter(name: &str, description: &str, schema: ObjectBuilder) -> Parameter {
+    let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header);
+    parameter.description(Some(description)).schema(Some(schema)).build()
+}
+
+fn path_parameter(name: &str, description: &str) -> Parameter {
+    let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path).required(Required::True);
+    parameter.description(Some(description)).schema(Some(text(""))).build()
+}

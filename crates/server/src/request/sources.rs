@@ -1,0 +1,155 @@
+//! Where the pictures to edit come from: files of a form, or `data:` URLs. Nothing is decoded here.
+
+use diffusion::InvalidRequest;
+use serde_json::Value;
+
+use super::fields::Fields;
+use crate::error::ApiError;
+
+/// Most pictures that a request may bring (OpenAI's bound); models take fewer.
+pub(crate) const MAX_INPUT_IMAGES: usize = 16;
+/// Most bytes of a picture's file.
+pub(crate) const MAX_IMAGE_BYTES: usize = 20 << 20;
+/// Most characters of a picture's URL (OpenAI's bound).
+pub(crate) const MAX_URL_CHARS: usize = 20_971_520;
+
+/// A picture that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The bytes of its file.
+    File(Vec<u8>),
+    /// A URL that begins with `data:`.
+    DataUrl(String),
+}
+
+/// The pictures of an edit: the files of its form, then those that its fields name. A field is told
+/// of as `image` in a form and as `images` in JSON.
+///
+/// # Errors
+/// There is none, there are too many, or one is neither a file nor a `data:` URL.
+pub(crate) fn sources(fields: &mut Fields, files: Vec<Vec<u8>>, param: &'static str) -> Result<Vec<Source>, ApiError> {
+    let mut sources = files.into_iter().map(|file| of_file(file, param)).collect::<Result<Vec<_>, _>>()?;
+    for name in ["image", "images", "url"] {
+        let items = match fields.any(name) {
+            None => continue,
+            Some(Value::Array(items)) => items,
+            Some(one) => vec![one],
+        };
+        if sources.len() + items.len() > MAX_INPUT_IMAGES {
+            return Err(too_many(param));
+        }
+        for item in items {
+            sources.push(of_url(url_of(item, param)?, param)?);
+        }
+    }
+    if sources.is_empty() { Err(ApiError::Missing(param)) } else { Ok(sources) }
+}
+
+/// Some clients send a URL where a file is meant.
+fn of_file(file: Vec<u8>, param: &'static str) -> Result<Source, ApiError> {
+    let begins = |scheme: &[u8]| file.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme));
+    if !(begins(b"data:") || begins(b"http:") || begins(b"https:")) {
+        return Ok(Source::File(file));
+    }
+    match String::from_utf8(file) {
+        Ok(url) => of_url(url, param),
+        Err(err) => Ok(Source::File(err.into_bytes())),
+    }
+}
+
+/// OpenAI's `{"image_url": …}` or `{"file_id": …}`, or just the URL.
+fn url_of(item: Value, param: &'static str) -> Result<String, ApiError> {
+    let wrong = |given| ApiError::WrongType(InvalidRequest::new(param, "be a list of {\"image_url\": URL}", given));
+    match item {
+        Value::String(url) => Ok(url),
+        Value::Object(mut object) => match (object.remove("image_url"), object.remove("file_id")) {
+            (Some(Value::String(url)), None | Some(Value::Null)) => Ok(url),
+            (None | Some(Value::Null), Some(file_id)) if !file_id.is_null() => {
+                let bound = "have an image_url in place of a file_id: this server keeps no files";
+                Err(ApiError::Unsupported(InvalidRequest::new(param, bound, file_id)))
+            }
+            _ => Err(wrong(Value::Object(object))),
+        },
+        other => Err(wrong(other)),
+    }
+}
+
+/// Pictures elsewhere are not fetched: that would let a client reach whatever this server reaches.
+fn of_url(url: String, param: &'static str) -> Result<Source, ApiError> {
+    let scheme = url.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+    match scheme.as_deref() {
+        Some("data") if url.len() > MAX_URL_CHARS => {
+            let bound = format!("have URLs of at most {MAX_URL_CHARS} characters");
+            let given = format!("{} characters", url.len());
+            Err(ApiError::ImageTooLarge(InvalidRequest::new(param, bound, given)))
+        }
+        Some("data") => Ok(Source::DataUrl(url)),
+        Some("http" | "https") => {
+            let bound = "be sent whole, as a file or a data: URL: this server fetches no pictures";
+            Err(ApiError::Unsupported(InvalidRequest::new(param, bound, url)))
+        }
+        _ => {
+            let bound = "be a URL such as data:image/png;base64,iVBORw0…";
+            Err(InvalidRequest::new(param, bound, format!("{url:?}")).into())
+        }
+    }
+}
+
+pub(crate) fn too_many(param: &'static str) -> ApiError {
+    let bound = format!("be at most {MAX_INPUT_IMAGES} pictures");
+    InvalidRequest::new(param, bound, "more").into()
+}
+
+pub(crate) fn file_too_large(param: &'static str) -> ApiError {
+    let bound = format!("be a file of at most {MAX_IMAGE_BYTES} bytes");
+    ApiError::ImageTooLarge(InvalidRequest::new(param, bound, "a longer one"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(value: Value, files: &[&[u8]]) -> Result<Vec<Source>, String> {
+        let Value::Object(object) = value else { panic!("{value}") };
+        let files = files.iter().map(|file| file.to_vec()).collect();
+        sources(&mut Fields::typed(object), files, "images").map_err(|err| err.to_string())
+    }
+
+    fn url(text: &str) -> Source {
+        Source::DataUrl(text.into())
+    }
+
+    #[test]
+    fn pictures_are_files_or_data_urls() {
+        let (one, two) = ("data:image/png;base64,AA", "DATA:,x");
+        assert_eq!(read(json!({"images": [{"image_url": one}, two]}), &[]), Ok(vec![url(one), url(two)]));
+        assert_eq!(read(json!({"image": {"image_url": one, "file_id": null}}), &[]), Ok(vec![url(one)]));
+        let files: [&[u8]; 2] = [b"\x89PNG", b"data:image/png;base64,AA"];
+        assert_eq!(read(json!({"url": two}), &files), Ok(vec![Source::File(files[0].into()), url(one), url(two)]));
+    }
+
+    #[test]
+    fn what_is_no_picture_is_named() {
+        for (value, expected) in [
+            (json!({}), "Missing required parameter: `images`"),
+            (json!({"images": []}), "Missing required parameter: `images`"),
+            (json!({"images": [{"file_id": "file-1"}]}), "`images` must have an image_url in place of a file_id"),
+            (json!({"images": [{"image_url": 1}]}), "`images` must be a list of {\"image_url\": URL}"),
+            (json!({"images": [{}]}), "`images` must be a list of"),
+            (json!({"images": [[]]}), "`images` must be a list of"),
+            (json!({"images": 5}), "`images` must be a list of"),
+            (json!({"images": ["https://example.com/cat.png"]}), "`images` must be sent whole"),
+            (json!({"images": ["HTTP://127.0.0.1/"]}), "`images` must be sent whole"),
+            (json!({"images": ["file:///etc/passwd"]}), "`images` must be a URL such as data:"),
+            (json!({"images": ["iVBORw0KGgo"]}), "`images` must be a URL such as data:"),
+            (json!({"images": vec!["data:,"; 17]}), "`images` must be at most 16 pictures"),
+            (json!({"images": [format!("data:,{}", "x".repeat(MAX_URL_CHARS))]}), "`images` must have URLs of at most"),
+        ] {
+            let message = read(value, &[]).unwrap_err();
+            assert!(message.starts_with(expected), "{message}");
+        }
+        assert!(read(json!({}), &[b"https://example.com"]).unwrap_err().starts_with("`images` must be sent whole"));
+    }
+}

@@ -1,0 +1,34 @@
+"""Made the pictures beside it, with Pillow 13.0: all of them show a red half on the left and a blue one
+on the right, 32x16, in ways that the image crate does not write."""
+
+from PIL import Image
+
+shown = Image.new("RGB", (32, 16), (200, 30, 30))
+shown.paste((30, 60, 200), (16, 0, 32, 16))
+green = Image.new("RGB", (32, 16), (0, 255, 0))
+
+# Stored on its side, as cameras do: orientation 6 is a quarter turn clockwise.
+turned = shown.transpose(Image.Transpose.ROTATE_90)
+exif = Image.Exif()
+exif[0x0112] = 6
+turned.save("turned.jpg", quality=95, subsampling=0, exif=exif)
+turned.save("turned.webp", lossless=True, exif=exif)
+turned.save("turned.png", exif=exif)
+
+# Of several pictures the first counts.
+shown.save("animated.gif", save_all=True, append_images=[green])
+shown.save("animated.webp", save_all=True, append_images=[green], lossless=True)
+shown.save("animated.png", save_all=True, append_images=[green])
+shown.save("two.mpo", save_all=True, append_images=[green], quality=95)
+
+# Ink, with Adobe's inversion, and the profile that a print shop would add left out.
+shown.convert("CMYK").save("cmyk.jpg", quality=95, subsampling=0)
+
+# A palette whose red is there and whose blue is see-through.
+palette = Image.new("P", (32, 16), 0)
+palette.putpalette([200, 30, 30, 30, 60, 200])
+palette.paste(1, (16, 0, 32, 16))
+palette.save("palette.png", transparency=b"\xff\x00")
+
+shown.save("shown.avif")
+shown.save("shown.tiff")

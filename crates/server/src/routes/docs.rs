@@ -1,0 +1,39 @@
+//! The API's own description: for programs, and as a page for people.
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Method, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+
+use super::assets::{Asset, CSS, HTML, JS, answer, text};
+use crate::error::ApiError;
+use crate::openapi;
+use crate::state::AppState;
+
+static PAGE: Asset = text("docs.html", HTML, include_str!("../../docs/docs.html"));
+/// What the page loads, below `/docs/`.
+static ASSETS: [Asset; 2] = [
+    text("docs.css", CSS, include_str!("../../docs/docs.css")),
+    text("docs.js", JS, include_str!("../../docs/docs.js")),
+];
+
+/// Both, without a key: they tell nothing about anyone's requests.
+pub(crate) fn routes() -> Router<AppState> {
+    Router::new().route("/openapi.json", get(document)).route("/docs", get(page)).route("/docs/{file}", get(asset))
+}
+
+async fn document(State(state): State<AppState>) -> Response {
+    Json(openapi::document(&state.config)).into_response()
+}
+
+async fn page(headers: HeaderMap) -> Response {
+    answer(&PAGE, &headers)
+}
+
+async fn asset(Path(file): Path<String>, method: Method, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
+    let asset = ASSETS.iter().find(|asset| asset.name == file);
+    let path = uri.path().chars().take(200).collect();
+    let asset = asset.ok_or(ApiError::UnknownUrl { method, path, suggestion: Some("GET /docs") })?;
+    Ok(answer(asset, &headers))
+}

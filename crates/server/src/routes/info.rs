@@ -1,0 +1,133 @@
+//! What this server is: its version, its model, its limits.
+
+use axum::Json;
+use axum::extract::State;
+use cache::{CacheConfig, Quality};
+use diffusion::{MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, ModelCard};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::config::{BuildInfo, ServerConfig};
+use crate::state::AppState;
+
+/// `GET /version`.
+pub(crate) async fn version(State(state): State<AppState>) -> Json<BuildInfo> {
+    Json(state.config.build.clone())
+}
+
+/// `GET /info`: enough for a page to offer what this server takes.
+pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
+    let config = &state.config;
+    Json(Info {
+        version: config.build.version,
+        model: ServedModel::new(&config.served_model_names, state.card().ok().as_deref()),
+        limits: ServedLimits::new(config),
+        cache: ServedCache::new(config),
+        auth_required: !config.api_keys.is_empty(),
+        priorities: config.priorities,
+    })
+}
+
+/// What a server is and takes.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Info {
+    version: &'static str,
+    model: ServedModel,
+    limits: ServedLimits,
+    cache: ServedCache,
+    /// Whether requests need a key.
+    auth_required: bool,
+    /// Whether a request may bring a priority.
+    priorities: bool,
+}
+
+/// The served model. What only the loaded model knows is null until then.
+#[derive(Debug, Serialize, ToSchema)]
+struct ServedModel {
+    id: Option<String>,
+    /// What requests may call it.
+    names: Vec<String>,
+    /// The pipeline's class in diffusers.
+    class: Option<String>,
+    task_types: [&'static str; 1],
+    default_size: Option<String>,
+    default_num_inference_steps: Option<usize>,
+    default_true_cfg_scale: Option<f64>,
+    default_negative_prompt: Option<String>,
+    /// Most pictures that an edit may bring; 0 where the model makes pictures from words alone.
+    max_input_images: Option<usize>,
+    max_prompt_tokens: Option<usize>,
+    /// Blocks of each list that the step cache divides.
+    num_blocks: Option<Vec<usize>>,
+}
+
+impl ServedModel {
+    fn new(names: &[String], card: Option<&ModelCard>) -> Self {
+        ServedModel {
+            id: names.first().cloned(),
+            names: names.to_vec(),
+            class: card.map(|card| card.class.clone()),
+            task_types: ["t2i"],
+            default_size: card.map(|card| card.default_size.to_string()),
+            default_num_inference_steps: card.map(|card| card.default_num_inference_steps),
+            default_true_cfg_scale: card.map(|card| card.default_true_cfg_scale),
+            default_negative_prompt: card.and_then(|card| card.default_negative_prompt.clone()),
+            max_input_images: card.map(|card| card.max_input_images),
+            max_prompt_tokens: card.map(|card| card.max_prompt_tokens),
+            num_blocks: card.map(|card| card.num_blocks.clone()),
+        }
+    }
+}
+
+/// The bounds of a request.
+#[derive(Debug, Serialize, ToSchema)]
+struct ServedLimits {
+    /// Of one picture.
+    max_pixels: usize,
+    /// Of one request.
+    max_images: i64,
+    max_inference_steps: i64,
+    max_prompt_chars: usize,
+    /// Most bytes of a JSON body without pictures.
+    body_limit: usize,
+    /// Most bytes of a body with pictures.
+    upload_limit: usize,
+}
+
+impl ServedLimits {
+    fn new(config: &ServerConfig) -> Self {
+        ServedLimits {
+            max_pixels: config.limits.max_pixels,
+            max_images: MAX_IMAGES,
+            max_inference_steps: MAX_INFERENCE_STEPS,
+            max_prompt_chars: MAX_PROMPT_CHARS,
+            body_limit: config.body_limit,
+            upload_limit: config.upload_limit,
+        }
+    }
+}
+
+/// The step cache.
+#[derive(Debug, Serialize, ToSchema)]
+struct ServedCache {
+    /// Whether requests run with one unless they say otherwise.
+    enabled: bool,
+    /// Its settings.
+    #[schema(value_type = Option<Object>)]
+    config: Option<CacheConfig>,
+    /// Whether a request may bring settings of its own.
+    request_config_allowed: bool,
+    /// The names of settings that belong together.
+    presets: Vec<&'static str>,
+}
+
+impl ServedCache {
+    fn new(config: &ServerConfig) -> Self {
+        ServedCache {
+            enabled: config.cache.is_some(),
+            config: config.cache.clone(),
+            request_config_allowed: config.allow_request_cache_config,
+            presets: Quality::NAMED.iter().map(|(name, _)| *name).collect(),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Connections that stall, that are many, that rest, and that speak HTTP/2.
+
+use std::time::{Duration, Instant};
+
+use axum::http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use scheduler::SchedulerConfig;
+use scheduler::fake::FakePipeline;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use super::sockets::{Served, answer, assert_status, gated, get, head, running_becomes, served, start_generation};
+use super::{config, configured_state, state};
+use crate::{AppState, ServerConfig};
+
+const SHORT: Duration = Duration::from_millis(200);
+
+async fn served_with(edit: impl FnOnce(&mut ServerConfig)) -> Served {
+    let mut config = config();
+    edit(&mut config);
+    served(&configured_state(&FakePipeline::default(), SchedulerConfig::default(), config).await).await
+}
+
+async fn connect(server: &Served, bytes: &[u8]) -> TcpStream {
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    client.write_all(bytes).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn a_connection_that_brings_no_request_is_closed() {
+    let server = served_with(|config| config.header_timeout = SHORT).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for bytes in [&b""[..], b"P", b"GET /livez HTTP/1.1\r\nhost: x\r\n", preface] {
+        let begun = Instant::now();
+        let mut client = connect(&server, bytes).await;
+        let mut rest = Vec::new();
+        let closed = timeout(Duration::from_secs(5), client.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "the connection stays open after {bytes:?}");
+        assert!(begun.elapsed() >= SHORT, "{bytes:?} was given {:?}", begun.elapsed());
+        assert!(!rest.starts_with(b"HTTP/1.1 2"), "{rest:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_trickles_in_is_no_progress() {
+    let server = served_with(|config| config.header_timeout = SHORT).await;
+    let mut client = connect(&server, b"GET /livez HTTP/1.1\r\n").await;
+    let trickling = async {
+        while client.write_all(b"x: y\r\n").await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), trickling).await.expect("the connection is closed");
+}
+
+#[tokio::test]
+async fn a_connection_may_rest_and_a_picture_may_take_longer_than_a_head() {
+    let pipeline = gated();
+    let mut config = config();
+    config.header_timeout = SHORT;
+    let state = configured_state(&pipeline, SchedulerConfig::default(), config).await;
+    let server = served(&state).await;
+    let slow = start_generation(server.address, r#"{"prompt": "a cat"}"#).await;
+    let mut resting = connect(&server, b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    running_becomes(&state, 1).await;
+    sleep(SHORT * 3).await;
+    pipeline.gate.open();
+    assert_status(&answer(slow).await, 200);
+
+    resting.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let both = answer(resting).await;
+    assert_eq!(both.matches("HTTP/1.1 200").count(), 2, "{both}");
+}
+
+#[tokio::test]
+async fn an_upload_that_stalls_is_answered_and_one_that_crawls_is_not() {
+    let server = served_with(|config| config.body_timeout = SHORT).await;
+    let body = r#"{"prompt": "a cat"}"#;
+    let stalled = connect(&server, (head(body.len(), "") + &body[..5]).as_bytes()).await;
+    let stalled = answer(stalled).await;
+    assert_status(&stalled, 408);
+    assert!(stalled.contains(r#""code":"upload_stalled""#) && !stalled.contains("x-should-retry"), "{stalled}");
+
+    let mut crawling = connect(&server, head(body.len(), "").as_bytes()).await;
+    for part in body.as_bytes().chunks(2) {
+        sleep(SHORT / 5).await;
+        crawling.write_all(part).await.unwrap();
+    }
+    assert_status(&answer(crawling).await, 200);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_most_wait_for_a_place() {
+    let server = served_with(|config| config.max_connections = 1).await;
+    let first = connect(&server, b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    sleep(Duration::from_millis(50)).await;
+    let mut second = tokio::spawn(get(server.address, "/livez"));
+    assert!(timeout(Duration::from_millis(200), &mut second).await.is_err(), "there is one place");
+    drop(first);
+    assert_status(&timeout(Duration::from_secs(5), second).await.expect("the place is free").unwrap(), 200);
+}
+
+#[tokio::test]
+async fn head_has_the_length_of_the_body_and_not_the_body() {
+    let server = served(&state(&FakePipeline::default()).await).await;
+    for path in ["/livez", "/info", "/v1/models"] {
+        let head = format!("HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let head = answer(connect(&server, head.as_bytes()).await).await;
+        let got = get(server.address, path).await;
+        assert_eq!(head.lines().next(), got.lines().next(), "{path}");
+        let body = got.split_once("\r\n\r\n").unwrap().1;
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+        assert!(head.ends_with("\r\n\r\n"), "{head}");
+    }
+}
+
+type Sender = http2::SendRequest<Full<Bytes>>;
+
+/// A client that begins with HTTP/2, as gRPC clients and `curl --http2-prior-knowledge` do.
+async fn h2c(state: &AppState) -> Sender {
+    let stream = TcpStream::connect(served(state).await.address).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+async fn generate(mut sender: Sender) -> hyper::Result<Response<Incoming>> {
+    let request = Request::post("http://x/v1/images/generations").header("content-type", "application/json");
+    sender.send_request(request.body(Full::from(r#"{"prompt": "a cat"}"#)).unwrap()).await
+}
+
+#[tokio::test]
+async fn one_http2_connection_carries_requests_at_the_same_time() {
+    let pipeline = gated();
+    let state = state(&pipeline).await;
+    let sender = h2c(&state).await;
+    let pictures = [tokio::spawn(generate(sender.clone())), tokio::spawn(generate(sender))];
+    running_becomes(&state, 2).await;
+    pipeline.gate.open();
+    for picture in pictures {
+        let response = picture.await.unwrap().unwrap();
+        assert_eq!(response.status(), 200);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert!(body["data"][0]["b64_json"].is_string(), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn an_http2_client_that_resets_its_request_frees_the_worker_and_keeps_the_connection() {
+    let pipeline = gated();
+    let state = state(&pipeline).await;
+    let sender = h2c(&state).await;
+    let leaving = tokio::spawn(generate(sender.clone()));
+    running_becomes(&state, 1).await;
+    leaving.abort();
+    running_becomes(&state, 0).await;
+    pipeline.gate.open();
+    assert_eq!(generate(sender).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_line_is_written_when_the_last_byte_is_handed_over() {
+    let state = state(&FakePipeline::default()).await;
+    let server = served(&state).await;
+    assert_status(&answer(start_generation(server.address, r#"{"prompt": "a cat"}"#).await).await, 200);
+    // Not lost by hyper, which stops asking once it has all announced bytes.
+    let counted = r#"outcome="ok""#;
+    let metrics = get(server.address, "/metrics").await;
+    let line = metrics.lines().find(|line| line.contains("images/generations") && line.contains("requests_total"));
+    assert!(line.is_some_and(|line| line.contains(counted) && line.ends_with(" 1")), "{line:?}");
+}

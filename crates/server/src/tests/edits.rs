@@ -1,0 +1,278 @@
+//! What an edit means, however it is sent.
+
+use axum::body::Body;
+use axum::http::Request;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use diffusion::ModelCard;
+use scheduler::SchedulerConfig;
+use scheduler::fake::FakePipeline;
+use serde_json::{Value, json};
+
+use super::forms::{BOUNDARY, Form, edit, in_pieces, png, post, post_json};
+use super::{Answer, bounded_state, config, fake_app, send};
+use crate::app;
+use crate::request::{self, Delivery, Endpoint, ImageField, ImagesRequest};
+
+async fn read(request: Request<Body>) -> Result<ImagesRequest, String> {
+    request::read(Endpoint::Edit, request, &config()).await.map_err(|err| err.to_string())
+}
+
+/// A server whose model takes two pictures.
+async fn editing_app() -> axum::Router {
+    let pipeline = FakePipeline::default();
+    let card = ModelCard { max_input_images: 2, ..pipeline.card.clone() };
+    app(bounded_state(&FakePipeline { card, ..pipeline }, SchedulerConfig::default()).await)
+}
+
+fn data_url(file: &[u8]) -> String {
+    format!("data:image/png;base64,{}", STANDARD.encode(file))
+}
+
+fn error(answer: &Answer) -> String {
+    let error = &answer.json["error"];
+    let text = |key: &str| error[key].as_str().unwrap_or("-");
+    format!("{} {} {} | {}", answer.status.as_u16(), text("code"), text("param"), text("message"))
+}
+
+#[tokio::test]
+async fn a_form_means_what_json_means() {
+    let picture = png(6, 4);
+    let form = Form::default()
+        .text("prompt", "make it night")
+        .file("image[]", "a.png", &picture)
+        .text("n", "2")
+        .text("size", "64x32")
+        .text("quality", "high")
+        .text("seed", "7")
+        .text("steps", "3")
+        .text("guidance_scale", "1.5")
+        .text("cfg", "2")
+        .text("stream", "true")
+        .text("partial_images", "2")
+        .text("stream_progress", "False")
+        .text("return_timings", "1")
+        .text("output_format", "jpeg")
+        .text("output_compression", "80")
+        .text("safety_identifier", "u1")
+        .text("user", "12")
+        .text("input_fidelity", "high")
+        .text("priority", "-2")
+        .file("image[]", "b.png", &picture);
+    let json = json!({
+        "prompt": "make it night", "images": [{"image_url": data_url(&picture)}, {"image_url": data_url(&picture)}],
+        "n": 2, "width": 64, "height": 32, "quality": "hd", "seed": 7, "num_inference_steps": 3,
+        "guidance_scale": 1.5, "true_cfg_scale": 2.0, "stream": true, "partial_images": 2, "return_timings": true,
+        "output_format": "jpg", "output_compression": 80, "safety_identifier": "u1", "user": "12", "mask": null,
+        "input_fidelity": "high", "extra_body": {"priority": -2, "seed": 8},
+    });
+    let (form, json) = (read(form.request()).await.unwrap(), read(post_json(json)).await.unwrap());
+    assert_eq!(format!("{form:#?}"), format!("{json:#?}"));
+    assert_eq!((form.input_images.len(), form.input_images[0].size.to_string()), (2, "6x4".into()));
+    assert_eq!(form.input_images[1].pixels[..3], [10, 200, 30]);
+    assert_eq!((form.draft.n, form.draft.seed, form.draft.num_inference_steps), (Some(2), Some(7), Some(3)));
+    assert_eq!((form.quality, form.priority, form.ignored.join(" ")), ("high", -2, "input_fidelity".into()));
+    assert!(matches!(form.delivery, Delivery::Stream(options) if options.previews.is_some() && !options.progress));
+}
+
+#[tokio::test]
+async fn every_client_is_understood() {
+    let (one, two) = (png(6, 4), png(3, 3));
+    let png_file = |name: &str, file: &str| {
+        format!("Content-Disposition: form-data; name=\"{name}\"; filename=\"{file}\"\r\nContent-Type: image/png")
+    };
+    let aiohttp = |name: &str| {
+        format!("Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name=\"{name}\"")
+    };
+    let form = Form::default;
+    let clients = [
+        // openai-python: one file is `image`, bytes are `upload`, and extra_body comes as parts.
+        ("python, one file", form().text("prompt", "x").part(&png_file("image", "cat.png"), &one), 1, ""),
+        ("python, bytes", form().text("prompt", "x").file("image", "upload", &one), 1, ""),
+        (
+            "python, a list",
+            form()
+                .text("prompt", "x")
+                .text("num_inference_steps", "2")
+                .text("stream", "false")
+                .text("loras[][path]", "a")
+                .text("loras[][path]", "b")
+                .text("meta[k]", "v")
+                .file("image[]", "upload", &one)
+                .file("image[]", "upload", &two),
+            2,
+            "loras[][path] meta[k]",
+        ),
+        // openai-node: the files may come first.
+        (
+            "node",
+            form().part(&png_file("image[]", "cat.png"), &one).text("model", "gpt-image-1").text("prompt", "x"),
+            1,
+            "",
+        ),
+        // LiteLLM sends paths for names.
+        (
+            "LiteLLM",
+            form().text("model", "gpt-image-1").text("prompt", "x").file("image[]", "/home/u/ca\"t;.png", &one),
+            1,
+            "",
+        ),
+        // Open WebUI, by way of aiohttp: Content-Type comes first, also for text.
+        (
+            "Open WebUI",
+            form()
+                .part(&aiohttp("model"), b"gpt-image-1")
+                .part(&aiohttp("prompt"), "ein Bär".as_bytes())
+                .part(&aiohttp("n"), b"1")
+                .part(&aiohttp("size"), b"64x64")
+                .part(&aiohttp("background"), b"auto")
+                .part(&aiohttp("response_format"), b"b64_json")
+                .part(
+                    "Content-Type: image/png\r\nContent-Disposition: form-data; name=\"image[]\"; \
+                     filename=\"image.png\"",
+                    &one,
+                ),
+            1,
+            "",
+        ),
+        (
+            "LibreChat",
+            form().text("model", "gpt-image-1").text("prompt", "x").text("quality", "auto").text("size", "auto").file(
+                "image[]",
+                "image_0.png",
+                &one,
+            ),
+            1,
+            "",
+        ),
+        (
+            "LobeChat",
+            form().text("prompt", "x").text("input_fidelity", "high").text("n", "1").file("image", "blob", &one),
+            1,
+            "input_fidelity",
+        ),
+        ("Vercel AI SDK", form().text("prompt", "x").text("n", "1").file("image[]", "blob", &two), 1, ""),
+        // A form of a web page: the file that nobody chose is there too.
+        (
+            "a browser",
+            form().file("mask", "", b"").file("image", "", b"").text("prompt", "x").file("image", "c", &one),
+            1,
+            "",
+        ),
+        ("curl -F image=data:", form().text("prompt", "x").text("image", &data_url(&one)), 1, ""),
+        ("vllm-omni", form().text("prompt", "x").text("url[]", &data_url(&one)).text("url[]", &data_url(&two)), 2, ""),
+    ];
+    for (client, form, num_images, ignored) in clients {
+        let body = form.end();
+        // Whole, and as a chunked upload that is cut anywhere.
+        for body in [Body::from(body.clone()), in_pieces(&body, 7), in_pieces(&body, 1)] {
+            let asked = read(post(body)).await.unwrap_or_else(|err| panic!("{client}: {err}"));
+            assert_eq!((asked.input_images.len(), asked.ignored.join(" ").as_str()), (num_images, ignored), "{client}");
+            assert_eq!(asked.delivery, Delivery::Json(ImageField::B64Json), "{client}");
+            assert!(!asked.draft.prompt.is_empty(), "{client}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_size_a_picture_keeps_the_shape_of_the_first() {
+    let app = editing_app().await;
+    let form = |width, height| Form::default().text("prompt", "x").file("image", "a", &png(width, height));
+    for (form, expected) in [
+        (form(300, 100), "112x32"),
+        (form(100, 300).file("image", "b", &png(64, 64)), "32x112"),
+        (form(4, 4).text("size", "auto"), "64x64"),
+        (form(300, 100).text("size", "40x50"), "40x50"),
+    ] {
+        let answer = edit(&app, form).await;
+        assert_eq!((answer.status.as_u16(), answer.json["size"].as_str()), (200, Some(expected)), "{}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn a_model_takes_as_many_pictures_as_it_says() {
+    let pictures = |count: usize| {
+        let form = Form::default().text("prompt", "x");
+        (0..count).fold(form, |form, _| form.file("image[]", "a", &png(2, 2)))
+    };
+    let app = editing_app().await;
+    assert_eq!(edit(&app, pictures(2)).await.status, 200);
+    let message = "400 invalid_value image | `image` must be at most 2 pictures for this model. Given: 3 pictures";
+    assert_eq!(error(&edit(&app, pictures(3)).await), message);
+    let message = "400 invalid_value image | `image` must be at most 16 pictures. Given: more";
+    assert_eq!(error(&edit(&app, pictures(17)).await), message);
+}
+
+#[tokio::test]
+async fn a_model_of_text_alone_says_so_when_all_else_is_right() {
+    let app = fake_app().await;
+    let form = || Form::default().text("prompt", "x").file("image", "a", &png(2, 2));
+    let message = "400 unsupported_value image | `image` must be absent: the model makes pictures from text only, \
+        by POST /v1/images/generations. Given: 1 picture";
+    assert_eq!(error(&edit(&app, form()).await), message);
+    let json = json!({"prompt": "x", "images": [data_url(&png(2, 2))]});
+    assert_eq!(error(&send(&app, post_json(json)).await), message);
+    for (form, expected) in [
+        (form().text("n", "11"), "400 invalid_value n"),
+        (form().text("size", "4000x4000"), "400 invalid_value size"),
+        (form().text("n", "x"), "400 invalid_type n"),
+        (form().file("image", "b", b"GIF89a"), "400 invalid_image_file image"),
+        (form().file("mask", "m.png", &png(2, 2)), "400 unsupported_value mask"),
+        (form().file("markup", "m.png", &png(2, 2)), "400 unsupported_value markup"),
+        (form().text("background", "transparent"), "400 unsupported_value background"),
+        (form().text("model", "gpt-9"), "404 model_not_found model"),
+        (Form::default().text("prompt", "x"), "400 missing_required_parameter image"),
+        (Form::default().file("image", "a", &png(2, 2)), "400 missing_required_parameter prompt"),
+    ] {
+        let answer = error(&edit(&app, form).await);
+        assert!(answer.starts_with(expected), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn pictures_in_json_are_checked_alike() {
+    let app = fake_app().await;
+    let url = data_url(&png(2, 2));
+    for (images, expected) in [
+        (json!([]), "400 missing_required_parameter images"),
+        (json!([{"file_id": "file-1"}]), "400 unsupported_value images"),
+        (json!([{"image_url": "https://example.com/a.png"}]), "400 unsupported_value images"),
+        (json!([{"image_url": "data:image/png;base64,AAAA"}]), "400 invalid_image_file images"),
+        (json!([url, 3]), "400 invalid_type images"),
+        (json!([url, "ftp://x"]), "400 invalid_value images"),
+    ] {
+        let answer = send(&app, post_json(json!({"prompt": "x", "images": images}))).await;
+        assert!(error(&answer).starts_with(expected), "{}", error(&answer));
+    }
+    let masked = json!({"prompt": "x", "images": [url], "mask": {"image_url": url}});
+    assert!(error(&send(&app, post_json(masked)).await).starts_with("400 unsupported_value mask"));
+}
+
+#[tokio::test]
+async fn a_generation_brings_no_pictures() {
+    let app = fake_app().await;
+    for (field, value, status) in [
+        ("image", json!(data_url(&png(2, 2))), 400),
+        ("images", json!([{"image_url": "x"}]), 400),
+        ("images", json!([]), 200),
+        ("image", json!(""), 200),
+        ("image", Value::Null, 200),
+    ] {
+        let answer = super::generate(&app, json!({"prompt": "x", field: value})).await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+        assert!(status == 200 || error(&answer).starts_with(&format!("400 unsupported_value {field}")));
+    }
+}
+
+#[tokio::test]
+async fn variations_are_told_where_to_go() {
+    let app = fake_app().await;
+    for path in ["/v1/images/variations", "/images/variations/"] {
+        let request = Request::post(path).header("content-type", format!("multipart/form-data; boundary={BOUNDARY}"));
+        let body = Form::default().file("image", "a", &png(2, 2)).end();
+        let answer = send(&app, request.body(Body::from(body)).unwrap()).await;
+        let message = "400 unsupported_endpoint - | Variations are not made here (nor any more by OpenAI). \
+            Use POST /v1/images/edits, with a prompt";
+        assert_eq!(error(&answer), message);
+    }
+}

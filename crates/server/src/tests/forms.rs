@@ -1,0 +1,76 @@
+//! Bodies of edits, as clients write them.
+
+use std::convert::Infallible;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::Request;
+use futures_util::stream;
+use image::{ImageBuffer, ImageFormat, Rgb};
+
+use super::{Answer, send};
+
+/// What parts the parts of every form here.
+pub(crate) const BOUNDARY: &str = "----WebKitFormBoundary7MA4YWxk";
+
+/// A form, as it is sent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Form(pub(crate) Vec<u8>);
+
+impl Form {
+    /// A part with these header lines, as they stand.
+    pub(crate) fn part(mut self, head: &str, data: &[u8]) -> Self {
+        self.0.extend(format!("--{BOUNDARY}\r\n{head}\r\n\r\n").as_bytes());
+        self.0.extend(data);
+        self.0.extend(b"\r\n");
+        self
+    }
+
+    pub(crate) fn text(self, name: &str, text: &str) -> Self {
+        self.part(&format!("Content-Disposition: form-data; name=\"{name}\""), text.as_bytes())
+    }
+
+    pub(crate) fn file(self, name: &str, file_name: &str, data: &[u8]) -> Self {
+        let disposition = format!("Content-Disposition: form-data; name=\"{name}\"; filename=\"{file_name}\"");
+        self.part(&format!("{disposition}\r\nContent-Type: application/octet-stream"), data)
+    }
+
+    /// The whole body.
+    pub(crate) fn end(mut self) -> Vec<u8> {
+        self.0.extend(format!("--{BOUNDARY}--\r\n").as_bytes());
+        self.0
+    }
+
+    pub(crate) fn request(self) -> Request<Body> {
+        post(self.end())
+    }
+}
+
+/// An edit with this form for its body.
+pub(crate) fn post(body: impl Into<Body>) -> Request<Body> {
+    let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
+    Request::post("/v1/images/edits").header("content-type", content_type).body(body.into()).unwrap()
+}
+
+/// An edit with this JSON for its body.
+pub(crate) fn post_json(body: impl ToString) -> Request<Body> {
+    let request = Request::post("/v1/images/edits").header("content-type", "application/json");
+    request.body(Body::from(body.to_string())).unwrap()
+}
+
+/// The same bytes in pieces of this size.
+pub(crate) fn in_pieces(bytes: &[u8], size: usize) -> Body {
+    let pieces: Vec<_> = bytes.chunks(size).map(Bytes::copy_from_slice).map(Ok::<_, Infallible>).collect();
+    Body::from_stream(stream::iter(pieces))
+}
+
+pub(crate) async fn edit(app: &Router, form: Form) -> Answer {
+    send(app, form.request()).await
+}
+
+/// A PNG of one colour.
+pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
+    let mut file = std::io::Cursor::new(Vec::new());
+    ImageBuffer::from_pixel(width, height, Rgb([10_u8, 200, 30])).write_to(&mut file, ImageFormat::Png).unwrap();
+    file.into_inner()
+}

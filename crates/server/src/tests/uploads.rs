@@ -1,0 +1,259 @@
+//! Uploads that are too long, broken, or meant to do harm.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::Request;
+use axum::response::IntoResponse;
+use proptest::prelude::*;
+use scheduler::fake::FakePipeline;
+use serde_json::{Map, Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::forms::{BOUNDARY, Form, in_pieces, png, post, post_json};
+use super::sockets::{answer, assert_status, served};
+use super::{config, state};
+use crate::request::{self, Endpoint};
+
+/// Status, code and message of a refusal, or `taken`.
+async fn outcome(request: Request<Body>) -> String {
+    outcome_of(Endpoint::Edit, request).await
+}
+
+async fn outcome_of(endpoint: Endpoint, request: Request<Body>) -> String {
+    match request::read(endpoint, request, &config()).await {
+        Ok(_) => "taken".into(),
+        Err(err) => {
+            let message = err.to_string();
+            format!("{} {message}", err.into_response().status().as_u16())
+        }
+    }
+}
+
+fn form() -> Form {
+    Form::default().text("prompt", "a cat").file("image", "a", &png(2, 2))
+}
+
+#[tokio::test]
+async fn everything_that_is_kept_has_a_bound() {
+    let long = |bytes| vec![b'x'; bytes];
+    let many = (0..127).fold(form(), |form, i| form.text(&format!("field{i}"), "x"));
+    for (form, expected) in [
+        (form(), "taken"),
+        (form().text("note", &"x".repeat(256 << 10)), "taken"),
+        (
+            form().text("note", &"x".repeat((256 << 10) + 1)),
+            "400 The form cannot be read: \"note\" must have at most 262",
+        ),
+        (form().file("attachment", "a", &long(300 << 10)), "taken"),
+        (form().file("image", "b", &long((20 << 20) + 1)), "400 `image` must be a file of at most 20971520 bytes"),
+        (form().text("prompt", "again"), "400 The form cannot be read: \"prompt\" must be there once"),
+        (form().part("Content-Disposition: form-data", b"x"), "400 The form cannot be read: a part has no name"),
+        (
+            form().part("Content-Disposition: form-data; name=\"note\"", b"\xff"),
+            "400 The form cannot be read: \"note\" m",
+        ),
+        (many, "400 The form cannot be read: it must have at most 128 parts"),
+        (form().file("attachment", "a", &long(64 << 20)), "413 The body must have at most 67108864 bytes"),
+    ] {
+        let outcome = outcome(form.request()).await;
+        assert!(outcome.starts_with(expected), "{outcome}");
+    }
+    let url = format!("data:image/png;base64,{}", "A".repeat(21 << 20));
+    let outcome = outcome(post_json(json!({"prompt": "x", "images": [url]}))).await;
+    assert!(outcome.starts_with("400 `images` must have URLs of at most 20971520 characters"), "{outcome}");
+}
+
+#[tokio::test]
+async fn a_form_that_breaks_off_is_refused_wherever_it_does() {
+    let body = form().text("n", "1").end();
+    // Without the last line's end it is whole.
+    let whole = body.len() - 2;
+    for end in 0..whole {
+        let outcome = outcome(post(body[..end].to_vec())).await;
+        assert!(outcome.starts_with("400 The form cannot be read: it breaks off"), "{end}: {outcome}");
+    }
+    assert_eq!(outcome(post(body[..whole].to_vec())).await, "taken");
+    assert_eq!(outcome(post([body, vec![b'\n'; 100_000]].concat())).await, "taken", "an epilogue is read over");
+}
+
+#[tokio::test]
+async fn only_forms_and_json_are_taken() {
+    for content_type in ["multipart/form-data", "multipart/mixed; boundary=x", "image/png", "text/plain", ""] {
+        let request = Request::post("/v1/images/edits").header("content-type", content_type);
+        let outcome = outcome(request.body(Body::from(form().end())).unwrap()).await;
+        let expected = "415 Content-Type must be multipart/form-data with a boundary, or application/json. Given:";
+        assert_eq!(outcome, format!("{expected} {content_type}"));
+    }
+    let quoted = Request::post("/").header("content-type", format!("Multipart/Form-Data; boundary=\"{BOUNDARY}\""));
+    assert_eq!(outcome(quoted.body(Body::from(form().end())).unwrap()).await, "taken");
+}
+
+/// The parser looks through all that it has with every piece that comes: 48 MB of head in pieces of
+/// 1 KB would take minutes.
+#[tokio::test]
+async fn a_search_for_the_next_part_ends() {
+    let endless = vec![b'x'; 48 << 20];
+    let head = format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"").into_bytes();
+    let begun = Instant::now();
+    for body in [endless.clone(), [head, endless].concat()] {
+        let outcome = outcome(post(in_pieces(&body, 1 << 10))).await;
+        assert_eq!(outcome, "400 The form cannot be read: a part must begin within 16384 bytes");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_refused_form_is_read_on_so_that_the_answer_arrives() {
+    let state = state(&FakePipeline::default()).await;
+    let server = served(&state).await;
+    let head = |length: usize| {
+        format!(
+            "POST /v1/images/edits HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\
+             content-type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
+        )
+    };
+    // By its length, by one of its files, and by its first part: each with far more to come than the
+    // sockets hold.
+    let long = form().file("attachment", "a", &vec![b'x'; 70 << 20]).end();
+    let image = form().file("image", "a", &vec![b'x'; 40 << 20]).end();
+    let nameless =
+        Form::default().part("Content-Disposition: x", b"").file("attachment", "a", &vec![b'x'; 40 << 20]).end();
+    for (body, status, code) in
+        [(long, 413, "body_too_large"), (image, 400, "image_too_large"), (nameless, 400, "invalid_multipart")]
+    {
+        let mut client = TcpStream::connect(server.address).await.unwrap();
+        client.write_all(head(body.len()).as_bytes()).await.unwrap();
+        client.write_all(&body).await.expect("the whole upload is taken");
+        let answer = answer(client).await;
+        assert_status(&answer, status);
+        assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{answer}");
+    }
+}
+
+/// The names that mean something somewhere.
+const NAMES: [&str; 37] = [
+    "prompt",
+    "model",
+    "n",
+    "size",
+    "width",
+    "height",
+    "quality",
+    "seed",
+    "steps",
+    "num_inference_steps",
+    "cfg",
+    "true_cfg_scale",
+    "guidance_scale",
+    "negative_prompt",
+    "response_format",
+    "output_format",
+    "output_compression",
+    "background",
+    "stream",
+    "partial_images",
+    "preview_interval",
+    "preview_method",
+    "stream_progress",
+    "async",
+    "user",
+    "safety_identifier",
+    "priority",
+    "cache",
+    "return_timings",
+    "return_cache_stats",
+    "extra_body",
+    "image",
+    "images",
+    "mask",
+    "markup",
+    "url",
+    "image_url",
+];
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        (-4_i64..40).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        prop::sample::select(vec![
+            "auto",
+            "64x64",
+            "low",
+            "file",
+            "url",
+            "jpeg",
+            "off",
+            "data:,",
+            "data:image/png;base64,iVBORw0KGgo="
+        ])
+        .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            any_object(inner).prop_map(Value::from)
+        ]
+    })
+}
+
+fn any_object(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Map<String, Value>> {
+    let name = prop_oneof![4 => prop::sample::select(NAMES.to_vec()).prop_map(String::from), 1 => any::<String>()];
+    prop::collection::btree_map(name, value, 0..8).prop_map(|map| map.into_iter().collect())
+}
+
+fn is_answered(outcome: &str) -> bool {
+    outcome == "taken" || outcome.starts_with('4')
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+proptest! {
+    #[test]
+    fn any_json_is_answered(mut object in any_object(any_json()), has_prompt: bool) {
+        if has_prompt {
+            object.insert("prompt".into(), "a cat".into());
+        }
+        let body = Value::Object(object).to_string();
+        for endpoint in [Endpoint::Generation, Endpoint::Edit] {
+            let outcome = block_on(outcome_of(endpoint, post_json(&body)));
+            prop_assert!(is_answered(&outcome), "{}", outcome);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        for request in [
+            post(bytes.clone()),
+            form().part("Content-Disposition: form-data; name=\"image\"", &bytes).request(),
+            Form::default().text("prompt", "x").file("image", "a", &[b"\x89PNG\r\n\x1a\n", &bytes[..]].concat()).request(),
+            Form::default().text("prompt", "x").file("image", "a", &[b"\xff\xd8\xff\xe0", &bytes[..]].concat()).request(),
+            Form::default().text("prompt", "x").file("image", "a", &[b"GIF89a", &bytes[..]].concat()).request(),
+            Form::default().part(&format!("Content-Disposition: {}", String::from_utf8_lossy(&bytes)), b"x").request(),
+        ] {
+            let outcome = block_on(outcome(request));
+            prop_assert!(outcome.starts_with('4'), "{}", outcome);
+        }
+    }
+
+    /// Single bytes of a good request are changed: of the form, and of the picture in it.
+    #[test]
+    fn a_damaged_form_is_answered(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), piece in 1_usize..200) {
+        let picture = include_bytes!("../request/testdata/turned.jpg");
+        let mut body = Form::default().text("prompt", "a cat").text("n", "1").file("image", "a", picture).end();
+        for (at, byte) in changes {
+            let at = at.index(body.len());
+            body[at] = byte;
+        }
+        let outcome = block_on(outcome(post(in_pieces(&body, piece))));
+        prop_assert!(is_answered(&outcome), "{}", outcome);
+    }
+}

@@ -1,0 +1,66 @@
+// The servers that run.sh started, and pictures out of answers.
+import { spawn } from "node:child_process";
+
+export const URL = process.env.LATENTD_URL.replace(/\/$/, "");
+// A server with an API key, which lets one request a second through. Absent where only an address was given.
+export const KEYED_URL = process.env.LATENTD_KEYED_URL;
+export const KEY = process.env.LATENTD_KEY;
+// The binary, for tests that stop their server.
+export const BINARY = process.env.LATENTD_BINARY;
+
+export const PROMPT = "a fox on a green background";
+// Few steps: these tests are about the wire, not about the picture.
+export const STEPS = 4;
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// /health answers 503 until the model is loaded and warm.
+export async function untilReady(url, seconds = 120) {
+  for (const end = Date.now() + seconds * 1000; Date.now() < end; await sleep(200)) {
+    const answer = await fetch(`${url}/health`).catch(() => null);
+    if (answer?.ok) return;
+  }
+  throw new Error(`${url}/health never came up`);
+}
+
+// What /info says of the served model.
+export async function servedModel() {
+  return (await (await fetch(`${URL}/info`)).json()).model;
+}
+
+export async function editsPictures() {
+  return (await servedModel()).max_input_images > 0;
+}
+
+// A server of the test's own, that it may stop.
+export async function ownServer(...flags) {
+  const server = spawn(BINARY, ["serve", "--host", "127.0.0.1", "--port", "0", ...flags], {
+    env: { ...process.env, NO_COLOR: "1" },
+  });
+  const address = await new Promise((resolve, reject) => {
+    let written = "";
+    const read = (chunk) => {
+      written += chunk;
+      const found = written.match(/127\.0\.0\.1:\d+/);
+      if (found) resolve(found[0]);
+    };
+    server.stdout.on("data", read);
+    server.stderr.on("data", read);
+    server.on("exit", () => reject(new Error(`the server named no address:\n${written}`)));
+  });
+  await untilReady(`http://${address}`);
+  return { url: `http://${address}`, process: server };
+}
+
+// Width and height of a PNG.
+export function pngSize(file) {
+  const view = Buffer.from(file);
+  if (view.subarray(1, 4).toString() !== "PNG") throw new Error("no PNG");
+  return [view.readUInt32BE(16), view.readUInt32BE(20)];
+}
+
+// 64x48 pixels of one red.
+export const PNG = Buffer.from(
+  "iVBORw0KGgoAAAANSUhEUgAAAEAAAAAwCAIAAAAuKetIAAAAQ0lEQVR42u3PQQkAAAgEsEty/aMYywp+hcEKLNO+FgEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQGBqwWJJzC16JUmhQAAAABJRU5ErkJggg==",
+  "base64",
+);

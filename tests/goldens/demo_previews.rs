@@ -1,0 +1,128 @@
+//! Previews of the built-in model: what they show, and that the picture does not know of them.
+
+use diffusion::{
+    ImageRequest, ImageSize, Pipeline, PreviewMethod, PreviewTimes, Previews, RgbImage, SamplingParams,
+};
+use models::{Checkpoint, LoadOptions, QwenImage, RequestState};
+
+const STEPS: usize = 6;
+
+fn model() -> QwenImage {
+    let checkpoint = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
+    models::load(&checkpoint, &LoadOptions::default(), &|_, _, _| ()).unwrap()
+}
+
+/// A guided request; its size is no multiple of a token's.
+fn request(prompt: &str, seed: u64, previews: Option<PreviewTimes>) -> ImageRequest {
+    ImageRequest {
+        prompt: prompt.into(),
+        negative_prompt: Some(" ".into()),
+        params: SamplingParams {
+            size: ImageSize { width: 120, height: 100 },
+            num_inference_steps: STEPS,
+            guidance_scale: None,
+            true_cfg_scale: 3.0,
+            seed,
+        },
+        previews: previews.map(|times| Previews { method: PreviewMethod::Latent2Rgb, times }),
+        extensions: Default::default(),
+    }
+}
+
+fn finished(model: &mut QwenImage, request: &ImageRequest) -> RequestState {
+    let mut state = model.prepare(request).unwrap();
+    (0..STEPS).for_each(|_| drop(model.step(&mut [&mut state]).unwrap()));
+    state
+}
+
+/// Pearson's, over all numbers of two pictures.
+fn correlation(a: &RgbImage, b: &RgbImage) -> f64 {
+    assert_eq!(a.size, b.size);
+    let centred = |image: &RgbImage| {
+        let mean = image.pixels.iter().map(|x| f64::from(*x)).sum::<f64>() / image.pixels.len() as f64;
+        image.pixels.iter().map(|x| f64::from(*x) - mean).collect::<Vec<_>>()
+    };
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let (a, b) = (centred(a), centred(b));
+    product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
+}
+
+/// `x`, flat.
+fn numbers(x: &candle_core::Tensor) -> Vec<f32> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn a_picture_with_previews_is_the_one_without() {
+    let mut model = model();
+    let without = finished(&mut model, &request("a fox", 7, None));
+    let without = (numbers(without.latents()), model.decode(without).unwrap());
+    for method in [PreviewMethod::Latent2Rgb, PreviewMethod::Vae] {
+        let mut state = model.prepare(&request("a fox", 7, Some(PreviewTimes::Interval(1)))).unwrap();
+        for step in 1..=STEPS {
+            model.step(&mut [&mut state]).unwrap();
+            if step < STEPS {
+                model.preview(&state, method).unwrap();
+            }
+        }
+        let with = (numbers(state.latents()), model.decode(state).unwrap());
+        assert!(with == without, "{method:?}: bit for bit");
+    }
+}
+
+#[test]
+fn the_estimate_is_where_the_whole_step_would_lead() {
+    let mut model = model();
+    let mut state = model.prepare(&request("a fox", 7, Some(PreviewTimes::Count(1)))).unwrap();
+    let (sigmas, mut estimates) = (state.sigmas().clone(), 0);
+    for step in 0..STEPS {
+        let before = numbers(state.latents());
+        model.step(&mut [&mut state]).unwrap();
+        // The end of the first half, and the picture itself.
+        let Ok(estimate) = state.clean_latents() else { continue };
+        estimates += 1;
+        // v from the step that was taken, x0 = x - sigma v from where it began.
+        let (sigma, dt) = (sigmas.sigma(step), sigmas.dt(step));
+        let expected = before.iter().zip(numbers(state.latents())).map(|(x, after)| x - sigma * ((after - x) / dt));
+        let error = numbers(&estimate).iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(error < 1e-3, "after step {step}: {error}");
+    }
+    assert_eq!(estimates, 2, "velocities are kept for previews alone");
+}
+
+#[test]
+fn previews_of_the_vae_come_closer_to_the_picture() {
+    let mut model = model();
+    let mut state = model.prepare(&request("a fox on the right", 7, Some(PreviewTimes::Interval(1)))).unwrap();
+    let mut previews = Vec::new();
+    for _ in 1..STEPS {
+        model.step(&mut [&mut state]).unwrap();
+        previews.push(model.preview(&state, PreviewMethod::Vae).unwrap());
+    }
+    model.step(&mut [&mut state]).unwrap();
+    let picture = model.decode(state).unwrap();
+    let closeness: Vec<_> = previews.iter().map(|preview| correlation(preview, &picture)).collect();
+    println!("{closeness:.3?}");
+    assert!(closeness.is_sorted() && closeness[STEPS - 2] > 0.99, "{closeness:?}");
+}
+
+#[test]
+fn the_linear_map_is_learnt_from_what_was_decoded() {
+    let mut model = model();
+    let asked = |prompt: &str, seed| request(prompt, seed, Some(PreviewTimes::Interval(1)));
+    let fox = finished(&mut model, &asked("a fox", 7));
+    let first = model.preview(&fox, PreviewMethod::Latent2Rgb).unwrap();
+    assert!(first == model.decode(fox).unwrap(), "nothing was decoded yet: the VAE draws");
+
+    for (seed, prompt) in ["a dog on a blue background", "a sunflower", "a red car", "a panda"].iter().enumerate() {
+        let state = finished(&mut model, &asked(prompt, seed as u64));
+        model.decode(state).unwrap();
+    }
+    let shown = ["a fox on a black background", "a pizza", "a penguin on a pink background"].map(|prompt| {
+        let state = finished(&mut model, &asked(prompt, 7));
+        let preview = model.preview(&state, PreviewMethod::Latent2Rgb).unwrap();
+        correlation(&preview, &model.decode(state).unwrap())
+    });
+    println!("{shown:.3?}");
+    assert!(shown.iter().all(|&correlation| (0.75..0.99).contains(&correlation)), "like it, yet not it: {shown:?}");
+}

@@ -1,0 +1,79 @@
+"""The playground in a browser: what every test begins with, and that nothing went wrong in the console."""
+
+import os
+import unittest
+
+from playwright.sync_api import expect, sync_playwright
+
+from server import Server
+
+PROMPT = "a fox on a green background"
+DESKTOP = {"viewport": {"width": 1360, "height": 940}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
+CACHED = ("--cache-backend", "cache_dit", "--allow-request-cache-config")
+
+# Root, as in containers, may not use Chromium's sandbox.
+ARGS = ["--no-sandbox"] if os.geteuid() == 0 else []
+
+
+class PlaygroundCase(unittest.TestCase):
+    """One server and one browser a class, one profile a test."""
+
+    flags = CACHED
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server(*cls.flags)
+        cls.addClassCleanup(cls.server.stop)
+        playwright = sync_playwright().start()
+        cls.addClassCleanup(playwright.stop)
+        cls.browser = playwright.chromium.launch(executable_path=os.environ["CHROMIUM"], args=ARGS)
+        cls.addClassCleanup(cls.browser.close)
+
+    def open(self, context=DESKTOP, **options):
+        """A fresh profile at the page, its model there; whatever the console says fails the test."""
+        context = self.browser.new_context(**context, **options)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.addCleanup(context.close)
+        page = context.new_page()
+        troubles = []
+        page.on("console", lambda message: message.type in ("error", "warning") and troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("requestfailed", lambda request: troubles.append(f"{request.url}: {request.failure}"))
+        page.on("response", lambda answer: answer.status >= 400 and troubles.append(f"{answer.url}: {answer.status}"))
+        self.addCleanup(lambda: self.assertEqual([trouble for trouble in troubles if not self.is_expected(trouble)], []))
+        page.goto(self.server.url)
+        expect(page.locator("#model")).to_have_attribute("data-state", "ready")
+        return page
+
+    def is_expected(self, trouble):
+        """What a test means to happen."""
+        return False
+
+    def shot(self, page, name, **options):
+        """Leaves a screenshot where the command line wants one."""
+        if folder := os.environ["SCREENSHOTS"]:
+            page.screenshot(path=os.path.join(folder, f"{name}.png"), **options)
+
+
+def set_steps(page, steps):
+    page.fill("#steps", str(steps))
+
+
+def wait_for_picture(page):
+    expect(page.locator("#caption")).to_be_visible(timeout=60_000)
+    expect(page.locator("#generate")).to_be_visible()
+
+
+def picture_size(page, selector="#frames .frame img"):
+    """Width and height in the file's own pixels."""
+    return page.eval_on_selector(selector, "image => [image.naturalWidth, image.naturalHeight]")
+
+
+def decisions(page, branch):
+    """The cells of a branch as the API writes them: `1` computed, `C` reused."""
+    classes = page.eval_on_selector_all(
+        f'#timeline .cell[data-branch="{branch}"]', "cells => cells.map(cell => cell.getAttribute('class'))"
+    )
+    letters = {"cell computed": "1", "cell reused": "C", "cell pending": "?"}
+    return "".join(letters[name] for name in classes)
