@@ -10,3 +10,4 @@ mod healthcheck;
 mod hub;
 mod metrics;
 mod serve;
+mod wire;

@@ -50,6 +50,10 @@ impl Server {
         answer(reqwest::get(self.url(path)).await).await
     }
 
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }

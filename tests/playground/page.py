@@ -1,6 +1,7 @@
 """The playground in a browser: what every test begins with, and that nothing went wrong in the console."""
 
 import os
+import time
 import unittest
 
 from playwright.sync_api import expect, sync_playwright
@@ -49,6 +50,13 @@ class PlaygroundCase(unittest.TestCase):
     def is_expected(self, trouble):
         """What a test means to happen."""
         return False
+
+    def assert_becomes(self, ask, expected):
+        """Asks again and again for five seconds: the page's own policy forbids Playwright's way to wait."""
+        deadline = time.monotonic() + 5
+        while (found := ask()) != expected and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertEqual(found, expected)
 
     def shot(self, page, name, **options):
         """Leaves a screenshot where the command line wants one."""

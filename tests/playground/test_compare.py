@@ -49,7 +49,7 @@ class Compare(PlaygroundCase):
         self.shot(page, "slider")
         page.click('.compare button:has-text("Difference")')
         # Two different pictures: something must be brighter than black.
-        page.wait_for_function("document.querySelector('.slide canvas')?.width === 128")
+        self.assert_becomes(lambda: page.evaluate("document.querySelector('.slide canvas').width"), 128)
         brightest = page.eval_on_selector(
             ".slide canvas", "c => Math.max(...c.getContext('2d').getImageData(0, 0, 128, 128).data.filter((_, i) => i % 4 < 3))"
         )

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 from PIL import Image
@@ -134,11 +133,8 @@ class Cancel(PlaygroundCase):
         page.keyboard.press("Escape")
         expect(page.locator("#toast")).to_have_text("Cancelled")
         expect(page.locator("#generate")).to_be_focused()
-        deadline = time.monotonic() + 5
-        while self.server.metric("latentd_cancelled_total") == before and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self.assertEqual(self.server.metric("latentd_cancelled_total"), before + 1)
-        self.assertEqual(self.server.metric("latentd_requests_running"), 0)
+        self.assert_becomes(lambda: self.server.metric("latentd_cancelled_total"), before + 1)
+        self.assert_becomes(lambda: self.server.metric("latentd_requests_running"), 0)
 
 
 class Refusals(PlaygroundCase):

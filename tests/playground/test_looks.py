@@ -50,6 +50,8 @@ class Looks(PlaygroundCase):
         page = self.open(PHONE)
         self.shot(page, "phone-first")
         self.make(page)
+        picture = page.locator("#frames .frame").bounding_box()
+        self.assertTrue(0 <= picture["y"] and picture["y"] + picture["height"] <= 844, "the picture is in sight")
         page.click("#compare")
         expect(page.locator(".compare .tabs")).to_be_visible(timeout=60_000)
         self.assertEqual(page.evaluate("document.documentElement.scrollWidth"), 390)

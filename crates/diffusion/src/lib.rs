@@ -25,7 +25,7 @@ pub use guidance::CfgBranch;
 pub use image::RgbImage;
 pub use limits::{InvalidRequest, Limits, MAX_GUIDANCE, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
 pub use model_card::ModelCard;
-pub use pipeline::{BlockRun, Pipeline, PipelineError, StepReport};
+pub use pipeline::{BlockRun, Pipeline, PipelineError, PromptCacheUse, StepReport};
 pub use preview::{PreviewMethod, PreviewTimes, Previews};
 pub use quality::Quality;
 pub use request::{ImageRequest, RequestDraft, SamplingParams};

@@ -30,6 +30,11 @@ pub trait Pipeline {
     /// Text-encoder tokens of the prompts, the template's own not counted: what usage reports.
     fn prompt_tokens(&self, state: &Self::State) -> usize;
 
+    /// What the pipeline's memory of earlier prompts did for the request's. One without has nothing to tell.
+    fn prompt_cache(&self, _state: &Self::State) -> PromptCacheUse {
+        PromptCacheUse::default()
+    }
+
     /// What whoever sent the request should know, in sentences: what was asked but cannot be had.
     fn warnings(&self, _state: &Self::State) -> Vec<String> {
         Vec::new()
@@ -56,6 +61,17 @@ pub trait Pipeline {
     /// # Errors
     /// The device failed.
     fn decode(&mut self, state: Self::State) -> Result<RgbImage, PipelineError>;
+}
+
+/// What became of a request's prompts in a pipeline that keeps the embeddings of earlier ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PromptCacheUse {
+    /// Prompts whose embeddings were there.
+    pub hits: usize,
+    /// Prompts that were encoded.
+    pub misses: usize,
+    /// What is kept after that, of all prompts.
+    pub bytes: u64,
 }
 
 /// What one step did for one request.

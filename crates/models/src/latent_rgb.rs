@@ -29,6 +29,10 @@ impl LatentRgb {
 
     /// Takes in `picture`, which `latents` `[height / 8, width / 8, channels]` were decoded to.
     pub(crate) fn learn(&mut self, latents: &[f32], picture: &RgbImage) {
+        if !latents.iter().all(|x| x.is_finite()) {
+            // One picture that went wrong would make every sum no number.
+            return;
+        }
         let channels = self.gram.nrows() - 1;
         let latents = DMatrix::from_column_slice(channels, latents.len() / channels, latents);
         let latents = latents.map(f64::from).insert_row(channels, 1.0);
@@ -132,6 +136,16 @@ mod tests {
     fn nothing_is_drawn_before_anything_was_learnt() {
         let (latents, image) = scene(1, (2, 2));
         assert_eq!(LatentRgb::new(3).draw(&latents, image.size), None);
+    }
+
+    #[test]
+    fn a_picture_that_went_wrong_teaches_nothing() {
+        let mut map = LatentRgb::new(3);
+        let (latents, image) = scene(1, (6, 6));
+        map.learn(&latents, &blocks(&image));
+        let before = map.draw(&latents, image.size);
+        map.learn(&[f32::NAN; 3 * 36], &blocks(&image));
+        assert!(before.is_some() && map.draw(&latents, image.size) == before);
     }
 
     #[test]

@@ -20,6 +20,11 @@ impl PromptCache {
         PromptCache { entries: LruCache::unbounded(), bytes: 0, max_bytes }
     }
 
+    /// Of all prompts and embeddings that are kept.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The text stream of `prompt`, `[tokens, width]`, if it is kept.
     pub(crate) fn get(&mut self, prompt: &str) -> Option<Tensor> {
         self.entries.get(prompt).cloned()

@@ -74,7 +74,8 @@ impl RequestResiduals {
     pub(crate) fn store(&mut self, at: At, stream: Stream, input: &Tensor, output: &Tensor) -> Result<()> {
         let value = match self.config().cache_type(stream) {
             CacheType::Residual => (output - input)?,
-            CacheType::HiddenStates => output.contiguous()?,
+            // A copy: the output is a view, and would hold the streams of the whole batch.
+            CacheType::HiddenStates => output.force_contiguous()?,
         };
         let keep = self.step_cache(at).keep(stream);
         let history = self.history_mut(at, stream);

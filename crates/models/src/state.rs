@@ -1,7 +1,7 @@
 //! What one request carries from step to step.
 
-use candle_core::{Result, Tensor};
-use diffusion::{CfgBranch, ImageSize, Previews, Sigmas};
+use candle_core::Tensor;
+use diffusion::{CfgBranch, ImageSize, Previews, PromptCacheUse, Sigmas};
 
 use crate::residuals::RequestResiduals;
 
@@ -15,13 +15,14 @@ pub struct RequestState {
     pub(crate) previews: Option<Previews>,
     pub(crate) branches: Vec<Branch>,
     pub(crate) prompt_tokens: usize,
+    pub(crate) prompt_cache: PromptCacheUse,
     /// What the sender should know about the step cache, in sentences.
     pub(crate) warnings: Vec<String>,
     // Moved on by every step.
     pub(crate) residuals: Option<RequestResiduals>,
     pub(crate) latents: Tensor,
-    /// Of the last step, with guidance, if a preview is due after it.
-    pub(crate) velocity: Option<Tensor>,
+    /// The clean latents as the last step foresees them, if a preview is due after it.
+    pub(crate) estimate: Option<Tensor>,
     pub(crate) step_index: usize,
 }
 
@@ -44,20 +45,11 @@ impl RequestState {
         self.residuals.as_ref().map(RequestResiduals::stats)
     }
 
-    /// The clean latents as the last step foresees them, of the shape of [`RequestState::latents`]:
-    /// `x - sigma v`. Known after the last step and those after which a preview is due.
-    ///
-    /// # Errors
-    /// They are not known, or the device fails.
-    pub fn clean_latents(&self) -> Result<Tensor> {
-        if self.step_index == self.sigmas.num_inference_steps() {
-            return Ok(self.latents.clone());
-        }
-        let Some(velocity) = &self.velocity else {
-            candle_core::bail!("no preview is due after {} steps. This is a bug.", self.step_index)
-        };
-        // Along the straight path that the step took, so from its end as well as from its beginning.
-        &self.latents - (velocity * f64::from(self.sigmas.sigma(self.step_index)))?
+    /// The clean latents as the last step foresees them, `x - sigma v` with guidance, of the shape of
+    /// [`RequestState::latents`]: known after the steps that a preview is due after, and after the last.
+    pub fn clean_latents(&self) -> Option<&Tensor> {
+        let is_finished = self.step_index == self.sigmas.num_inference_steps();
+        if is_finished { Some(&self.latents) } else { self.estimate.as_ref() }
     }
 
     /// The same request from other noise, of the shape that [`RequestState::latents`] has.

@@ -1,7 +1,7 @@
 //! One denoising step of a ragged batch: transformer passes through the step cache, guidance, Euler.
 
 use candle_core::{Result, Tensor};
-use diffusion::{BlockRun, Previews, StepReport};
+use diffusion::{BlockRun, StepReport};
 
 use crate::dit::{Dit, DitRow, Segment};
 use crate::forward::{Passes, RequestPasses, forward};
@@ -42,18 +42,18 @@ fn passes(state: &mut RequestState) -> RequestPasses<'_> {
     RequestPasses { rows: rows.collect(), residuals: state.residuals.as_mut() }
 }
 
-/// Guidance, then `latents += velocity * dt`.
+/// Guidance, then `latents += velocity * dt`; and what a preview that is due needs.
 fn euler(state: &mut RequestState, passes: &[Tensor]) -> Result<()> {
     let velocity = match passes {
         [cond] => cond.clone(),
         [cond, uncond] => true_cfg(cond, uncond, state.true_cfg_scale)?,
         _ => candle_core::bail!("a request has {} branches. This is a bug.", passes.len()),
     };
-    let dt = f64::from(state.sigmas.dt(state.step_index));
-    state.latents = (&state.latents + (&velocity * dt)?)?;
-    let num_inference_steps = state.sigmas.num_inference_steps();
-    let is_due = |previews: Previews| previews.is_due(state.step_index, num_inference_steps);
-    state.velocity = state.previews.is_some_and(is_due).then_some(velocity);
+    let (step_index, num_inference_steps) = (state.step_index, state.sigmas.num_inference_steps());
+    let is_due = state.previews.is_some_and(|previews| previews.is_due(step_index, num_inference_steps));
+    let latents_after = |dsigma: f32| &state.latents + (&velocity * f64::from(dsigma))?;
+    state.estimate = is_due.then(|| latents_after(-state.sigmas.sigma(step_index))).transpose()?;
+    state.latents = latents_after(state.sigmas.dt(step_index))?;
     state.step_index += 1;
     Ok(())
 }

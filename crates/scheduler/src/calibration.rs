@@ -1,5 +1,6 @@
 //! Measures a pipeline before it takes jobs, by making small pictures with it.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diffusion::{Extensions, ImageRequest, ImageSize, Pipeline, PipelineError, SamplingParams};
@@ -21,9 +22,30 @@ const PLAN: [(usize, &[usize]); 3] = [(4, &[1, 4]), (2, &[2]), (1, &[1, 2])];
 /// The runs of one step, if there is time: the first may have to make ready what the others use.
 const RUNS: usize = 3;
 
+/// Lets one of several workers measure its pipeline, as devices are taken to be alike, while those that have
+/// loaded theirs too wait and disturb nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct MeasureOnce(Arc<Mutex<Duration>>);
+
+impl MeasureOnce {
+    /// For so long at most.
+    pub(crate) fn new(limit: Duration) -> Self {
+        MeasureOnce(Arc::new(Mutex::new(limit)))
+    }
+
+    /// What was measured: nothing by all but the first.
+    pub(crate) fn calibrate<P: Pipeline>(&self, pipeline: &mut P) -> Calibration {
+        let mut limit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::take(&mut *limit) {
+            Duration::ZERO => Calibration::default(),
+            limit => calibrate(pipeline, limit),
+        }
+    }
+}
+
 /// Steps, encodes and decodes until all is measured, the pipeline fails, or the next measurement
 /// would not be done within `limit`. The least load is stepped once in any case.
-pub(crate) fn calibrate<P: Pipeline>(pipeline: &mut P, limit: Duration) -> Calibration {
+fn calibrate<P: Pipeline>(pipeline: &mut P, limit: Duration) -> Calibration {
     let mut bench = Bench { begun: Instant::now(), limit, measured: Calibration::default() };
     for (divisor, batches) in PLAN {
         match bench.size(pipeline, divisor, batches) {
@@ -145,6 +167,25 @@ mod tests {
         assert!(measured.steps.iter().all(|point| point.1 >= 0.002), "{measured:?}");
         assert!(measured.encode.is_some() && measured.decode.unwrap() >= 0.002 / 16.0, "{measured:?}");
         assert_eq!(pipeline.probe.states.load(std::sync::atomic::Ordering::SeqCst), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn one_worker_measures_while_the_others_wait() {
+        let once = MeasureOnce::new(Duration::from_secs(60));
+        let (pipeline, gate) = (fake(Duration::ZERO), crate::fake::Gate::closed());
+        std::thread::scope(|scope| {
+            let measuring =
+                scope.spawn(|| once.calibrate(&mut FakePipeline { gate: gate.clone(), ..pipeline.clone() }));
+            while pipeline.probe.batch_sizes().is_empty() {
+                std::thread::yield_now();
+            }
+            let waiting = scope.spawn(|| once.calibrate(&mut pipeline.clone()));
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!waiting.is_finished(), "while the first is at its first step");
+            gate.open();
+            assert_eq!(measuring.join().unwrap().steps.len(), 5);
+            assert_eq!(waiting.join().unwrap(), Calibration::default());
+        });
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct SchedulerConfig {
     pub max_deadline: Option<Duration>,
     /// Whether [`JobOptions::priority`] counts.
     pub priorities: bool,
-    /// Longest that a worker measures its pipeline before it takes jobs.
+    /// Longest that one of the workers measures its pipeline before it takes jobs.
     pub calibration: Duration,
 }
 

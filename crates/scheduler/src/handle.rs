@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use diffusion::{ImageRequest, Pipeline};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Span;
 
+use crate::calibration::MeasureOnce;
 use crate::config::{JobOptions, SpawnOptions};
 use crate::readiness::{Load, Readiness};
 use crate::run::{Event, EventLoop, Submission};
@@ -82,7 +84,8 @@ impl Scheduler {
         let (load_sender, load) = watch::channel(Load::default());
         let state = State::new(config, factories.len());
         let workers = factories.into_iter().enumerate();
-        let workers = workers.map(|(id, factory)| worker::spawn(id, factory, config.calibration, events.downgrade()));
+        let measure = MeasureOnce::new(config.calibration);
+        let workers = workers.map(|(id, factory)| worker::spawn(id, factory, measure.clone(), events.downgrade()));
         let workers = workers.collect();
         tokio::spawn(EventLoop::new(state, workers, observer, readiness_sender, load_sender).run(inbox));
         Scheduler { events, readiness, load, next_id: Arc::default() }
@@ -107,7 +110,8 @@ impl Scheduler {
         Ok(tickets.pop().expect("one ticket a request. This is a bug."))
     }
 
-    /// Puts all of `requests` in line together, or none; one ticket a request, in their order.
+    /// Puts all of `requests` in line together, or none; one ticket a request, in their order. The spans of
+    /// their stages belong to the span that this is called in.
     ///
     /// # Errors
     /// See [`SubmitError`].
@@ -144,6 +148,7 @@ impl Scheduler {
         let position = Arc::new(AtomicUsize::new(NOT_WAITING));
         let events = self.events.clone();
         let ticket = Ticket { id, updates, events, position: position.clone(), answered: false };
-        (Submission { id, request: Box::new(request), updates: sender, position }, ticket)
+        let span = Span::current();
+        (Submission { id, request: Box::new(request), updates: sender, position, span }, ticket)
     }
 }

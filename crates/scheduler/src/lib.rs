@@ -27,6 +27,8 @@ pub mod fake;
 mod handle;
 mod job;
 mod mean;
+#[cfg(test)]
+mod memory;
 mod observer;
 mod ordering;
 mod policy;
@@ -50,4 +52,4 @@ pub use handle::{Scheduler, SubmitError};
 pub use job::{Generated, JobError, Outcome, Timings, Update};
 pub use observer::{Observation, Observer};
 pub use readiness::{Load, Readiness};
-pub use ticket::Ticket;
+pub use ticket::{Place, Ticket};

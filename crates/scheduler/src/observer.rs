@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diffusion::StepReport;
+use diffusion::{PromptCacheUse, StepReport};
 
 use crate::handle::SubmitError;
 use crate::job::Outcome;
@@ -25,8 +25,12 @@ pub enum Observation<'a> {
     },
     /// A job's prompts were encoded.
     Encoded {
+        /// Counts the workers from 0.
+        worker: usize,
         /// How long that took.
         took: Duration,
+        /// What the worker's memory of earlier prompts did.
+        prompt_cache: PromptCacheUse,
     },
     /// A worker took a denoising step.
     Stepped {

@@ -5,8 +5,9 @@
 //!
 //! That alone would starve large pictures. So those go first that are *behind*: that have waited [`PATIENCE`] times
 //! the time that they take alone, and were served less than evenly shared workers would have done (`sharing`). The
-//! one that is behind by the largest part of itself is first. However many small jobs come, among n jobs in hand none
-//! takes much more than n times as long as alone.
+//! one that is behind by most of itself is first, by whole quarters: in one quarter, what has least work left is done
+//! and gone instead of taking turns. However many small jobs come, among n jobs in hand none takes much more than n
+//! times as long as alone.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -23,7 +24,7 @@ const PATIENCE: f64 = 2.5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     pub(crate) priority: Reverse<i8>,
-    /// The part of it, in millionths, that its share would have served more; `None` goes last.
+    /// The quarters of it that its share would have served more; `None` goes last.
     behind: Reverse<Option<u64>>,
     work: Duration,
     arrived: Duration,
@@ -76,7 +77,7 @@ impl<'a> Ordering<'a> {
         let waited = self.now.saturating_sub(job.arrived + served);
         let lag = self.sharing.share(job.id, job.owner).saturating_sub(served);
         let is_behind = waited >= whole.mul_f64(PATIENCE) && lag > Duration::ZERO;
-        is_behind.then(|| (lag.as_secs_f64() / whole.as_secs_f64() * 1e6) as u64)
+        is_behind.then(|| (lag.as_secs_f64() / whole.as_secs_f64() * 4.0) as u64)
     }
 }
 
@@ -124,8 +125,8 @@ mod tests {
         submit(&mut state, 1, 12, owned(2), 0);
         // Of 15 and of 17 s, shares of 25 s are 1.67 and 1.47 times the whole.
         assert_eq!(state.line(TICK * 50), [0, 1]);
-        // Of the first, 6 s were served: it is behind by 1.27 times the whole.
-        (state.waiting[0].needs, state.waiting[0].steps_left) = (Needs::Step, 5);
+        // Of the first, 9 s were served: it is behind by 1.07 times the whole.
+        (state.waiting[0].needs, state.waiting[0].steps_left) = (Needs::Step, 2);
         assert_eq!(state.line(TICK * 50), [1, 0]);
     }
 

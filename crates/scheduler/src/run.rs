@@ -8,6 +8,7 @@ use std::time::Duration;
 use diffusion::{Estimator, ImageRequest, ModelCard, PipelineError, RgbImage, StepReport};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::calibration::Calibration;
 use crate::config::JobOptions;
@@ -48,6 +49,8 @@ pub(crate) struct Submission {
     pub(crate) request: Box<ImageRequest>,
     pub(crate) updates: mpsc::UnboundedSender<Update>,
     pub(crate) position: Arc<AtomicUsize>,
+    /// What the spans of its stages belong to.
+    pub(crate) span: Span,
 }
 
 /// A job that was taken and not answered.
@@ -62,12 +65,15 @@ struct Unanswered {
     timings: Timings,
     prepared: Prepared,
     steps: Vec<StepReport>,
+    span: Span,
+    /// Its time in line.
+    queue_span: Span,
 }
 
 impl Unanswered {
     /// Its answer, when its decoding took so long.
     fn generated(&mut self, image: RgbImage, decode: Duration) -> Generated {
-        let Prepared { prompt_tokens, warnings } = std::mem::take(&mut self.prepared);
+        let Prepared { prompt_tokens, warnings, .. } = std::mem::take(&mut self.prepared);
         let timings = Timings { decode, ..self.timings };
         let steps = std::mem::take(&mut self.steps);
         Generated { image, prompt_tokens, warnings, timings, position: self.first_position, steps }
@@ -161,7 +167,7 @@ impl EventLoop {
             }
             Event::Turned { worker, done, took } => {
                 let jobs = self.state.turned(worker);
-                self.observe_turn(&done, &jobs, took);
+                self.observe_turn(worker, &done, &jobs, took);
                 self.turned(done, &jobs, took);
             }
             Event::Previewed { id, index, image, took } => {
@@ -200,7 +206,7 @@ impl EventLoop {
         let job = |s: &Submission| Job::new(s.id, estimator(&s.request), options, arrived);
         self.state.submit(submissions.iter().map(job).collect())?;
         let line = self.state.line(arrived);
-        for Submission { id, request, updates, position } in submissions {
+        for Submission { id, request, updates, position, span } in submissions {
             let job = Unanswered {
                 request: Some(request),
                 updates,
@@ -210,6 +216,8 @@ impl EventLoop {
                 timings: Timings::default(),
                 prepared: Prepared::default(),
                 steps: Vec::new(),
+                queue_span: tracing::info_span!(parent: &span, "queue"),
+                span,
             };
             self.jobs.insert(id, job);
         }
@@ -304,7 +312,7 @@ impl EventLoop {
         self.state.assigned(&assignments);
         for (worker, assignment) in assignments {
             let work = assignment.turn.map(|turn| match turn {
-                Turn::Encode(id) => Work::Encode(id, self.take_up(id)),
+                Turn::Encode(id) => self.take_up(id),
                 Turn::Step(ids) => Work::Step(ids),
                 Turn::Decode(id) => Work::Decode(id),
             });
@@ -313,7 +321,7 @@ impl EventLoop {
         }
     }
 
-    fn take_up(&mut self, id: JobId) -> Box<ImageRequest> {
+    fn take_up(&mut self, id: JobId) -> Work {
         let now = self.now();
         let job = self.jobs.get_mut(&id).expect("a waiting job is unanswered. This is a bug.");
         job.timings.queue = now.saturating_sub(job.arrived);
@@ -321,8 +329,10 @@ impl EventLoop {
         let _ = job.updates.send(Update::Started { queued });
         job.position.store(NOT_WAITING, Ordering::Relaxed);
         let request = job.request.take().expect("a job is taken up once. This is a bug.");
+        job.queue_span = Span::none();
+        let work = Work::Encode(id, request, job.span.clone());
         self.observe(&Observation::Started { queued });
-        request
+        work
     }
 
     fn observe(&self, observation: &Observation<'_>) {
@@ -332,9 +342,11 @@ impl EventLoop {
     }
 
     /// Shows a turn that did what it should.
-    fn observe_turn(&self, done: &Done, jobs: &[Job], took: Duration) {
+    fn observe_turn(&self, worker: WorkerId, done: &Done, jobs: &[Job], took: Duration) {
         match done {
-            Done::Encoded { result: Ok(_), .. } => self.observe(&Observation::Encoded { took }),
+            Done::Encoded { result: Ok(prepared), .. } => {
+                self.observe(&Observation::Encoded { worker, took, prompt_cache: prepared.prompt_cache });
+            }
             Done::Stepped(Ok(reports)) => {
                 let tokens = jobs.iter().map(Job::step_tokens).sum();
                 self.observe(&Observation::Stepped { batch: jobs.len(), tokens, took, reports });

@@ -24,6 +24,18 @@ pub struct Ticket {
     pub(crate) answered: bool,
 }
 
+/// Where a job stands in line; a cheap clone.
+#[derive(Clone, Debug)]
+pub struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// Jobs that are before it in line; `None` once a worker took it up.
+    pub fn position(&self) -> Option<usize> {
+        let position = self.0.load(Ordering::Relaxed);
+        (position != NOT_WAITING).then_some(position)
+    }
+}
+
 impl Ticket {
     /// The next news of the job; `None` once its answer was given.
     pub async fn next(&mut self) -> Option<Update> {
@@ -38,8 +50,12 @@ impl Ticket {
 
     /// Jobs that are before it in line; `None` once a worker took it up.
     pub fn position(&self) -> Option<usize> {
-        let position = self.position.load(Ordering::Relaxed);
-        (position != NOT_WAITING).then_some(position)
+        self.place().position()
+    }
+
+    /// Where the job stands in line, for whoever does not hold its ticket.
+    pub fn place(&self) -> Place {
+        Place(self.position.clone())
     }
 
     /// The job's answer.

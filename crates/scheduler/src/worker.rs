@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc as std_mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use diffusion::{ImageRequest, Pipeline, PipelineError, Previews, RgbImage, StepReport};
+use diffusion::{ImageRequest, Pipeline, PipelineError, Previews, PromptCacheUse, RgbImage, StepReport};
 use tokio::sync::mpsc;
+use tracing::{Span, info_span};
 
-use crate::calibration::{Calibration, calibrate};
+use crate::calibration::MeasureOnce;
 use crate::run::Event;
 use crate::state::{JobId, WorkerId};
 
@@ -21,7 +22,8 @@ pub(crate) struct Command {
 }
 
 pub(crate) enum Work {
-    Encode(JobId, Box<ImageRequest>),
+    /// The span is what the job's own spans belong to.
+    Encode(JobId, Box<ImageRequest>, Span),
     Step(Vec<JobId>),
     Decode(JobId),
 }
@@ -30,6 +32,7 @@ pub(crate) enum Work {
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
     pub(crate) prompt_tokens: usize,
+    pub(crate) prompt_cache: PromptCacheUse,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -50,12 +53,12 @@ pub(crate) enum Done {
     },
 }
 
-/// Starts the thread of a worker, which ends once the returned inbox is dropped. The first pipeline
-/// is measured, for as long as `calibration` says.
+/// Starts the thread of a worker, which ends once the returned inbox is dropped. If no other worker's
+/// pipeline is measured, its own is.
 pub(crate) fn spawn<P, E, F>(
     worker: WorkerId,
     factory: F,
-    calibration: Duration,
+    measure: MeasureOnce,
     events: mpsc::WeakUnboundedSender<Event>,
 ) -> std_mpsc::Sender<Command>
 where
@@ -66,9 +69,7 @@ where
     let (sender, inbox) = std_mpsc::channel();
     let mut reports = Reports { worker, events, reason: None };
     let main = move || {
-        let mut limit = calibration;
-        while let Some(pipeline) = load(&factory, limit, &mut reports) {
-            limit = Duration::ZERO;
+        while let Some(pipeline) = load(&factory, &measure, &mut reports) {
             let mut worker = Worker { pipeline, jobs: BTreeMap::new(), stepped: Vec::new() };
             // What a panic leaves behind, the pipeline and every state, is dropped and not used again.
             match catch_unwind(AssertUnwindSafe(|| worker.run(&inbox, &reports))) {
@@ -82,17 +83,16 @@ where
     sender
 }
 
-/// Makes the pipeline and measures it; without one, the thread ends and its reports say why.
+/// Makes the pipeline; without one, the thread ends and its reports say why.
 fn load<P: Pipeline, E: fmt::Display>(
     factory: impl Fn() -> Result<P, E>,
-    limit: Duration,
+    measure: &MeasureOnce,
     reports: &mut Reports,
 ) -> Option<P> {
     match factory() {
         Ok(mut pipeline) => {
             let (card, estimator) = (pipeline.card().clone(), pipeline.estimator());
-            let measured = !limit.is_zero();
-            let calibration = if measured { calibrate(&mut pipeline, limit) } else { Calibration::default() };
+            let calibration = measure.calibrate(&mut pipeline);
             reports.send(Event::Loaded { worker: reports.worker, card, estimator, calibration });
             Some(pipeline)
         }
@@ -142,6 +142,7 @@ struct Held<S> {
     previews: Option<Previews>,
     /// How many were drawn.
     previews_drawn: usize,
+    span: Span,
 }
 
 impl<P: Pipeline> Worker<P> {
@@ -160,7 +161,7 @@ impl<P: Pipeline> Worker<P> {
 
     fn turn(&mut self, work: Work) -> Done {
         match work {
-            Work::Encode(id, request) => Done::Encoded { id, result: self.encode(id, &request) },
+            Work::Encode(id, request, span) => Done::Encoded { id, result: self.encode(id, &request, span) },
             Work::Step(ids) => Done::Stepped(self.step(&ids)),
             Work::Decode(id) => Done::Decoded { id, result: self.decode(id) },
         }
@@ -173,6 +174,7 @@ impl<P: Pipeline> Worker<P> {
             let Some(previews) = job.previews.filter(|p| p.is_due(step_index, job.num_inference_steps)) else {
                 continue;
             };
+            let _entered = info_span!(parent: &job.span, "preview", step_index).entered();
             let started = Instant::now();
             match self.pipeline.preview(&job.state, previews.method) {
                 Ok(image) => {
@@ -185,15 +187,22 @@ impl<P: Pipeline> Worker<P> {
         }
     }
 
-    fn encode(&mut self, id: JobId, request: &ImageRequest) -> Result<Prepared, PipelineError> {
-        let state = self.pipeline.prepare(request)?;
-        let (prompt_tokens, warnings) = (self.pipeline.prompt_tokens(&state), self.pipeline.warnings(&state));
+    fn encode(&mut self, id: JobId, request: &ImageRequest, span: Span) -> Result<Prepared, PipelineError> {
+        let state = info_span!(parent: &span, "encode").in_scope(|| self.pipeline.prepare(request))?;
+        let prepared = Prepared {
+            prompt_tokens: self.pipeline.prompt_tokens(&state),
+            prompt_cache: self.pipeline.prompt_cache(&state),
+            warnings: self.pipeline.warnings(&state),
+        };
         let (previews, num_inference_steps) = (request.previews, request.params.num_inference_steps);
-        self.jobs.insert(id, Held { state, num_inference_steps, previews, previews_drawn: 0 });
-        Ok(Prepared { prompt_tokens, warnings })
+        self.jobs.insert(id, Held { state, num_inference_steps, previews, previews_drawn: 0, span });
+        Ok(prepared)
     }
 
     fn step(&mut self, ids: &[JobId]) -> Result<Vec<StepReport>, PipelineError> {
+        // A step of several jobs is a part of each of them.
+        let span = |id| info_span!(parent: &self.jobs.get(id)?.span, "step", batch = ids.len()).into();
+        let _spans: Vec<Option<Span>> = ids.iter().map(span).collect();
         let chosen = self.jobs.iter_mut().filter(|(id, _)| ids.contains(id));
         let (chosen, mut batch): (Vec<_>, Vec<_>) = chosen.map(|(id, job)| (*id, &mut job.state)).unzip();
         assert_eq!(batch.len(), ids.len(), "an encoded job has a state. This is a bug.");
@@ -213,7 +222,8 @@ impl<P: Pipeline> Worker<P> {
 
     fn decode(&mut self, id: JobId) -> Result<RgbImage, PipelineError> {
         let job = self.jobs.remove(&id).expect("an encoded job has a state. This is a bug.");
-        let result = self.pipeline.decode(job.state.clone());
+        let decode = || self.pipeline.decode(job.state.clone());
+        let result = info_span!(parent: &job.span, "decode").in_scope(decode);
         if let Err(PipelineError::OutOfMemory) = result {
             self.jobs.insert(id, job);
         }

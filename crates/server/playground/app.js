@@ -112,7 +112,6 @@ async function act(event, action) {
   if (info.auth_required && key() === "" && !(await askForKey())) return;
   running = new AbortController();
   showRunning(true);
-  bringIntoView(byId("mat"));
   byId("problem").hidden = true;
   try {
     settings.prepareSeed();
@@ -124,12 +123,6 @@ async function act(event, action) {
     stage.progress(null, 0);
     showRunning(false);
   }
-}
-
-/** On a phone the picture is below the form. */
-function bringIntoView(element) {
-  const { top, bottom } = element.getBoundingClientRect();
-  if (top > 0.7 * innerHeight || bottom < 0) element.scrollIntoView({ block: "start" });
 }
 
 function showRunning(isRunning) {
@@ -155,5 +148,4 @@ function restore(kept) {
   if (running) return;
   settings.restore({ ...kept.values, seed: String(kept.seed), n: "1", keepSeed: true });
   maker.restore(kept);
-  bringIntoView(byId("mat"));
 }

@@ -112,6 +112,7 @@ export class Maker {
       },
     };
     await streamPictures(body, key(), on, signal);
+    this.#stage.progress(null, 0);
     await Promise.all(keeping);
   }
 

@@ -22,6 +22,7 @@ export class Stage {
     byId("frames").style.setProperty("--ratio", this.#ratio);
     this.#draw();
     byId("caption").hidden = true;
+    bringIntoView(byId("mat"));
   }
 
   /** Shows `url` as the state of picture `index`. */
@@ -55,6 +56,7 @@ export class Stage {
   showComparison() {
     this.#show("comparison");
     byId("caption").hidden = true;
+    bringIntoView(byId("mat"));
   }
 
   /** Back to what there was, after a failure: pictures as far as they came, or the welcome. */
@@ -86,6 +88,13 @@ export class Stage {
     });
     return button;
   }
+}
+
+/** On a phone the picture is below the form. */
+function bringIntoView(element) {
+  const { top, bottom } = element.getBoundingClientRect();
+  const isBelow = top > 0.3 * innerHeight && bottom > innerHeight;
+  if (isBelow || bottom < 0) element.scrollIntoView({ block: "start" });
 }
 
 export function fileName(picture) {

@@ -45,7 +45,7 @@ pub struct ServerConfig {
 }
 
 /// What the program was built for and with.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct BuildInfo {
     /// The program's version.
     pub version: &'static str,

@@ -14,6 +14,7 @@ mod config;
 mod connections;
 mod error;
 mod metrics;
+mod openapi;
 mod request;
 mod request_id;
 mod routes;

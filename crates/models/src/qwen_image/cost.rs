@@ -24,7 +24,10 @@ impl CostModel {
         let cache = cache.filter(|config| !config.never_reuses());
         let uncached = RequestCost::uncached(request);
         let (tokens, passes) = (uncached.tokens, uncached.passes);
-        let latents = tokens * self.transformer.in_channels * size_of::<f32>();
+        // Those of the last step are held until this one is known to have had memory enough, and so is
+        // the estimate that a preview shows.
+        let latents = if request.previews.is_some() { 4 } else { 2 };
+        let latents = latents * tokens * self.transformer.in_channels * size_of::<f32>();
         let kept = cache.map_or(0, |config| self.cache_bytes(config, tokens, passes));
         RequestCost {
             bytes: (latents + self.prompt_bytes(request) + kept) as u64,
@@ -37,11 +40,16 @@ impl CostModel {
         }
     }
 
+    /// What the cache keeps between two steps, and what one that is computed stores beside it: the old
+    /// residuals too are held until the step is known to have had memory enough.
     fn cache_bytes(&self, config: &CacheConfig, tokens: usize, passes: usize) -> usize {
         // The last block's text goes nowhere: it is kept only for last blocks that run after it.
         let encoder = if config.bn_compute_blocks > 0 { MAX_PROMPT_TOKENS } else { 0 };
         let segments = [SegmentTokens { hidden: tokens, encoder }];
-        config.bytes_per_request(&segments, self.transformer.dim(), self.activation_bytes, passes)
+        let (dim, dtype_bytes) = (self.transformer.dim(), self.activation_bytes);
+        let (first_blocks, middle_blocks) = (tokens, tokens + encoder);
+        let stored_by_a_step = (first_blocks + middle_blocks) * dim * dtype_bytes * passes;
+        config.bytes_per_request(&segments, dim, dtype_bytes, passes) + stored_by_a_step
     }
 
     /// A prompt of so many bytes has at most as many tokens.
@@ -90,12 +98,42 @@ mod tests {
         let uncached = model.cost(&request(Extensions::default()));
         assert_eq!((uncached.tokens, uncached.passes, uncached.steps), (4096, 2, 50));
         assert_eq!((uncached.least_share, uncached.kind), (1.0, 0));
-        assert!(uncached.bytes < 2 * MIB, "{}", uncached.bytes);
+        // Latents before and after a step, each of 1 MiB.
+        assert!((2 * MIB..3 * MIB).contains(&uncached.bytes), "{}", uncached.bytes);
 
-        // Two branches, each with two residuals of 24 MiB.
+        // Two branches, each with two residuals of 24 MiB before and after a step.
         let cached = CostModel { cache: Some(CacheConfig::default()), ..model }.cost(&request(Extensions::default()));
-        assert_eq!(cached.bytes - uncached.bytes, 2 * 2 * 24 * MIB);
+        assert_eq!(cached.bytes - uncached.bytes, 2 * (2 + 2) * 24 * MIB);
         assert_eq!(cached.least_share, 1.0 / 60.0);
+    }
+
+    #[test]
+    fn a_computed_step_stores_the_same_whatever_is_kept() {
+        let model = CostModel { transformer: TransformerConfig::default(), activation_bytes: 2, cache: None };
+        let bytes = |config: CacheConfig| {
+            let uncached = model.cost(&request(Extensions::default())).bytes;
+            let mut extensions = Extensions::default();
+            extensions.insert(config);
+            (model.cost(&request(extensions)).bytes - uncached) / MIB
+        };
+        let taylor =
+            |taylorseer_order| CacheConfig { enable_taylorseer: true, taylorseer_order, ..CacheConfig::default() };
+        // 24 MiB of image tokens; 6 MiB of the 1024 text tokens that a prompt may have.
+        assert_eq!(bytes(taylor(1)), 2 * ((1 + 2) + 2) * 24);
+        assert_eq!(bytes(taylor(2)), 2 * ((1 + 3) + 2) * 24);
+        assert_eq!(bytes(CacheConfig { fn_compute_blocks: 8, ..CacheConfig::default() }), 2 * (2 + 2) * 24);
+        assert_eq!(bytes(CacheConfig { bn_compute_blocks: 1, ..CacheConfig::default() }), 2 * ((2 + 2) * 24 + 2 * 6));
+        assert_eq!(bytes(CacheConfig { bn_compute_blocks: 1, ..taylor(1) }), 2 * ((3 + 2) * 24 + (2 + 1) * 6));
+    }
+
+    #[test]
+    fn previews_hold_an_estimate_of_the_latents() {
+        let model = CostModel { transformer: TransformerConfig::default(), activation_bytes: 2, cache: None };
+        let without = request(Extensions::default());
+        let times = diffusion::PreviewTimes::Count(1);
+        let previews = diffusion::Previews { method: diffusion::PreviewMethod::Latent2Rgb, times };
+        let with = ImageRequest { previews: Some(previews), ..without.clone() };
+        assert_eq!(model.cost(&with).bytes - model.cost(&without).bytes, 2 * MIB);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use cache::{CacheConfig, ConfigError};
 use candle_core::{DType, Device, Tensor};
 use diffusion::{
     CfgBranch, Estimator, FlowMatchConfig, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline, PipelineError,
-    PreviewMethod, RgbImage, Sigmas, StepReport,
+    PreviewMethod, PromptCacheUse, RgbImage, Sigmas, StepReport,
 };
 use kernels::in_pool;
 
@@ -112,26 +112,29 @@ impl QwenImage {
         pack(&Tensor::from_vec(noise, shape, &self.device)?)
     }
 
-    fn branches(&mut self, request: &ImageRequest) -> Result<Vec<Branch>, PipelineError> {
-        let branches = CfgBranch::of_step(request.do_true_cfg()).iter();
-        branches
-            .map(|&branch| {
-                let (field, prompt) = match branch {
-                    CfgBranch::Cond => ("prompt", request.prompt.as_str()),
-                    CfgBranch::Uncond => ("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default()),
-                };
-                Ok(Branch { branch, prompt_embeds: self.embed(field, prompt)? })
-            })
-            .collect()
+    fn branches(&mut self, request: &ImageRequest) -> Result<(Vec<Branch>, PromptCacheUse), PipelineError> {
+        let mut used = PromptCacheUse::default();
+        let mut branches = Vec::new();
+        for &branch in CfgBranch::of_step(request.do_true_cfg()) {
+            let (field, prompt) = match branch {
+                CfgBranch::Cond => ("prompt", request.prompt.as_str()),
+                CfgBranch::Uncond => ("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default()),
+            };
+            branches.push(Branch { branch, prompt_embeds: self.embed(field, prompt, &mut used)? });
+        }
+        used.bytes = self.prompt_cache.bytes() as u64;
+        Ok((branches, used))
     }
 
     /// The text stream of `prompt`, encoded unless it was not long ago.
-    fn embed(&mut self, field: &'static str, prompt: &str) -> Result<Tensor, PipelineError> {
+    fn embed(&mut self, field: &'static str, prompt: &str, used: &mut PromptCacheUse) -> Result<Tensor, PipelineError> {
         if let Some(kept) = self.prompt_cache.get(prompt) {
+            used.hits += 1;
             return Ok(kept);
         }
         let embeds = self.prompts.encode(field, prompt)?;
         self.prompt_cache.insert(prompt, &embeds);
+        used.misses += 1;
         Ok(embeds)
     }
 
@@ -172,13 +175,19 @@ impl QwenImage {
         Ok(small.map(|small| enlarged(small).crop_center(size)))
     }
 
-    fn draw_preview(&mut self, state: &RequestState, method: PreviewMethod) -> candle_core::Result<RgbImage> {
-        let clean = state.clean_latents()?;
+    fn draw(&mut self, tokens: &Tensor, size: ImageSize, method: PreviewMethod) -> candle_core::Result<RgbImage> {
         let sketch = match method {
-            PreviewMethod::Latent2Rgb => self.sketch(&clean, state.size)?,
+            PreviewMethod::Latent2Rgb => self.sketch(tokens, size)?,
             PreviewMethod::Vae => None,
         };
-        sketch.map_or_else(|| self.picture(&clean, state.size), Ok)
+        sketch.map_or_else(|| self.picture(tokens, size), Ok)
+    }
+
+    /// Waits for the device: what was asked of a GPU so far is otherwise only on its list, and whoever
+    /// measures a turn would measure the writing of the list. A picture needs no such wait, its pixels
+    /// are copied from the device.
+    fn synchronize(&self) -> Result<(), PipelineError> {
+        self.device.synchronize().map_err(device_error)
     }
 }
 
@@ -196,8 +205,10 @@ impl Pipeline for QwenImage {
 
     fn prepare(&mut self, request: &ImageRequest) -> Result<RequestState, PipelineError> {
         let size = request.params.size;
-        let branches = in_pool(&self.device.clone(), || self.branches(request))?;
+        let (branches, prompt_cache) = in_pool(&self.device.clone(), || self.branches(request))?;
         let (residuals, warnings) = self.residuals(request, branches.len())?;
+        let latents = self.noise(request.params.seed, size).map_err(device_error)?;
+        self.synchronize()?;
         let prompt_tokens = branches.iter().map(|branch| branch.prompt_embeds.dims()[0]).sum();
         Ok(RequestState {
             size,
@@ -206,10 +217,11 @@ impl Pipeline for QwenImage {
             previews: request.previews,
             branches,
             prompt_tokens,
+            prompt_cache,
             warnings,
             residuals,
-            latents: self.noise(request.params.seed, size).map_err(device_error)?,
-            velocity: None,
+            latents,
+            estimate: None,
             step_index: 0,
         })
     }
@@ -218,16 +230,25 @@ impl Pipeline for QwenImage {
         state.prompt_tokens
     }
 
+    fn prompt_cache(&self, state: &RequestState) -> PromptCacheUse {
+        state.prompt_cache
+    }
+
     fn warnings(&self, state: &RequestState) -> Vec<String> {
         state.warnings.clone()
     }
 
     fn step(&mut self, batch: &mut [&mut RequestState]) -> Result<Vec<StepReport>, PipelineError> {
-        in_pool(&self.device, || denoise_step(&self.transformer, batch)).map_err(device_error)
+        let reports = in_pool(&self.device, || denoise_step(&self.transformer, batch)).map_err(device_error)?;
+        self.synchronize()?;
+        Ok(reports)
     }
 
     fn preview(&mut self, state: &RequestState, method: PreviewMethod) -> Result<RgbImage, PipelineError> {
-        self.draw_preview(state, method).map_err(device_error)
+        let clean = state.clean_latents().ok_or_else(|| {
+            PipelineError::Model(format!("no preview is due after {} steps. This is a bug.", state.step_index))
+        })?;
+        self.draw(clean, state.size, method).map_err(device_error)
     }
 
     fn decode(&mut self, state: RequestState) -> Result<RgbImage, PipelineError> {

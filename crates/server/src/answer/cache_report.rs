@@ -3,11 +3,12 @@
 use cache::CacheConfig;
 use diffusion::StepReport;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::cache_summary;
 
 /// `cache` of the answer: what was computed and reused.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct CacheReport {
     computed_steps: usize,
     reused_steps: usize,
@@ -17,7 +18,7 @@ pub(crate) struct CacheReport {
 }
 
 /// One guidance branch in one segment.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
 struct RunReport {
     branch: &'static str,
     segment: &'static str,

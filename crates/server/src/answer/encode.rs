@@ -31,6 +31,7 @@ impl OutputFormat {
 /// # Errors
 /// The picture is larger than its format can hold.
 pub(crate) fn encode(image: &RgbImage, format: OutputFormat, quality: u8) -> ImageResult<Vec<u8>> {
+    let _entered = tracing::info_span!("encode_image", format = format.name()).entered();
     let mut file = Vec::with_capacity(image.pixels.len() / 2);
     let (pixels, colours) = (&image.pixels, ExtendedColorType::Rgb8);
     let (width, height) = (image.size.width as u32, image.size.height as u32);

@@ -5,11 +5,12 @@
 //! that is wrong and list the ones that nobody asked for.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::cache_report::CacheReport;
 
 /// The answer to a generation.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ImagesResponse {
     /// Seconds since 1970.
     pub(crate) created: u64,
@@ -32,7 +33,7 @@ pub(crate) struct ImagesResponse {
 }
 
 /// One picture.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ImageData {
     pub(crate) b64_json: String,
     /// The seed that makes this picture again.
@@ -42,7 +43,7 @@ pub(crate) struct ImageData {
 }
 
 /// Tokens, as clients count their costs by.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Usage {
     pub(crate) total_tokens: usize,
     pub(crate) input_tokens: usize,
@@ -65,14 +66,14 @@ impl Usage {
 }
 
 /// Tokens by kind.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct TokenDetails {
     pub(crate) text_tokens: usize,
     pub(crate) image_tokens: usize,
 }
 
 /// Where the time went, in milliseconds: of each stage, the slowest picture's.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub(crate) struct StageTimings {
     pub(crate) queue_ms: f64,
     pub(crate) text_encoder_ms: f64,
@@ -81,14 +82,14 @@ pub(crate) struct StageTimings {
 }
 
 /// The list of models.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelList {
     pub(crate) object: &'static str,
     pub(crate) data: Vec<Model>,
 }
 
 /// One name of the served model.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Model {
     pub(crate) id: String,
     pub(crate) object: &'static str,
@@ -106,13 +107,13 @@ pub(crate) struct Model {
 }
 
 /// The body of every failure.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ErrorResponse {
     pub(crate) error: ErrorBody,
 }
 
 /// All four keys are always there.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ErrorBody {
     pub(crate) message: String,
     pub(crate) r#type: &'static str,

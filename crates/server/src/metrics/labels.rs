@@ -37,6 +37,18 @@ pub(super) struct ReasonLabels {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct LookupLabels {
+    /// `hit` or `miss`.
+    pub(super) result: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct WorkerLabels {
+    /// From 0, in the order of `--device`.
+    pub(super) worker: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct BlockRunLabels {
     /// `computed` or `reused`.
     pub(super) decision: &'static str,

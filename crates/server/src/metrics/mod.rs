@@ -23,7 +23,9 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 
 pub(crate) use record::Answered;
 
-use labels::{BlockRunLabels, EndpointLabels, ReasonLabels, RequestLabels, StageLabels, StepLabels};
+use labels::{
+    BlockRunLabels, EndpointLabels, LookupLabels, ReasonLabels, RequestLabels, StageLabels, StepLabels, WorkerLabels,
+};
 use process::Process;
 
 /// The metrics of a server and its scheduler; a cheap clone.
@@ -86,6 +88,8 @@ struct Families {
     worker_crashes: Counter,
     block_runs: Family<BlockRunLabels, Counter>,
     residual_diff: Histogram,
+    prompt_cache_lookups: Family<LookupLabels, Counter>,
+    prompt_cache_size: Family<WorkerLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -154,6 +158,19 @@ impl Default for Metrics {
                 "cache_residual_diff",
                 "Relative change of the first blocks' residual, where it was measured",
                 Histogram::new(DIFFS),
+            ),
+            prompt_cache_lookups: named(
+                own,
+                "prompt_cache_lookups",
+                "Prompts, by whether their embeddings were kept from an earlier picture",
+                Family::default(),
+            ),
+            prompt_cache_size: with_unit(
+                own,
+                "prompt_cache",
+                Unit::Bytes,
+                "Prompts and embeddings that a worker keeps",
+                Family::default(),
             ),
             registry,
         }))

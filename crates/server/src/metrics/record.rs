@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diffusion::StepReport;
+use diffusion::{PromptCacheUse, StepReport};
 use scheduler::{Generated, JobError, Observation, Observer, SubmitError};
 
 use super::Metrics;
 use super::labels::{
-    BlockRunLabels, EndpointLabels, ReasonLabels, RequestLabels, StageLabels, StepLabels, decision, failure, refusal,
-    step_decision,
+    BlockRunLabels, EndpointLabels, LookupLabels, ReasonLabels, RequestLabels, StageLabels, StepLabels, WorkerLabels,
+    decision, failure, refusal, step_decision,
 };
 
 /// How a request ended.
@@ -39,7 +39,10 @@ impl Metrics {
             Observation::Submitted { .. } => {}
             Observation::Refused(err) => self.refused(err),
             Observation::Started { queued } => families.queue_duration.observe(queued.as_secs_f64()),
-            Observation::Encoded { took } => self.stage("encode", took),
+            Observation::Encoded { worker, took, prompt_cache } => {
+                self.stage("encode", took);
+                self.prompt_cache(worker, prompt_cache);
+            }
             Observation::Stepped { batch, took, reports, .. } => self.stepped(batch, took, reports),
             Observation::Previewed { took } => self.stage("preview", took),
             Observation::Decoded { took } => self.stage("decode", took),
@@ -94,6 +97,13 @@ impl Metrics {
                 families.residual_diff.observe(f64::from(diff));
             }
         }
+    }
+
+    fn prompt_cache(&self, worker: usize, PromptCacheUse { hits, misses, bytes }: PromptCacheUse) {
+        for (result, lookups) in [("hit", hits), ("miss", misses)] {
+            self.0.prompt_cache_lookups.get_or_create(&LookupLabels { result }).inc_by(lookups as u64);
+        }
+        self.0.prompt_cache_size.get_or_create(&WorkerLabels { worker: worker as u64 }).set(bytes as i64);
     }
 
     fn finished(&self, generated: &Generated) {
@@ -176,6 +186,26 @@ mod tests {
         let diffs = after_steps(&["1", "N", "1"], "cache_residual_diff");
         assert_eq!(diffs[0], "latentd_cache_residual_diff_count 2");
         assert!(diffs[1].starts_with("latentd_cache_residual_diff_sum 0.8"), "{diffs:?}");
+    }
+
+    #[test]
+    fn looked_up_prompts_are_counted_and_kept_ones_weighed_by_worker() {
+        let metrics = Metrics::default();
+        let took = Duration::from_millis(5);
+        for (worker, hits, misses, bytes) in [(0, 0, 2, 700), (1, 1, 1, 400), (0, 2, 0, 650)] {
+            let prompt_cache = PromptCacheUse { hits, misses, bytes };
+            metrics.observe(&Observation::Encoded { worker, took, prompt_cache });
+        }
+        let text = metrics.render(Exposition::Prometheus);
+        for line in [
+            "prompt_cache_lookups_total{result=\"hit\"} 3",
+            "prompt_cache_lookups_total{result=\"miss\"} 3",
+            "prompt_cache_bytes{worker=\"0\"} 650",
+            "prompt_cache_bytes{worker=\"1\"} 400",
+            "stage_duration_seconds_count{stage=\"encode\"} 3",
+        ] {
+            assert!(text.contains(&format!("\nlatentd_{line}\n")), "{line} in {text}");
+        }
     }
 
     #[test]

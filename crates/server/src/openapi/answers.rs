@@ -1,10 +1,9 @@
 //! What a route answers: its schemas, its headers, and the one shape of all failures.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::schema::Type;
-use utoipa::openapi::{Header, HeaderBuilder, Object, RefOr, Response, ResponseBuilder, Schema};
-use utoipa::openapi::{Ref, schema::ObjectBuilder};
+use utoipa::openapi::{Header, HeaderBuilder, Object, Ref, RefOr, Response, ResponseBuilder, Schema};
 
 use super::schema::{of, text};
 use crate::answer::encode::OutputFormat;
@@ -31,7 +30,11 @@ const PICTURES: [Named; 4] = [
     ("x-queue-ms", Type::Integer, "Milliseconds in the queue."),
     ("x-queue-position", Type::Integer, "Jobs that were in line before the request's first."),
     ("x-ignored-params", Type::String, "The fields that were given and have no effect."),
-    ("idempotent-replayed", Type::String, "`true` where the answer is that of an earlier request with the same `idempotency-key`."),
+    (
+        "idempotent-replayed",
+        Type::String,
+        "`true` where the answer is that of an earlier request with the same `idempotency-key`.",
+    ),
 ];
 
 /// What is refused with each status.
@@ -63,8 +66,8 @@ pub(super) fn pictures() -> ResponseBuilder {
     let events = "Each event is an `event:` line with its type and a `data:` line of JSON: see the schemas `*Event`. \
          Comments keep the connection alive; there is no `[DONE]`. A failure on the way is an event `error`.";
     let formats = [OutputFormat::Png, OutputFormat::Jpeg, OutputFormat::WebP];
-    let answer = json("The pictures, all of them.", "ImagesResponse")
-        .content("text/event-stream", content(text(events), None));
+    let answer =
+        json("The pictures, all of them.", "ImagesResponse").content("text/event-stream", content(text(events), None));
     let answer = formats.into_iter().fold(answer, |answer, format| {
         answer.content(format!("image/{}", format.name()), content(of(Type::String, "The file."), None))
     });
@@ -72,7 +75,8 @@ pub(super) fn pictures() -> ResponseBuilder {
 }
 
 pub(super) fn refusal(status: u16) -> Response {
-    let (_, description) = REFUSALS.into_iter().find(|(known, _)| *known == status).expect("the status has a text. This is a bug.");
+    let (_, description) =
+        REFUSALS.into_iter().find(|(known, _)| *known == status).expect("the status has a text. This is a bug.");
     let answer = json(description, "ErrorResponse");
     let answer = match status {
         401 => answer.header("www-authenticate", header(Type::String, "`Bearer`.")),
@@ -92,10 +96,7 @@ pub(super) fn header(kind: Type, description: &str) -> Header {
 }
 
 pub(super) fn with(answer: ResponseBuilder, headers: &[Named]) -> ResponseBuilder {
-    headers.iter().fold(answer, |answer, (name, kind, description)| answer.header(*name, header(kind.clone(), description)))
-}
-
-/// An object with one fixed word, as probes answer it.
-pub(super) fn status_object(word: &str) -> ObjectBuilder {
-    of(Type::Object, "").property("status", text("").enum_values(Some([json!(word)]))).required("status")
+    headers
+        .iter()
+        .fold(answer, |answer, (name, kind, description)| answer.header(*name, header(kind.clone(), description)))
 }

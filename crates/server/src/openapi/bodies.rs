@@ -135,7 +135,8 @@ fn handling(config: &ServerConfig) -> Vec<Field> {
         true => cache.to_owned(),
         false => format!("{cache} Refused: the server was started without `--allow-request-cache-config`."),
     };
-    let cache = ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Object])).description(Some(cache));
+    let cache =
+        ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Object])).description(Some(cache));
     let mut fields = vec![
         ("async", flag("Answer at once with a job to ask after; so does `Prefer: respond-async`.")),
         ("cache", cache),

@@ -5,14 +5,16 @@ mod answers;
 mod bodies;
 mod routes;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 use utoipa::ToSchema;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ComponentsBuilder, Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
+use utoipa::openapi::{Components, ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 
 use crate::answer::openai::{ErrorResponse, ImagesResponse, Model, ModelList};
 use crate::config::{BuildInfo, ServerConfig};
-use crate::routes::{Info, Ready};
+use crate::routes::{Alive, Info, Ready};
 
 const DESCRIPTION: &str = "The OpenAI Images API, served by latentd. Clients of OpenAI's work as they are; what they do \
     not know (steps, seeds, guidance, the step cache, jobs) stands beside it.\n\nEvery route under `/v1` answers without \
@@ -20,11 +22,10 @@ const DESCRIPTION: &str = "The OpenAI Images API, served by latentd. Clients of 
 
 /// The document of a server with these settings.
 pub(crate) fn document(config: &ServerConfig) -> OpenApi {
-    let info = InfoBuilder::new()
-        .title("latentd")
-        .version(config.build.version)
-        .description(Some(DESCRIPTION))
-        .license(Some(LicenseBuilder::new().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build()));
+    let info =
+        InfoBuilder::new().title("latentd").version(config.build.version).description(Some(DESCRIPTION)).license(Some(
+            LicenseBuilder::new().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build(),
+        ));
     OpenApiBuilder::new().info(info.build()).paths(routes::paths()).components(Some(components(config))).build()
 }
 
@@ -34,6 +35,7 @@ fn components(config: &ServerConfig) -> Components {
     add::<ErrorResponse>(&mut schemas);
     add::<ModelList>(&mut schemas);
     add::<Model>(&mut schemas);
+    add::<Alive>(&mut schemas);
     add::<Ready>(&mut schemas);
     add::<Info>(&mut schemas);
     add::<BuildInfo>(&mut schemas);

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::Type;
-use utoipa::openapi::{ObjectBuilder, PathItem, Paths, Ref, Required, SecurityRequirement};
+use utoipa::openapi::{ObjectBuilder, Paths, Ref, Required, SecurityRequirement};
 
-use super::answers::{content, json as json_answer, pictures, refusal, response, status_object};
+use super::answers::{content, json as json_answer, pictures, refusal, response};
 use super::schema::{of, text};
 
 /// The security schemes' names: either lets a request in.
@@ -42,7 +42,9 @@ fn images() -> Vec<Route> {
     let body = json!({"prompt": PROMPT, "images": [{"image_url": "data:image/png;base64,…"}]});
     let bodies = [("multipart/form-data", "EditForm", form), ("application/json", "EditRequest", body)];
     let edit = operation(IMAGES, "edit", "Pictures from words and pictures")
-        .description(Some("As a generation, with pictures to begin from. 400 `unsupported_value` where the model takes none."))
+        .description(Some(
+            "As a generation, with pictures to begin from. 400 `unsupported_value` where the model takes none.",
+        ))
         .parameters(Some(picture_headers()))
         .request_body(Some(request_body(bodies)));
     let vary = operation(IMAGES, "vary", "Retired")
@@ -68,20 +70,29 @@ fn models() -> Vec<Route> {
 
 fn operations() -> Vec<Route> {
     let ready = || json_answer("The model is loaded and takes requests.", "Ready");
-    let alive = || response("The process answers.").content("application/json", content(status_object("ok"), None));
+    let alive = || json_answer("The process answers.", "Alive");
     let probe = |id, summary| operation(OPERATIONS, id, summary);
     let samples = response("Samples.")
         .content("text/plain", content(text("Prometheus's own text."), None))
         .content("application/openmetrics-text", content(text("OpenMetrics, for whoever asks for it."), None));
-    let document = response("This document.").content("application/json", content(of(Type::Object, "OpenAPI 3.1."), None));
+    let document =
+        response("This document.").content("application/json", content(of(Type::Object, "OpenAPI 3.1."), None));
     let page = response("The page.").content("text/html", content(text("A page."), None));
     let routes = [
         ("/health", probe("health", "Whether requests are taken").response("200", ready()), &[500, 503][..]),
         ("/readyz", probe("readyz", "The same, by Kubernetes's name").response("200", ready()), &[500, 503]),
         ("/livez", probe("livez", "Whether the process answers").response("200", alive()), &[500]),
         ("/ping", probe("ping", "The same, by SageMaker's name").response("200", alive()), &[500]),
-        ("/info", probe("info", "What this server is and takes").response("200", json_answer("The server.", "Info")), &[500]),
-        ("/version", probe("version", "What this program is").response("200", json_answer("The program.", "BuildInfo")), &[500]),
+        (
+            "/info",
+            probe("info", "What this server is and takes").response("200", json_answer("The server.", "Info")),
+            &[500],
+        ),
+        (
+            "/version",
+            probe("version", "What this program is").response("200", json_answer("The program.", "BuildInfo")),
+            &[500],
+        ),
         ("/metrics", probe("metrics", "What Prometheus scrapes").response("200", samples), &[500]),
         ("/openapi.json", probe("openapi", "This document").response("200", document), &[500]),
         ("/docs", probe("docs", "This document as a page").response("200", page), &[500]),
@@ -99,12 +110,17 @@ fn operation(tag: &str, id: &str, summary: &str) -> OperationBuilder {
 /// What needs a key on a server that has any.
 fn keyed(operation: OperationBuilder, refusals: &[u16]) -> Operation {
     let none: [&str; 0] = [];
-    let schemes = [SecurityRequirement::default(), SecurityRequirement::new(BEARER, none), SecurityRequirement::new(API_KEY, none)];
+    let schemes = [
+        SecurityRequirement::default(),
+        SecurityRequirement::new(BEARER, none),
+        SecurityRequirement::new(API_KEY, none),
+    ];
     refusing(operation.securities(Some(schemes)), refusals)
 }
 
 fn refusing(operation: OperationBuilder, refusals: &[u16]) -> Operation {
-    let all = refusals.iter().fold(operation, |operation, status| operation.response(status.to_string(), refusal(*status)));
+    let all =
+        refusals.iter().fold(operation, |operation, status| operation.response(status.to_string(), refusal(*status)));
     all.build()
 }
 
@@ -121,7 +137,11 @@ fn picture_headers() -> Vec<Parameter> {
     let seconds = of(Type::Number, "").exclusive_minimum(Some(0.0));
     let id = text("").pattern(Some("^[!-~]{1,128}$"));
     vec![
-        header_parameter("x-request-timeout", "Seconds until the answer is of no use: a request that cannot make it is refused.", seconds),
+        header_parameter(
+            "x-request-timeout",
+            "Seconds until the answer is of no use: a request that cannot make it is refused.",
+            seconds,
+        ),
         header_parameter("x-request-id", "The request's name in the answer and in the log.", id),
     ]
 }

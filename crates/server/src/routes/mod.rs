@@ -1,11 +1,16 @@
 //! Which path leads where, one file a resource.
 
+mod assets;
+mod docs;
 mod health;
 mod images;
 mod info;
 mod metrics;
 mod models;
 mod playground;
+
+pub(crate) use health::{Alive, Ready};
+pub(crate) use info::Info;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
@@ -22,14 +27,16 @@ use crate::{access, access_log};
 pub(crate) const PROBES: [&str; 5] = ["/health", "/livez", "/metrics", "/ping", "/readyz"];
 
 /// What a mistyped path is compared with.
-const KNOWN: [(&str, &str); 10] = [
+pub(crate) const KNOWN: [(&str, &str); 12] = [
     ("/v1/images/generations", "POST /v1/images/generations"),
     ("/v1/images/edits", "POST /v1/images/edits"),
     ("/v1/models", "GET /v1/models"),
+    ("/docs", "GET /docs"),
     ("/health", "GET /health"),
     ("/info", "GET /info"),
     ("/livez", "GET /livez"),
     ("/metrics", "GET /metrics"),
+    ("/openapi.json", "GET /openapi.json"),
     ("/ping", "GET /ping"),
     ("/readyz", "GET /readyz"),
     ("/version", "GET /version"),
@@ -41,7 +48,7 @@ const ALIKE: f64 = 0.7;
 /// The whole API.
 pub fn app(state: AppState) -> Router {
     let keyed = keyed().route_layer(from_fn_with_state(state.clone(), access::guard));
-    let router = open().merge(playground::routes()).merge(keyed);
+    let router = open().merge(playground::routes()).merge(docs::routes()).merge(keyed);
     // Last: it reaches only the routes that are there already.
     let router = router.fallback(unknown_url).method_not_allowed_fallback(method_not_allowed);
     layered(router, &state).with_state(state)

@@ -1,30 +1,13 @@
 //! The playground: a page of plain HTML, CSS and JavaScript, embedded as it stands in `playground/`.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use axum::Router;
 use axum::extract::Path;
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::http::{HeaderMap, Method, Uri};
+use axum::response::{Redirect, Response};
 use axum::routing::get;
 
+use super::assets::{Asset, CSS, HTML, JS, SVG, answer, text};
 use crate::error::ApiError;
-
-/// A file of the page.
-struct Asset {
-    name: &'static str,
-    content_type: &'static str,
-    body: &'static [u8],
-}
-
-const fn text(name: &'static str, content_type: &'static str, body: &'static str) -> Asset {
-    Asset { name, content_type, body: body.as_bytes() }
-}
-
-const HTML: &str = "text/html; charset=utf-8";
-const CSS: &str = "text/css; charset=utf-8";
-const JS: &str = "text/javascript; charset=utf-8";
-const SVG: &str = "image/svg+xml";
 
 static INDEX: Asset = text("index.html", HTML, include_str!("../../playground/index.html"));
 
@@ -61,10 +44,6 @@ static ASSETS: &[Asset] = &[
     Asset { name: "welcome.webp", content_type: "image/webp", body: include_bytes!("../../playground/welcome.webp") },
 ];
 
-/// Nothing from elsewhere and nothing inline; pictures come as `data:` and `blob:` URLs.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-    img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
 /// `GET /` and what it loads: without a key, since the page asks for one itself.
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     // The page's paths are relative, for proxies that serve it under a prefix, so it has one place.
@@ -83,34 +62,12 @@ async fn asset(Path(file): Path<String>, method: Method, uri: Uri, headers: Head
     Ok(answer(asset, &headers))
 }
 
-/// A browser keeps the file and asks whether it is still the one: another version of the server
-/// must not meet the old page.
-fn answer(asset: &Asset, headers: &HeaderMap) -> Response {
-    let mut hasher = DefaultHasher::new();
-    asset.body.hash(&mut hasher);
-    let etag = format!("\"{:016x}\"", hasher.finish());
-    let about = [
-        (header::ETAG, etag.as_str()),
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ];
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    // A list, each perhaps weakened by a proxy that compresses.
-    let is_known = known.is_some_and(|list| list.split(',').any(|known| known.trim().trim_start_matches("W/") == etag));
-    if is_known {
-        return (StatusCode::NOT_MODIFIED, about).into_response();
-    }
-    (about, [(header::CONTENT_TYPE, asset.content_type)], asset.body).into_response()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use axum::body::{Body, to_bytes};
-    use axum::http::Request;
+    use axum::http::{Request, StatusCode};
     use scheduler::SchedulerConfig;
     use scheduler::fake::FakePipeline;
     use tower::ServiceExt;

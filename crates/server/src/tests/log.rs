@@ -8,7 +8,11 @@ use axum::body::Body;
 use axum::http::Request;
 use serde_json::{Value, json};
 use tower::ServiceExt;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
+use super::spans::Spans;
 use super::{fake_app, generate, get, send};
 
 thread_local! {
@@ -28,17 +32,23 @@ impl Write for ThisThread {
     }
 }
 
-/// What this test logs at info and above: its handlers run on its own thread.
+/// From now on lines are collected by thread, and spans by request.
 ///
-/// One subscriber serves all tests and sorts by thread. One a test would lose lines: which events
-/// anybody wants is remembered for the whole process, and tests that begin and end at the same time
-/// mislead each other about it.
+/// One subscriber serves all tests. One a test would lose lines: which events anybody wants is
+/// remembered for the whole process, and tests that begin and end at the same time mislead each other
+/// about it.
+pub(super) fn subscribe() {
+    static SUBSCRIBER: Once = Once::new();
+    let lines = || tracing_subscriber::fmt::layer().json().with_writer(|| ThisThread);
+    SUBSCRIBER.call_once(|| tracing_subscriber::registry().with(LevelFilter::INFO).with(lines()).with(Spans).init());
+}
+
+/// What this test logs at info and above: its handlers run on its own thread.
 struct Collected;
 
 impl Collected {
     fn start() -> Self {
-        static SUBSCRIBER: Once = Once::new();
-        SUBSCRIBER.call_once(|| tracing_subscriber::fmt().json().with_writer(|| ThisThread).init());
+        subscribe();
         LOGGED.set(Vec::new());
         Collected
     }

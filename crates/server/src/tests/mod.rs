@@ -10,6 +10,7 @@ mod metrics;
 mod options;
 mod refusals;
 mod sockets;
+mod spans;
 mod surroundings;
 mod uploads;
 

@@ -90,8 +90,8 @@ async fn only_forms_and_json_are_taken() {
     assert_eq!(outcome(quoted.body(Body::from(form().end())).unwrap()).await, "taken");
 }
 
-/// The parser looks through all that it has with every piece that comes: 48 MB of head in pieces of
-/// 1 KB would take minutes.
+/// The parser looks through all that it has with every piece that comes: over 48 MB of head in pieces
+/// of 1 KB that took 20 s.
 #[tokio::test]
 async fn a_search_for_the_next_part_ends() {
     let endless = vec![b'x'; 48 << 20];
@@ -216,6 +216,16 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
+const PICTURES: [&[u8]; 7] = [
+    include_bytes!("../request/testdata/turned.jpg"),
+    include_bytes!("../request/testdata/cmyk.jpg"),
+    include_bytes!("../request/testdata/turned.webp"),
+    include_bytes!("../request/testdata/animated.webp"),
+    include_bytes!("../request/testdata/animated.png"),
+    include_bytes!("../request/testdata/palette.png"),
+    include_bytes!("../request/testdata/animated.gif"),
+];
+
 proptest! {
     #[test]
     fn any_json_is_answered(mut object in any_object(any_json()), has_prompt: bool) {
@@ -246,14 +256,18 @@ proptest! {
 
     /// Single bytes of a good request are changed: of the form, and of the picture in it.
     #[test]
-    fn a_damaged_form_is_answered(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), piece in 1_usize..200) {
-        let picture = include_bytes!("../request/testdata/turned.jpg");
-        let mut body = Form::default().text("prompt", "a cat").text("n", "1").file("image", "a", picture).end();
+    fn a_damaged_form_is_answered(
+        picture in 0..PICTURES.len(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        piece in 1_usize..200,
+    ) {
+        let mut body = Form::default().text("prompt", "a cat").text("n", "1").file("image", "a", PICTURES[picture]).end();
         for (at, byte) in changes {
             let at = at.index(body.len());
             body[at] = byte;
         }
         let outcome = block_on(outcome(post(in_pieces(&body, piece))));
-        prop_assert!(is_answered(&outcome), "{}", outcome);
+        let panicked = outcome.contains("one that cannot be decoded");
+        prop_assert!(is_answered(&outcome) && !panicked, "{}", outcome);
     }
 }

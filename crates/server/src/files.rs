@@ -1,0 +1,162 @@
+//! Finished pictures behind URLs: who has the URL has the picture, for an hour, without a key.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use axum::body::Bytes;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use crate::answer::encode::OutputFormat;
+use crate::error::ApiError;
+
+/// How long a URL is good, in seconds.
+const LIFETIME: u64 = 60 * 60;
+/// Most bytes of all files together: hundreds of pictures of a megapixel.
+pub(crate) const MAX_BYTES: usize = 512 << 20;
+
+/// Files in memory, the oldest making way. Their URLs are signed with a key of this process.
+#[derive(Debug)]
+pub(crate) struct Files {
+    key: [u8; 32],
+    max_bytes: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    files: HashMap<String, File>,
+    /// Their ids, the oldest first.
+    order: VecDeque<String>,
+    bytes: usize,
+}
+
+/// A picture's file.
+#[derive(Clone, Debug)]
+pub(crate) struct File {
+    pub(crate) bytes: Bytes,
+    pub(crate) format: OutputFormat,
+    /// Until when its URL is good, in seconds since 1970.
+    pub(crate) expires: u64,
+}
+
+impl Files {
+    /// An empty store of at most `max_bytes`; one file more than that is kept alone.
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        Files { key: rand::random(), max_bytes, kept: Mutex::default() }
+    }
+
+    /// Keeps a file from `now` on. Its path and query, for a URL that begins elsewhere.
+    pub(crate) fn put(&self, bytes: Bytes, format: OutputFormat, now: u64) -> String {
+        let (id, expires) = (format!("{:032x}", rand::random::<u128>()), now + LIFETIME);
+        let signature = URL_SAFE_NO_PAD.encode(self.signed(&id, expires).finalize().into_bytes());
+        let path = format!("/v1/images/files/{id}?expires={expires}&signature={signature}");
+        self.kept().put(id, File { bytes, format, expires }, now, self.max_bytes);
+        path
+    }
+
+    /// The file of a URL with this id and query.
+    ///
+    /// # Errors
+    /// The signature is not ours, the URL has expired, or its file had to make way.
+    pub(crate) fn get(&self, id: &str, expires: u64, signature: &str, now: u64) -> Result<File, ApiError> {
+        let signature = URL_SAFE_NO_PAD.decode(signature).unwrap_or_default();
+        self.signed(id, expires).verify_slice(&signature).map_err(|_| ApiError::InvalidSignature)?;
+        if expires <= now {
+            return Err(ApiError::UrlExpired { seconds: now - expires });
+        }
+        self.kept().files.get(id).cloned().ok_or(ApiError::FileNotFound)
+    }
+
+    fn signed(&self, id: &str, expires: u64) -> Hmac<Sha256> {
+        let mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("a key may have any length. This is a bug.");
+        mac.chain_update(format!("{id}:{expires}"))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn put(&mut self, id: String, file: File, now: u64, max_bytes: usize) {
+        let is_over = |kept: &Kept| kept.bytes + file.bytes.len() > max_bytes;
+        while let Some(oldest) = self.order.front() {
+            if self.files.get(oldest).is_some_and(|oldest| oldest.expires > now) && !is_over(self) {
+                break;
+            }
+            let file = self.order.pop_front().and_then(|oldest| self.files.remove(&oldest));
+            self.bytes -= file.map_or(0, |file| file.bytes.len());
+        }
+        self.bytes += file.bytes.len();
+        self.order.push_back(id.clone());
+        self.files.insert(id, file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn put(files: &Files, length: usize, now: u64) -> (String, u64, String) {
+        let path = files.put(vec![7; length].into(), OutputFormat::Png, now);
+        let (id, query) = path.strip_prefix("/v1/images/files/").unwrap().split_once("?expires=").unwrap();
+        let (expires, signature) = query.split_once("&signature=").unwrap();
+        (id.into(), expires.parse().unwrap(), signature.into())
+    }
+
+    /// The length of the file, or the refusal.
+    fn get(files: &Files, (id, expires, signature): &(String, u64, String), now: u64) -> Result<usize, String> {
+        let file = files.get(id, *expires, signature, now);
+        file.map(|file| file.bytes.len()).map_err(|err| format!("{err:?}"))
+    }
+
+    #[test]
+    fn a_url_is_good_for_an_hour() {
+        let files = Files::new(1000);
+        let url = put(&files, 10, NOW);
+        assert_eq!(get(&files, &url, NOW + LIFETIME - 1), Ok(10));
+        assert_eq!(get(&files, &url, NOW + LIFETIME + 4), Err("UrlExpired { seconds: 4 }".into()));
+    }
+
+    #[test]
+    fn nothing_of_a_url_can_be_changed() {
+        let files = Files::new(1000);
+        let (url, other) = (put(&files, 10, NOW), put(&files, 10, NOW + 1));
+        let (id, expires, signature) = url.clone();
+        for changed in [
+            (other.0.clone(), expires, signature.clone()),
+            (id.clone(), expires + 3600, signature.clone()),
+            (id.clone(), expires, other.2.clone()),
+            (id.clone(), expires, signature[..42].into()),
+            (id, expires, String::new()),
+        ] {
+            assert_eq!(get(&files, &changed, NOW), Err("InvalidSignature".into()), "{changed:?}");
+        }
+        assert_eq!(get(&Files::new(1000), &url, NOW), Err("InvalidSignature".into()), "of another process");
+    }
+
+    #[test]
+    fn the_oldest_makes_way() {
+        let files = Files::new(100);
+        let urls: Vec<_> = (0..4).map(|i| put(&files, 30, NOW + i)).collect();
+        let found: Vec<_> = urls.iter().map(|url| get(&files, url, NOW + 9).is_ok()).collect();
+        assert_eq!(found, [false, true, true, true]);
+        assert_eq!(get(&files, &urls[0], NOW + 9), Err("FileNotFound".into()));
+        let large = put(&files, 500, NOW + 10);
+        assert_eq!(get(&files, &large, NOW + 10), Ok(500), "one file is kept whatever its size");
+        assert_eq!(files.kept().files.len(), 1);
+    }
+
+    #[test]
+    fn what_has_expired_is_let_go() {
+        let files = Files::new(1000);
+        put(&files, 10, NOW);
+        put(&files, 20, NOW + LIFETIME);
+        assert_eq!((files.kept().bytes, files.kept().order.len()), (20, 1));
+    }
+}

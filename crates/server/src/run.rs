@@ -1,0 +1,91 @@
+//! A request whose jobs were taken: what becomes of its pictures, as one stream of events.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use diffusion::{RgbImage, StepReport};
+use scheduler::{Generated, JobError, Place, Ticket, Update};
+
+/// The jobs of one request, one a picture. Dropping it cancels those that are not answered.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pictures: Vec<Picture>,
+    /// Whose turn it is to be asked first.
+    turn: usize,
+}
+
+#[derive(Debug)]
+struct Picture {
+    /// Until it is answered.
+    ticket: Option<Ticket>,
+    /// The step that was taken last.
+    step_index: usize,
+}
+
+/// What happened to one of a request's pictures, which count from 0 in the order of their seeds.
+#[derive(Debug)]
+pub(crate) enum RunEvent {
+    /// A worker took it up.
+    Started,
+    /// A step is behind it.
+    Stepped { image_index: usize, report: StepReport },
+    /// What it will look like, as far as step `step_index` foresees.
+    Preview { image_index: usize, partial_image_index: usize, step_index: usize, image: RgbImage },
+    /// It is done.
+    Finished { image_index: usize, generated: Box<Generated> },
+}
+
+impl Run {
+    /// Of the jobs behind `tickets`, one a picture.
+    pub(crate) fn new(tickets: Vec<Ticket>) -> Self {
+        let pictures = tickets.into_iter().map(|ticket| Picture { ticket: Some(ticket), step_index: 0 });
+        Run { pictures: pictures.collect(), turn: 0 }
+    }
+
+    /// Where each picture stands in line.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        self.pictures.iter().filter_map(|picture| Some(picture.ticket.as_ref()?.place())).collect()
+    }
+
+    /// What happens next; `None` once every picture is finished, or one has failed: that cancels the
+    /// others.
+    pub(crate) async fn next(&mut self) -> Option<Result<RunEvent, JobError>> {
+        let (image_index, update) = poll_fn(|cx| self.poll_update(cx)).await?;
+        Some(match update {
+            Update::Started { .. } => Ok(RunEvent::Started),
+            Update::Stepped(report) => {
+                self.pictures[image_index].step_index = report.step_index;
+                Ok(RunEvent::Stepped { image_index, report })
+            }
+            Update::Preview { index, image } => {
+                let step_index = self.pictures[image_index].step_index;
+                Ok(RunEvent::Preview { image_index, partial_image_index: index, step_index, image })
+            }
+            Update::Done(Ok(generated)) => Ok(RunEvent::Finished { image_index, generated: Box::new(generated) }),
+            Update::Done(Err(err)) => {
+                self.pictures.clear();
+                Err(err)
+            }
+        })
+    }
+
+    /// The pictures are asked in turn, so that none of them holds up the others' news.
+    fn poll_update(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, Update)>> {
+        let count = self.pictures.len();
+        let mut is_over = true;
+        for image_index in (self.turn..self.turn + count).map(|i| i % count) {
+            let picture = &mut self.pictures[image_index];
+            let Some(ticket) = &mut picture.ticket else { continue };
+            match pin!(ticket.next()).poll(cx) {
+                Poll::Ready(Some(update)) => {
+                    self.turn = image_index + 1;
+                    return Poll::Ready(Some((image_index, update)));
+                }
+                Poll::Ready(None) => picture.ticket = None,
+                Poll::Pending => is_over = false,
+            }
+        }
+        if is_over { Poll::Ready(None) } else { Poll::Pending }
+    }
+}
