@@ -67,7 +67,13 @@ mounted_cargo() {
 make_base_images() {
     local debian=$work/debian packages=
     [ -n "$binary" ] || packages=--include=gcc,g++,libc6-dev,make
-    quietly debootstrap --variant=minbase bookworm "$debian"
+    if ! debootstrap --variant=minbase bookworm "$debian" >"$work/log" 2>&1; then
+        tail -n 40 "$work/log" >&2
+        # Whoever runs the checks is told that this one could not be done, rather than that it failed.
+        grep -Eq 'Failed getting release file|Invalid Release file' "$work/log" || die "failed: debootstrap"
+        say "Debian's archive is out of reach" >&2
+        exit 77
+    fi
     import localhost/debian:bookworm-slim "$debian" --cmd bash
     # Made anew, so that the runtime image has no compiler.
     [ -z "$packages" ] || { rm -rf "$debian" && quietly debootstrap --variant=minbase "$packages" bookworm "$debian"; }

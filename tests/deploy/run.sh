@@ -17,7 +17,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 passed=0 failed=0 skipped=0
 
-# check NAME "TOOL..." COMMAND...: runs the command if the tools are there.
+# check NAME "TOOL..." COMMAND...: runs the command if the tools are there; status 77 says that it skipped itself.
 check() {
     local name=$1 tools=$2 tool
     shift 2
@@ -28,9 +28,14 @@ check() {
             return
         fi
     done
-    if "$@" >"$work/log" 2>&1; then
+    local status=0
+    "$@" >"$work/log" 2>&1 || status=$?
+    if [ "$status" -eq 0 ]; then
         passed=$((passed + 1))
         printf 'ok       %s\n' "$name"
+    elif [ "$status" -eq 77 ]; then
+        skipped=$((skipped + 1))
+        printf 'skipped  %s: %s\n' "$name" "$(tail -n 1 "$work/log")"
     else
         failed=$((failed + 1))
         printf 'FAILED   %s\n' "$name"
@@ -40,8 +45,11 @@ check() {
 
 install_tools() {
     if [ -n "$install" ]; then
-        apt-get update -qq
-        apt-get install -qq -y --no-install-recommends buildah debootstrap prometheus systemd >/dev/null
+        local packages="buildah debootstrap prometheus systemd"
+        # shellcheck disable=SC2086 # one word a package
+        if ! { apt-get update -qq && apt-get install -qq -y --no-install-recommends $packages; } >"$work/apt" 2>&1; then
+            echo "Debian's package manager brought nothing: $(tail -n 1 "$work/apt")"
+        fi
     fi
     [ -x "$here/.venv/bin/python" ] || python3 -m venv "$here/.venv"
     local pip=("$here/.venv/bin/pip" install --disable-pip-version-check -q -r "$here/requirements.txt")

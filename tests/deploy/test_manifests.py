@@ -182,7 +182,7 @@ class Containers(unittest.TestCase):
 
 class Everywhere(unittest.TestCase):
     def test_every_variable_is_one_of_the_servers(self):
-        known = set(re.findall(r"\[env: (LATENTD_\w+)=", HELP)) | {"LATENTD_LOG"}
+        known = set(re.findall(r"\[env: (LATENTD_\w+)", HELP)) | {"LATENTD_LOG"}
         # LATENTD_BIND is compose's own: the address of the host that the port is published on.
         for path in [*ROOT.glob("docker/*"), *ROOT.glob("deploy/**/*")]:
             if path.is_file():

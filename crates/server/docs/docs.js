@@ -40,6 +40,7 @@ function typeOf(spec, schema) {
 }
 
 function bounds(least, most) {
+  if (most > Number.MAX_SAFE_INTEGER) most = null;
   if (least == null && most == null) return "";
   if (most == null) return `, at least ${least}`;
   return least == null ? `, at most ${most}` : `, ${least} to ${most}`;
@@ -55,8 +56,18 @@ function row(spec, name, schema, isRequired) {
       inline(schema.description)));
 }
 
+// A schema's own fields and those of the schemas that it is made of.
+function merged(spec, schema) {
+  const { properties = {}, required = [], allOf = [] } = resolved(spec, schema);
+  const parts = [...allOf.map((part) => merged(spec, part)), { properties, required }];
+  return {
+    properties: Object.assign({}, ...parts.map((part) => part.properties)),
+    required: parts.flatMap((part) => part.required),
+  };
+}
+
 function fields(spec, schema) {
-  const { properties = {}, required = [] } = resolved(spec, schema);
+  const { properties, required } = merged(spec, schema);
   const rows = Object.entries(properties).map(([name, field]) => row(spec, name, field, required.includes(name)));
   return rows.length ? element("table", {}, element("tbody", {}, rows)) : null;
 }
@@ -127,7 +138,7 @@ function render(spec) {
     nav.append(element("h2", {}, tag), ...own.map(({ path, method, operation }) =>
       element("a", { href: `#${operation.operationId}` }, `${method.toUpperCase()} ${path}`)));
   }
-  const schemas = Object.entries(spec.components.schemas).filter(([, schema]) => schema.properties || schema.oneOf);
+  const schemas = Object.entries(spec.components.schemas).filter(([, schema]) => schema.properties || schema.allOf);
   nav.append(element("h2", {}, "Schemas"), ...schemas.map(([name]) => element("a", { href: `#${name}` }, name)));
   main.replaceChildren(
     element("h1", {}, spec.info.title, " ", element("small", {}, spec.info.version)), ...prose(spec.info.description),

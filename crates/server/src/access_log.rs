@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
@@ -13,7 +13,9 @@ use axum::response::Response;
 use http_body::{Frame, SizeHint};
 use tracing::Instrument;
 
+use crate::answer::body::slowest;
 use crate::answer::openai::StageTimings;
+use crate::answer::picture::Picture;
 use crate::error::ErrorCode;
 use crate::metrics::Answered;
 use crate::request_id::{X_REQUEST_ID, request_id};
@@ -35,19 +37,58 @@ pub(crate) struct GenerationLog {
     pub(crate) queue_position: Option<usize>,
     pub(crate) timings: Option<StageTimings>,
     pub(crate) encode_image_ms: Option<f64>,
+    /// From the request's arrival to its first preview.
+    first_partial: Option<Duration>,
 }
 
-/// The handler's end of the line: shared, so that it survives a handler that is dropped.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LogEntry(Arc<Mutex<GenerationLog>>);
+/// How the answer went out.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    status: u16,
+    code: Option<&'static str>,
+    /// Of the answer's body.
+    bytes: usize,
+}
+
+/// A request's line, shared by whoever has a part in its answer: it is written when the last of them
+/// is done. So it survives a handler that is dropped, and waits for a job that outlives its answer.
+#[derive(Clone, Debug)]
+pub(crate) struct LogEntry(Arc<Line>);
 
 impl LogEntry {
     pub(crate) fn write(&self, write: impl FnOnce(&mut GenerationLog)) {
-        write(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        write(&mut self.0.generation.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn read(&self) -> GenerationLog {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// A preview reached the answer.
+    pub(crate) fn first_partial(&self) {
+        let elapsed = self.0.begun.elapsed();
+        self.write(|line| {
+            line.first_partial.get_or_insert(elapsed);
+        });
+    }
+
+    /// These pictures are finished.
+    pub(crate) fn pictures(&self, pictures: &[Arc<Picture>]) {
+        self.write(|line| {
+            line.timings = Some(slowest(pictures));
+            line.queue_position = pictures.iter().map(|picture| picture.position).min();
+            line.encode_image_ms = Some(pictures.iter().map(|picture| picture.encode.as_secs_f64() * 1e3).sum());
+        });
+    }
+
+    /// The request failed after its answer had begun.
+    pub(crate) fn failed(&self, code: &'static str) {
+        self.end(|ending| ending.code = Some(code));
+    }
+
+    /// The request has its end without its client: it was answered with this status long ago.
+    pub(crate) fn answered(&self, status: StatusCode) {
+        self.end(|ending| ending.status = status.as_u16());
+    }
+
+    fn end(&self, write: impl FnOnce(&mut Ending)) {
+        write(&mut self.0.ending.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -60,48 +101,49 @@ const MAX_PATH: usize = 200;
 /// byte is handed over or the client leaves. Outermost, so that every answer has its `x-request-id`.
 pub(crate) async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let mut line = Line {
+    let line = Arc::new(Line {
         state,
         endpoint: endpoint(request.extensions().get::<MatchedPath>()),
         id: id.to_str().unwrap_or_default().to_owned(),
         method: request.method().clone(),
         path: request.uri().path().chars().take(MAX_PATH).collect(),
         begun: Instant::now(),
-        entry: LogEntry::default(),
-        status: CLIENT_LEFT,
-        code: None,
-        bytes: 0,
-    };
-    request.extensions_mut().insert(line.entry.clone());
+        generation: Mutex::default(),
+        ending: Mutex::new(Ending { status: CLIENT_LEFT, code: None, bytes: 0 }),
+    });
+    let entry = LogEntry(line.clone());
+    request.extensions_mut().insert(entry.clone());
     let span = tracing::info_span!("request", request_id = line.id, method = %line.method, endpoint = line.endpoint);
     continue_trace(&span, request.headers());
     let mut response = next.run(request).instrument(span).await;
 
-    line.code = response.extensions().get().map(|ErrorCode(code)| *code);
+    if let Some(ErrorCode(code)) = response.extensions().get() {
+        entry.failed(code);
+    }
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id);
     let elapsed = HeaderValue::from(line.begun.elapsed().as_millis() as u64);
     headers.insert(HeaderName::from_static("openai-processing-ms"), elapsed);
-    let status = response.status().as_u16();
-    response.map(|body| Body::new(Observed::new(body, line, status)))
+    let status = response.status();
+    let is_head = line.method == Method::HEAD;
+    response.map(|body| Body::new(Observed::new(body, entry, status, is_head)))
 }
 
 /// The body of an answer, whose end is the end of the line.
 struct Observed {
     body: Body,
-    line: Line,
+    entry: LogEntry,
     /// The answer's status, which the line has once the body has gone out whole.
-    status: u16,
+    status: StatusCode,
 }
 
 impl Observed {
-    fn new(body: Body, line: Line, status: u16) -> Self {
-        let mut observed = Observed { body, line, status };
+    fn new(body: Body, entry: LogEntry, status: StatusCode, is_head: bool) -> Self {
         // What has no body is complete, and so is what is not asked for: nobody polls these.
-        if observed.body.is_end_stream() || observed.line.method == Method::HEAD {
-            observed.line.status = status;
+        if body.is_end_stream() || is_head {
+            entry.answered(status);
         }
-        observed
+        Observed { body, entry, status }
     }
 }
 
@@ -111,14 +153,12 @@ impl HttpBody for Observed {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => self.line.bytes += frame.data_ref().map_or(0, Bytes::len),
-            Poll::Ready(None) => self.line.status = self.status,
-            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.entry.end(|ending| ending.bytes += frame.data_ref().map_or(0, Bytes::len));
         }
         // Hyper asks no further once it has all the bytes that were announced.
-        if self.body.is_end_stream() {
-            self.line.status = self.status;
+        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.entry.answered(self.status);
         }
         polled
     }
@@ -132,6 +172,7 @@ impl HttpBody for Observed {
     }
 }
 
+#[derive(Debug)]
 struct Line {
     state: AppState,
     endpoint: String,
@@ -139,17 +180,15 @@ struct Line {
     method: Method,
     path: String,
     begun: Instant,
-    entry: LogEntry,
-    status: u16,
-    code: Option<&'static str>,
-    /// Of the answer's body.
-    bytes: usize,
+    generation: Mutex<GenerationLog>,
+    ending: Mutex<Ending>,
 }
 
 impl Line {
-    fn write(&self, generation: GenerationLog) {
-        let GenerationLog { key, model, size, steps, n, priority, queue_position, timings, encode_image_ms } =
+    fn write(&self, generation: GenerationLog, Ending { status, code, bytes }: Ending) {
+        let GenerationLog { key, model, size, steps, n, priority, queue_position, timings, encode_image_ms, .. } =
             generation;
+        let first_partial_ms = generation.first_partial.map(|elapsed| elapsed.as_secs_f64() * 1e3);
         // The level of an event is fixed where it stands, hence the macro. Probes come every few
         // seconds and are of interest only when they fail.
         macro_rules! line {
@@ -160,10 +199,10 @@ impl Line {
                     key = key.as_deref(),
                     method = %self.method,
                     path = self.path,
-                    status = self.status,
-                    code = self.code,
+                    status,
+                    code,
                     ms = self.begun.elapsed().as_secs_f64() * 1e3,
-                    bytes = self.bytes,
+                    bytes,
                     model,
                     size,
                     steps,
@@ -175,12 +214,13 @@ impl Line {
                     denoise_ms = timings.map(|timings| timings.denoise_ms),
                     vae_ms = timings.map(|timings| timings.vae_ms),
                     encode_image_ms,
+                    first_partial_ms,
                     "request"
                 )
             };
         }
         let is_probe = PROBES.contains(&self.endpoint.as_str());
-        if is_probe && self.status == StatusCode::OK.as_u16() {
+        if is_probe && status == StatusCode::OK.as_u16() {
             line!(tracing::Level::DEBUG);
         } else {
             line!(tracing::Level::INFO);
@@ -191,8 +231,9 @@ impl Line {
 impl Drop for Line {
     /// Also runs when the client leaves and hyper drops the request's future or the answer's body.
     fn drop(&mut self) {
-        let generation = self.entry.read();
-        let outcome = match (self.code, self.status) {
+        let generation = std::mem::take(self.generation.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let ending = *self.ending.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let outcome = match (ending.code, ending.status) {
             (Some(code), _) => code,
             (None, CLIENT_LEFT) => "client_left",
             (None, _) => "ok",
@@ -203,7 +244,8 @@ impl Drop for Line {
             model: self.state.config.model_id(),
             outcome,
             pictures_after: has_pictures.then(|| self.begun.elapsed()),
+            first_partial_after: generation.first_partial,
         });
-        self.write(generation);
+        self.write(generation, ending);
     }
 }

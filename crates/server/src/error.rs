@@ -8,6 +8,7 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytesize::ByteSize;
 use diffusion::{InvalidRequest, PipelineError};
+use hyper::ext::ReasonPhrase;
 use scheduler::{JobError, SubmitError};
 use tower_http::timeout::TimeoutError;
 
@@ -70,6 +71,21 @@ pub(crate) enum ApiError {
     Job(#[from] JobError),
     #[error("{0}")]
     Internal(String),
+    /// Nobody waited for it any more, or someone gave it up for all who did.
+    #[error("The request was cancelled")]
+    Cancelled,
+    #[error("There is no job `{0}`, or not any more")]
+    JobNotFound(String),
+    #[error("As many jobs are kept as may be: delete some, or wait until their results expire")]
+    JobsFull { wait: Duration },
+    #[error("This `Idempotency-Key` was used for another request")]
+    KeyReused,
+    #[error("The URL's signature is not this server's")]
+    InvalidSignature,
+    #[error("The URL expired {seconds} s ago")]
+    UrlExpired { seconds: u64 },
+    #[error("The picture is not kept any more")]
+    FileNotFound,
 }
 
 /// The stable name of a failure, left in a response's extensions for the log line.
@@ -79,6 +95,10 @@ pub(crate) struct ErrorCode(pub(crate) &'static str);
 /// What a client is told when the fault is ours: the details are in the log only.
 const INTERNAL: &str =
     "The server failed to make the picture; its log has the reason under this request's x-request-id";
+
+const INTERNAL_CODE: &str = "internal_error";
+/// Most bytes of a reason phrase.
+const MAX_REASON: usize = 80;
 
 /// How long a client should wait while the model loads or another instance takes over.
 const COME_BACK_IN: Duration = Duration::from_secs(5);
@@ -143,9 +163,16 @@ impl ApiError {
             ApiError::Submit(SubmitError::ShuttingDown) | ApiError::Job(JobError::ShuttingDown) => {
                 unavailable("shutting_down")
             }
+            ApiError::Cancelled => unavailable("cancelled"),
+            ApiError::JobNotFound(_) => invalid(StatusCode::NOT_FOUND, "job_not_found", None),
+            ApiError::JobsFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "jobs_full", None),
+            ApiError::KeyReused => bad_request("idempotency_key_reused", None),
+            ApiError::InvalidSignature => invalid(StatusCode::FORBIDDEN, "invalid_signature", None),
+            ApiError::UrlExpired { .. } => invalid(StatusCode::FORBIDDEN, "url_expired", None),
+            ApiError::FileNotFound => invalid(StatusCode::NOT_FOUND, "file_not_found", None),
             ApiError::Job(JobError::Pipeline(PipelineError::OutOfMemory)) => internal("out_of_memory"),
             ApiError::Job(JobError::Pipeline(PipelineError::Model(_)) | JobError::Crashed) | ApiError::Internal(_) => {
-                internal("internal_error")
+                internal(INTERNAL_CODE)
             }
         }
     }
@@ -157,7 +184,9 @@ impl ApiError {
             ApiError::Submit(SubmitError::TooLate { predicted, deadline }) => {
                 Retry::After(predicted.saturating_sub(*deadline))
             }
+            ApiError::JobsFull { wait } => Retry::After(*wait),
             ApiError::Submit(SubmitError::Loading | SubmitError::ShuttingDown)
+            | ApiError::Cancelled
             | ApiError::Job(JobError::ShuttingDown) => Retry::Elsewhere,
             ApiError::Submit(SubmitError::Failed(_))
             | ApiError::NeverInTime(_)
@@ -200,25 +229,54 @@ fn refusal(err: &SubmitError) -> String {
     }
 }
 
+impl ApiError {
+    /// Its stable name.
+    pub(crate) fn code(&self) -> &'static str {
+        self.parts().2
+    }
+
+    /// What a client is told.
+    pub(crate) fn body(&self) -> ErrorBody {
+        let (_, r#type, code, param) = self.parts();
+        let message = if code == INTERNAL_CODE { INTERNAL.to_owned() } else { self.to_string() };
+        ErrorBody { message, r#type, param, code }
+    }
+
+    /// Tells the log what a client is not told.
+    pub(crate) fn log(&self) {
+        if self.code() == INTERNAL_CODE {
+            tracing::error!(error = %self, "the request failed");
+        }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (status, r#type, code, param) = self.parts();
-        let retry = self.retry();
-        let message = if code == "internal_error" {
-            tracing::error!(error = %self, "the request failed");
-            INTERNAL.to_owned()
-        } else {
-            self.to_string()
-        };
-        let error = ErrorBody { message, r#type, param, code };
+        self.log();
+        let (status, _, code, _) = self.parts();
+        let error = self.body();
+        let reason = reason_phrase(&error.message);
         let mut response = (status, Json(ErrorResponse { error })).into_response();
         response.extensions_mut().insert(ErrorCode(code));
-        retry.write(response.headers_mut());
+        if let Some(reason) = reason {
+            response.extensions_mut().insert(reason);
+        }
+        self.retry().write(response.headers_mut());
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
+}
+
+/// What stands behind the status in HTTP/1.1: all that some clients show (Open WebUI). The beginning of
+/// the message, up to a whole word.
+fn reason_phrase(message: &str) -> Option<ReasonPhrase> {
+    let printable = |c: char| if c.is_ascii_graphic() { c } else { ' ' };
+    let text: String = message.chars().map(printable).take(MAX_REASON + 1).collect();
+    let end = if text.len() > MAX_REASON { text.rfind(' ').unwrap_or(MAX_REASON) } else { text.len() };
+    let text = text[..end].trim();
+    ReasonPhrase::try_from(text.as_bytes()).ok().filter(|_| !text.is_empty())
 }
 
 impl Retry {
@@ -283,6 +341,17 @@ mod tests {
 
     fn full(seconds: f64) -> SubmitError {
         SubmitError::QueueFull { waiting: 9, predicted_drain: Duration::from_secs_f64(seconds) }
+    }
+
+    #[test]
+    fn the_reason_phrase_is_the_beginning_of_the_message() {
+        let phrase = |message: &str| String::from_utf8(reason_phrase(message).unwrap().as_bytes().to_vec()).unwrap();
+        assert_eq!(phrase("`n` must be 1. Given: 2"), "`n` must be 1. Given: 2");
+        assert_eq!(phrase("a\r\nb: \u{e9}\u{1f98a}!"), "a  b:   !");
+        let long = "word ".repeat(30);
+        assert_eq!(phrase(&long), "word ".repeat(16).trim_end());
+        assert_eq!(phrase(&"x".repeat(200)), "x".repeat(80));
+        assert!(reason_phrase("\u{e9}").is_none());
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub struct AppState {
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) metrics: Metrics,
     pub(crate) access: Arc<Access>,
+    pub(crate) clock: Clock,
+    pub(crate) files: Arc<Files>,
+    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) replays: Arc<Replays>,
     /// When the server started, in seconds since 1970: a model's `created`.
     pub(crate) started: u64,
 }

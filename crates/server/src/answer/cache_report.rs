@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::cache_summary;
 
 /// `cache` of the answer: what was computed and reused.
-#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct CacheReport {
     computed_steps: usize,
     reused_steps: usize,
@@ -18,7 +18,7 @@ pub(crate) struct CacheReport {
 }
 
 /// One guidance branch in one segment.
-#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 struct RunReport {
     branch: &'static str,
     segment: &'static str,

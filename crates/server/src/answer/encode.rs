@@ -23,6 +23,15 @@ impl OutputFormat {
             OutputFormat::WebP => "webp",
         }
     }
+
+    /// The `Content-Type` of its files.
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            OutputFormat::Png => "image/png",
+            OutputFormat::Jpeg => "image/jpeg",
+            OutputFormat::WebP => "image/webp",
+        }
+    }
 }
 
 /// The file of a picture. `quality`, 0 to 100, is JPEG's; PNG and WebP are lossless (the `image`

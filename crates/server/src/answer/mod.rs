@@ -1,6 +1,11 @@
 //! From finished pictures to the bytes of an answer.
 
+pub(crate) mod body;
 pub(crate) mod cache_report;
 pub mod cache_summary;
 pub(crate) mod encode;
+pub(crate) mod events;
 pub(crate) mod openai;
+pub(crate) mod picture;
+pub(crate) mod stream;
+pub(crate) mod terms;

@@ -4,6 +4,9 @@
 //! request says is read field by field in [`crate::request::validate`], because it must name the field
 //! that is wrong and list the ones that nobody asked for.
 
+use std::time::Duration;
+
+use scheduler::Timings;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -27,15 +30,22 @@ pub(crate) struct ImagesResponse {
     pub(crate) usage: Usage,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timings: Option<StageTimings>,
+    /// The client's name for its user, as the request gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) safety_identifier: Option<String>,
     /// What was asked but could not be had, in sentences.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
 }
 
-/// One picture.
+/// One picture: its file in base64, or where it is.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ImageData {
-    pub(crate) b64_json: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) b64_json: Option<String>,
+    /// Good for an hour, without a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) url: Option<String>,
     /// The seed that makes this picture again.
     pub(crate) seed: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,14 +63,16 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Of a prompt of `text_tokens` and pictures of `image_tokens` latent tokens together.
-    pub(crate) fn generation(text_tokens: usize, image_tokens: usize) -> Self {
+    /// Of a prompt, of the pictures that came with it and of those that were made of both, in
+    /// text-encoder tokens and in latent tokens.
+    pub(crate) fn new(text_tokens: usize, input_image_tokens: usize, output_image_tokens: usize) -> Self {
+        let input_tokens = text_tokens + input_image_tokens;
         Usage {
-            total_tokens: text_tokens + image_tokens,
-            input_tokens: text_tokens,
-            output_tokens: image_tokens,
-            input_tokens_details: TokenDetails { text_tokens, image_tokens: 0 },
-            output_tokens_details: TokenDetails { text_tokens: 0, image_tokens },
+            total_tokens: input_tokens + output_image_tokens,
+            input_tokens,
+            output_tokens: output_image_tokens,
+            input_tokens_details: TokenDetails { text_tokens, image_tokens: input_image_tokens },
+            output_tokens_details: TokenDetails { text_tokens: 0, image_tokens: output_image_tokens },
         }
     }
 }
@@ -79,6 +91,20 @@ pub(crate) struct StageTimings {
     pub(crate) text_encoder_ms: f64,
     pub(crate) denoise_ms: f64,
     pub(crate) vae_ms: f64,
+}
+
+impl StageTimings {
+    /// Of pictures that took these times.
+    pub(crate) fn slowest(all: &[Timings]) -> Self {
+        let max =
+            |stage: fn(&Timings) -> Duration| all.iter().map(stage).max().unwrap_or_default().as_secs_f64() * 1e3;
+        StageTimings {
+            queue_ms: max(|timings| timings.queue),
+            text_encoder_ms: max(|timings| timings.encode),
+            denoise_ms: max(|timings| timings.denoise),
+            vae_ms: max(|timings| timings.decode),
+        }
+    }
 }
 
 /// The list of models.

@@ -72,6 +72,7 @@ struct Families {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     request_duration: HistogramFamily<EndpointLabels>,
+    time_to_first_partial: Histogram,
     rejected: Family<ReasonLabels, Counter>,
     waiting: Gauge,
     running: Gauge,
@@ -107,6 +108,12 @@ impl Default for Metrics {
                 "From a request's arrival to the answer with its pictures; those without pictures are not counted",
                 family(seconds),
             ),
+            time_to_first_partial: timed(
+                own,
+                "time_to_first_partial",
+                "From a request's arrival to the first preview in its stream",
+                seconds(),
+            ),
             rejected: named(own, "rejected", "Submissions of pictures that were not taken", Family::default()),
             waiting: named(own, "requests_waiting", "Pictures in line", Gauge::default()),
             running: named(own, "requests_running", "Pictures that a worker has taken up", Gauge::default()),
@@ -120,7 +127,7 @@ impl Default for Metrics {
             stage_duration: timed(
                 own,
                 "stage_duration",
-                "One turn of a stage: a prompt encoded, a batch stepped, a preview drawn, a picture decoded, an answer's image files written",
+                "One turn of a stage: a prompt encoded, a batch stepped, a preview drawn, a picture decoded, its file written",
                 family(seconds),
             ),
             step_duration: timed(

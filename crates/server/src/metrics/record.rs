@@ -23,6 +23,8 @@ pub(crate) struct Answered<'a> {
     pub(crate) outcome: &'static str,
     /// From its arrival to its answer, for an answer with pictures.
     pub(crate) pictures_after: Option<Duration>,
+    /// From its arrival to its first preview, for an answer with previews.
+    pub(crate) first_partial_after: Option<Duration>,
 }
 
 impl Metrics {
@@ -67,8 +69,8 @@ impl Metrics {
         self.0.rejected.get_or_create(&ReasonLabels { reason: refusal(err) }).inc();
     }
 
-    /// The files of an answer's pictures were written.
-    pub(crate) fn images_encoded(&self, took: Duration) {
+    /// A picture's file was written.
+    pub(crate) fn image_encoded(&self, took: Duration) {
         self.stage("image", took);
     }
 
@@ -78,6 +80,9 @@ impl Metrics {
         if let Some(took) = answered.pictures_after {
             let labels = EndpointLabels { endpoint: endpoint.clone(), model: model.clone() };
             self.0.request_duration.get_or_create(&labels).observe(took.as_secs_f64());
+        }
+        if let Some(took) = answered.first_partial_after {
+            self.0.time_to_first_partial.observe(took.as_secs_f64());
         }
         self.0.requests.get_or_create(&RequestLabels { endpoint, model, outcome: answered.outcome }).inc();
     }

@@ -1,30 +1,26 @@
 //! Making pictures.
 
-use std::time::{Duration, Instant};
-
 use axum::Extension;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use diffusion::{ImageRequest, ImageSize};
-use futures_util::future::try_join_all;
-use scheduler::{Generated, JobOptions, SubmitError, Ticket, Timings};
-use tracing::Span;
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::Response;
+use diffusion::ImageRequest;
+use scheduler::{JobOptions, SubmitError, Ticket};
+use tracing::Instrument;
 
+use super::jobs;
 use crate::access::Caller;
-use crate::access_log::{GenerationLog, LogEntry};
-use crate::answer::cache_report::CacheReport;
-use crate::answer::cache_summary;
-use crate::answer::encode::encode;
-use crate::answer::openai::{ImageData, ImagesResponse, StageTimings, Usage};
+use crate::access_log::LogEntry;
+use crate::answer::body::body;
+use crate::answer::stream::stream;
+use crate::answer::terms::Terms;
 use crate::error::ApiError;
-use crate::request::{self, Endpoint, ImagesRequest, job_options};
-use crate::state::{AppState, unix_seconds};
-
-/// Most bytes of the `x-ignored-params` header.
-const MAX_IGNORED_LEN: usize = 1024;
+use crate::idempotency::{self, Begun};
+use crate::live::{Live, Watcher};
+use crate::public_url::public_url;
+use crate::request::{self, Delivery, Endpoint, ImagesRequest, job_options};
+use crate::run::Run;
+use crate::state::AppState;
 
 /// `POST /v1/images/generations`.
 pub(crate) async fn generate(
@@ -51,8 +47,8 @@ pub(crate) async fn vary(request: Request) -> ApiError {
     request::no_variations(request)
 }
 
-/// All pictures or an error; when the client leaves, hyper drops this future, and the tickets in it
-/// cancel their jobs.
+/// Whatever form the answer has, dropping it gives its run up, unless others watch that too: hyper drops
+/// this future, or the stream that it made, when the client leaves.
 async fn make(
     endpoint: Endpoint,
     state: AppState,
@@ -60,48 +56,55 @@ async fn make(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let config = &state.config;
-    let headers = request.headers().clone();
-    let mut asked = request::read(endpoint, request, config).await?;
+    let (headers, uri) = (request.headers().clone(), request.uri().clone());
+    let key = idempotency::key(&headers, caller.owner)?;
+    let asked = request::read(endpoint, request, &state.config).await?;
     let options = job_options(&headers, asked.priority, caller.owner)?;
-    let card = state.card().inspect_err(|err| state.metrics.refused(err))?;
-    let cache_config = asked.cache.as_ref().or(config.cache.as_ref()).cloned();
-    let requests = asked.image_requests(&card, &config.limits, rand::random)?;
-    log.write(|line| note_request(line, config.model_id(), &requests, options));
-
-    let seeds = requests.iter().map(|request| request.params.seed).collect();
-    let ignored = ignored_params(&asked.ignored);
-    let tickets = submit(&state, requests, options).await?;
-    let pictures = try_join_all(tickets.into_iter().map(Ticket::finished)).await?;
-
-    let timings = slowest(&pictures);
-    let position = pictures.iter().map(|picture| picture.position).min().unwrap_or(0);
-    log.write(|line| note_pictures(line, timings, position));
-    let caches: Vec<_> = cache_config
-        .iter()
-        .flat_map(|cache_config| {
-            pictures.iter().map(|picture| CacheReport::new(&picture.steps, cache_config, &card.num_blocks))
-        })
-        .collect();
-    if let (true, Some(cache_config)) = (config.cache_summary, &cache_config) {
-        for picture in &pictures {
-            let stats = cache_summary::stats(&picture.steps, cache_config, &card.num_blocks);
-            tracing::info!(cache = cache_summary::line(&picture.steps, &stats), "cache summary");
+    let public_url = public_url(state.config.public_url.as_deref(), &headers, &uri);
+    let (begun, watcher, is_replay) = match key {
+        None => {
+            let (begun, watcher) = begin(&state, &log, asked, options, public_url).await?;
+            (begun, watcher, false)
         }
+        Some(key) => {
+            let (asked, digest) = digested(asked).await?;
+            let begin = begin(&state, &log, asked, options, public_url);
+            state.replays.once(key, digest, state.clock.now(), begin).await?
+        }
+    };
+    if is_replay {
+        note(&log, &watcher.live.terms, options);
     }
-    let answer = Answer { model: config.model_id().to_owned(), asked, pictures, seeds, timings, caches };
-    let begun = Instant::now();
-    let body = encoded(answer).await?;
-    state.metrics.images_encoded(begun.elapsed());
-    log.write(|line| line.encode_image_ms = Some(ms(begun.elapsed())));
-    let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
-    let headers = response.headers_mut();
-    headers.insert(HeaderName::from_static("x-queue-ms"), HeaderValue::from(timings.queue_ms as u64));
-    headers.insert(HeaderName::from_static("x-queue-position"), HeaderValue::from(position));
-    if let Some(ignored) = ignored {
-        headers.insert(HeaderName::from_static("x-ignored-params"), ignored);
+    let mut response = answer(begun, watcher, log).await?;
+    if is_replay {
+        response.headers_mut().insert(HeaderName::from_static("idempotent-replayed"), HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+/// Submits what was asked for.
+async fn begin(
+    state: &AppState,
+    log: &LogEntry,
+    mut asked: ImagesRequest,
+    options: JobOptions,
+    public_url: String,
+) -> Result<(Begun, Watcher), ApiError> {
+    let card = state.card().inspect_err(|err| state.metrics.refused(err))?;
+    let requests = asked.image_requests(&card, &state.config.limits, rand::random)?;
+    let terms = Terms::new(&asked, &requests, &card, &state.config, public_url);
+    note(log, &terms, options);
+    let now = state.clock.now();
+    if asked.run_async {
+        state.jobs.check_room(now)?;
+    }
+    let watcher = Live::start(Run::new(submit(state, requests, options).await?), terms, state);
+    if !asked.run_async {
+        return Ok((Begun::Live(watcher.live.clone()), watcher));
+    }
+    let job = state.jobs.add(watcher.live.clone(), options.owner, now)?;
+    tokio::spawn(jobs::follow(job.live.watch(), log.clone()).in_current_span());
+    Ok((Begun::Job(job), watcher))
 }
 
 async fn submit(state: &AppState, requests: Vec<ImageRequest>, options: JobOptions) -> Result<Vec<Ticket>, ApiError> {
@@ -114,102 +117,34 @@ async fn submit(state: &AppState, requests: Vec<ImageRequest>, options: JobOptio
     })
 }
 
-/// The body of `answer`, made on a blocking thread.
-async fn encoded(answer: Answer) -> Result<Vec<u8>, ApiError> {
-    let span = Span::current();
-    let body = tokio::task::spawn_blocking(move || span.in_scope(|| answer.into_json())).await;
-    body.map_err(|err| ApiError::Internal(format!("encoding the picture: {err}")))?
-}
-
-/// Everything that the body of the answer is made of.
-struct Answer {
-    model: String,
-    asked: ImagesRequest,
-    pictures: Vec<Generated>,
-    seeds: Vec<u64>,
-    timings: StageTimings,
-    /// One a picture, where there is a cache.
-    caches: Vec<CacheReport>,
-}
-
-impl Answer {
-    /// Encodes the pictures and writes the JSON: milliseconds of work, for a blocking thread.
-    fn into_json(self) -> Result<Vec<u8>, ApiError> {
-        let Answer { model, asked, pictures, seeds, timings, caches } = self;
-        let ImagesRequest { output, quality, return_timings, return_cache_stats, .. } = asked;
-        let mut caches = caches.into_iter().filter(|_| return_cache_stats);
-        let size = pictures.first().map_or(ImageSize { width: 0, height: 0 }, |picture| picture.image.size);
-        let prompt_tokens = pictures.iter().map(|picture| picture.prompt_tokens).max().unwrap_or(0);
-        let usage = Usage::generation(prompt_tokens, size.image_seq_len() * pictures.len());
-        let warnings = warnings(&pictures);
-        let data = pictures.iter().zip(seeds).map(|(picture, seed)| {
-            let file = encode(&picture.image, output.format, output.compression);
-            let file = file.map_err(|err| ApiError::Internal(format!("encoding the picture: {err}")))?;
-            Ok(ImageData { b64_json: STANDARD.encode(file), seed, cache: caches.next() })
-        });
-        let response = ImagesResponse {
-            created: unix_seconds(),
-            model,
-            data: data.collect::<Result<_, ApiError>>()?,
-            background: "opaque",
-            output_format: output.format.name(),
-            quality,
-            size: size.to_string(),
-            usage,
-            timings: return_timings.then_some(timings),
-            warnings,
-        };
-        serde_json::to_vec(&response).map_err(|err| ApiError::Internal(format!("writing the answer: {err}")))
-    }
-}
-
-/// What the sender should know, each sentence once.
-fn warnings(pictures: &[Generated]) -> Vec<String> {
-    let mut warnings: Vec<String> = pictures.iter().flat_map(|picture| picture.warnings.clone()).collect();
-    warnings.dedup();
-    warnings
-}
-
-fn note_request(line: &mut GenerationLog, model: &str, requests: &[ImageRequest], options: JobOptions) {
-    line.priority = Some(options.priority);
-    line.model = Some(model.to_owned());
-    line.n = Some(requests.len());
-    line.size = requests.first().map(|request| request.params.size.to_string());
-    line.steps = requests.first().map(|request| request.params.num_inference_steps);
-}
-
-fn note_pictures(line: &mut GenerationLog, timings: StageTimings, position: usize) {
-    line.timings = Some(timings);
-    line.queue_position = Some(position);
-}
-
-/// Of each stage, the slowest picture's.
-fn slowest(pictures: &[Generated]) -> StageTimings {
-    let max = |stage: fn(&Timings) -> Duration| {
-        ms(pictures.iter().map(|picture| stage(&picture.timings)).max().unwrap_or_default())
-    };
-    StageTimings {
-        queue_ms: max(|timings| timings.queue),
-        text_encoder_ms: max(|timings| timings.encode),
-        denoise_ms: max(|timings| timings.denoise),
-        vae_ms: max(|timings| timings.decode),
-    }
-}
-
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
-}
-
-/// The names of ignored fields, for a header: escaped, since a client may call them anything.
-fn ignored_params(names: &[String]) -> Option<HeaderValue> {
-    let mut list = String::new();
-    for name in names {
-        let escaped: String = name.escape_default().take(MAX_IGNORED_LEN).collect();
-        if list.len() + escaped.len() > MAX_IGNORED_LEN {
-            break;
+async fn answer(begun: Begun, watcher: Watcher, log: LogEntry) -> Result<Response, ApiError> {
+    let terms = watcher.live.terms.clone();
+    match (begun, terms.delivery) {
+        (Begun::Job(job), _) => jobs::accepted(job).await,
+        (Begun::Live(_), Delivery::Stream(_)) => Ok(stream(watcher, log)),
+        (Begun::Live(_), Delivery::Json(_) | Delivery::File) => {
+            let pictures = watcher.finished().await?;
+            log.pictures(&pictures);
+            body(terms, pictures).await
         }
-        let separator = if list.is_empty() { "" } else { ", " };
-        list = list + separator + &escaped;
     }
-    (!list.is_empty()).then(|| HeaderValue::from_str(&list).expect("escapes are printable ASCII. This is a bug."))
+}
+
+/// A request with the digest of what it means.
+async fn digested(asked: ImagesRequest) -> Result<(ImagesRequest, [u8; 32]), ApiError> {
+    let digested = tokio::task::spawn_blocking(move || {
+        let digest = idempotency::digest(&asked);
+        (asked, digest)
+    });
+    digested.await.map_err(|err| ApiError::Internal(format!("reading the request: {err}")))
+}
+
+fn note(log: &LogEntry, terms: &Terms, options: JobOptions) {
+    log.write(|line| {
+        line.priority = Some(options.priority);
+        line.model = Some(terms.model.clone());
+        line.n = Some(terms.seeds.len());
+        line.size = Some(terms.size.to_string());
+        line.steps = Some(terms.num_inference_steps);
+    });
 }

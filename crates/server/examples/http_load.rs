@@ -1,0 +1,337 @@
+//! What the HTTP layer costs by itself: a pipeline that takes no time, real sockets, a server process of
+//! its own.
+//!
+//! ```sh
+//! cargo run --release -p server --example http_load            # all of it, about a minute
+//! ```
+//!
+//! | measure | what is in it |
+//! |---|---|
+//! | `requests` | JSON in, validation, the scheduler and its worker (no work), a 64x64 PNG, base64, JSON out, log line, metrics |
+//! | `megabyte` | the same with a picture whose PNG is about 1 MB: the encoder's time is in it, and printed |
+//! | `idle streams` | memory of the server under 1000 clients whose streams wait for a picture |
+//! | `slow uploads` | memory under 200 forms of which half a megabyte each has come |
+//!
+//! The load comes from this process, on the same cores: the server has what the load leaves. Asked for are
+//! 2000 requests a second on two cores, and 20 ms for 99 of 100 at half that load.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use diffusion::{
+    Estimator, ImageRequest, ImageSize, ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport,
+};
+use scheduler::fake::FakePipeline;
+use scheduler::{Scheduler, SchedulerConfig, SpawnOptions};
+use server::{AppState, Metrics, ServerConfig};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+const CONNECTIONS: usize = 32;
+const SECONDS: u64 = 8;
+const STREAMS: usize = 1000;
+const UPLOADS: usize = 200;
+
+#[tokio::main(worker_threads = 2)]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["serve", step_ms, side] => serve(step_ms.parse().unwrap(), side.parse().unwrap()).await,
+        _ => measure().await,
+    }
+}
+
+async fn measure() {
+    let server = Server::start(0, 64).await;
+    let most = throughput("requests", &server).await;
+    latency("requests at half that load", &server, most / 2.0).await;
+    latency("requests at 1000 a second", &server, 1000.0).await;
+    drop(server);
+
+    let server = Server::start(0, 1024).await;
+    let most = throughput("megabyte", &server).await;
+    latency("megabyte at half that load", &server, most / 2.0).await;
+    println!("  {}", server.stages().await);
+    drop(server);
+
+    let server = Server::start(3_600_000, 64).await;
+    idle_streams(&server).await;
+    slow_uploads(&server).await;
+}
+
+/// Requests one after another on each of the connections.
+async fn throughput(name: &str, server: &Server) -> f64 {
+    let end = Instant::now() + Duration::from_secs(SECONDS);
+    let mut clients = JoinSet::new();
+    let begun = Instant::now();
+    let cpu = server.cpu_seconds();
+    for _ in 0..CONNECTIONS {
+        let mut client = Client::open(server).await;
+        clients.spawn(async move {
+            let (mut answers, mut bytes) = (0, 0);
+            while Instant::now() < end {
+                bytes += client.generate().await;
+                answers += 1;
+            }
+            (answers, bytes)
+        });
+    }
+    let counted = clients.join_all().await;
+    let seconds = begun.elapsed().as_secs_f64();
+    let (answers, bytes): (usize, usize) = counted.into_iter().fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+    let rate = answers as f64 / seconds;
+    let cpu = (server.cpu_seconds() - cpu) / answers as f64;
+    println!(
+        "{name}: {rate:.0}/s over {CONNECTIONS} connections, {:.0} kB each, {:.0} us of the server's processor each",
+        bytes as f64 / answers as f64 / 1e3,
+        cpu * 1e6
+    );
+    rate
+}
+
+/// Requests that come when they come, whether or not the last one is answered: a request's time counts
+/// from when it was due.
+async fn latency(name: &str, server: &Server, rate: f64) {
+    let (clients, mut idle) = mpsc::unbounded_channel();
+    for _ in 0..CONNECTIONS * 4 {
+        clients.send(Client::open(server).await).ok().unwrap();
+    }
+    let begun = Instant::now();
+    let mut asked = JoinSet::new();
+    for i in 0..(rate * SECONDS as f64) as u32 {
+        let due = begun + Duration::from_secs_f64(f64::from(i) / rate);
+        tokio::time::sleep_until(due.into()).await;
+        let (mut client, clients) = (idle.recv().await.unwrap(), clients.clone());
+        asked.spawn(async move {
+            client.generate().await;
+            let took = due.elapsed();
+            clients.send(client).ok().unwrap();
+            took
+        });
+    }
+    let mut times = asked.join_all().await;
+    times.sort();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    println!("{name} ({rate:.0}/s): p50 {:.2} ms, p99 {:.2} ms, most {:.2} ms", at(0.5), at(0.99), at(1.0));
+}
+
+async fn idle_streams(server: &Server) {
+    let before = server.rss();
+    let body = r#"{"prompt":"a fox","stream":true,"partial_images":3}"#;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let mut client = Client::open(server).await;
+        client.send(body).await;
+        let status = client.status().await;
+        assert_eq!(status, 200, "a stream begins at once");
+        streams.push(client);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    report("idle streams", STREAMS, before, server.rss());
+}
+
+async fn slow_uploads(server: &Server) {
+    let before = server.rss();
+    let head = "POST /v1/images/edits HTTP/1.1\r\nhost: x\r\ncontent-length: 4000000\r\n\
+        content-type: multipart/form-data; boundary=b\r\n\r\n\
+        --b\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a.png\"\r\n\r\n";
+    let mut uploads = Vec::new();
+    for _ in 0..UPLOADS {
+        let mut client = Client::open(server).await;
+        client.0.get_mut().write_all(head.as_bytes()).await.unwrap();
+        client.0.get_mut().write_all(&vec![0; 500_000]).await.unwrap();
+        uploads.push(client);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    report("slow uploads of 500 kB so far", UPLOADS, before, server.rss());
+}
+
+fn report(name: &str, count: usize, before: usize, after: usize) {
+    let each = after.saturating_sub(before) as f64 / count as f64;
+    println!(
+        "{name}: {count}, memory {:.1} MB before, {:.1} MB with them, {:.1} kB each",
+        before as f64 / 1e3,
+        after as f64 / 1e3,
+        each
+    );
+}
+
+/// A connection that asks for one picture after another.
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    async fn open(server: &Server) -> Self {
+        let stream = TcpStream::connect(&server.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client(BufReader::with_capacity(256 << 10, stream))
+    }
+
+    /// The answer's length in bytes.
+    async fn generate(&mut self) -> usize {
+        self.send(r#"{"prompt":"a fox on a green background","num_inference_steps":1,"seed":7}"#).await;
+        self.answer().await.len()
+    }
+
+    async fn send(&mut self, body: &str) {
+        let request = format!(
+            "POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.0.get_mut().write_all(request.as_bytes()).await.unwrap();
+    }
+
+    async fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).await.unwrap();
+        line
+    }
+
+    async fn status(&mut self) -> u16 {
+        self.line().await.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    async fn answer(&mut self) -> Vec<u8> {
+        assert_eq!(self.status().await, 200);
+        let mut length = 0;
+        loop {
+            let line = self.line().await;
+            if line.trim().is_empty() {
+                break;
+            }
+            if let Some(value) = line.strip_prefix("content-length: ") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).await.unwrap();
+        body
+    }
+}
+
+/// The server's process.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    async fn start(step_ms: u64, side: usize) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut child =
+            command.args(["serve", &step_ms.to_string(), &side.to_string()]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut address = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut address).unwrap();
+        Server { child, address: address.trim().to_owned() }
+    }
+
+    /// Resident memory in kB.
+    fn rss(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Processor time so far, of all threads.
+    fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        // utime and stime, in hundredths of a second.
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    }
+
+    /// What encoding the pictures took, by the server's own count.
+    async fn stages(&self) -> String {
+        let mut client = Client::open(self).await;
+        client.0.get_mut().write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let metrics = String::from_utf8(client.answer().await).unwrap();
+        let of = |end: &str| {
+            let name = format!("latentd_stage_duration_seconds_{end}{{stage=\"encode_image\"");
+            let line = metrics.lines().find(|line| line.starts_with(&name));
+            line.map_or(f64::NAN, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        };
+        format!("of which encoding: {:.1} ms each", of("sum") / of("count") * 1e3)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn serve(step_ms: u64, side: usize) {
+    let mut fake = FakePipeline { step_delay: Duration::from_millis(step_ms), ..FakePipeline::default() };
+    fake.card.default_size = ImageSize { width: side, height: side };
+    let painted = Painted { picture: picture(side), fake };
+    let metrics = Metrics::default();
+    let config = SchedulerConfig {
+        max_batch: 64,
+        max_waiting: 2 * STREAMS,
+        max_backlog: None,
+        calibration: Duration::ZERO,
+        ..SchedulerConfig::default()
+    };
+    let options = SpawnOptions { config, observer: Some(metrics.observer()) };
+    let scheduler = Scheduler::spawn(options, vec![move || Ok(painted.clone())]);
+    let ready = |readiness: &scheduler::Readiness| matches!(readiness, scheduler::Readiness::Ready(_));
+    scheduler.readiness().wait_for(ready).await.unwrap();
+    let state = AppState::new(scheduler, ServerConfig::new("Fake/Fake-Image"), metrics);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("{}", listener.local_addr().unwrap());
+    let (_stop, stopped) = mpsc::channel(1);
+    server::serve(listener, state, stopped).await.unwrap();
+}
+
+/// A picture of `side` pixels a side. Of 1024 its PNG is about 1 MB: noise of few bits.
+fn picture(side: usize) -> RgbImage {
+    let mut random = 1_u32;
+    let mut noise = || {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (random >> 29) as u8
+    };
+    RgbImage { size: ImageSize { width: side, height: side }, pixels: (0..side * side * 3).map(|_| noise()).collect() }
+}
+
+/// The fake pipeline with another picture.
+#[derive(Clone)]
+struct Painted {
+    picture: RgbImage,
+    fake: FakePipeline,
+}
+
+impl Pipeline for Painted {
+    type State = <FakePipeline as Pipeline>::State;
+
+    fn card(&self) -> &ModelCard {
+        self.fake.card()
+    }
+
+    fn estimator(&self) -> Estimator {
+        self.fake.estimator()
+    }
+
+    fn prepare(&mut self, request: &ImageRequest) -> Result<Self::State, PipelineError> {
+        self.fake.prepare(request)
+    }
+
+    fn prompt_tokens(&self, state: &Self::State) -> usize {
+        self.fake.prompt_tokens(state)
+    }
+
+    fn step(&mut self, batch: &mut [&mut Self::State]) -> Result<Vec<StepReport>, PipelineError> {
+        self.fake.step(batch)
+    }
+
+    fn preview(&mut self, state: &Self::State, method: PreviewMethod) -> Result<RgbImage, PipelineError> {
+        self.fake.preview(state, method)
+    }
+
+    fn decode(&mut self, _state: Self::State) -> Result<RgbImage, PipelineError> {
+        Ok(self.picture.clone())
+    }
+}

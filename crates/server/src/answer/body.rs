@@ -1,0 +1,94 @@
+//! The answer in one piece: as JSON, or as the file of its one picture.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use scheduler::Timings;
+
+use super::openai::{ImageData, ImagesResponse, StageTimings};
+use super::picture::Picture;
+use super::terms::Terms;
+use crate::error::ApiError;
+use crate::request::Delivery;
+
+/// The answer with all of its pictures, in their order.
+///
+/// # Errors
+/// None that is known: the thread that writes the JSON fails.
+pub(crate) async fn body(terms: Arc<Terms>, pictures: Vec<Arc<Picture>>) -> Result<Response, ApiError> {
+    let timings = slowest(&pictures);
+    let position = pictures.iter().map(|picture| picture.position).min().unwrap_or(0);
+    let ignored = terms.ignored.clone();
+    let mut response = match (terms.delivery, pictures.first()) {
+        (Delivery::File, Some(picture)) => file(&terms, picture),
+        _ => json(move || images_response(&terms, &pictures)).await?,
+    };
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("x-queue-ms"), HeaderValue::from(timings.queue_ms as u64));
+    write_headers(headers, position, ignored);
+    Ok(response)
+}
+
+/// What is known of a request once its jobs are taken.
+pub(crate) fn write_headers(headers: &mut HeaderMap, position: usize, ignored: Option<HeaderValue>) {
+    headers.insert(HeaderName::from_static("x-queue-position"), HeaderValue::from(position));
+    if let Some(ignored) = ignored {
+        headers.insert(HeaderName::from_static("x-ignored-params"), ignored);
+    }
+}
+
+/// An answer of JSON, made and written on a blocking thread: base64 takes its time.
+///
+/// # Errors
+/// None that is known: the thread fails.
+pub(crate) async fn json<T: serde::Serialize>(
+    make: impl FnOnce() -> T + Send + 'static,
+) -> Result<Response, ApiError> {
+    let written = tokio::task::spawn_blocking(move || serde_json::to_vec(&make())).await;
+    let body = written.map_err(|err| err.to_string()).and_then(|written| written.map_err(|err| err.to_string()));
+    let body = body.map_err(|err| ApiError::Internal(format!("writing the answer: {err}")))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+fn file(terms: &Terms, picture: &Picture) -> Response {
+    let media_type = terms.output.format.media_type();
+    let mut response = ([(header::CONTENT_TYPE, media_type)], picture.file.clone()).into_response();
+    response.headers_mut().insert(HeaderName::from_static("x-seed"), picture.seed.into());
+    response
+}
+
+/// The JSON of an answer with all of its pictures.
+pub(crate) fn images_response(terms: &Terms, pictures: &[Arc<Picture>]) -> ImagesResponse {
+    let prompt_tokens = pictures.iter().map(|picture| picture.prompt_tokens).max().unwrap_or(0);
+    let data = pictures.iter().map(|picture| ImageData {
+        b64_json: picture.url.is_none().then(|| STANDARD.encode(&picture.file)),
+        url: picture.url.clone(),
+        seed: picture.seed,
+        cache: picture.cache.clone().filter(|_| terms.return_cache_stats),
+    });
+    // Each sentence once.
+    let mut warnings: Vec<String> = pictures.iter().flat_map(|picture| picture.warnings.clone()).collect();
+    warnings.dedup();
+    ImagesResponse {
+        created: pictures.iter().map(|picture| picture.created_at).max().unwrap_or(0),
+        model: terms.model.clone(),
+        data: data.collect(),
+        background: "opaque",
+        output_format: terms.output.format.name(),
+        quality: terms.quality,
+        size: terms.size.to_string(),
+        usage: terms.usage(prompt_tokens, pictures.len()),
+        timings: terms.return_timings.then(|| slowest(pictures)),
+        safety_identifier: terms.safety_identifier.clone(),
+        warnings,
+    }
+}
+
+/// Of each stage, the slowest picture's time.
+pub(crate) fn slowest(pictures: &[Arc<Picture>]) -> StageTimings {
+    let timings: Vec<Timings> = pictures.iter().map(|picture| picture.timings).collect();
+    StageTimings::slowest(&timings)
+}

@@ -1,0 +1,175 @@
+//! Requests that are answered later: a job to ask after, for an hour after its end.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::answer::body::images_response;
+use crate::answer::openai::{ErrorBody, ImagesResponse};
+use crate::error::ApiError;
+use crate::live::{Failure, Live, Stage};
+
+/// How long a job is kept once it has ended, in seconds.
+const LIFETIME: u64 = 60 * 60;
+/// How soon to ask again for a place among jobs none of which has ended.
+const ASK_AGAIN: u64 = 60;
+
+/// The jobs that are kept.
+#[derive(Debug)]
+pub(crate) struct Jobs {
+    bounds: Bounds,
+    kept: Mutex<HashMap<String, Job>>,
+}
+
+/// What is kept at most. Jobs that were taken before the bound was met may still exceed the bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) count: usize,
+    /// Of the pictures' files.
+    pub(crate) bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds { count: 1024, bytes: 512 << 20 }
+    }
+}
+
+/// A request that is answered later; a cheap clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) id: String,
+    /// Whose it is: to others there is no such job.
+    owner: u64,
+    /// In seconds since 1970.
+    created_at: u64,
+    pub(crate) live: Live,
+}
+
+/// A job as it is told.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ImageJob {
+    id: String,
+    /// `image.job`.
+    object: &'static str,
+    /// `queued`, `in_progress`, `completed`, `failed` or `cancelled`.
+    status: &'static str,
+    /// Steps that are done, in percent.
+    progress: usize,
+    /// Jobs that are before it in line, while it is queued.
+    queue_position: Option<usize>,
+    /// Seconds since 1970.
+    created_at: u64,
+    /// Until when it is kept, in seconds since 1970: known once it has ended.
+    expires_at: Option<u64>,
+    error: Option<ErrorBody>,
+    result: Option<ImagesResponse>,
+}
+
+impl Jobs {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Jobs { bounds, kept: Mutex::default() }
+    }
+
+    /// Keeps a job that `owner` submitted at `now`.
+    ///
+    /// # Errors
+    /// As of [`Jobs::check_room`].
+    pub(crate) fn add(&self, live: Live, owner: u64, now: u64) -> Result<Job, ApiError> {
+        let job = Job { id: format!("job_{:032x}", rand::random::<u128>()), owner, created_at: now, live };
+        let mut kept = self.kept(now);
+        has_room(&kept, self.bounds, now)?;
+        kept.insert(job.id.clone(), job.clone());
+        Ok(job)
+    }
+
+    /// Whether there is a place for one job more.
+    ///
+    /// # Errors
+    /// There is none, and when there may be one.
+    pub(crate) fn check_room(&self, now: u64) -> Result<(), ApiError> {
+        has_room(&self.kept(now), self.bounds, now)
+    }
+
+    /// The job of this id, if it is `owner`'s.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(crate) fn get(&self, id: &str, owner: u64, now: u64) -> Result<Job, ApiError> {
+        let job = self.kept(now).get(id).filter(|job| job.owner == owner).cloned();
+        job.ok_or_else(|| ApiError::JobNotFound(id.chars().take(80).collect()))
+    }
+
+    /// Forgets a job.
+    pub(crate) fn remove(&self, id: &str, now: u64) {
+        self.kept(now).remove(id);
+    }
+
+    /// Those that have not expired.
+    fn kept(&self, now: u64) -> MutexGuard<'_, HashMap<String, Job>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|_, job| job.expires_at().is_none_or(|expires| expires > now));
+        kept
+    }
+}
+
+fn has_room(kept: &HashMap<String, Job>, bounds: Bounds, now: u64) -> Result<(), ApiError> {
+    let bytes: usize = kept.values().map(|job| job.live.bytes()).sum();
+    if kept.len() < bounds.count && bytes < bounds.bytes {
+        return Ok(());
+    }
+    let next = kept.values().filter_map(Job::expires_at).min();
+    let wait = next.map_or(ASK_AGAIN, |expires| expires.saturating_sub(now));
+    Err(ApiError::JobsFull { wait: Duration::from_secs(wait) })
+}
+
+impl Job {
+    fn expires_at(&self) -> Option<u64> {
+        match self.live.stage() {
+            Stage::Ended { at, .. } => Some(at + LIFETIME),
+            _ => None,
+        }
+    }
+
+    /// As it is now. The base64 of a result takes its time: not for the event loop.
+    pub(crate) fn told(&self) -> ImageJob {
+        let stage = self.live.stage();
+        let terms = &self.live.terms;
+        let mut job = ImageJob {
+            id: self.id.clone(),
+            object: "image.job",
+            status: "queued",
+            progress: 0,
+            queue_position: None,
+            created_at: self.created_at,
+            expires_at: None,
+            error: None,
+            result: None,
+        };
+        match stage {
+            Stage::Queued { position } => job.queue_position = Some(position),
+            Stage::Running { steps_taken } => {
+                // What is left after the last step is the decoding.
+                (job.status, job.progress) = ("in_progress", (steps_taken * 100 / terms.all_steps()).min(99));
+            }
+            Stage::Ended { at, outcome } => {
+                job.expires_at = Some(at + LIFETIME);
+                match outcome {
+                    Ok(()) => {
+                        (job.status, job.progress) = ("completed", 100);
+                        job.result = Some(images_response(terms, &self.live.pictures()));
+                    }
+                    Err(Failure::Cancelled) => job.status = "cancelled",
+                    Err(failure) => {
+                        job.status = "failed";
+                        job.error = Some(ApiError::from(failure).body());
+                    }
+                }
+            }
+        }
+        job
+    }
+}
