@@ -40,7 +40,12 @@ pub struct CacheFlags {
     #[arg(long, value_name = "R", allow_negative_numbers = true, env = "LATENTD_CACHE_DIT_RESIDUAL_DIFF_THRESHOLD")]
     pub cache_dit_residual_diff_threshold: Option<f64>,
     /// Most steps in a row that reuse; -1 for any number
-    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LATENTD_CACHE_DIT_MAX_CONTINUOUS_CACHED_STEPS")]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        env = "LATENTD_CACHE_DIT_MAX_CONTINUOUS_CACHED_STEPS"
+    )]
     pub cache_dit_max_continuous_cached_steps: Option<i64>,
     /// Forecast the residual instead of repeating it
     #[arg(long, value_parser = BoolishValueParser::new(), env = "LATENTD_CACHE_DIT_ENABLE_TAYLORSEER")]

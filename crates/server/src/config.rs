@@ -36,6 +36,8 @@ pub struct ServerConfig {
     pub header_timeout: Duration,
     /// How long an upload may make no progress.
     pub body_timeout: Duration,
+    /// Where clients see this server, for URLs in answers; without it, what each request says.
+    pub public_url: Option<String>,
     /// Most connections at a time; more wait for their turn.
     pub max_connections: usize,
     /// What the program was built for and with.
@@ -80,6 +82,7 @@ impl ServerConfig {
             cors_allow_origins: Vec::new(),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            public_url: None,
             max_connections: 4096,
             build: BuildInfo::default(),
             drain_timeout: Duration::from_secs(60),

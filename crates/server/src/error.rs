@@ -146,7 +146,9 @@ impl ApiError {
             ApiError::UnknownModel { .. } => invalid(StatusCode::NOT_FOUND, "model_not_found", Some("model")),
             ApiError::UnknownUrl { .. } => invalid(StatusCode::NOT_FOUND, "unknown_url", None),
             ApiError::MethodNotAllowed { .. } => invalid(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", None),
-            ApiError::ContentType { .. } => invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", None),
+            ApiError::ContentType { .. } => {
+                invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", None)
+            }
             ApiError::BodyTooLarge { .. } => invalid(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None),
             ApiError::Submit(SubmitError::QueueFull { .. }) => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", None)
@@ -210,11 +212,7 @@ pub(crate) fn unreadable(err: axum::Error) -> ApiError {
 }
 
 fn invalid_key(given: bool) -> &'static str {
-    if given {
-        "Incorrect API key"
-    } else {
-        "No API key was given: send it as `Authorization: Bearer KEY`"
-    }
+    if given { "Incorrect API key" } else { "No API key was given: send it as `Authorization: Bearer KEY`" }
 }
 
 /// The scheduler's own words, but for what the client can mend: it is told the field.

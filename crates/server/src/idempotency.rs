@@ -16,7 +16,7 @@ use crate::request::ImagesRequest;
 /// The header that carries a key.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Most bytes of a key.
-const MAX_LEN: usize = 255;
+pub(crate) const MAX_LEN: usize = 255;
 /// How long an answer can be had again, in seconds.
 const LIFETIME: u64 = 24 * 60 * 60;
 

@@ -1,8 +1,11 @@
 //! The OpenAI Images API over HTTP: JSON in, pictures out. HTTP and OpenAI's JSON stop here.
 //!
 //! A request runs through `routes` (which path), `request` (what was typed, and what is meant by it),
-//! the scheduler (a ticket a picture; dropping the handler's future, as hyper does when the client
-//! leaves, drops the tickets and cancels the jobs), and `answer` (PNG and base64, off the event loop).
+//! the scheduler (a ticket a picture, all of them a `run`), `live` (a task drives the run for whoever
+//! watches; when the last watcher leaves, as hyper lets it when its client does, the tickets drop and
+//! cancel the jobs), and `answer` (files, JSON and events, off the event loop). `jobs` are watched by the
+//! server itself, `idempotency` lets requests that come again watch what goes on already, and `files`
+//! keeps pictures behind URLs.
 //! `connections` takes clients on and `access` lets them in.
 //! `error` is the only place that knows which failure is which status, `access_log` writes the one
 //! line a request, and `metrics` counts.
@@ -10,14 +13,21 @@
 mod access;
 mod access_log;
 mod answer;
+mod clock;
 mod config;
 mod connections;
 mod error;
+mod files;
+mod idempotency;
+mod jobs;
+mod live;
 mod metrics;
 mod openapi;
+mod public_url;
 mod request;
 mod request_id;
 mod routes;
+mod run;
 mod serve;
 mod shutdown;
 mod state;

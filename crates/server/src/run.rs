@@ -77,7 +77,8 @@ impl Run {
         for image_index in (self.turn..self.turn + count).map(|i| i % count) {
             let picture = &mut self.pictures[image_index];
             let Some(ticket) = &mut picture.ticket else { continue };
-            match pin!(ticket.next()).poll(cx) {
+            let polled = pin!(ticket.next()).poll(cx);
+            match polled {
                 Poll::Ready(Some(update)) => {
                     self.turn = image_index + 1;
                     return Poll::Ready(Some((image_index, update)));

@@ -1,13 +1,16 @@
 //! What every handler can reach.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use diffusion::ModelCard;
 use scheduler::{Readiness, Scheduler, SubmitError};
 
 use crate::access::Access;
+use crate::clock::Clock;
 use crate::config::ServerConfig;
+use crate::files::{self, Files};
+use crate::idempotency::Replays;
+use crate::jobs::{Bounds, Jobs};
 use crate::metrics::Metrics;
 
 /// What every handler can reach; a cheap clone.
@@ -29,7 +32,18 @@ impl AppState {
     /// The state of a server that hands its jobs to `scheduler`, whose observer is that of `metrics`.
     pub fn new(scheduler: Scheduler, config: ServerConfig, metrics: Metrics) -> Self {
         let access = Arc::new(Access::new(&config));
-        AppState { scheduler, config: Arc::new(config), metrics, access, started: unix_seconds() }
+        let clock = Clock::default();
+        AppState {
+            scheduler,
+            config: Arc::new(config),
+            metrics,
+            access,
+            clock,
+            files: Arc::new(Files::new(files::MAX_BYTES)),
+            jobs: Arc::new(Jobs::new(Bounds::default())),
+            replays: Arc::new(Replays::new(Bounds::default())),
+            started: clock.now(),
+        }
     }
 
     /// The loaded model's card, or why there is none: the reason that a submission would get.
@@ -41,9 +55,4 @@ impl AppState {
             Readiness::Failed(reason) => Err(SubmitError::Failed(reason.clone())),
         }
     }
-}
-
-/// Now, in seconds since 1970.
-pub(crate) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }

@@ -92,8 +92,7 @@ fn a_request_is_a_span_of_the_trace_that_it_came_with() {
     assert_eq!(requests.len(), 2, "{spans:?}");
     assert!(requests.iter().all(|(service, _)| service == "pictures"), "{spans:?}");
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let ids: Vec<_> =
-        requests.iter().map(|(_, span)| (hex(&span.trace_id), hex(&span.parent_span_id))).collect();
+    let ids: Vec<_> = requests.iter().map(|(_, span)| (hex(&span.trace_id), hex(&span.parent_span_id))).collect();
     assert_eq!(ids[0], (trace_id.to_owned(), parent.to_owned()));
     assert!(ids[1].0 != trace_id && ids[1].1.is_empty(), "{ids:?}");
     assert!(!format!("{spans:?}").contains("hidden"), "prompts stay here");

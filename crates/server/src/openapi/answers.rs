@@ -26,9 +26,10 @@ const RATE_LIMIT: [Named; 3] = [
     ("x-ratelimit-remaining-requests", Type::Integer, "What is left of them."),
     ("x-ratelimit-reset-requests", Type::String, "When all of them are back, such as `1s` or `6m0s`."),
 ];
-const PICTURES: [Named; 4] = [
+const PICTURES: [Named; 5] = [
     ("x-queue-ms", Type::Integer, "Milliseconds in the queue."),
     ("x-queue-position", Type::Integer, "Jobs that were in line before the request's first."),
+    ("x-seed", Type::Integer, "The picture's seed, where the answer is its file."),
     ("x-ignored-params", Type::String, "The fields that were given and have no effect."),
     (
         "idempotent-replayed",
@@ -41,6 +42,7 @@ const PICTURES: [Named; 4] = [
 const REFUSALS: [(u16, &str); 11] = [
     (400, "A field is missing, has a wrong type, or asks for what cannot be had: `param` names it."),
     (401, "The server has keys, and the request brought none of them."),
+    (403, "The URL's signature does not fit, or it is too late."),
     (404, "There is no such thing, at least not for this caller."),
     (408, "The upload stopped coming."),
     (413, "The body is too large. The rest of it is still read, so that the answer arrives."),
@@ -49,7 +51,6 @@ const REFUSALS: [(u16, &str); 11] = [
     (500, "The server's own fault; its log has the reason under the request's id."),
     (503, "The model is loading, has failed, or the server is stopping."),
     (504, "The request's deadline passed."),
-    (405, "Another method is meant."),
 ];
 
 /// JSON of the component `name`.
@@ -63,15 +64,38 @@ pub(super) fn response(description: &str) -> ResponseBuilder {
 
 /// The answers of a route that makes pictures: at once, as a stream or as a file.
 pub(super) fn pictures() -> ResponseBuilder {
+    let answer = with_events(json("The pictures, all of them.", "ImagesResponse"));
+    with(with(with_file(answer), &PICTURES), &RATE_LIMIT)
+}
+
+/// The answer of a job's events.
+pub(super) fn events() -> ResponseBuilder {
+    with_events(response("What a stream of the request tells, from its beginning."))
+}
+
+/// The answer that is a picture's file.
+pub(super) fn picture_file() -> ResponseBuilder {
+    with_file(response("The picture."))
+}
+
+/// The answer to a request that is answered later.
+pub(super) fn job_taken() -> ResponseBuilder {
+    let answer = json("A job to ask after.", "ImageJob");
+    let location = header(Type::String, "Where to ask: `/v1/images/jobs/{id}`.");
+    with(with(answer, &PICTURES), &RATE_LIMIT).header("location", location)
+}
+
+fn with_events(answer: ResponseBuilder) -> ResponseBuilder {
     let events = "Each event is an `event:` line with its type and a `data:` line of JSON: see the schemas `*Event`. \
          Comments keep the connection alive; there is no `[DONE]`. A failure on the way is an event `error`.";
+    answer.content("text/event-stream", content(text(events), None))
+}
+
+fn with_file(answer: ResponseBuilder) -> ResponseBuilder {
     let formats = [OutputFormat::Png, OutputFormat::Jpeg, OutputFormat::WebP];
-    let answer =
-        json("The pictures, all of them.", "ImagesResponse").content("text/event-stream", content(text(events), None));
-    let answer = formats.into_iter().fold(answer, |answer, format| {
-        answer.content(format!("image/{}", format.name()), content(of(Type::String, "The file."), None))
-    });
-    with(with(answer, &PICTURES), &RATE_LIMIT)
+    formats.into_iter().fold(answer, |answer, format| {
+        answer.content(format.media_type(), content(of(Type::String, "The file."), None))
+    })
 }
 
 pub(super) fn refusal(status: u16) -> Response {

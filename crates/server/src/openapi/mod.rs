@@ -12,8 +12,10 @@ use utoipa::ToSchema;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 
+use crate::answer::events::{CompletedEvent, ErrorEvent, PartialImageEvent, ProgressEvent};
 use crate::answer::openai::{ErrorResponse, ImagesResponse, Model, ModelList};
 use crate::config::{BuildInfo, ServerConfig};
+use crate::jobs::ImageJob;
 use crate::routes::{Alive, Info, Ready};
 
 const DESCRIPTION: &str = "The OpenAI Images API, served by latentd. Clients of OpenAI's work as they are; what they do \
@@ -33,6 +35,11 @@ fn components(config: &ServerConfig) -> Components {
     let mut schemas = Vec::new();
     add::<ImagesResponse>(&mut schemas);
     add::<ErrorResponse>(&mut schemas);
+    add::<PartialImageEvent>(&mut schemas);
+    add::<ProgressEvent>(&mut schemas);
+    add::<CompletedEvent>(&mut schemas);
+    add::<ErrorEvent>(&mut schemas);
+    add::<ImageJob>(&mut schemas);
     add::<ModelList>(&mut schemas);
     add::<Model>(&mut schemas);
     add::<Alive>(&mut schemas);

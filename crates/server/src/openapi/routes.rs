@@ -6,14 +6,16 @@ use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{ObjectBuilder, Paths, Ref, Required, SecurityRequirement};
 
-use super::answers::{content, json as json_answer, pictures, refusal, response};
+use super::answers::{content, events, job_taken, json as json_answer, picture_file, pictures, refusal, response};
 use super::schema::{of, text};
+use crate::idempotency::MAX_LEN;
 
 /// The security schemes' names: either lets a request in.
 pub(super) const BEARER: &str = "bearer";
 pub(super) const API_KEY: &str = "api_key";
 
 const IMAGES: &str = "Images";
+const JOBS: &str = "Jobs and files";
 const MODELS: &str = "Models";
 const OPERATIONS: &str = "Operations";
 /// What may go wrong with any request for pictures.
@@ -22,7 +24,7 @@ const PICTURE_REFUSALS: [u16; 10] = [400, 401, 404, 408, 413, 415, 429, 500, 503
 /// All of them, in the order of the page.
 pub(super) fn paths() -> Paths {
     let mut paths = Paths::new();
-    let routes = [images(), models(), operations()];
+    let routes = [images(), jobs(), models(), operations()];
     for (method, path, operation) in routes.into_iter().flatten() {
         paths.add_path_operation(path, vec![method], operation);
     }
@@ -50,9 +52,39 @@ fn images() -> Vec<Route> {
     let vary = operation(IMAGES, "vary", "Retired")
         .description(Some("Always 400: OpenAI retired it, and an edit with a prompt does what it did."));
     vec![
-        (HttpMethod::Post, "/v1/images/generations", keyed(generate.response("200", pictures()), &PICTURE_REFUSALS)),
-        (HttpMethod::Post, "/v1/images/edits", keyed(edit.response("200", pictures()), &PICTURE_REFUSALS)),
+        (HttpMethod::Post, "/v1/images/generations", makes_pictures(generate)),
+        (HttpMethod::Post, "/v1/images/edits", makes_pictures(edit)),
         (HttpMethod::Post, "/v1/images/variations", keyed(vary, &[400, 401, 429, 500])),
+    ]
+}
+
+fn makes_pictures(operation: OperationBuilder) -> Operation {
+    keyed(operation.response("200", pictures()).response("202", job_taken()), &PICTURE_REFUSALS)
+}
+
+fn jobs() -> Vec<Route> {
+    let job = |id, summary| {
+        let of =
+            operation(JOBS, id, summary).parameter(path_parameter("id", "The job's id, from the 202 that took it."));
+        move |description| of.description(Some(description))
+    };
+    let ask = job("job", "How far a job is")("A job belongs to the key that made it: to others there is none.")
+        .response("200", json_answer("The job, with its answer once it has one.", "ImageJob"));
+    let cancel = job("cancel_job", "Gives a job up")("One that has ended is forgotten.")
+        .response("200", json_answer("The job as it is left.", "ImageJob"));
+    let follow = job("job_events", "Follows a job")("Leaving leaves the job alone.").response("200", events());
+    let file = operation(JOBS, "file", "A picture behind a URL")
+        .description(Some("No key is needed: the URL of an answer is signed, and good for an hour."))
+        .parameter(path_parameter("id", "The file's id."))
+        .parameter(query_parameter("expires", "Until when, in seconds since 1970."))
+        .parameter(query_parameter("signature", "What proves that this server made the URL."))
+        .response("200", picture_file());
+    let refusals = [400, 401, 404, 500];
+    vec![
+        (HttpMethod::Get, "/v1/images/jobs/{id}", keyed(ask, &refusals)),
+        (HttpMethod::Delete, "/v1/images/jobs/{id}", keyed(cancel, &refusals)),
+        (HttpMethod::Get, "/v1/images/jobs/{id}/events", keyed(follow, &refusals)),
+        (HttpMethod::Get, "/v1/images/files/{id}", refusing(file, &[400, 403, 404, 500])),
     ]
 }
 
@@ -146,6 +178,13 @@ fn picture_headers() -> Vec<Parameter> {
             "The request's name in the answer and in the log, where it is short and printable ASCII.",
             text(""),
         ),
+        header_parameter(
+            "idempotency-key",
+            "The same request with the same key joins the one that runs, or has its answer again for a day; another \
+             request with the same key is refused.",
+            text("").pattern(Some(format!("^[!-~]{{1,{MAX_LEN}}}$"))),
+        ),
+        header_parameter("prefer", "`respond-async` is `async`, as of RFC 7240.", text("")),
     ]
 }
 
@@ -155,6 +194,14 @@ fn header_parameter(name: &str, description: &str, schema: ObjectBuilder) -> Par
 }
 
 fn path_parameter(name: &str, description: &str) -> Parameter {
-    let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path).required(Required::True);
+    text_parameter(ParameterIn::Path, name, description)
+}
+
+fn query_parameter(name: &str, description: &str) -> Parameter {
+    text_parameter(ParameterIn::Query, name, description)
+}
+
+fn text_parameter(place: ParameterIn, name: &str, description: &str) -> Parameter {
+    let parameter = ParameterBuilder::new().name(name).parameter_in(place).required(Required::True);
     parameter.description(Some(description)).schema(Some(text(""))).build()
 }

@@ -36,7 +36,7 @@ async fn every_route_is_described_and_every_description_is_a_route() {
     }
     let app = fake_app().await;
     for (method, path, _) in &operations {
-        let path = path.replace("{id}", "Fake/Fake-Image");
+        let path = path.replace("{id}", "x");
         let answer = send(&app, Request::builder().method(method).uri(&path).body(Body::empty()).unwrap()).await;
         let code = answer.json["error"]["code"].as_str().unwrap_or_default();
         assert!(!["unknown_url", "method_not_allowed"].contains(&code), "{method} {path}: {}", answer.text);

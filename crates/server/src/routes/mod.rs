@@ -2,9 +2,11 @@
 
 mod assets;
 mod docs;
+mod files;
 mod health;
 mod images;
 mod info;
+mod jobs;
 mod metrics;
 mod models;
 mod playground;
@@ -64,6 +66,8 @@ fn open() -> Router<AppState> {
         ("/metrics", get(metrics::scrape)),
         ("/info", get(info::info)),
         ("/version", get(info::version)),
+        // The URL itself is the key.
+        ("/v1/images/files/{id}", get(files::fetch)),
     ];
     routes.into_iter().fold(Router::new(), |router, (path, methods)| {
         router.route(path, methods.clone()).route(&format!("{path}/"), methods)
@@ -79,6 +83,8 @@ fn keyed() -> Router<AppState> {
             ("/images/generations", post(images::generate)),
             ("/images/edits", post(images::edit)),
             ("/images/variations", post(images::vary)),
+            ("/images/jobs/{id}", get(jobs::status).delete(jobs::cancel)),
+            ("/images/jobs/{id}/events", get(jobs::events)),
             ("/models", get(models::list)),
         ] {
             router = router.route(&format!("{prefix}{path}"), methods.clone());

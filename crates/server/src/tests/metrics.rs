@@ -57,7 +57,7 @@ async fn a_generation_moves_each_counter_by_what_it_did() {
         &request("ok"),
         "stage_duration_seconds_count{stage=\"decode\"} 2",
         "stage_duration_seconds_count{stage=\"encode\"} 2",
-        "stage_duration_seconds_count{stage=\"image\"} 1",
+        "stage_duration_seconds_count{stage=\"image\"} 2",
         "stage_duration_seconds_count{stage=\"step\"} 3",
         "step_duration_seconds_count{decision=\"computed\"} 3",
     ];

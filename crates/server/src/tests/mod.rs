@@ -3,14 +3,18 @@
 mod access;
 mod connections;
 mod edits;
+mod files;
 mod forms;
 mod generation;
+mod idempotency;
+mod jobs;
 mod log;
 mod metrics;
 mod options;
 mod refusals;
 mod sockets;
 mod spans;
+mod streaming;
 mod surroundings;
 mod uploads;
 
@@ -18,6 +22,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
+use axum::http::response::Parts;
 use axum::http::{HeaderMap, Request, StatusCode};
 use scheduler::fake::FakePipeline;
 use scheduler::{Load, Readiness, Scheduler, SchedulerConfig, SpawnOptions};
@@ -90,11 +95,16 @@ pub(crate) async fn fake_app() -> Router {
 }
 
 pub(crate) async fn send(app: &Router, request: Request<Body>) -> Answer {
-    let (parts, body) = app.clone().oneshot(request).await.unwrap().into_parts();
-    let bytes = to_bytes(body, usize::MAX).await.unwrap();
+    let (parts, bytes) = fetch(app, request).await;
     let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-    let text = String::from_utf8(bytes.into()).unwrap();
+    let text = String::from_utf8(bytes).unwrap();
     Answer { status: parts.status, headers: parts.headers, text, json }
+}
+
+/// An answer that is no text.
+pub(crate) async fn fetch(app: &Router, request: Request<Body>) -> (Parts, Vec<u8>) {
+    let (parts, body) = app.clone().oneshot(request).await.unwrap().into_parts();
+    (parts, to_bytes(body, usize::MAX).await.unwrap().into())
 }
 
 pub(crate) async fn get(app: &Router, path: &str) -> Answer {
@@ -102,6 +112,39 @@ pub(crate) async fn get(app: &Router, path: &str) -> Answer {
 }
 
 pub(crate) async fn generate(app: &Router, body: impl ToString) -> Answer {
+    send(app, generation(body, &[])).await
+}
+
+/// A request for pictures, with these headers too.
+pub(crate) fn generation(body: impl ToString, headers: &[(&str, &str)]) -> Request<Body> {
     let request = Request::post("/v1/images/generations").header("content-type", "application/json");
-    send(app, request.body(Body::from(body.to_string())).unwrap()).await
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    request.body(Body::from(body.to_string())).unwrap()
+}
+
+/// The server-sent events of an answer: their names and their data. Comments are passed over.
+pub(crate) fn events(text: &str) -> Vec<(String, Value)> {
+    let event = |block: &str| {
+        let lines: Vec<_> = block.lines().filter(|line| !line.starts_with(':')).collect();
+        match lines[..] {
+            [] => None,
+            [event, data] => {
+                let data = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+                Some((event.strip_prefix("event: ").unwrap().to_owned(), data))
+            }
+            _ => panic!("an event has one line of each: {block}"),
+        }
+    };
+    text.split("\n\n").filter_map(event).collect()
+}
+
+/// The first pixel of a picture's file, whatever its format.
+pub(crate) fn first_pixel(file: &[u8]) -> [u8; 3] {
+    image::load_from_memory(file).unwrap().to_rgb8().get_pixel(0, 0).0
+}
+
+/// The file in a field of JSON.
+pub(crate) fn decoded(b64_json: &Value) -> Vec<u8> {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.decode(b64_json.as_str().unwrap()).unwrap()
 }

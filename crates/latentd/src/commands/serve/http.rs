@@ -40,6 +40,10 @@ pub(super) struct HttpFlags {
     /// Most bytes of the body of an edit, which brings pictures
     #[arg(long, value_name = "BYTES", default_value = "64MiB", env = "LATENTD_UPLOAD_LIMIT")]
     upload_limit: ByteSize,
+    /// Where clients see this server, for the URLs of pictures, e.g. https://images.example.com; without
+    /// it, what each request was sent to
+    #[arg(long, value_name = "URL", value_parser = public_url, env = "LATENTD_PUBLIC_URL")]
+    public_url: Option<String>,
     /// Most connections at a time; more wait for their turn
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = value_parser!(u32).range(1..), env = "LATENTD_MAX_CONNECTIONS")]
     max_connections: u32,
@@ -60,6 +64,7 @@ impl HttpFlags {
         config.body_timeout = Duration::from_secs(self.body_timeout);
         config.body_limit = self.body_limit.as_u64() as usize;
         config.upload_limit = self.upload_limit.as_u64() as usize;
+        config.public_url = self.public_url.clone();
         config.max_connections = self.max_connections as usize;
     }
 
@@ -76,6 +81,11 @@ impl HttpFlags {
         }
         keys
     }
+}
+
+fn public_url(text: &str) -> Result<String, &'static str> {
+    let is_absolute = ["http://", "https://"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
+    is_absolute.then(|| text.to_owned()).ok_or("it must begin with http:// or https://")
 }
 
 fn add_file(keys: &mut ApiKeys, path: &Path, mistakes: &mut Mistakes) {
