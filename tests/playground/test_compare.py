@@ -8,7 +8,7 @@ from page import PROMPT, PlaygroundCase, decisions, picture_size, set_steps
 
 
 class Compare(PlaygroundCase):
-    def compare(self, page, steps=40):
+    def compare(self, page, steps=120):
         page.fill("#prompt", PROMPT)
         page.fill("#seed", "11")
         set_steps(page, steps)
@@ -23,13 +23,13 @@ class Compare(PlaygroundCase):
         self.assertEqual(picture_size(page, ".duo figure:nth-child(2) img"), [128, 128])
         uncached, cached = page.locator(".duo figcaption").all_inner_texts()
         self.assertIn("Uncached", uncached)
-        self.assertIn("40 steps", uncached)
+        self.assertIn("120 steps", uncached)
         self.assertIn("Cached, ultra", cached)
         answer = self.server.generate(
-            prompt=PROMPT, seed=11, num_inference_steps=40, cache="ultra", return_cache_stats=True
+            prompt=PROMPT, seed=11, num_inference_steps=120, cache="ultra", return_cache_stats=True
         )
         run = answer["data"][0]["cache"]["runs"][0]
-        self.assertIn(f"{run['computed_steps']} of 40 steps computed", cached)
+        self.assertIn(f"{run['computed_steps']} of 120 steps computed", cached)
         self.assertEqual(decisions(page, "cond"), run["decisions"])
         times = [re.search(r"[\d.]+\sm?s", text).group() for text in (uncached, cached)]
         uncached_ms, cached_ms = (float(t.split()[0]) * (1 if t.endswith("ms") else 1000) for t in times)

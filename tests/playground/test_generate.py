@@ -58,8 +58,10 @@ class Generate(PlaygroundCase):
         page.hover(f'#timeline .cell[data-branch="cond"][data-step="{reused}"]')
         expect(page.locator("#readout")).to_contain_text(f"Step {reused + 1} of 28")
         expect(page.locator("#readout")).to_contain_text("cond reused: little changed, diff")
-        # Each diff that the step cache took has its dot: hollow where it was below the threshold.
-        self.assertEqual(page.locator("#timeline .dot.below").count(), sum(run["decisions"].count("C") for run in runs))
+        # A step is reused where its diff is below the threshold, unless something else speaks against it.
+        below = page.locator("#timeline .dot.below").count()
+        self.assertGreaterEqual(below, sum(run["decisions"].count("C") for run in runs))
+        self.assertLess(below, page.locator("#timeline .dot").count())
 
     def test_several_pictures_and_another_size_and_format(self):
         page = self.open()
@@ -118,9 +120,6 @@ class Generate(PlaygroundCase):
 
 
 class Cancel(PlaygroundCase):
-    def is_expected(self, trouble):
-        return "ERR_ABORTED" in trouble
-
     def test_cancel_stops_the_job_on_the_server(self):
         page = self.open()
         before = self.server.metric("latentd_cancelled_total")

@@ -63,9 +63,14 @@ class Looks(PlaygroundCase):
           .map(e => e.outerHTML)""")
         self.assertEqual(small, [], "fingers need 44 pixels")
 
-    def test_a_picture_in_the_middle_of_a_narrow_window(self):
+    def test_a_window_as_narrow_as_may_be(self):
         page = self.open({"viewport": {"width": 700, "height": 700}})
+        self.make(page)
         self.assertLessEqual(page.evaluate("document.documentElement.scrollWidth"), 700)
+        # The timeline is drawn again, and the console must stay silent.
+        page.set_viewport_size({"width": 120, "height": 300})
+        page.wait_for_timeout(200)
+        self.assertEqual(page.locator('#timeline .cell[data-branch="cond"]').count(), 20)
 
     def test_the_timeline_tells_a_screen_reader(self):
         page = self.open(DESKTOP)

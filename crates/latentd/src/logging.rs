@@ -70,14 +70,14 @@ pub(crate) fn init(flags: &LogFlags) -> Result<Option<otlp::Exporter>, Error> {
     Ok(exporter)
 }
 
-/// Lines as the flags have them.
+/// Lines as the flags have them; there is nothing to send.
 ///
 /// # Errors
 /// None in a build without OTLP.
 #[cfg(not(feature = "otlp"))]
-pub(crate) fn init(flags: &LogFlags) -> Result<(), Error> {
+pub(crate) fn init(flags: &LogFlags) -> Result<Option<std::convert::Infallible>, Error> {
     registry().with(lines(flags.log_format)).init();
-    Ok(())
+    Ok(None)
 }
 
 fn lines<S>(format: LogFormat) -> impl Layer<S>

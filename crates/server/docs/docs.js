@@ -33,7 +33,10 @@ function typeOf(spec, schema) {
   if (schema.type === "array" || schema.items) {
     return element("span", {}, "list of ", typeOf(spec, schema.items ?? {}), bounds(schema.minItems, schema.maxItems));
   }
+  if (schema.contentSchema) return element("span", {}, "JSON of ", typeOf(spec, schema.contentSchema));
   if (schema.contentMediaType) return "file";
+  if (schema.properties) return element("span", {}, "{ ", Object.entries(schema.properties).flatMap(([name, field], i) =>
+    [i ? ", " : "", name, ": ", typeOf(spec, field)]), " }");
   const kinds = [schema.type ?? "anything"].flat().filter((kind) => kind !== "null").join(" or ");
   const length = bounds(schema.minLength, schema.maxLength);
   return `${kinds}${bounds(schema.minimum ?? schema.exclusiveMinimum, schema.maximum)}${length && `${length} characters`}`;
@@ -138,7 +141,7 @@ function render(spec) {
     nav.append(element("h2", {}, tag), ...own.map(({ path, method, operation }) =>
       element("a", { href: `#${operation.operationId}` }, `${method.toUpperCase()} ${path}`)));
   }
-  const schemas = Object.entries(spec.components.schemas).filter(([, schema]) => schema.properties || schema.allOf);
+  const schemas = Object.entries(spec.components.schemas).filter(([, schema]) => schema.properties || schema.allOf || schema.oneOf);
   nav.append(element("h2", {}, "Schemas"), ...schemas.map(([name]) => element("a", { href: `#${name}` }, name)));
   main.replaceChildren(
     element("h1", {}, spec.info.title, " ", element("small", {}, spec.info.version)), ...prose(spec.info.description),

@@ -249,7 +249,7 @@ impl Server {
         client.0.get_mut().write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let metrics = String::from_utf8(client.answer().await).unwrap();
         let of = |end: &str| {
-            let name = format!("latentd_stage_duration_seconds_{end}{{stage=\"encode_image\"");
+            let name = format!("latentd_stage_duration_seconds_{end}{{stage=\"image\"");
             let line = metrics.lines().find(|line| line.starts_with(&name));
             line.map_or(f64::NAN, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
         };
@@ -277,7 +277,7 @@ async fn serve(step_ms: u64, side: usize) {
         ..SchedulerConfig::default()
     };
     let options = SpawnOptions { config, observer: Some(metrics.observer()) };
-    let scheduler = Scheduler::spawn(options, vec![move || Ok(painted.clone())]);
+    let scheduler = Scheduler::spawn(options, vec![move || Ok::<_, PipelineError>(painted.clone())]);
     let ready = |readiness: &scheduler::Readiness| matches!(readiness, scheduler::Readiness::Ready(_));
     scheduler.readiness().wait_for(ready).await.unwrap();
     let state = AppState::new(scheduler, ServerConfig::new("Fake/Fake-Image"), metrics);
@@ -292,7 +292,7 @@ fn picture(side: usize) -> RgbImage {
     let mut random = 1_u32;
     let mut noise = || {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (random >> 29) as u8
+        (random >> 30) as u8
     };
     RgbImage { size: ImageSize { width: side, height: side }, pixels: (0..side * side * 3).map(|_| noise()).collect() }
 }

@@ -14,12 +14,13 @@ export async function* readEvents(body) {
 }
 
 async function* lines(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
   let rest = "";
   while (true) {
     const { done, value } = await reader.read();
     if (done) return;
-    const parts = (rest + value).split("\n");
+    const parts = (rest + decoder.decode(value, { stream: true })).split("\n");
     rest = parts.pop();
     for (const part of parts) yield part.replace(/\r$/, "");
   }

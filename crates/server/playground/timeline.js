@@ -8,6 +8,7 @@ const LANE = 46; // where the diffs are drawn
 const CELL = 20;
 const ROW = LANE + CELL + 22;
 const RIGHT = 42; // room for the threshold's figure
+const NARROWEST = 240; // below it the drawing shrinks as a whole
 
 export class Timeline {
   #host;
@@ -55,7 +56,7 @@ export class Timeline {
   }
 
   #geometry(record) {
-    const width = this.#host.clientWidth || this.#host.parentElement.clientWidth;
+    const width = Math.max(this.#host.clientWidth || this.#host.parentElement.clientWidth, NARROWEST);
     const hasSegments = new Set(record.rows.map(({ segment }) => segment)).size > 1;
     const left = hasSegments ? 84 : 56;
     return { width, left, pitch: (width - left - RIGHT) / record.numSteps };
@@ -110,8 +111,9 @@ export class Timeline {
   #stepAt({ clientX }) {
     const record = this.#record;
     if (!record || record.rows.length === 0) return null;
-    const { left, pitch } = this.#geometry(record);
-    const step = Math.floor((clientX - this.#host.getBoundingClientRect().left - left) / pitch);
+    const { width, left, pitch } = this.#geometry(record);
+    const box = this.#host.getBoundingClientRect();
+    const step = Math.floor((((clientX - box.left) / box.width) * width - left) / pitch);
     return step >= 0 && step < record.numSteps ? step : null;
   }
 

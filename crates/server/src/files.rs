@@ -157,6 +157,7 @@ mod tests {
         let files = Files::new(1000);
         put(&files, 10, NOW);
         put(&files, 20, NOW + LIFETIME);
-        assert_eq!((files.kept().bytes, files.kept().order.len()), (20, 1));
+        let kept = files.kept();
+        assert_eq!((kept.bytes, kept.order.len(), kept.files.len()), (20, 1, 1));
     }
 }

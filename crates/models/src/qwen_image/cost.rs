@@ -6,7 +6,7 @@ use cache::{CacheConfig, SegmentTokens};
 use diffusion::{ImageRequest, RequestCost};
 
 use super::config::TransformerConfig;
-use super::prompt::MAX_PROMPT_TOKENS;
+use super::prompt::{MAX_PROMPT_TOKENS, MAX_SEQUENCE_LENGTH, TRAILING_TOKENS};
 
 /// The sizes that a request's state is made of.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ impl CostModel {
     /// residuals too are held until the step is known to have had memory enough.
     fn cache_bytes(&self, config: &CacheConfig, tokens: usize, passes: usize) -> usize {
         // The last block's text goes nowhere: it is kept only for last blocks that run after it.
-        let encoder = if config.bn_compute_blocks > 0 { MAX_PROMPT_TOKENS } else { 0 };
+        let encoder = if config.bn_compute_blocks > 0 { MAX_SEQUENCE_LENGTH } else { 0 };
         let segments = [SegmentTokens { hidden: tokens, encoder }];
         let (dim, dtype_bytes) = (self.transformer.dim(), self.activation_bytes);
         let (first_blocks, middle_blocks) = (tokens, tokens + encoder);
@@ -55,7 +55,7 @@ impl CostModel {
     /// A prompt of so many bytes has at most as many tokens.
     fn prompt_bytes(&self, request: &ImageRequest) -> usize {
         let negative = request.negative_prompt.as_deref().filter(|_| request.do_true_cfg());
-        let tokens = |text: &str| text.len().min(MAX_PROMPT_TOKENS);
+        let tokens = |text: &str| text.len().min(MAX_PROMPT_TOKENS) + TRAILING_TOKENS;
         let all = tokens(&request.prompt) + negative.map_or(0, tokens);
         all * self.transformer.joint_attention_dim * self.activation_bytes
     }
@@ -118,7 +118,7 @@ mod tests {
         };
         let taylor =
             |taylorseer_order| CacheConfig { enable_taylorseer: true, taylorseer_order, ..CacheConfig::default() };
-        // 24 MiB of image tokens; 6 MiB of the 1024 text tokens that a prompt may have.
+        // 24 MiB of image tokens; 6 MiB of the 1024 tokens that the text stream may have.
         assert_eq!(bytes(taylor(1)), 2 * ((1 + 2) + 2) * 24);
         assert_eq!(bytes(taylor(2)), 2 * ((1 + 3) + 2) * 24);
         assert_eq!(bytes(CacheConfig { fn_compute_blocks: 8, ..CacheConfig::default() }), 2 * (2 + 2) * 24);

@@ -15,9 +15,9 @@ const AFTER_PROMPT: &str = "<|im_end|>\n<|im_start|>assistant\n";
 /// Leading template tokens whose hidden states the transformer does not see.
 const DROPPED_TOKENS: usize = 34;
 /// Template tokens behind the prompt, which it does see.
-const TRAILING_TOKENS: usize = 5;
-/// What vllm-omni serves at most, the trailing template tokens included.
-const MAX_SEQUENCE_LENGTH: usize = 1024;
+pub(super) const TRAILING_TOKENS: usize = 5;
+/// Most tokens of the text stream: what vllm-omni serves, the trailing template tokens included.
+pub(super) const MAX_SEQUENCE_LENGTH: usize = 1024;
 
 /// Most tokens of a prompt, the template's own not counted.
 pub(super) const MAX_PROMPT_TOKENS: usize = MAX_SEQUENCE_LENGTH - TRAILING_TOKENS;
@@ -53,7 +53,8 @@ impl PromptEncoder {
         let ids = self.tokenize(field, prompt)?;
         let embed = || {
             let hidden_states = self.language_model.forward(&ids)?;
-            hidden_states.narrow(0, DROPPED_TOKENS, ids.len() - DROPPED_TOKENS)?.contiguous()
+            // A copy: a view would hold the dropped tokens as long as it is kept.
+            hidden_states.narrow(0, DROPPED_TOKENS, ids.len() - DROPPED_TOKENS)?.force_contiguous()
         };
         embed().map_err(device_error)
     }

@@ -4,6 +4,7 @@ use serde_json::Value;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Header, HeaderBuilder, Object, Ref, RefOr, Response, ResponseBuilder, Schema};
+use utoipa::openapi::{ObjectBuilder, OneOfBuilder};
 
 use super::schema::{of, text};
 use crate::answer::encode::OutputFormat;
@@ -86,9 +87,30 @@ pub(super) fn job_taken() -> ResponseBuilder {
 }
 
 fn with_events(answer: ResponseBuilder) -> ResponseBuilder {
-    let events = "Each event is an `event:` line with its type and a `data:` line of JSON: see the schemas `*Event`. \
-         Comments keep the connection alive; there is no `[DONE]`. A failure on the way is an event `error`.";
-    answer.content("text/event-stream", content(text(events), None))
+    answer.content("text/event-stream", content(Ref::from_schema_name(STREAM), None))
+}
+
+/// The component that is one event of a stream.
+pub(super) const STREAM: &str = "StreamEvent";
+
+/// An event as OpenAPI has it: its fields as they stand on the wire, `data` being JSON in turn.
+pub(super) fn stream_event() -> Schema {
+    let description = "An `event:` line with the type and a `data:` line of JSON. Comments keep the connection alive; \
+         there is no `[DONE]`. A failure on the way is an event `error`, the last one.";
+    let events = [
+        ("PartialImageEvent", &["image_generation.partial_image", "image_edit.partial_image"][..]),
+        ("ProgressEvent", &["image_generation.progress", "image_edit.progress"]),
+        ("CompletedEvent", &["image_generation.completed", "image_edit.completed"]),
+        ("ErrorEvent", &["error"]),
+    ];
+    let one_of =
+        events.into_iter().fold(OneOfBuilder::new().description(Some(description)), |one_of, (name, types)| {
+            let data =
+                text("").content_media_type("application/json").content_schema(Some(Ref::from_schema_name(name)));
+            let event = ObjectBuilder::new().property("event", text("").enum_values(Some(types.iter().copied())));
+            one_of.item(event.property("data", data).required("event").required("data"))
+        });
+    one_of.build().into()
 }
 
 fn with_file(answer: ResponseBuilder) -> ResponseBuilder {

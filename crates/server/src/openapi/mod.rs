@@ -52,6 +52,7 @@ fn components(config: &ServerConfig) -> Components {
         .schema("GenerationRequest", bodies::generation(config))
         .schema("EditRequest", bodies::edit_json(config))
         .schema("EditForm", bodies::edit_form(config))
+        .schema(answers::STREAM, answers::stream_event())
         .schemas_from_iter(schemas)
         .security_scheme(routes::BEARER, SecurityScheme::Http(bearer))
         .security_scheme(routes::API_KEY, SecurityScheme::ApiKey(ApiKey::Header(api_key)))

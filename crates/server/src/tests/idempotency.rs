@@ -36,7 +36,7 @@ async fn requests_with_one_key_are_one_request() {
         assert_eq!(state.scheduler.load().borrow().waiting, 0);
         pipeline.gate.open();
     };
-    let spelt = json!({"prompt": "a cat", "n": 1.0, "size": null});
+    let spelt = json!({"stream": false, "prompt": "a cat", "size": null});
     let (first, second, third, ()) =
         tokio::join!(post(&app, "k", cat()), post(&app, "k", spelt), post(&app, "k", cat()), release);
     assert_eq!(pipeline.probe.batch_sizes(), [1; 4], "one job of four steps");

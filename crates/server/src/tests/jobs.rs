@@ -55,7 +55,7 @@ async fn a_job_is_accepted_followed_and_answered() {
     assert_eq!(first.status, 202);
     assert_eq!(first.header("location"), format!("/v1/images/jobs/{}", id(&first)));
     assert_eq!((first.header("x-queue-position"), &first.json["object"]), ("0", &json!("image.job")));
-    assert_eq!((&first.json["status"], &first.json["progress"]), (&json!("queued"), &json!(0)));
+    assert_eq!((&first.json["progress"], &first.json["result"]), (&json!(0), &Value::Null));
     load_becomes(&state, |load| load.running == 2).await;
     let second = submit(&app, json!({})).await;
     assert_eq!((&second.json["status"], &second.json["queue_position"]), (&json!("queued"), &json!(0)));

@@ -205,8 +205,10 @@ async fn a_reader_that_lags_sees_the_newest_previews() {
     let body = json!({"prompt": "a cat", "stream": true, "preview_interval": 1, "num_inference_steps": 40});
     let pieces = Pieces::of(&app, body).await;
     pipeline.gate.open();
-    load_becomes(&state, |load| load.running + load.waiting == 0).await;
-    // What is being written is done when the stream, which nobody has read so far, is at its end.
+    // Nobody has read anything yet.
+    while !get(&app, "/metrics").await.text.contains("latentd_stage_duration_seconds_count{stage=\"image\"} 1\n") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let told = events(&pieces.rest().await);
     let previews: Vec<_> = told.iter().map(|(_, event)| event["partial_image_index"].clone()).collect();
     assert_eq!(previews, [json!(36), json!(37), json!(38), Value::Null]);
@@ -267,15 +269,18 @@ async fn a_client_that_cuts_a_stream_stops_its_job_within_a_step_and_no_other() 
         let count = leaving.read(&mut bytes).await.unwrap();
         read += std::str::from_utf8(&bytes[..count]).unwrap();
     }
-    load_becomes(&state, |load| load.running == 2).await;
+    // Four steps are done, the fifth has begun with both and waits at the gate.
+    while pipeline.probe.batch_sizes().len() < 5 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(pipeline.probe.batch_sizes()[4], 2);
     drop(leaving);
     load_becomes(&state, |load| load.running == 1).await;
-    let begun = pipeline.probe.batch_sizes().len();
     pipeline.gate.open();
     assert_status(&answer(staying).await, 200);
     pipeline.probe.emptied().await;
-    // The step that had begun may have had both.
-    assert!(pipeline.probe.batch_sizes()[begun..].iter().all(|size| *size == 1), "{:?}", pipeline.probe.batch_sizes());
+    let sizes = pipeline.probe.batch_sizes();
+    assert!(sizes.len() > 5 && sizes[5..].iter().all(|size| *size == 1), "{sizes:?}");
     let metrics = get(&app(state), "/metrics").await.text;
     assert!(metrics.contains("latentd_cancelled_total 1\n"), "{metrics}");
 }

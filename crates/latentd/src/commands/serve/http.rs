@@ -84,8 +84,9 @@ impl HttpFlags {
 }
 
 fn public_url(text: &str) -> Result<String, &'static str> {
-    let is_absolute = ["http://", "https://"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
-    is_absolute.then(|| text.to_owned()).ok_or("it must begin with http:// or https://")
+    let is_absolute =
+        ["http://", "https://"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
+    is_absolute.then(|| text.to_owned()).ok_or("must begin with http:// or https://")
 }
 
 fn add_file(keys: &mut ApiKeys, path: &Path, mistakes: &mut Mistakes) {

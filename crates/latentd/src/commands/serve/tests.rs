@@ -174,6 +174,7 @@ fn every_mistake_is_told_at_once() {
         flag("memory_budget", "0"),
         flag("model", "/no/such/model"),
         flag("cors_allow_origin", "app.example.com"),
+        flag("public_url", "images.example.com"),
     ];
     let lines = refusals(file, settings);
     let expected = [
@@ -187,6 +188,7 @@ fn every_mistake_is_told_at_once() {
         "`--dtype`: must be one of f32, bf16, f16. Given: f8",
         "`--cors-allow-origin`: must be `*` or an origin as browsers send it, e.g. https://app.example.com. \
             Given: app.example.com",
+        "`--public-url`: must begin with http:// or https://. Given: images.example.com",
         "`--max-batch` must be at least 1. Given: 0",
         "`--memory-budget` must be at least 1 byte. Given: 0",
         "`--api-key`, number 1: the name before `=` must have 1 to 64 letters, digits, `-`, `_` and `.`",
