@@ -71,14 +71,14 @@ fn a_request_holds_what_its_estimate_says() {
         ("TaylorSeer 2", Some(&taylor(2))),
         ("hidden states", Some(&hidden_states)),
     ];
-    // The first step of a process leaves scratch memory behind.
-    held(&mut model, &[request(Some(&taylor(2)), true, true), request(None, true, true)]);
     for (name, config) in configs {
         for (guided, previews) in [(false, false), (true, false), (true, true)] {
             let request = request(config, guided, previews);
             let said = estimator(&request).bytes as usize;
             for company in [1, 3] {
-                let held = held(&mut model, &vec![request.clone(); company]) / company;
+                let requests = vec![request.clone(); company];
+                // A thread makes itself scratch memory when it first needs some, and keeps it.
+                let held = (0..3).map(|_| held(&mut model, &requests)).min().unwrap() / company;
                 println!(
                     "{name:14} guided {guided:5} previews {previews:5} of {company}: {held:8} held, {said:8} said"
                 );

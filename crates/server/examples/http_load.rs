@@ -8,6 +8,7 @@
 //! | measure | what is in it |
 //! |---|---|
 //! | `requests` | JSON in, validation, the scheduler and its worker (no work), a 64x64 PNG, base64, JSON out, log line, metrics |
+//! | `replayed megabyte` | a picture whose PNG is about 1 MB and is there already: JSON in, base64, JSON out, 1.4 MB over the socket (an idempotency key) |
 //! | `megabyte` | the same with a picture whose PNG is about 1 MB: the encoder's time is in it, and printed |
 //! | `idle streams` | memory of the server under 1000 clients whose streams wait for a picture |
 //! | `slow uploads` | memory under 200 forms of which half a megabyte each has come |
@@ -47,14 +48,20 @@ async fn main() {
 
 async fn measure() {
     let server = Server::start(0, 64).await;
-    let most = throughput("requests", &server).await;
-    latency("requests at half that load", &server, most / 2.0).await;
-    latency("requests at 1000 a second", &server, 1000.0).await;
+    let most = throughput("requests", &server, "").await;
+    latency("requests at half that load", &server, "", most / 2.0).await;
+    latency("requests at 1000 a second", &server, "", 1000.0).await;
     drop(server);
 
     let server = Server::start(0, 1024).await;
-    let most = throughput("megabyte", &server).await;
-    latency("megabyte at half that load", &server, most / 2.0).await;
+    let replay = "idempotency-key: the-same\r\n";
+    let most = throughput("replayed megabyte", &server, replay).await;
+    latency("replayed megabyte at half that load", &server, replay, most / 2.0).await;
+    drop(server);
+
+    let server = Server::start(0, 1024).await;
+    let most = throughput("megabyte", &server, "").await;
+    latency("megabyte at half that load", &server, "", most / 2.0).await;
     println!("  {}", server.stages().await);
     drop(server);
 
@@ -64,13 +71,13 @@ async fn measure() {
 }
 
 /// Requests one after another on each of the connections.
-async fn throughput(name: &str, server: &Server) -> f64 {
+async fn throughput(name: &str, server: &Server, more: &'static str) -> f64 {
     let end = Instant::now() + Duration::from_secs(SECONDS);
     let mut clients = JoinSet::new();
     let begun = Instant::now();
     let cpu = server.cpu_seconds();
     for _ in 0..CONNECTIONS {
-        let mut client = Client::open(server).await;
+        let mut client = Client::open(server, more).await;
         clients.spawn(async move {
             let (mut answers, mut bytes) = (0, 0);
             while Instant::now() < end {
@@ -95,10 +102,10 @@ async fn throughput(name: &str, server: &Server) -> f64 {
 
 /// Requests that come when they come, whether or not the last one is answered: a request's time counts
 /// from when it was due.
-async fn latency(name: &str, server: &Server, rate: f64) {
+async fn latency(name: &str, server: &Server, more: &'static str, rate: f64) {
     let (clients, mut idle) = mpsc::unbounded_channel();
     for _ in 0..CONNECTIONS * 4 {
-        clients.send(Client::open(server).await).ok().unwrap();
+        clients.send(Client::open(server, more).await).ok().unwrap();
     }
     let begun = Instant::now();
     let mut asked = JoinSet::new();
@@ -124,7 +131,7 @@ async fn idle_streams(server: &Server) {
     let body = r#"{"prompt":"a fox","stream":true,"partial_images":3}"#;
     let mut streams = Vec::new();
     for _ in 0..STREAMS {
-        let mut client = Client::open(server).await;
+        let mut client = Client::open(server, "").await;
         client.send(body).await;
         let status = client.status().await;
         assert_eq!(status, 200, "a stream begins at once");
@@ -141,9 +148,9 @@ async fn slow_uploads(server: &Server) {
         --b\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a.png\"\r\n\r\n";
     let mut uploads = Vec::new();
     for _ in 0..UPLOADS {
-        let mut client = Client::open(server).await;
-        client.0.get_mut().write_all(head.as_bytes()).await.unwrap();
-        client.0.get_mut().write_all(&vec![0; 500_000]).await.unwrap();
+        let mut client = Client::open(server, "").await;
+        client.stream.get_mut().write_all(head.as_bytes()).await.unwrap();
+        client.stream.get_mut().write_all(&vec![0; 500_000]).await.unwrap();
         uploads.push(client);
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -161,13 +168,17 @@ fn report(name: &str, count: usize, before: usize, after: usize) {
 }
 
 /// A connection that asks for one picture after another.
-struct Client(BufReader<TcpStream>);
+struct Client {
+    stream: BufReader<TcpStream>,
+    /// Header lines of each request.
+    more: &'static str,
+}
 
 impl Client {
-    async fn open(server: &Server) -> Self {
+    async fn open(server: &Server, more: &'static str) -> Self {
         let stream = TcpStream::connect(&server.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Client(BufReader::with_capacity(256 << 10, stream))
+        Client { stream: BufReader::with_capacity(256 << 10, stream), more }
     }
 
     /// The answer's length in bytes.
@@ -178,15 +189,16 @@ impl Client {
 
     async fn send(&mut self, body: &str) {
         let request = format!(
-            "POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
+            "POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{}\r\n{body}",
+            body.len(),
+            self.more,
         );
-        self.0.get_mut().write_all(request.as_bytes()).await.unwrap();
+        self.stream.get_mut().write_all(request.as_bytes()).await.unwrap();
     }
 
     async fn line(&mut self) -> String {
         let mut line = String::new();
-        self.0.read_line(&mut line).await.unwrap();
+        self.stream.read_line(&mut line).await.unwrap();
         line
     }
 
@@ -207,7 +219,7 @@ impl Client {
             }
         }
         let mut body = vec![0; length];
-        self.0.read_exact(&mut body).await.unwrap();
+        self.stream.read_exact(&mut body).await.unwrap();
         body
     }
 }
@@ -245,8 +257,8 @@ impl Server {
 
     /// What encoding the pictures took, by the server's own count.
     async fn stages(&self) -> String {
-        let mut client = Client::open(self).await;
-        client.0.get_mut().write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut client = Client::open(self, "").await;
+        client.stream.get_mut().write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let metrics = String::from_utf8(client.answer().await).unwrap();
         let of = |end: &str| {
             let name = format!("latentd_stage_duration_seconds_{end}{{stage=\"image\"");

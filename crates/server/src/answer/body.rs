@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use scheduler::Timings;
 
+use super::base64::Base64;
 use super::openai::{ImageData, ImagesResponse, StageTimings};
 use super::picture::Picture;
 use super::terms::Terms;
@@ -64,7 +63,7 @@ fn file(terms: &Terms, picture: &Picture) -> Response {
 pub(crate) fn images_response(terms: &Terms, pictures: &[Arc<Picture>]) -> ImagesResponse {
     let prompt_tokens = pictures.iter().map(|picture| picture.prompt_tokens).max().unwrap_or(0);
     let data = pictures.iter().map(|picture| ImageData {
-        b64_json: picture.url.is_none().then(|| STANDARD.encode(&picture.file)),
+        b64_json: picture.url.is_none().then(|| Base64(picture.file.clone())),
         url: picture.url.clone(),
         seed: picture.seed,
         cache: picture.cache.clone().filter(|_| terms.return_cache_stats),

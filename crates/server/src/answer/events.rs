@@ -3,13 +3,13 @@
 //! Each is an `event:` line with its type and one `data:` line of JSON. There is never an `id:` line:
 //! openai-python fails on the comments after one.
 
+use axum::body::Bytes;
 use axum::response::sse::Event;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use diffusion::{BlockRun, StepReport};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::base64::Base64;
 use super::cache_report::CacheReport;
 use super::openai::{ErrorBody, StageTimings, Usage};
 use super::picture::{Partial, Picture};
@@ -22,7 +22,8 @@ use crate::request::Endpoint;
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EventImage {
     /// The picture's file in base64.
-    b64_json: String,
+    #[schema(inline)]
+    b64_json: Base64,
     /// Seconds since 1970.
     created_at: u64,
     size: String,
@@ -165,9 +166,9 @@ pub(crate) fn error(err: &ApiError) -> Event {
 }
 
 impl EventImage {
-    fn new(terms: &Terms, file: &[u8], created_at: u64, image_index: usize) -> Self {
+    fn new(terms: &Terms, file: &Bytes, created_at: u64, image_index: usize) -> Self {
         EventImage {
-            b64_json: STANDARD.encode(file),
+            b64_json: Base64(file.clone()),
             created_at,
             size: terms.size.to_string(),
             quality: terms.quality,

@@ -1,5 +1,6 @@
 //! From finished pictures to the bytes of an answer.
 
+pub(crate) mod base64;
 pub(crate) mod body;
 pub(crate) mod cache_report;
 pub mod cache_summary;

@@ -10,6 +10,7 @@ use scheduler::Timings;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::base64::Base64;
 use super::cache_report::CacheReport;
 
 /// The answer to a generation.
@@ -42,7 +43,8 @@ pub(crate) struct ImagesResponse {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ImageData {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) b64_json: Option<String>,
+    #[schema(inline)]
+    pub(crate) b64_json: Option<Base64>,
     /// Good for an hour, without a key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) url: Option<String>,

@@ -34,7 +34,8 @@ pub(super) fn one_of<T>(description: impl Into<String>, choices: &[(&str, T)]) -
 }
 
 pub(super) fn of(kind: Type, description: impl Into<String>) -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(kind).description(Some(description))
+    let description = description.into();
+    ObjectBuilder::new().schema_type(kind).description((!description.is_empty()).then_some(description))
 }
 
 /// The same field, which is also read under other names.
