@@ -10,9 +10,9 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-const STEPS: usize = 8;
+const STEPS: usize = 5;
 /// Of small things that the estimate leaves out: reports, numbers of the cache, sigmas.
-const SLACK: usize = 32 << 10;
+const SLACK: usize = 16 << 10;
 
 fn request(cache: Option<&CacheConfig>, guided: bool, previews: bool) -> ImageRequest {
     let mut extensions = Extensions::default();
@@ -23,7 +23,7 @@ fn request(cache: Option<&CacheConfig>, guided: bool, previews: bool) -> ImageRe
         prompt: "a fox".into(),
         negative_prompt: guided.then(|| " ".into()),
         params: SamplingParams {
-            size: ImageSize { width: 256, height: 256 },
+            size: ImageSize { width: 128, height: 128 },
             num_inference_steps: STEPS,
             guidance_scale: None,
             true_cfg_scale: 3.0,
@@ -72,7 +72,7 @@ fn a_request_holds_what_its_estimate_says() {
         ("hidden states", Some(&hidden_states)),
     ];
     for (name, config) in configs {
-        for (guided, previews) in [(false, false), (true, false), (true, true)] {
+        for (guided, previews) in [(false, false), (true, true)] {
             let request = request(config, guided, previews);
             let said = estimator(&request).bytes as usize;
             for company in [1, 3] {

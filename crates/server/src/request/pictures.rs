@@ -286,7 +286,7 @@ mod tests {
 
     fn crc32(bytes: &[u8]) -> u32 {
         let byte =
-            |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ (crc & 1) * 0xedb8_8320);
+            |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ ((crc & 1) * 0xedb8_8320));
         !bytes.iter().fold(!0, byte)
     }
 
