@@ -75,7 +75,7 @@ async fn throughput(name: &str, server: &Server, more: &'static str) -> f64 {
     let end = Instant::now() + Duration::from_secs(SECONDS);
     let mut clients = JoinSet::new();
     let begun = Instant::now();
-    let cpu = server.cpu_seconds();
+    let before = server.cpu_seconds();
     for _ in 0..CONNECTIONS {
         let mut client = Client::open(server, more).await;
         clients.spawn(async move {
@@ -91,11 +91,12 @@ async fn throughput(name: &str, server: &Server, more: &'static str) -> f64 {
     let seconds = begun.elapsed().as_secs_f64();
     let (answers, bytes): (usize, usize) = counted.into_iter().fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
     let rate = answers as f64 / seconds;
-    let cpu = (server.cpu_seconds() - cpu) / answers as f64;
+    let after = server.cpu_seconds();
+    let [user, system] = [0, 1].map(|i| (after[i] - before[i]) / answers as f64 * 1e6);
     println!(
-        "{name}: {rate:.0}/s over {CONNECTIONS} connections, {:.0} kB each, {:.0} us of the server's processor each",
-        bytes as f64 / answers as f64 / 1e3,
-        cpu * 1e6
+        "{name}: {rate:.0}/s over {CONNECTIONS} connections, {:.0} kB each; {user:.0} us of the server's processor \
+         each, and {system:.0} us of the kernel's",
+        bytes as f64 / answers as f64 / 1e3
     );
     rate
 }
@@ -247,12 +248,12 @@ impl Server {
         line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
-    /// Processor time so far, of all threads.
-    fn cpu_seconds(&self) -> f64 {
+    /// Processor time so far, of all threads: the program's own and the kernel's.
+    fn cpu_seconds(&self) -> [f64; 2] {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         // utime and stime, in hundredths of a second.
-        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+        [11, 12].map(|i| fields[i].parse::<f64>().unwrap() / 100.0)
     }
 
     /// What encoding the pictures took, by the server's own count.

@@ -308,7 +308,8 @@ impl Driver {
     /// Takes note of what happened. Previews that come faster than they can be written make way.
     fn take(&mut self, event: RunEvent) {
         if let RunEvent::Preview { image_index: of, .. } = event {
-            let is_of_it = |event: &RunEvent| matches!(event, RunEvent::Preview { image_index, .. } if *image_index == of);
+            let is_of_it =
+                |event: &RunEvent| matches!(event, RunEvent::Preview { image_index, .. } if *image_index == of);
             if self.unwritten.iter().filter(|event| is_of_it(event)).count() >= KEPT_PREVIEWS
                 && let Some(oldest) = self.unwritten.iter().position(is_of_it)
             {
@@ -340,9 +341,9 @@ impl Driver {
                 let partial = Partial { image_index, partial_image_index, step_index, file, created_at: now };
                 Ok(Entry::Partial(Arc::new(partial)))
             }),
-            RunEvent::Finished { image_index, generated } => Box::new(move || {
-                Ok(Entry::Completed(Arc::new(Picture::new(&terms, image_index, *generated, now)?)))
-            }),
+            RunEvent::Finished { image_index, generated } => {
+                Box::new(move || Ok(Entry::Completed(Arc::new(Picture::new(&terms, image_index, *generated, now)?))))
+            }
         };
         let span = tracing::info_span!("encode_image");
         Some(spawn_blocking(move || span.in_scope(write)))

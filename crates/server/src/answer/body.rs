@@ -43,9 +43,7 @@ pub(crate) fn write_headers(headers: &mut HeaderMap, position: usize, ignored: O
 ///
 /// # Errors
 /// None that is known: the thread fails.
-pub(crate) async fn json<T: serde::Serialize>(
-    make: impl FnOnce() -> T + Send + 'static,
-) -> Result<Response, ApiError> {
+pub(crate) async fn json<T: serde::Serialize>(make: impl FnOnce() -> T + Send + 'static) -> Result<Response, ApiError> {
     let written = tokio::task::spawn_blocking(move || serde_json::to_vec(&make())).await;
     let body = written.map_err(|err| err.to_string()).and_then(|written| written.map_err(|err| err.to_string()));
     let body = body.map_err(|err| ApiError::Internal(format!("writing the answer: {err}")))?;

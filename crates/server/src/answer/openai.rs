@@ -98,8 +98,7 @@ pub(crate) struct StageTimings {
 impl StageTimings {
     /// Of pictures that took these times.
     pub(crate) fn slowest(all: &[Timings]) -> Self {
-        let max =
-            |stage: fn(&Timings) -> Duration| all.iter().map(stage).max().unwrap_or_default().as_secs_f64() * 1e3;
+        let max = |stage: fn(&Timings) -> Duration| all.iter().map(stage).max().unwrap_or_default().as_secs_f64() * 1e3;
         StageTimings {
             queue_ms: max(|timings| timings.queue),
             text_encoder_ms: max(|timings| timings.encode),

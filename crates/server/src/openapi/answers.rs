@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::link::Link;
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Header, HeaderBuilder, Object, Ref, RefOr, Response, ResponseBuilder, Schema};
 use utoipa::openapi::{ObjectBuilder, OneOfBuilder};
@@ -83,7 +84,16 @@ pub(super) fn picture_file() -> ResponseBuilder {
 pub(super) fn job_taken() -> ResponseBuilder {
     let answer = json("A job to ask after.", "ImageJob");
     let location = header(Type::String, "Where to ask: `/v1/images/jobs/{id}`.");
-    with(with(answer, &PICTURES), &RATE_LIMIT).header("location", location)
+    let answer = with(with(answer, &PICTURES), &RATE_LIMIT).header("location", location);
+    let operations = ["job", "job_events", "cancel_job"];
+    operations
+        .into_iter()
+        .fold(answer, |answer, operation| answer.link(operation, link(operation, "$response.body#/id")))
+}
+
+/// Where an answer leads: `operation`, with an id from the answer.
+pub(super) fn link(operation: &str, id: &str) -> Link {
+    Link::builder().operation_id(operation).parameter("id", id).build()
 }
 
 fn with_events(answer: ResponseBuilder) -> ResponseBuilder {

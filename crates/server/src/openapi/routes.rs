@@ -6,7 +6,9 @@ use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{ObjectBuilder, Paths, Ref, Required, SecurityRequirement};
 
-use super::answers::{content, events, job_taken, json as json_answer, picture_file, pictures, refusal, response};
+use super::answers::{
+    content, events, job_taken, json as json_answer, link, picture_file, pictures, refusal, response,
+};
 use super::schema::{of, text};
 use crate::idempotency::MAX_LEN;
 
@@ -89,8 +91,9 @@ fn jobs() -> Vec<Route> {
 }
 
 fn models() -> Vec<Route> {
-    let list = operation(MODELS, "list_models", "The served model's names")
-        .response("200", json_answer("Each name is a model of its own to clients.", "ModelList"));
+    let names = json_answer("Each name is a model of its own to clients.", "ModelList");
+    let names = names.link("retrieve_model", link("retrieve_model", "$response.body#/data/0/id"));
+    let list = operation(MODELS, "list_models", "The served model's names").response("200", names);
     let retrieve = operation(MODELS, "retrieve_model", "One of the served model's names")
         .parameter(path_parameter("id", "A name. Its slashes may stand as they are or as `%2F`."))
         .response("200", json_answer("The model.", "Model"));

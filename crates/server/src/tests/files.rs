@@ -21,8 +21,12 @@ async fn a_url_is_what_the_client_sees_and_needs_no_key() {
     config.api_keys.add("sk-1").unwrap();
     let app = app(configured_state(&FakePipeline::default(), SchedulerConfig::default(), config).await);
     let body = json!({"prompt": "a cat", "seed": 9, "response_format": "url", "output_format": "jpeg"});
-    let headers = [("authorization", "Bearer sk-1"), ("host", "inner:8091"), ("x-forwarded-proto", "https"),
-        ("x-forwarded-host", "images.example.com")];
+    let headers = [
+        ("authorization", "Bearer sk-1"),
+        ("host", "inner:8091"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "images.example.com"),
+    ];
     let answer = send(&app, generation(body, &headers)).await;
     assert!(answer.json["data"][0].get("b64_json").is_none());
     let path = url(&answer).strip_prefix("https://images.example.com/").unwrap().to_owned();
@@ -53,7 +57,9 @@ async fn a_url_that_was_changed_or_has_expired_is_refused() {
         format!("{} {}", answer.status.as_u16(), answer.json["error"]["code"].as_str().unwrap())
     };
     let (id, _) = path.split_once('?').unwrap();
-    for changed in [id.to_owned(), format!("{path}x"), path.replace("expires=1", "expires=2"), format!("{id}?expires=x")] {
+    for changed in
+        [id.to_owned(), format!("{path}x"), path.replace("expires=1", "expires=2"), format!("{id}?expires=x")]
+    {
         assert_eq!(refused(&changed).await, "403 invalid_signature", "{changed}");
     }
     tokio::time::pause();

@@ -137,7 +137,11 @@ async fn the_job_goes_on_until_the_last_waiter_leaves() {
     load_becomes(&state, |load| load.running == 0).await;
     pipeline.gate.open();
     let again = post(&app, "k", long).await;
-    assert_eq!((again.status.as_u16(), again.header("idempotent-replayed")), (200, ""), "what was given up begins anew");
+    assert_eq!(
+        (again.status.as_u16(), again.header("idempotent-replayed")),
+        (200, ""),
+        "what was given up begins anew"
+    );
 }
 
 #[tokio::test]

@@ -97,7 +97,8 @@ async fn a_job_outlives_its_clients_connection() {
     load_becomes(&state, |load| load.running == 1).await;
     let app = app(state.clone());
     // Whoever follows it may leave too.
-    let followed = app.clone().oneshot(Request::get(format!("/v1/images/jobs/{id}/events")).body(Body::empty()).unwrap());
+    let followed =
+        app.clone().oneshot(Request::get(format!("/v1/images/jobs/{id}/events")).body(Body::empty()).unwrap());
     drop(followed.await.unwrap());
     pipeline.gate.open();
     assert_eq!(ended(&app, &id).await["status"], "completed");

@@ -141,6 +141,47 @@ async fn a_client_that_leaves_is_logged_with_what_it_asked_for() {
 }
 
 #[tokio::test]
+async fn a_streams_line_is_written_at_its_end() {
+    let app = fake_app().await;
+    let collected = Collected::start();
+    let body = |prompt| json!({"prompt": prompt, "n": 2, "stream": true, "partial_images": 1});
+    let whole = generate(&app, body("a cat")).await;
+    let failed = generate(&app, body("oom in decode")).await;
+    let left = app.clone().oneshot(super::generation(body("a cat"), &[])).await.unwrap();
+    assert_eq!(collected.requests().len(), 2, "the third has begun and not ended");
+    drop(left);
+    let lines = collected.requests();
+    let facts: Vec<_> = lines.iter().map(|line| json!([line["status"], line["code"], line["n"]])).collect();
+    assert_eq!(facts, [json!([200, null, 2]), json!([200, "out_of_memory", 2]), json!([499, null, 2])]);
+    assert_eq!([&lines[0]["bytes"], &lines[1]["bytes"]], [whole.text.len(), failed.text.len()]);
+    for figure in ["first_partial_ms", "queue_ms", "denoise_ms", "encode_image_ms", "queue_position"] {
+        assert!(lines[0][figure].is_number(), "{figure} in {}", lines[0]);
+    }
+    assert!(lines[0]["first_partial_ms"].as_f64().unwrap() <= lines[0]["ms"].as_f64().unwrap());
+}
+
+#[tokio::test]
+async fn a_jobs_line_is_written_when_the_job_ends() {
+    for (prompt, status, code) in
+        [("a cat", json!(202), Value::Null), ("oom in step", json!(202), json!("out_of_memory"))]
+    {
+        let pipeline = scheduler::fake::FakePipeline { gate: scheduler::fake::Gate::closed(), ..Default::default() };
+        let app = crate::app(super::state(&pipeline).await);
+        let collected = Collected::start();
+        let accepted = generate(&app, json!({"prompt": prompt, "async": true})).await;
+        assert_eq!((accepted.status.as_u16(), collected.requests().len()), (202, 0), "accepted, and not ended");
+        pipeline.gate.open();
+        super::jobs::ended(&app, accepted.json["id"].as_str().unwrap()).await;
+        tokio::task::yield_now().await;
+        let id = accepted.header("x-request-id");
+        let lines = collected.requests();
+        let line = lines.iter().find(|line| line["request_id"] == id).unwrap_or_else(|| panic!("{}", collected.text()));
+        assert_eq!((&line["status"], &line["code"], &line["bytes"]), (&status, &code, &json!(accepted.text.len())));
+        assert_eq!(line["denoise_ms"].is_f64(), code.is_null());
+    }
+}
+
+#[tokio::test]
 async fn probes_are_quiet_while_all_is_well() {
     let app = fake_app().await;
     let collected = Collected::start();

@@ -284,7 +284,7 @@ async fn other_paths_and_methods_are_refused_in_the_same_shape() {
             "404 unknown_url - | Unknown URL: GET /v1/image/generations. Did you mean POST /v1/images/generations?",
         ),
         ("/healthz", "404 unknown_url - | Unknown URL: GET /healthz. Did you mean GET /health?"),
-        ("/", "404 unknown_url - | Unknown URL: GET /"),
+        ("/nothing/here", "404 unknown_url - | Unknown URL: GET /nothing/here"),
         ("/v1/chat/completions", "404 unknown_url - | Unknown URL: GET /v1/chat/completions"),
         (
             "/v1/models/other",

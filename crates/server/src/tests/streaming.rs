@@ -231,7 +231,10 @@ async fn every_form_of_answer_has_the_same_pictures() {
     for (i, expected) in files.iter().enumerate() {
         let request = generation(alone(i as u64, json!({})), &[("accept", "image/png")]);
         let (parts, file) = fetch(&app, request).await;
-        assert_eq!((&parts.headers["content-type"], &parts.headers["x-seed"]), (&"image/png".parse().unwrap(), &(300 + i).into()));
+        assert_eq!(
+            (&parts.headers["content-type"], &parts.headers["x-seed"]),
+            (&"image/png".parse().unwrap(), &(300 + i).into())
+        );
         assert!(parts.headers.contains_key("x-queue-ms") && parts.headers.contains_key("x-queue-position"));
         assert!(file == *expected, "picture {i} as a file");
     }
@@ -309,7 +312,8 @@ async fn the_first_preview_is_measured() {
     let app = fake_app().await;
     let count = async || {
         let metrics = get(&app, "/metrics").await.text;
-        let line = metrics.lines().find(|line| line.starts_with("latentd_time_to_first_partial_seconds_count")).unwrap();
+        let line =
+            metrics.lines().find(|line| line.starts_with("latentd_time_to_first_partial_seconds_count")).unwrap();
         line.rsplit_once(' ').unwrap().1.to_owned()
     };
     generate(&app, json!({"prompt": "a cat", "stream": true})).await;
