@@ -71,6 +71,8 @@ fn png_head(width: u32, height: u32) -> Vec<u8> {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
     });
     file.extend((!crc).to_be_bytes());
+    // A decoder reads up to where the pixels begin.
+    file.extend(b"\0\0\0\x08IDAT");
     file
 }
 
