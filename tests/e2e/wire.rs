@@ -62,18 +62,18 @@ fn end() -> Vec<u8> {
     format!("--{BOUNDARY}--\r\n").into_bytes()
 }
 
-/// A PNG's signature and header, without a pixel.
+/// A PNG's head, up to where its pixels would begin.
 fn png_head(width: u32, height: u32) -> Vec<u8> {
-    let mut file = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
-    file.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
-    file.extend([8, 2, 0, 0, 0]);
-    let crc = file[12..].iter().fold(!0_u32, |crc, byte| {
+    let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
+    [&b"\x89PNG\r\n\x1a\n"[..], &chunk(b"IHDR", &header), &chunk(b"IDAT", b"\x78\x01")].concat()
+}
+
+fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let body = [&kind[..], data].concat();
+    let crc = body.iter().fold(!0_u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
     });
-    file.extend((!crc).to_be_bytes());
-    // A decoder reads up to where the pixels begin.
-    file.extend(b"\0\0\0\x08IDAT");
-    file
+    [&(data.len() as u32).to_be_bytes()[..], &body, &(!crc).to_be_bytes()].concat()
 }
 
 #[track_caller]

@@ -15,8 +15,10 @@ pub struct CacheOverrides(Vec<(String, Value)>);
 
 pub(crate) const CACHE_TYPES: [(&str, CacheType); 2] =
     [("residual", CacheType::Residual), ("hidden_states", CacheType::HiddenStates)];
-pub(crate) const STEPS_POLICIES: [(&str, StepsPolicy); 2] = [("dynamic", StepsPolicy::Dynamic), ("static", StepsPolicy::Static)];
-pub(crate) const REFRESH_POLICIES: [(&str, RefreshPolicy); 2] = [("once", RefreshPolicy::Once), ("repeat", RefreshPolicy::Repeat)];
+pub(crate) const STEPS_POLICIES: [(&str, StepsPolicy); 2] =
+    [("dynamic", StepsPolicy::Dynamic), ("static", StepsPolicy::Static)];
+pub(crate) const REFRESH_POLICIES: [(&str, RefreshPolicy); 2] =
+    [("once", RefreshPolicy::Once), ("repeat", RefreshPolicy::Repeat)];
 
 impl CacheConfig {
     /// This configuration with the given keys in place of its own. A `quality` among them replaces

@@ -31,9 +31,9 @@ mod run;
 mod serve;
 mod shutdown;
 mod state;
-mod trace_context;
 #[cfg(test)]
 mod tests;
+mod trace_context;
 
 pub use access::{AllowedOrigin, ApiKeys, InvalidKey, RateLimit};
 pub use answer::cache_summary;
