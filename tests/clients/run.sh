@@ -11,6 +11,8 @@
 # tests/clients/node/node_modules. Needs Python 3.10 or later and nothing else. Without a package registry the run is
 # skipped with one line and succeeds.
 set -eu
+# LiteLLM asks another host for prices as it starts, unless told not to.
+export LITELLM_LOCAL_MODEL_COST_MAP=True
 here=$(cd "$(dirname "$0")" && pwd)
 server=${1:-$here/../../target/release/latentd}
 only=,${ONLY:-openai,openai2,litellm,node,contract},

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::Request;
 use scheduler::fake::FakePipeline;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use super::sockets::gated;
 use super::{Answer, decoded, events, fake_app, generation, load_becomes, send, state};
@@ -119,24 +120,19 @@ async fn the_job_goes_on_until_the_last_waiter_leaves() {
     let pipeline = gated();
     let state = state(&pipeline).await;
     let app = app(state.clone());
-    let long = json!({"prompt": "a cat", "num_inference_steps": 500});
-    let waiters: Vec<_> = (0..2)
-        .map(|_| {
-            let (app, long) = (app.clone(), long.clone());
-            tokio::spawn(async move { post(&app, "k", long).await })
-        })
-        .collect();
+    let long = json!({"prompt": "a cat", "num_inference_steps": 500, "stream": true});
+    // The head of a stream comes once its request has begun or joined.
+    let waiter = async || app.clone().oneshot(generation(&long, &[("idempotency-key", "k")])).await.unwrap();
+    let (first, second) = (waiter().await, waiter().await);
+    assert_eq!(second.headers()["idempotent-replayed"], "true");
     load_becomes(&state, |load| load.running == 1).await;
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-    waiters[0].abort();
+    drop(first);
     tokio::time::sleep(Duration::from_millis(30)).await;
     assert_eq!(state.scheduler.load().borrow().running, 1, "someone waits still");
-    waiters[1].abort();
+    drop(second);
     load_becomes(&state, |load| load.running == 0).await;
     pipeline.gate.open();
-    let again = post(&app, "k", long).await;
+    let again = post(&app, "k", long.clone()).await;
     assert_eq!(
         (again.status.as_u16(), again.header("idempotent-replayed")),
         (200, ""),
@@ -197,7 +193,9 @@ async fn answers_are_kept_for_a_day_and_within_bounds() {
     assert_eq!(post(&app, "k", cat()).await.header("idempotent-replayed"), "");
 
     let mut state = state(&FakePipeline::default()).await;
-    let file = decoded(&post(&app, "k", cat()).await.json["data"][0]["b64_json"]).len();
+    // All of one seed, so that their files are of one size.
+    let cat = || json!({"prompt": "a cat", "seed": 7});
+    let file = decoded(&post(&app, "size", cat()).await.json["data"][0]["b64_json"]).len();
     for bounds in [Bounds { count: 2, bytes: usize::MAX }, Bounds { count: 9, bytes: file * 5 / 2 }] {
         state.replays = Replays::new(bounds).into();
         let app = crate::app(state.clone());
