@@ -27,7 +27,6 @@ pub mod fake;
 mod handle;
 mod job;
 mod mean;
-#[cfg(test)]
 mod memory;
 mod observer;
 mod ordering;

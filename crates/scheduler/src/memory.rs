@@ -11,20 +11,20 @@ pub(crate) struct MemoryBound {
 }
 
 impl MemoryBound {
-    /// The lane ran out of memory while it held these jobs. Without the largest, which fails, they are
-    /// taken to fit. A job that was alone says nothing of company.
-    pub(crate) fn ran_out(&mut self, held: &[u64]) {
-        let Some(largest) = held.iter().max().filter(|_| held.len() > 1) else { return };
-        let rest = held.iter().sum::<u64>() - largest;
-        self.learnt = Some(self.learnt.map_or(rest, |learnt| learnt.min(rest)));
+    /// The lane ran out of memory, and without the job that failed it holds `left`, which is taken to fit. A
+    /// job that was alone says nothing of company.
+    pub(crate) fn ran_out(&mut self, left: u64) {
+        if left > 0 {
+            self.learnt = Some(self.learnt.map_or(left, |learnt| learnt.min(left)));
+        }
     }
 
-    /// What the lane may hold beside these jobs within the operator's `budget`. A lane that holds nothing
+    /// What the lane may hold beside the `held` bytes within the operator's `budget`. A lane that holds nothing
     /// may hold any job that was admitted: otherwise it would wait for ever.
-    pub(crate) fn room(&self, budget: Option<u64>, held: &[u64]) -> u64 {
-        let learnt = self.learnt.filter(|_| !held.is_empty());
+    pub(crate) fn room(&self, budget: Option<u64>, held: u64) -> u64 {
+        let learnt = self.learnt.filter(|_| held > 0);
         let bound = budget.into_iter().chain(learnt).min().unwrap_or(u64::MAX);
-        bound.saturating_sub(held.iter().sum())
+        bound.saturating_sub(held)
     }
 }
 
@@ -32,33 +32,33 @@ impl MemoryBound {
 mod tests {
     use super::*;
 
-    fn after(failures: &[&[u64]]) -> MemoryBound {
+    fn after(left: &[u64]) -> MemoryBound {
         let mut bound = MemoryBound::default();
-        failures.iter().for_each(|held| bound.ran_out(held));
+        left.iter().for_each(|&left| bound.ran_out(left));
         bound
     }
 
     #[test]
     fn what_ran_out_is_not_held_again() {
-        let bound = after(&[&[30, 50, 20]]);
-        assert_eq!(bound.room(None, &[30, 20]), 0, "nothing takes the place of the one that failed");
-        assert_eq!(bound.room(None, &[30]), 20);
-        assert_eq!(bound.room(Some(40), &[30]), 10, "the operator's budget is less");
+        let bound = after(&[50]);
+        assert_eq!(bound.room(None, 50), 0, "nothing takes the place of the one that failed");
+        assert_eq!(bound.room(None, 30), 20);
+        assert_eq!(bound.room(Some(40), 30), 10, "the operator's budget is less");
     }
 
     #[test]
     fn the_least_that_was_learnt_counts() {
-        for failures in [[&[30, 30, 40][..], &[10, 20, 25]], [&[10, 20, 25], &[30, 30, 40]]] {
-            assert_eq!(after(&failures).room(None, &[10]), 20);
+        for left in [[60, 30], [30, 60]] {
+            assert_eq!(after(&left).room(None, 10), 20);
         }
     }
 
     #[test]
     fn a_job_alone_teaches_nothing_and_is_never_shut_out() {
-        assert_eq!(after(&[&[70]]), MemoryBound::default());
-        let bound = after(&[&[30, 50]]);
-        assert_eq!(bound.room(Some(100), &[]), 100);
-        assert_eq!(bound.room(None, &[]), u64::MAX);
-        assert_eq!(bound.room(Some(100), &[40]), 0);
+        assert_eq!(after(&[0]), MemoryBound::default());
+        let bound = after(&[30]);
+        assert_eq!(bound.room(Some(100), 0), 100);
+        assert_eq!(bound.room(None, 0), u64::MAX);
+        assert_eq!(bound.room(Some(100), 40), 0);
     }
 }

@@ -97,10 +97,9 @@ struct Room {
 
 impl Room {
     fn new(state: &State, lane: &Lane) -> Self {
-        let held: u64 = lane.running.iter().map(|job| job.cost.bytes).sum();
         Room {
             places: state.config.max_batch.saturating_sub(lane.running.len()),
-            bytes: state.config.memory_budget.unwrap_or(u64::MAX).saturating_sub(held),
+            bytes: lane.memory.room(state.config.memory_budget, lane.held()),
             // For a picture that is decoded once nothing else is held.
             is_kept: lane.running.iter().any(|job| job.needs == Needs::DecodeAlone),
         }

@@ -168,7 +168,7 @@ impl EventLoop {
             Event::Turned { worker, done, took } => {
                 let jobs = self.state.turned(worker);
                 self.observe_turn(worker, &done, &jobs, took);
-                self.turned(done, &jobs, took);
+                self.turned(worker, done, &jobs, took);
             }
             Event::Previewed { id, index, image, took } => {
                 self.observe(&Observation::Previewed { took });
@@ -226,7 +226,7 @@ impl EventLoop {
 
     /// Enters what a turn for `jobs` did. A job that was cancelled meanwhile is not found, here and
     /// in the books, and its part of the turn goes nowhere.
-    fn turned(&mut self, done: Done, jobs: &[Job], took: Duration) {
+    fn turned(&mut self, worker: WorkerId, done: Done, jobs: &[Job], took: Duration) {
         match done {
             Done::Nothing => {}
             Done::Encoded { id, result: Ok(prepared) } => {
@@ -253,9 +253,13 @@ impl EventLoop {
                     self.answer(id, Ok(generated));
                 }
             }
-            Done::Stepped(Err(PipelineError::OutOfMemory)) => self.out_of_memory(jobs),
+            Done::Stepped(Err(PipelineError::OutOfMemory)) => self.out_of_memory(worker, jobs),
             Done::Decoded { id, result: Err(PipelineError::OutOfMemory) } if self.state.put_off(id) => {
                 tracing::warn!(id, "out of memory in a decoding, to be tried again once nothing else is held");
+            }
+            Done::Encoded { id, result: Err(PipelineError::OutOfMemory) } => {
+                self.give_up(id, PipelineError::OutOfMemory.into());
+                self.state.ran_out(worker);
             }
             Done::Encoded { id, result: Err(err) } | Done::Decoded { id, result: Err(err) } => {
                 self.give_up(id, err.into());
@@ -265,10 +269,11 @@ impl EventLoop {
     }
 
     /// A step of `jobs` ran out of memory and was taken back: the largest fails, the others go on.
-    fn out_of_memory(&mut self, jobs: &[Job]) {
+    fn out_of_memory(&mut self, worker: WorkerId, jobs: &[Job]) {
         if let Some(id) = self.state.largest(jobs) {
             tracing::warn!(id, "out of memory in a step, its largest job fails");
             self.give_up(id, PipelineError::OutOfMemory.into());
+            self.state.ran_out(worker);
         }
     }
 

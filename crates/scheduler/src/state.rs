@@ -8,6 +8,7 @@ use crate::admission;
 use crate::config::{JobOptions, PRIORITIES, SchedulerConfig};
 use crate::cost::CostModel;
 use crate::handle::SubmitError;
+use crate::memory::MemoryBound;
 use crate::ordering::Ordering;
 use crate::policy::{Assignment, Turn};
 use crate::readiness::Load;
@@ -77,6 +78,20 @@ pub(crate) struct Lane {
     pub(crate) cancelled: Vec<JobId>,
     /// The jobs of the turn that the worker is at, as they were when it began.
     pub(crate) at_work: Vec<Job>,
+    pub(crate) memory: MemoryBound,
+}
+
+impl Lane {
+    /// A worker that loads its model.
+    fn new() -> Self {
+        let memory = MemoryBound::default();
+        Lane { status: LaneStatus::Loading, running: Vec::new(), cancelled: Vec::new(), at_work: Vec::new(), memory }
+    }
+
+    /// The memory that its jobs are estimated to hold, in bytes.
+    pub(crate) fn held(&self) -> u64 {
+        self.running.iter().map(|job| job.cost.bytes).sum()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,12 +115,10 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new(config: SchedulerConfig, n_workers: usize) -> Self {
-        let lane =
-            || Lane { status: LaneStatus::Loading, running: Vec::new(), cancelled: Vec::new(), at_work: Vec::new() };
         State {
             config,
             waiting: Vec::new(),
-            lanes: (0..n_workers).map(|_| lane()).collect(),
+            lanes: (0..n_workers).map(|_| Lane::new()).collect(),
             cost: CostModel::default(),
             sharing: Sharing::default(),
         }
@@ -224,6 +237,12 @@ impl State {
         let job = lane.running.iter_mut().find(|job| job.id == id).expect("found above. This is a bug.");
         let first_time = std::mem::replace(&mut job.needs, Needs::DecodeAlone) != Needs::DecodeAlone;
         had_company && first_time
+    }
+
+    /// The worker ran out of memory, and the job that failed is no longer in hand.
+    pub(crate) fn ran_out(&mut self, worker: WorkerId) {
+        let lane = &mut self.lanes[worker];
+        lane.memory.ran_out(lane.held());
     }
 
     /// Of the jobs of a step that are still in hand, the one that holds most memory; the youngest of

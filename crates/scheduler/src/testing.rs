@@ -50,5 +50,8 @@ pub(crate) fn done(state: &mut State, worker: WorkerId, turn: Option<Turn>, fail
         None => {}
     }
     ended.iter().for_each(|&id| state.cancel(id));
+    if fails && !ended.is_empty() {
+        state.ran_out(worker);
+    }
     ended
 }

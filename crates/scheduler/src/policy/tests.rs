@@ -17,10 +17,10 @@ fn letter(id: JobId) -> char {
 enum Outside {
     Submit(Job),
     Cancel(JobId),
-    /// The decoding that is under way runs out of memory.
-    DecodeFails(JobId),
+    /// The turn that is under way for this job runs out of memory.
+    Fails(JobId),
 }
-use Outside::{Cancel, DecodeFails, Submit};
+use Outside::{Cancel, Fails, Submit};
 
 fn job(id: JobId, cost: RequestCost, round: u32) -> Job {
     Job::new(id, cost, JobOptions::default(), TICK * round)
@@ -51,7 +51,7 @@ fn play(mut state: State, outside: Vec<(u32, Outside)>) -> String {
             match event {
                 Submit(job) => state.submit(vec![job]).unwrap(),
                 Cancel(id) => state.cancel(id),
-                DecodeFails(id) => failing.push(id),
+                Fails(id) => failing.push(id),
             }
         }
         let assignments = assign(&state, TICK * round);
@@ -232,18 +232,26 @@ fn only_an_idle_worker_is_given_a_turn() {
 
 #[test]
 fn a_decoding_that_ran_out_of_memory_is_tried_again_once_nothing_else_is_held() {
-    let outside = vec![(3, DecodeFails(0)), (4, Submit(job(2, cost(16, 1), 4)))];
+    let outside = vec![(3, Fails(0)), (4, Submit(job(2, cost(16, 1), 4)))];
     // Until then, nothing is taken up.
     assert_eq!(play(line(9, &[1, 3]), outside), "+a +b ab a! b b b! a! +c c c!");
 }
 
 #[test]
+fn company_that_ran_out_of_memory_is_not_kept_again() {
+    let small = |id, round| Submit(job(id, RequestCost { bytes: 5, ..cost(16, 3) }, round));
+    let outside = vec![(0, small(0, 0)), (0, small(1, 0)), (0, small(2, 0)), (3, Fails(2)), (4, small(3, 4))];
+    // Three were too many, so that `d` waits for one of the two that are left.
+    assert_eq!(play(line(9, &[]), outside), "+a +b +c abc -cab ab ab a! b! +d d d d d!");
+}
+
+#[test]
 fn a_second_decoding_that_runs_out_of_memory_is_the_last() {
-    let outside = vec![(3, DecodeFails(0)), (7, DecodeFails(0))];
+    let outside = vec![(3, Fails(0)), (7, Fails(0))];
     assert_eq!(play(line(9, &[1, 3]), outside), "+a +b ab a! b b b! a! -a");
-    assert_eq!(play(line(9, &[1]), vec![(2, DecodeFails(0))]), "+a a a! -a", "there was nothing else from the first");
+    assert_eq!(play(line(9, &[1]), vec![(2, Fails(0))]), "+a a a! -a", "there was nothing else from the first");
     // Two that wait for each other.
-    let outside = vec![(3, DecodeFails(0)), (4, DecodeFails(1)), (5, DecodeFails(0))];
+    let outside = vec![(3, Fails(0)), (4, Fails(1)), (5, Fails(0))];
     assert_eq!(play(line(9, &[1, 1]), outside), "+a +b ab a! b! a! -ab!");
 }
 
