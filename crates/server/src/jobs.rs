@@ -134,7 +134,7 @@ impl Job {
         }
     }
 
-    /// As it is now. The base64 of a result takes its time: not for the event loop.
+    /// As it is now.
     pub(crate) fn told(&self) -> ImageJob {
         let stage = self.live.stage();
         let terms = &self.live.terms;

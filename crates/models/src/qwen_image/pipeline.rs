@@ -252,7 +252,10 @@ impl Pipeline for QwenImage {
     }
 
     fn decode(&mut self, state: RequestState) -> Result<RgbImage, PipelineError> {
-        self.picture(&state.latents, state.size).map_err(device_error)
+        // The step cache's residuals make room for the VAE.
+        let (latents, size) = (state.latents.clone(), state.size);
+        drop(state);
+        self.picture(&latents, size).map_err(device_error)
     }
 }
 

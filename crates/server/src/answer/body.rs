@@ -2,33 +2,30 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use scheduler::Timings;
+use serde::Serialize;
 
-use super::base64::Base64;
+use super::base64::{Base64, Pieces};
 use super::openai::{ImageData, ImagesResponse, StageTimings};
 use super::picture::Picture;
 use super::terms::Terms;
-use crate::error::ApiError;
 use crate::request::Delivery;
 
 /// The answer with all of its pictures, in their order.
-///
-/// # Errors
-/// None that is known: the thread that writes the JSON fails.
-pub(crate) async fn body(terms: Arc<Terms>, pictures: Vec<Arc<Picture>>) -> Result<Response, ApiError> {
-    let timings = slowest(&pictures);
+pub(crate) fn body(terms: &Terms, pictures: &[Arc<Picture>]) -> Response {
     let position = pictures.iter().map(|picture| picture.position).min().unwrap_or(0);
-    let ignored = terms.ignored.clone();
     let mut response = match (terms.delivery, pictures.first()) {
-        (Delivery::File, Some(picture)) => file(&terms, picture),
-        _ => json(move || images_response(&terms, &pictures)).await?,
+        (Delivery::File, Some(picture)) => file(terms, picture),
+        _ => json(&images_response(terms, pictures)),
     };
     let headers = response.headers_mut();
-    headers.insert(HeaderName::from_static("x-queue-ms"), HeaderValue::from(timings.queue_ms as u64));
-    write_headers(headers, position, ignored);
-    Ok(response)
+    let queue_ms = slowest(pictures).queue_ms as u64;
+    headers.insert(HeaderName::from_static("x-queue-ms"), HeaderValue::from(queue_ms));
+    write_headers(headers, position, terms.ignored.clone());
+    response
 }
 
 /// What is known of a request once its jobs are taken.
@@ -39,15 +36,10 @@ pub(crate) fn write_headers(headers: &mut HeaderMap, position: usize, ignored: O
     }
 }
 
-/// An answer of JSON, made and written on a blocking thread: base64 takes its time.
-///
-/// # Errors
-/// None that is known: the thread fails.
-pub(crate) async fn json<T: serde::Serialize>(make: impl FnOnce() -> T + Send + 'static) -> Result<Response, ApiError> {
-    let written = tokio::task::spawn_blocking(move || serde_json::to_vec(&make())).await;
-    let body = written.map_err(|err| err.to_string()).and_then(|written| written.map_err(|err| err.to_string()));
-    let body = body.map_err(|err| ApiError::Internal(format!("writing the answer: {err}")))?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+/// An answer of JSON.
+pub(crate) fn json(value: &impl Serialize) -> Response {
+    let body = Pieces::of(value).expect("keys are strings. This is a bug.");
+    ([(header::CONTENT_TYPE, "application/json")], Body::new(body)).into_response()
 }
 
 fn file(terms: &Terms, picture: &Picture) -> Response {

@@ -120,12 +120,12 @@ async fn submit(state: &AppState, requests: Vec<ImageRequest>, options: JobOptio
 async fn answer(begun: Begun, watcher: Watcher, log: LogEntry) -> Result<Response, ApiError> {
     let terms = watcher.live.terms.clone();
     match (begun, terms.delivery) {
-        (Begun::Job(job), _) => jobs::accepted(job).await,
+        (Begun::Job(job), _) => Ok(jobs::accepted(&job)),
         (Begun::Live(_), Delivery::Stream(_)) => Ok(stream(watcher, log)),
         (Begun::Live(_), Delivery::Json(_) | Delivery::File) => {
             let pictures = watcher.finished().await?;
             log.pictures(&pictures);
-            body(terms, pictures).await
+            Ok(body(&terms, &pictures))
         }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) async fn status(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let job = state.jobs.get(&id, caller.owner, state.clock.now())?;
-    json(move || job.told()).await
+    Ok(json(&job.told()))
 }
 
 /// `DELETE /v1/images/jobs/{id}`: gives up a job that is going on, which is then kept as `cancelled`, and
@@ -40,7 +40,7 @@ pub(crate) async fn cancel(
         // It is as it is told only when the driver is gone; it may have come to its end before.
         let _ = watcher.finished().await;
     }
-    json(move || job.told()).await
+    Ok(json(&job.told()))
 }
 
 /// `GET /v1/images/jobs/{id}/events`: what a stream of the request would tell, from the beginning. Whoever
@@ -56,17 +56,14 @@ pub(crate) async fn events(
 }
 
 /// The answer to the request that the job is of.
-///
-/// # Errors
-/// None that is known: the thread that writes the JSON fails.
-pub(super) async fn accepted(job: Job) -> Result<Response, ApiError> {
+pub(super) fn accepted(job: &Job) -> Response {
     let location = HeaderValue::from_str(&format!("/v1/images/jobs/{}", job.id));
     let (position, ignored) = (job.live.position(), job.live.terms.ignored.clone());
-    let mut response = (StatusCode::ACCEPTED, json(move || job.told()).await?).into_response();
+    let mut response = (StatusCode::ACCEPTED, json(&job.told())).into_response();
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, location.expect("ids are hexadecimal. This is a bug."));
     write_headers(headers, position.unwrap_or(0), ignored);
-    Ok(response)
+    response
 }
 
 /// Keeps a job going, whoever asks after it or not, and then completes its request's line in the log.
