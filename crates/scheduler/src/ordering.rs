@@ -5,7 +5,7 @@
 //!
 //! That alone would starve large pictures. So those go first that are *behind*: that have waited [`PATIENCE`] times
 //! the time that they take alone, and were served less than evenly shared workers would have done (`sharing`). The
-//! one that is behind by most of itself is first, by whole quarters: in one quarter, what has least work left is done
+//! one that is behind by most of itself is first, by whole eighths: in one eighth, what has least work left is done
 //! and gone instead of taking turns. However many small jobs come, among n jobs in hand none takes much more than n
 //! times as long as alone.
 
@@ -24,7 +24,7 @@ const PATIENCE: f64 = 2.5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     pub(crate) priority: Reverse<i8>,
-    /// The quarters of it that its share would have served more; `None` goes last.
+    /// The eighths of it that its share would have served more; `None` goes last.
     behind: Reverse<Option<u64>>,
     work: Duration,
     arrived: Duration,
@@ -77,7 +77,7 @@ impl<'a> Ordering<'a> {
         let waited = self.now.saturating_sub(job.arrived + served);
         let lag = self.sharing.share(job.id, job.owner).saturating_sub(served);
         let is_behind = waited >= whole.mul_f64(PATIENCE) && lag > Duration::ZERO;
-        is_behind.then(|| (lag.as_secs_f64() / whole.as_secs_f64() * 4.0) as u64)
+        is_behind.then(|| (lag.as_secs_f64() / whole.as_secs_f64() * 8.0) as u64)
     }
 }
 

@@ -35,16 +35,16 @@ fn at_a_load_of_50_percent_nobody_waits_more_than_three_times_its_time() {
     assert!(ours.worst_wait <= 3.0, "{ours:?}");
 }
 
-/// What the built-in model takes on two cores, roughly: a step time that is linear in the load.
+/// What the built-in model takes on two cores, as measured: a step time that is nearly linear in the load.
 fn on_a_cpu(seed: u64) -> Scenario {
-    let mix = |weight, side, steps| Mix { weight, side, steps, passes: 1, least_share: 1.0 };
+    let mix = |weight, side, steps, passes| Mix { weight, side, steps, passes, least_share: 1.0 };
     let device = Device {
-        step: vec![(0.0, 0.001), (64.0, 0.0115), (256.0, 0.042)],
+        step: vec![(0.0, 0.0018), (128.0, 0.0111), (512.0, 0.0437)],
         calibration: vec![16.0, 64.0, 128.0, 256.0],
-        encode: 0.002,
-        decode_per_token: 1e-4,
+        encode: 0.0003,
+        decode_per_token: 1.7e-4,
     };
-    let mix = vec![mix(4.0, 128, 20), mix(2.0, 96, 12), mix(2.0, 160, 16), mix(1.0, 256, 28)];
+    let mix = vec![mix(4.0, 128, 20, 2), mix(2.0, 96, 12, 1), mix(2.0, 160, 16, 2), mix(1.0, 256, 28, 2)];
     Scenario { seed, requests: 200, device, mix, ..scenario() }
 }
 
@@ -57,11 +57,11 @@ fn each_of_eight_clients_has_its_share() {
         let served = play_by(&scenario, &requests, &mut latentd::Latentd::new(&scenario), 8);
         let shares =
             served.iter().map(|one| (one.finished - one.arrived).as_secs_f64() / 8.0 / one.alone.as_secs_f64());
-        // 1.22 at the worst; with work alone to go by, 2.6.
+        // 1.18 at the worst; with work alone to go by, 3.2; with company that saves nothing, 1.67.
         let most = shares.fold(0.0, f64::max);
         let end = served.iter().map(|one| one.finished).max().unwrap();
         let alone: Duration = served.iter().map(|one| one.alone).sum();
-        assert!(most <= 1.25, "seed {seed}: {most} times its share");
+        assert!(most <= 1.2, "seed {seed}: {most} times its share");
         assert!(end < alone, "seed {seed}: {end:?}, one after the other {alone:?}");
     }
 }
