@@ -150,15 +150,15 @@ fn a_small_picture_has_a_large_one_for_company_while_it_can_afford_it() {
 fn company_has_to_save_something() {
     let company = |tokens| {
         let mut state = line(9, &[20]);
-        let steps = vec![(16.0, 1.3), (256.0, 16.3)];
+        let steps = vec![(16.0, 1.2), (256.0, 16.2)];
         state.cost.calibrate(&Calibration { steps, ..Calibration::default() });
         state.submit(vec![job(1, cost(tokens, 20), 0)]).unwrap();
         play_some(state, 0..3)
     };
-    // 2.6 s apart and 2.3 s together.
+    // 2.4 s apart and 2.2 s together.
     assert_eq!(company(16), "+a +b ab");
-    // 5.6 s apart and 5.3 s together.
-    assert_eq!(company(64), "+a a a");
+    // 3.9 s apart and 3.7 s together.
+    assert_eq!(company(40), "+a a a");
 }
 
 #[test]
