@@ -9,6 +9,8 @@ use crate::ImageRequest;
 pub struct RequestCost {
     /// Image tokens of one transformer pass.
     pub tokens: usize,
+    /// Text tokens of one transformer pass, about.
+    pub text_tokens: usize,
     /// Transformer passes of one step: two under true classifier-free guidance.
     pub passes: usize,
     /// Denoising steps.
@@ -23,6 +25,9 @@ pub struct RequestCost {
     pub kind: u64,
 }
 
+/// Of a prompt: common tokenizers make one of about so many, whatever the language.
+const BYTES_PER_TOKEN: usize = 4;
+
 /// Tells the cost of a request, from any thread: a pipeline leaves it with its scheduler.
 pub type Estimator = Arc<dyn Fn(&ImageRequest) -> RequestCost + Send + Sync>;
 
@@ -31,11 +36,17 @@ impl RequestCost {
     pub fn uncached(request: &ImageRequest) -> Self {
         RequestCost {
             tokens: request.params.size.image_seq_len(),
+            text_tokens: request.prompt.len().div_ceil(BYTES_PER_TOKEN),
             passes: if request.do_true_cfg() { 2 } else { 1 },
             steps: request.params.num_inference_steps,
             bytes: 0,
             least_share: 1.0,
             kind: 0,
         }
+    }
+
+    /// Tokens of all passes of one step, about.
+    pub fn step_tokens(&self) -> usize {
+        (self.tokens + self.text_tokens) * self.passes
     }
 }

@@ -19,8 +19,11 @@ pub(crate) struct Calibration {
 /// What is stepped, least load first: the default size divided by so much, so many at a time.
 const PLAN: [(usize, &[usize]); 3] = [(4, &[1, 4]), (2, &[2]), (1, &[1, 2])];
 
-/// The runs of one step, if there is time: the first may have to make ready what the others use.
+/// The runs of one step, if there is time: the first may have to make ready what the others use. Short ones are
+/// repeated until they took [`ENOUGH`]: each may be disturbed.
 const RUNS: usize = 3;
+const MOST_RUNS: usize = 20;
+const ENOUGH: Duration = Duration::from_millis(200);
 
 /// Lets one of several workers measure its pipeline, as devices are taken to be alike, while those that have
 /// loaded theirs too wait and disturb nothing.
@@ -71,15 +74,16 @@ impl Bench {
     fn size<P: Pipeline>(&mut self, p: &mut P, divisor: usize, batches: &[usize]) -> Result<bool, PipelineError> {
         let ImageSize { width, height } = p.card().default_size;
         let request = request(ImageSize { width: width.div_ceil(divisor), height: height.div_ceil(divisor) });
-        let tokens = request.params.size.image_seq_len() as f64;
-        if !self.allows(self.predicted(tokens * batches[0] as f64)) {
+        let cost = p.estimator()(&request);
+        let tokens = cost.tokens as f64;
+        if !self.allows(self.predicted((cost.step_tokens() * batches[0]) as f64)) {
             return Ok(false);
         }
         let begun = Instant::now();
         let mut state = p.prepare(&request)?;
         keep_least(&mut self.measured.encode, begun.elapsed().as_secs_f64());
         for &n in batches {
-            if !self.steps(p, &state, tokens, n)? {
+            if !self.steps(p, &state, cost.step_tokens() as f64, n)? {
                 return Ok(false);
             }
         }
@@ -103,10 +107,10 @@ impl Bench {
         if !self.allows(self.predicted(tokens * n as f64)) {
             return Ok(false);
         }
-        let (mut load, mut least) = (0.0, None);
-        for run in 0..RUNS {
+        let (first, mut load, mut least) = (Instant::now(), 0.0, None);
+        for run in 0..MOST_RUNS {
             let last = Duration::from_secs_f64(least.unwrap_or(0.0));
-            if run > 0 && !self.has_time_for(last) {
+            if run > 0 && !self.has_time_for(last) || run >= RUNS && first.elapsed() > ENOUGH {
                 break;
             }
             let mut states = vec![state.clone(); n];

@@ -58,7 +58,7 @@ impl CostModel {
     /// The load that a step of this request is expected to be.
     pub(crate) fn load(&self, cost: &RequestCost) -> f64 {
         let share = self.reuse.expected(cost.kind).clamp(cost.least_share, 1.0);
-        (cost.tokens * cost.passes) as f64 * share
+        cost.step_tokens() as f64 * share
     }
 
     /// Seconds of a step with this load.

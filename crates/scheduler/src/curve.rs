@@ -5,7 +5,7 @@ const SATURATED: f64 = 0.9;
 
 /// Seconds of a step as a function of its load: monotone, and linear between measured points.
 ///
-/// A step's load is the image tokens of all its transformer passes, each pass counted by the share
+/// A step's load is the tokens of all its transformer passes, each pass counted by the share
 /// of the blocks that it computes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Curve {

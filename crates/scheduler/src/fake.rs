@@ -205,7 +205,7 @@ impl Pipeline for FakePipeline {
     fn estimator(&self) -> Estimator {
         Arc::new(|request| {
             let cost = RequestCost::uncached(request);
-            RequestCost { bytes: cost.tokens as u64, ..cost }
+            RequestCost { text_tokens: 0, bytes: cost.tokens as u64, ..cost }
         })
     }
 

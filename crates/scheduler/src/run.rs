@@ -353,7 +353,7 @@ impl EventLoop {
                 self.observe(&Observation::Encoded { worker, took, prompt_cache: prepared.prompt_cache });
             }
             Done::Stepped(Ok(reports)) => {
-                let tokens = jobs.iter().map(Job::step_tokens).sum();
+                let tokens = jobs.iter().map(|job| job.cost.tokens * job.cost.passes).sum();
                 self.observe(&Observation::Stepped { batch: jobs.len(), tokens, took, reports });
             }
             Done::Decoded { result: Ok(_), .. } => self.observe(&Observation::Decoded { took }),

@@ -61,11 +61,6 @@ impl Job {
     pub(crate) fn whole(&self) -> Job {
         Job { steps_left: self.cost.steps, needs: Needs::Encode, ..*self }
     }
-
-    /// Image tokens of all passes of a step.
-    pub(crate) fn step_tokens(&self) -> usize {
-        self.cost.tokens * self.cost.passes
-    }
 }
 
 /// What one worker has in hand.
@@ -207,7 +202,7 @@ impl State {
     pub(crate) fn stepped(&mut self, jobs: &[Job], reports: &[StepReport], took: Duration) {
         let mut load = 0.0;
         for (job, report) in jobs.iter().zip(reports) {
-            load += job.step_tokens() as f64 * report.computed_share;
+            load += job.cost.step_tokens() as f64 * report.computed_share;
             self.cost.observe_share(job.cost.kind, report.computed_share);
             if let Some(job) = self.running_mut(job.id) {
                 job.steps_left -= 1;
@@ -249,7 +244,7 @@ impl State {
     /// several.
     pub(crate) fn largest(&self, jobs: &[Job]) -> Option<JobId> {
         let in_hand = |job: &&Job| self.jobs().any(|other| other.id == job.id);
-        let largest = jobs.iter().filter(in_hand).max_by_key(|job| (job.cost.bytes, job.step_tokens(), job.id));
+        let largest = jobs.iter().filter(in_hand).max_by_key(|job| (job.cost.bytes, job.cost.step_tokens(), job.id));
         largest.map(|job| job.id)
     }
 

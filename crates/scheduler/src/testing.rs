@@ -14,7 +14,7 @@ pub(crate) const TICK: Duration = Duration::from_secs(1);
 
 /// Of a request without guidance or cache, that holds nothing.
 pub(crate) fn cost(tokens: usize, steps: usize) -> RequestCost {
-    RequestCost { tokens, passes: 1, steps, bytes: 0, least_share: 1.0, kind: 0 }
+    RequestCost { tokens, text_tokens: 0, passes: 1, steps, bytes: 0, least_share: 1.0, kind: 0 }
 }
 
 /// Books of workers that are ready. Their steps are full at 64 tokens.
@@ -36,7 +36,7 @@ pub(crate) fn done(state: &mut State, worker: WorkerId, turn: Option<Turn>, fail
         Some(Turn::Encode(id)) => state.encoded(id, TICK),
         Some(Turn::Step(_)) if fails => ended.extend(state.largest(&jobs)),
         Some(Turn::Step(_)) => {
-            let load: usize = jobs.iter().map(|job| job.step_tokens()).sum();
+            let load: usize = jobs.iter().map(|job| job.cost.step_tokens()).sum();
             let took = Duration::from_secs_f64(state.cost.step(load as f64));
             let report = StepReport { step_index: 0, runs: Vec::new(), computed_share: 1.0 };
             state.stepped(&jobs, &vec![report; jobs.len()], took);

@@ -36,6 +36,7 @@ impl CostModel {
                 always as f64 / self.transformer.num_layers as f64
             }),
             kind: cache.map_or(0, |config| kind(config, uncached.steps)),
+            text_tokens: uncached.text_tokens + TRAILING_TOKENS,
             ..uncached
         }
     }
