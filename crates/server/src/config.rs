@@ -6,6 +6,7 @@ use cache::CacheConfig;
 use diffusion::Limits;
 
 use crate::access::{AllowedOrigin, ApiKeys, RateLimit};
+use crate::request::ImageFetcher;
 
 /// The settings of the front end.
 #[derive(Clone, Debug)]
@@ -18,6 +19,11 @@ pub struct ServerConfig {
     pub body_limit: usize,
     /// Most bytes of the body of an edit, which brings pictures.
     pub upload_limit: usize,
+    /// Most bytes of all bodies together that are being read, JSON and forms. One that finds no room is
+    /// answered 429.
+    pub upload_memory: usize,
+    /// What fetches pictures that edits name by URL; without it such URLs are refused.
+    pub image_urls: Option<ImageFetcher>,
     /// The step cache that requests run under, if any.
     pub cache: Option<CacheConfig>,
     /// Whether a request may bring cache settings of its own.
@@ -28,7 +34,7 @@ pub struct ServerConfig {
     pub priorities: bool,
     /// The keys that let requests in; without any, everybody may come in.
     pub api_keys: ApiKeys,
-    /// How many requests for pictures each key may send.
+    /// How many pictures each key may ask for.
     pub rate_limit: Option<RateLimit>,
     /// The web pages that may call the server from a browser.
     pub cors_allow_origins: Vec<AllowedOrigin>,
@@ -73,6 +79,8 @@ impl ServerConfig {
             limits: Limits::default(),
             body_limit: 2 << 20,
             upload_limit: 64 << 20,
+            upload_memory: 1 << 30,
+            image_urls: None,
             cache: None,
             allow_request_cache_config: false,
             cache_summary: false,

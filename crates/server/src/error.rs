@@ -28,7 +28,7 @@ pub(crate) enum ApiError {
     StalledUpload,
     #[error("{}", invalid_key(*given))]
     InvalidApiKey { given: bool },
-    #[error("This key has sent as many requests as it may for now; the next is taken in {:.1} s", wait.as_secs_f64())]
+    #[error("This key has asked for as many pictures as it may for now; these are taken in {:.1} s", wait.as_secs_f64())]
     RateLimited { wait: Duration },
     #[error("Missing required parameter: `{0}`")]
     Missing(&'static str),
@@ -60,6 +60,9 @@ pub(crate) enum ApiError {
     NoVariations,
     #[error("The body must have at most {limit} bytes")]
     BodyTooLarge { limit: usize },
+    /// 429, as of a full queue: nothing was begun, and the uploads of others end soon.
+    #[error("The uploads of all clients together hold as much as they may (the server's --max-upload-memory)")]
+    UploadsFull,
     /// A full queue and a deadline that cannot be met are both 429, with the time after which it
     /// would be otherwise.
     #[error("{}", refusal(.0))]
@@ -100,7 +103,7 @@ const INTERNAL_CODE: &str = "internal_error";
 /// Most bytes of a reason phrase.
 const MAX_REASON: usize = 80;
 
-/// How long a client should wait while the model loads or another instance takes over.
+/// How long a client should wait while the model loads, another instance takes over, or uploads are read.
 const COME_BACK_IN: Duration = Duration::from_secs(5);
 /// The bounds of Retry-After: the Node client ignores more than a minute and asks at once.
 const RETRY_AFTER: (u64, u64) = (1, 60);
@@ -150,6 +153,7 @@ impl ApiError {
                 invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", None)
             }
             ApiError::BodyTooLarge { .. } => invalid(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None),
+            ApiError::UploadsFull => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "uploads_full", None),
             ApiError::Submit(SubmitError::QueueFull { .. }) => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", None)
             }
@@ -187,6 +191,7 @@ impl ApiError {
                 Retry::After(predicted.saturating_sub(*deadline))
             }
             ApiError::JobsFull { wait } => Retry::After(*wait),
+            ApiError::UploadsFull => Retry::After(COME_BACK_IN),
             ApiError::Submit(SubmitError::Loading | SubmitError::ShuttingDown)
             | ApiError::Cancelled
             | ApiError::Job(JobError::ShuttingDown) => Retry::Elsewhere,
@@ -365,6 +370,7 @@ mod tests {
         assert_eq!(line(JobError::Pipeline(PipelineError::Model("nan".into()))), "500 internal_error false -");
         assert_eq!(line(ApiError::RateLimited { wait: Duration::from_millis(250) }), "429 rate_limit_exceeded - 1");
         assert_eq!(line(ApiError::RateLimited { wait: Duration::from_secs(90) }), "429 rate_limit_exceeded - 60");
+        assert_eq!(line(ApiError::UploadsFull), "429 uploads_full - 5");
         assert_eq!(line(JobError::Crashed), "500 internal_error false -");
         assert_eq!(line(ApiError::Missing("prompt")), "400 missing_required_parameter - -");
     }

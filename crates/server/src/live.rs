@@ -212,6 +212,11 @@ impl Told {
         self.next += 1;
     }
 
+    /// Lets the previews of a picture go.
+    fn forget_previews(&mut self, of: usize) {
+        self.entries.retain(|_, entry| !matches!(entry, Entry::Partial(partial) if partial.image_index == of));
+    }
+
     fn pictures(&self) -> Vec<Arc<Picture>> {
         let completed = self.entries.values().filter_map(|entry| match entry {
             Entry::Completed(picture) => Some(picture.clone()),
@@ -299,7 +304,13 @@ impl Driver {
                     writing = None;
                     let entry = written.map_err(|err| err.to_string()).and_then(|entry| entry);
                     let entry = self.kept(entry.map_err(Failure::Internal)?);
-                    told.send_modify(|told| told.push(entry));
+                    told.send_modify(|told| {
+                        // A job is kept for long. Whoever comes once the picture is there needs no previews of it.
+                        if let (Entry::Completed(picture), true) = (&entry, self.terms.run_async) {
+                            told.forget_previews(picture.image_index);
+                        }
+                        told.push(entry);
+                    });
                 }
             }
         }
@@ -337,7 +348,7 @@ impl Driver {
                 return None;
             }
             RunEvent::Preview { image_index, partial_image_index, step_index, image } => Box::new(move || {
-                let file = file(&terms, &image)?;
+                let file = file(&terms, &image, None)?;
                 let partial = Partial { image_index, partial_image_index, step_index, file, created_at: now };
                 Ok(Entry::Partial(Arc::new(partial)))
             }),
@@ -345,7 +356,7 @@ impl Driver {
                 Box::new(move || Ok(Entry::Completed(Arc::new(Picture::new(&terms, image_index, *generated, now)?))))
             }
         };
-        let span = tracing::info_span!("encode_image");
+        let span = tracing::info_span!("encode_image", format = self.terms.output.format.name());
         Some(spawn_blocking(move || span.in_scope(write)))
     }
 

@@ -12,6 +12,7 @@ use crate::files::{self, Files};
 use crate::idempotency::Replays;
 use crate::jobs::{Bounds, Jobs};
 use crate::metrics::Metrics;
+use crate::request::UploadMemory;
 
 /// What every handler can reach; a cheap clone.
 #[derive(Clone, Debug)]
@@ -24,6 +25,7 @@ pub struct AppState {
     pub(crate) files: Arc<Files>,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) replays: Arc<Replays>,
+    pub(crate) uploads: UploadMemory,
     /// When the server started, in seconds since 1970: a model's `created`.
     pub(crate) started: u64,
 }
@@ -33,6 +35,7 @@ impl AppState {
     pub fn new(scheduler: Scheduler, config: ServerConfig, metrics: Metrics) -> Self {
         let access = Arc::new(Access::new(&config));
         let clock = Clock::default();
+        let uploads = UploadMemory::new(config.upload_memory);
         AppState {
             scheduler,
             config: Arc::new(config),
@@ -42,6 +45,7 @@ impl AppState {
             files: Arc::new(Files::new(files::MAX_BYTES)),
             jobs: Arc::new(Jobs::new(Bounds::default())),
             replays: Arc::new(Replays::new(Bounds::default())),
+            uploads,
             started: clock.now(),
         }
     }

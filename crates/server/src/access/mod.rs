@@ -12,10 +12,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use diffusion::InvalidRequest;
 
 use crate::access_log::LogEntry;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
+use crate::request;
 use crate::state::AppState;
 
 pub use cors::AllowedOrigin;
@@ -65,12 +67,46 @@ impl Access {
         Ok(Caller { name: Some(self.keys.names()[holder].clone()), owner: holder as u64 + 1 })
     }
 
-    /// Takes one request off the caller's limit, if requests like this one are limited: those that
+    /// Takes one picture off the caller's limit, if requests like this one are limited: those that
     /// may make pictures. `None` without limits.
     fn count(&self, caller: &Caller, method: &Method) -> Option<Standing> {
-        let limiter = self.limiter.as_ref().filter(|_| method == Method::POST)?;
-        let holder = usize::try_from(caller.owner).ok()?.checked_sub(1)?;
-        limiter.take(holder, Instant::now())
+        let (limiter, holder) = self.bucket(caller.owner).filter(|_| method == Method::POST)?;
+        limiter.take(holder, 1, Instant::now())
+    }
+
+    /// How the caller stands now.
+    fn standing(&self, caller: &Caller) -> Option<Standing> {
+        let (limiter, holder) = self.bucket(caller.owner)?;
+        limiter.take(holder, 0, Instant::now())
+    }
+
+    /// Takes what a request of `owner` for `pictures` takes beyond the one that was counted when it came in.
+    ///
+    /// # Errors
+    /// There is not as much, or never can be. The one is given back then: the request begins nothing.
+    pub(crate) fn count_rest(&self, owner: u64, pictures: usize) -> Result<(), ApiError> {
+        let Some((limiter, holder)) = self.bucket(owner) else { return Ok(()) };
+        if pictures > limiter.burst() as usize {
+            limiter.give_back(holder, 1);
+            let bound = format!("be at most {} (the server's --rate-limit)", limiter.burst());
+            return Err(InvalidRequest::new("n", bound, pictures).into());
+        }
+        let standing = limiter.take(holder, pictures as u32 - 1, Instant::now());
+        let Some(wait) = standing.and_then(|standing| standing.refused_for) else { return Ok(()) };
+        limiter.give_back(holder, 1);
+        Err(ApiError::RateLimited { wait })
+    }
+
+    /// Gives back what [`Access::count_rest`] took: the pictures are not begun.
+    pub(crate) fn give_rest_back(&self, owner: u64, pictures: usize) {
+        if let Some((limiter, holder)) = self.bucket(owner) {
+            limiter.give_back(holder, pictures as u32 - 1);
+        }
+    }
+
+    /// Where the tokens of `owner` are, if they are limited.
+    fn bucket(&self, owner: u64) -> Option<(&RateLimiter, usize)> {
+        Some((self.limiter.as_ref()?, usize::try_from(owner).ok()?.checked_sub(1)?))
     }
 }
 
@@ -82,21 +118,28 @@ pub(crate) async fn guard(State(state): State<AppState>, mut request: Request, n
     }
     let caller = match state.access.caller(request.headers()) {
         Ok(caller) => caller,
-        Err(err) => return err.into_response(),
+        Err(err) => {
+            request::linger(request);
+            return err.into_response();
+        }
     };
     if let Some(log) = request.extensions().get::<LogEntry>() {
         log.write(|line| line.key = caller.name.clone());
     }
-    let standing = state.access.count(&caller, request.method());
-    let refused = standing.and_then(|standing| standing.refused_for);
+    let counted = state.access.count(&caller, request.method());
+    let refused = counted.and_then(|standing| standing.refused_for);
     let mut response = match refused {
-        Some(wait) => ApiError::RateLimited { wait }.into_response(),
+        Some(wait) => {
+            request::linger(request);
+            ApiError::RateLimited { wait }.into_response()
+        }
         None => {
-            request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(caller.clone());
             next.run(request).await
         }
     };
-    if let Some(standing) = standing {
+    // Only now is it known how many pictures were asked for.
+    if let Some(standing) = counted.and_then(|_| state.access.standing(&caller)) {
         standing.write(response.headers_mut());
     }
     response

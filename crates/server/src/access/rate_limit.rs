@@ -1,4 +1,4 @@
-//! How many requests a key may send: a bucket of tokens that fills at a steady rate.
+//! How many pictures a key may ask for: a bucket of tokens that fills at a steady rate.
 
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Requests of one key: so many a minute, and so many at once after a pause.
+/// Pictures of one key: so many a minute, and so many at once after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     /// Tokens that come back in a minute.
@@ -19,8 +19,8 @@ pub struct RateLimit {
 impl FromStr for RateLimit {
     type Err = String;
 
-    /// `REQUESTS_PER_MINUTE` or `REQUESTS_PER_MINUTE:BURST`; without a burst a minute's requests may
-    /// come at once.
+    /// `PICTURES_PER_MINUTE` or `PICTURES_PER_MINUTE:BURST`; without a burst a minute's pictures may be
+    /// asked for at once.
     fn from_str(text: &str) -> Result<Self, String> {
         let (per_minute, burst) = text.split_once(':').unwrap_or((text, text));
         let number = |text: &str| text.parse().map_err(|_| "must be N or N:BURST, whole numbers of at least 1");
@@ -34,11 +34,11 @@ impl RateLimit {
         Duration::from_secs(60) / self.per_minute.get()
     }
 
-    /// Takes a token at `now` out of the bucket that would be full at `full_at`. When it is full again
-    /// says how full a bucket is: one token an interval is missing.
-    fn take(self, full_at: &mut Instant, now: Instant) -> Standing {
+    /// Takes `tokens`, or none of them, at `now` out of the bucket that would be full at `full_at`. When it is
+    /// full again says how full a bucket is: one token an interval is missing.
+    fn take(self, full_at: &mut Instant, tokens: u32, now: Instant) -> Standing {
         let (interval, most) = (self.interval(), self.interval() * self.burst.get());
-        let taken = (*full_at).max(now) + interval;
+        let taken = (*full_at).max(now) + interval * tokens;
         let refused_for = (taken - now).checked_sub(most).filter(|wait| !wait.is_zero());
         if refused_for.is_none() {
             *full_at = taken;
@@ -49,14 +49,14 @@ impl RateLimit {
     }
 }
 
-/// What a request left of its key's limit.
+/// How a key stands to its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
     limit: u32,
     remaining: u32,
     /// Until the bucket is full again.
     reset: Duration,
-    /// Until there is a token, where there is none for this request.
+    /// Until there are as many tokens as were asked for, where there are not.
     pub(super) refused_for: Option<Duration>,
 }
 
@@ -94,10 +94,23 @@ impl RateLimiter {
         RateLimiter { limit, full_at: (0..keys).map(|_| Mutex::new(now)).collect() }
     }
 
-    /// Takes a token of one key. `None` if there is no such key.
-    pub(super) fn take(&self, key: usize, now: Instant) -> Option<Standing> {
+    /// Takes tokens of one key, or none of them; none at all tells how it stands. `None` if there is no such
+    /// key.
+    pub(super) fn take(&self, key: usize, tokens: u32, now: Instant) -> Option<Standing> {
         let mut full_at = self.full_at.get(key)?.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(self.limit.take(&mut full_at, now))
+        Some(self.limit.take(&mut full_at, tokens, now))
+    }
+
+    /// Puts tokens of one key back that were taken for nothing.
+    pub(super) fn give_back(&self, key: usize, tokens: u32) {
+        let Some(full_at) = self.full_at.get(key) else { return };
+        let mut full_at = full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *full_at = full_at.checked_sub(self.limit.interval() * tokens).unwrap_or(*full_at);
+    }
+
+    /// Most tokens of one key.
+    pub(super) fn burst(&self) -> u32 {
+        self.limit.burst.get()
     }
 }
 
@@ -126,11 +139,12 @@ mod tests {
         // One every two seconds, three at once.
         let (limit, start) = (limit("30:3"), Instant::now());
         let mut full_at = start;
-        let mut take = |after: f64| {
-            let standing = limit.take(&mut full_at, start + Duration::from_secs_f64(after));
+        let mut take_n = |tokens, after: f64| {
+            let standing = limit.take(&mut full_at, tokens, start + Duration::from_secs_f64(after));
             let wait = standing.refused_for.map_or(0.0, |wait| wait.as_secs_f64());
             (standing.remaining, standing.reset.as_secs_f64(), wait)
         };
+        let mut take = |after| take_n(1, after);
         assert_eq!(take(0.0), (2, 2.0, 0.0));
         assert_eq!(take(0.0), (1, 4.0, 0.0));
         assert_eq!(take(0.0), (0, 6.0, 0.0));
@@ -138,6 +152,11 @@ mod tests {
         assert_eq!(take(1.5), (0, 4.5, 0.5));
         assert_eq!(take(2.0), (0, 6.0, 0.0));
         assert_eq!(take(100.0), (2, 2.0, 0.0));
+        // All or none of several; none of none.
+        assert_eq!(take_n(3, 100.0), (2, 2.0, 2.0));
+        assert_eq!(take_n(0, 100.0), (2, 2.0, 0.0));
+        assert_eq!(take_n(2, 100.0), (0, 6.0, 0.0));
+        assert_eq!(take_n(0, 101.0), (0, 5.0, 0.0));
     }
 
     #[test]
@@ -151,9 +170,11 @@ mod tests {
     fn one_key_does_not_spend_the_tokens_of_another() {
         let now = Instant::now();
         let limiter = RateLimiter::new(limit("60:1"), 2, now);
-        let is_refused = |key| limiter.take(key, now).unwrap().refused_for.is_some();
+        let is_refused = |key| limiter.take(key, 1, now).unwrap().refused_for.is_some();
         assert_eq!([0, 0, 1, 1].map(is_refused), [false, true, false, true]);
-        assert_eq!(limiter.take(2, now), None);
+        assert_eq!(limiter.take(2, 1, now), None);
+        limiter.give_back(0, 1);
+        assert_eq!([0, 0, 1].map(is_refused), [false, true, true], "what is given back is its own");
     }
 
     proptest! {
@@ -166,12 +187,12 @@ mod tests {
             let (mut full_at, mut now, mut taken) = (start, start, Vec::new());
             for pause in pauses {
                 now += Duration::from_millis(pause);
-                let standing = limit.take(&mut full_at, now);
+                let standing = limit.take(&mut full_at, 1, now);
                 match standing.refused_for {
                     None => taken.push(now),
                     // The wait is exactly what is missing: a moment less is refused, that much is not.
                     Some(wait) => {
-                        let at = |at: Instant| limit.take(&mut full_at.clone(), at).refused_for;
+                        let at = |at: Instant| limit.take(&mut full_at.clone(), 1, at).refused_for;
                         prop_assert!(at(now + wait - Duration::from_nanos(1)).is_some());
                         prop_assert_eq!(at(now + wait), None);
                     }

@@ -2,9 +2,12 @@
 
 use diffusion::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
-use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::codecs::webp::WebPEncoder;
-use image::{ExtendedColorType, ImageEncoder, ImageResult};
+use image::error::EncodingError;
+use image::{ExtendedColorType, ImageEncoder, ImageError, ImageFormat, ImageResult};
+
+/// Under which name tools look for what a PNG says of how it was made (AUTOMATIC1111's).
+pub(crate) const PARAMETERS: &str = "parameters";
 
 /// A kind of picture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,20 +38,18 @@ impl OutputFormat {
 }
 
 /// The file of a picture. `quality`, 0 to 100, is JPEG's; PNG and WebP are lossless (the `image`
-/// crate writes no other WebP, and a libwebp would be the server's only C dependency).
+/// crate writes no other WebP, and a libwebp would be the server's only C dependency). Of the three only a
+/// PNG has a place for `text`.
 ///
 /// # Errors
 /// The picture is larger than its format can hold.
-pub(crate) fn encode(image: &RgbImage, format: OutputFormat, quality: u8) -> ImageResult<Vec<u8>> {
-    let _entered = tracing::info_span!("encode_image", format = format.name()).entered();
+pub(crate) fn encode(image: &RgbImage, format: OutputFormat, quality: u8, text: Option<&str>) -> ImageResult<Vec<u8>> {
     let mut file = Vec::with_capacity(image.pixels.len() / 2);
     let (pixels, colours) = (&image.pixels, ExtendedColorType::Rgb8);
     let (width, height) = (image.size.width as u32, image.size.height as u32);
     match format {
-        // Measured on a sheet of generated pictures: a fourteenth of the default's time, for a file
-        // six percent larger.
-        OutputFormat::Png => PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Adaptive)
-            .write_image(pixels, width, height, colours),
+        OutputFormat::Png => png(&mut file, image, text)
+            .map_err(|err| ImageError::Encoding(EncodingError::new(ImageFormat::Png.into(), err))),
         OutputFormat::Jpeg => {
             JpegEncoder::new_with_quality(&mut file, quality.max(1)).write_image(pixels, width, height, colours)
         }
@@ -57,12 +58,32 @@ pub(crate) fn encode(image: &RgbImage, format: OutputFormat, quality: u8) -> Ima
     Ok(file)
 }
 
+/// With the `png` crate itself: `image`'s encoder, which is this one with a coat, has no texts.
+fn png(file: &mut Vec<u8>, image: &RgbImage, text: Option<&str>) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(file, image.size.width as u32, image.size.height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    // Measured on a sheet of generated pictures: a fourteenth of the default's time, for a file six percent
+    // larger.
+    encoder.set_compression(png::Compression::Fast);
+    encoder.set_filter(png::Filter::Adaptive);
+    if let Some(text) = text {
+        // The older chunk is what most tools read, and has Latin-1 only.
+        let (name, is_latin1) = (PARAMETERS.to_owned(), text.chars().all(|c| c <= '\u{ff}'));
+        match is_latin1 {
+            true => encoder.add_text_chunk(name, text.to_owned())?,
+            false => encoder.add_itxt_chunk(name, text.to_owned())?,
+        }
+    }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&image.pixels)?;
+    writer.finish()
+}
+
 #[cfg(test)]
 mod tests {
-    use diffusion::ImageSize;
-    use image::ImageFormat;
-
     use super::*;
+    use diffusion::ImageSize;
 
     /// A gradient, so that compression has something to do.
     fn gradient(width: usize, height: usize) -> RgbImage {
@@ -78,7 +99,7 @@ mod tests {
     fn lossless_formats_give_the_pixels_back() {
         let picture = gradient(48, 33);
         for (format, theirs) in [(OutputFormat::Png, ImageFormat::Png), (OutputFormat::WebP, ImageFormat::WebP)] {
-            let decoded = decoded(&encode(&picture, format, 0).unwrap(), theirs);
+            let decoded = decoded(&encode(&picture, format, 0, None).unwrap(), theirs);
             assert_eq!((decoded.dimensions(), decoded.as_raw()), ((48, 33), &picture.pixels), "{format:?}");
         }
     }
@@ -86,7 +107,7 @@ mod tests {
     #[test]
     fn jpeg_trades_size_for_likeness() {
         let picture = gradient(64, 64);
-        let files = [0, 100].map(|quality| encode(&picture, OutputFormat::Jpeg, quality).unwrap());
+        let files = [0, 100].map(|quality| encode(&picture, OutputFormat::Jpeg, quality, None).unwrap());
         assert!(files[0].len() * 2 < files[1].len(), "{} {}", files[0].len(), files[1].len());
         let difference = |file: &[u8]| {
             let decoded = decoded(file, ImageFormat::Jpeg);

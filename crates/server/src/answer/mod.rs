@@ -6,6 +6,7 @@ pub(crate) mod cache_report;
 pub mod cache_summary;
 pub(crate) mod encode;
 pub(crate) mod events;
+pub(crate) mod metadata;
 pub(crate) mod openai;
 pub(crate) mod picture;
 pub(crate) mod stream;

@@ -126,7 +126,7 @@ pub(crate) struct Model {
     /// The id behind an alias, as in vLLM.
     pub(crate) root: String,
     pub(crate) parent: Option<String>,
-    pub(crate) task_types: [&'static str; 1],
+    pub(crate) task_types: Vec<&'static str>,
     pub(crate) max_input_images: usize,
     /// Known once the model is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]

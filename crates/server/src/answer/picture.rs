@@ -52,7 +52,8 @@ impl Picture {
     /// Why its file cannot be written.
     pub(crate) fn new(terms: &Terms, image_index: usize, generated: Generated, now: u64) -> Result<Self, String> {
         let begun = Instant::now();
-        let file = file(terms, &generated.image)?;
+        let text = terms.metadata.as_ref().map(|texts| texts[image_index].as_str());
+        let file = file(terms, &generated.image, text)?;
         log_cache(terms, &generated.steps);
         let cache = terms.cache.as_ref().map(|cache| CacheReport::new(&generated.steps, cache, &terms.num_blocks));
         Ok(Picture {
@@ -79,11 +80,11 @@ fn log_cache(terms: &Terms, steps: &[StepReport]) {
     }
 }
 
-/// The picture's file.
+/// The picture's file, with this text in it where its format has a place for one.
 ///
 /// # Errors
 /// Why it cannot be written.
-pub(crate) fn file(terms: &Terms, image: &RgbImage) -> Result<Bytes, String> {
-    let file = encode(image, terms.output.format, terms.output.compression);
+pub(crate) fn file(terms: &Terms, image: &RgbImage, text: Option<&str>) -> Result<Bytes, String> {
+    let file = encode(image, terms.output.format, terms.output.compression, text);
     file.map(Bytes::from).map_err(|err| format!("encoding the picture: {err}"))
 }

@@ -4,6 +4,7 @@ use axum::http::HeaderValue;
 use cache::CacheConfig;
 use diffusion::{ImageRequest, ImageSize, ModelCard};
 
+use super::metadata;
 use super::openai::Usage;
 use crate::config::ServerConfig;
 use crate::request::{Delivery, Endpoint, ImageField, ImagesRequest, Output};
@@ -29,6 +30,8 @@ pub(crate) struct Terms {
     /// Whether the log has a line a picture on what its cache did.
     pub(crate) cache_summary: bool,
     pub(crate) delivery: Delivery,
+    /// Whether the answer is a job to ask after.
+    pub(crate) run_async: bool,
     /// Whether each step is told.
     pub(crate) progress: bool,
     pub(crate) return_timings: bool,
@@ -38,6 +41,8 @@ pub(crate) struct Terms {
     pub(crate) ignored: Option<HeaderValue>,
     /// Latent tokens of the pictures that the request brought.
     pub(crate) input_image_tokens: usize,
+    /// What the files say of how they were made, one a picture, if they do.
+    pub(crate) metadata: Option<Vec<String>>,
     /// What the URLs of its pictures begin with.
     pub(crate) public_url: String,
 }
@@ -66,12 +71,14 @@ impl Terms {
             num_blocks: card.num_blocks.clone(),
             cache_summary: config.cache_summary,
             delivery: asked.delivery,
+            run_async: asked.run_async,
             progress,
             return_timings: asked.return_timings,
             return_cache_stats: asked.return_cache_stats,
             safety_identifier: asked.safety_identifier.clone(),
             ignored: ignored_params(&asked.ignored),
             input_image_tokens: asked.input_images.iter().map(|image| image.size.image_seq_len()).sum(),
+            metadata: asked.output.embed_metadata.then(|| metadata::of(requests, config.model_id())),
             public_url,
         }
     }

@@ -104,18 +104,22 @@ fn sampling() -> Vec<Field> {
 fn file() -> Vec<Field> {
     let format = "Where the picture stands: as base64 in the JSON, behind a URL that needs no key and lives for an hour, \
          or as the whole answer (`file`, for one picture; so does `Accept: image/*`).";
+    let metadata = "A PNG says how it was made, prompt and seed included, in a text chunk `parameters`.";
     let opaque: Vec<_> = BACKGROUNDS.into_iter().filter(|(_, can)| *can).collect();
     vec![
         ("response_format", one_of(format, &RESPONSE_FORMATS).default(first(&RESPONSE_FORMATS))),
         ("output_format", one_of("The kind of file.", &FORMATS).default(first(&FORMATS))),
         ("output_compression", integer("JPEG's quality.", 0..=100).default(Some(100.into()))),
+        ("embed_metadata", flag(metadata)),
         ("background", one_of("Always opaque: the model has no alpha.", &opaque).default(auto())),
     ]
 }
 
 /// What is told while it is made.
 fn streaming() -> Vec<Field> {
-    let partial = "Previews of each picture, spread over its steps. Only where `stream` is true.";
+    let partial = "Previews of each picture, spread over its steps. Only where `stream` or `async` is true.";
+    let progress = "An event after every step: which it was, and what the step cache did. OpenAI has no such event: \
+         its Python client raises on one where it validates strictly (`_strict_response_validation`).";
     let interval = "In place of `partial_images`: a preview after each so many steps.";
     let method = "How a preview is drawn: by a fit of the latents' channels to colours, which costs next to nothing, or \
          by the VAE, which takes as long as the picture's own decoding.";
@@ -124,7 +128,7 @@ fn streaming() -> Vec<Field> {
         ("partial_images", integer(partial, 0..=MAX_PARTIAL_IMAGES as i64).default(Some(0.into()))),
         ("preview_interval", of(Type::Integer, interval).minimum(Some(1))),
         ("preview_method", one_of(method, &PREVIEW_METHODS).default(first(&PREVIEW_METHODS))),
-        ("stream_progress", flag("An event after every step: which it was, and what the step cache did.")),
+        ("stream_progress", flag(progress)),
     ]
 }
 
@@ -185,7 +189,7 @@ mod tests {
     async fn asked(endpoint: Endpoint, body: Value) -> BTreeSet<String> {
         ASKED.take();
         let request = Request::post("/").header("content-type", "application/json").body(Body::from(body.to_string()));
-        request::read(endpoint, request.unwrap(), &config()).await.unwrap();
+        request::read(endpoint, request.unwrap(), &config(), &request::UploadMemory::new(usize::MAX)).await.unwrap();
         ASKED.take()
     }
 

@@ -2,6 +2,7 @@
 //! that is refused.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use axum::body::{BodyDataStream, Bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use futures_util::{Stream, StreamExt};
+use http_body::Body;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{self, ApiError};
 
@@ -48,11 +51,34 @@ impl MediaType {
     }
 }
 
-/// A body of at most so many bytes, in pieces.
+/// The bytes that all uploads of a server may hold together; a cheap clone.
+#[derive(Clone, Debug)]
+pub(crate) struct UploadMemory(Arc<Semaphore>);
+
+impl UploadMemory {
+    pub(crate) fn new(bytes: usize) -> Self {
+        UploadMemory(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// Bytes that are free.
+    #[cfg(test)]
+    pub(crate) fn left(&self) -> usize {
+        self.0.available_permits()
+    }
+
+    /// None of its bytes, for an upload to add to.
+    fn none(&self) -> OwnedSemaphorePermit {
+        self.0.clone().try_acquire_many_owned(0).expect("nobody closes the semaphore. This is a bug.")
+    }
+}
+
+/// A body of at most so many bytes, in pieces. What has come counts against the server's upload memory until
+/// the upload is dropped.
 pub(crate) struct Upload {
     stream: BodyDataStream,
     limit: usize,
     read: usize,
+    held: OwnedSemaphorePermit,
     /// The client asked first (`Expect: 100-continue`) and will not send what is refused.
     announced: bool,
     /// `Content-Length` is over the limit.
@@ -60,13 +86,14 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    pub(crate) fn new(request: Request, limit: usize) -> Self {
+    pub(crate) fn new(request: Request, limit: usize, memory: &UploadMemory) -> Self {
         let (parts, body) = request.into_parts();
         let length = text(&parts.headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
         Upload {
             stream: body.into_data_stream(),
             limit,
             read: 0,
+            held: memory.none(),
             announced: parts.headers.contains_key(header::EXPECT),
             too_large: length.is_some_and(|length| length > limit),
         }
@@ -75,7 +102,7 @@ impl Upload {
     /// The whole body.
     ///
     /// # Errors
-    /// It is too long, breaks off or stops coming.
+    /// It is too long, breaks off, stops coming, or the uploads hold as much as they may.
     pub(crate) async fn bytes(&mut self) -> Result<Vec<u8>, ApiError> {
         let mut bytes = Vec::new();
         while let Some(piece) = self.next().await {
@@ -84,24 +111,49 @@ impl Upload {
         Ok(bytes)
     }
 
-    /// Goes on reading for a while. Closing at once would reset the connection under a client
-    /// that is still sending: openai-node then reports a broken pipe, which it retries, instead
-    /// of the answer.
-    pub(crate) fn linger(mut self) {
-        if self.announced {
-            return;
-        }
-        let (time, most) = LINGER;
-        tokio::spawn(tokio::time::timeout(time, async move {
-            let mut read = 0;
-            while let Some(Ok(piece)) = self.stream.next().await {
-                read += piece.len();
-                if read > most {
-                    break;
-                }
-            }
-        }));
+    /// As [`linger`], of what is left. What was read is let go.
+    pub(crate) fn linger(self) {
+        let Upload { stream, announced, .. } = self;
+        read_over(stream, announced);
     }
+
+    /// Counts a piece that has come.
+    pub(super) fn account(&mut self, piece: &Bytes) -> Result<(), ApiError> {
+        self.read += piece.len();
+        if self.read > self.limit {
+            return Err(ApiError::BodyTooLarge { limit: self.limit });
+        }
+        let bytes = u32::try_from(piece.len()).map_err(|_| ApiError::UploadsFull)?;
+        let more = self.held.semaphore().clone().try_acquire_many_owned(bytes);
+        self.held.merge(more.map_err(|_| ApiError::UploadsFull)?);
+        Ok(())
+    }
+}
+
+/// Goes on reading the body of a request that is refused, for a while. Closing at once would reset the
+/// connection under a client that is still sending: openai-node then reports a broken pipe, which it retries,
+/// instead of the answer.
+pub(crate) fn linger(request: Request) {
+    let announced = request.headers().contains_key(header::EXPECT);
+    if !request.body().is_end_stream() {
+        read_over(request.into_body().into_data_stream(), announced);
+    }
+}
+
+fn read_over(mut stream: BodyDataStream, announced: bool) {
+    if announced {
+        return;
+    }
+    let (time, most) = LINGER;
+    tokio::spawn(tokio::time::timeout(time, async move {
+        let mut read = 0;
+        while let Some(Ok(piece)) = stream.next().await {
+            read += piece.len();
+            if read > most {
+                break;
+            }
+        }
+    }));
 }
 
 impl Stream for Upload {
@@ -112,10 +164,8 @@ impl Stream for Upload {
             return Poll::Ready(Some(Err(ApiError::BodyTooLarge { limit: self.limit })));
         }
         let Some(piece) = std::task::ready!(self.stream.poll_next_unpin(cx)) else { return Poll::Ready(None) };
-        Poll::Ready(Some(piece.map_err(error::unreadable).and_then(|piece| {
-            self.read += piece.len();
-            if self.read > self.limit { Err(ApiError::BodyTooLarge { limit: self.limit }) } else { Ok(piece) }
-        })))
+        let piece = piece.map_err(error::unreadable);
+        Poll::Ready(Some(piece.and_then(|piece| self.account(&piece).map(|()| piece))))
     }
 }
 

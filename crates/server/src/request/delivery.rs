@@ -17,6 +17,8 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub(crate) struct Wanted {
     pub(crate) delivery: Delivery,
     pub(crate) run_async: bool,
+    /// Pictures on the way, for whoever reads events: those of a stream, or of a job.
+    pub(crate) previews: Option<Previews>,
     /// The kind of file that `Accept` names, where the answer is one.
     pub(crate) format: Option<OutputFormat>,
 }
@@ -57,16 +59,17 @@ pub(crate) fn wanted(fields: &mut Fields, headers: &HeaderMap, field: ImageField
         (_, true, true) => return alone("async", "a file (`response_format` or Accept)"),
         _ => {}
     }
+    let previews = if streams || run_async { previews(fields)? } else { None };
     let delivery = match response_format {
-        _ if streams => Delivery::Stream(stream_options(fields)?),
+        _ if streams => Delivery::Stream(StreamOptions { progress: fields.flag("stream_progress")? }),
         _ if is_file => Delivery::File,
         Some(ResponseFormat::Field(field)) => Delivery::Json(field),
         _ => Delivery::Json(field),
     };
-    Ok(Wanted { delivery, run_async, format: accepted.flatten() })
+    Ok(Wanted { delivery, run_async, previews, format: accepted.flatten() })
 }
 
-fn stream_options(fields: &mut Fields) -> Result<StreamOptions, ApiError> {
+fn previews(fields: &mut Fields) -> Result<Option<Previews>, ApiError> {
     let method = fields.one_of("preview_method", &PREVIEW_METHODS)?.unwrap_or_default();
     let count = fields.integer("partial_images")?;
     let interval = fields.integer("preview_interval")?;
@@ -88,8 +91,7 @@ fn stream_options(fields: &mut Fields) -> Result<StreamOptions, ApiError> {
             Some(PreviewTimes::Interval(checked.ok_or_else(invalid)?))
         }
     };
-    let previews = times.map(|times| Previews { method, times });
-    Ok(StreamOptions { previews, progress: fields.flag("stream_progress")? })
+    Ok(times.map(|times| Previews { method, times }))
 }
 
 /// RFC 7240's `respond-async`.
@@ -197,11 +199,17 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_may_show_pictures_on_the_way() {
+    fn a_stream_and_a_job_may_show_pictures_on_the_way() {
         let previews = |mut value: Value| {
-            value["stream"] = true.into();
-            let Delivery::Stream(options) = delivery(value) else { panic!("no stream") };
-            options.previews
+            let [of_stream, of_job] = ["stream", "async"].map(|name| {
+                let mut value = value.clone();
+                value[name] = true.into();
+                read(value, &HeaderMap::new()).unwrap().previews
+            });
+            assert_eq!(of_stream, of_job);
+            value["stream"] = false.into();
+            assert_eq!(read(value, &HeaderMap::new()).unwrap().previews, None);
+            of_stream
         };
         let latent2rgb = |times| Some(Previews { method: PreviewMethod::Latent2Rgb, times });
         assert_eq!(previews(json!({})), None);
@@ -211,7 +219,7 @@ mod tests {
         let vae = Previews { method: PreviewMethod::Vae, times: PreviewTimes::Count(1) };
         assert_eq!(previews(json!({"partial_images": 1, "preview_method": "vae"})), Some(vae));
         let progress = json!({"stream": true, "stream_progress": true});
-        assert_eq!(delivery(progress), Delivery::Stream(StreamOptions { previews: None, progress: true }));
+        assert_eq!(delivery(progress), Delivery::Stream(StreamOptions { progress: true }));
     }
 
     #[test]

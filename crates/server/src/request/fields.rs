@@ -18,18 +18,20 @@ pub(crate) struct Fields {
     /// The values came as text (a form): each is what its field's type makes of it, and an empty one
     /// is absent where text is not what the field holds.
     spelt: bool,
+    /// Names that came again, of which the first value stands.
+    repeated: Vec<String>,
 }
 
 impl Fields {
     /// The fields of a JSON object.
     pub(crate) fn typed(mut object: Map<String, Value>) -> Self {
         object.retain(|_, value| !value.is_null());
-        Fields { values: object, spelt: false }
+        Fields { values: object, spelt: false, repeated: Vec::new() }
     }
 
-    /// The fields of a form.
-    pub(crate) fn spelt(texts: Map<String, Value>) -> Self {
-        Fields { values: texts, spelt: true }
+    /// The fields of a form, some of which came again.
+    pub(crate) fn spelt(texts: Map<String, Value>, repeated: Vec<String>) -> Self {
+        Fields { values: texts, spelt: true, repeated }
     }
 
     pub(crate) fn any(&mut self, name: &str) -> Option<Value> {
@@ -138,8 +140,14 @@ impl Fields {
     }
 
     /// The names of the fields that nobody asked for.
-    pub(crate) fn rest(self) -> Vec<String> {
-        self.values.into_iter().map(|(name, _)| name).collect()
+    ///
+    /// # Errors
+    /// One that was asked for came again: it is not known which was meant.
+    pub(crate) fn rest(self) -> Result<Vec<String>, ApiError> {
+        if let Some(name) = self.repeated.iter().find(|name| !self.values.contains_key(*name)) {
+            return Err(ApiError::InvalidForm(format!("{name:?} must be there once")));
+        }
+        Ok(self.values.into_iter().map(|(name, _)| name).collect())
     }
 
     /// A value as JSON has it: text of a form is read by `reading`, where it can be.
@@ -182,7 +190,7 @@ mod tests {
     }
 
     fn spelt(texts: &[(&str, &str)]) -> Fields {
-        Fields::spelt(texts.iter().map(|(name, text)| ((*name).to_owned(), (*text).into())).collect())
+        Fields::spelt(texts.iter().map(|(name, text)| ((*name).to_owned(), (*text).into())).collect(), Vec::new())
     }
 
     #[test]
@@ -224,7 +232,7 @@ mod tests {
         let mut fields = typed(json!({"n": 1, "seed": null, "extra_body": {"n": 2, "seed": 3, "steps": null}}));
         fields.merge("extra_body").unwrap();
         assert_eq!((fields.integer("n").unwrap(), fields.integer("seed").unwrap()), (Some(1), Some(3)));
-        assert!(fields.rest().is_empty());
+        assert!(fields.rest().unwrap().is_empty());
         let mut form = spelt(&[("extra_body", r#"{"n": 2}"#)]);
         form.merge("extra_body").unwrap();
         assert_eq!(form.integer("n").unwrap(), Some(2));

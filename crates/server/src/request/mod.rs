@@ -8,6 +8,7 @@ mod job_options;
 mod json;
 mod multipart;
 mod pictures;
+mod remote;
 mod sources;
 mod step_cache;
 mod validate;
@@ -15,12 +16,14 @@ mod validate;
 use axum::extract::Request;
 use axum::http::HeaderMap;
 use cache::CacheConfig;
-use diffusion::{ImageRequest, InvalidRequest, Limits, ModelCard, Previews, RequestDraft, RgbImage};
+use diffusion::{ImageRequest, InvalidRequest, Limits, ModelCard, RequestDraft, RgbImage};
 
+pub(crate) use body::{UploadMemory, linger};
 pub(crate) use delivery::{MAX_PARTIAL_IMAGES, PREVIEW_METHODS, RESPONSE_FORMATS};
 #[cfg(test)]
 pub(crate) use fields::ASKED;
 pub(crate) use job_options::job_options;
+pub use remote::{ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, InvalidHost};
 pub(crate) use sources::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, MAX_URL_CHARS};
 pub(crate) use validate::{BACKGROUNDS, FORMATS, QUALITIES};
 
@@ -75,6 +78,8 @@ pub(crate) struct Output {
     pub(crate) format: OutputFormat,
     /// JPEG's quality, 0 to 100.
     pub(crate) compression: u8,
+    /// Whether a PNG says how it was made, its prompt included.
+    pub(crate) embed_metadata: bool,
 }
 
 /// How the pictures reach the client.
@@ -98,7 +103,6 @@ pub(crate) enum ImageField {
 /// What a stream tells beside the finished pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamOptions {
-    pub(crate) previews: Option<Previews>,
     /// An event a step.
     pub(crate) progress: bool,
 }
@@ -115,9 +119,6 @@ impl ImagesRequest {
         random_seed: impl FnMut() -> u32,
     ) -> Result<Vec<ImageRequest>, ApiError> {
         let mut draft = std::mem::take(&mut self.draft);
-        if let Delivery::Stream(StreamOptions { previews, .. }) = self.delivery {
-            draft.previews = previews;
-        }
         if let Some(own) = &self.cache {
             step_cache::check_blocks(own, &card.num_blocks)?;
             draft.extensions.insert(own.clone());
@@ -148,7 +149,8 @@ fn count_of(count: usize) -> String {
     if count == 1 { "1 picture".into() } else { format!("{count} pictures") }
 }
 
-/// Reads a whole request. What depends on the model is checked by [`ImagesRequest::image_requests`].
+/// Reads a whole request, whose bytes count against `memory` until its pictures are decoded. What depends on the
+/// model is checked by [`ImagesRequest::image_requests`].
 ///
 /// # Errors
 /// The first thing that is wrong with it.
@@ -156,10 +158,11 @@ pub(crate) async fn read(
     endpoint: Endpoint,
     request: Request,
     config: &ServerConfig,
+    memory: &UploadMemory,
 ) -> Result<ImagesRequest, ApiError> {
     let headers = request.headers().clone();
     let limit = if endpoint == Endpoint::Edit { config.upload_limit } else { config.body_limit };
-    let mut upload = Upload::new(request, limit);
+    let mut upload = Upload::new(request, limit, memory);
     let (form, param) = match received(endpoint, &headers, &mut upload).await {
         Ok(received) => received,
         Err(err) => {
@@ -169,8 +172,13 @@ pub(crate) async fn read(
     };
     let Form { mut fields, images, ignored } = form;
     fields.merge("extra_body")?;
-    let sources = if endpoint == Endpoint::Edit { sources::sources(&mut fields, images, param)? } else { Vec::new() };
+    let fetcher = config.image_urls.as_ref();
+    let named = match endpoint {
+        Endpoint::Edit => sources::sources(&mut fields, images, param, fetcher)?,
+        Endpoint::Generation => Vec::new(),
+    };
     let mut asked = validate::images_request(endpoint, &headers, fields, ignored, config)?;
+    let sources = remote::fetched(named, fetcher, &mut upload, param).await?;
     asked.input_images = pictures::decoded(sources, param).await?;
     asked.draft.input_size = asked.input_images.first().map(|image| image.size);
     Ok(asked)
@@ -178,7 +186,7 @@ pub(crate) async fn read(
 
 /// What a request for variations of a picture is told, as OpenAI tells it.
 pub(crate) fn no_variations(request: Request) -> ApiError {
-    Upload::new(request, usize::MAX).linger();
+    linger(request);
     ApiError::NoVariations
 }
 

@@ -56,13 +56,15 @@ pub(crate) async fn form(upload: &mut Upload, boundary: String) -> Result<Form, 
     while let Some(piece) = upload.next().await {
         piece?;
     }
-    let Collected { texts, images, ignored } = collected;
-    Ok(Form { fields: Fields::spelt(texts), images, ignored })
+    let Collected { texts, repeated, images, ignored } = collected;
+    Ok(Form { fields: Fields::spelt(texts, repeated), images, ignored })
 }
 
 #[derive(Default)]
 struct Collected {
     texts: Map<String, Value>,
+    /// Names of texts that came again. Which of them mean something is not known here.
+    repeated: Vec<String>,
     images: Vec<Vec<u8>>,
     ignored: Vec<String>,
 }
@@ -118,15 +120,16 @@ impl Collected {
                     self.texts.insert(name.into(), format!("a file of {bytes} bytes").into());
                 }
             }
+            Part::Text if self.texts.contains_key(&name) => {
+                skip(&mut part).await?;
+                self.repeated.push(name);
+            }
             Part::Text => {
                 let Some(bytes) = read(&mut part, MAX_TEXT_BYTES).await? else {
                     return Err(ApiError::InvalidForm(format!("{name:?} must have at most {MAX_TEXT_BYTES} bytes")));
                 };
                 let text = String::from_utf8(bytes);
                 let text = text.map_err(|_| ApiError::InvalidForm(format!("{name:?} must be UTF-8 text")))?;
-                if self.texts.contains_key(&name) {
-                    return Err(ApiError::InvalidForm(format!("{name:?} must be there once")));
-                }
                 self.texts.insert(name, text.into());
             }
             Part::Unknown => {

@@ -1,9 +1,12 @@
-//! Where the pictures to edit come from: files of a form, or `data:` URLs. Nothing is decoded here.
+//! Where the pictures to edit come from: files of a form, `data:` URLs, and elsewhere. Nothing is fetched or decoded
+//! here.
 
 use diffusion::InvalidRequest;
 use serde_json::Value;
+use url::Url;
 
 use super::fields::Fields;
+use super::remote::ImageFetcher;
 use crate::error::ApiError;
 
 /// Most pictures that a request may bring (OpenAI's bound); models take fewer.
@@ -22,13 +25,27 @@ pub(crate) enum Source {
     DataUrl(String),
 }
 
+/// A picture that a request names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// It came along.
+    Sent(Source),
+    /// It is to be fetched, and may be as far as its URL tells.
+    Elsewhere(Url),
+}
+
 /// The pictures of an edit: the files of its form, then those that its fields name. A field is told
 /// of as `image` in a form and as `images` in JSON.
 ///
 /// # Errors
-/// There is none, there are too many, or one is neither a file nor a `data:` URL.
-pub(crate) fn sources(fields: &mut Fields, files: Vec<Vec<u8>>, param: &'static str) -> Result<Vec<Source>, ApiError> {
-    let mut sources = files.into_iter().map(|file| of_file(file, param)).collect::<Result<Vec<_>, _>>()?;
+/// There is none, there are too many, or one is neither a file nor a URL that is taken.
+pub(crate) fn sources(
+    fields: &mut Fields,
+    files: Vec<Vec<u8>>,
+    param: &'static str,
+    fetcher: Option<&ImageFetcher>,
+) -> Result<Vec<Named>, ApiError> {
+    let mut sources = files.into_iter().map(|file| of_file(file, param, fetcher)).collect::<Result<Vec<_>, _>>()?;
     for name in ["image", "images", "url"] {
         let items = match fields.any(name) {
             None => continue,
@@ -39,21 +56,21 @@ pub(crate) fn sources(fields: &mut Fields, files: Vec<Vec<u8>>, param: &'static 
             return Err(too_many(param));
         }
         for item in items {
-            sources.push(of_url(url_of(item, param)?, param)?);
+            sources.push(of_url(url_of(item, param)?, param, fetcher)?);
         }
     }
     if sources.is_empty() { Err(ApiError::Missing(param)) } else { Ok(sources) }
 }
 
 /// Some clients send a URL where a file is meant.
-fn of_file(file: Vec<u8>, param: &'static str) -> Result<Source, ApiError> {
+fn of_file(file: Vec<u8>, param: &'static str, fetcher: Option<&ImageFetcher>) -> Result<Named, ApiError> {
     let begins = |scheme: &[u8]| file.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme));
     if !(begins(b"data:") || begins(b"http:") || begins(b"https:")) {
-        return Ok(Source::File(file));
+        return Ok(Named::Sent(Source::File(file)));
     }
     match String::from_utf8(file) {
-        Ok(url) => of_url(url, param),
-        Err(err) => Ok(Source::File(err.into_bytes())),
+        Ok(url) => of_url(url, param, fetcher),
+        Err(err) => Ok(Named::Sent(Source::File(err.into_bytes()))),
     }
 }
 
@@ -74,8 +91,8 @@ fn url_of(item: Value, param: &'static str) -> Result<String, ApiError> {
     }
 }
 
-/// Pictures elsewhere are not fetched: that would let a client reach whatever this server reaches.
-fn of_url(url: String, param: &'static str) -> Result<Source, ApiError> {
+/// Without a fetcher pictures elsewhere are refused: who fetches them reaches whatever this server reaches.
+fn of_url(url: String, param: &'static str, fetcher: Option<&ImageFetcher>) -> Result<Named, ApiError> {
     let scheme = url.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
     match scheme.as_deref() {
         Some("data") if url.len() > MAX_URL_CHARS => {
@@ -83,11 +100,18 @@ fn of_url(url: String, param: &'static str) -> Result<Source, ApiError> {
             let given = format!("{} characters", url.len());
             Err(ApiError::ImageTooLarge(InvalidRequest::new(param, bound, given)))
         }
-        Some("data") => Ok(Source::DataUrl(url)),
-        Some("http" | "https") => {
-            let bound = "be sent whole, as a file or a data: URL: this server fetches no pictures";
-            Err(ApiError::Unsupported(InvalidRequest::new(param, bound, url)))
-        }
+        Some("data") => Ok(Named::Sent(Source::DataUrl(url))),
+        Some("http" | "https") => match fetcher {
+            Some(fetcher) => {
+                let checked = fetcher.check(url.trim());
+                checked.map(Named::Elsewhere).map_err(|bound| InvalidRequest::new(param, bound, url).into())
+            }
+            None => {
+                let bound = "be sent whole, as a file or a data: URL: this server fetches no pictures (its operator \
+                    can allow it with --allow-image-urls)";
+                Err(ApiError::Unsupported(InvalidRequest::new(param, bound, url)))
+            }
+        },
         _ => {
             let bound = "be a URL such as data:image/png;base64,iVBORw0…";
             Err(InvalidRequest::new(param, bound, format!("{url:?}")).into())
@@ -109,16 +133,21 @@ pub(crate) fn file_too_large(param: &'static str) -> ApiError {
 mod tests {
     use serde_json::json;
 
+    use super::super::remote::{ImageUrlSchemes, ImageUrls};
     use super::*;
 
-    fn read(value: Value, files: &[&[u8]]) -> Result<Vec<Source>, String> {
-        let Value::Object(object) = value else { panic!("{value}") };
-        let files = files.iter().map(|file| file.to_vec()).collect();
-        sources(&mut Fields::typed(object), files, "images").map_err(|err| err.to_string())
+    fn read(value: Value, files: &[&[u8]]) -> Result<Vec<Named>, String> {
+        read_with(None, value, files)
     }
 
-    fn url(text: &str) -> Source {
-        Source::DataUrl(text.into())
+    fn read_with(fetcher: Option<&ImageFetcher>, value: Value, files: &[&[u8]]) -> Result<Vec<Named>, String> {
+        let Value::Object(object) = value else { panic!("{value}") };
+        let files = files.iter().map(|file| file.to_vec()).collect();
+        sources(&mut Fields::typed(object), files, "images", fetcher).map_err(|err| err.to_string())
+    }
+
+    fn url(text: &str) -> Named {
+        Named::Sent(Source::DataUrl(text.into()))
     }
 
     #[test]
@@ -127,7 +156,7 @@ mod tests {
         assert_eq!(read(json!({"images": [{"image_url": one}, two]}), &[]), Ok(vec![url(one), url(two)]));
         assert_eq!(read(json!({"image": {"image_url": one, "file_id": null}}), &[]), Ok(vec![url(one)]));
         let files: [&[u8]; 2] = [b"\x89PNG", b"data:image/png;base64,AA"];
-        assert_eq!(read(json!({"url": two}), &files), Ok(vec![Source::File(files[0].into()), url(one), url(two)]));
+        assert_eq!(read(json!({"url": two}), &files), Ok(vec![Named::Sent(Source::File(files[0].into())), url(one), url(two)]));
     }
 
     #[test]
@@ -151,5 +180,22 @@ mod tests {
             assert!(message.starts_with(expected), "{message}");
         }
         assert!(read(json!({}), &[b"https://example.com"]).unwrap_err().starts_with("`images` must be sent whole"));
+    }
+
+    #[test]
+    fn a_server_that_fetches_pictures_takes_their_urls() {
+        let allowed = ImageUrls { schemes: ImageUrlSchemes::Https, hosts: Vec::new() };
+        let fetcher = ImageFetcher::new(allowed).unwrap();
+        let read = |value, files: &[&[u8]]| read_with(Some(&fetcher), value, files);
+        let cat = Named::Elsewhere("https://example.com/cat.png".parse().unwrap());
+        assert_eq!(read(json!({"images": [{"image_url": "HTTPS://Example.com/cat.png"}]}), &[]), Ok(vec![cat.clone()]));
+        assert_eq!(read(json!({}), &[b"https://example.com/cat.png\r\n"]), Ok(vec![cat]));
+        for (url, expected) in [
+            ("http://example.com/cat.png", "`images` must begin with https://. Given: http://example.com/cat.png"),
+            ("https://127.0.0.1/cat.png", "`images` must be of a public address. Given: https://127.0.0.1/cat.png"),
+            ("https://", "`images` must be a URL: empty host. Given: https://"),
+        ] {
+            assert_eq!(read(json!({"images": [url]}), &[]), Err(expected.to_owned()));
+        }
     }
 }

@@ -27,7 +27,8 @@ pub(crate) fn images_request(
 ) -> Result<ImagesRequest, ApiError> {
     let model = model(&mut fields, &config.served_model_names)?;
     refuse_unsupported(endpoint, &mut fields)?;
-    let Wanted { delivery, run_async, format } = delivery::wanted(&mut fields, headers, default_field(&model))?;
+    let Wanted { delivery, run_async, previews, format } =
+        delivery::wanted(&mut fields, headers, default_field(&model))?;
     let output = output(&mut fields, format, &mut ignored)?;
     let quality = fields.one_of("quality", &QUALITIES)?.unwrap_or_default();
     let return_timings = fields.flag("return_timings")?;
@@ -38,14 +39,11 @@ pub(crate) fn images_request(
     // Who asks: of no effect on the picture.
     fields.string("user")?;
     let safety_identifier = fields.string("safety_identifier")?;
-    let mut draft = draft(&mut fields, quality)?;
-    if let Delivery::Stream(options) = delivery {
-        draft.previews = options.previews;
-    }
+    let draft = RequestDraft { previews, ..draft(&mut fields, quality)? };
     if let (Delivery::File, Some(n @ 2..)) = (delivery, draft.n) {
         return Err(InvalidRequest::new("n", "be 1 where the answer is a file", n).into());
     }
-    ignored.extend(fields.rest());
+    ignored.extend(fields.rest()?);
     Ok(ImagesRequest {
         endpoint,
         draft,
@@ -142,8 +140,13 @@ pub(crate) const FORMATS: [(&str, OutputFormat); 4] = [
 /// `accepted` is the format that `Accept` names.
 fn output(fields: &mut Fields, accepted: Option<OutputFormat>, ignored: &mut Vec<String>) -> Result<Output, ApiError> {
     let format = fields.one_of("output_format", &FORMATS)?.or(accepted).unwrap_or(OutputFormat::Png);
+    let mut embed_metadata = fields.flag("embed_metadata")?;
+    if embed_metadata && format != OutputFormat::Png {
+        ignored.push("embed_metadata".into());
+        embed_metadata = false;
+    }
     let Some(compression) = fields.integer("output_compression")? else {
-        return Ok(Output { format, compression: 100 });
+        return Ok(Output { format, compression: 100, embed_metadata });
     };
     let checked = u8::try_from(compression).ok().filter(|quality| *quality <= 100);
     let compression =
@@ -151,7 +154,7 @@ fn output(fields: &mut Fields, accepted: Option<OutputFormat>, ignored: &mut Vec
     if format != OutputFormat::Jpeg {
         ignored.push("output_compression".into());
     }
-    Ok(Output { format, compression })
+    Ok(Output { format, compression, embed_metadata })
 }
 
 /// Each of OpenAI's words, and what it stands for.

@@ -57,8 +57,14 @@ async fn make(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (headers, uri) = (request.headers().clone(), request.uri().clone());
-    let key = idempotency::key(&headers, caller.owner)?;
-    let asked = request::read(endpoint, request, &state.config).await?;
+    let key = match idempotency::key(&headers, caller.owner) {
+        Ok(key) => key,
+        Err(err) => {
+            request::linger(request);
+            return Err(err);
+        }
+    };
+    let asked = request::read(endpoint, request, &state.config, &state.uploads).await?;
     let options = job_options(&headers, asked.priority, caller.owner)?;
     let public_url = public_url(state.config.public_url.as_deref(), &headers, &uri);
     let (begun, watcher, is_replay) = match key {
@@ -98,7 +104,11 @@ async fn begin(
     if asked.run_async {
         state.jobs.check_room(now)?;
     }
-    let watcher = Live::start(Run::new(submit(state, requests, options).await?), terms, state);
+    let (owner, pictures) = (options.owner, requests.len());
+    state.access.count_rest(owner, pictures)?;
+    let submitted = submit(state, requests, options).await;
+    let tickets = submitted.inspect_err(|_| state.access.give_rest_back(owner, pictures))?;
+    let watcher = Live::start(Run::new(tickets), terms, state);
     if !asked.run_async {
         return Ok((Begun::Live(watcher.live.clone()), watcher));
     }

@@ -7,6 +7,7 @@ use diffusion::{MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, ModelCard};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::models::task_types;
 use crate::config::{BuildInfo, ServerConfig};
 use crate::state::AppState;
 
@@ -49,7 +50,8 @@ struct ServedModel {
     names: Vec<String>,
     /// The pipeline's class in diffusers.
     class: Option<String>,
-    task_types: [&'static str; 1],
+    /// `t2i`, and `i2i` where the model takes pictures.
+    task_types: Vec<&'static str>,
     default_size: Option<String>,
     default_num_inference_steps: Option<usize>,
     default_true_cfg_scale: Option<f64>,
@@ -67,7 +69,7 @@ impl ServedModel {
             id: names.first().cloned(),
             names: names.to_vec(),
             class: card.map(|card| card.class.clone()),
-            task_types: ["t2i"],
+            task_types: task_types(card.map_or(0, |card| card.max_input_images)),
             default_size: card.map(|card| card.default_size.to_string()),
             default_num_inference_steps: card.map(|card| card.default_num_inference_steps),
             default_true_cfg_scale: card.map(|card| card.default_true_cfg_scale),

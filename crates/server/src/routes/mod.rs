@@ -23,7 +23,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::{self, ApiError};
 use crate::state::AppState;
-use crate::{access, access_log};
+use crate::{access, access_log, request};
 
 /// What machines ask every few seconds.
 pub(crate) const PROBES: [&str; 5] = ["/health", "/livez", "/metrics", "/ping", "/readyz"];
@@ -68,6 +68,7 @@ fn open() -> Router<AppState> {
         ("/version", get(info::version)),
         // The URL itself is the key.
         ("/v1/images/files/{id}", get(files::fetch)),
+        ("/images/files/{id}", get(files::fetch)),
     ];
     routes.into_iter().fold(Router::new(), |router, (path, methods)| {
         router.route(path, methods.clone()).route(&format!("{path}/"), methods)
@@ -126,8 +127,9 @@ async fn unknown_url(request: Request) -> ApiError {
     let likeness = |known: &str| strsim::normalized_levenshtein(path.trim_end_matches('/'), known);
     let known = KNOWN.iter().map(|(known, shown)| (likeness(known), *shown));
     let best = known.max_by(|(a, _), (b, _)| a.total_cmp(b)).filter(|(likeness, _)| *likeness >= ALIKE);
-    let path = path.chars().take(200).collect();
-    ApiError::UnknownUrl { method: request.method().clone(), path, suggestion: best.map(|(_, shown)| shown) }
+    let (method, path) = (request.method().clone(), path.chars().take(200).collect());
+    request::linger(request);
+    ApiError::UnknownUrl { method, path, suggestion: best.map(|(_, shown)| shown) }
 }
 
 /// Axum itself adds the `allow` header, which is all that `OPTIONS` asks for.
@@ -135,5 +137,7 @@ async fn method_not_allowed(request: Request) -> Result<StatusCode, ApiError> {
     if request.method() == Method::OPTIONS {
         return Ok(StatusCode::NO_CONTENT);
     }
-    Err(ApiError::MethodNotAllowed { method: request.method().clone(), path: request.uri().path().to_owned() })
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    request::linger(request);
+    Err(ApiError::MethodNotAllowed { method, path })
 }

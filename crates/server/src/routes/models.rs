@@ -19,13 +19,17 @@ pub(crate) async fn retrieve(
 ) -> Result<Json<Model>, ApiError> {
     let given = id.map(|Path(id)| id).unwrap_or_default();
     let available = &state.config.served_model_names;
-    if available.contains(&given) {
-        return Ok(Json(model(&state, &given)));
+    // A name may end with a slash itself.
+    for given in [given.as_str(), given.trim_end_matches('/')] {
+        if available.iter().any(|name| name == given) {
+            return Ok(Json(model(&state, given)));
+        }
     }
     Err(ApiError::UnknownModel { given: given.chars().take(80).collect(), available: available.clone() })
 }
 
 fn model(state: &AppState, name: &str) -> Model {
+    let max_input_images = state.card().map_or(0, |card| card.max_input_images);
     Model {
         id: name.to_owned(),
         object: "model",
@@ -33,8 +37,13 @@ fn model(state: &AppState, name: &str) -> Model {
         owned_by: "latentd",
         root: state.config.model_id().to_owned(),
         parent: None,
-        task_types: ["t2i"],
-        max_input_images: state.card().map_or(0, |card| card.max_input_images),
+        task_types: task_types(max_input_images),
+        max_input_images,
         default_size: state.card().ok().map(|card| card.default_size.to_string()),
     }
+}
+
+/// What a model does that takes so many pictures: words to a picture, and pictures to a picture.
+pub(super) fn task_types(max_input_images: usize) -> Vec<&'static str> {
+    if max_input_images > 0 { vec!["t2i", "i2i"] } else { vec!["t2i"] }
 }

@@ -7,7 +7,7 @@ use scheduler::SchedulerConfig;
 use scheduler::fake::FakePipeline;
 use serde_json::{Value, json};
 
-use super::{Answer, config, configured_state, get, send};
+use super::{Answer, config, configured_state, get, load_becomes, send};
 use crate::{ServerConfig, app};
 
 async fn app_with(edit: impl FnOnce(&mut ServerConfig)) -> Router {
@@ -20,6 +20,46 @@ fn keys(config: &mut ServerConfig) {
     for key in ["team-a=sk-a", "sk-b", "team-a=sk-a2"] {
         config.api_keys.add(key).unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_request_counts_its_pictures() {
+    let limited = |config: &mut ServerConfig| {
+        keys(config);
+        config.rate_limit = Some("6:4".parse().unwrap());
+    };
+    let app = app_with(limited).await;
+    let ask = async |body: Value| {
+        let answer = send(&app, super::generation(body, &[("api-key", "sk-a")])).await;
+        let code = answer.json["error"]["code"].as_str().unwrap_or("-").to_owned();
+        let (remaining, wait) = (answer.header("x-ratelimit-remaining-requests"), answer.header("retry-after"));
+        format!("{} {code} {remaining} {wait}", answer.status.as_u16())
+    };
+    assert_eq!(ask(json!({"prompt": "a cat", "n": 3})).await, "200 - 1 ");
+    // Two are one too many; neither is taken.
+    assert_eq!(ask(json!({"prompt": "a cat", "n": 2})).await, "429 rate_limit_exceeded 1 10");
+    assert_eq!(ask(json!({"prompt": "a cat", "n": 5})).await, "400 invalid_value 1 ");
+    assert_eq!(ask(json!({"prompt": "a cat"})).await, "200 - 0 ");
+    assert_eq!(ask(json!({"prompt": "a cat"})).await, "429 rate_limit_exceeded 0 10");
+}
+
+#[tokio::test]
+async fn pictures_that_are_not_begun_are_not_counted() {
+    let pipeline = super::sockets::gated();
+    let mut config = config();
+    keys(&mut config);
+    config.rate_limit = Some("1:10".parse().unwrap());
+    let bounds = SchedulerConfig { max_batch: 1, max_waiting: 1, ..SchedulerConfig::default() };
+    let state = configured_state(&pipeline, bounds, config).await;
+    let app = app(state.clone());
+    let others = super::generation(json!({"prompt": "a cat", "n": 2, "async": true}), &[("api-key", "sk-b")]);
+    assert_eq!(send(&app, others).await.status, 202);
+    load_becomes(&state, |load| (load.running, load.waiting) == (1, 1)).await;
+    let body = json!({"prompt": "a cat", "n": 4});
+    let refused = send(&app, super::generation(&body, &[("api-key", "sk-a")])).await;
+    assert_eq!(refused.json["error"]["code"], "queue_full");
+    assert_eq!(refused.header("x-ratelimit-remaining-requests"), "9", "the request itself is");
+    pipeline.gate.open();
 }
 
 /// A request with these headers; a POST asks for a picture.

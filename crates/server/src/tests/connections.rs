@@ -59,6 +59,31 @@ async fn a_head_that_trickles_in_is_no_progress() {
     timeout(Duration::from_secs(5), trickling).await.expect("the connection is closed");
 }
 
+/// Time stands still but where everything waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_later_head_that_trickles_in_is_no_progress_either() {
+    let server = served(&state(&FakePipeline::default()).await).await;
+    let mut client = connect(&server, b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\nGET /livez HTTP/1.1\r\n").await;
+    let begun = tokio::time::Instant::now();
+    let (mut read, mut write) = client.split();
+    let trickling = async {
+        while write.write_all(b"x: y\r\n").await.is_ok() {
+            sleep(Duration::from_secs(5)).await;
+        }
+    };
+    let mut text = Vec::new();
+    let closed = async {
+        tokio::select! {
+            closed = read.read_to_end(&mut text) => drop(closed),
+            () = trickling => {}
+        }
+    };
+    timeout(Duration::from_secs(600), closed).await.expect("the connection is closed");
+    // It may take as long as a connection may rest, however often a line of it comes.
+    assert!((75..90).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert_status(std::str::from_utf8(&text).unwrap(), 200);
+}
+
 #[tokio::test]
 async fn a_connection_may_rest_and_a_picture_may_take_longer_than_a_head() {
     let pipeline = gated();

@@ -12,14 +12,16 @@ use serde_json::{Value, json};
 use super::forms::{BOUNDARY, Form, edit, in_pieces, png, post, post_json};
 use super::{Answer, bounded_state, config, fake_app, send};
 use crate::app;
-use crate::request::{self, Delivery, Endpoint, ImageField, ImagesRequest};
+use crate::request::{self, Delivery, Endpoint, ImageField, ImagesRequest, UploadMemory};
 
 async fn read(request: Request<Body>) -> Result<ImagesRequest, String> {
-    request::read(Endpoint::Edit, request, &config()).await.map_err(|err| err.to_string())
+    request::read(Endpoint::Edit, request, &config(), &UploadMemory::new(usize::MAX))
+        .await
+        .map_err(|err| err.to_string())
 }
 
 /// A server whose model takes two pictures.
-async fn editing_app() -> axum::Router {
+pub(super) async fn editing_app() -> axum::Router {
     let pipeline = FakePipeline::default();
     let card = ModelCard { max_input_images: 2, ..pipeline.card.clone() };
     app(bounded_state(&FakePipeline { card, ..pipeline }, SchedulerConfig::default()).await)
@@ -72,7 +74,7 @@ async fn a_form_means_what_json_means() {
     assert_eq!(form.input_images[1].pixels[..3], [10, 200, 30]);
     assert_eq!((form.draft.n, form.draft.seed, form.draft.num_inference_steps), (Some(2), Some(7), Some(3)));
     assert_eq!((form.quality, form.priority, form.ignored.join(" ")), ("high", -2, "input_fidelity".into()));
-    assert!(matches!(form.delivery, Delivery::Stream(options) if options.previews.is_some() && !options.progress));
+    assert!(matches!(form.delivery, Delivery::Stream(options) if !options.progress) && form.draft.previews.is_some());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use image::ImageFormat;
 use scheduler::fake::{FakePipeline, colour};
 use serde_json::{Value, json};
 
-use super::{Answer, fake_app, generate, state};
+use super::{Answer, decoded, events, fake_app, generate, state};
 use crate::app;
 
 /// The one colour of picture `i`, its size checked.
@@ -155,4 +155,44 @@ async fn timings_come_when_asked_for() {
     names.sort_unstable();
     assert_eq!(names, ["denoise_ms", "queue_ms", "text_encoder_ms", "vae_ms"]);
     assert!(timings["denoise_ms"].as_f64().unwrap() >= 10.0, "{timings:?}");
+}
+
+/// The chunk `parameters` of a PNG, and its kind.
+fn parameters(file: &[u8]) -> Option<(&'static str, String)> {
+    let reader = png::Decoder::new(std::io::Cursor::new(file)).read_info().unwrap();
+    let info = reader.info();
+    let latin = info.uncompressed_latin1_text.iter().map(|chunk| ("tEXt", &chunk.keyword, chunk.text.clone()));
+    let wide = info.utf8_text.iter().map(|chunk| ("iTXt", &chunk.keyword, chunk.get_text().unwrap()));
+    latin.chain(wide).find(|(_, keyword, _)| *keyword == "parameters").map(|(kind, _, text)| (kind, text))
+}
+
+#[tokio::test]
+async fn a_png_says_how_it_was_made_if_it_is_asked_to() {
+    let app = fake_app().await;
+    let body = json!({"prompt": "a caf\u{e9}", "negative_prompt": "rain", "seed": 5, "n": 2, "true_cfg_scale": 2.5});
+    let answer = generate(&app, &body).await;
+    assert_eq!(parameters(&decoded(&answer.json["data"][0]["b64_json"])), None, "prompts do not leak");
+    for (prompt, kind) in [("a caf\u{e9}", "tEXt"), ("a \u{732b}", "iTXt")] {
+        let mut body = body.clone();
+        (body["prompt"], body["embed_metadata"]) = (prompt.into(), true.into());
+        let answer = generate(&app, &body).await;
+        assert_eq!(answer.header("x-ignored-params"), "");
+        for i in 0..2 {
+            let expected = format!(
+                "{prompt}\nNegative prompt: rain\nSteps: 4, Sampler: Euler, CFG scale: 2.5, Seed: {}, Size: 64x64, \
+                 Model: Fake/Fake-Image, Version: latentd {}",
+                5 + i,
+                env!("CARGO_PKG_VERSION")
+            );
+            let file = decoded(&answer.json["data"][i]["b64_json"]);
+            assert_eq!(parameters(&file), Some((kind, expected)));
+        }
+    }
+    let jpeg = json!({"prompt": "a cat", "embed_metadata": true, "output_format": "jpeg"});
+    assert_eq!(generate(&app, jpeg).await.header("x-ignored-params"), "embed_metadata");
+    let stream = json!({"prompt": "a cat", "embed_metadata": true, "stream": true, "partial_images": 1});
+    for (name, event) in events(&generate(&app, stream).await.text) {
+        let has_parameters = parameters(&decoded(&event["b64_json"])).is_some();
+        assert_eq!(has_parameters, name == "image_generation.completed", "{name}");
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
+use http_body_util::BodyExt;
 use scheduler::SchedulerConfig;
 use scheduler::fake::FakePipeline;
 use serde_json::{Value, json};
@@ -13,7 +14,9 @@ use tokio::time::timeout;
 use tower::ServiceExt;
 
 use super::sockets::{gated, head, served};
-use super::{Answer, config, configured_state, events, fake_app, generate, generation, get, load_becomes, send, state};
+use super::{
+    Answer, config, configured_state, decoded, events, fake_app, generate, generation, get, load_becomes, send, state,
+};
 use crate::app;
 use crate::jobs::{Bounds, Jobs};
 
@@ -139,6 +142,34 @@ async fn whoever_comes_late_is_told_everything() {
         assert_eq!((named("image_generation.progress"), named("image_generation.completed")), (6, 2));
         assert_eq!(events.len(), 8);
     }
+}
+
+#[tokio::test]
+async fn who_follows_a_job_sees_its_previews_and_they_are_not_kept() {
+    let pipeline = gated();
+    let state = state(&pipeline).await;
+    let app = app(state.clone());
+    let job = id(&submit(&app, json!({"partial_images": 3, "steps": 4, "n": 2, "seed": 3})).await);
+    let path = format!("/v1/images/jobs/{job}/events");
+    let mut stream = app.clone().oneshot(Request::get(&path).body(Body::empty()).unwrap()).await.unwrap().into_body();
+    pipeline.gate.allow(3);
+    let mut told = String::new();
+    let mut previews = async || {
+        while told.matches("event: image_generation.partial_image").count() < 6 {
+            let frame = stream.frame().await.expect("the stream goes on").unwrap();
+            told += std::str::from_utf8(frame.data_ref().unwrap()).unwrap();
+        }
+    };
+    timeout(Duration::from_secs(10), previews()).await.expect("three previews of two pictures");
+    let kept = state.jobs.get(&job, 0, 0).unwrap().live;
+    let with_previews = kept.bytes();
+    pipeline.gate.open();
+    let done = ended(&app, &job).await;
+    let files: usize = (0..2).map(|i| decoded(&done["result"]["data"][i]["b64_json"]).len()).sum();
+    assert!(with_previews > 3 * files, "{with_previews} bytes with six previews, {files} of two pictures");
+    assert!(kept.bytes() < with_previews, "{} {with_previews}", kept.bytes());
+    let late = get(&app, &path).await.text;
+    assert!(late.contains("event: image_generation.completed") && !late.contains("partial_image"), "{late}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod files;
 mod forms;
 mod generation;
 mod idempotency;
+mod image_urls;
 mod jobs;
 mod log;
 mod metrics;

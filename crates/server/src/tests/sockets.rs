@@ -93,12 +93,14 @@ async fn a_client_that_leaves_does_not_touch_another() {
     let pipeline = gated();
     let state = state(&pipeline).await;
     let server = served(&state).await;
-    let staying = start_generation(server.address, r#"{"prompt": "a cat", "num_inference_steps": 6}"#).await;
-    let leaving = start_generation(server.address, r#"{"prompt": "a dog", "num_inference_steps": 6}"#).await;
-    // Whichever came first may be in a step already; the other joins it after that.
+    let staying = start_generation(server.address, r#"{"prompt": "a cat", "num_inference_steps": 1000}"#).await;
+    let leaving = start_generation(server.address, r#"{"prompt": "a dog", "num_inference_steps": 1000}"#).await;
     load_becomes(&state, |load| load.running + load.waiting == 2).await;
-    pipeline.gate.allow(1);
-    running_becomes(&state, 2).await;
+    // Whichever came first may be in a step already, and when the other joins it is the scheduler's choice.
+    while state.scheduler.load().borrow().running < 2 {
+        pipeline.gate.allow(1);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     drop(leaving);
     running_becomes(&state, 1).await;
     pipeline.gate.open();

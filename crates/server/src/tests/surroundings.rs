@@ -6,7 +6,7 @@ use axum::routing::get as get_route;
 use scheduler::fake::FakePipeline;
 use serde_json::json;
 
-use super::{fake_app, generate, get, send, state};
+use super::{edits, fake_app, generate, get, send, state};
 
 #[tokio::test]
 async fn every_name_of_the_model_is_listed_and_found() {
@@ -15,7 +15,12 @@ async fn every_name_of_the_model_is_listed_and_found() {
     assert_eq!(list["object"], "list");
     let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["Fake/Fake-Image", "gpt-image-1"]);
-    for path in ["/v1/models/Fake%2FFake-Image", "/v1/models/Fake/Fake-Image", "/models/Fake%2fFake-Image"] {
+    for path in [
+        "/v1/models/Fake%2FFake-Image",
+        "/v1/models/Fake/Fake-Image",
+        "/models/Fake%2fFake-Image",
+        "/v1/models/Fake/Fake-Image/",
+    ] {
         assert_eq!(get(&app, path).await.json, list["data"][0], "{path}");
     }
     let mut alias = get(&app, "/v1/models/gpt-image-1").await.json;
@@ -25,6 +30,14 @@ async fn every_name_of_the_model_is_listed_and_found() {
         "parent": null, "task_types": ["t2i"], "max_input_images": 0, "default_size": "64x64",
     });
     assert_eq!(alias, expected);
+}
+
+#[tokio::test]
+async fn a_model_that_takes_pictures_says_so() {
+    for (app, tasks) in [(fake_app().await, json!(["t2i"])), (edits::editing_app().await, json!(["t2i", "i2i"]))] {
+        assert_eq!(get(&app, "/v1/models").await.json["data"][0]["task_types"], tasks);
+        assert_eq!(get(&app, "/info").await.json["model"]["task_types"], tasks);
+    }
 }
 
 #[tokio::test]

@@ -1,20 +1,24 @@
 //! Uploads that are too long, broken, or meant to do harm.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Request;
 use axum::response::IntoResponse;
+use futures_util::{StreamExt, stream};
 use proptest::prelude::*;
+use scheduler::SchedulerConfig;
 use scheduler::fake::FakePipeline;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::forms::{BOUNDARY, Form, in_pieces, png, post, post_json};
 use super::sockets::{answer, assert_status, served};
-use super::{config, state};
-use crate::request::{self, Endpoint};
+use super::{config, configured_state, send, state};
+use crate::request::{self, Endpoint, UploadMemory};
 
 /// Status, code and message of a refusal, or `taken`.
 async fn outcome(request: Request<Body>) -> String {
@@ -22,7 +26,7 @@ async fn outcome(request: Request<Body>) -> String {
 }
 
 async fn outcome_of(endpoint: Endpoint, request: Request<Body>) -> String {
-    match request::read(endpoint, request, &config()).await {
+    match request::read(endpoint, request, &config(), &UploadMemory::new(usize::MAX)).await {
         Ok(_) => "taken".into(),
         Err(err) => {
             let message = err.to_string();
@@ -33,6 +37,14 @@ async fn outcome_of(endpoint: Endpoint, request: Request<Body>) -> String {
 
 fn form() -> Form {
     Form::default().text("prompt", "a cat").file("image", "a", &png(2, 2))
+}
+
+/// The head of a form of `length` bytes, and more header lines.
+fn head(path: &str, length: usize, more: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{more}\
+         content-type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
+    )
 }
 
 #[tokio::test]
@@ -48,6 +60,7 @@ async fn everything_that_is_kept_has_a_bound() {
         ),
         (form().file("attachment", "a", &long(300 << 10)), "taken"),
         (form().file("image", "b", &long((20 << 20) + 1)), "400 `image` must be a file of at most 20971520 bytes"),
+        (form().text("note", "a").text("note", "b").text("note", "c"), "taken"),
         (form().text("prompt", "again"), "400 The form cannot be read: \"prompt\" must be there once"),
         (form().part("Content-Disposition: form-data", b"x"), "400 The form cannot be read: a part has no name"),
         (
@@ -63,6 +76,16 @@ async fn everything_that_is_kept_has_a_bound() {
     let url = format!("data:image/png;base64,{}", "A".repeat(21 << 20));
     let outcome = outcome(post_json(json!({"prompt": "x", "images": [url]}))).await;
     assert!(outcome.starts_with("400 `images` must have URLs of at most 20971520 characters"), "{outcome}");
+}
+
+#[tokio::test]
+async fn an_unknown_field_that_comes_again_is_listed_and_refuses_nothing() {
+    let app = super::edits::editing_app().await;
+    let form = || form().text("note", "a").text("note", "b");
+    let answer = send(&app, form().request()).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-ignored-params")), (200, "note"), "{}", answer.text);
+    let answer = send(&app, form().text("n", "1").text("n", "1").request()).await;
+    assert_eq!((answer.status.as_u16(), &answer.json["error"]["code"]), (400, &json!("invalid_multipart")));
 }
 
 #[tokio::test]
@@ -90,6 +113,73 @@ async fn only_forms_and_json_are_taken() {
     assert_eq!(outcome(quoted.body(Body::from(form().end())).unwrap()).await, "taken");
 }
 
+#[tokio::test]
+async fn uploads_share_one_memory() {
+    let memory = UploadMemory::new(100_000);
+    let outcome = async |endpoint, request| match request::read(endpoint, request, &config(), &memory).await {
+        Ok(_) => "taken".into(),
+        Err(err) => err.code().to_owned(),
+    };
+    let prompt = |length| json!({"prompt": "x".repeat(length)});
+    for _ in 0..3 {
+        // Also what was refused, or read over, gives back what it had.
+        assert_eq!(outcome(Endpoint::Generation, post_json(prompt(20_000))).await, "taken");
+        assert_eq!(outcome(Endpoint::Edit, form().file("attachment", "a", &[0; 70_000]).request()).await, "taken");
+        assert_eq!(outcome(Endpoint::Generation, post_json(prompt(100_000))).await, "uploads_full");
+        assert_eq!(outcome(Endpoint::Edit, form().file("image", "a", &[0; 100_000]).request()).await, "uploads_full");
+    }
+    let begun = stream::iter([Ok::<_, Infallible>(vec![b' '; 90_000])]);
+    let slow = outcome(Endpoint::Edit, post(Body::from_stream(begun.chain(stream::pending()))));
+    let mut slow = Box::pin(slow);
+    while memory.left() != 10_000 {
+        let waited = timeout(Duration::from_millis(1), &mut slow).await;
+        assert!(waited.is_err(), "{waited:?}");
+    }
+    assert_eq!(outcome(Endpoint::Generation, post_json(prompt(20_000))).await, "uploads_full");
+    assert_eq!(outcome(Endpoint::Generation, post_json(prompt(5_000))).await, "taken");
+    drop(slow);
+    assert_eq!(outcome(Endpoint::Generation, post_json(prompt(20_000))).await, "taken");
+}
+
+#[tokio::test]
+async fn who_finds_no_room_is_told_when_to_come_back() {
+    let mut config = config();
+    config.upload_memory = 1 << 20;
+    let state = configured_state(&FakePipeline::default(), SchedulerConfig::default(), config).await;
+    let server = served(&state).await;
+    let body = form().file("attachment", "a", &vec![b'x'; 40 << 20]).end();
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    client.write_all(head("/v1/images/edits", body.len(), "").as_bytes()).await.unwrap();
+    client.write_all(&body).await.expect("the whole upload is taken");
+    let answer = answer(client).await;
+    assert_status(&answer, 429);
+    assert!(answer.contains("\"code\":\"uploads_full\"") && answer.contains("retry-after: 5"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upload_that_is_not_let_in_is_read_on_so_that_the_answer_arrives() {
+    let mut config = config();
+    config.api_keys.add("sk-a").unwrap();
+    config.rate_limit = Some("1:1".parse().unwrap());
+    let state = configured_state(&FakePipeline::default(), SchedulerConfig::default(), config).await;
+    let server = served(&state).await;
+    let body = vec![b'x'; 32 << 20];
+    let key = "api-key: sk-a\r\n";
+    let unprintable = "api-key: sk-a\r\nidempotency-key: a b\r\n";
+    for (path, more, status) in [
+        ("/v1/images/edits", "", 401),
+        ("/v1/images/edits", unprintable, 400),
+        ("/v1/images/edits", key, 429),
+        ("/v1/images/edit", key, 404),
+        ("/v1/models", key, 405),
+    ] {
+        let mut client = TcpStream::connect(server.address).await.unwrap();
+        client.write_all(head(path, body.len(), more).as_bytes()).await.unwrap();
+        client.write_all(&body).await.unwrap_or_else(|err| panic!("the upload of {status} is taken: {err}"));
+        assert_status(&answer(client).await, status);
+    }
+}
+
 /// The parser looks through all that it has with every piece that comes: over 48 MB of head in pieces
 /// of 1 KB that took 20 s.
 #[tokio::test]
@@ -108,12 +198,6 @@ async fn a_search_for_the_next_part_ends() {
 async fn a_refused_form_is_read_on_so_that_the_answer_arrives() {
     let state = state(&FakePipeline::default()).await;
     let server = served(&state).await;
-    let head = |length: usize| {
-        format!(
-            "POST /v1/images/edits HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\
-             content-type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
-        )
-    };
     // By its length, by one of its files, and by its first part: each with far more to come than the
     // sockets hold.
     let long = form().file("attachment", "a", &vec![b'x'; 70 << 20]).end();
@@ -124,7 +208,7 @@ async fn a_refused_form_is_read_on_so_that_the_answer_arrives() {
         [(long, 413, "body_too_large"), (image, 400, "image_too_large"), (nameless, 400, "invalid_multipart")]
     {
         let mut client = TcpStream::connect(server.address).await.unwrap();
-        client.write_all(head(body.len()).as_bytes()).await.unwrap();
+        client.write_all(head("/v1/images/edits", body.len(), "").as_bytes()).await.unwrap();
         client.write_all(&body).await.expect("the whole upload is taken");
         let answer = answer(client).await;
         assert_status(&answer, status);

@@ -6,9 +6,18 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::value_parser;
 use latentd::Error;
-use server::{AllowedOrigin, ApiKeys, RateLimit, ServerConfig};
+use server::{
+    AllowedOrigin, ApiKeys, ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, RateLimit, ServerConfig,
+};
 
 use super::Mistakes;
+
+/// [`ImageUrlSchemes`] as a flag's value.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Schemes {
+    Https,
+    Any,
+}
 
 /// Who may come in, and for how long.
 #[derive(clap::Args)]
@@ -21,8 +30,8 @@ pub(super) struct HttpFlags {
     /// A file of keys, NAME=KEY or KEY a line, # for comments
     #[arg(long, value_name = "FILE", env = "LATENTD_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
-    /// Requests for pictures that each key may send: so many a minute, and so many at once (as many as a
-    /// minute's without :BURST). More are answered with 429
+    /// Pictures that each key may ask for: so many a minute, and so many at once (as many as a minute's without
+    /// :BURST). A request counts its `n`, and one even if it is refused. More are answered with 429
     #[arg(long, value_name = "PER_MINUTE[:BURST]", env = "LATENTD_RATE_LIMIT")]
     rate_limit: Option<RateLimit>,
     /// A web page's origin that may call the server from a browser, or * for all; may be repeated
@@ -40,6 +49,16 @@ pub(super) struct HttpFlags {
     /// Most bytes of the body of an edit, which brings pictures
     #[arg(long, value_name = "BYTES", default_value = "64MiB", env = "LATENTD_UPLOAD_LIMIT")]
     upload_limit: ByteSize,
+    /// Most bytes of all bodies together that are being read; one that finds no room is answered with 429
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", env = "LATENTD_MAX_UPLOAD_MEMORY")]
+    max_upload_memory: ByteSize,
+    /// Fetch pictures that an edit names by URL, over https or also over http (`any`). Only from public addresses,
+    /// but what fetches for its clients is better kept from what they should not reach by a firewall too
+    #[arg(long, value_name = "SCHEMES", num_args = 0..=1, default_missing_value = "https", require_equals = true, env = "LATENTD_ALLOW_IMAGE_URLS")]
+    allow_image_urls: Option<Schemes>,
+    /// Hosts that such pictures may come from: HOST, HOST:PORT or *.HOST; may be repeated. Without one, all
+    #[arg(long, value_name = "HOST", value_delimiter = ',', env = "LATENTD_IMAGE_URL_HOSTS")]
+    image_url_hosts: Vec<ImageUrlHost>,
     /// Where clients see this server, for the URLs of pictures, e.g. https://images.example.com; without
     /// it, what each request was sent to
     #[arg(long, value_name = "URL", value_parser = public_url, env = "LATENTD_PUBLIC_URL")]
@@ -64,8 +83,25 @@ impl HttpFlags {
         config.body_timeout = Duration::from_secs(self.body_timeout);
         config.body_limit = self.body_limit.as_u64() as usize;
         config.upload_limit = self.upload_limit.as_u64() as usize;
+        config.upload_memory = self.max_upload_memory.as_u64() as usize;
+        config.image_urls = self.image_urls(mistakes);
         config.public_url = self.public_url.clone();
         config.max_connections = self.max_connections as usize;
+    }
+
+    fn image_urls(&self, mistakes: &mut Mistakes) -> Option<ImageFetcher> {
+        let Some(schemes) = self.allow_image_urls else {
+            if !self.image_url_hosts.is_empty() {
+                mistakes.note("`--image-url-hosts` needs `--allow-image-urls`: nothing is fetched without it");
+            }
+            return None;
+        };
+        let schemes = match schemes {
+            Schemes::Https => ImageUrlSchemes::Https,
+            Schemes::Any => ImageUrlSchemes::Any,
+        };
+        let fetcher = ImageFetcher::new(ImageUrls { schemes, hosts: self.image_url_hosts.clone() });
+        fetcher.map_err(|err| mistakes.note(format!("`--allow-image-urls` cannot be had: {err}"))).ok()
     }
 
     /// The keys of both flags.

@@ -1,0 +1,121 @@
+//! Pictures that an edit names by URL, on a server that fetches them.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use axum::routing::get;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::config;
+use super::forms::{Form, png, post_json};
+use crate::request::{self, Endpoint, ImageFetcher, ImagesRequest, UploadMemory};
+
+/// A server of pictures.
+struct Pictures {
+    host: String,
+    /// How often it was asked for one.
+    asked: Arc<AtomicUsize>,
+    upload_limit: usize,
+    upload_memory: usize,
+}
+
+impl Pictures {
+    async fn serve() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        let picture = get(move || async move {
+            counter.fetch_add(1, Ordering::Relaxed);
+            ([("content-type", "image/png")], png(6, 4))
+        });
+        let text = get(async || ([("content-type", "image/png")], "no picture"));
+        let app = Router::new().route("/cat.png", picture).route("/text.png", text);
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Pictures { host, asked, upload_limit: 64 << 20, upload_memory: 64 << 20 }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}/{path}", self.host)
+    }
+
+    async fn read(&self, request: Request<Body>) -> Result<ImagesRequest, String> {
+        let mut config = config();
+        config.image_urls = Some(ImageFetcher::of_this_machine(&self.host));
+        config.upload_limit = self.upload_limit;
+        let memory = UploadMemory::new(self.upload_memory);
+        request::read(Endpoint::Edit, request, &config, &memory).await.map_err(|err| err.to_string())
+    }
+
+    async fn read_json(&self, paths: &[&str], more: Value) -> Result<ImagesRequest, String> {
+        let images: Vec<_> = paths.iter().map(|path| json!({"image_url": self.url(path)})).collect();
+        let mut body = json!({"prompt": "make it night", "images": images});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        self.read(post_json(body)).await
+    }
+}
+
+fn pixels(read: Result<ImagesRequest, String>) -> Vec<(String, [u8; 3])> {
+    let pictures = read.unwrap().input_images;
+    pictures.iter().map(|image| (image.size.to_string(), image.pixels[..3].try_into().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn a_picture_is_the_same_wherever_it_is() {
+    let pictures = Pictures::serve().await;
+    let cat = ("6x4".to_owned(), [10, 200, 30]);
+    let read = pictures.read_json(&["cat.png", "cat.png"], json!({})).await;
+    assert_eq!(pixels(read), [cat.clone(), cat.clone()]);
+    let url = pictures.url("cat.png");
+    let form = Form::default().text("prompt", "make it night").file("image", "a.png", &png(6, 4)).text("image", &url);
+    assert_eq!(pixels(pictures.read(form.request()).await), [cat.clone(), cat]);
+}
+
+#[tokio::test]
+async fn what_is_no_picture_is_told_without_its_content() {
+    let pictures = Pictures::serve().await;
+    for (path, expected) in [
+        (
+            "gone.png",
+            format!(
+                "`images` must be URLs of pictures that can be fetched. Given: {}, which answered 404",
+                pictures.url("gone.png")
+            ),
+        ),
+        ("text.png", "`images` must be a PNG, JPEG, WebP or GIF file".to_owned()),
+    ] {
+        let message = pictures.read_json(&[path], json!({})).await.unwrap_err();
+        assert!(message.starts_with(&expected), "{message}");
+    }
+    let elsewhere = post_json(json!({"prompt": "p", "images": ["http://127.0.0.1:1/cat.png"]}));
+    let message = pictures.read(elsewhere).await.unwrap_err();
+    assert!(message.starts_with("`images` must be of a host that the server's operator allows"), "{message}");
+}
+
+#[tokio::test]
+async fn nothing_is_fetched_for_a_request_that_is_wrong() {
+    let pictures = Pictures::serve().await;
+    let message = pictures.read_json(&["cat.png"], json!({"output_format": "gif"})).await.unwrap_err();
+    assert!(message.starts_with("`output_format` must be"), "{message}");
+    assert_eq!(pictures.asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn what_is_fetched_counts_as_if_it_were_sent() {
+    // The request has some hundred bytes, and each picture too.
+    let mut pictures = Pictures::serve().await;
+    let size = png(6, 4).len();
+    pictures.upload_limit = 300 + 2 * size;
+    assert_eq!(pixels(pictures.read_json(&["cat.png"], json!({})).await).len(), 1);
+    let message = pictures.read_json(&["cat.png"; 8], json!({})).await.unwrap_err();
+    assert!(message.starts_with("`images` must have at most"), "{message}");
+    (pictures.upload_limit, pictures.upload_memory) = (64 << 20, 300 + 2 * size);
+    assert_eq!(pixels(pictures.read_json(&["cat.png"], json!({})).await).len(), 1);
+    let message = pictures.read_json(&["cat.png"; 8], json!({})).await.unwrap_err();
+    assert!(message.starts_with("The uploads of all clients"), "{message}");
+}
