@@ -156,7 +156,10 @@ mod tests {
         assert_eq!(read(json!({"images": [{"image_url": one}, two]}), &[]), Ok(vec![url(one), url(two)]));
         assert_eq!(read(json!({"image": {"image_url": one, "file_id": null}}), &[]), Ok(vec![url(one)]));
         let files: [&[u8]; 2] = [b"\x89PNG", b"data:image/png;base64,AA"];
-        assert_eq!(read(json!({"url": two}), &files), Ok(vec![Named::Sent(Source::File(files[0].into())), url(one), url(two)]));
+        assert_eq!(
+            read(json!({"url": two}), &files),
+            Ok(vec![Named::Sent(Source::File(files[0].into())), url(one), url(two)])
+        );
     }
 
     #[test]

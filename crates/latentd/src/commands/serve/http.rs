@@ -6,9 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::value_parser;
 use latentd::Error;
-use server::{
-    AllowedOrigin, ApiKeys, ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, RateLimit, ServerConfig,
-};
+use server::{AllowedOrigin, ApiKeys, ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, RateLimit, ServerConfig};
 
 use super::Mistakes;
 
