@@ -22,9 +22,13 @@ pub(super) fn generation(config: &ServerConfig) -> Schema {
 
 /// The JSON body of an edit.
 pub(super) fn edit_json(config: &ServerConfig) -> Schema {
-    let url = text("A `data:` URL of a picture: pictures elsewhere are not fetched.")
-        .max_length(Some(MAX_URL_CHARS))
-        .pattern(Some("^data:"));
+    let (description, pattern) = match config.image_urls {
+        None => ("A `data:` URL of a picture: pictures elsewhere are not fetched.", "^data:"),
+        Some(_) => {
+            ("The `data:` URL of a picture, or where it is: what the operator allows is fetched.", "^(data|https?):")
+        }
+    };
+    let url = text(description).max_length(Some(MAX_URL_CHARS)).pattern(Some(pattern));
     let image = ObjectBuilder::new().property("image_url", url).required("image_url");
     let description = "The pictures to edit, as many as the model takes. Also read as `image` or `url`.";
     let images = list(description, image.into());
@@ -233,5 +237,17 @@ mod tests {
         assert_eq!(schema["properties"]["model"]["enum"], json!(["Fake/Fake-Image", null]));
         assert!(schema["properties"].get("priority").is_none());
         assert_eq!(schema["required"], json!(["prompt"]));
+    }
+
+    #[test]
+    fn pictures_elsewhere_are_taken_where_they_are_fetched() {
+        let pattern = |config: &ServerConfig| {
+            let schema = serde_json::to_value(edit_json(config)).unwrap();
+            schema["properties"]["images"]["items"]["properties"]["image_url"]["pattern"].clone()
+        };
+        let mut config = config();
+        assert_eq!(pattern(&config), "^data:");
+        config.image_urls = Some(crate::ImageFetcher::of_this_machine("example.com"));
+        assert_eq!(pattern(&config), "^(data|https?):");
     }
 }

@@ -99,6 +99,7 @@ fn every_example_of_the_shipped_file_is_understood() {
         let needed = match key {
             key if key.starts_with("cache_") && key != "cache_backend" => "cache_backend = \"cache_dit\"\n",
             "rate_limit" => "api_key = [\"sk\"]\n",
+            "image_url_hosts" => "allow_image_urls = \"https\"\n",
             _ => "",
         };
         let lines = settle(&format!("{needed}{line}"), vec![]).err().unwrap_or_default();
@@ -138,6 +139,8 @@ fn every_kind_of_value_can_stand_in_a_file() {
         api_key = ["team-a=sk-1", "sk-2"]
         rate_limit = "60:10"
         cors_allow_origin = ["*"]
+        allow_image_urls = "any"
+        image_url_hosts = ["images.example.com", "*.cdn.example.com:8443"]
         cache_backend = "cache_dit"
         cache_dit_residual_diff_threshold = 0.5
         [cache_config]
@@ -147,6 +150,8 @@ fn every_kind_of_value_can_stand_in_a_file() {
     assert_eq!(config.served_model_names, ["a/b", "c"]);
     assert_eq!(scheduling.memory_budget, Some(1_000_000));
     assert_eq!(config.api_keys.names().len(), 2);
+    let fetcher = format!("{:?}", config.image_urls.unwrap());
+    assert!(["Any", "images.example.com", "8443"].iter().all(|part| fetcher.contains(part)), "{fetcher}");
     let cache = config.cache.unwrap();
     assert_eq!((cache.max_warmup_steps, cache.residual_diff_threshold), (6, 0.5));
     // A comma parts a text, too, as it does in a variable.
@@ -175,6 +180,8 @@ fn every_mistake_is_told_at_once() {
         flag("model", "/no/such/model"),
         flag("cors_allow_origin", "app.example.com"),
         flag("public_url", "images.example.com"),
+        flag("allow_image_urls", "ftp"),
+        flag("image_url_hosts", "https://images.example.com"),
     ];
     let lines = refusals(file, settings);
     let expected = [
@@ -189,6 +196,9 @@ fn every_mistake_is_told_at_once() {
         "`--cors-allow-origin`: must be `*` or an origin as browsers send it, e.g. https://app.example.com. \
             Given: app.example.com",
         "`--public-url`: must begin with http:// or https://. Given: images.example.com",
+        "`--allow-image-urls`: must be one of https, any. Given: ftp",
+        "`--image-url-hosts`: must be HOST, HOST:PORT or *.HOST, without a scheme or a path. \
+            Given: https://images.example.com",
         "`--max-batch` must be at least 1. Given: 0",
         "`--memory-budget` must be at least 1 byte. Given: 0",
         "`--api-key`, number 1: the name before `=` must have 1 to 64 letters, digits, `-`, `_` and `.`",
@@ -210,6 +220,9 @@ fn what_hangs_on_a_mistake_is_not_one_itself() {
     assert_eq!(refusals("", backend), [expected]);
     let key = vec![flag("rate_limit", "60"), flag("api_key", "")];
     assert_eq!(refusals("", key), ["`--api-key`, number 1: a key must not be empty"]);
+    let hosts = vec![flag("image_url_hosts", "example.com")];
+    let expected = "`--image-url-hosts` needs `--allow-image-urls`: nothing is fetched without it";
+    assert_eq!(refusals("", hosts), [expected]);
     let none = vec![flag("rate_limit", "60")];
     assert_eq!(
         refusals("", none),

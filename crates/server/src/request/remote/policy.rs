@@ -92,7 +92,7 @@ impl ImageUrlHost {
 
 /// Why a text is no host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it must be HOST, HOST:PORT or *.HOST, without a scheme or a path")]
+#[error("must be HOST, HOST:PORT or *.HOST, without a scheme or a path")]
 pub struct InvalidHost;
 
 impl FromStr for ImageUrlHost {
