@@ -8,6 +8,7 @@ mod config;
 mod generate;
 mod healthcheck;
 mod hub;
+mod image_urls;
 mod metrics;
 mod serve;
 mod wire;

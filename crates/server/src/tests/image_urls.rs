@@ -80,17 +80,11 @@ async fn a_picture_is_the_same_wherever_it_is() {
 async fn what_is_no_picture_is_told_without_its_content() {
     let pictures = Pictures::serve().await;
     for (path, expected) in [
-        (
-            "gone.png",
-            format!(
-                "`images` must be URLs of pictures that can be fetched. Given: {}, which answered 404",
-                pictures.url("gone.png")
-            ),
-        ),
-        ("text.png", "`images` must be a PNG, JPEG, WebP or GIF file".to_owned()),
+        ("gone.png", "`images` must name pictures that can be fetched, but one answered 404. Given: http://127.0.0.1"),
+        ("text.png", "`images` must be a PNG, JPEG, WebP or GIF file"),
     ] {
         let message = pictures.read_json(&[path], json!({})).await.unwrap_err();
-        assert!(message.starts_with(&expected), "{message}");
+        assert!(message.starts_with(expected), "{message}");
     }
     let elsewhere = post_json(json!({"prompt": "p", "images": ["http://127.0.0.1:1/cat.png"]}));
     let message = pictures.read(elsewhere).await.unwrap_err();

@@ -114,10 +114,10 @@ impl fmt::Debug for ImageFetcher {
     }
 }
 
-/// Why a picture could not be fetched, after "Given: URL, which".
+/// Why a picture could not be fetched, after "but one ".
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FetchError {
-    #[error("leads to what it may not: it must {0}")]
+    #[error("leads where it may not: it must {0}")]
     Refused(Refusal),
     #[error("was redirected more than {MAX_REDIRECTS} times")]
     Redirects,

@@ -68,8 +68,8 @@ impl Failed {
         match self {
             Failed::Fetching(FetchError::TooLarge) => super::sources::file_too_large(param),
             Failed::Fetching(err) => {
-                let bound = "be URLs of pictures that can be fetched";
-                ApiError::InvalidImage(InvalidRequest::new(param, bound, format!("{url}, which {err}")))
+                let bound = format!("name pictures that can be fetched, but one {err}");
+                ApiError::InvalidImage(InvalidRequest::new(param, bound, url))
             }
             Failed::Counting(err) => err,
         }

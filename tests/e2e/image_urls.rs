@@ -1,0 +1,67 @@
+//! Pictures that an edit names by URL: what a server reaches for its clients, and what it does not.
+
+use std::net::TcpListener;
+
+use serde_json::{Value, json};
+
+use crate::serve::Server;
+
+/// Somebody on this machine whom the server must leave alone.
+struct Bystander(TcpListener);
+
+impl Bystander {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Bystander(listener)
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.0.local_addr().unwrap())
+    }
+
+    fn was_called(&self) -> bool {
+        self.0.accept().is_ok()
+    }
+}
+
+async fn refusal(server: &Server, url: &str) -> String {
+    let edit = json!({"prompt": "make it night", "images": [{"image_url": url}]}).to_string();
+    let request =
+        reqwest::Client::new().post(server.url("/v1/images/edits")).header("content-type", "application/json");
+    let answer = request.body(edit).send().await.unwrap();
+    assert_eq!(answer.status(), 400);
+    let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    answer["error"]["message"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_fetched_unless_the_operator_allows_it() {
+    let (server, bystander) = (Server::start(&[]).await, Bystander::new());
+    let message = refusal(&server, &bystander.url()).await;
+    assert!(message.contains("its operator can allow it with --allow-image-urls"), "{message}");
+    assert!(!bystander.was_called());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_fetches_pictures_reaches_nobody_on_its_own_machine() {
+    let bystander = Bystander::new();
+    let port = bystander.0.local_addr().unwrap().port();
+    let hosts = format!("127.0.0.1:{port},localhost:{port}");
+    let server = Server::start(&["--allow-image-urls=any", "--image-url-hosts", &hosts]).await;
+    for host in ["127.0.0.1", "localhost"] {
+        let message = refusal(&server, &format!("http://{host}:{port}/cat.png")).await;
+        assert!(message.contains("be of a public address"), "{message}");
+    }
+    assert!(!bystander.was_called());
+}
+
+/// A proxy would resolve names by itself, and reach what it can reach.
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_are_not_fetched_through_a_proxy() {
+    let proxy = Bystander::new();
+    let server = Server::start_with(&["--allow-image-urls=any"], &[("http_proxy", &proxy.url())]).await;
+    let message = refusal(&server, "http://localhost/cat.png").await;
+    assert!(message.contains("be of a public address"), "{message}");
+    assert!(!proxy.was_called());
+}
