@@ -66,7 +66,8 @@ impl ToSchema for Base64 {
 
 impl PartialSchema for Base64 {
     fn schema() -> RefOr<Schema> {
-        Object::builder().schema_type(Type::String).content_encoding("base64").into()
+        let text = Object::builder().schema_type(Type::String).content_encoding("base64");
+        text.description(Some("The file in base64.")).into()
     }
 }
 

@@ -21,7 +21,6 @@ use crate::request::Endpoint;
 /// What every event with a picture says.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EventImage {
-    /// The picture's file in base64.
     #[schema(inline)]
     b64_json: Base64,
     /// Seconds since 1970.

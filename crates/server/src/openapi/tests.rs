@@ -116,3 +116,14 @@ fn the_models_names_are_those_of_the_server() {
     let names = &document["components"]["schemas"]["EditForm"]["properties"]["model"]["enum"];
     assert_eq!(names, &serde_json::json!(["Fake/Fake-Image", "gpt-image-1"]));
 }
+
+#[test]
+fn a_file_is_a_text_wherever_it_stands() {
+    let document = serde_json::to_value(super::document(&config())).unwrap();
+    let expected = serde_json::json!({
+        "type": "string", "description": "The file in base64.", "contentEncoding": "base64",
+    });
+    for place in ["EventImage/properties/b64_json", "ImageData/properties/b64_json/oneOf/0"] {
+        assert_eq!(document.pointer(&format!("/components/schemas/{place}")), Some(&expected), "{place}");
+    }
+}
