@@ -16,6 +16,7 @@ use tracing::Instrument;
 use crate::answer::body::slowest;
 use crate::answer::openai::StageTimings;
 use crate::answer::picture::Picture;
+use crate::clock::milliseconds;
 use crate::error::ErrorCode;
 use crate::metrics::Answered;
 use crate::request_id::{X_REQUEST_ID, request_id};
@@ -73,7 +74,7 @@ impl LogEntry {
         self.write(|line| {
             line.timings = Some(slowest(pictures));
             line.queue_position = pictures.iter().map(|picture| picture.position).min();
-            line.encode_image_ms = Some(pictures.iter().map(|picture| picture.encode.as_secs_f64() * 1e3).sum());
+            line.encode_image_ms = Some(milliseconds(pictures.iter().map(|picture| picture.encode).sum()));
         });
     }
 
@@ -188,7 +189,7 @@ impl Line {
     fn write(&self, generation: GenerationLog, Ending { status, code, bytes }: Ending) {
         let GenerationLog { key, model, size, steps, n, priority, queue_position, timings, encode_image_ms, .. } =
             generation;
-        let first_partial_ms = generation.first_partial.map(|elapsed| elapsed.as_secs_f64() * 1e3);
+        let first_partial_ms = generation.first_partial.map(milliseconds);
         // The level of an event is fixed where it stands, hence the macro. Probes come every few
         // seconds and are of interest only when they fail.
         macro_rules! line {
@@ -201,7 +202,7 @@ impl Line {
                     path = self.path,
                     status,
                     code,
-                    ms = self.begun.elapsed().as_secs_f64() * 1e3,
+                    ms = milliseconds(self.begun.elapsed()),
                     bytes,
                     model,
                     size,

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::base64::Base64;
 use super::cache_report::CacheReport;
+use crate::clock::milliseconds;
 
 /// The answer to a generation.
 #[derive(Debug, Serialize, ToSchema)]
@@ -98,7 +99,7 @@ pub(crate) struct StageTimings {
 impl StageTimings {
     /// Of pictures that took these times.
     pub(crate) fn slowest(all: &[Timings]) -> Self {
-        let max = |stage: fn(&Timings) -> Duration| all.iter().map(stage).max().unwrap_or_default().as_secs_f64() * 1e3;
+        let max = |stage: fn(&Timings) -> Duration| milliseconds(all.iter().map(stage).max().unwrap_or_default());
         StageTimings {
             queue_ms: max(|timings| timings.queue),
             text_encoder_ms: max(|timings| timings.encode),
