@@ -193,7 +193,9 @@ mod tests {
     async fn asked(endpoint: Endpoint, body: Value) -> BTreeSet<String> {
         ASKED.take();
         let request = Request::post("/").header("content-type", "application/json").body(Body::from(body.to_string()));
-        request::read(endpoint, request.unwrap(), &config(), &request::UploadMemory::new(usize::MAX)).await.unwrap();
+        request::read(endpoint, request.unwrap(), &config(), &request::UploadMemory::new(usize::MAX), 16)
+            .await
+            .unwrap();
         ASKED.take()
     }
 

@@ -29,6 +29,7 @@ pub(crate) use validate::{BACKGROUNDS, FORMATS, QUALITIES};
 
 use body::{MediaType, Upload};
 use multipart::Form;
+use sources::Named;
 
 use crate::answer::encode::OutputFormat;
 use crate::config::ServerConfig;
@@ -124,15 +125,14 @@ impl ImagesRequest {
             draft.extensions.insert(own.clone());
         }
         let requests = draft.build(card, limits, random_seed)?;
-        check_input_images(self, card)?;
+        check_input_images(self.endpoint, self.input_images.len(), card.max_input_images)?;
         Ok(requests)
     }
 }
 
 /// An edit brings as many pictures as the model takes.
-fn check_input_images(asked: &ImagesRequest, card: &ModelCard) -> Result<(), ApiError> {
-    let (given, most) = (asked.input_images.len(), card.max_input_images);
-    match asked.endpoint {
+fn check_input_images(endpoint: Endpoint, given: usize, most: usize) -> Result<(), ApiError> {
+    match endpoint {
         Endpoint::Edit if most == 0 => {
             let bound = "be absent: the model makes pictures from text only, by POST /v1/images/generations";
             Err(ApiError::Unsupported(InvalidRequest::new("image", bound, count_of(given))))
@@ -150,7 +150,7 @@ fn count_of(count: usize) -> String {
 }
 
 /// Reads a whole request, whose bytes count against `memory` until its pictures are decoded. What depends on the
-/// model is checked by [`ImagesRequest::image_requests`].
+/// model is checked by [`ImagesRequest::image_requests`], but for the number of pictures that would be fetched.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
@@ -159,6 +159,7 @@ pub(crate) async fn read(
     request: Request,
     config: &ServerConfig,
     memory: &UploadMemory,
+    max_input_images: usize,
 ) -> Result<ImagesRequest, ApiError> {
     let headers = request.headers().clone();
     let limit = if endpoint == Endpoint::Edit { config.upload_limit } else { config.body_limit };
@@ -178,6 +179,10 @@ pub(crate) async fn read(
         Endpoint::Generation => Vec::new(),
     };
     let mut asked = validate::images_request(endpoint, &headers, fields, ignored, config)?;
+    // The model is asked last, as of all requests, but before anything is fetched for it.
+    if named.iter().any(|named| matches!(named, Named::Elsewhere(_))) {
+        check_input_images(endpoint, named.len(), max_input_images)?;
+    }
     let sources = remote::fetched(named, fetcher, &mut upload, param).await?;
     asked.input_images = pictures::decoded(sources, param).await?;
     asked.draft.input_size = asked.input_images.first().map(|image| image.size);

@@ -15,7 +15,7 @@ use crate::app;
 use crate::request::{self, Delivery, Endpoint, ImageField, ImagesRequest, UploadMemory};
 
 async fn read(request: Request<Body>) -> Result<ImagesRequest, String> {
-    request::read(Endpoint::Edit, request, &config(), &UploadMemory::new(usize::MAX))
+    request::read(Endpoint::Edit, request, &config(), &UploadMemory::new(usize::MAX), 16)
         .await
         .map_err(|err| err.to_string())
 }

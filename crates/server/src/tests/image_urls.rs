@@ -22,6 +22,7 @@ struct Pictures {
     asked: Arc<AtomicUsize>,
     upload_limit: usize,
     upload_memory: usize,
+    max_input_images: usize,
 }
 
 impl Pictures {
@@ -37,7 +38,7 @@ impl Pictures {
         let text = get(async || ([("content-type", "image/png")], "no picture"));
         let app = Router::new().route("/cat.png", picture).route("/text.png", text);
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Pictures { host, asked, upload_limit: 64 << 20, upload_memory: 64 << 20 }
+        Pictures { host, asked, upload_limit: 64 << 20, upload_memory: 64 << 20, max_input_images: 16 }
     }
 
     fn url(&self, path: &str) -> String {
@@ -49,7 +50,9 @@ impl Pictures {
         config.image_urls = Some(ImageFetcher::of_this_machine(&self.host));
         config.upload_limit = self.upload_limit;
         let memory = UploadMemory::new(self.upload_memory);
-        request::read(Endpoint::Edit, request, &config, &memory).await.map_err(|err| err.to_string())
+        request::read(Endpoint::Edit, request, &config, &memory, self.max_input_images)
+            .await
+            .map_err(|err| err.to_string())
     }
 
     async fn read_json(&self, paths: &[&str], more: Value) -> Result<ImagesRequest, String> {
@@ -96,6 +99,17 @@ async fn nothing_is_fetched_for_a_request_that_is_wrong() {
     let pictures = Pictures::serve().await;
     let message = pictures.read_json(&["cat.png"], json!({"output_format": "gif"})).await.unwrap_err();
     assert!(message.starts_with("`output_format` must be"), "{message}");
+    assert_eq!(pictures.asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn nothing_is_fetched_for_a_model_that_takes_fewer_pictures() {
+    let mut pictures = Pictures::serve().await;
+    for (most, expected) in [(0, "`image` must be absent"), (1, "`image` must be at most 1 picture")] {
+        pictures.max_input_images = most;
+        let message = pictures.read_json(&["cat.png"; 2], json!({})).await.unwrap_err();
+        assert!(message.starts_with(expected), "{message}");
+    }
     assert_eq!(pictures.asked.load(Ordering::Relaxed), 0);
 }
 

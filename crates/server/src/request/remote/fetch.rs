@@ -13,6 +13,8 @@ use axum::body::Bytes;
 use reqwest::dns::{Name, Resolve, Resolving};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, Response, header};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use url::Url;
 
 use super::address::is_public;
@@ -21,6 +23,8 @@ use crate::request::sources::MAX_IMAGE_BYTES;
 
 /// How long a picture may take, with all of its redirects.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Most pictures that are fetched at a time, for all clients; more wait, within their time.
+static FETCHES: Semaphore = Semaphore::const_new(32);
 /// Most redirects of a picture.
 const MAX_REDIRECTS: usize = 3;
 
@@ -93,6 +97,8 @@ impl ImageFetcher {
         url: Url,
         mut take: impl FnMut(&Bytes) -> Result<(), E>,
     ) -> Result<Vec<u8>, E> {
+        let place = timeout(TIMEOUT, FETCHES.acquire()).await.map_err(|_| FetchError::TimedOut)?;
+        let _place = place.expect("it is never closed. This is a bug.");
         let request = self.client.get(url).header(header::ACCEPT, "image/*");
         let mut response = request.send().await.map_err(FetchError::from)?;
         check_head(&response)?;
