@@ -219,5 +219,4 @@ impl Resolve for PublicNames {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;
