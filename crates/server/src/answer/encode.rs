@@ -7,7 +7,7 @@ use image::error::EncodingError;
 use image::{ExtendedColorType, ImageEncoder, ImageError, ImageFormat, ImageResult};
 
 /// Under which name tools look for what a PNG says of how it was made (AUTOMATIC1111's).
-pub(crate) const PARAMETERS: &str = "parameters";
+const PARAMETERS: &str = "parameters";
 
 /// A kind of picture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

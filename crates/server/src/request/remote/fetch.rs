@@ -23,7 +23,7 @@ use crate::request::sources::MAX_IMAGE_BYTES;
 
 /// How long a picture may take, with all of its redirects.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Most pictures that are fetched at a time, for all clients; more wait, within their time.
+/// Most pictures that are fetched at a time, for all clients; more wait for as long as a picture may take.
 static FETCHES: Semaphore = Semaphore::const_new(32);
 /// Most redirects of a picture.
 const MAX_REDIRECTS: usize = 3;
