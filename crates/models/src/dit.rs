@@ -88,8 +88,18 @@ pub trait Dit {
     /// The device fails.
     fn begin(&self, rows: &[DitRow<'_>]) -> Result<(Streams, Self::Context)>;
 
-    /// Where each row's tokens are, in the image and in the text stream; references are image tokens.
-    fn layouts<'c>(&self, context: &'c Self::Context) -> (&'c RowLayout, &'c RowLayout);
+    /// The streams as segment `segment` takes them, from those behind the segment before it: blocks that
+    /// keep text and image apart may be followed by blocks that do not.
+    ///
+    /// # Errors
+    /// The device fails.
+    fn enter(&self, segment: usize, streams: Streams, context: &Self::Context) -> Result<Streams> {
+        let _ = (segment, context);
+        Ok(streams)
+    }
+
+    /// Where each row's tokens are in the two streams of segment `segment`; references are image tokens.
+    fn layouts<'c>(&self, segment: usize, context: &'c Self::Context) -> (&'c RowLayout, &'c RowLayout);
 
     /// The context of some of the rows, in the given order.
     ///

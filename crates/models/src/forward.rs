@@ -41,7 +41,8 @@ pub fn forward<D: Dit>(dit: &D, requests: Vec<RequestPasses<'_>>) -> Result<Pass
         .collect();
     let mut records = Vec::new();
     for segment in 0..dit.segments().len() {
-        let (after, of_segment) = run_segment(dit, segment, streams, &context, &mut requests)?;
+        let before = dit.enter(segment, streams, &context)?;
+        let (after, of_segment) = run_segment(dit, segment, before, &context, &mut requests)?;
         streams = after;
         records.push(of_segment);
     }

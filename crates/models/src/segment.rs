@@ -47,7 +47,7 @@ pub(crate) fn run_segment<D: Dit>(
     context: &D::Context,
     requests: &mut [RequestRows<'_>],
 ) -> Result<(Streams, Records)> {
-    let (hidden_rows, encoder_rows) = dit.layouts(context);
+    let (hidden_rows, encoder_rows) = dit.layouts(segment, context);
     let num_blocks = dit.segments()[segment].num_blocks;
     let num_rows = hidden_rows.num_rows();
     if requests.iter().all(|request| request.residuals.is_none()) {
@@ -232,7 +232,7 @@ impl<D: Dit> SegmentRun<'_, D> {
     fn take_apart(&mut self) -> Result<()> {
         let Some((active, streams)) = self.batch.take() else { return Ok(()) };
         let lengths = |of: &RowLayout| RowLayout::new(&active.iter().map(|&row| of.length(row)).collect::<Vec<_>>());
-        let (hidden_rows, encoder_rows) = self.dit.layouts(self.context);
+        let (hidden_rows, encoder_rows) = self.dit.layouts(self.segment, self.context);
         let views = split(&streams, &lengths(hidden_rows), &lengths(encoder_rows))?;
         for (&row, view) in active.iter().zip(views) {
             self.rows[row].streams = view.streams;

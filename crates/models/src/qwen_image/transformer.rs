@@ -148,7 +148,7 @@ impl Dit for Transformer {
         Ok((streams, Conditioning { blocks: BlockContext { time_embed, image_rows, text_rows, rope }, generated }))
     }
 
-    fn layouts<'c>(&self, context: &'c Conditioning) -> (&'c RowLayout, &'c RowLayout) {
+    fn layouts<'c>(&self, _segment: usize, context: &'c Conditioning) -> (&'c RowLayout, &'c RowLayout) {
         (&context.blocks.image_rows, &context.blocks.text_rows)
     }
 
