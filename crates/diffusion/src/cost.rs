@@ -7,11 +7,13 @@ use crate::ImageRequest;
 /// The size of a request's work, for admission and for deciding what steps together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RequestCost {
-    /// Image tokens of one transformer pass.
+    /// Image tokens of one transformer pass: of the picture that is made.
     pub tokens: usize,
+    /// Tokens of the pictures to edit in one transformer pass.
+    pub reference_tokens: usize,
     /// Text tokens of one transformer pass, about.
     pub text_tokens: usize,
-    /// Transformer passes of one step: two under true classifier-free guidance.
+    /// Transformer passes of one step: two under classifier-free guidance.
     pub passes: usize,
     /// Denoising steps.
     pub steps: usize,
@@ -36,8 +38,9 @@ impl RequestCost {
     pub fn uncached(request: &ImageRequest) -> Self {
         RequestCost {
             tokens: request.params.size.image_seq_len(),
+            reference_tokens: 0,
             text_tokens: request.prompt.len().div_ceil(BYTES_PER_TOKEN),
-            passes: if request.do_true_cfg() { 2 } else { 1 },
+            passes: request.params.guidance.branches().len(),
             steps: request.params.num_inference_steps,
             bytes: 0,
             least_share: 1.0,
@@ -47,6 +50,6 @@ impl RequestCost {
 
     /// Tokens of all passes of one step, about.
     pub fn step_tokens(&self) -> usize {
-        (self.tokens + self.text_tokens) * self.passes
+        (self.tokens + self.reference_tokens + self.text_tokens) * self.passes
     }
 }

@@ -1,6 +1,6 @@
-//! Which transformer passes a step makes.
+//! How a prompt is made to count, and which transformer passes that takes.
 
-/// One of the two passes of true classifier-free guidance.
+/// One of the two passes of classifier-free guidance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CfgBranch {
     /// The pass that sees the prompt.
@@ -10,16 +10,110 @@ pub enum CfgBranch {
 }
 
 impl CfgBranch {
-    /// The passes of a step, the conditional one first as in diffusers.
-    pub fn of_step(do_true_cfg: bool) -> &'static [CfgBranch] {
-        if do_true_cfg { &[CfgBranch::Cond, CfgBranch::Uncond] } else { &[CfgBranch::Cond] }
-    }
-
     /// `"cond"` or `"uncond"`.
     pub fn name(self) -> &'static str {
         match self {
             CfgBranch::Cond => "cond",
             CfgBranch::Uncond => "uncond",
         }
+    }
+}
+
+/// The guidance that a model was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuidanceKind {
+    /// None: few-step models have it distilled into them.
+    None,
+    /// Two passes, their difference stretched, each token rescaled to the length that it has in the conditional
+    /// pass. `true_cfg_scale` is its weight (Qwen-Image).
+    TrueCfg,
+    /// Two passes, their difference stretched. `guidance_scale` is its weight.
+    Cfg,
+    /// One pass that is told `guidance_scale` as an input.
+    Embedded,
+}
+
+impl GuidanceKind {
+    /// `"none"`, `"true_cfg"`, `"cfg"` or `"embedded"`.
+    pub fn name(self) -> &'static str {
+        match self {
+            GuidanceKind::None => "none",
+            GuidanceKind::TrueCfg => "true_cfg",
+            GuidanceKind::Cfg => "cfg",
+            GuidanceKind::Embedded => "embedded",
+        }
+    }
+
+    /// The guidance of a request with this weight. Two passes are made where there is a negative prompt and
+    /// the weight is above 1, as in diffusers.
+    pub fn guidance(self, scale: f64, has_negative_prompt: bool) -> Guidance {
+        let two_passes = has_negative_prompt && scale > 1.0;
+        match self {
+            GuidanceKind::TrueCfg if two_passes => Guidance::TrueCfg { scale },
+            GuidanceKind::Cfg if two_passes => Guidance::Cfg { scale },
+            GuidanceKind::Embedded => Guidance::Embedded { scale },
+            GuidanceKind::None | GuidanceKind::TrueCfg | GuidanceKind::Cfg => Guidance::None,
+        }
+    }
+}
+
+/// The guidance of one request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Guidance {
+    /// One pass.
+    None,
+    /// See [`GuidanceKind::TrueCfg`].
+    TrueCfg {
+        /// Above 1.
+        scale: f64,
+    },
+    /// See [`GuidanceKind::Cfg`].
+    Cfg {
+        /// Above 1.
+        scale: f64,
+    },
+    /// See [`GuidanceKind::Embedded`].
+    Embedded {
+        /// What the pass is told.
+        scale: f64,
+    },
+}
+
+impl Guidance {
+    /// The passes of a step, the conditional one first as in diffusers.
+    pub fn branches(self) -> &'static [CfgBranch] {
+        match self {
+            Guidance::TrueCfg { .. } | Guidance::Cfg { .. } => &[CfgBranch::Cond, CfgBranch::Uncond],
+            Guidance::None | Guidance::Embedded { .. } => &[CfgBranch::Cond],
+        }
+    }
+
+    /// What the transformer is told, where it is told anything.
+    pub fn embedded(self) -> Option<f32> {
+        match self {
+            Guidance::Embedded { scale } => Some(scale as f32),
+            Guidance::None | Guidance::TrueCfg { .. } | Guidance::Cfg { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_passes_need_a_negative_prompt_and_a_weight_above_one() {
+        for kind in [GuidanceKind::TrueCfg, GuidanceKind::Cfg] {
+            let passes = |scale, negative| kind.guidance(scale, negative).branches().len();
+            assert_eq!([passes(4.0, true), passes(1.0, true), passes(4.0, false)], [2, 1, 1], "{kind:?}");
+        }
+        assert_eq!(GuidanceKind::None.guidance(4.0, true), Guidance::None);
+    }
+
+    #[test]
+    fn an_embedded_weight_is_one_pass_that_is_told_it() {
+        let guidance = GuidanceKind::Embedded.guidance(3.5, false);
+        assert_eq!((guidance.branches().len(), guidance.embedded()), (1, Some(3.5)));
+        assert_eq!(GuidanceKind::TrueCfg.guidance(3.5, true).embedded(), None);
     }
 }

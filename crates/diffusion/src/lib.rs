@@ -7,9 +7,11 @@
 //! the scheduler and the models can build on it without knowing each other.
 
 mod cost;
+mod edit_size;
 mod extensions;
 mod guidance;
 mod image;
+mod input_image;
 mod limits;
 mod model_card;
 mod pipeline;
@@ -20,12 +22,14 @@ mod sigmas;
 mod size;
 
 pub use cost::{Estimator, RequestCost};
+pub use edit_size::{EditSize, InputImageBounds, ShapeOf, capped, dimensions};
 pub use extensions::Extensions;
-pub use guidance::CfgBranch;
+pub use guidance::{CfgBranch, Guidance, GuidanceKind};
 pub use image::RgbImage;
+pub use input_image::{InputImage, Mask};
 pub use limits::{InvalidRequest, Limits, MAX_GUIDANCE, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
 pub use model_card::ModelCard;
-pub use pipeline::{BlockRun, Pipeline, PipelineError, PromptCacheUse, StepReport};
+pub use pipeline::{BlockRun, EncodingsUse, Lookups, Pipeline, PipelineError, StepReport};
 pub use preview::{PreviewMethod, PreviewTimes, Previews};
 pub use quality::Quality;
 pub use request::{ImageRequest, RequestDraft, SamplingParams};

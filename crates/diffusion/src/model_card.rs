@@ -1,6 +1,6 @@
 //! What a loaded model says of itself.
 
-use crate::{ImageSize, Quality};
+use crate::{EditSize, GuidanceKind, ImageSize, InputImageBounds, Quality};
 
 /// The facts that validation and `/v1/models` need of a loaded model.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,13 +15,16 @@ pub struct ModelCard {
     pub low_num_inference_steps: usize,
     /// Denoising steps of [`Quality::High`].
     pub high_num_inference_steps: usize,
-    /// True-CFG scale when a request names none.
-    pub default_true_cfg_scale: f64,
-    /// The negative prompt when a request names none; `None` leaves guidance off.
+    /// The guidance that the model was made for.
+    pub guidance: GuidanceKind,
+    /// The weight of guidance when a request names none.
+    pub default_guidance_scale: f64,
+    /// The negative prompt when a request names none; `None` leaves guidance in two passes off.
     pub default_negative_prompt: Option<String>,
-    /// Most pictures that a request may bring to be edited: none where the model makes pictures from
-    /// text only.
-    pub max_input_images: usize,
+    /// Which pictures a request may bring to be edited.
+    pub input_images: InputImageBounds,
+    /// The size of an edited picture when a request names none.
+    pub edit_size: EditSize,
     /// Most prompt tokens, the template's own not counted.
     pub max_prompt_tokens: usize,
     /// Transformer blocks of each segment (list of blocks) of the DiT: what a cache configuration is

@@ -20,7 +20,7 @@ pub trait Pipeline {
     /// Tells what a request will cost.
     fn estimator(&self) -> Estimator;
 
-    /// Encodes the prompts and draws the noise: the request is at step 0.
+    /// Encodes the prompts and the pictures to edit and draws the noise: the request is at step 0.
     ///
     /// # Errors
     /// [`PipelineError::Invalid`] for what only the model can judge, such as a prompt over its
@@ -30,9 +30,9 @@ pub trait Pipeline {
     /// Text-encoder tokens of the prompts, the template's own not counted: what usage reports.
     fn prompt_tokens(&self, state: &Self::State) -> usize;
 
-    /// What the pipeline's memory of earlier prompts did for the request's. One without has nothing to tell.
-    fn prompt_cache(&self, _state: &Self::State) -> PromptCacheUse {
-        PromptCacheUse::default()
+    /// What the pipeline's memory of earlier encodings did for the request's. One without has nothing to tell.
+    fn encodings(&self, _state: &Self::State) -> EncodingsUse {
+        EncodingsUse::default()
     }
 
     /// What whoever sent the request should know, in sentences: what was asked but cannot be had.
@@ -63,15 +63,26 @@ pub trait Pipeline {
     fn decode(&mut self, state: Self::State) -> Result<RgbImage, PipelineError>;
 }
 
-/// What became of a request's prompts in a pipeline that keeps the embeddings of earlier ones.
+/// What became of a request's prompts and pictures in a pipeline that keeps earlier encodings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PromptCacheUse {
-    /// Prompts whose embeddings were there.
-    pub hits: usize,
-    /// Prompts that were encoded.
-    pub misses: usize,
-    /// What is kept after that, of all prompts.
+pub struct EncodingsUse {
+    /// Embeddings of prompts, with the pictures that they speak of where the text encoder sees those.
+    pub prompts: Lookups,
+    /// What the vision tower makes of a picture.
+    pub vision: Lookups,
+    /// Latents of pictures.
+    pub references: Lookups,
+    /// What is kept after that, of all requests.
     pub bytes: u64,
+}
+
+/// Encodings of one kind that a request needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lookups {
+    /// That were there.
+    pub hits: usize,
+    /// That were made.
+    pub misses: usize,
 }
 
 /// What one step did for one request.

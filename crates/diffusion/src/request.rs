@@ -1,7 +1,10 @@
 //! From what was asked to what will be done, once.
 
+use std::sync::Arc;
+
+use crate::edit_size::ShapeOf;
 use crate::limits::{self, InvalidRequest, Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
-use crate::{Extensions, ImageSize, ModelCard, Previews, Quality};
+use crate::{Extensions, Guidance, GuidanceKind, ImageSize, InputImage, Mask, ModelCard, Previews, Quality};
 
 /// What someone asked for, over HTTP or at the command line: every field may be missing.
 #[derive(Clone, Debug, Default)]
@@ -10,17 +13,19 @@ pub struct RequestDraft {
     pub prompt: String,
     /// What it should not show; guidance runs only with one (`" "` counts).
     pub negative_prompt: Option<String>,
-    /// The picture's size; without one, the model's default in the shape of `input_size`.
+    /// The pictures to edit.
+    pub input_images: Arc<[InputImage]>,
+    /// Where the first of them may be changed; everywhere without one.
+    pub mask: Option<Mask>,
+    /// The picture's size; without one, the model's default, or what its rule makes of the pictures to edit.
     pub size: Option<ImageSize>,
-    /// The size of the first of the pictures to edit.
-    pub input_size: Option<ImageSize>,
     /// Pictures to make, with seeds `seed`, `seed + 1`, …
     pub n: Option<i64>,
     /// Denoising steps; without them, as many as the model takes for `quality`.
     pub num_inference_steps: Option<i64>,
     /// How much work the picture is worth.
     pub quality: Quality,
-    /// The distilled guidance input of models that have one.
+    /// The weight of plain classifier-free guidance, or what a model with embedded guidance is told.
     pub guidance_scale: Option<f64>,
     /// The weight of true classifier-free guidance; it runs above 1.
     pub true_cfg_scale: Option<f64>,
@@ -37,8 +42,12 @@ pub struct RequestDraft {
 pub struct ImageRequest {
     /// What the picture should show: not empty.
     pub prompt: String,
-    /// What it should not show.
+    /// What it should not show: there in every request with guidance in two passes.
     pub negative_prompt: Option<String>,
+    /// The pictures to edit: as many as the model takes.
+    pub input_images: Arc<[InputImage]>,
+    /// Where the first of them may be changed: of its size.
+    pub mask: Option<Arc<Mask>>,
     /// Numbers of the sampling loop.
     pub params: SamplingParams,
     /// Pictures on the way.
@@ -54,20 +63,10 @@ pub struct SamplingParams {
     pub size: ImageSize,
     /// Denoising steps, 1..=1000.
     pub num_inference_steps: usize,
-    /// The distilled guidance input, where the model has one and the request names it.
-    pub guidance_scale: Option<f64>,
-    /// The weight of true classifier-free guidance.
-    pub true_cfg_scale: f64,
+    /// How the prompt is made to count.
+    pub guidance: Guidance,
     /// The noise's seed.
     pub seed: u64,
-}
-
-impl ImageRequest {
-    /// Whether a step makes two transformer passes: a negative prompt is given and the
-    /// scale is above 1, as in diffusers.
-    pub fn do_true_cfg(&self) -> bool {
-        self.params.true_cfg_scale > 1.0 && self.negative_prompt.is_some()
-    }
 }
 
 impl RequestDraft {
@@ -84,34 +83,71 @@ impl RequestDraft {
         mut random_seed: impl FnMut() -> u32,
     ) -> Result<Vec<ImageRequest>, InvalidRequest> {
         self.check_prompt()?;
+        self.check_pictures(card)?;
         let n = limits::within("n", self.n.unwrap_or(1), 1..=MAX_IMAGES)?;
         let steps = self.num_inference_steps.unwrap_or(card.num_inference_steps(self.quality) as i64);
-        let params = SamplingParams {
-            size: limits::size(self.size.unwrap_or_else(|| default_size(card, self.input_size, limits)), limits)?,
-            num_inference_steps: limits::within("num_inference_steps", steps, 1..=MAX_INFERENCE_STEPS)? as usize,
-            guidance_scale: self.guidance_scale.map(|s| limits::scale("guidance_scale", s)).transpose()?,
-            true_cfg_scale: limits::scale(
-                "true_cfg_scale",
-                self.true_cfg_scale.unwrap_or(card.default_true_cfg_scale),
-            )?,
-            seed: 0,
-        };
+        let num_inference_steps = limits::within("num_inference_steps", steps, 1..=MAX_INFERENCE_STEPS)? as usize;
+        let size = limits::size(self.size.unwrap_or_else(|| self.default_size(card, limits)), limits)?;
+        let scale = self.guidance_scale(card)?;
         let first_seed = match self.seed {
             None | Some(-1) => None,
             Some(seed) => Some(limits::within("seed", seed, -1..=i64::MAX)? as u64),
         };
         let negative_prompt = self.negative_prompt.or_else(|| card.default_negative_prompt.clone());
+        let guidance = card.guidance.guidance(scale, negative_prompt.is_some());
+        let mask = self.mask.map(Arc::new);
         let requests = (0..n as u64).map(|i| {
             let seed = first_seed.map_or_else(|| u64::from(random_seed()), |seed| seed.wrapping_add(i));
             ImageRequest {
                 prompt: self.prompt.clone(),
                 negative_prompt: negative_prompt.clone(),
-                params: SamplingParams { seed, ..params },
+                input_images: self.input_images.clone(),
+                mask: mask.clone(),
+                params: SamplingParams { size, num_inference_steps, guidance, seed },
                 previews: self.previews,
                 extensions: self.extensions.clone(),
             }
         });
         Ok(requests.collect())
+    }
+
+    /// The weight of the model's guidance. Both weights are checked, also the one that this model does not have.
+    fn guidance_scale(&self, card: &ModelCard) -> Result<f64, InvalidRequest> {
+        let plain = self.guidance_scale.map(|scale| limits::scale("guidance_scale", scale)).transpose()?;
+        let true_cfg = self.true_cfg_scale.map(|scale| limits::scale("true_cfg_scale", scale)).transpose()?;
+        let given = match card.guidance {
+            GuidanceKind::TrueCfg => true_cfg,
+            // Under the names that other servers give it, too (`cfg_scale`).
+            GuidanceKind::Cfg => plain.or(true_cfg),
+            GuidanceKind::Embedded => plain,
+            GuidanceKind::None => None,
+        };
+        Ok(given.unwrap_or(card.default_guidance_scale))
+    }
+
+    /// The model's default size, or what its rule makes of the pictures to edit. Under the server's limit the
+    /// shape is kept.
+    fn default_size(&self, card: &ModelCard, limits: &Limits) -> ImageSize {
+        let shape = match card.edit_size.shape_of() {
+            ShapeOf::Last if self.mask.is_none() => self.input_images.last(),
+            ShapeOf::First | ShapeOf::Last => self.input_images.first(),
+        };
+        let Some(shape) = shape.map(|input| input.image.size) else { return card.default_size };
+        let size = card.edit_size.of(shape);
+        if size.pixels() <= limits.max_pixels { size } else { shape.scaled_to_area(limits.max_pixels) }
+    }
+
+    fn check_pictures(&self, card: &ModelCard) -> Result<(), InvalidRequest> {
+        let sizes: Vec<_> = self.input_images.iter().map(|input| input.image.size).collect();
+        card.input_images.check(&sizes)?;
+        let Some(mask) = &self.mask else { return Ok(()) };
+        match sizes.first() {
+            None => Err(InvalidRequest::new("mask", "come with the picture that it belongs to", "a mask alone")),
+            Some(&first) if mask.size != first => {
+                Err(InvalidRequest::new("mask", format!("be as large as the (first) picture, {first}"), mask.size))
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     fn check_prompt(&self) -> Result<(), InvalidRequest> {
@@ -130,17 +166,10 @@ impl RequestDraft {
     }
 }
 
-/// The model's default size, or one of its area in the shape of the picture to edit.
-fn default_size(card: &ModelCard, input_size: Option<ImageSize>, limits: &Limits) -> ImageSize {
-    match input_size {
-        None => card.default_size,
-        Some(shape) => shape.scaled_to_area(card.default_size.pixels().min(limits.max_pixels)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{EditSize, InputImageBounds, RgbImage};
 
     fn card() -> ModelCard {
         ModelCard {
@@ -149,9 +178,11 @@ mod tests {
             default_num_inference_steps: 20,
             low_num_inference_steps: 10,
             high_num_inference_steps: 40,
-            default_true_cfg_scale: 4.0,
+            guidance: GuidanceKind::TrueCfg,
+            default_guidance_scale: 4.0,
             default_negative_prompt: None,
-            max_input_images: 0,
+            input_images: InputImageBounds { min_images: 0, max_images: 2, min_side: 1, max_ratio: 200.0 },
+            edit_size: EditSize::Area { area: 128 * 128, of: ShapeOf::Last },
             max_prompt_tokens: 1024,
             num_blocks: vec![12],
         }
@@ -169,7 +200,7 @@ mod tests {
     fn a_bare_prompt_takes_the_models_defaults() {
         let [request] = &build(draft()).unwrap()[..] else { panic!("one picture") };
         assert_eq!((request.params.num_inference_steps, request.params.seed), (20, 7));
-        assert!(!request.do_true_cfg(), "no negative prompt");
+        assert_eq!(request.params.guidance, Guidance::None, "no negative prompt");
     }
 
     #[test]
@@ -181,25 +212,63 @@ mod tests {
         }
     }
 
+    fn picture(width: usize, height: usize) -> InputImage {
+        let size = ImageSize { width, height };
+        InputImage::new(RgbImage { size, pixels: vec![0; size.pixels() * 3] })
+    }
+
+    fn mask(width: usize, height: usize) -> Option<Mask> {
+        let size = ImageSize { width, height };
+        Some(Mask { size, editable: vec![255; size.pixels()] })
+    }
+
     #[test]
     fn a_picture_to_edit_gives_its_shape_unless_a_size_is_named() {
         let size = |draft| build(draft).unwrap()[0].params.size.to_string();
-        let edit = RequestDraft { input_size: Some(ImageSize { width: 4032, height: 3024 }), ..draft() };
-        assert_eq!(size(edit.clone()), "144x112", "4:3 at the area of 128x128");
-        assert_eq!(size(RequestDraft { size: Some(ImageSize { width: 33, height: 65 }), ..edit }), "33x65");
+        let edit = RequestDraft { input_images: [picture(30, 90), picture(60, 45)].into(), ..draft() };
+        assert_eq!(size(edit.clone()), "160x96", "4:3 at the area of 128x128, in 32s");
+        let masked = RequestDraft { mask: mask(30, 90), ..edit.clone() };
+        assert_eq!(size(masked), "64x224", "a mask belongs to the first");
+        assert_eq!(size(RequestDraft { size: Some(ImageSize { width: 33, height: 65 }), ..edit.clone() }), "33x65");
+        let small = Limits { max_pixels: 4096 };
+        assert_eq!(edit.build(&card(), &small, || 7).unwrap()[0].params.size.to_string(), "80x48");
+    }
+
+    #[test]
+    fn a_mask_is_of_its_picture() {
+        let with = |input_images, mask| build(RequestDraft { input_images, mask, ..draft() }).map(|_| ());
+        assert_eq!(with([picture(3, 4)].into(), mask(3, 4)), Ok(()));
+        let expected = "`mask` must be as large as the (first) picture, 3x4. Given: 4x3";
+        assert_eq!(with([picture(3, 4)].into(), mask(4, 3)), Err(expected.into()));
+        let expected = "`mask` must come with the picture that it belongs to. Given: a mask alone";
+        assert_eq!(with([].into(), mask(4, 3)), Err(expected.into()));
+    }
+
+    #[test]
+    fn each_kind_of_guidance_has_its_weight() {
+        let weights = RequestDraft {
+            guidance_scale: Some(2.0),
+            true_cfg_scale: Some(3.0),
+            negative_prompt: Some(" ".into()),
+            ..draft()
+        };
+        let guidance = |kind, draft: &RequestDraft| {
+            let card = ModelCard { guidance: kind, ..card() };
+            draft.clone().build(&card, &Limits::default(), || 7).unwrap()[0].params.guidance
+        };
+        assert_eq!(guidance(GuidanceKind::TrueCfg, &weights), Guidance::TrueCfg { scale: 3.0 });
+        assert_eq!(guidance(GuidanceKind::Cfg, &weights), Guidance::Cfg { scale: 2.0 });
+        assert_eq!(guidance(GuidanceKind::Embedded, &weights), Guidance::Embedded { scale: 2.0 });
+        assert_eq!(guidance(GuidanceKind::None, &weights), Guidance::None);
+        let other_name = RequestDraft { guidance_scale: None, ..weights };
+        assert_eq!(guidance(GuidanceKind::Cfg, &other_name), Guidance::Cfg { scale: 3.0 });
+        assert_eq!(guidance(GuidanceKind::Embedded, &other_name), Guidance::Embedded { scale: 4.0 }, "the default");
     }
 
     #[test]
     fn pictures_of_one_request_count_their_seeds_up() {
         let requests = build(RequestDraft { n: Some(3), seed: Some(40), ..draft() }).unwrap();
         assert_eq!(requests.iter().map(|r| r.params.seed).collect::<Vec<_>>(), [40, 41, 42]);
-    }
-
-    #[test]
-    fn guidance_needs_a_negative_prompt_and_a_scale_above_one() {
-        let negative = RequestDraft { negative_prompt: Some(" ".into()), ..draft() };
-        assert!(build(negative.clone()).unwrap()[0].do_true_cfg());
-        assert!(!build(RequestDraft { true_cfg_scale: Some(1.0), ..negative }).unwrap()[0].do_true_cfg());
     }
 
     #[test]

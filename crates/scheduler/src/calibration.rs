@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use diffusion::{Extensions, ImageRequest, ImageSize, Pipeline, PipelineError, SamplingParams};
+use diffusion::{
+    Extensions, Guidance, ImageRequest, ImageSize, InputImage, ModelCard, Pipeline, PipelineError, RgbImage,
+    SamplingParams,
+};
 
 /// What was measured. The default is nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,7 +76,7 @@ impl Bench {
     /// Measures one size; whether there was time for all of it.
     fn size<P: Pipeline>(&mut self, p: &mut P, divisor: usize, batches: &[usize]) -> Result<bool, PipelineError> {
         let ImageSize { width, height } = p.card().default_size;
-        let request = request(ImageSize { width: width.div_ceil(divisor), height: height.div_ceil(divisor) });
+        let request = request(p.card(), ImageSize { width: width.div_ceil(divisor), height: height.div_ceil(divisor) });
         let cost = p.estimator()(&request);
         let tokens = cost.tokens as f64;
         if !self.allows(self.predicted((cost.step_tokens() * batches[0]) as f64)) {
@@ -142,12 +145,16 @@ fn keep_least(least: &mut Option<f64>, seconds: f64) {
     *least = Some(least.map_or(seconds, |least| least.min(seconds)));
 }
 
-/// A request of one step. Its prompt has its size in it, so that no pipeline knows it already.
-fn request(size: ImageSize) -> ImageRequest {
+/// A request of one step, from as few pictures as the model makes one of. Its prompt has its size in it, so that
+/// no pipeline knows it already.
+fn request(card: &ModelCard, size: ImageSize) -> ImageRequest {
+    let grey = RgbImage { size, pixels: vec![128; size.pixels() * 3] };
     ImageRequest {
         prompt: format!("a picture of {size} for measuring"),
         negative_prompt: None,
-        params: SamplingParams { size, num_inference_steps: 1, guidance_scale: None, true_cfg_scale: 1.0, seed: 0 },
+        input_images: (0..card.input_images.min_images).map(|_| InputImage::new(grey.clone())).collect(),
+        mask: None,
+        params: SamplingParams { size, num_inference_steps: 1, guidance: Guidance::None, seed: 0 },
         previews: None,
         extensions: Extensions::default(),
     }

@@ -6,8 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use diffusion::{
-    BlockRun, CfgBranch, Estimator, Extensions, ImageRequest, ImageSize, InvalidRequest, ModelCard, Pipeline,
-    PipelineError, PreviewMethod, RequestCost, RgbImage, SamplingParams, StepReport,
+    BlockRun, CfgBranch, EditSize, Estimator, Extensions, Guidance, GuidanceKind, ImageRequest, ImageSize,
+    InputImageBounds, InvalidRequest, ModelCard, Pipeline, PipelineError, PreviewMethod, RequestCost, RgbImage,
+    SamplingParams, ShapeOf, StepReport,
 };
 
 /// Paints a picture in the one colour that its seed says; the last number of a preview's colour is how
@@ -136,9 +137,11 @@ impl Default for FakePipeline {
                 default_num_inference_steps: 4,
                 low_num_inference_steps: 2,
                 high_num_inference_steps: 8,
-                default_true_cfg_scale: 4.0,
+                guidance: GuidanceKind::TrueCfg,
+                default_guidance_scale: 4.0,
                 default_negative_prompt: None,
-                max_input_images: 0,
+                input_images: InputImageBounds::NONE,
+                edit_size: EditSize::Area { area: 64 * 64, of: ShapeOf::Last },
                 max_prompt_tokens: 512,
                 num_blocks: vec![1],
             },
@@ -277,11 +280,12 @@ pub fn request(side: usize, num_inference_steps: usize) -> ImageRequest {
     ImageRequest {
         prompt: "a fake".into(),
         negative_prompt: None,
+        input_images: Arc::default(),
+        mask: None,
         params: SamplingParams {
             size: ImageSize { width: side, height: side },
             num_inference_steps,
-            guidance_scale: None,
-            true_cfg_scale: 1.0,
+            guidance: Guidance::None,
             seed: 0,
         },
         previews: None,

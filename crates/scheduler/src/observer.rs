@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diffusion::{PromptCacheUse, StepReport};
+use diffusion::{EncodingsUse, StepReport};
 
 use crate::handle::SubmitError;
 use crate::job::Outcome;
@@ -30,7 +30,7 @@ pub enum Observation<'a> {
         /// How long that took.
         took: Duration,
         /// What the worker's memory of earlier prompts did.
-        prompt_cache: PromptCacheUse,
+        encodings: EncodingsUse,
     },
     /// A worker took a denoising step.
     Stepped {

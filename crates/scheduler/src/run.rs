@@ -350,7 +350,7 @@ impl EventLoop {
     fn observe_turn(&self, worker: WorkerId, done: &Done, jobs: &[Job], took: Duration) {
         match done {
             Done::Encoded { result: Ok(prepared), .. } => {
-                self.observe(&Observation::Encoded { worker, took, prompt_cache: prepared.prompt_cache });
+                self.observe(&Observation::Encoded { worker, took, encodings: prepared.encodings });
             }
             Done::Stepped(Ok(reports)) => {
                 let tokens = jobs.iter().map(|job| job.cost.tokens * job.cost.passes).sum();

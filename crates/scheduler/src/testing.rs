@@ -14,7 +14,7 @@ pub(crate) const TICK: Duration = Duration::from_secs(1);
 
 /// Of a request without guidance or cache, that holds nothing.
 pub(crate) fn cost(tokens: usize, steps: usize) -> RequestCost {
-    RequestCost { tokens, text_tokens: 0, passes: 1, steps, bytes: 0, least_share: 1.0, kind: 0 }
+    RequestCost { tokens, reference_tokens: 0, text_tokens: 0, passes: 1, steps, bytes: 0, least_share: 1.0, kind: 0 }
 }
 
 /// Books of workers that are ready. Their steps are full at 64 tokens.

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc as std_mpsc;
 use std::time::Instant;
 
-use diffusion::{ImageRequest, Pipeline, PipelineError, Previews, PromptCacheUse, RgbImage, StepReport};
+use diffusion::{EncodingsUse, ImageRequest, Pipeline, PipelineError, Previews, RgbImage, StepReport};
 use tokio::sync::mpsc;
 use tracing::{Span, info_span};
 
@@ -32,7 +32,7 @@ pub(crate) enum Work {
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
     pub(crate) prompt_tokens: usize,
-    pub(crate) prompt_cache: PromptCacheUse,
+    pub(crate) encodings: EncodingsUse,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -191,7 +191,7 @@ impl<P: Pipeline> Worker<P> {
         let state = info_span!(parent: &span, "encode").in_scope(|| self.pipeline.prepare(request))?;
         let prepared = Prepared {
             prompt_tokens: self.pipeline.prompt_tokens(&state),
-            prompt_cache: self.pipeline.prompt_cache(&state),
+            encodings: self.pipeline.encodings(&state),
             warnings: self.pipeline.warnings(&state),
         };
         let (previews, num_inference_steps) = (request.previews, request.params.num_inference_steps);

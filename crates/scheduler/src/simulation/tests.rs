@@ -101,7 +101,19 @@ fn a_run_comes_out_the_same_every_time() {
 
 fn arrival(at: f64, side: usize, steps: usize) -> Arrival {
     let (tokens, at) = (side * side / 256, Duration::from_secs_f64(at));
-    Arrival { at, cost: RequestCost { tokens, text_tokens: 0, passes: 1, steps, bytes: 0, least_share: 1.0, kind: 0 } }
+    Arrival {
+        at,
+        cost: RequestCost {
+            tokens,
+            reference_tokens: 0,
+            text_tokens: 0,
+            passes: 1,
+            steps,
+            bytes: 0,
+            least_share: 1.0,
+            kind: 0,
+        },
+    }
 }
 
 /// The requests, in the order in which a policy finishes them.

@@ -39,7 +39,10 @@ fn arrival(mix: &Mix, at: Duration) -> Arrival {
     let tokens = ImageSize { width: mix.side, height: mix.side }.image_seq_len();
     let kind = mix.steps as u64 + u64::from(mix.least_share < 1.0) * 1000;
     let Mix { passes, steps, least_share, .. } = *mix;
-    Arrival { at, cost: RequestCost { tokens, text_tokens: 0, passes, steps, bytes: 0, least_share, kind } }
+    Arrival {
+        at,
+        cost: RequestCost { tokens, reference_tokens: 0, text_tokens: 0, passes, steps, bytes: 0, least_share, kind },
+    }
 }
 
 /// Steele, Lea and Flood's SplitMix64: the same numbers on every machine.

@@ -1,0 +1,76 @@
+//! Pictures that a request brings: those to edit, and where.
+
+use sha2::{Digest, Sha256};
+
+use crate::{ImageSize, RgbImage};
+
+/// A picture to edit, with the name that its encodings are kept under.
+#[derive(Clone, PartialEq, Eq)]
+pub struct InputImage {
+    /// The pixels.
+    pub image: RgbImage,
+    /// SHA-256 of size and pixels: pictures with the same digest are the same.
+    pub digest: [u8; 32],
+}
+
+impl InputImage {
+    /// Takes `image` and digests it: about a millisecond a megapixel.
+    pub fn new(image: RgbImage) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(format!("{};", image.size));
+        hasher.update(&image.pixels);
+        InputImage { digest: hasher.finalize().into(), image }
+    }
+}
+
+impl std::fmt::Debug for InputImage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "InputImage({})", self.image.size)
+    }
+}
+
+/// Where a picture may be changed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Mask {
+    /// Of the picture that it belongs to.
+    pub size: ImageSize,
+    /// `height * width` bytes: 255 where the picture is made anew, 0 where it stays, rows from the top.
+    pub editable: Vec<u8>,
+}
+
+impl Mask {
+    /// From the opacity of each pixel, which is how OpenAI's masks say it: what is transparent is edited.
+    pub fn from_alpha(size: ImageSize, alpha: &[u8]) -> Self {
+        debug_assert_eq!(alpha.len(), size.pixels());
+        Mask { size, editable: alpha.iter().map(|alpha| 255 - alpha).collect() }
+    }
+}
+
+impl std::fmt::Debug for Mask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mask({})", self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grey(width: usize, height: usize, level: u8) -> InputImage {
+        let size = ImageSize { width, height };
+        InputImage::new(RgbImage { size, pixels: vec![level; size.pixels() * 3] })
+    }
+
+    #[test]
+    fn a_digest_tells_sizes_and_pixels_apart() {
+        assert_eq!(grey(2, 3, 7), grey(2, 3, 7));
+        assert_ne!(grey(2, 3, 7).digest, grey(3, 2, 7).digest);
+        assert_ne!(grey(2, 3, 7).digest, grey(2, 3, 8).digest);
+    }
+
+    #[test]
+    fn what_is_transparent_is_edited() {
+        let mask = Mask::from_alpha(ImageSize { width: 3, height: 1 }, &[0, 255, 128]);
+        assert_eq!(mask.editable, [255, 0, 127]);
+    }
+}
