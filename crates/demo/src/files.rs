@@ -16,6 +16,7 @@ pub fn file(path: &str) -> Option<&'static [u8]> {
 
 /// Every file of the checkpoint: what `QwenImagePipeline.from_pretrained` would be given.
 pub static FILES: &[File] = &[
+    embed!("latentd.json"),
     embed!("model_index.json"),
     embed!("scheduler/scheduler_config.json"),
     embed!("text_encoder/config.json"),

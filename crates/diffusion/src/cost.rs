@@ -27,8 +27,10 @@ pub struct RequestCost {
     pub kind: u64,
 }
 
-/// Of a prompt: common tokenizers make one of about so many, whatever the language.
-const BYTES_PER_TOKEN: usize = 4;
+/// Tokens of a prompt, about: common tokenizers make one of four bytes, whatever the language.
+pub fn expected_tokens(prompt: &str) -> usize {
+    prompt.len().div_ceil(4)
+}
 
 /// Tells the cost of a request, from any thread: a pipeline leaves it with its scheduler.
 pub type Estimator = Arc<dyn Fn(&ImageRequest) -> RequestCost + Send + Sync>;
@@ -39,7 +41,7 @@ impl RequestCost {
         RequestCost {
             tokens: request.params.size.image_seq_len(),
             reference_tokens: 0,
-            text_tokens: request.prompt.len().div_ceil(BYTES_PER_TOKEN),
+            text_tokens: expected_tokens(&request.prompt),
             passes: request.params.guidance.branches().len(),
             steps: request.params.num_inference_steps,
             bytes: 0,

@@ -21,7 +21,7 @@ mod request;
 mod sigmas;
 mod size;
 
-pub use cost::{Estimator, RequestCost};
+pub use cost::{Estimator, RequestCost, expected_tokens};
 pub use edit_size::{EditSize, InputImageBounds, ShapeOf, capped, dimensions};
 pub use extensions::Extensions;
 pub use guidance::{CfgBranch, Guidance, GuidanceKind};
@@ -33,5 +33,5 @@ pub use pipeline::{BlockRun, EncodingsUse, Lookups, Pipeline, PipelineError, Ste
 pub use preview::{PreviewMethod, PreviewTimes, Previews};
 pub use quality::Quality;
 pub use request::{ImageRequest, RequestDraft, SamplingParams};
-pub use sigmas::{FlowMatchConfig, Sigmas, TimeShift};
+pub use sigmas::{FlowMatchConfig, Sigmas, TimeShift, empirical_mu};
 pub use size::ImageSize;

@@ -63,6 +63,47 @@ pub trait Pipeline {
     fn decode(&mut self, state: Self::State) -> Result<RgbImage, PipelineError>;
 }
 
+/// A pipeline behind a pointer, of whichever family.
+impl<P: Pipeline + ?Sized> Pipeline for Box<P> {
+    type State = P::State;
+
+    fn card(&self) -> &ModelCard {
+        (**self).card()
+    }
+
+    fn estimator(&self) -> Estimator {
+        (**self).estimator()
+    }
+
+    fn prepare(&mut self, request: &ImageRequest) -> Result<Self::State, PipelineError> {
+        (**self).prepare(request)
+    }
+
+    fn prompt_tokens(&self, state: &Self::State) -> usize {
+        (**self).prompt_tokens(state)
+    }
+
+    fn encodings(&self, state: &Self::State) -> EncodingsUse {
+        (**self).encodings(state)
+    }
+
+    fn warnings(&self, state: &Self::State) -> Vec<String> {
+        (**self).warnings(state)
+    }
+
+    fn step(&mut self, batch: &mut [&mut Self::State]) -> Result<Vec<StepReport>, PipelineError> {
+        (**self).step(batch)
+    }
+
+    fn preview(&mut self, state: &Self::State, method: PreviewMethod) -> Result<RgbImage, PipelineError> {
+        (**self).preview(state, method)
+    }
+
+    fn decode(&mut self, state: Self::State) -> Result<RgbImage, PipelineError> {
+        (**self).decode(state)
+    }
+}
+
 /// What became of a request's prompts and pictures in a pipeline that keeps earlier encodings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EncodingsUse {

@@ -69,9 +69,14 @@ impl Sigmas {
     /// The schedule of `num_inference_steps` (at least 1) steps for a picture of
     /// `image_seq_len` packed tokens.
     pub fn new(config: &FlowMatchConfig, num_inference_steps: usize, image_seq_len: usize) -> Self {
+        Sigmas::with_mu(config, num_inference_steps, config.mu(image_seq_len))
+    }
+
+    /// The schedule of `num_inference_steps` (at least 1) steps under a dynamic shift of `mu`, which a
+    /// configuration with a fixed shift ignores.
+    pub fn with_mu(config: &FlowMatchConfig, num_inference_steps: usize, mu: f64) -> Self {
         let mut sigmas = linear(num_inference_steps);
         if config.use_dynamic_shifting {
-            let mu = config.mu(image_seq_len);
             let weight = match config.time_shift {
                 TimeShift::Exponential => mu.exp() as f32,
                 TimeShift::Linear => mu as f32,
@@ -108,6 +113,18 @@ impl Sigmas {
     pub fn as_slice(&self) -> &[f32] {
         &self.0
     }
+}
+
+/// The shift of FLUX.2, which depends on the number of steps too:
+/// <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/flux2/pipeline_flux2_klein.py#L64>
+pub fn empirical_mu(image_seq_len: usize, num_inference_steps: usize) -> f64 {
+    let tokens = image_seq_len as f64;
+    let (at_10, at_200) = (8.738_095_24e-5 * tokens + 1.898_333_33, 0.000_169_27 * tokens + 0.456_666_66);
+    if image_seq_len > 4300 {
+        return at_200;
+    }
+    let slope = (at_200 - at_10) / 190.0;
+    slope * num_inference_steps as f64 + at_200 - 200.0 * slope
 }
 
 /// `numpy.linspace(1, 1 / n, n)`, computed in f64 and rounded once.
@@ -160,6 +177,16 @@ mod tests {
                 assert!(sigmas.as_slice().is_sorted_by(|a, b| b < a), "{steps} {seq_len} {sigmas:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_empirical_shift_is_diffusers() {
+        let config = FlowMatchConfig { use_dynamic_shifting: true, ..FlowMatchConfig::default() };
+        let sigmas = Sigmas::with_mu(&config, 4, empirical_mu(35, 4));
+        for (ours, theirs) in sigmas.as_slice().iter().zip([1.0, 0.9546, 0.8751, 0.7002, 0.0]) {
+            assert!((ours - theirs).abs() < 5e-5, "{sigmas:?}");
+        }
+        assert!((empirical_mu(4301, 4) - empirical_mu(4301, 50)).abs() < 1e-12, "large pictures have one shift");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{LoadError, SUPPORTED_CLASSES};
+use crate::error::LoadError;
 use crate::weights::{Precision, Shard, Weights};
 
 /// Where the files of a checkpoint in the diffusers layout are.
@@ -33,11 +33,10 @@ struct ShardIndex {
 }
 
 impl Checkpoint {
-    /// Opens a folder after checking, without reading weights, that it is a whole checkpoint of a
-    /// supported class.
+    /// Opens a folder after checking, without reading weights, that it is a whole checkpoint.
     ///
     /// # Errors
-    /// A missing folder or file, an unknown class, a half-downloaded shard.
+    /// A missing folder or file, a half-downloaded shard.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let folder = folder.into();
         if !folder.is_dir() {
@@ -51,13 +50,9 @@ impl Checkpoint {
     /// The pipeline class of `model_index.json`.
     ///
     /// # Errors
-    /// The file is missing or not understood, or the class is not supported.
+    /// The file is missing or not understood.
     pub fn class(&self) -> Result<String, LoadError> {
-        let class = self.json::<ModelIndex>("model_index.json")?.class_name;
-        match SUPPORTED_CLASSES.contains(&class.as_str()) {
-            true => Ok(class),
-            false => Err(LoadError::UnsupportedClass { class }),
-        }
+        Ok(self.json::<ModelIndex>("model_index.json")?.class_name)
     }
 
     /// The bytes of a small file.

@@ -34,6 +34,8 @@ pub struct Segment {
     pub name: &'static str,
     /// Blocks in it.
     pub num_blocks: usize,
+    /// Whether its blocks keep the text apart from the image; else the text is part of the hidden stream.
+    pub is_dual: bool,
     /// Whether anything behind the segment looks at its text stream.
     pub encoder_is_used: bool,
 }
@@ -51,6 +53,8 @@ pub struct DitRow<'a> {
     pub prompt_embeds: &'a Tensor,
     /// The noise level, in 0..=1.
     pub sigma: f32,
+    /// The weight of guidance, for a transformer that takes it as an input.
+    pub guidance: Option<f32>,
 }
 
 /// A picture that an edit starts from, clean and packed like [`DitRow::latents`].

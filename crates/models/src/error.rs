@@ -41,10 +41,12 @@ pub enum LoadError {
         reason: String,
     },
     /// The checkpoint is of a model that latentd does not know.
-    #[error("model_index.json names the class `{class}`; supported: {}", SUPPORTED_CLASSES.join(", "))]
+    #[error("model_index.json names the class `{class}`; supported: {}", supported.join(", "))]
     UnsupportedClass {
         /// The class that was found.
         class: String,
+        /// Those that are built in.
+        supported: Vec<&'static str>,
     },
     /// A configuration value that this implementation does not handle.
     #[error("`{file}`: `{key}` must {bound}. Given: {given}")]
@@ -98,6 +100,3 @@ pub enum LoadError {
         source: candle_core::Error,
     },
 }
-
-/// The pipeline classes that [`crate::load`] takes.
-pub const SUPPORTED_CLASSES: &[&str] = &["QwenImagePipeline"];

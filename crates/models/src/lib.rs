@@ -1,22 +1,31 @@
 //! Text encoders, diffusion transformers, VAEs, weights, and the denoising step.
 //!
-//! A [`Checkpoint`] is opened and [`load`]ed into a pipeline: [`QwenImage`] so far. A pipeline turns a
+//! A [`Checkpoint`] is opened and [`load`]ed into a pipeline of its [`Family`]. A pipeline turns a
 //! request into a [`RequestState`], [`denoise_step`] advances any set of states as one ragged batch, and
 //! the VAE ends it. Channels, clients and the clock are unknown here; the step cache decides in numbers,
 //! in its own crate, and only this one holds tensors.
 
 mod checkpoint;
+mod cost;
 mod dit;
+mod encodings;
 mod error;
+mod facts;
+mod families;
+mod family;
+mod fit;
 mod forward;
 mod guidance;
 mod latent_rgb;
 mod load;
+mod mask;
 mod noise;
-mod prompt_cache;
+mod pack;
+mod pipeline;
 pub mod qwen2_5_vl;
 pub mod qwen_image;
 mod residuals;
+mod resize;
 mod segment;
 mod state;
 mod step;
@@ -24,14 +33,21 @@ mod tokenizer;
 mod weights;
 
 pub use checkpoint::Checkpoint;
+pub use cost::{RequestSizes, TextLength, TextTokens};
 pub use dit::{Dit, DitRow, ReferenceLatents, Segment, Streams};
-pub use error::{LoadError, SUPPORTED_CLASSES};
+pub use error::LoadError;
+pub use facts::Facts;
+pub use families::{FAMILIES, ModelFamily, PublishedModel};
+pub use family::{Family, VisionFeatures};
 pub use forward::{Passes, RequestPasses, forward};
-pub use guidance::true_cfg;
-pub use load::{LoadOptions, Progress, load};
+pub use guidance::guided;
+pub use load::{EditPositions, LoadOptions, Overrides, Progress, load};
 pub use noise::randn;
+pub use pack::{pack, unpack};
+pub use pipeline::{AnyPipeline, DiffusionPipeline};
 pub use qwen_image::QwenImage;
 pub use residuals::RequestResiduals;
+pub use resize::{Filter, resize};
 pub use segment::Records;
 pub use state::RequestState;
 pub use step::denoise_step;

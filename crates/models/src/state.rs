@@ -1,8 +1,12 @@
 //! What one request carries from step to step.
 
-use candle_core::Tensor;
-use diffusion::{CfgBranch, ImageSize, Previews, PromptCacheUse, Sigmas};
+use std::sync::Arc;
 
+use candle_core::Tensor;
+use diffusion::{CfgBranch, EncodingsUse, Guidance, ImageSize, Previews, Sigmas};
+
+use crate::dit::ReferenceLatents;
+use crate::mask::MaskedEdit;
 use crate::residuals::RequestResiduals;
 
 /// A request between two steps. A clone shares the tensors.
@@ -11,12 +15,16 @@ pub struct RequestState {
     // Set once, when the request is prepared.
     pub(crate) size: ImageSize,
     pub(crate) sigmas: Sigmas,
-    pub(crate) true_cfg_scale: f64,
+    pub(crate) guidance: Guidance,
     pub(crate) previews: Option<Previews>,
     pub(crate) branches: Vec<Branch>,
+    /// The pictures to edit.
+    pub(crate) references: Arc<[ReferenceLatents]>,
+    /// Of an edit under a mask.
+    pub(crate) masked: Option<MaskedEdit>,
     pub(crate) prompt_tokens: usize,
-    pub(crate) prompt_cache: PromptCacheUse,
-    /// What the sender should know about the step cache, in sentences.
+    pub(crate) encodings: EncodingsUse,
+    /// What the sender should know, in sentences.
     pub(crate) warnings: Vec<String>,
     // Moved on by every step.
     pub(crate) residuals: Option<RequestResiduals>,
@@ -61,6 +69,11 @@ impl RequestState {
     /// The text stream of a guidance branch, `[tokens, width]`, if the request runs it.
     pub fn prompt_embeds(&self, branch: CfgBranch) -> Option<&Tensor> {
         self.branches.iter().find(|b| b.branch == branch).map(|b| &b.prompt_embeds)
+    }
+
+    /// The pictures to edit, as the transformer sees them.
+    pub fn references(&self) -> &[ReferenceLatents] {
+        &self.references
     }
 
     /// The step that comes next, from 0.

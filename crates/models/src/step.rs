@@ -5,7 +5,7 @@ use diffusion::{BlockRun, StepReport};
 
 use crate::dit::{Dit, DitRow, Segment};
 use crate::forward::{Passes, RequestPasses, forward};
-use crate::guidance::true_cfg;
+use crate::guidance::guided;
 use crate::segment::Records;
 use crate::state::RequestState;
 
@@ -32,28 +32,31 @@ pub fn denoise_step<D: Dit>(dit: &D, batch: &mut [&mut RequestState]) -> Result<
 
 /// The request's passes of this step, one a branch.
 fn passes(state: &mut RequestState) -> RequestPasses<'_> {
+    let guidance = state.guidance.embedded();
     let rows = state.branches.iter().map(|branch| DitRow {
         latents: &state.latents,
         token_grid: state.size.token_grid(),
-        references: &[],
+        references: &state.references,
         prompt_embeds: &branch.prompt_embeds,
         sigma: state.sigmas.sigma(state.step_index),
+        guidance,
     });
     RequestPasses { rows: rows.collect(), residuals: state.residuals.as_mut() }
 }
 
-/// Guidance, then `latents += velocity * dt`; and what a preview that is due needs.
+/// Guidance, then `latents += velocity * dt`, what a mask keeps put back; and what a preview that is due needs.
 fn euler(state: &mut RequestState, passes: &[Tensor]) -> Result<()> {
-    let velocity = match passes {
-        [cond] => cond.clone(),
-        [cond, uncond] => true_cfg(cond, uncond, state.true_cfg_scale)?,
-        _ => candle_core::bail!("a request has {} branches. This is a bug.", passes.len()),
-    };
+    let velocity = guided(state.guidance, passes)?;
     let (step_index, num_inference_steps) = (state.step_index, state.sigmas.num_inference_steps());
     let is_due = state.previews.is_some_and(|previews| previews.is_due(step_index, num_inference_steps));
-    let latents_after = |dsigma: f32| &state.latents + (&velocity * f64::from(dsigma))?;
-    state.estimate = is_due.then(|| latents_after(-state.sigmas.sigma(step_index))).transpose()?;
-    state.latents = latents_after(state.sigmas.dt(step_index))?;
+    let latents_at = |sigma: f32, dsigma: f32| {
+        let latents = (&state.latents + (&velocity * f64::from(dsigma))?)?;
+        state.masked.as_ref().map_or_else(|| Ok(latents.clone()), |masked| masked.blend(&latents, sigma))
+    };
+    let sigma = state.sigmas.sigma(step_index);
+    let estimate = is_due.then(|| latents_at(0.0, -sigma)).transpose()?;
+    let latents = latents_at(state.sigmas.sigma(step_index + 1), state.sigmas.dt(step_index))?;
+    (state.estimate, state.latents) = (estimate, latents);
     state.step_index += 1;
     Ok(())
 }

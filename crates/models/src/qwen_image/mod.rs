@@ -10,8 +10,7 @@
 
 mod block;
 mod config;
-mod cost;
-mod pipeline;
+mod family;
 mod prompt;
 mod rope;
 mod transformer;
@@ -19,8 +18,23 @@ mod vae;
 
 pub use block::{Attention, Block, FeedForward, Modulation};
 pub use config::{TransformerConfig, VaeConfig, flow_match_config};
-pub use pipeline::{QwenImage, pack, unpack};
+pub use family::QwenImage;
 pub use prompt::PromptEncoder;
 pub use rope::RopeTables;
 pub use transformer::{Conditioning, Transformer, timestep_embedding};
 pub use vae::{Vae, VaeDecoder};
+
+use crate::families::{ModelFamily, PublishedModel};
+use crate::pipeline::DiffusionPipeline;
+
+/// Text to image.
+pub(crate) const FAMILY: ModelFamily = ModelFamily {
+    name: "Qwen-Image",
+    classes: &["QwenImagePipeline"],
+    models: MODELS,
+    load: |checkpoint, options, progress| {
+        Ok(Box::new(DiffusionPipeline::new(QwenImage::load(checkpoint, options, progress)?, options)))
+    },
+};
+
+const MODELS: &[PublishedModel] = &[];

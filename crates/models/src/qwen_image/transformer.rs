@@ -80,7 +80,12 @@ impl Transformer {
             norm_out: scope.pp("norm_out.linear").linear(dim, 2 * dim)?,
             proj_out: scope.pp("proj_out").linear(dim, config.in_channels)?,
             rope: RopeTables::new(config.axes_dims_rope, precision.device.clone()),
-            segments: [Segment { name: "transformer_blocks", num_blocks: config.num_layers, encoder_is_used: false }],
+            segments: [Segment {
+                name: "transformer_blocks",
+                num_blocks: config.num_layers,
+                is_dual: true,
+                encoder_is_used: false,
+            }],
             activations: precision.activations,
             device: precision.device.clone(),
         })

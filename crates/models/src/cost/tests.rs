@@ -1,0 +1,152 @@
+//! Sizes of the real Qwen-Image, and of FLUX.2-klein where two segments count.
+
+use diffusion::{Extensions, Guidance, ImageSize, InputImage, Mask, RgbImage, SamplingParams, ShapeOf};
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn segment(name: &'static str, num_blocks: usize, is_dual: bool, encoder_is_used: bool) -> Segment {
+    Segment { name, num_blocks, is_dual, encoder_is_used }
+}
+
+fn qwen_image(cache: Option<CacheConfig>) -> CostModel {
+    let length = |prompt: &str, _: &ImageRequest| TextLength {
+        expected: prompt.len().div_ceil(4) + 5,
+        most: prompt.len().min(1019) + 5,
+    };
+    let sizes = RequestSizes {
+        segments: vec![segment("transformer_blocks", 60, true, false)],
+        dim: 3072,
+        token_channels: 64,
+        text_width: 3584,
+        max_text_tokens: 1024,
+        text_tokens: Arc::new(length),
+        activation_bytes: 2,
+    };
+    CostModel { sizes, edit_size: EditSize::Area { area: 1 << 20, of: ShapeOf::Last }, cache }
+}
+
+fn klein(cache: Option<CacheConfig>) -> CostModel {
+    let sizes = RequestSizes {
+        segments: vec![
+            segment("transformer_blocks", 5, true, true),
+            segment("single_transformer_blocks", 20, false, false),
+        ],
+        dim: 3072,
+        token_channels: 128,
+        text_width: 7680,
+        max_text_tokens: 512,
+        text_tokens: Arc::new(|_: &str, _: &ImageRequest| TextLength { expected: 512, most: 512 }),
+        activation_bytes: 2,
+    };
+    CostModel { sizes, edit_size: EditSize::Own { max_area: 1 << 20 }, cache }
+}
+
+fn request(extensions: Extensions) -> ImageRequest {
+    ImageRequest {
+        prompt: "a".repeat(50),
+        negative_prompt: Some(" ".into()),
+        input_images: Arc::default(),
+        mask: None,
+        params: SamplingParams {
+            size: ImageSize { width: 1024, height: 1024 },
+            num_inference_steps: 50,
+            guidance: Guidance::TrueCfg { scale: 4.0 },
+            seed: 0,
+        },
+        previews: None,
+        extensions,
+    }
+}
+
+#[test]
+fn the_cache_outweighs_the_rest_of_a_request() {
+    let model = qwen_image(None);
+    let uncached = model.cost(&request(Extensions::default()));
+    assert_eq!((uncached.tokens, uncached.passes, uncached.steps), (4096, 2, 50));
+    assert_eq!((uncached.least_share, uncached.kind), (1.0, 0));
+    // Latents before and after a step, each of 1 MiB.
+    assert!((2 * MIB..3 * MIB).contains(&uncached.bytes), "{}", uncached.bytes);
+
+    // Two branches, each with two residuals of 24 MiB before and after a step.
+    let cached = CostModel { cache: Some(CacheConfig::default()), ..model }.cost(&request(Extensions::default()));
+    assert_eq!(cached.bytes - uncached.bytes, 2 * (2 + 2) * 24 * MIB);
+    assert_eq!(cached.least_share, 1.0 / 60.0);
+}
+
+#[test]
+fn a_computed_step_stores_the_same_whatever_is_kept() {
+    let model = qwen_image(None);
+    let bytes = |config: CacheConfig| {
+        let uncached = model.cost(&request(Extensions::default())).bytes;
+        let mut extensions = Extensions::default();
+        extensions.insert(config);
+        (model.cost(&request(extensions)).bytes - uncached) / MIB
+    };
+    let taylor = |taylorseer_order| CacheConfig { enable_taylorseer: true, taylorseer_order, ..CacheConfig::default() };
+    // 24 MiB of image tokens; 6 MiB of the 1024 tokens that the text stream may have.
+    assert_eq!(bytes(taylor(1)), 2 * ((1 + 2) + 2) * 24);
+    assert_eq!(bytes(taylor(2)), 2 * ((1 + 3) + 2) * 24);
+    assert_eq!(bytes(CacheConfig { fn_compute_blocks: 8, ..CacheConfig::default() }), 2 * (2 + 2) * 24);
+    assert_eq!(bytes(CacheConfig { bn_compute_blocks: 1, ..CacheConfig::default() }), 2 * ((2 + 2) * 24 + 2 * 6));
+    assert_eq!(bytes(CacheConfig { bn_compute_blocks: 1, ..taylor(1) }), 2 * ((3 + 2) * 24 + (2 + 1) * 6));
+}
+
+#[test]
+fn previews_hold_an_estimate_of_the_latents() {
+    let model = qwen_image(None);
+    let without = request(Extensions::default());
+    let times = diffusion::PreviewTimes::Count(1);
+    let previews = diffusion::Previews { method: diffusion::PreviewMethod::Latent2Rgb, times };
+    let with = ImageRequest { previews: Some(previews), ..without.clone() };
+    assert_eq!(model.cost(&with).bytes - model.cost(&without).bytes, 2 * MIB);
+}
+
+#[test]
+fn a_request_with_its_own_settings_is_of_its_own_kind() {
+    let cache = Some(CacheConfig::default());
+    let model = qwen_image(cache);
+    let kind = |config: CacheConfig| {
+        let mut extensions = Extensions::default();
+        extensions.insert(config);
+        model.cost(&request(extensions)).kind
+    };
+    assert_eq!(kind(CacheConfig::default()), model.cost(&request(Extensions::default())).kind);
+    assert_ne!(kind(CacheConfig { fn_compute_blocks: 2, ..CacheConfig::default() }), kind(CacheConfig::default()));
+    assert_eq!(kind(CacheConfig { max_cached_steps: Some(0), ..CacheConfig::default() }), 0, "never reuses");
+}
+
+#[test]
+fn both_segments_of_klein_are_kept_and_their_text() {
+    let mut one_pass = request(Extensions::default());
+    one_pass.params.guidance = Guidance::None;
+    let uncached = klein(None).cost(&one_pass);
+    let cached = klein(Some(CacheConfig::default())).cost(&one_pass);
+    assert_eq!((uncached.text_tokens, uncached.passes), (512, 1));
+    // A token is 6 KiB: 4096 of image (24 MiB) and 512 of text (3 MiB). Each residual is there twice, the old and the
+    // new: image twice and text once in the dual segment, all of it twice in the single one.
+    assert_eq!(cached.bytes - uncached.bytes, 2 * (2 * 24 + 3 + 2 * 27) * MIB);
+    assert_eq!(cached.least_share, 2.0 / 25.0);
+}
+
+fn picture(side: usize) -> InputImage {
+    let size = ImageSize { width: side, height: side };
+    InputImage::new(RgbImage { size, pixels: vec![0; size.pixels() * 3] })
+}
+
+#[test]
+fn pictures_to_edit_are_tokens_of_every_pass() {
+    let without = request(Extensions::default());
+    let with = ImageRequest { input_images: [picture(64), picture(32)].into(), ..without.clone() };
+    let (before, after) = (qwen_image(None).cost(&without), qwen_image(None).cost(&with));
+    assert_eq!((after.tokens, after.reference_tokens), (4096, 2 * 4096), "each at a megapixel");
+    assert_eq!(after.step_tokens() - before.step_tokens(), 2 * 2 * 4096);
+    assert_eq!(after.bytes - before.bytes, 2 * MIB);
+    assert_eq!(klein(None).cost(&with).reference_tokens, 16 + 4, "each at its own size");
+    let masked = ImageRequest {
+        mask: Some(Arc::new(Mask { size: picture(64).image.size, editable: vec![255; 4096] })),
+        ..with.clone()
+    };
+    assert_eq!(qwen_image(None).cost(&masked).bytes - after.bytes, 2 * MIB, "the picture and the noise");
+}

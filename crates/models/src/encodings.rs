@@ -1,0 +1,172 @@
+//! Encodings of the prompts and pictures seen last, so that nothing is encoded again for the next seed or
+//! the next edit.
+
+use candle_core::Tensor;
+use diffusion::{EncodingsUse, ImageSize, Lookups};
+use lru::LruCache;
+
+use crate::Result;
+
+/// Keeps encodings, the least recently used making way, up to a bound on the bytes of all of them.
+///
+/// Negative prompts hardly ever change, a client that tries seeds or sizes sends the same prompt again, and
+/// one that edits a picture sends that picture again: the encoders are then the part of a short request that
+/// can be saved.
+pub(crate) struct Encodings {
+    entries: LruCache<Key, Encoding>,
+    /// Of all entries.
+    bytes: usize,
+    max_bytes: usize,
+}
+
+/// What was encoded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    /// A prompt, and the digests of the pictures that the text encoder saw with it.
+    Prompt { text: String, pictures: Vec<[u8; 32]> },
+    /// A picture as the text encoder sees it.
+    Vision([u8; 32]),
+    /// A picture's latents at a size.
+    Reference([u8; 32], ImageSize),
+}
+
+/// Tokens, and the rows and columns that they lie in; those of a text lie in one row.
+#[derive(Clone, Debug)]
+pub(crate) struct Encoding {
+    /// `[rows * columns, width]`
+    pub(crate) tokens: Tensor,
+    pub(crate) grid: (usize, usize),
+}
+
+impl Encodings {
+    /// Holds up to `max_bytes` of keys and encodings; 0 keeps none.
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        Encodings { entries: LruCache::unbounded(), bytes: 0, max_bytes }
+    }
+
+    /// Of all that is kept.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The encoding of `key` if it is kept; either way `used` counts it.
+    pub(crate) fn get(&mut self, key: &Key, used: &mut EncodingsUse) -> Option<Encoding> {
+        let kept = self.entries.get(key).cloned();
+        let lookups: &mut Lookups = match key {
+            Key::Prompt { .. } => &mut used.prompts,
+            Key::Vision(_) => &mut used.vision,
+            Key::Reference(..) => &mut used.references,
+        };
+        match kept {
+            Some(_) => lookups.hits += 1,
+            None => lookups.misses += 1,
+        }
+        kept
+    }
+
+    /// Keeps `encoding`, unless it is larger than everything that may be kept.
+    pub(crate) fn insert(&mut self, key: Key, encoding: &Encoding) {
+        let added = size(&key, encoding);
+        if added > self.max_bytes {
+            return;
+        }
+        if let Some((key, replaced)) = self.entries.push(key, encoding.clone()) {
+            self.bytes -= size(&key, &replaced);
+        }
+        self.bytes += added;
+        while self.bytes > self.max_bytes
+            && let Some((key, encoding)) = self.entries.pop_lru()
+        {
+            self.bytes -= size(&key, &encoding);
+        }
+    }
+
+    /// The encoding of `key`, made by `encode` unless it is kept.
+    pub(crate) fn get_or<E>(
+        &mut self,
+        key: Key,
+        used: &mut EncodingsUse,
+        encode: impl FnOnce() -> Result<Encoding, E>,
+    ) -> Result<Encoding, E> {
+        if let Some(kept) = self.get(&key, used) {
+            return Ok(kept);
+        }
+        let encoding = encode()?;
+        self.insert(key, &encoding);
+        Ok(encoding)
+    }
+}
+
+fn size(key: &Key, encoding: &Encoding) -> usize {
+    let key = match key {
+        Key::Prompt { text, pictures } => text.len() + pictures.len() * size_of::<[u8; 32]>(),
+        Key::Vision(digest) | Key::Reference(digest, _) => digest.len(),
+    };
+    key + encoding.tokens.elem_count() * encoding.tokens.dtype().size_in_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    fn prompt(text: &str) -> Key {
+        Key::Prompt { text: text.into(), pictures: Vec::new() }
+    }
+
+    /// So many tokens, 100 bytes each.
+    fn encoding(tokens: usize) -> Encoding {
+        Encoding { tokens: Tensor::zeros((tokens, 25), DType::F32, &Device::Cpu).unwrap(), grid: (1, tokens) }
+    }
+
+    fn keeps(encodings: &mut Encodings, key: &Key) -> bool {
+        encodings.get(key, &mut EncodingsUse::default()).is_some()
+    }
+
+    #[test]
+    fn the_least_recently_used_makes_way() {
+        let mut encodings = Encodings::new(303);
+        for text in ["a", "b", "c"] {
+            encodings.insert(prompt(text), &encoding(1));
+        }
+        assert_eq!(encodings.bytes, 303);
+        assert!(keeps(&mut encodings, &prompt("a")), "used last");
+        encodings.insert(prompt("d"), &encoding(1));
+        let kept = ["a", "b", "c", "d"].map(|text| keeps(&mut encodings, &prompt(text)));
+        assert_eq!((kept, encodings.bytes), ([true, false, true, true], 303));
+    }
+
+    #[test]
+    fn a_long_one_drives_out_several_and_a_longer_one_none() {
+        let mut encodings = Encodings::new(303);
+        for text in ["a", "b", "c"] {
+            encodings.insert(prompt(text), &encoding(1));
+        }
+        encodings.insert(prompt("d"), &encoding(4));
+        assert_eq!((keeps(&mut encodings, &prompt("d")), encodings.bytes), (false, 303), "too long to keep");
+        encodings.insert(prompt("d"), &encoding(2));
+        let kept = ["b", "c"].map(|text| keeps(&mut encodings, &prompt(text)));
+        assert_eq!((kept, encodings.bytes), ([false, true], 302));
+        encodings.insert(prompt("c"), &encoding(1));
+        assert_eq!(encodings.bytes, 302, "the same prompt again");
+    }
+
+    #[test]
+    fn kinds_share_one_bound_and_are_counted_apart() {
+        let mut encodings = Encodings::new(1000);
+        let mut used = EncodingsUse::default();
+        let size = ImageSize { width: 16, height: 16 };
+        let seen_with = Key::Prompt { text: "a".into(), pictures: vec![[1; 32]] };
+        let keys = [prompt("a"), seen_with, Key::Vision([1; 32]), Key::Reference([1; 32], size)];
+        for _ in 0..2 {
+            for key in &keys {
+                let made = encodings.get_or(key.clone(), &mut used, || Ok::<_, ()>(encoding(1))).unwrap();
+                assert_eq!(made.grid, (1, 1));
+            }
+        }
+        assert_eq!(used.prompts, Lookups { hits: 2, misses: 2 }, "with and without a picture are two prompts");
+        assert_eq!((used.vision, used.references), (Lookups { hits: 1, misses: 1 }, Lookups { hits: 1, misses: 1 }));
+        assert_eq!(encodings.bytes(), 4 * 100 + 2 + 3 * 32);
+    }
+}

@@ -1,0 +1,121 @@
+//! What a checkpoint says of itself beyond diffusers' files.
+
+use diffusion::{EditSize, ImageSize, ModelCard};
+use serde::Deserialize;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::LoadError;
+
+/// The file, at the root of a checkpoint. It may be absent: then the family's defaults hold.
+const FILE: &str = "latentd.json";
+
+/// `latentd.json`: defaults of a checkpoint that are not its family's, such as those of a small model that was
+/// trained on small pictures.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Facts {
+    /// The size when a request names none, `WIDTHxHEIGHT`.
+    pub size: Option<String>,
+    /// Steps when a request names none; a request of low quality takes half of them, one of high quality
+    /// twice as many.
+    pub num_inference_steps: Option<usize>,
+    /// The weight of guidance when a request names none.
+    pub guidance_scale: Option<f64>,
+    /// The negative prompt when a request names none.
+    pub negative_prompt: Option<String>,
+    /// Pixels, about, at which pictures are edited.
+    pub edit_area: Option<usize>,
+    /// Pixels, about, at which the text encoder sees pictures to edit.
+    pub condition_area: Option<usize>,
+}
+
+impl Facts {
+    /// Reads the file, if it is there.
+    ///
+    /// # Errors
+    /// It is there and not understood.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
+        if !checkpoint.has(FILE) {
+            return Ok(Facts::default());
+        }
+        let facts: Facts = checkpoint.json(FILE)?;
+        facts.check()?;
+        Ok(facts)
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        let refuse = |key, bound: &str, given: String| {
+            Err(LoadError::Config { file: FILE.into(), key, bound: bound.into(), given })
+        };
+        if let Some(size) = &self.size
+            && size.parse::<ImageSize>().is_err()
+        {
+            return refuse("size", "be WIDTHxHEIGHT, such as 128x128", format!("{size:?}"));
+        }
+        for (key, number) in [
+            ("num_inference_steps", self.num_inference_steps),
+            ("edit_area", self.edit_area),
+            ("condition_area", self.condition_area),
+        ] {
+            if number == Some(0) {
+                return refuse(key, "be at least 1", "0".into());
+            }
+        }
+        match self.guidance_scale {
+            Some(scale) if !(0.0..=diffusion::MAX_GUIDANCE).contains(&scale) => {
+                refuse("guidance_scale", &format!("be between 0 and {}", diffusion::MAX_GUIDANCE), scale.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The family's card with what the checkpoint knows better.
+    pub fn applied_to(&self, card: ModelCard) -> ModelCard {
+        let size = self.size.as_deref().and_then(|size| size.parse().ok());
+        let edit_size = match (card.edit_size, self.edit_area) {
+            (EditSize::Area { of, .. }, Some(area)) => EditSize::Area { area, of },
+            (EditSize::Own { .. }, Some(max_area)) => EditSize::Own { max_area },
+            (rule, None) => rule,
+        };
+        let steps = self.num_inference_steps;
+        ModelCard {
+            default_size: size.unwrap_or(card.default_size),
+            default_num_inference_steps: steps.unwrap_or(card.default_num_inference_steps),
+            low_num_inference_steps: steps.map_or(card.low_num_inference_steps, |steps| steps.div_ceil(2)),
+            high_num_inference_steps: steps.map_or(card.high_num_inference_steps, |steps| steps * 2),
+            default_guidance_scale: self.guidance_scale.unwrap_or(card.default_guidance_scale),
+            default_negative_prompt: self.negative_prompt.clone().or(card.default_negative_prompt),
+            edit_size,
+            ..card
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(json: &'static str) -> Result<Facts, String> {
+        let checkpoint = Checkpoint::Embedded(vec![(FILE, json.as_bytes())]);
+        Facts::load(&checkpoint).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn a_checkpoint_without_the_file_has_none() {
+        assert_eq!(Facts::load(&Checkpoint::Embedded(Vec::new())).unwrap(), Facts::default());
+    }
+
+    #[test]
+    fn what_is_no_fact_is_named() {
+        for (json, expected) in [
+            (r#"{"size": "large"}"#, "`latentd.json`: `size` must be WIDTHxHEIGHT, such as 128x128. Given: \"large\""),
+            (r#"{"num_inference_steps": 0}"#, "`latentd.json`: `num_inference_steps` must be at least 1. Given: 0"),
+            (r#"{"guidance_scale": 21}"#, "`latentd.json`: `guidance_scale` must be between 0 and 20. Given: 21"),
+            (r#"{"steps": 3}"#, "`latentd.json` is not understood: unknown field `steps`"),
+        ] {
+            let message = facts(json).unwrap_err();
+            assert!(message.starts_with(expected), "{message}");
+        }
+        assert_eq!(facts(r#"{"size": "128x96"}"#).unwrap().size.as_deref(), Some("128x96"));
+    }
+}

@@ -1,0 +1,125 @@
+//! An edit of a part of its picture: outside the mask the picture is kept.
+//!
+//! After every step the latents outside the mask are put back to what the picture's own latents are at that noise
+//! level, so that the part that is made anew grows into its surroundings. At the end the picture's pixels
+//! are put back, since the VAE does not return them exactly.
+//! The same blending is in diffusers' inpainting pipelines:
+//! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage_inpaint.py#L925>
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor};
+use diffusion::{ImageSize, RgbImage};
+
+/// Pixels of a token's side.
+const TOKEN_SIDE: usize = 16;
+
+/// What stays, in latents and in pixels. A clone shares both.
+#[derive(Clone)]
+pub(crate) struct MaskedEdit {
+    /// 1 for tokens that may change, 0 for those that stay, `[tokens, 1]` in f32.
+    editable: Tensor,
+    /// The picture's clean packed latents, `[tokens, channels]` in f32.
+    original: Tensor,
+    /// What the request started from.
+    noise: Tensor,
+    pixels: Arc<KeptPixels>,
+}
+
+/// The picture, and how much of each pixel may change, 0 to 255.
+pub(crate) struct KeptPixels {
+    pub(crate) picture: RgbImage,
+    pub(crate) editable: Vec<u8>,
+}
+
+impl MaskedEdit {
+    /// An edit from `noise` of a picture with the latents `original`.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(crate) fn new(pixels: KeptPixels, original: Tensor, noise: Tensor, device: &Device) -> Result<Self> {
+        let editable = editable_tokens(&pixels.editable, pixels.picture.size);
+        let editable = Tensor::from_vec(editable, (original.dim(0)?, 1), device)?;
+        Ok(MaskedEdit { editable, original, noise, pixels: Arc::new(pixels) })
+    }
+
+    /// `latents` at noise level `sigma`, those of the picture where it stays.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(crate) fn blend(&self, latents: &Tensor, sigma: f32) -> Result<Tensor> {
+        let kept = ((&self.original * f64::from(1.0 - sigma))? + (&self.noise * f64::from(sigma))?)?;
+        let change = (latents - &kept)?.broadcast_mul(&self.editable)?;
+        kept + change
+    }
+
+    /// `made` with the picture's own pixels where it stays; both of the same size.
+    pub(crate) fn composite(&self, made: RgbImage) -> RgbImage {
+        let KeptPixels { picture, editable } = &*self.pixels;
+        debug_assert_eq!(made.size, picture.size);
+        let pairs = made.pixels.as_chunks::<3>().0.iter().zip(picture.pixels.as_chunks::<3>().0).zip(editable);
+        let pixels = pairs.flat_map(|((made, kept), &editable)| {
+            let share = u32::from(editable);
+            let mixed = |i: usize| (u32::from(made[i]) * share + u32::from(kept[i]) * (255 - share) + 127) / 255;
+            [mixed(0) as u8, mixed(1) as u8, mixed(2) as u8]
+        });
+        RgbImage { size: made.size, pixels: pixels.collect() }
+    }
+}
+
+/// Tokens of which any pixel may change, of a picture that lies in the middle of its whole tokens.
+fn editable_tokens(editable: &[u8], size: ImageSize) -> Vec<f32> {
+    let padded = size.padded();
+    let (left, top) = ((padded.width - size.width) / 2, (padded.height - size.height) / 2);
+    let (rows, columns) = size.token_grid();
+    let mut tokens = vec![0.0; rows * columns];
+    for (y, row) in editable.chunks_exact(size.width).enumerate() {
+        let first = (y + top) / TOKEN_SIDE * columns;
+        for (x, _) in row.iter().enumerate().filter(|(_, editable)| **editable > 0) {
+            tokens[first + (x + left) / TOKEN_SIDE] = 1.0;
+        }
+    }
+    tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: ImageSize = ImageSize { width: 40, height: 16 };
+
+    /// 40 x 16 pixels lie in 3 x 1 tokens from column 4 on; the pixels from `from` on may change.
+    fn edit(from: usize) -> MaskedEdit {
+        let editable = (0..16).flat_map(|_| (0..40).map(|x| if x >= from { 255 } else { 0 })).collect();
+        let picture = RgbImage { size: SIZE, pixels: vec![9; SIZE.pixels() * 3] };
+        let original = Tensor::new(&[[1_f32], [2.0], [3.0]], &Device::Cpu).unwrap();
+        let noise = Tensor::new(&[[-1_f32], [-2.0], [-3.0]], &Device::Cpu).unwrap();
+        MaskedEdit::new(KeptPixels { picture, editable }, original, noise, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn a_token_may_change_where_one_of_its_pixels_may() {
+        let tokens = |from| edit(from).editable.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(tokens(0), [1.0, 1.0, 1.0]);
+        assert_eq!(tokens(11), [1.0, 1.0, 1.0], "the first token holds 12 columns");
+        assert_eq!(tokens(12), [0.0, 1.0, 1.0]);
+        assert_eq!(tokens(40), [0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn latents_outside_are_the_pictures_at_their_noise_level() {
+        let made = Tensor::new(&[[7_f32], [7.0], [7.0]], &Device::Cpu).unwrap();
+        let blended = |sigma| edit(12).blend(&made, sigma).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(blended(0.0), [1.0, 7.0, 7.0]);
+        assert_eq!(blended(1.0), [-1.0, 7.0, 7.0]);
+        assert_eq!(blended(0.75), [-0.5, 7.0, 7.0]);
+    }
+
+    #[test]
+    fn pixels_outside_are_the_pictures_own() {
+        let made = RgbImage { size: SIZE, pixels: vec![200; SIZE.pixels() * 3] };
+        let composed = edit(12).composite(made);
+        let row: Vec<_> = composed.pixels[..40 * 3].iter().step_by(3).copied().collect();
+        assert_eq!((&row[..12], &row[12..]), (&[9; 12][..], &[200; 28][..]));
+    }
+}

@@ -1,0 +1,304 @@
+//! A model of any family behind [`Pipeline`]: what all of them share.
+
+use std::sync::Arc;
+
+use cache::{CacheConfig, ConfigError};
+use candle_core::Tensor;
+use diffusion::{
+    CfgBranch, EncodingsUse, Estimator, ImageRequest, ImageSize, InputImage, InvalidRequest, Mask, ModelCard, Pipeline,
+    PipelineError, PreviewMethod, RgbImage, StepReport,
+};
+use kernels::in_pool;
+use tracing::info_span;
+
+use crate::cost::CostModel;
+use crate::dit::{Dit, ReferenceLatents};
+use crate::encodings::{Encoding, Encodings, Key};
+use crate::family::{Family, VisionFeatures};
+use crate::fit::{fitted, fitted_mask, padded};
+use crate::latent_rgb::{LatentRgb, enlarged};
+use crate::load::LoadOptions;
+use crate::mask::{KeptPixels, MaskedEdit};
+use crate::residuals::RequestResiduals;
+use crate::resize::{Filter, resize, resize_grey};
+use crate::state::{Branch, RequestState};
+use crate::step::denoise_step;
+use crate::{Result, device_error};
+
+/// Said of every edit under a mask.
+const MASKED: &str = "the mask is honoured by blending: outside of it the latents follow the (first) picture at every \
+    step, and its pixels are put back at the end";
+
+/// A loaded model.
+pub struct DiffusionPipeline<F> {
+    family: F,
+    encodings: Encodings,
+    latent_rgb: LatentRgb,
+    costs: CostModel,
+}
+
+/// A loaded model of whichever family.
+pub type AnyPipeline = Box<dyn Pipeline<State = RequestState>>;
+
+impl<F: Family> DiffusionPipeline<F> {
+    /// A pipeline over a loaded family.
+    pub fn new(family: F, options: &LoadOptions) -> Self {
+        let sizes = family.sizes();
+        DiffusionPipeline {
+            encodings: Encodings::new(options.encoding_cache_bytes),
+            latent_rgb: LatentRgb::new(sizes.token_channels / 4),
+            costs: CostModel { sizes, edit_size: family.card().edit_size, cache: options.cache.clone() },
+            family,
+        }
+    }
+
+    /// The model itself.
+    pub fn family(&self) -> &F {
+        &self.family
+    }
+
+    fn branches(&mut self, request: &ImageRequest, used: &mut EncodingsUse) -> Result<Vec<Branch>, PipelineError> {
+        let branches = request.params.guidance.branches().iter().map(|&branch| {
+            let (field, prompt) = match branch {
+                CfgBranch::Cond => ("prompt", request.prompt.as_str()),
+                CfgBranch::Uncond => ("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default()),
+            };
+            Ok(Branch { branch, prompt_embeds: self.embed(field, prompt, &request.input_images, used)? })
+        });
+        branches.collect()
+    }
+
+    /// The text stream of `prompt`, encoded unless it was not long ago.
+    fn embed(
+        &mut self,
+        field: &'static str,
+        prompt: &str,
+        pictures: &[InputImage],
+        used: &mut EncodingsUse,
+    ) -> Result<Tensor, PipelineError> {
+        let pictures = if self.family.sees_images() { pictures } else { &[] };
+        let digests = pictures.iter().map(|picture| picture.digest).collect();
+        let key = Key::Prompt { text: prompt.to_owned(), pictures: digests };
+        if let Some(kept) = self.encodings.get(&key, used) {
+            return Ok(kept.tokens);
+        }
+        let seen = pictures.iter().map(|picture| self.see(picture, used)).collect::<Result<Vec<_>, _>>()?;
+        let family = &self.family;
+        let _span = info_span!("encode_prompt").entered();
+        let tokens = in_pool(family.device(), || family.encode_prompt(field, prompt, &seen))?;
+        let encoding = Encoding { grid: (1, tokens.dims()[0]), tokens };
+        self.encodings.insert(key, &encoding);
+        Ok(encoding.tokens)
+    }
+
+    /// A picture as the text encoder sees it.
+    fn see(&mut self, picture: &InputImage, used: &mut EncodingsUse) -> Result<VisionFeatures, PipelineError> {
+        let family = &self.family;
+        let encoding = self.encodings.get_or(Key::Vision(picture.digest), used, || {
+            let _span = info_span!("encode_vision", size = %picture.image.size).entered();
+            let VisionFeatures { features, grid } = in_pool(family.device(), || family.encode_vision(&picture.image))?;
+            Ok::<_, PipelineError>(Encoding { tokens: features, grid })
+        })?;
+        Ok(VisionFeatures { features: encoding.tokens, grid: encoding.grid })
+    }
+
+    /// A picture to edit, as the transformer sees it.
+    fn reference(&mut self, picture: &InputImage, used: &mut EncodingsUse) -> Result<ReferenceLatents, PipelineError> {
+        let rule = self.family.card().edit_size;
+        let size = rule.of(picture.image.size);
+        let encoding = self.latents_of(picture.digest, size, used, || fitted(&picture.image, rule))?;
+        Ok(ReferenceLatents { latents: encoding.tokens, token_grid: encoding.grid })
+    }
+
+    /// The latents of the picture with this digest at `size`, in whole tokens.
+    fn latents_of(
+        &mut self,
+        digest: [u8; 32],
+        size: ImageSize,
+        used: &mut EncodingsUse,
+        picture: impl FnOnce() -> RgbImage + Send,
+    ) -> Result<Encoding, PipelineError> {
+        let family = &self.family;
+        self.encodings.get_or(Key::Reference(digest, size), used, || {
+            let _span = info_span!("encode_reference", %size).entered();
+            let tokens = in_pool(family.device(), || family.encode_picture(&picture())).map_err(device_error)?;
+            Ok(Encoding { tokens, grid: size.token_grid() })
+        })
+    }
+
+    /// What stays of the first picture under the request's mask, at the size that is made.
+    fn masked(
+        &mut self,
+        request: &ImageRequest,
+        noise: &Tensor,
+        used: &mut EncodingsUse,
+    ) -> Result<Option<MaskedEdit>, PipelineError> {
+        let (Some(mask), Some(input)) = (&request.mask, request.input_images.first()) else { return Ok(None) };
+        let (size, rule) = (request.params.size, self.family.card().edit_size);
+        let pixels = match size == rule.of(input.image.size) {
+            true => KeptPixels {
+                picture: fitted(&input.image, rule),
+                editable: fitted_mask(&mask.editable, mask.size, rule),
+            },
+            false => resized(&input.image, mask, size),
+        };
+        let whole = size.padded();
+        let original = match whole == size {
+            true => self.latents_of(input.digest, size, used, || pixels.picture.clone())?,
+            // Cut out of its tokens at the end: such latents serve this request alone.
+            false => {
+                let picture = padded(&pixels.picture, whole);
+                let encode = || self.family.encode_picture(&picture);
+                let tokens = in_pool(self.family.device(), encode).map_err(device_error)?;
+                Encoding { tokens, grid: whole.token_grid() }
+            }
+        };
+        let masked = MaskedEdit::new(pixels, original.tokens, noise.clone(), self.family.device());
+        masked.map(Some).map_err(device_error)
+    }
+
+    /// The cache of a request, its own settings before the operator's, and what its sender should know.
+    fn residuals(
+        &self,
+        request: &ImageRequest,
+        branches: usize,
+    ) -> Result<(Option<RequestResiduals>, Vec<String>), PipelineError> {
+        let own = request.extensions.get::<CacheConfig>();
+        let Some(config) = own.or(self.costs.cache.as_ref()) else { return Ok((None, Vec::new())) };
+        config.validate(&self.family.card().num_blocks).map_err(|err| match err {
+            ConfigError::Invalid { key, bound, given } => InvalidRequest::new(key, bound, given),
+            ConfigError::UnknownKey { key, .. } => InvalidRequest::new("cache", "have known keys alone", key),
+        })?;
+        let steps = request.params.num_inference_steps;
+        let segments = self.family.dit().segments();
+        let (residuals, warnings) = RequestResiduals::new(config, steps, segments, branches);
+        Ok((residuals, warnings.iter().map(ToString::to_string).collect()))
+    }
+
+    /// The picture of packed latents, from which previews learn the colours.
+    fn picture(&mut self, tokens: &Tensor, size: ImageSize) -> Result<RgbImage> {
+        let family = &self.family;
+        let latents = family.unpack(tokens, size.token_grid())?;
+        let pixels = in_pool(family.device(), || family.decode(&latents)?.flatten_all()?.to_vec1::<f32>())?;
+        // Half to even, as numpy rounds.
+        let byte = |x: f32| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+        let picture = RgbImage { size: size.padded(), pixels: pixels.into_iter().map(byte).collect() };
+        self.latent_rgb.learn(&latents.flatten_all()?.to_vec1()?, &picture);
+        Ok(picture.crop_center(size))
+    }
+
+    /// The picture of packed latents without the VAE; `None` as long as there was no picture to learn from.
+    fn sketch(&self, tokens: &Tensor, size: ImageSize) -> Result<Option<RgbImage>> {
+        let (rows, columns) = size.token_grid();
+        let latents = self.family.unpack(tokens, (rows, columns))?.flatten_all()?.to_vec1()?;
+        let small = self.latent_rgb.draw(&latents, ImageSize { width: 2 * columns, height: 2 * rows });
+        Ok(small.map(|small| enlarged(small).crop_center(size)))
+    }
+
+    fn draw(&mut self, tokens: &Tensor, size: ImageSize, method: PreviewMethod) -> Result<RgbImage> {
+        let sketch = match method {
+            PreviewMethod::Latent2Rgb => self.sketch(tokens, size)?,
+            PreviewMethod::Vae => None,
+        };
+        sketch.map_or_else(|| self.picture(tokens, size), Ok)
+    }
+
+    /// Waits for the device: what was asked of a GPU so far is otherwise only on its list, and whoever
+    /// measures a turn would measure the writing of the list. A picture needs no such wait, its pixels
+    /// are copied from the device.
+    fn synchronize(&self) -> Result<(), PipelineError> {
+        self.family.device().synchronize().map_err(device_error)
+    }
+}
+
+impl<F: Family> Pipeline for DiffusionPipeline<F> {
+    type State = RequestState;
+
+    fn card(&self) -> &ModelCard {
+        self.family.card()
+    }
+
+    fn estimator(&self) -> Estimator {
+        let costs = self.costs.clone();
+        Arc::new(move |request| costs.cost(request))
+    }
+
+    fn prepare(&mut self, request: &ImageRequest) -> Result<RequestState, PipelineError> {
+        let size = request.params.size;
+        let mut encodings = EncodingsUse::default();
+        let branches = self.branches(request, &mut encodings)?;
+        let references = request.input_images.iter().map(|picture| self.reference(picture, &mut encodings));
+        let references = references.collect::<Result<Vec<_>, _>>()?;
+        let (residuals, mut warnings) = self.residuals(request, branches.len())?;
+        let latents = self.family.noise(request.params.seed, size).map_err(device_error)?;
+        let masked = self.masked(request, &latents, &mut encodings)?;
+        warnings.extend(masked.as_ref().map(|_| MASKED.to_owned()));
+        encodings.bytes = self.encodings.bytes() as u64;
+        self.synchronize()?;
+        Ok(RequestState {
+            size,
+            sigmas: self.family.sigmas(request.params.num_inference_steps, size.image_seq_len()),
+            guidance: request.params.guidance,
+            previews: request.previews,
+            prompt_tokens: branches.iter().map(|branch| self.family.prompt_tokens(&branch.prompt_embeds)).sum(),
+            branches,
+            references: references.into(),
+            masked,
+            encodings,
+            warnings,
+            residuals,
+            latents,
+            estimate: None,
+            step_index: 0,
+        })
+    }
+
+    fn prompt_tokens(&self, state: &RequestState) -> usize {
+        state.prompt_tokens
+    }
+
+    fn encodings(&self, state: &RequestState) -> EncodingsUse {
+        state.encodings
+    }
+
+    fn warnings(&self, state: &RequestState) -> Vec<String> {
+        state.warnings.clone()
+    }
+
+    fn step(&mut self, batch: &mut [&mut RequestState]) -> Result<Vec<StepReport>, PipelineError> {
+        let family = &self.family;
+        let reports = in_pool(family.device(), || denoise_step(family.dit(), batch)).map_err(device_error)?;
+        self.synchronize()?;
+        Ok(reports)
+    }
+
+    fn preview(&mut self, state: &RequestState, method: PreviewMethod) -> Result<RgbImage, PipelineError> {
+        let clean = state.clean_latents().ok_or_else(|| {
+            PipelineError::Model(format!("no preview is due after {} steps. This is a bug.", state.step_index))
+        })?;
+        let drawn = self.draw(clean, state.size, method).map_err(device_error)?;
+        Ok(composed(state.masked.as_ref(), drawn))
+    }
+
+    fn decode(&mut self, state: RequestState) -> Result<RgbImage, PipelineError> {
+        // The step cache's residuals make room for the VAE.
+        let (latents, size, masked) = (state.latents.clone(), state.size, state.masked.clone());
+        drop(state);
+        Ok(composed(masked.as_ref(), self.picture(&latents, size).map_err(device_error)?))
+    }
+}
+
+fn composed(masked: Option<&MaskedEdit>, picture: RgbImage) -> RgbImage {
+    match masked {
+        Some(masked) => masked.composite(picture),
+        None => picture,
+    }
+}
+
+/// Picture and mask at a size of the request's own.
+fn resized(picture: &RgbImage, mask: &Mask, size: ImageSize) -> KeptPixels {
+    KeptPixels {
+        picture: resize(picture, size, Filter::Lanczos),
+        editable: resize_grey(&mask.editable, mask.size, size, Filter::Bicubic),
+    }
+}
