@@ -3,8 +3,12 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 
 use cache::{CacheConfig, CacheType};
-use diffusion::{Extensions, ImageRequest, ImageSize, Pipeline, PreviewMethod, PreviewTimes, Previews, SamplingParams};
-use models::{Checkpoint, LoadOptions, QwenImage};
+use std::sync::Arc;
+
+use diffusion::{
+    Extensions, GuidanceKind, ImageRequest, ImageSize, Pipeline, PreviewMethod, PreviewTimes, Previews, SamplingParams,
+};
+use models::{AnyPipeline, Checkpoint, LoadOptions};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -22,11 +26,12 @@ fn request(cache: Option<&CacheConfig>, guided: bool, previews: bool) -> ImageRe
     ImageRequest {
         prompt: "a fox".into(),
         negative_prompt: guided.then(|| " ".into()),
+        input_images: Arc::default(),
+        mask: None,
         params: SamplingParams {
             size: ImageSize { width: 128, height: 128 },
             num_inference_steps: STEPS,
-            guidance_scale: None,
-            true_cfg_scale: 3.0,
+            guidance: GuidanceKind::TrueCfg.guidance(3.0, guided),
             seed: 7,
         },
         previews: previews.then_some(Previews { method: PreviewMethod::Latent2Rgb, times: PreviewTimes::Interval(1) }),
@@ -36,7 +41,7 @@ fn request(cache: Option<&CacheConfig>, guided: bool, previews: bool) -> ImageRe
 
 /// Most bytes that are held when a step of these requests ends, the states from before it included: so
 /// does a worker that may have to take it back.
-fn held(model: &mut QwenImage, requests: &[ImageRequest]) -> usize {
+fn held(model: &mut AnyPipeline, requests: &[ImageRequest]) -> usize {
     let before_all = ALLOCATOR.current_usage();
     let mut states: Vec<_> = requests.iter().map(|request| model.prepare(request).unwrap()).collect();
     let mut most = 0;
@@ -52,7 +57,7 @@ fn held(model: &mut QwenImage, requests: &[ImageRequest]) -> usize {
 #[test]
 fn a_request_holds_what_its_estimate_says() {
     let checkpoint = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
-    let options = LoadOptions { prompt_cache_bytes: 0, ..LoadOptions::default() };
+    let options = LoadOptions { encoding_cache_bytes: 0, ..LoadOptions::default() };
     let mut model = models::load(&checkpoint, &options, &|_, _, _| ()).unwrap();
     let estimator = model.estimator();
 

@@ -100,7 +100,14 @@ impl Recording {
         let mut worst = 0_f64;
         for step in 0..steps {
             let sigma = sigma(step, steps);
-            let row = |prompt_embeds| DitRow { latents: &latents, token_grid: GRID, references, prompt_embeds, sigma };
+            let row = |prompt_embeds| DitRow {
+                latents: &latents,
+                token_grid: GRID,
+                references,
+                prompt_embeds,
+                sigma,
+                guidance: None,
+            };
             let rows = prompts.iter().map(row).collect();
             let passes = forward(&self.transformer, vec![RequestPasses { rows, residuals: Some(&mut residuals) }]);
             let passes = passes.unwrap();

@@ -3,12 +3,12 @@
 //! `make_demo.py` makes the goldens again when the weights change.
 
 use diffusion::{ImageSize, Limits, Pipeline, RequestDraft};
-use models::{Checkpoint, LoadOptions, QwenImage};
+use models::{AnyPipeline, Checkpoint, LoadOptions};
 
 use crate::compare::{Golden, committed_goldens};
 use crate::qwen_image::request;
 
-fn model() -> QwenImage {
+fn model() -> AnyPipeline {
     let checkpoint = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
     models::load(&checkpoint, &LoadOptions::default(), &|_, _, _| ()).unwrap()
 }

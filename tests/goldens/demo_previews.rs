@@ -1,11 +1,11 @@
 //! Previews of the built-in model: what they show, and that the picture does not know of them.
 
-use diffusion::{ImageRequest, ImageSize, Pipeline, PreviewMethod, PreviewTimes, Previews, RgbImage, SamplingParams};
-use models::{Checkpoint, LoadOptions, QwenImage, RequestState};
+use diffusion::{Guidance, ImageRequest, ImageSize, Pipeline, PreviewMethod, PreviewTimes, Previews, RgbImage, SamplingParams};
+use models::{AnyPipeline, Checkpoint, LoadOptions, RequestState};
 
 const STEPS: usize = 6;
 
-fn model() -> QwenImage {
+fn model() -> AnyPipeline {
     let checkpoint = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
     models::load(&checkpoint, &LoadOptions::default(), &|_, _, _| ()).unwrap()
 }
@@ -15,11 +15,12 @@ fn request(prompt: &str, seed: u64, previews: Option<PreviewTimes>) -> ImageRequ
     ImageRequest {
         prompt: prompt.into(),
         negative_prompt: Some(" ".into()),
+        input_images: Default::default(),
+        mask: None,
         params: SamplingParams {
             size: ImageSize { width: 120, height: 100 },
             num_inference_steps: STEPS,
-            guidance_scale: None,
-            true_cfg_scale: 3.0,
+            guidance: Guidance::TrueCfg { scale: 3.0 },
             seed,
         },
         previews: previews.map(|times| Previews { method: PreviewMethod::Latent2Rgb, times }),
@@ -27,7 +28,7 @@ fn request(prompt: &str, seed: u64, previews: Option<PreviewTimes>) -> ImageRequ
     }
 }
 
-fn finished(model: &mut QwenImage, request: &ImageRequest) -> RequestState {
+fn finished(model: &mut AnyPipeline, request: &ImageRequest) -> RequestState {
     let mut state = model.prepare(request).unwrap();
     (0..STEPS).for_each(|_| drop(model.step(&mut [&mut state]).unwrap()));
     state

@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
-use diffusion::{ImageRequest, ImageSize, SamplingParams};
-use models::{Checkpoint, LoadOptions, QwenImage};
+use diffusion::{GuidanceKind, ImageRequest, ImageSize, SamplingParams};
+use models::{Checkpoint, DiffusionPipeline, LoadOptions, QwenImage};
 
 use crate::compare::{Golden, goldens};
 
@@ -12,12 +12,17 @@ pub fn cases() -> Vec<Golden> {
     Golden::all(goldens().join("models/goldens"), "qwen-image.t2i_")
 }
 
+/// The pipeline under test.
+pub type Model = DiffusionPipeline<QwenImage>;
+
 /// The checkpoint in f32 on the CPU; tests take turns.
-pub fn model() -> MutexGuard<'static, QwenImage> {
-    static MODEL: OnceLock<Mutex<QwenImage>> = OnceLock::new();
+pub fn model() -> MutexGuard<'static, Model> {
+    static MODEL: OnceLock<Mutex<Model>> = OnceLock::new();
     let model = MODEL.get_or_init(|| {
         let checkpoint = Checkpoint::open(goldens().join("models/qwen-image")).unwrap();
-        Mutex::new(models::load(&checkpoint, &LoadOptions::default(), &|_, _, _| ()).unwrap())
+        let options = LoadOptions::default();
+        let family = QwenImage::load(&checkpoint, &options, &|_, _, _| ()).unwrap();
+        Mutex::new(DiffusionPipeline::new(family, &options))
     });
     model.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -28,11 +33,12 @@ pub fn request(golden: &Golden, i: usize) -> ImageRequest {
     ImageRequest {
         prompt: kw.prompt.get(i),
         negative_prompt: kw.negative_prompt.as_ref().map(|negative| negative.get(i)),
+        input_images: Default::default(),
+        mask: None,
         params: SamplingParams {
             size: ImageSize { width: kw.width, height: kw.height },
             num_inference_steps: kw.num_inference_steps,
-            guidance_scale: None,
-            true_cfg_scale: kw.true_cfg_scale,
+            guidance: GuidanceKind::TrueCfg.guidance(kw.true_cfg_scale, kw.negative_prompt.is_some()),
             seed: golden.run.seed,
         },
         previews: None,

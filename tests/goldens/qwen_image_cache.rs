@@ -142,7 +142,7 @@ struct Batch {
     mixed: bool,
 }
 
-fn run_all(model: &mut models::QwenImage, requests: &[diffusion::ImageRequest]) -> Batch {
+fn run_all(model: &mut crate::qwen_image::Model, requests: &[diffusion::ImageRequest]) -> Batch {
     let mut states: Vec<_> = requests.iter().map(|request| model.prepare(request).unwrap()).collect();
     let mut steps = vec![Vec::new(); states.len()];
     let mut mixed = false;

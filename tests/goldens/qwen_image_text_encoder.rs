@@ -17,7 +17,12 @@ fn token_ids_are_exact() {
                 let mask = golden.tensor(&mask).get(i).unwrap().to_vec1::<i64>().unwrap();
                 let theirs: Vec<u32> =
                     theirs.iter().zip(mask).filter(|(_, m)| *m == 1).map(|(id, _)| *id as u32).collect();
-                assert_eq!(model.prompts().tokenize("prompt", &prompts.get(i)).unwrap(), theirs, "{}", golden.case);
+                assert_eq!(
+                    model.family().prompts().tokenize("prompt", &prompts.get(i)).unwrap(),
+                    theirs,
+                    "{}",
+                    golden.case
+                );
             }
         }
     }
@@ -30,7 +35,7 @@ fn rope_tables() {
         for (name, axis) in [("text.rotary.0", 0), ("text.rotary.1", 1)] {
             let theirs = golden.tensor(name).get(0).unwrap();
             let (tokens, head_dim) = theirs.dims2().unwrap();
-            let (cos, sin) = model.prompts().language_model.rope(tokens).unwrap();
+            let (cos, sin) = model.family().prompts().language_model.rope(tokens).unwrap();
             let ours = if axis == 0 { cos } else { sin };
             // transformers stores each angle twice, once for either half of a head.
             close(&format!("{} {name}", golden.case), &ours, &theirs.narrow(1, 0, head_dim / 2).unwrap(), 1e-6);
@@ -41,10 +46,10 @@ fn rope_tables() {
 #[test]
 fn every_layer() {
     let model = model();
-    let language_model = &model.prompts().language_model;
+    let language_model = &model.family().prompts().language_model;
     for golden in cases() {
         for i in 0..golden.batch_size() {
-            let ids = model.prompts().tokenize("prompt", &golden.run.kw.prompt.get(i)).unwrap();
+            let ids = model.family().prompts().tokenize("prompt", &golden.run.kw.prompt.get(i)).unwrap();
             let rope = language_model.rope(ids.len()).unwrap();
             let mut hidden_states = language_model.embed(&ids).unwrap();
             golden.check("text.embed", i, &hidden_states, 1e-6);
@@ -62,13 +67,13 @@ fn prompt_embeds_of_both_prompts() {
     let model = model();
     for golden in cases() {
         for i in 0..golden.batch_size() {
-            let embeds = model.prompts().encode("prompt", &golden.run.kw.prompt.get(i)).unwrap();
+            let embeds = model.family().prompts().encode("prompt", &golden.run.kw.prompt.get(i)).unwrap();
             golden.check("prompt_embeds", i, &embeds, 1e-4);
             let Some(negative) = golden.run.kw.negative_prompt.as_ref().filter(|_| golden.has("negative_embeds"))
             else {
                 continue;
             };
-            let embeds = model.prompts().encode("negative_prompt", &negative.get(i)).unwrap();
+            let embeds = model.family().prompts().encode("negative_prompt", &negative.get(i)).unwrap();
             golden.check("negative_embeds", i, &embeds, 1e-4);
         }
     }

@@ -3,20 +3,20 @@
 use candle_core::Tensor;
 use diffusion::{CfgBranch, Pipeline};
 use models::qwen_image::{Conditioning, timestep_embedding};
-use models::{Dit, DitRow, QwenImage, RequestState, Streams};
+use models::{Dit, DitRow, RequestState, Streams};
 
 use crate::compare::{Golden, close};
-use crate::qwen_image::{cases, model, request};
+use crate::qwen_image::{Model, cases, model, request};
 
 /// The requests of a recorded run, from its own noise.
-fn states(model: &mut QwenImage, golden: &Golden) -> Vec<RequestState> {
+fn states(model: &mut Model, golden: &Golden) -> Vec<RequestState> {
     let latents = golden.tensor("latents.init");
     let state = |i| model.prepare(&request(golden, i)).unwrap().with_latents(latents.get(i).unwrap());
     (0..golden.batch_size()).map(state).collect()
 }
 
 /// The conditional pass of every picture, as one ragged batch.
-fn begin(model: &QwenImage, golden: &Golden, states: &[RequestState]) -> (Streams, Conditioning) {
+fn begin(model: &Model, golden: &Golden, states: &[RequestState]) -> (Streams, Conditioning) {
     let kw = &golden.run.kw;
     let rows = states.iter().map(|state| DitRow {
         latents: state.latents(),
@@ -24,8 +24,9 @@ fn begin(model: &QwenImage, golden: &Golden, states: &[RequestState]) -> (Stream
         references: &[],
         prompt_embeds: state.prompt_embeds(CfgBranch::Cond).unwrap(),
         sigma: state.sigmas().sigma(0),
+        guidance: None,
     });
-    model.transformer().begin(&rows.collect::<Vec<_>>()).unwrap()
+    model.family().transformer().begin(&rows.collect::<Vec<_>>()).unwrap()
 }
 
 /// Compares each row of a ragged `ours` with the recorded batch.
@@ -67,12 +68,12 @@ fn embeddings() {
         // differ by as much in one frequency.
         for (name, ours, tolerance) in [
             ("dit.time_proj", timestep_embedding(&sigmas, &candle_core::Device::Cpu).unwrap(), 1e-4),
-            ("dit.temb", model.transformer().time_embed(&sigmas).unwrap(), 1e-5),
+            ("dit.temb", model.family().transformer().time_embed(&sigmas).unwrap(), 1e-5),
         ] {
             close(&format!("{} {name}", golden.case), &ours, golden.tensor(name), tolerance);
         }
         for (i, state) in states.iter().enumerate() {
-            let normed = model.transformer().norm_text(state.prompt_embeds(CfgBranch::Cond).unwrap()).unwrap();
+            let normed = model.family().transformer().norm_text(state.prompt_embeds(CfgBranch::Cond).unwrap()).unwrap();
             golden.check("dit.txt_norm", i, &normed, 1e-4);
         }
     }
@@ -85,7 +86,7 @@ fn internals_of_the_first_block() {
         let states = states(&mut model, &golden);
         let (streams, context) = begin(&model, &golden, &states);
         let (image_rows, text_rows) = (context.image_rows(), context.text_rows());
-        let block = &model.transformer().blocks()[0];
+        let block = &model.family().transformer().blocks()[0];
         let (img_mod, txt_mod) = block.modulation(context.time_embed()).unwrap();
         for (name, ours) in [("dit.blocks.0.img_mod", &img_mod.0), ("dit.blocks.0.txt_mod", &txt_mod.0)] {
             close(&format!("{} {name}", golden.case), ours, golden.tensor(name), 1e-5);
@@ -116,7 +117,7 @@ fn every_block_and_the_velocity() {
     for golden in cases() {
         let states = states(&mut model, &golden);
         let (mut streams, context) = begin(&model, &golden, &states);
-        let transformer = model.transformer();
+        let transformer = model.family().transformer();
         for i in 0..transformer.blocks().len() {
             streams = transformer.block(0, i, &streams, &context).unwrap();
             check_rows(&golden, &format!("dit.blocks.{i}.0"), streams.encoder().unwrap(), context.text_rows(), 1e-4);

@@ -23,7 +23,7 @@ fn decoder_stage_by_stage() {
                 close(&format!("{} {name}[{i}]", golden.case), ours, &theirs, 1e-4);
                 seen += 1;
             };
-            model.vae().decoder().decode_stages(&latents, show).unwrap();
+            model.family().vae().decoder().decode_stages(&latents, show).unwrap();
             assert_eq!(seen, 8, "post_quant_conv, conv_in, mid, four resolutions, out");
         }
     }

@@ -27,6 +27,8 @@ pub struct ModelCard {
     pub edit_size: EditSize,
     /// Most prompt tokens, the template's own not counted.
     pub max_prompt_tokens: usize,
+    /// Width of the transformer's streams.
+    pub dim: usize,
     /// Transformer blocks of each segment (list of blocks) of the DiT: what a cache configuration is
     /// checked against.
     pub num_blocks: Vec<usize>,

@@ -184,6 +184,7 @@ mod tests {
             input_images: InputImageBounds { min_images: 0, max_images: 2, min_side: 1, max_ratio: 200.0 },
             edit_size: EditSize::Area { area: 128 * 128, of: ShapeOf::Last },
             max_prompt_tokens: 1024,
+            dim: 8,
             num_blocks: vec![12],
         }
     }

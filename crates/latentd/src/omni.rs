@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use diffusion::{BlockRun, ImageRequest, ImageSize, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport};
-use models::{LoadOptions, QwenImage};
+use models::{AnyPipeline, LoadOptions, RequestState};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
 use crate::device::{DeviceName, DtypeName};
@@ -14,7 +14,7 @@ use crate::source::ModelSource;
 
 /// A loaded model.
 pub struct Omni {
-    pipeline: QwenImage,
+    pipeline: AnyPipeline,
     limits: Limits,
 }
 
@@ -99,7 +99,7 @@ impl Omni {
     }
 
     /// The pipeline, for a scheduler to drive.
-    pub fn into_pipeline(self) -> QwenImage {
+    pub fn into_pipeline(self) -> AnyPipeline {
         self.pipeline
     }
 
@@ -148,7 +148,7 @@ impl Omni {
     fn denoise(
         &mut self,
         requests: &[ImageRequest],
-        states: &mut [<QwenImage as Pipeline>::State],
+        states: &mut [RequestState],
         progress: &mut impl FnMut(StepProgress),
     ) -> Result<Vec<Vec<StepReport>>, Error> {
         let total = requests.first().map_or(0, |request| request.params.num_inference_steps);

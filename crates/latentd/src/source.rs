@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use models::Checkpoint;
+use models::{Checkpoint, ModelFamily};
 
 use crate::error::Error;
 use crate::hub;
@@ -57,10 +57,17 @@ impl ModelSource {
             ModelSource::Builtin => {
                 Ok(Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect()))
             }
-            ModelSource::Dir(folder) => Ok(Checkpoint::open(folder)?),
-            ModelSource::Hub { id, revision } => Ok(Checkpoint::open(hub::snapshot(id, revision.as_deref())?)?),
+            ModelSource::Dir(folder) => whole(folder),
+            ModelSource::Hub { id, revision } => whole(&hub::snapshot(id, revision.as_deref())?),
         }
     }
+}
+
+/// The checkpoint in `folder`, if it is whole and of a class that is built in.
+fn whole(folder: &Path) -> Result<Checkpoint, Error> {
+    let checkpoint = Checkpoint::open(folder)?;
+    ModelFamily::of(&checkpoint)?;
+    Ok(checkpoint)
 }
 
 /// `owner/name`, each of the Hub's characters and neither a relative path's dots.

@@ -143,6 +143,7 @@ impl Default for FakePipeline {
                 input_images: InputImageBounds::NONE,
                 edit_size: EditSize::Area { area: 64 * 64, of: ShapeOf::Last },
                 max_prompt_tokens: 512,
+                dim: 1,
                 num_blocks: vec![1],
             },
         }

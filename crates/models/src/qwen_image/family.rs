@@ -177,6 +177,7 @@ fn card(config: &TransformerConfig) -> ModelCard {
         input_images: InputImageBounds::NONE,
         edit_size: EditSize::Area { area: 1024 * 1024, of: ShapeOf::Last },
         max_prompt_tokens: MAX_PROMPT_TOKENS,
+        dim: config.dim(),
         num_blocks: vec![config.num_layers],
     }
 }

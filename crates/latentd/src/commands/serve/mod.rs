@@ -18,7 +18,7 @@ use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
 use diffusion::{ImageRequest, ImageSize, Limits, Pipeline, RequestDraft};
 use latentd::{DeviceName, Error, ModelSource, Omni, OmniBuilder, builtin_banner};
-use models::QwenImage;
+use models::AnyPipeline;
 use scheduler::{Readiness, Scheduler, SchedulerConfig, SpawnOptions};
 use server::{AppState, Metrics, ServerConfig};
 use tokio::net::TcpListener;
@@ -104,7 +104,7 @@ impl Serve {
     }
 
     /// What makes the pipeline of each device, on its worker's thread.
-    fn factories(&self) -> Vec<impl Fn() -> Result<QwenImage, Error> + Send + use<>> {
+    fn factories(&self) -> Vec<impl Fn() -> Result<AnyPipeline, Error> + Send + use<>> {
         let turn = Arc::new(Mutex::new(()));
         let factory = |&device: &DeviceName| {
             let (loading, model, turn) = (self.loading.clone(), self.model.clone(), turn.clone());
@@ -210,7 +210,7 @@ impl Settled {
 
 /// Loads the model and makes one small picture, so that the first client does not pay for cold
 /// caches.
-fn warm(builder: OmniBuilder) -> Result<QwenImage, Error> {
+fn warm(builder: OmniBuilder) -> Result<AnyPipeline, Error> {
     let mut pipeline = OmniBuilder::build(builder).map(Omni::into_pipeline)?;
     let draft = RequestDraft { prompt: "warm-up".into(), num_inference_steps: Some(2), ..RequestDraft::default() };
     let side = pipeline.card().default_size.width.min(256);

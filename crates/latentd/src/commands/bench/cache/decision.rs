@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use diffusion::{CfgBranch, ImageRequest, Pipeline, PipelineError};
 use kernels::{RowLayout, in_pool, residual_diffs};
 use latentd::Error;
-use models::QwenImage;
+use models::AnyPipeline;
 use serde::Serialize;
 
 use crate::commands::bench::median;
@@ -41,12 +41,12 @@ pub(super) struct DecisionCost {
 ///
 /// # Errors
 /// The device fails.
-pub(super) fn measure(pipeline: &mut QwenImage, request: &ImageRequest, step_us: f64) -> Result<DecisionCost, Error> {
+pub(super) fn measure(pipeline: &mut AnyPipeline, request: &ImageRequest, step_us: f64) -> Result<DecisionCost, Error> {
     let state = pipeline.prepare(request)?;
-    let passes = CfgBranch::of_step(request.do_true_cfg()).len();
+    let passes = request.params.guidance.branches().len();
     let (tokens, _) = state.latents().dims2().map_err(failed)?;
     let device = state.latents().device().clone();
-    let width = pipeline.transformer().time_embed(&[1.0]).and_then(|embed| embed.dim(1)).map_err(failed)?;
+    let width = pipeline.card().dim;
     let dtype = state.prompt_embeds(CfgBranch::Cond).map_or(DType::F32, Tensor::dtype);
     let diffs_us = in_pool(&device, || diffs(passes, tokens, width, dtype, &device)).map_err(failed)?;
     let rules_us = rules(passes, tokens, &pipeline.card().num_blocks);

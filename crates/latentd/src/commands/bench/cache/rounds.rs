@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use cache::CacheConfig;
 use diffusion::{Extensions, ImageRequest, Pipeline, PipelineError, RequestDraft, RgbImage, StepReport};
 use latentd::Error;
-use models::QwenImage;
+use models::AnyPipeline;
 
 use super::images;
 use super::pictures::{psnr, ssim};
@@ -32,7 +32,7 @@ pub(super) struct Measured {
 
 /// What every picture has in common, and where to put them.
 pub(super) struct Rounds {
-    pub(super) pipeline: QwenImage,
+    pub(super) pipeline: AnyPipeline,
     /// A request without prompt, step count and cache.
     pub(super) draft: RequestDraft,
     /// Seed of the first prompt; the next ones count up.
