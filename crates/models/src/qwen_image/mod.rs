@@ -11,6 +11,7 @@
 mod block;
 mod config;
 mod cost;
+mod edit_prompt;
 mod pipeline;
 mod prompt;
 mod rope;
@@ -19,6 +20,7 @@ mod vae;
 
 pub use block::{Attention, Block, FeedForward, Modulation};
 pub use config::{TransformerConfig, VaeConfig, flow_match_config};
+pub use edit_prompt::{EditPositions, EditPromptEncoder, EditStyle};
 pub use pipeline::{QwenImage, pack, unpack};
 pub use prompt::PromptEncoder;
 pub use rope::RopeTables;

@@ -23,7 +23,7 @@ use crate::latent_rgb::{LatentRgb, enlarged};
 use crate::load::{LoadOptions, Progress};
 use crate::noise::randn;
 use crate::prompt_cache::PromptCache;
-use crate::qwen2_5_vl::{LanguageModel, LanguageModelConfig};
+use crate::qwen_decoder::{Decoder, DecoderConfig};
 use crate::residuals::RequestResiduals;
 use crate::state::{Branch, RequestState};
 use crate::step::denoise_step;
@@ -60,9 +60,10 @@ impl QwenImage {
             cache.validate(&[transformer_config.num_layers])?;
         }
 
-        let config = LanguageModelConfig::load(checkpoint, "text_encoder")?;
+        let config = DecoderConfig::load(checkpoint, "text_encoder")?;
         let report = |done, total| progress("text encoder", done, total);
-        let language_model = LanguageModel::load(&config, &open("text_encoder")?.scope("", &report))?;
+        let weights = open("text_encoder")?;
+        let language_model = Decoder::load(&config, &weights.scope("", &report), config.num_hidden_layers)?;
         let report = |done, total| progress("transformer", done, total);
         let transformer = Transformer::load(&transformer_config, &open("transformer")?.scope("", &report))?;
         let report = |done, total| progress("vae", done, total);
