@@ -13,6 +13,7 @@ impl Avx2 {
 
 pub(crate) mod attention {
     use super::Avx2;
+    use crate::RowLayout;
     use crate::attention::Stream;
     use crate::causal::Causal;
 
@@ -25,6 +26,17 @@ pub(crate) mod attention {
     }
 
     pub(crate) fn causal(avx2: Avx2, _: Causal<'_>) -> Vec<f32> {
+        match avx2 {}
+    }
+
+    pub(crate) fn rotary_rows(
+        avx2: Avx2,
+        _: &[f32],
+        _: (&[f32], &[f32]),
+        _: &RowLayout,
+        _: usize,
+        _: usize,
+    ) -> Vec<f32> {
         match avx2 {}
     }
 }

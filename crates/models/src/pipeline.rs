@@ -17,7 +17,7 @@ use crate::encodings::{Encoding, Encodings, Key};
 use crate::family::{Family, VisionFeatures};
 use crate::fit::{fitted, fitted_mask, padded};
 use crate::latent_rgb::{LatentRgb, enlarged};
-use crate::load::LoadOptions;
+use crate::options::LoadOptions;
 use crate::mask::{KeptPixels, MaskedEdit};
 use crate::residuals::RequestResiduals;
 use crate::resize::{Filter, resize, resize_grey};

@@ -10,6 +10,7 @@
 
 mod block;
 mod config;
+mod edit_prompt;
 mod family;
 mod prompt;
 mod rope;
@@ -18,6 +19,7 @@ mod vae;
 
 pub use block::{Attention, Block, FeedForward, Modulation};
 pub use config::{TransformerConfig, VaeConfig, flow_match_config};
+pub use edit_prompt::{EditPromptEncoder, EditStyle};
 pub use family::QwenImage;
 pub use prompt::PromptEncoder;
 pub use rope::RopeTables;
