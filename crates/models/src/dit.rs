@@ -51,6 +51,8 @@ pub struct DitRow<'a> {
     pub prompt_embeds: &'a Tensor,
     /// The noise level, in 0..=1.
     pub sigma: f32,
+    /// The distilled guidance scale, of networks that take one.
+    pub guidance: Option<f32>,
 }
 
 /// A picture that an edit starts from, clean and packed like [`DitRow::latents`].

@@ -8,6 +8,7 @@
 mod checkpoint;
 mod dit;
 mod error;
+pub mod flux2;
 mod forward;
 mod guidance;
 mod latent_rgb;
@@ -17,9 +18,11 @@ mod prompt_cache;
 pub mod qwen2_5_vl;
 pub mod qwen_image;
 mod residuals;
+mod rope_cache;
 mod segment;
 mod state;
 mod step;
+mod timestep_embedding;
 mod tokenizer;
 mod weights;
 
@@ -35,6 +38,7 @@ pub use residuals::RequestResiduals;
 pub use segment::Records;
 pub use state::RequestState;
 pub use step::denoise_step;
+pub use timestep_embedding::timestep_embedding;
 pub use tokenizer::Tokenizer;
 pub use weights::{Precision, Scope, Weights};
 

@@ -38,6 +38,7 @@ fn passes(state: &mut RequestState) -> RequestPasses<'_> {
         references: &[],
         prompt_embeds: &branch.prompt_embeds,
         sigma: state.sigmas.sigma(state.step_index),
+        guidance: None,
     });
     RequestPasses { rows: rows.collect(), residuals: state.residuals.as_mut() }
 }

@@ -22,5 +22,5 @@ pub use config::{TransformerConfig, VaeConfig, flow_match_config};
 pub use pipeline::{QwenImage, pack, unpack};
 pub use prompt::PromptEncoder;
 pub use rope::RopeTables;
-pub use transformer::{Conditioning, Transformer, timestep_embedding};
+pub use transformer::{Conditioning, Transformer};
 pub use vae::{Vae, VaeDecoder};
