@@ -30,9 +30,11 @@ pub mod qwen_decoder;
 pub mod qwen_image;
 mod residuals;
 mod resize;
+mod rope_cache;
 mod segment;
 mod state;
 mod step;
+mod timestep_embedding;
 mod tokenizer;
 mod weights;
 
@@ -57,6 +59,7 @@ pub use resize::{Filter, resize};
 pub use segment::Records;
 pub use state::RequestState;
 pub use step::denoise_step;
+pub use timestep_embedding::timestep_embedding;
 pub use tokenizer::Tokenizer;
 pub use weights::{Precision, Scope, Weights};
 

@@ -1,8 +1,28 @@
-//! FLUX.2-klein: text to image, and editing, by a transformer of dual-stream and single-stream blocks.
+//! FLUX.2-klein: text to image, and editing, by a transformer of dual-stream, then single-stream blocks.
 //!
 //! Reference: diffusers' `Flux2KleinPipeline`,
-//! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/flux2/pipeline_flux2_klein.py>
+//! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/pipelines/flux2/pipeline_flux2_klein.py>
+//!
+//! # Architecture
+//! The prompt goes through 27 layers of Qwen3; three of its hidden states side by side, padding included, are the text
+//! stream. [`Transformer`] predicts the velocity; [`Vae`] is a plain KL VAE whose latents are normalised by the running
+//! statistics of a batch norm.
 
+mod block;
+mod config;
+mod family;
+mod modulation;
 mod prompt;
+mod rope;
+mod single_block;
+mod transformer;
+mod vae;
 
+pub use block::{Attention, Block, FeedForward};
+pub use config::TransformerConfig;
+pub use family::Flux2Klein;
+pub use modulation::Modulation;
 pub use prompt::{MAX_SEQUENCE_LENGTH, PromptEncoder};
+pub use rope::RopeTables;
+pub use single_block::SingleBlock;
+pub use transformer::{Conditioning, Transformer};

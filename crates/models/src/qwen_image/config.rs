@@ -28,7 +28,7 @@ pub struct TransformerConfig {
     pub axes_dims_rope: [usize; 3],
     /// Whether the network takes a distilled guidance scale.
     pub guidance_embeds: bool,
-    /// Edit-2511's second conditioning at time 0.
+    /// Whether references are modulated as at time 0, as in Edit-2511.
     pub zero_cond_t: bool,
     /// Layered's extra time condition.
     pub use_additional_t_cond: bool,
@@ -78,7 +78,6 @@ impl TransformerConfig {
         }
         for (key, set) in [
             ("guidance_embeds", config.guidance_embeds),
-            ("zero_cond_t", config.zero_cond_t),
             ("use_additional_t_cond", config.use_additional_t_cond),
             ("use_layer3d_rope", config.use_layer3d_rope),
         ] {

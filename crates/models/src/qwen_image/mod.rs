@@ -23,7 +23,7 @@ pub use edit_prompt::{EditPromptEncoder, EditStyle};
 pub use family::QwenImage;
 pub use prompt::PromptEncoder;
 pub use rope::RopeTables;
-pub use transformer::{Conditioning, Transformer, timestep_embedding};
+pub use transformer::{Conditioning, Transformer};
 pub use vae::{Vae, VaeDecoder};
 
 use crate::families::{ModelFamily, PublishedModel};
