@@ -8,6 +8,7 @@
 mod checkpoint;
 mod dit;
 mod error;
+pub mod flux2;
 mod forward;
 mod guidance;
 mod latent_rgb;

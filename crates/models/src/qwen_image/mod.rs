@@ -23,4 +23,4 @@ pub use pipeline::{QwenImage, pack, unpack};
 pub use prompt::PromptEncoder;
 pub use rope::RopeTables;
 pub use transformer::{Conditioning, Transformer, timestep_embedding};
-pub use vae::{Vae, VaeDecoder};
+pub use vae::{Vae, VaeDecoder, VaeEncoder};
