@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::{
-    AttentionStream, CausalAttention, Conv3x3, JointAttention, Linear, RopeTable, RowLayout, SelfAttention,
+    AttentionStream, CausalAttention, Conv3x3, GroupNorm, JointAttention, Linear, RopeTable, RowLayout, SelfAttention,
     add_weighted, attention, channel_norm, modulated_layer_norm, residual_diffs, rms_norm, swiglu, with_reference,
 };
 
@@ -219,7 +219,11 @@ fn rows(bench: &mut Bench) -> Result<()> {
             .time(&format!("add weighted {size}, 2 terms"), nothing, |()| add_weighted(&x, &[(0.5, &y), (2.0, &x)]))?;
     }
     let (x, gamma) = (randn((256, 256, 96))?, randn(96)?);
-    bench.time("channel norm 256x256x96", || Ok(()), |()| channel_norm(&x, &gamma))
+    bench.time("channel norm 256x256x96", || Ok(()), |()| channel_norm(&x, &gamma))?;
+    let (x, weight) = (randn((256, 256, 128))?, randn(128)?);
+    let norm = || GroupNorm::new(&weight, &weight, 32, 1e-6);
+    bench.time("group norm 256x256x128", norm, |norm| norm.forward(&x))?;
+    bench.time("group norm + silu 256x256x128", norm, |norm| norm.forward_silu(&x))
 }
 
 fn convolutions(bench: &mut Bench) -> Result<()> {
@@ -235,6 +239,13 @@ fn convolutions(bench: &mut Bench) -> Result<()> {
             |conv| conv.forward_norm_silu(&x, &gamma, Some(&residual)),
         )?;
     }
+    let (x, weight) = (randn((128, 128, 256))?, randn(256)?);
+    let norm = GroupNorm::new(&weight, &weight, 32, 1e-6)?;
+    bench.time(
+        "group norm + silu + conv + residual 128x128 256->256",
+        || conv(256, 256),
+        |conv| conv.forward_group_norm_silu(&x, &norm, Some(&x)),
+    )?;
     let x = randn((128, 128, 192))?;
     bench.time("upsampled conv 128x128 192->96", || conv(192, 96), |conv| conv.forward_upsampled(&x))?;
     let x = randn((256, 256, 96))?;

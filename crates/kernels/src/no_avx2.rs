@@ -75,6 +75,19 @@ pub(crate) mod conv {
     }
 }
 
+pub(crate) mod group_norm {
+    use super::Avx2;
+    use crate::group_norm::Affine;
+
+    pub(crate) fn affine(avx2: Avx2, _: &[f32], _: (&[f32], &[f32]), _: usize, _: f64) -> Affine {
+        match avx2 {}
+    }
+
+    pub(crate) fn apply(avx2: Avx2, _: &[f32], _: &Affine, _: bool) -> Vec<f32> {
+        match avx2 {}
+    }
+}
+
 pub(crate) mod linear {
     use candle_core::{Result, Tensor};
 

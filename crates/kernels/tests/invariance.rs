@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 use kernels::{
-    AttentionStream, CausalAttention, Conv3x3, JointAttention, Linear, RopeTable, RowLayout, SelfAttention,
+    AttentionStream, CausalAttention, Conv3x3, GroupNorm, JointAttention, Linear, RopeTable, RowLayout, SelfAttention,
     add_weighted, modulated_layer_norm, residual_diffs,
 };
 
@@ -42,7 +42,14 @@ fn everything() -> Result<Vec<f32>> {
     let windows = SelfAttention { qkv: &qkv, cos, sin, rows: &rows, num_heads: 6 }.forward()?;
     let conv = Conv3x3::new(&numbers(10, &[48, 24, 3, 3])?, &numbers(11, &[48])?)?;
     let picture = numbers(12, &[50, 34, 24])?;
-    let pictures = [conv.forward(&picture)?, conv.forward_upsampled(&picture)?, conv.forward_stride2(&picture)?];
+    let norm = GroupNorm::new(&numbers(13, &[24])?, &numbers(14, &[24])?, 4, 1e-6)?;
+    let pictures = [
+        conv.forward(&picture)?,
+        conv.forward_upsampled(&picture)?,
+        conv.forward_stride2(&picture)?,
+        conv.forward_group_norm_silu(&picture, &norm, None)?,
+        norm.forward_silu(&picture)?,
+    ];
     let sum = add_weighted(&causal, &[(0.5, &hidden)])?;
     let previous = hidden.narrow(0, 301, 411)?;
     let diffs = residual_diffs(&sum, &[None, None, Some(&previous)], &rows)?;

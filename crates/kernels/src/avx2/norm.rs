@@ -10,7 +10,7 @@ use crate::dispatch::RowVectors;
 use crate::norm::MIN_LENGTH;
 
 /// Floats below which a second thread costs more than it gains.
-const MIN_PARALLEL: usize = 1 << 14;
+pub(super) const MIN_PARALLEL: usize = 1 << 14;
 
 /// `[tokens, dim]`, `dim` a multiple of 8: see [`crate::modulated_layer_norm`].
 pub(crate) fn modulated_layer_norm(

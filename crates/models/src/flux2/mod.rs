@@ -26,3 +26,4 @@ pub use prompt::{MAX_SEQUENCE_LENGTH, PromptEncoder};
 pub use rope::RopeTables;
 pub use single_block::SingleBlock;
 pub use transformer::{Conditioning, Transformer};
+pub use vae::{Vae, VaeConfig, VaeDecoder, VaeEncoder, patchify, unpatchify};

@@ -109,6 +109,9 @@ pub struct VaeConfig {
     pub latents_mean: Vec<f32>,
     /// Standard deviation of each latent channel.
     pub latents_std: Vec<f32>,
+    /// Scales at which the encoder attends; none is what is built, and what Qwen-Image has.
+    #[serde(default)]
+    pub attn_scales: Vec<f32>,
     /// Channels of a picture; 3 is RGB.
     #[serde(default = "rgb")]
     pub input_channels: usize,
@@ -137,6 +140,9 @@ impl VaeConfig {
                 "have 4 entries: the VAE shrinks 8 times".into(),
                 format!("{:?}", config.dim_mult),
             );
+        }
+        if !config.attn_scales.is_empty() {
+            return refuse("attn_scales", "be empty".into(), format!("{:?}", config.attn_scales));
         }
         for (key, list) in [("latents_mean", &config.latents_mean), ("latents_std", &config.latents_std)] {
             if list.len() != config.z_dim {

@@ -24,7 +24,7 @@ pub use family::QwenImage;
 pub use prompt::PromptEncoder;
 pub use rope::RopeTables;
 pub use transformer::{Conditioning, Transformer};
-pub use vae::{Vae, VaeDecoder};
+pub use vae::{Vae, VaeDecoder, VaeEncoder};
 
 use crate::families::{ModelFamily, PublishedModel};
 use crate::pipeline::DiffusionPipeline;
