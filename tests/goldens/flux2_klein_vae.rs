@@ -1,7 +1,7 @@
 //! The VAE of FLUX.2-klein against diffusers: both halves, the tokens between them, the picture.
 
 use candle_core::{DType, Device, Tensor};
-use models::flux2::{Vae, VaeConfig, VaeEncoder, patchify, unpatchify};
+use models::flux2::{Vae, VaeConfig, VaeEncoder};
 use models::{Checkpoint, Precision};
 
 use crate::compare::{Golden, close, goldens};
@@ -58,9 +58,9 @@ fn check_tokens(dtype: DType, tolerance: f64) {
     let tokens = |i: usize| {
         let latents = encoder.encode(&recorded(&golden, &format!("vae.enc.pixels#{i}"), 0)).unwrap();
         let (height, width, _) = latents.dims3().unwrap();
-        let tokens = patchify(&latents).unwrap();
-        let back = unpatchify(&tokens, (height / 2, width / 2)).unwrap();
-        close("unpatchify(patchify)", &back, &latents, 0.0);
+        let tokens = pack(&latents).unwrap();
+        let back = unpack(&tokens, (height / 2, width / 2)).unwrap();
+        close("unpack(pack)", &back, &latents, 0.0);
         vae.normalize(&tokens).unwrap()
     };
     let ours = Tensor::cat(&[tokens(0), tokens(1)], 0).unwrap();
@@ -104,7 +104,7 @@ fn the_last_tokens_become_the_picture() {
         for i in 0..golden.batch_size() {
             let grid = (golden.run.kw.height / 16, golden.run.kw.width / 16);
             let tokens = vae.denormalize(&golden.tensor(&last).get(i).unwrap()).unwrap();
-            let latents = unpatchify(&tokens, grid).unwrap();
+            let latents = unpack(&tokens, grid).unwrap();
             let theirs = recorded(&golden, "vae.post_quant_conv.in0", i);
             close(&format!("{} latents[{i}]", golden.case), &latents, &theirs, 1e-6);
             let pixels = ((vae.decode(&latents).unwrap() * 0.5).unwrap() + 0.5).unwrap();

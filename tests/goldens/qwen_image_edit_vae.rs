@@ -1,7 +1,7 @@
 //! The VAE of Qwen-Image-Edit's checkpoint: both halves against diffusers' three-dimensional network.
 
 use candle_core::{DType, Device, Tensor};
-use models::qwen_image::{Vae, VaeConfig, VaeEncoder, unpack};
+use models::qwen_image::{Vae, VaeConfig, VaeEncoder};
 use models::{Checkpoint, Precision};
 
 use crate::compare::{Golden, close, goldens};

@@ -23,8 +23,10 @@ pub struct PublishedModel {
     pub id: &'static str,
     /// The pipeline class.
     pub class: &'static str,
-    /// `text`, `edit` or both: what pictures are made from.
-    pub makes: &'static str,
+    /// What pictures are made from.
+    pub makes: Makes,
+    /// Most pictures that a request may bring.
+    pub max_images: usize,
     /// Denoising steps when a request names none.
     pub num_inference_steps: usize,
     /// The guidance when a request names none, in words.
@@ -39,4 +41,26 @@ pub struct PublishedModel {
     pub disk_bytes: u64,
     /// Bytes of its weights in bf16, as latentd holds them.
     pub memory_bytes: u64,
+}
+
+/// What a model makes pictures from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Makes {
+    /// Words.
+    Text,
+    /// Words and pictures.
+    Edits,
+    /// Words, with or without pictures.
+    TextAndEdits,
+}
+
+impl Makes {
+    /// `"text to image"`, `"editing"` or both.
+    pub fn name(self) -> &'static str {
+        match self {
+            Makes::Text => "text to image",
+            Makes::Edits => "editing",
+            Makes::TextAndEdits => "text to image, editing",
+        }
+    }
 }

@@ -3,6 +3,8 @@
 use cache::CacheConfig;
 use candle_core::{DType, Device};
 
+use crate::facts::Facts;
+
 /// How a model is to be loaded.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -29,6 +31,17 @@ pub struct Overrides {
     pub condition_area: Option<usize>,
     /// Text tokens that FLUX.2's prompts are padded to.
     pub max_sequence_length: Option<usize>,
+}
+
+impl Overrides {
+    /// A checkpoint's facts with these in their place.
+    pub(crate) fn over(&self, facts: Facts) -> Facts {
+        Facts {
+            edit_area: self.edit_area.or(facts.edit_area),
+            condition_area: self.condition_area.or(facts.condition_area),
+            ..facts
+        }
+    }
 }
 
 /// How the text encoder of Qwen-Image-Edit counts the tokens of a picture.

@@ -13,6 +13,7 @@ mod config;
 mod family;
 mod modulation;
 mod prompt;
+mod published;
 mod rope;
 mod single_block;
 mod transformer;
@@ -26,4 +27,17 @@ pub use prompt::{MAX_SEQUENCE_LENGTH, PromptEncoder};
 pub use rope::RopeTables;
 pub use single_block::SingleBlock;
 pub use transformer::{Conditioning, Transformer};
-pub use vae::{Vae, VaeConfig, VaeDecoder, VaeEncoder, patchify, unpatchify};
+pub use vae::{Vae, VaeConfig, VaeDecoder, VaeEncoder};
+
+use crate::model_family::ModelFamily;
+use crate::pipeline::DiffusionPipeline;
+
+/// Text to image, and editing.
+pub(crate) const FAMILY: ModelFamily = ModelFamily {
+    name: "FLUX.2-klein",
+    classes: &["Flux2KleinPipeline"],
+    models: published::MODELS,
+    load: |checkpoint, options, progress| {
+        Ok(Box::new(DiffusionPipeline::new(Flux2Klein::load(checkpoint, options, progress)?, options)))
+    },
+};

@@ -263,7 +263,12 @@ impl Dit for Transformer {
 fn segments(config: &TransformerConfig) -> [Segment; 2] {
     [
         // Its text is the beginning of the sequences behind it.
-        Segment { name: "transformer_blocks", num_blocks: config.num_layers, encoder_is_used: true },
-        Segment { name: "single_transformer_blocks", num_blocks: config.num_single_layers, encoder_is_used: false },
+        Segment { name: "transformer_blocks", num_blocks: config.num_layers, is_dual: true, encoder_is_used: true },
+        Segment {
+            name: "single_transformer_blocks",
+            num_blocks: config.num_single_layers,
+            is_dual: false,
+            encoder_is_used: false,
+        },
     ]
 }

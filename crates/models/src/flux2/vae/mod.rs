@@ -70,25 +70,3 @@ impl Vae {
         &self.decoder
     }
 }
-
-/// Latents `[h, w, channels]` as tokens `[h/2 w/2, 4 channels]`: channel `c` at row `dy` and column `dx` of
-/// the 2x2 patch becomes channel `4c + 2dy + dx`.
-///
-/// # Errors
-/// A side is odd, or the device fails.
-pub fn patchify(latents: &Tensor) -> Result<Tensor> {
-    let (height, width, channels) = latents.dims3()?;
-    let (rows, columns) = (height / 2, width / 2);
-    let patches = latents.reshape((rows, 2, columns, 2, channels))?;
-    patches.permute((0, 2, 4, 1, 3))?.reshape((rows * columns, 4 * channels))
-}
-
-/// Tokens `[rows columns, 4 channels]` as latents `[2 rows, 2 columns, channels]`: the inverse of [`patchify`].
-///
-/// # Errors
-/// There are not as many tokens as the grid has places, or the device fails.
-pub fn unpatchify(tokens: &Tensor, (rows, columns): (usize, usize)) -> Result<Tensor> {
-    let channels = tokens.dim(1)? / 4;
-    let patches = tokens.reshape((rows, columns, channels, 2, 2))?;
-    patches.permute((0, 3, 1, 4, 2))?.reshape((2 * rows, 2 * columns, channels))
-}
