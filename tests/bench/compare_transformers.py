@@ -52,6 +52,8 @@ def main():
     print("|---|---|---|---|---|")
     report = {"processor": processor(), "system": platform.system(), "threads": args.threads, "cases": {}}
     for name, class_name, source, grid, text_tokens in CASES:
+        if args.words and not any(word in name for word in args.words):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             model, folder = checkpoint(getattr(diffusers, class_name), source, folder)
             samples = {"diffusers": {}, "latentd": {}}
@@ -68,6 +70,7 @@ def main():
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="words of the cases' names; none is all cases")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", help="a file for every figure")
