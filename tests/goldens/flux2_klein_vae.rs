@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use models::flux2::{Vae, VaeConfig, VaeEncoder};
-use models::{Checkpoint, Precision};
+use models::{Checkpoint, Precision, pack, unpack};
 
 use crate::compare::{Golden, close, goldens};
 

@@ -68,11 +68,9 @@ fn prompt_embeds_of_pictures() {
     for golden in cases() {
         let encoder = encoder(&golden);
         let sizes = cond_images(&golden).into_iter().map(|picture| picture.size);
-        let pictures = inputs(&golden)
-            .iter()
-            .zip(sizes)
-            .map(|(input, size)| encoder.vision_features(&resize(input, size, Filter::Lanczos)).unwrap());
-        let pictures: Vec<_> = pictures.collect();
+        let inputs = inputs(&golden);
+        let see = |(input, size)| encoder.vision_features(&resize(input, size, Filter::Lanczos)).unwrap();
+        let pictures: Vec<_> = inputs.iter().zip(sizes).map(see).collect();
         for (field, prompt, call) in prompts(&golden) {
             let ours = encoder.encode(field, &prompt, &pictures).unwrap();
             let theirs = golden.tensor(&format!("text.norm#{call}")).get(0).unwrap();

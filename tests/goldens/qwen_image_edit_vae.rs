@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use models::qwen_image::{Vae, VaeConfig, VaeEncoder};
-use models::{Checkpoint, Precision};
+use models::{Checkpoint, Precision, unpack};
 
 use crate::compare::{Golden, close, goldens};
 use crate::qwen_image_vae::channels_last;

@@ -23,7 +23,14 @@ pub(crate) fn resize_grey(pixels: &[u8], from: ImageSize, size: ImageSize, filte
     resized(pixels, PixelType::U8, from, size, filter)
 }
 
+/// Columns first, then rows, with bytes between them: Pillow's order, which shows where a filter overshoots.
 fn resized(pixels: &[u8], pixel_type: PixelType, from: ImageSize, size: ImageSize, filter: Filter) -> Vec<u8> {
+    let between = ImageSize { width: size.width, height: from.height };
+    let columns = convolved(pixels, pixel_type, from, between, filter);
+    convolved(&columns, pixel_type, between, size, filter)
+}
+
+fn convolved(pixels: &[u8], pixel_type: PixelType, from: ImageSize, size: ImageSize, filter: Filter) -> Vec<u8> {
     if from == size {
         return pixels.to_vec();
     }
