@@ -38,8 +38,13 @@ pub struct Run {
 pub struct Arguments {
     pub prompt: OneOrMany,
     pub negative_prompt: Option<OneOrMany>,
+    #[serde(default)]
     pub true_cfg_scale: f64,
+    #[serde(default)]
+    pub guidance_scale: f64,
+    #[serde(default)]
     pub height: usize,
+    #[serde(default)]
     pub width: usize,
     pub num_inference_steps: usize,
 }
