@@ -1,6 +1,8 @@
 //! Previews of the built-in model: what they show, and that the picture does not know of them.
 
-use diffusion::{Guidance, ImageRequest, ImageSize, Pipeline, PreviewMethod, PreviewTimes, Previews, RgbImage, SamplingParams};
+use diffusion::{
+    Guidance, ImageRequest, ImageSize, Pipeline, PreviewMethod, PreviewTimes, Previews, RgbImage, SamplingParams,
+};
 use models::{AnyPipeline, Checkpoint, LoadOptions, RequestState};
 
 const STEPS: usize = 6;

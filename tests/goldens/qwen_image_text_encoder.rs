@@ -1,5 +1,7 @@
 //! Tokenizer and language model of Qwen-Image against transformers.
 
+use models::qwen_decoder::Positions;
+
 use crate::compare::close;
 use crate::qwen_image::{cases, model};
 
@@ -35,8 +37,9 @@ fn rope_tables() {
         for (name, axis) in [("text.rotary.0", 0), ("text.rotary.1", 1)] {
             let theirs = golden.tensor(name).get(0).unwrap();
             let (tokens, head_dim) = theirs.dims2().unwrap();
-            let (cos, sin) = model.family().prompts().language_model.rope(tokens).unwrap();
-            let ours = if axis == 0 { cos } else { sin };
+            let positions = Positions::sequential(tokens);
+            let sequence = model.family().prompts().language_model.sequence(&positions, tokens).unwrap();
+            let ours = if axis == 0 { sequence.cos } else { sequence.sin };
             // transformers stores each angle twice, once for either half of a head.
             close(&format!("{} {name}", golden.case), &ours, &theirs.narrow(1, 0, head_dim / 2).unwrap(), 1e-6);
         }
@@ -50,11 +53,11 @@ fn every_layer() {
     for golden in cases() {
         for i in 0..golden.batch_size() {
             let ids = model.family().prompts().tokenize("prompt", &golden.run.kw.prompt.get(i)).unwrap();
-            let rope = language_model.rope(ids.len()).unwrap();
+            let sequence = language_model.sequence(&Positions::sequential(ids.len()), ids.len()).unwrap();
             let mut hidden_states = language_model.embed(&ids).unwrap();
             golden.check("text.embed", i, &hidden_states, 1e-6);
             for (layer, block) in language_model.layers().iter().enumerate() {
-                hidden_states = block.forward(&hidden_states, &rope).unwrap();
+                hidden_states = block.forward(&hidden_states, &sequence).unwrap();
                 golden.check(&format!("text.layers.{layer}"), i, &hidden_states, 1e-4);
             }
             golden.check("text.norm#0", i, &language_model.final_norm(&hidden_states).unwrap(), 1e-4);

@@ -6,7 +6,7 @@ use crate::compare::close;
 use crate::qwen_image::{cases, model};
 
 /// `[channels, 1, h, w]` as `[h, w, channels]`.
-fn channels_last(t: &Tensor) -> Tensor {
+pub fn channels_last(t: &Tensor) -> Tensor {
     t.squeeze(1).unwrap().permute((1, 2, 0)).unwrap().contiguous().unwrap()
 }
 

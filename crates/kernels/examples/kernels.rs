@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::{
-    AttentionStream, Conv3x3, JointAttention, Linear, RopeTable, RowLayout, add_weighted, attention, causal_attention,
-    channel_norm, modulated_layer_norm, residual_diffs, rms_norm, swiglu, with_reference,
+    AttentionStream, CausalAttention, Conv3x3, GroupNorm, JointAttention, Linear, RopeTable, RowLayout, SelfAttention,
+    add_weighted, attention, channel_norm, modulated_layer_norm, residual_diffs, rms_norm, swiglu, with_reference,
 };
 
 // As a server should: glibc gives large results back to the system, and on a batch of small
@@ -182,12 +182,23 @@ fn attentions(bench: &mut Bench) -> Result<()> {
         let name = format!("attention {num_heads}x{tokens}x{head_dim}");
         bench.time(&name, || Ok(()), |()| attention(&q, &k, &v, num_heads))?;
     }
-    let (tokens, heads, kv_heads, head_dim) = (512, 28, 4, 128);
-    let (q, kv) = (randn((tokens, heads * head_dim))?, randn((tokens, kv_heads * head_dim))?);
+    let (tokens, num_heads, num_kv_heads, head_dim) = (512, 28, 4, 128);
+    let qkv = randn((tokens, (num_heads + 2 * num_kv_heads) * head_dim))?;
     let angles = randn((tokens, head_dim / 2))?;
     let (cos, sin) = (angles.cos()?, angles.sin()?);
-    let run = |_: &()| causal_attention(&q, &kv, &kv, &cos, &sin, heads, kv_heads);
-    bench.time("causal attention 28/4x512x128", || Ok(()), run)
+    for valid in [512, 40] {
+        let (qkv, cos, sin) = (&qkv, &cos, &sin);
+        let causal = CausalAttention { qkv, norms: None, cos, sin, num_heads, num_kv_heads, valid };
+        bench.time(&format!("causal attention 28/4x512x128, {valid} valid"), || Ok(()), |()| causal.forward())?;
+    }
+    for (name, lengths) in [("windows", vec![64; 12]), ("picture", vec![768])] {
+        let (rows, num_heads, head_dim) = (RowLayout::new(&lengths), 16, 80);
+        let (qkv, angles) = (randn((768, 3 * num_heads * head_dim))?, randn((768, head_dim / 2))?);
+        let (cos, sin) = (angles.cos()?, angles.sin()?);
+        let attention = SelfAttention { qkv: &qkv, cos: &cos, sin: &sin, rows: &rows, num_heads };
+        bench.time(&format!("self-attention 16x768x80, {name}"), || Ok(()), |()| attention.forward())?;
+    }
+    Ok(())
 }
 
 fn rows(bench: &mut Bench) -> Result<()> {
@@ -208,7 +219,11 @@ fn rows(bench: &mut Bench) -> Result<()> {
             .time(&format!("add weighted {size}, 2 terms"), nothing, |()| add_weighted(&x, &[(0.5, &y), (2.0, &x)]))?;
     }
     let (x, gamma) = (randn((256, 256, 96))?, randn(96)?);
-    bench.time("channel norm 256x256x96", || Ok(()), |()| channel_norm(&x, &gamma))
+    bench.time("channel norm 256x256x96", || Ok(()), |()| channel_norm(&x, &gamma))?;
+    let (x, weight) = (randn((256, 256, 128))?, randn(128)?);
+    let norm = || GroupNorm::new(&weight, &weight, 32, 1e-6);
+    bench.time("group norm 256x256x128", norm, |norm| norm.forward(&x))?;
+    bench.time("group norm + silu 256x256x128", norm, |norm| norm.forward_silu(&x))
 }
 
 fn convolutions(bench: &mut Bench) -> Result<()> {
@@ -224,6 +239,13 @@ fn convolutions(bench: &mut Bench) -> Result<()> {
             |conv| conv.forward_norm_silu(&x, &gamma, Some(&residual)),
         )?;
     }
+    let (x, weight) = (randn((128, 128, 256))?, randn(256)?);
+    let norm = GroupNorm::new(&weight, &weight, 32, 1e-6)?;
+    bench.time(
+        "group norm + silu + conv + residual 128x128 256->256",
+        || conv(256, 256),
+        |conv| conv.forward_group_norm_silu(&x, &norm, Some(&x)),
+    )?;
     let x = randn((128, 128, 192))?;
     bench.time("upsampled conv 128x128 192->96", || conv(192, 96), |conv| conv.forward_upsampled(&x))?;
     let x = randn((256, 256, 96))?;

@@ -203,7 +203,7 @@ fn attention_reference(q: &Tensor, k: &Tensor, v: &Tensor, num_heads: usize) -> 
 }
 
 /// `[heads, tokens, head_dim]` in, `[tokens, heads * head_dim]` out; softmax in f32.
-fn heads_reference(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+pub(crate) fn heads_reference(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (num_heads, queries, head_dim) = q.dims3()?;
     let keys = k.t()?;
     let block = (MAX_SCORES / (num_heads * k.dim(1)?)).clamp(1, queries);

@@ -4,164 +4,317 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use crate::avx2::attention::causal;
 use crate::dispatch::{self, F32, avx2};
+use crate::norm::rms_norm_reference;
 
 /// Causal attention of one sequence with half-split RoPE (Hugging Face's `rotate_half`),
 /// grouped key and value heads and an f32 softmax.
-///
-/// `q` is `[tokens, num_heads * head_dim]`, `k` and `v` are `[tokens, num_kv_heads *
-/// head_dim]`, `cos` and `sin` are `[tokens, head_dim / 2]`; the result has the shape of `q`.
-///
-/// # Errors
-/// A shape does not fit.
-pub fn causal_attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    cos: &Tensor,
-    sin: &Tensor,
-    num_heads: usize,
-    num_kv_heads: usize,
-) -> Result<Tensor> {
-    let (tokens, dim) = q.dims2()?;
-    if num_heads == 0 || num_kv_heads == 0 || dim % num_heads != 0 || !num_heads.is_multiple_of(num_kv_heads) {
-        bail!("num_kv_heads must divide num_heads and that {dim}. Given: {num_kv_heads} and {num_heads}")
-    }
-    let head_dim = dim / num_heads;
-    let of_kv = [tokens, num_kv_heads * head_dim];
-    let of_rope = [tokens, head_dim / 2];
-    for (name, tensor, expected) in [("k", k, of_kv), ("v", v, of_kv), ("cos", cos, of_rope), ("sin", sin, of_rope)] {
-        if tensor.dims() != expected {
-            bail!("{name} must be {expected:?}. Given: {:?}", tensor.dims())
-        }
-    }
-    if let Some(avx2) = avx2()
-        && head_dim.is_multiple_of(16)
-        && let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?)
-        && let (cos, sin) = (cos.to_dtype(DType::F32)?.contiguous()?, sin.to_dtype(DType::F32)?.contiguous()?)
-        && let (Some(q), Some(k), Some(v)) = (F32::of(&q), F32::of(&k), F32::of(&v))
-        && let (Some(cos), Some(sin)) = (F32::of(&cos), F32::of(&sin))
-    {
-        let inputs = Causal { q: &q, k: &k, v: &v, cos: &cos, sin: &sin, num_heads, num_kv_heads, head_dim };
-        return dispatch::tensor(causal(avx2, inputs), (tokens, dim));
-    }
-    causal_attention_reference(q, k, v, cos, sin, num_heads, num_kv_heads)
+#[derive(Clone, Copy, Debug)]
+pub struct CausalAttention<'a> {
+    /// `[tokens, (num_heads + 2 * num_kv_heads) * head_dim]`: queries, keys, values side by side.
+    pub qkv: &'a Tensor,
+    /// RMSNorms of every head's queries and keys, ahead of the rotation.
+    pub norms: Option<HeadNorms<'a>>,
+    /// `[tokens, head_dim / 2]`, the cosines of each token's angles.
+    pub cos: &'a Tensor,
+    /// `[tokens, head_dim / 2]`, the sines.
+    pub sin: &'a Tensor,
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads, each shared by `num_heads / num_kv_heads` query heads.
+    pub num_kv_heads: usize,
+    /// Tokens ahead of the padding, at least 1: no query sees a key from there on. Padding has
+    /// queries all the same, which see every valid key.
+    pub valid: usize,
+}
+
+/// Weights `[head_dim]` of the RMSNorms of a head's queries and keys.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadNorms<'a> {
+    /// Of the queries.
+    pub q: &'a Tensor,
+    /// Of the keys.
+    pub k: &'a Tensor,
+    /// Added to the mean squares.
+    pub eps: f64,
 }
 
 /// The numbers of a causal attention.
 #[derive(Clone, Copy)]
 pub(crate) struct Causal<'a> {
-    pub(crate) q: &'a [f32],
-    pub(crate) k: &'a [f32],
-    pub(crate) v: &'a [f32],
+    pub(crate) qkv: &'a [f32],
+    /// Of queries and keys.
+    pub(crate) norms: Option<(&'a [f32], &'a [f32])>,
+    pub(crate) eps: f64,
     pub(crate) cos: &'a [f32],
     pub(crate) sin: &'a [f32],
     pub(crate) num_heads: usize,
     pub(crate) num_kv_heads: usize,
     pub(crate) head_dim: usize,
+    pub(crate) valid: usize,
 }
 
-fn causal_attention_reference(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    cos: &Tensor,
-    sin: &Tensor,
-    num_heads: usize,
-    num_kv_heads: usize,
-) -> Result<Tensor> {
-    let (tokens, dim) = q.dims2()?;
-    let (head_dim, group) = (dim / num_heads, num_heads / num_kv_heads);
-    let heads = |t: &Tensor, n: usize| t.reshape((1, tokens, n, head_dim))?.transpose(1, 2)?.contiguous();
-    let (cos, sin) = (cos.to_dtype(DType::F32)?.contiguous()?, sin.to_dtype(DType::F32)?.contiguous()?);
-    let rotated = |t: &Tensor, n: usize| -> Result<Tensor> {
-        candle_nn::rotary_emb::rope(&heads(t, n)?.to_dtype(DType::F32)?, &cos, &sin)?.to_dtype(q.dtype())
-    };
-    // The heads of a group share their keys: one tall matrix of queries a key head.
-    let queries = rotated(q, num_heads)?.reshape((num_kv_heads, group * tokens, head_dim))?;
-    let scores = queries.matmul(&rotated(k, num_kv_heads)?.squeeze(0)?.t()?)?;
-    let scores = (scores.to_dtype(DType::F32)? * (1.0 / (head_dim as f64).sqrt()))?;
-    let scores = scores.reshape((num_heads, tokens, tokens))?.broadcast_add(&causal_mask(tokens, q)?)?;
-    let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(q.dtype())?;
-    let weights = weights.reshape((num_kv_heads, group * tokens, tokens))?;
-    let attended = weights.matmul(&heads(v, num_kv_heads)?.squeeze(0)?)?;
-    attended.reshape((num_heads, tokens, head_dim))?.transpose(0, 1)?.reshape((tokens, dim))
+impl CausalAttention<'_> {
+    /// The attended values, `[tokens, num_heads * head_dim]`.
+    ///
+    /// # Errors
+    /// A shape does not fit.
+    pub fn forward(&self) -> Result<Tensor> {
+        let head_dim = self.check()?;
+        if let Some(avx2) = avx2()
+            && head_dim.is_multiple_of(16)
+            && let Some(attended) = self.forward_avx2(avx2, head_dim)?
+        {
+            return Ok(attended);
+        }
+        self.forward_reference(head_dim)
+    }
+
+    /// The features of a head, once every shape is known to fit.
+    fn check(&self) -> Result<usize> {
+        let (tokens, width) = self.qkv.dims2()?;
+        let (num_heads, num_kv_heads) = (self.num_heads, self.num_kv_heads);
+        let heads = num_heads + 2 * num_kv_heads;
+        if num_heads == 0 || num_kv_heads == 0 || width % heads != 0 || !num_heads.is_multiple_of(num_kv_heads) {
+            bail!("num_kv_heads must divide num_heads, both the width {width}. Given: {num_kv_heads} and {num_heads}")
+        }
+        let head_dim = width / heads;
+        for (name, tensor) in [("cos", self.cos), ("sin", self.sin)] {
+            if tensor.dims() != [tokens, head_dim / 2] {
+                bail!("{name} must be [{tokens}, {}]. Given: {:?}", head_dim / 2, tensor.dims())
+            }
+        }
+        for norm in self.norms.iter().flat_map(|norms| [norms.q, norms.k]) {
+            if norm.dims() != [head_dim] {
+                bail!("the norms' weights must be [{head_dim}]. Given: {:?}", norm.dims())
+            }
+        }
+        if !(1..=tokens).contains(&self.valid) {
+            bail!("valid must be from 1 to the {tokens} tokens. Given: {}", self.valid)
+        }
+        Ok(head_dim)
+    }
+
+    /// `None` if the tensors are not f32 in host memory.
+    fn forward_avx2(&self, avx2: crate::avx2::Avx2, head_dim: usize) -> Result<Option<Tensor>> {
+        let wide = |t: &Tensor| t.to_dtype(DType::F32)?.contiguous();
+        let (qkv, cos, sin) = (self.qkv.contiguous()?, wide(self.cos)?, wide(self.sin)?);
+        let norms =
+            self.norms.map(|norms| Ok::<_, candle_core::Error>((wide(norms.q)?, wide(norms.k)?))).transpose()?;
+        let (Some(qkv), Some(cos), Some(sin)) = (F32::of(&qkv), F32::of(&cos), F32::of(&sin)) else { return Ok(None) };
+        let norms = norms.as_ref().map(|(q, k)| F32::of(q).zip(F32::of(k)));
+        let Some(norms) = norms.map_or(Some(None), |norms| norms.map(Some)) else { return Ok(None) };
+        let inputs = Causal {
+            qkv: &qkv,
+            norms: norms.as_ref().map(|(q, k)| (&**q, &**k)),
+            eps: self.norms.map_or(0.0, |norms| norms.eps),
+            cos: &cos,
+            sin: &sin,
+            num_heads: self.num_heads,
+            num_kv_heads: self.num_kv_heads,
+            head_dim,
+            valid: self.valid,
+        };
+        dispatch::tensor(causal(avx2, inputs), (self.qkv.dim(0)?, self.num_heads * head_dim)).map(Some)
+    }
+
+    fn forward_reference(&self, head_dim: usize) -> Result<Tensor> {
+        let (tokens, dtype) = (self.qkv.dim(0)?, self.qkv.dtype());
+        let (num_heads, num_kv_heads) = (self.num_heads, self.num_kv_heads);
+        let group = num_heads / num_kv_heads;
+        // [heads, tokens, head_dim] of `heads` heads from `first` on.
+        let heads = |first: usize, heads: usize, norm: Option<&Tensor>| -> Result<Tensor> {
+            let part = self.qkv.narrow(1, first * head_dim, heads * head_dim)?;
+            let part = part.reshape((tokens, heads, head_dim))?.transpose(0, 1)?.contiguous()?;
+            match (norm, self.norms) {
+                (Some(weight), Some(norms)) => rms_norm_reference(&part.to_dtype(DType::F32)?, weight, norms.eps),
+                _ => Ok(part),
+            }
+        };
+        let (cos, sin) = (self.cos.to_dtype(DType::F32)?.contiguous()?, self.sin.to_dtype(DType::F32)?.contiguous()?);
+        let rotated = |part: Tensor| -> Result<Tensor> {
+            let part = part.to_dtype(DType::F32)?.unsqueeze(0)?;
+            candle_nn::rotary_emb::rope(&part, &cos, &sin)?.squeeze(0)?.to_dtype(dtype)
+        };
+        // The heads of a group share their keys: one tall matrix of queries a key head.
+        let q = rotated(heads(0, num_heads, self.norms.map(|norms| norms.q))?)?;
+        let k = rotated(heads(num_heads, num_kv_heads, self.norms.map(|norms| norms.k))?)?;
+        let v = heads(num_heads + num_kv_heads, num_kv_heads, None)?;
+        let scores = q.reshape((num_kv_heads, group * tokens, head_dim))?.matmul(&k.t()?)?;
+        let scores = (scores.to_dtype(DType::F32)? * (1.0 / (head_dim as f64).sqrt()))?;
+        let mask = causal_mask(tokens, self.valid, self.qkv)?;
+        let scores = scores.reshape((num_heads, tokens, tokens))?.broadcast_add(&mask)?;
+        let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(dtype)?;
+        let attended = weights.reshape((num_kv_heads, group * tokens, tokens))?.matmul(&v)?;
+        attended.reshape((num_heads, tokens, head_dim))?.transpose(0, 1)?.reshape((tokens, num_heads * head_dim))
+    }
 }
 
-/// `[1, tokens, tokens]` in f32: 0 where a token may look, -inf in its future.
-fn causal_mask(tokens: usize, like: &Tensor) -> Result<Tensor> {
-    let mask = (0..tokens).flat_map(|i| (0..tokens).map(move |j| if j > i { f32::NEG_INFINITY } else { 0.0 }));
+/// `[1, tokens, tokens]` in f32: 0 where a token may look, -inf in its future and at padding.
+fn causal_mask(tokens: usize, valid: usize, like: &Tensor) -> Result<Tensor> {
+    let hidden = |i: usize, j: usize| j > i || j >= valid;
+    let mask = (0..tokens).flat_map(|i| (0..tokens).map(move |j| if hidden(i, j) { f32::NEG_INFINITY } else { 0.0 }));
     Tensor::from_vec(mask.collect(), (1, tokens, tokens), like.device())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, randn};
+    use crate::testing::{assert_close, numbers, randn};
     use crate::with_reference;
 
     struct Inputs {
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        qkv: Tensor,
+        norms: Option<[Tensor; 2]>,
         cos: Tensor,
         sin: Tensor,
         heads: (usize, usize),
+        valid: usize,
     }
 
     impl Inputs {
         fn new(tokens: usize, heads: (usize, usize), head_dim: usize) -> Self {
             let angles = randn(4, (tokens, head_dim / 2));
-            let kv_dim = heads.1 * head_dim;
             Inputs {
-                q: randn(1, (tokens, heads.0 * head_dim)),
-                k: randn(2, (tokens, kv_dim)),
-                v: randn(3, (tokens, kv_dim)),
+                qkv: randn(1, (tokens, (heads.0 + 2 * heads.1) * head_dim)),
+                norms: None,
                 cos: angles.cos().unwrap(),
                 sin: angles.sin().unwrap(),
                 heads,
+                valid: tokens,
+            }
+        }
+
+        fn with_norms(self) -> Self {
+            let head_dim = 2 * self.cos.dim(1).unwrap();
+            Inputs { norms: Some([2, 3].map(|seed| randn(seed, head_dim))), ..self }
+        }
+
+        /// The first tokens alone.
+        fn start(&self, tokens: usize) -> Self {
+            let of_start = |t: &Tensor| t.narrow(0, 0, tokens).unwrap();
+            Inputs {
+                qkv: of_start(&self.qkv),
+                norms: self.norms.clone(),
+                cos: of_start(&self.cos),
+                sin: of_start(&self.sin),
+                heads: self.heads,
+                valid: tokens,
+            }
+        }
+
+        fn attention(&self) -> CausalAttention<'_> {
+            CausalAttention {
+                qkv: &self.qkv,
+                norms: self.norms.as_ref().map(|[q, k]| HeadNorms { q, k, eps: 1e-6 }),
+                cos: &self.cos,
+                sin: &self.sin,
+                num_heads: self.heads.0,
+                num_kv_heads: self.heads.1,
+                valid: self.valid,
             }
         }
 
         fn forward(&self) -> Tensor {
-            causal_attention(&self.q, &self.k, &self.v, &self.cos, &self.sin, self.heads.0, self.heads.1).unwrap()
+            self.attention().forward().unwrap()
+        }
+
+        fn both(&self) -> [Tensor; 2] {
+            [self.forward(), with_reference(|| self.forward())]
         }
     }
 
     #[test]
     fn kernels_agree_with_candle() {
-        for (tokens, heads, head_dim) in
-            [(1, (1, 1), 16), (37, (6, 2), 32), (101, (4, 4), 64), (600, (4, 2), 128), (9, (2, 1), 24)]
-        {
-            let inputs = Inputs::new(tokens, heads, head_dim);
-            let name = format!("causal {tokens} {heads:?}x{head_dim}");
-            assert_close(&name, &inputs.forward(), &with_reference(|| inputs.forward()), 3e-6);
+        for (tokens, valid, heads, head_dim) in [
+            (1, 1, (1, 1), 16),
+            (37, 37, (6, 2), 32),
+            (101, 101, (4, 4), 64),
+            (600, 600, (4, 2), 128),
+            (9, 9, (2, 1), 24),
+            (64, 1, (4, 2), 16),
+            (64, 16, (4, 2), 16),
+            (130, 49, (6, 2), 32),
+            (130, 129, (6, 2), 32),
+            (9, 5, (2, 1), 24),
+        ] {
+            let plain = Inputs { valid, ..Inputs::new(tokens, heads, head_dim) };
+            let normed = Inputs { valid, ..Inputs::new(tokens, heads, head_dim).with_norms() };
+            for (inputs, kind) in [(plain, "causal"), (normed, "causal with norms")] {
+                let name = format!("{kind} {valid} of {tokens} {heads:?}x{head_dim}");
+                let [given, expected] = inputs.both();
+                assert_close(&name, &given, &expected, 3e-6);
+            }
         }
     }
 
     #[test]
     fn a_token_does_not_see_its_future() {
         let long = Inputs::new(70, (4, 2), 32);
-        let of_start = |t: &Tensor| t.narrow(0, 0, 50).unwrap();
-        let short = Inputs {
-            q: of_start(&long.q),
-            k: of_start(&long.k),
-            v: of_start(&long.v),
-            cos: of_start(&long.cos),
-            sin: of_start(&long.sin),
-            heads: long.heads,
-        };
-        assert_close("start", &of_start(&long.forward()), &short.forward(), 1e-6);
-        with_reference(|| assert_close("start", &of_start(&long.forward()), &short.forward(), 1e-6));
+        let short = long.start(50);
+        for (long, short) in long.both().iter().zip(short.both()) {
+            assert_close("start", &long.narrow(0, 0, 50).unwrap(), &short, 1e-6);
+        }
+    }
+
+    #[test]
+    fn padding_is_seen_by_nobody() {
+        let padded = Inputs { valid: 50, ..Inputs::new(70, (4, 2), 32).with_norms() };
+        let short = padded.start(50);
+        for (padded, short) in padded.both().iter().zip(short.both()) {
+            assert_close("valid", &padded.narrow(0, 0, 50).unwrap(), &short, 1e-6);
+        }
+        // Other keys and values behind the valid ones change nothing, not even for the padding.
+        let (head_dim, query_width) = (32, 4 * 32);
+        let noise = randn(9, (70, 2 * 2 * head_dim));
+        let queries = padded.qkv.narrow(1, 0, query_width).unwrap();
+        let noisy = Tensor::cat(&[&queries, &noise], 1).unwrap();
+        let qkv = Tensor::cat(&[padded.qkv.narrow(0, 0, 50).unwrap(), noisy.narrow(0, 50, 20).unwrap()], 0).unwrap();
+        let other =
+            Inputs { qkv, norms: padded.norms.clone(), cos: padded.cos.clone(), sin: padded.sin.clone(), ..padded };
+        for (given, expected) in other.both().iter().zip(padded.both()) {
+            assert_eq!(numbers(given), numbers(&expected));
+        }
     }
 
     #[test]
     fn the_first_token_sees_itself_only() {
         // Its own value, once for each query head of the group.
         let inputs = Inputs::new(5, (4, 2), 16);
-        let value = inputs.v.narrow(0, 0, 1).unwrap().reshape((2, 1, 16)).unwrap();
+        let value = inputs.qkv.narrow(0, 0, 1).unwrap().narrow(1, 6 * 16, 2 * 16).unwrap();
+        let value = value.reshape((2, 1, 16)).unwrap();
         let expected = value.broadcast_as((2, 2, 16)).unwrap().reshape((1, 64)).unwrap();
-        for given in [inputs.forward(), with_reference(|| inputs.forward())] {
+        for given in inputs.both() {
             assert_close("first token", &given.narrow(0, 0, 1).unwrap(), &expected, 1e-6);
         }
+    }
+
+    #[test]
+    fn a_head_s_norm_takes_its_length_away() {
+        let inputs = Inputs::new(20, (4, 2), 32).with_norms();
+        let factors = Tensor::cat(
+            &[
+                Tensor::full(7f32, 6 * 32, &candle_core::Device::Cpu).unwrap(),
+                Tensor::ones(2 * 32, DType::F32, &candle_core::Device::Cpu).unwrap(),
+            ],
+            0,
+        )
+        .unwrap();
+        let louder = Inputs { qkv: inputs.qkv.broadcast_mul(&factors).unwrap(), ..inputs.start(20) };
+        for (given, expected) in louder.both().iter().zip(inputs.both()) {
+            assert_close("louder", given, &expected, 1e-5);
+        }
+    }
+
+    #[test]
+    fn errors_name_what_was_given() {
+        let mut inputs = Inputs::new(5, (4, 2), 16);
+        for valid in [0, 6] {
+            inputs.valid = valid;
+            let message = inputs.attention().forward().unwrap_err().to_string();
+            assert!(message.starts_with(&format!("valid must be from 1 to the 5 tokens. Given: {valid}")), "{message}");
+        }
+        inputs.heads = (3, 2);
+        let message = inputs.attention().forward().unwrap_err().to_string();
+        assert!(message.starts_with("num_kv_heads must divide num_heads"), "{message}");
     }
 }

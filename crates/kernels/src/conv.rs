@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use crate::avx2::conv::Packed;
 use crate::channel_norm;
 use crate::dispatch::{self, F32, avx2};
+use crate::group_norm::{Affine, GroupNorm};
 
 /// A 3x3 convolution with zero padding 1.
 ///
@@ -29,6 +30,8 @@ pub(crate) enum Input<'a> {
     Plain,
     /// `silu(channel_norm(x, gamma))`
     NormSilu(&'a [f32]),
+    /// `silu((x - mean) * scale + bias)`
+    AffineSilu(&'a Affine),
     /// Every pixel twice both ways.
     Upsampled,
 }
@@ -84,6 +87,26 @@ impl Conv3x3 {
             return Ok(out);
         }
         let convolved = self.forward(&channel_norm(x, gamma)?.silu()?)?;
+        match residual {
+            Some(residual) => convolved + residual,
+            None => Ok(convolved),
+        }
+    }
+
+    /// `conv(silu(norm(x))) + residual`: half of a residual block. `residual` is `[h, w, out]`.
+    ///
+    /// # Errors
+    /// A shape does not fit.
+    pub fn forward_group_norm_silu(&self, x: &Tensor, norm: &GroupNorm, residual: Option<&Tensor>) -> Result<Tensor> {
+        self.check(x)?;
+        self.check_residual(x, residual)?;
+        if self.packed().is_some()
+            && let Some(affine) = norm.affine(&wide(x)?)?
+            && let Some(out) = self.packed_forward(x, Input::AffineSilu(&affine), residual)?
+        {
+            return Ok(out);
+        }
+        let convolved = self.forward(&norm.forward_silu(x)?)?;
         match residual {
             Some(residual) => convolved + residual,
             None => Ok(convolved),
@@ -217,6 +240,7 @@ mod tests {
         plain: Conv3x3,
         x: Tensor,
         gamma: Tensor,
+        norm: GroupNorm,
         residual: Tensor,
         name: String,
     }
@@ -231,6 +255,7 @@ mod tests {
                 plain: with_reference(new),
                 x: randn(3, (height, width, in_channels)),
                 gamma: randn(4, in_channels),
+                norm: GroupNorm::new(&randn(6, in_channels), &randn(7, in_channels), 1, 1e-6).unwrap(),
                 residual: randn(5, (height, width, out_channels)),
                 name: format!("{height}x{width} {in_channels}->{out_channels}"),
             }
@@ -260,6 +285,10 @@ mod tests {
             case.check("upsampled", |conv| conv.forward_upsampled(&case.x));
             case.check("norm", |conv| conv.forward_norm_silu(&case.x, &case.gamma, None));
             case.check("norm + residual", |conv| conv.forward_norm_silu(&case.x, &case.gamma, Some(&case.residual)));
+            case.check("group norm", |conv| conv.forward_group_norm_silu(&case.x, &case.norm, None));
+            case.check("group norm + residual", |conv| {
+                conv.forward_group_norm_silu(&case.x, &case.norm, Some(&case.residual))
+            });
             if size.0 > 1 {
                 case.check("stride 2", |conv| conv.forward_stride2(&case.x));
             }

@@ -20,10 +20,12 @@ mod avx2;
 mod causal;
 mod conv;
 mod dispatch;
+mod group_norm;
 mod linear;
 mod norm;
 mod rope;
 mod rows;
+mod self_attention;
 mod step;
 #[cfg(test)]
 mod testing;
@@ -31,12 +33,14 @@ mod threads;
 
 pub use activation::swiglu;
 pub use attention::{AttentionStream, JointAttention, attention};
-pub use causal::causal_attention;
+pub use causal::{CausalAttention, HeadNorms};
 pub use conv::Conv3x3;
 pub use dispatch::with_reference;
+pub use group_norm::GroupNorm;
 pub use linear::Linear;
 pub use norm::{channel_norm, modulated_layer_norm, rms_norm};
 pub use rope::RopeTable;
 pub use rows::RowLayout;
+pub use self_attention::SelfAttention;
 pub use step::{add_weighted, residual_diffs};
 pub use threads::{in_pool, threads_from_env};

@@ -13,6 +13,7 @@ impl Avx2 {
 
 pub(crate) mod attention {
     use super::Avx2;
+    use crate::RowLayout;
     use crate::attention::Stream;
     use crate::causal::Causal;
 
@@ -25,6 +26,17 @@ pub(crate) mod attention {
     }
 
     pub(crate) fn causal(avx2: Avx2, _: Causal<'_>) -> Vec<f32> {
+        match avx2 {}
+    }
+
+    pub(crate) fn rotary_rows(
+        avx2: Avx2,
+        _: &[f32],
+        _: (&[f32], &[f32]),
+        _: &RowLayout,
+        _: usize,
+        _: usize,
+    ) -> Vec<f32> {
         match avx2 {}
     }
 }
@@ -60,6 +72,19 @@ pub(crate) mod conv {
         pub(crate) fn forward_stride2(&self, _: &[f32], _: (usize, usize)) -> Vec<f32> {
             match *self {}
         }
+    }
+}
+
+pub(crate) mod group_norm {
+    use super::Avx2;
+    use crate::group_norm::Affine;
+
+    pub(crate) fn affine(avx2: Avx2, _: &[f32], _: (&[f32], &[f32]), _: usize, _: f64) -> Affine {
+        match avx2 {}
+    }
+
+    pub(crate) fn apply(avx2: Avx2, _: &[f32], _: &Affine, _: bool) -> Vec<f32> {
+        match avx2 {}
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 use kernels::{
-    AttentionStream, Conv3x3, JointAttention, Linear, RopeTable, RowLayout, add_weighted, causal_attention,
-    modulated_layer_norm, residual_diffs,
+    AttentionStream, CausalAttention, Conv3x3, GroupNorm, JointAttention, Linear, RopeTable, RowLayout, SelfAttention,
+    add_weighted, modulated_layer_norm, residual_diffs,
 };
 
 /// Numbers from -1 to 1 without a pattern that a mix-up would keep.
@@ -35,15 +35,26 @@ fn everything() -> Result<Vec<f32>> {
     let (text, image) = JointAttention { text, image, rope: &rope, num_heads: 6, eps: 1e-6 }.forward()?;
     let hidden = narrow.forward_gated(&wide.forward_gelu(&image)?, &x, &vectors, &rows)?;
     let angles = numbers(9, &[712, 16])?;
-    let causal = causal_attention(&hidden, &x.narrow(1, 0, 64)?, &x.narrow(1, 64, 64)?, &angles, &angles, 6, 2)?;
+    let grouped = Tensor::cat(&[&hidden, &x.narrow(1, 0, 128)?], 1)?;
+    let (cos, sin) = (&angles, &angles);
+    let causal = CausalAttention { qkv: &grouped, norms: None, cos, sin, num_heads: 6, num_kv_heads: 2, valid: 650 };
+    let causal = causal.forward()?;
+    let windows = SelfAttention { qkv: &qkv, cos, sin, rows: &rows, num_heads: 6 }.forward()?;
     let conv = Conv3x3::new(&numbers(10, &[48, 24, 3, 3])?, &numbers(11, &[48])?)?;
     let picture = numbers(12, &[50, 34, 24])?;
-    let pictures = [conv.forward(&picture)?, conv.forward_upsampled(&picture)?, conv.forward_stride2(&picture)?];
+    let norm = GroupNorm::new(&numbers(13, &[24])?, &numbers(14, &[24])?, 4, 1e-6)?;
+    let pictures = [
+        conv.forward(&picture)?,
+        conv.forward_upsampled(&picture)?,
+        conv.forward_stride2(&picture)?,
+        conv.forward_group_norm_silu(&picture, &norm, None)?,
+        norm.forward_silu(&picture)?,
+    ];
     let sum = add_weighted(&causal, &[(0.5, &hidden)])?;
     let previous = hidden.narrow(0, 301, 411)?;
     let diffs = residual_diffs(&sum, &[None, None, Some(&previous)], &rows)?;
     let mut all = diffs.into_iter().flatten().collect::<Vec<_>>();
-    for tensor in [&text, &sum].into_iter().chain(&pictures) {
+    for tensor in [&text, &sum, &windows].into_iter().chain(&pictures) {
         all.extend(tensor.flatten_all()?.to_vec1::<f32>()?);
     }
     Ok(all)

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use models::{Checkpoint, ModelFamily};
+use models::{Checkpoint, family_of};
 
 use crate::error::Error;
 use crate::hub;
@@ -66,7 +66,7 @@ impl ModelSource {
 /// The checkpoint in `folder`, if it is whole and of a class that is built in.
 fn whole(folder: &Path) -> Result<Checkpoint, Error> {
     let checkpoint = Checkpoint::open(folder)?;
-    ModelFamily::of(&checkpoint)?;
+    family_of(&checkpoint)?;
     Ok(checkpoint)
 }
 

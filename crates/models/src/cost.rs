@@ -31,8 +31,6 @@ pub struct RequestSizes {
     pub token_channels: usize,
     /// Width of a prompt's embeddings.
     pub text_width: usize,
-    /// Most text tokens of any request.
-    pub max_text_tokens: usize,
     /// How many text tokens a prompt has.
     pub text_tokens: TextTokens,
     /// Bytes of a number of the text and image streams.
@@ -59,7 +57,8 @@ impl CostModel {
         });
         let reference_tokens: usize = reference_tokens.sum();
         let hidden_tokens = uncached.tokens + reference_tokens;
-        let kept = cache.map_or(0, |config| self.cache_bytes(config, hidden_tokens, uncached.passes));
+        let kept =
+            cache.map_or(0, |config| self.cache_bytes(config, hidden_tokens, self.most_text(request), uncached.passes));
         RequestCost {
             reference_tokens,
             bytes: (self.latent_bytes(request, reference_tokens) + self.prompt_bytes(request) + kept) as u64,
@@ -82,15 +81,15 @@ impl CostModel {
 
     /// What the cache keeps between two steps, and what one that is computed stores beside it: the old
     /// residuals too are held until the step is known to have had memory enough.
-    fn cache_bytes(&self, config: &CacheConfig, hidden_tokens: usize, passes: usize) -> usize {
-        let RequestSizes { dim, activation_bytes, max_text_tokens, .. } = self.sizes;
+    fn cache_bytes(&self, config: &CacheConfig, hidden_tokens: usize, text_tokens: usize, passes: usize) -> usize {
+        let RequestSizes { dim, activation_bytes, .. } = self.sizes;
         let of_segment = |segment: &Segment| match segment.is_dual {
             // Text that nothing behind the middle blocks looks at is not kept.
             true if segment.encoder_is_used || config.bn_compute_blocks > 0 => {
-                SegmentTokens { hidden: hidden_tokens, encoder: max_text_tokens }
+                SegmentTokens { hidden: hidden_tokens, encoder: text_tokens }
             }
             true => SegmentTokens { hidden: hidden_tokens, encoder: 0 },
-            false => SegmentTokens { hidden: hidden_tokens + max_text_tokens, encoder: 0 },
+            false => SegmentTokens { hidden: hidden_tokens + text_tokens, encoder: 0 },
         };
         let segments: Vec<_> = self.sizes.segments.iter().map(of_segment).collect();
         // What the first blocks add, and what the middle blocks add.
@@ -107,10 +106,20 @@ impl CostModel {
     }
 
     fn prompt_bytes(&self, request: &ImageRequest) -> usize {
-        let negative = request.negative_prompt.as_deref().filter(|_| request.params.guidance.branches().len() > 1);
-        let most = |prompt: &str| (self.sizes.text_tokens)(prompt, request).most;
-        let all = most(&request.prompt) + negative.map_or(0, most);
+        let all: usize = self.most_text_tokens(request).sum();
         all * self.sizes.text_width * self.sizes.activation_bytes
+    }
+
+    /// Text tokens of the longest prompt, at most.
+    fn most_text(&self, request: &ImageRequest) -> usize {
+        self.most_text_tokens(request).max().unwrap_or(0)
+    }
+
+    /// Text tokens of each pass, at most.
+    fn most_text_tokens(&self, request: &ImageRequest) -> impl Iterator<Item = usize> {
+        let negative = request.negative_prompt.as_deref().filter(|_| request.params.guidance.branches().len() > 1);
+        let prompts = [Some(request.prompt.as_str()), negative];
+        prompts.into_iter().flatten().map(|prompt| (self.sizes.text_tokens)(prompt, request).most)
     }
 }
 

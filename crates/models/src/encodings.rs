@@ -30,11 +30,12 @@ pub(crate) enum Key {
     Reference([u8; 32], ImageSize),
 }
 
-/// Tokens, and the rows and columns that they lie in; those of a text lie in one row.
+/// Tokens, and where they come from.
 #[derive(Clone, Debug)]
 pub(crate) struct Encoding {
-    /// `[rows * columns, width]`
+    /// `[tokens, width]`
     pub(crate) tokens: Tensor,
+    /// Rows and columns of a picture's patches; a text lies in one row.
     pub(crate) grid: (usize, usize),
 }
 

@@ -1,63 +1,23 @@
-//! The families that are built in: one line a pipeline class.
+//! The families that are built in: one line each.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
-use crate::load::{LoadOptions, Progress};
-use crate::pipeline::AnyPipeline;
-use crate::qwen_image;
-
-/// A family of models, and how its checkpoints are loaded.
-pub struct ModelFamily {
-    /// Its name.
-    pub name: &'static str,
-    /// The classes that a checkpoint's `model_index.json` may name.
-    pub classes: &'static [&'static str],
-    /// Published checkpoints.
-    pub models: &'static [PublishedModel],
-    pub(crate) load: fn(&Checkpoint, &LoadOptions, Progress<'_>) -> Result<AnyPipeline, LoadError>,
-}
-
-/// A published checkpoint, as its model card and its files describe it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PublishedModel {
-    /// `owner/name` on the Hub.
-    pub id: &'static str,
-    /// The pipeline class.
-    pub class: &'static str,
-    /// `text`, `edit` or both: what pictures are made from.
-    pub makes: &'static str,
-    /// Denoising steps when a request names none.
-    pub num_inference_steps: usize,
-    /// The guidance when a request names none, in words.
-    pub guidance: &'static str,
-    /// The transformer's lists of blocks and how many each has.
-    pub segments: &'static [(&'static str, usize)],
-    /// Width and height when a request names none.
-    pub size: (usize, usize),
-    /// The licence's name.
-    pub licence: &'static str,
-    /// Bytes of all its files that are loaded.
-    pub disk_bytes: u64,
-    /// Bytes of its weights in bf16, as latentd holds them.
-    pub memory_bytes: u64,
-}
+use crate::model_family::ModelFamily;
+use crate::{flux2, qwen_image};
 
 /// Every family.
-pub const FAMILIES: &[ModelFamily] = &[qwen_image::FAMILY];
+pub const FAMILIES: &[ModelFamily] = &[qwen_image::FAMILY, flux2::FAMILY];
 
-impl ModelFamily {
-    /// The family of a checkpoint.
-    ///
-    /// # Errors
-    /// `model_index.json` is missing or not understood, or names another class.
-    pub fn of(checkpoint: &Checkpoint) -> Result<&'static ModelFamily, LoadError> {
-        let class = checkpoint.class()?;
-        let family = FAMILIES.iter().find(|family| family.classes.contains(&class.as_str()));
-        family.ok_or_else(|| LoadError::UnsupportedClass { class, supported: supported_classes() })
-    }
+/// The family of a checkpoint.
+///
+/// # Errors
+/// `model_index.json` is missing or not understood, or names a class that is not built in.
+pub fn family_of(checkpoint: &Checkpoint) -> Result<&'static ModelFamily, LoadError> {
+    let class = checkpoint.class()?;
+    let family = FAMILIES.iter().find(|family| family.classes.contains(&class.as_str()));
+    family.ok_or_else(|| LoadError::UnsupportedClass { class, supported: supported_classes() })
 }
 
-/// The pipeline classes of all families.
 fn supported_classes() -> Vec<&'static str> {
     FAMILIES.iter().flat_map(|family| family.classes).copied().collect()
 }

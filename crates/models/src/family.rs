@@ -89,9 +89,9 @@ pub trait Family: Sync {
 /// A picture as the text encoder sees it.
 #[derive(Clone, Debug)]
 pub struct VisionFeatures {
-    /// `[rows * columns, width]`, of the text encoder's width.
+    /// `[tokens, width]`, of the text encoder's width.
     pub features: Tensor,
-    /// Rows and columns of the features.
+    /// Rows and columns of the patches that the tokens were made of.
     pub grid: (usize, usize),
 }
 

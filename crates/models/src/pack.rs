@@ -4,21 +4,23 @@ use candle_core::{DType, Tensor};
 
 use crate::Result;
 
-/// Latents `[channels, h, w]` as tokens `[h/2 w/2, 4 channels]`, a token's 2x2 patch varying fastest.
+/// Latents `[h, w, channels]` as tokens `[h/2 w/2, 4 channels]`: channel `c` at row `dy` and column `dx` of the 2x2
+/// patch becomes channel `4c + 2dy + dx`.
 ///
 /// # Errors
-/// The device fails.
+/// A side is odd, or the device fails.
 pub fn pack(latents: &Tensor) -> Result<Tensor> {
-    let (channels, height, width) = latents.dims3()?;
+    let (height, width, channels) = latents.dims3()?;
     let (rows, columns) = (height / 2, width / 2);
-    let patches = latents.reshape((channels, rows, 2, columns, 2))?;
-    patches.permute((1, 3, 0, 2, 4))?.reshape((rows * columns, 4 * channels))
+    let patches = latents.reshape((rows, 2, columns, 2, channels))?;
+    patches.permute((0, 2, 4, 1, 3))?.reshape((rows * columns, 4 * channels))
 }
 
-/// Tokens `[rows columns, 4 channels]` as latents `[2 rows, 2 columns, channels]`, as the VAE reads them.
+/// Tokens `[rows columns, 4 channels]` as latents `[2 rows, 2 columns, channels]` in f32, as a VAE reads them: the inverse of
+/// [`pack`].
 ///
 /// # Errors
-/// The device fails.
+/// There are not as many tokens as the grid has places, or the device fails.
 pub fn unpack(tokens: &Tensor, (rows, columns): (usize, usize)) -> Result<Tensor> {
     let channels = tokens.dim(1)? / 4;
     let patches = tokens.to_dtype(DType::F32)?.reshape((rows, columns, channels, 2, 2))?;

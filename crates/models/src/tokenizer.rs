@@ -64,6 +64,11 @@ impl Tokenizer {
         let encoding = self.0.encode_fast(text, false).map_err(|err| candle_core::Error::Msg(err.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
+
+    /// The id of the token that is written `token`.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.0.token_to_id(token)
+    }
 }
 
 fn from_pair(checkpoint: &Checkpoint, component: &str) -> Result<tokenizers::Result<tokenizers::Tokenizer>, LoadError> {

@@ -202,6 +202,16 @@ impl<'a> Scope<'a> {
         Ok(tensor)
     }
 
+    /// The weight `name` `[width]` of an RMSNorm, in the activations' dtype: a few numbers that must not be
+    /// rounded twice.
+    ///
+    /// # Errors
+    /// As [`Scope::get`].
+    pub fn norm_weight(&self, width: usize, name: &str) -> Result<Tensor, LoadError> {
+        let weight = self.get(width, name)?;
+        self.device(weight.to_dtype(self.precision().activations))
+    }
+
     /// Whether the tensor `name` exists.
     pub fn has(&self, name: &str) -> bool {
         self.weights.has(&self.path(name))

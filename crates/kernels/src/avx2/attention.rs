@@ -1,10 +1,11 @@
-//! The three attentions, cut into heads of rows for [`super::head`].
+//! The attentions, cut into heads of rows for [`super::head`].
 
 use rayon::prelude::*;
 
 use super::Avx2;
 use super::head::{Destination, Head, Rotation, Segment};
 use super::parallel::SharedMut;
+use crate::RowLayout;
 use crate::attention::Stream;
 use crate::causal::Causal;
 
@@ -70,24 +71,63 @@ pub(crate) fn plain(_: Avx2, q: &[f32], k: &[f32], v: &[f32], num_heads: usize, 
     out
 }
 
-/// See [`crate::causal_attention`].
+/// See [`crate::CausalAttention`]; the head's dimension is a multiple of 16.
 pub(crate) fn causal(_: Avx2, inputs: Causal<'_>) -> Vec<f32> {
-    let Causal { q, k, v, cos, sin, num_heads, num_kv_heads, head_dim } = inputs;
-    let (dim, kv_dim, group) = (num_heads * head_dim, num_kv_heads * head_dim, num_heads / num_kv_heads);
-    let tokens = q.len() / dim;
-    let mut out = vec![0.0; q.len()];
+    let Causal { qkv, norms, eps, cos, sin, num_heads, num_kv_heads, head_dim, valid } = inputs;
+    let (dim, group) = (num_heads * head_dim, num_heads / num_kv_heads);
+    let row_len = dim + 2 * num_kv_heads * head_dim;
+    let tokens = qkv.len() / row_len;
+    let mut out = vec![0.0; tokens * dim];
     let shared = SharedMut::new(&mut out);
+    let segments = |head: usize, tokens, norm| {
+        let segment = |rows, tokens| Segment { rows, row_len, column: head * head_dim, tokens, norm };
+        [segment(qkv, tokens), segment(&[], 0)]
+    };
+    let (norm_q, norm_k) = norms.unzip();
     let head = |kv_head: usize| {
-        let queries = (kv_head * group..(kv_head + 1) * group).map(|head| {
-            let column = head * head_dim;
-            (whole(q, dim, column), destination(shared, tokens, dim, column))
-        });
-        let (keys, values) = (whole(k, kv_dim, kv_head * head_dim), whole(v, kv_dim, kv_head * head_dim));
+        let queries = (kv_head * group..(kv_head + 1) * group)
+            .map(|head| (segments(head, tokens, norm_q), destination(shared, tokens, dim, head * head_dim)));
+        let keys = segments(num_heads + kv_head, valid, norm_k);
+        let values = segments(num_heads + num_kv_heads + kv_head, valid, None);
         let rotation = Rotation::HalfSplit { cos, sin };
-        Head { head_dim, keys, values, queries: queries.collect(), rotation, eps: 0.0, causal: true }
+        Head { head_dim, keys, values, queries: queries.collect(), rotation, eps: eps as f32, causal: true }
     };
     // SAFETY: the token proves the features; the heads of a group write columns of their own.
-    run((0..num_kv_heads).collect(), tokens * q.len() / 2, |task| unsafe { head(task).attend() });
+    run((0..num_kv_heads).collect(), tokens * valid * dim, |task| unsafe { head(task).attend() });
+    out
+}
+
+/// See [`crate::SelfAttention`]; the head's dimension is a multiple of 16.
+pub(crate) fn rotary_rows(
+    _: Avx2,
+    qkv: &[f32],
+    (cos, sin): (&[f32], &[f32]),
+    rows: &RowLayout,
+    num_heads: usize,
+    dim: usize,
+) -> Vec<f32> {
+    let (head_dim, row_len) = (dim / num_heads, 3 * dim);
+    let mut out = vec![0.0; rows.total() * dim];
+    let shared = SharedMut::new(&mut out);
+    let head = |task: usize| {
+        let (tokens, head) = (rows.range(task / num_heads), task % num_heads);
+        let part = |part: usize| {
+            let column = part * dim + head * head_dim;
+            let segment = |rows, tokens| Segment { rows, row_len, column, tokens, norm: None };
+            [segment(&qkv[tokens.start * row_len..], tokens.len()), segment(&[], 0)]
+        };
+        let destination =
+            Destination { first_row: tokens.start, ..destination(shared, tokens.len(), dim, head * head_dim)[0] };
+        let nowhere = Destination { tokens: 0, ..destination };
+        let angles = tokens.start * head_dim / 2..tokens.end * head_dim / 2;
+        let rotation = Rotation::HalfSplit { cos: &cos[angles.clone()], sin: &sin[angles] };
+        let queries = vec![(part(0), [destination, nowhere])];
+        Head { head_dim, keys: part(1), values: part(2), queries, rotation, eps: 0.0, causal: false }
+    };
+    let work = rows.iter().map(|tokens| tokens.len().pow(2) * dim).sum();
+    let tasks = (0..rows.num_rows() * num_heads).filter(|task| rows.length(task / num_heads) > 0);
+    // SAFETY: the token proves the features; a head of a row writes columns and rows of its own.
+    run(tasks.collect(), work, |task| unsafe { head(task).attend() });
     out
 }
 

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use super::Avx2;
 use super::gemm::{Finish, Left, Output, PANEL, STRIP, strip};
+use super::group_norm::silu_pixel;
 use super::norm::channel_norm_silu_pixel;
 use super::parallel::{SharedMut, split};
 use super::winograd;
@@ -241,6 +242,12 @@ impl Picture<'_> {
                 let pixels = self.pixels[y * row_len..][..row_len].chunks_exact(self.channels);
                 for (out, pixel) in out.chunks_exact_mut(self.channels).zip(pixels) {
                     channel_norm_silu_pixel(pixel, gamma, out);
+                }
+            }
+            Input::AffineSilu(affine) => {
+                let pixels = self.pixels[y * row_len..][..row_len].chunks_exact(self.channels);
+                for (out, pixel) in out.chunks_exact_mut(self.channels).zip(pixels) {
+                    silu_pixel(pixel, affine, out);
                 }
             }
             Input::Upsampled => {

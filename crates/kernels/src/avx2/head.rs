@@ -136,7 +136,7 @@ impl Head<'_> {
         block: Range<usize>,
     ) {
         let (head_dim, rows) = (self.head_dim, block.len());
-        let visible = if self.causal { block.end } else { packed.tokens };
+        let visible = if self.causal { block.end.min(packed.tokens) } else { packed.tokens };
         let columns = visible.next_multiple_of(PANEL);
         let mut scratch = vec![0.0; rows * (2 * head_dim + columns)];
         let (prepared, rest) = scratch.split_at_mut(rows * head_dim);
@@ -150,7 +150,7 @@ impl Head<'_> {
             score(prepared, head_dim, &packed.keys, columns, scores);
             let mut sums = [0.0; QUERY_BLOCK];
             for (row, scores) in scores.chunks_exact_mut(columns).enumerate() {
-                let visible = if self.causal { block.start + row + 1 } else { visible };
+                let visible = if self.causal { visible.min(block.start + row + 1) } else { visible };
                 sums[row] = softmax(scores, visible);
             }
             average(scores, columns, visible, packed, head_dim, attended);

@@ -10,6 +10,7 @@
 pub(crate) mod attention;
 pub(crate) mod conv;
 mod gemm;
+pub(crate) mod group_norm;
 mod head;
 pub(crate) mod linear;
 pub(crate) mod norm;

@@ -10,7 +10,7 @@ use crate::dispatch::RowVectors;
 use crate::norm::MIN_LENGTH;
 
 /// Floats below which a second thread costs more than it gains.
-const MIN_PARALLEL: usize = 1 << 14;
+pub(super) const MIN_PARALLEL: usize = 1 << 14;
 
 /// `[tokens, dim]`, `dim` a multiple of 8: see [`crate::modulated_layer_norm`].
 pub(crate) fn modulated_layer_norm(
@@ -64,7 +64,7 @@ pub(crate) fn channel_norm(_: Avx2, x: &[f32], gamma: &[f32]) -> Vec<f32> {
     out
 }
 
-/// `[tokens, 2 * features]`, `features` a multiple of 8: see [`crate::swiglu`].
+/// `[tokens, 2 * features]`: see [`crate::swiglu`].
 pub(crate) fn swiglu(_: Avx2, gate_up: &[f32], features: usize) -> Vec<f32> {
     let mut out = vec![0.0; gate_up.len() / 2];
     split_rows(&mut out, features, MIN_PARALLEL, &|first, out| {
@@ -97,9 +97,20 @@ fn modulated_layer_norm_token(x: &[f32], shift: &[f32], scale: &[f32], eps: f32,
 #[target_feature(enable = "avx2,fma")]
 fn swiglu_token(gate_up: &[f32], out: &mut [f32]) {
     let (gate, up) = gate_up.split_at(out.len());
-    let operands = gate.as_chunks::<8>().0.iter().zip(up.as_chunks::<8>().0);
-    for (out, (gate, up)) in out.as_chunks_mut::<8>().0.iter_mut().zip(operands) {
+    let ((gate, last_gate), (up, last_up)) = (gate.as_chunks::<8>(), up.as_chunks::<8>());
+    let (out, last_out) = out.as_chunks_mut::<8>();
+    for (out, (gate, up)) in out.iter_mut().zip(gate.iter().zip(up)) {
         store(out, _mm256_mul_ps(silu(load(gate)), load(up)));
+    }
+    if !last_out.is_empty() {
+        let [gate, up] = [last_gate, last_up].map(|last| {
+            let mut eight = [0.0; 8];
+            eight[..last.len()].copy_from_slice(last);
+            eight
+        });
+        let mut eight = [0.0; 8];
+        store(&mut eight, _mm256_mul_ps(silu(load(&gate)), load(&up)));
+        last_out.copy_from_slice(&eight[..last_out.len()]);
     }
 }
 

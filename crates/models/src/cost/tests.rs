@@ -20,7 +20,6 @@ fn qwen_image(cache: Option<CacheConfig>) -> CostModel {
         dim: 3072,
         token_channels: 64,
         text_width: 3584,
-        max_text_tokens: 1024,
         text_tokens: Arc::new(length),
         activation_bytes: 2,
     };
@@ -36,7 +35,6 @@ fn klein(cache: Option<CacheConfig>) -> CostModel {
         dim: 3072,
         token_channels: 128,
         text_width: 7680,
-        max_text_tokens: 512,
         text_tokens: Arc::new(|_: &str, _: &ImageRequest| TextLength { expected: 512, most: 512 }),
         activation_bytes: 2,
     };
@@ -78,14 +76,15 @@ fn the_cache_outweighs_the_rest_of_a_request() {
 #[test]
 fn a_computed_step_stores_the_same_whatever_is_kept() {
     let model = qwen_image(None);
+    let long = |extensions| ImageRequest { prompt: "a".repeat(1019), ..request(extensions) };
     let bytes = |config: CacheConfig| {
-        let uncached = model.cost(&request(Extensions::default())).bytes;
+        let uncached = model.cost(&long(Extensions::default())).bytes;
         let mut extensions = Extensions::default();
         extensions.insert(config);
-        (model.cost(&request(extensions)).bytes - uncached) / MIB
+        (model.cost(&long(extensions)).bytes - uncached) / MIB
     };
     let taylor = |taylorseer_order| CacheConfig { enable_taylorseer: true, taylorseer_order, ..CacheConfig::default() };
-    // 24 MiB of image tokens; 6 MiB of the 1024 tokens that the text stream may have.
+    // 24 MiB of image tokens; 6 MiB of the 1024 tokens that this prompt may have.
     assert_eq!(bytes(taylor(1)), 2 * ((1 + 2) + 2) * 24);
     assert_eq!(bytes(taylor(2)), 2 * ((1 + 3) + 2) * 24);
     assert_eq!(bytes(CacheConfig { fn_compute_blocks: 8, ..CacheConfig::default() }), 2 * (2 + 2) * 24);

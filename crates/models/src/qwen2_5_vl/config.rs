@@ -1,85 +1,167 @@
-//! The language model's numbers, from `text_encoder/config.json`.
+//! The vision tower's numbers, from `vision_config` of `text_encoder/config.json`.
 
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
-/// The shape of the language model.
+/// The shape of the vision tower.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LanguageModelConfig {
-    /// Width of the hidden states.
+pub struct VisionConfig {
+    /// Blocks.
+    pub depth: usize,
+    /// Width of a patch's hidden state.
     pub hidden_size: usize,
     /// Width inside the SwiGLU.
     pub intermediate_size: usize,
-    /// Decoder layers.
-    pub num_hidden_layers: usize,
-    /// Query heads.
-    pub num_attention_heads: usize,
-    /// Key and value heads, each shared by several query heads.
-    pub num_key_value_heads: usize,
-    /// Added to the mean square in every RMSNorm.
-    pub rms_norm_eps: f64,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Width of what the language model gets.
+    pub out_hidden_size: usize,
+    /// Colours of a pixel.
+    pub in_channels: usize,
+    /// Pixels of a patch's side.
+    pub patch_size: usize,
+    /// Frames of a patch; a picture is repeated so often.
+    pub temporal_patch_size: usize,
+    /// Patches of the side of a block that becomes one token of the language model.
+    pub spatial_merge_size: usize,
+    /// Pixels of a window's side.
+    pub window_size: usize,
+    /// The blocks that attend within the whole picture.
+    pub fullatt_block_indexes: Vec<usize>,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Rows of the embedding.
-    pub vocab_size: usize,
 }
 
-/// The file as transformers 4 writes it (flat, or under `text_config`) and as 5 does (`rope_parameters`).
 #[derive(Deserialize)]
 struct File {
-    text_config: Option<Fields>,
-    #[serde(flatten)]
-    flat: Fields,
+    vision_config: Option<Fields>,
 }
 
-#[derive(Clone, Deserialize)]
+/// With the other names that some of the numbers go by.
+#[derive(Deserialize)]
 struct Fields {
+    #[serde(alias = "num_hidden_layers")]
+    depth: Option<usize>,
     hidden_size: Option<usize>,
     intermediate_size: Option<usize>,
-    num_hidden_layers: Option<usize>,
-    num_attention_heads: Option<usize>,
-    num_key_value_heads: Option<usize>,
-    rms_norm_eps: Option<f64>,
-    rope_theta: Option<f64>,
-    rope_parameters: Option<RopeParameters>,
-    vocab_size: Option<usize>,
+    #[serde(alias = "num_attention_heads")]
+    num_heads: Option<usize>,
+    out_hidden_size: Option<usize>,
+    #[serde(alias = "in_chans")]
+    in_channels: Option<usize>,
+    patch_size: Option<usize>,
+    temporal_patch_size: Option<usize>,
+    spatial_merge_size: Option<usize>,
+    window_size: Option<usize>,
+    fullatt_block_indexes: Option<Vec<usize>>,
+    rope_parameters: Option<Rope>,
 }
 
-#[derive(Clone, Deserialize)]
-struct RopeParameters {
+#[derive(Deserialize)]
+struct Rope {
     rope_theta: Option<f64>,
 }
 
-impl LanguageModelConfig {
-    /// Reads `<component>/config.json`.
+impl VisionConfig {
+    /// Reads `<component>/config.json`; what it leaves out has transformers' default.
     ///
     /// # Errors
-    /// The file is missing, or one of the numbers is.
+    /// The file or one of the numbers is missing, or the numbers do not fit together.
     pub fn load(checkpoint: &Checkpoint, component: &str) -> Result<Self, LoadError> {
         let file = format!("{component}/config.json");
-        let File { text_config, flat } = checkpoint.json(&file)?;
-        let text = text_config.unwrap_or_else(|| flat.clone());
+        let error = |key: &'static str, bound: String, given: String| LoadError::Config {
+            file: file.clone(),
+            key,
+            bound,
+            given,
+        };
+        let Some(fields) = checkpoint.json::<File>(&file)?.vision_config else {
+            let bound = "be there for a model that sees pictures";
+            return Err(error("vision_config", bound.into(), "nothing".into()));
+        };
         let need = |key: &'static str, value: Option<usize>| {
-            value.filter(|&n| n > 0).ok_or_else(|| LoadError::Config {
-                file: file.clone(),
-                key,
-                bound: "be a whole number of at least 1".into(),
-                given: value.map_or("nothing".into(), |n| n.to_string()),
+            value.filter(|&n| n > 0).ok_or_else(|| {
+                let given = value.map_or("nothing".into(), |n| n.to_string());
+                error(key, "be a whole number of at least 1".into(), given)
             })
         };
-        let rope_theta =
-            |fields: &Fields| fields.rope_parameters.as_ref().and_then(|rope| rope.rope_theta).or(fields.rope_theta);
-        Ok(LanguageModelConfig {
-            hidden_size: need("hidden_size", text.hidden_size)?,
-            intermediate_size: need("intermediate_size", text.intermediate_size)?,
-            num_hidden_layers: need("num_hidden_layers", text.num_hidden_layers)?,
-            num_attention_heads: need("num_attention_heads", text.num_attention_heads)?,
-            num_key_value_heads: need("num_key_value_heads", text.num_key_value_heads)?,
-            rms_norm_eps: text.rms_norm_eps.unwrap_or(1e-6),
-            rope_theta: rope_theta(&text).or_else(|| rope_theta(&flat)).unwrap_or(1e6),
-            vocab_size: need("vocab_size", text.vocab_size)?,
-        })
+        let config = VisionConfig {
+            depth: need("depth", fields.depth)?,
+            hidden_size: need("hidden_size", fields.hidden_size)?,
+            intermediate_size: need("intermediate_size", fields.intermediate_size)?,
+            num_heads: need("num_heads", fields.num_heads)?,
+            out_hidden_size: need("out_hidden_size", fields.out_hidden_size)?,
+            in_channels: need("in_channels", fields.in_channels.or(Some(3)))?,
+            patch_size: need("patch_size", fields.patch_size.or(Some(14)))?,
+            temporal_patch_size: need("temporal_patch_size", fields.temporal_patch_size.or(Some(2)))?,
+            spatial_merge_size: need("spatial_merge_size", fields.spatial_merge_size.or(Some(2)))?,
+            window_size: need("window_size", fields.window_size.or(Some(112)))?,
+            fullatt_block_indexes: fields.fullatt_block_indexes.unwrap_or_else(|| vec![7, 15, 23, 31]),
+            rope_theta: fields.rope_parameters.and_then(|rope| rope.rope_theta).unwrap_or(1e4),
+        };
+        if !config.hidden_size.is_multiple_of(4 * config.num_heads) {
+            let bound = format!("make heads of a multiple of 4 features of the {}", config.hidden_size);
+            return Err(error("num_heads", bound, config.num_heads.to_string()));
+        }
+        if config.window_tokens() == 0 {
+            let bound = format!("be at least {} pixels, one token", config.patch_size * config.spatial_merge_size);
+            return Err(error("window_size", bound, config.window_size.to_string()));
+        }
+        Ok(config)
+    }
+
+    /// Numbers that a patch has: colours, frames, rows, columns.
+    pub fn patch_len(&self) -> usize {
+        self.in_channels * self.temporal_patch_size * self.patch_size * self.patch_size
+    }
+
+    /// Patches that become one token of the language model.
+    pub fn merge_unit(&self) -> usize {
+        self.spatial_merge_size * self.spatial_merge_size
+    }
+
+    /// Tokens of a window's side.
+    pub fn window_tokens(&self) -> usize {
+        self.window_size / self.spatial_merge_size / self.patch_size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(json: &'static str) -> Result<VisionConfig, LoadError> {
+        VisionConfig::load(&Checkpoint::Embedded(vec![("text_encoder/config.json", json.as_bytes())]), "text_encoder")
+    }
+
+    #[test]
+    fn the_published_names_and_the_new_ones_say_the_same() {
+        let old = load(
+            r#"{"vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+                "in_chans": 3, "out_hidden_size": 3584, "patch_size": 14, "spatial_merge_size": 2,
+                "spatial_patch_size": 14, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31],
+                "tokens_per_second": 2, "temporal_patch_size": 2}}"#,
+        )
+        .unwrap();
+        let new = load(
+            r#"{"vision_config": {"num_hidden_layers": 32, "hidden_size": 1280, "intermediate_size": 3420,
+                "num_attention_heads": 16, "in_channels": 3, "out_hidden_size": 3584, "model_type": "qwen2_5_vl_vision",
+                "rope_parameters": {"rope_theta": 10000.0, "rope_type": "axial"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(old, new);
+        assert_eq!((old.patch_len(), old.merge_unit(), old.window_tokens()), (1176, 4, 4));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (json, message) in [
+            ("{}", "`vision_config` must be there for a model that sees pictures. Given: nothing"),
+            (r#"{"vision_config": {"depth": 0}}"#, "`depth` must be a whole number of at least 1. Given: 0"),
+        ] {
+            assert_eq!(load(json).unwrap_err().to_string(), format!("`text_encoder/config.json`: {message}"));
+        }
     }
 }

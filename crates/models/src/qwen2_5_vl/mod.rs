@@ -1,14 +1,18 @@
-//! Qwen2.5-VL, the text encoder of Qwen-Image: so far its language model.
+//! What Qwen2.5-VL sees with, for the pipelines that edit pictures: the processor and the vision tower. Its
+//! language model is [`crate::qwen_decoder`].
 //!
 //! Reference: <https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py>
 //!
 //! # Architecture
-//! A decoder of pre-norm blocks: RMSNorm, grouped-query attention with biased q, k, v and half-split
-//! RoPE, RMSNorm, SwiGLU. With text alone the three axes of M-RoPE carry the same position, which makes
-//! it plain RoPE.
+//! A picture is cut into patches of 14 x 14 pixels, in the order of the 2 x 2 blocks that become one token of
+//! the language model. Most blocks attend within windows of 8 x 8 patches, a few within the whole picture.
 
 mod config;
-mod language_model;
+mod grid;
+mod processor;
+mod vision;
 
-pub use config::LanguageModelConfig;
-pub use language_model::LanguageModel;
+pub use config::VisionConfig;
+pub use grid::{Grid, PatchLayout};
+pub use processor::ImageProcessor;
+pub use vision::{PatchMerger, VisionBlock, VisionTower};

@@ -24,10 +24,23 @@ pub(super) struct BlockContext {
     pub(super) time_embed: Tensor,
     /// Where each row's image tokens are.
     pub(super) image_rows: RowLayout,
+    /// What modulates the image tokens.
+    pub(super) image_time: ImageTime,
     /// Where each row's text tokens are.
     pub(super) text_rows: RowLayout,
     /// Text positions, then image positions, of each row.
     pub(super) rope: Vec<Arc<RopeTable>>,
+}
+
+/// The time that each image token is modulated for. Its rows are those of the batch, or with `zero_cond_t`
+/// two for each of them: the tokens of its picture at its own time, those of its references, which may be
+/// none, at time 0.
+#[derive(Clone)]
+pub(super) struct ImageTime {
+    /// `SiLU(temb)`, `[rows, dim]`.
+    pub(super) time_embed: Tensor,
+    /// Where the tokens of each row are.
+    pub(super) rows: RowLayout,
 }
 
 /// A dual-stream block.
@@ -54,28 +67,29 @@ impl Block {
         })
     }
 
-    /// Shifts, scales and gates of the image and of the text stream, from `SiLU(temb)` `[rows, dim]`.
+    /// Shifts, scales and gates of the image and of the text stream, from the `SiLU(temb)` of each,
+    /// `[rows, dim]`.
     ///
     /// # Errors
     /// The device fails.
-    pub fn modulation(&self, time_embed: &Tensor) -> Result<(Modulation, Modulation)> {
-        Ok((Modulation(self.img_mod.forward(time_embed)?), Modulation(self.txt_mod.forward(time_embed)?)))
+    pub fn modulation(&self, image: &Tensor, text: &Tensor) -> Result<(Modulation, Modulation)> {
+        Ok((Modulation(self.img_mod.forward(image)?), Modulation(self.txt_mod.forward(text)?)))
     }
 
     pub(super) fn forward(&self, streams: &Streams, context: &BlockContext) -> Result<Streams> {
-        let BlockContext { time_embed, image_rows, text_rows, rope } = context;
+        let BlockContext { time_embed, image_rows, image_time, text_rows, rope } = context;
         let (hidden, encoder) = (&streams.hidden_states, streams.encoder()?);
-        let (img_mod, txt_mod) = self.modulation(time_embed)?;
+        let (img_mod, txt_mod) = self.modulation(&image_time.time_embed, time_embed)?;
+        let img_mod_rows = &image_time.rows;
 
-        let img_attn_in = img_mod.norm1(hidden, image_rows)?;
+        let img_attn_in = img_mod.norm1(hidden, img_mod_rows)?;
         let txt_attn_in = txt_mod.norm1(encoder, text_rows)?;
         let (txt_attn, img_attn) = self.attn.attend((&txt_attn_in, text_rows), (&img_attn_in, image_rows), rope)?;
-        let hidden = self.attn.to_out.forward_gated(&img_attn, hidden, &img_mod.gate1()?, image_rows)?;
+        let hidden = self.attn.to_out.forward_gated(&img_attn, hidden, &img_mod.gate1()?, img_mod_rows)?;
         let encoder = self.attn.to_add_out.forward_gated(&txt_attn, encoder, &txt_mod.gate1()?, text_rows)?;
 
-        let hidden = self.img_mlp.forward_gated(&img_mod.norm2(&hidden, image_rows)?, &hidden, &img_mod, image_rows)?;
-        let encoder =
-            self.txt_mlp.forward_gated(&txt_mod.norm2(&encoder, text_rows)?, &encoder, &txt_mod, text_rows)?;
+        let hidden = self.img_mlp.forward_gated(&hidden, &img_mod, img_mod_rows)?;
+        let encoder = self.txt_mlp.forward_gated(&encoder, &txt_mod, text_rows)?;
         Ok(Streams { hidden_states: hidden, encoder_hidden_states: Some(encoder) })
     }
 }
@@ -203,14 +217,9 @@ impl FeedForward {
         self.net_2.forward(&self.proj.forward_gelu(x)?)
     }
 
-    /// `residual` plus the gated output, in one pass over it.
-    fn forward_gated(
-        &self,
-        x: &Tensor,
-        residual: &Tensor,
-        modulation: &Modulation,
-        rows: &RowLayout,
-    ) -> Result<Tensor> {
-        self.net_2.forward_gated(&self.proj.forward_gelu(x)?, residual, &modulation.gate2()?, rows)
+    /// `x` plus the gated output of what the norm before the network makes of it.
+    fn forward_gated(&self, x: &Tensor, modulation: &Modulation, rows: &RowLayout) -> Result<Tensor> {
+        let inner = self.proj.forward_gelu(&modulation.norm2(x, rows)?)?;
+        self.net_2.forward_gated(&inner, x, &modulation.gate2()?, rows)
     }
 }

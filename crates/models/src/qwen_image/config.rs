@@ -1,6 +1,5 @@
 //! The numbers of a Qwen-Image checkpoint, from its `config.json` files.
 
-use diffusion::{FlowMatchConfig, TimeShift};
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
@@ -28,7 +27,7 @@ pub struct TransformerConfig {
     pub axes_dims_rope: [usize; 3],
     /// Whether the network takes a distilled guidance scale.
     pub guidance_embeds: bool,
-    /// Edit-2511's second conditioning at time 0.
+    /// Whether references are modulated as at time 0, as in Edit-2511.
     pub zero_cond_t: bool,
     /// Layered's extra time condition.
     pub use_additional_t_cond: bool,
@@ -78,7 +77,6 @@ impl TransformerConfig {
         }
         for (key, set) in [
             ("guidance_embeds", config.guidance_embeds),
-            ("zero_cond_t", config.zero_cond_t),
             ("use_additional_t_cond", config.use_additional_t_cond),
             ("use_layer3d_rope", config.use_layer3d_rope),
         ] {
@@ -110,6 +108,9 @@ pub struct VaeConfig {
     pub latents_mean: Vec<f32>,
     /// Standard deviation of each latent channel.
     pub latents_std: Vec<f32>,
+    /// Scales at which the encoder attends; none is what is built, and what Qwen-Image has.
+    #[serde(default)]
+    pub attn_scales: Vec<f32>,
     /// Channels of a picture; 3 is RGB.
     #[serde(default = "rgb")]
     pub input_channels: usize,
@@ -139,6 +140,9 @@ impl VaeConfig {
                 format!("{:?}", config.dim_mult),
             );
         }
+        if !config.attn_scales.is_empty() {
+            return refuse("attn_scales", "be empty".into(), format!("{:?}", config.attn_scales));
+        }
         for (key, list) in [("latents_mean", &config.latents_mean), ("latents_std", &config.latents_std)] {
             if list.len() != config.z_dim {
                 return refuse(key, format!("have z_dim = {} entries", config.z_dim), list.len().to_string());
@@ -146,45 +150,4 @@ impl VaeConfig {
         }
         Ok(config)
     }
-}
-
-/// `scheduler/scheduler_config.json`, the keys that shape the schedule.
-#[derive(Deserialize)]
-struct SchedulerFile {
-    shift: Option<f64>,
-    use_dynamic_shifting: Option<bool>,
-    base_shift: Option<f64>,
-    max_shift: Option<f64>,
-    base_image_seq_len: Option<usize>,
-    max_image_seq_len: Option<usize>,
-    time_shift_type: Option<String>,
-    shift_terminal: Option<f64>,
-}
-
-/// Reads `scheduler/scheduler_config.json`.
-///
-/// # Errors
-/// The file is missing, or asks for what is not built.
-pub fn flow_match_config(checkpoint: &Checkpoint) -> Result<FlowMatchConfig, LoadError> {
-    let name = "scheduler/scheduler_config.json";
-    let file: SchedulerFile = checkpoint.json(name)?;
-    let default = FlowMatchConfig::default();
-    let time_shift = match file.time_shift_type.as_deref() {
-        None | Some("exponential") => TimeShift::Exponential,
-        Some("linear") => TimeShift::Linear,
-        Some(other) => {
-            let bound = "be `exponential` or `linear`".into();
-            return Err(LoadError::Config { file: name.into(), key: "time_shift_type", bound, given: other.into() });
-        }
-    };
-    Ok(FlowMatchConfig {
-        shift: file.shift.unwrap_or(default.shift),
-        use_dynamic_shifting: file.use_dynamic_shifting.unwrap_or(default.use_dynamic_shifting),
-        base_shift: file.base_shift.unwrap_or(default.base_shift),
-        max_shift: file.max_shift.unwrap_or(default.max_shift),
-        base_image_seq_len: file.base_image_seq_len.unwrap_or(default.base_image_seq_len),
-        max_image_seq_len: file.max_image_seq_len.unwrap_or(default.max_image_seq_len),
-        time_shift,
-        shift_terminal: file.shift_terminal,
-    })
 }

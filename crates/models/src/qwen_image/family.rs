@@ -1,34 +1,31 @@
-//! Qwen-Image as a family of the common pipeline.
+//! Qwen-Image and Qwen-Image-Edit as a family of the common pipeline.
 
-use std::sync::Arc;
+use candle_core::{Device, Tensor, bail};
+use diffusion::{FlowMatchConfig, ImageSize, ModelCard, PipelineError, RgbImage, Sigmas};
 
-use candle_core::{Device, Tensor};
-use diffusion::{
-    EditSize, FlowMatchConfig, GuidanceKind, ImageRequest, ImageSize, InputImageBounds, ModelCard, PipelineError,
-    RgbImage, ShapeOf, Sigmas,
-};
-
-use super::config::{TransformerConfig, VaeConfig, flow_match_config};
-use super::prompt::{MAX_PROMPT_TOKENS, MAX_SEQUENCE_LENGTH, PromptEncoder, TRAILING_TOKENS};
+use super::card::card;
+use super::conditioner::{Conditioner, Editing};
+use super::config::{TransformerConfig, VaeConfig};
+use super::edit_prompt::EditStyle;
+use super::prompt::PromptEncoder;
 use super::transformer::Transformer;
 use super::vae::Vae;
 use crate::Result;
 use crate::checkpoint::Checkpoint;
-use crate::cost::{RequestSizes, TextLength};
+use crate::cost::RequestSizes;
 use crate::dit::Dit;
 use crate::error::LoadError;
 use crate::facts::Facts;
-use crate::family::{Family, VisionFeatures};
-use crate::load::{LoadOptions, Progress};
+use crate::family::{Family, VisionFeatures, pixels};
 use crate::noise::randn;
+use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
-use crate::qwen2_5_vl::{LanguageModel, LanguageModelConfig};
-use crate::tokenizer::Tokenizer;
+use crate::schedule::flow_match_config;
 use crate::weights::Precision;
 
-/// A loaded Qwen-Image.
+/// A loaded Qwen-Image or Qwen-Image-Edit.
 pub struct QwenImage {
-    prompts: PromptEncoder,
+    conditioner: Conditioner,
     transformer: Transformer,
     vae: Vae,
     schedule: FlowMatchConfig,
@@ -38,6 +35,13 @@ pub struct QwenImage {
     card: ModelCard,
 }
 
+/// The pipeline classes, and how those that edit announce pictures.
+pub(super) const CLASSES: [(&str, Option<EditStyle>); 3] = [
+    ("QwenImagePipeline", None),
+    ("QwenImageEditPipeline", Some(EditStyle::V1)),
+    ("QwenImageEditPlusPipeline", Some(EditStyle::Plus)),
+];
+
 impl QwenImage {
     /// Loads tokenizer, text encoder, transformer and VAE, in this order.
     ///
@@ -46,37 +50,71 @@ impl QwenImage {
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, progress: Progress<'_>) -> Result<Self, LoadError> {
         let precision = Precision::new(options.dtype, options.device.clone());
         let open = |component: &str| checkpoint.weights(component, precision.clone());
-        let tokenizer = Tokenizer::load(checkpoint, "tokenizer")?;
+        let class = checkpoint.class()?;
+        let style = CLASSES.iter().find(|(name, _)| *name == class).and_then(|(_, style)| *style);
         let schedule = flow_match_config(checkpoint)?;
-        let transformer_config = TransformerConfig::load(checkpoint)?;
+        let config = TransformerConfig::load(checkpoint)?;
         let vae_config = VaeConfig::load(checkpoint)?;
-        let card = Facts::load(checkpoint)?.applied_to(card(&transformer_config));
+        let facts = options.overrides.over(Facts::load(checkpoint)?);
+        let card = facts.applied_to(card(class, style, &config));
         if let Some(cache) = &options.cache {
             cache.validate(&card.num_blocks)?;
         }
 
-        let config = LanguageModelConfig::load(checkpoint, "text_encoder")?;
+        let (text_encoder, vae_weights) = (open("text_encoder")?, open("vae")?);
+        let report_vae = |done, total| progress("vae", done, total);
+        let vae_scope = vae_weights.scope("", &report_vae);
         let report = |done, total| progress("text encoder", done, total);
-        let language_model = LanguageModel::load(&config, &open("text_encoder")?.scope("", &report))?;
+        let scope = text_encoder.scope("", &report);
+        let conditioner = match style {
+            None => Conditioner::words(checkpoint, &scope)?,
+            Some(style) => {
+                let settings = (options, &facts, card.edit_size);
+                let editing = Editing::load(checkpoint, &scope, (&vae_config, &vae_scope), style, settings)?;
+                Conditioner::Pictures(Box::new(editing))
+            }
+        };
         let report = |done, total| progress("transformer", done, total);
-        let transformer = Transformer::load(&transformer_config, &open("transformer")?.scope("", &report))?;
-        let report = |done, total| progress("vae", done, total);
-        let vae = Vae::load(&vae_config, &open("vae")?.scope("", &report))?;
+        let transformer = Transformer::load(&config, &open("transformer")?.scope("", &report))?;
         Ok(QwenImage {
-            prompts: PromptEncoder { tokenizer, language_model },
-            sizes: sizes(&transformer_config, &transformer, precision.activations.size_in_bytes()),
+            vae: Vae::load(&vae_config, &vae_scope)?,
+            sizes: RequestSizes {
+                segments: transformer.segments().to_vec(),
+                dim: config.dim(),
+                token_channels: config.in_channels,
+                text_width: config.joint_attention_dim,
+                text_tokens: conditioner.text_tokens(),
+                activation_bytes: precision.activations.size_in_bytes(),
+            },
+            conditioner,
             transformer,
-            vae,
             schedule,
-            latent_channels: transformer_config.out_channels,
+            latent_channels: config.out_channels,
             device: options.device.clone(),
             card,
         })
     }
 
-    /// The text half.
-    pub fn prompts(&self) -> &PromptEncoder {
-        &self.prompts
+    /// The text half of text to image.
+    ///
+    /// # Errors
+    /// The pipeline edits.
+    pub fn prompts(&self) -> Result<&PromptEncoder> {
+        match &self.conditioner {
+            Conditioner::Words(prompts) => Ok(prompts),
+            Conditioner::Pictures(_) => bail!("an editing pipeline reads prompts about pictures. This is a bug."),
+        }
+    }
+
+    /// What editing needs.
+    ///
+    /// # Errors
+    /// The pipeline makes pictures from text only.
+    pub fn editing(&self) -> Result<&Editing> {
+        match &self.conditioner {
+            Conditioner::Pictures(editing) => Ok(editing),
+            Conditioner::Words(_) => bail!("Qwen-Image edits no pictures. This is a bug."),
+        }
     }
 
     /// The diffusion transformer.
@@ -113,28 +151,40 @@ impl Family for QwenImage {
         Sigmas::new(&self.schedule, num_inference_steps, image_seq_len)
     }
 
-    fn encode_vision(&self, _picture: &RgbImage) -> Result<VisionFeatures, PipelineError> {
-        Err(PipelineError::Model("Qwen-Image sees no pictures. This is a bug.".into()))
+    fn sees_images(&self) -> bool {
+        matches!(self.conditioner, Conditioner::Pictures(_))
+    }
+
+    fn encode_vision(&self, picture: &RgbImage) -> Result<VisionFeatures, PipelineError> {
+        let editing = self.editing().map_err(crate::device_error)?;
+        let (features, grid) = editing.prompts.vision_features(&editing.condition_image(picture))?;
+        Ok(VisionFeatures { features, grid })
     }
 
     fn encode_prompt(
         &self,
         field: &'static str,
         prompt: &str,
-        _pictures: &[VisionFeatures],
+        pictures: &[VisionFeatures],
     ) -> Result<Tensor, PipelineError> {
-        self.prompts.encode(field, prompt)
+        match &self.conditioner {
+            Conditioner::Words(prompts) => prompts.encode(field, prompt),
+            Conditioner::Pictures(editing) => {
+                let pictures: Vec<_> = pictures.iter().map(|seen| (seen.features.clone(), seen.grid)).collect();
+                editing.prompts.encode(field, prompt, &pictures)
+            }
+        }
     }
 
-    fn encode_picture(&self, _picture: &RgbImage) -> Result<Tensor> {
-        candle_core::bail!("Qwen-Image edits no pictures. This is a bug.")
+    fn encode_picture(&self, picture: &RgbImage) -> Result<Tensor> {
+        pack(&self.editing()?.vae_encoder.encode(&pixels(picture, &self.device)?)?)
     }
 
     fn noise(&self, seed: u64, size: ImageSize) -> Result<Tensor> {
         let (rows, columns) = size.token_grid();
         let shape = (self.latent_channels, 2 * rows, 2 * columns);
         let noise = randn(seed, self.latent_channels * 4 * rows * columns);
-        pack(&Tensor::from_vec(noise, shape, &self.device)?)
+        pack(&Tensor::from_vec(noise, shape, &self.device)?.permute((1, 2, 0))?)
     }
 
     fn unpack(&self, tokens: &Tensor, token_grid: (usize, usize)) -> Result<Tensor> {
@@ -143,41 +193,5 @@ impl Family for QwenImage {
 
     fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         self.vae.decode(latents)
-    }
-}
-
-fn sizes(config: &TransformerConfig, transformer: &Transformer, activation_bytes: usize) -> RequestSizes {
-    let length = |prompt: &str, _: &ImageRequest| TextLength {
-        expected: diffusion::expected_tokens(prompt) + TRAILING_TOKENS,
-        // A prompt of so many bytes has at most as many tokens.
-        most: prompt.len().min(MAX_PROMPT_TOKENS) + TRAILING_TOKENS,
-    };
-    RequestSizes {
-        segments: transformer.segments().to_vec(),
-        dim: config.dim(),
-        token_channels: config.in_channels,
-        text_width: config.joint_attention_dim,
-        max_text_tokens: MAX_SEQUENCE_LENGTH,
-        text_tokens: Arc::new(length),
-        activation_bytes,
-    }
-}
-
-/// What the family says of itself where the checkpoint says nothing.
-fn card(config: &TransformerConfig) -> ModelCard {
-    ModelCard {
-        class: "QwenImagePipeline".into(),
-        default_size: ImageSize { width: 1024, height: 1024 },
-        default_num_inference_steps: 50,
-        low_num_inference_steps: 20,
-        high_num_inference_steps: 80,
-        guidance: GuidanceKind::TrueCfg,
-        default_guidance_scale: 4.0,
-        default_negative_prompt: None,
-        input_images: InputImageBounds::NONE,
-        edit_size: EditSize::Area { area: 1024 * 1024, of: ShapeOf::Last },
-        max_prompt_tokens: MAX_PROMPT_TOKENS,
-        dim: config.dim(),
-        num_blocks: vec![config.num_layers],
     }
 }

@@ -1,4 +1,4 @@
-//! Qwen-Image: text to image by a dual-stream diffusion transformer.
+//! Qwen-Image and Qwen-Image-Edit: text to image, and editing, by a dual-stream diffusion transformer.
 //!
 //! Reference: diffusers' `QwenImagePipeline`,
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage.py>
@@ -7,34 +7,41 @@
 //! The prompt, in a chat template, goes through Qwen2.5-VL's language model; its last hidden states
 //! without the template's first 34 tokens are the text stream. Noise, packed 2x2, is the image stream.
 //! [`Transformer`] predicts the velocity from both; [`Vae`] turns latents into pixels.
+//!
+//! Where pictures are edited, Qwen2.5-VL sees them beside the words, and their latents are tokens behind those of the
+//! picture that is made.
 
 mod block;
+mod card;
+mod conditioner;
 mod config;
+mod edit_prompt;
 mod family;
 mod prompt;
+mod published;
 mod rope;
 mod transformer;
 mod vae;
 
 pub use block::{Attention, Block, FeedForward, Modulation};
-pub use config::{TransformerConfig, VaeConfig, flow_match_config};
+pub use conditioner::{Conditioner, Editing};
+pub use config::{TransformerConfig, VaeConfig};
+pub use edit_prompt::{EditPromptEncoder, EditStyle};
 pub use family::QwenImage;
 pub use prompt::PromptEncoder;
 pub use rope::RopeTables;
-pub use transformer::{Conditioning, Transformer, timestep_embedding};
-pub use vae::{Vae, VaeDecoder};
+pub use transformer::{Conditioning, Transformer};
+pub use vae::{Vae, VaeDecoder, VaeEncoder};
 
-use crate::families::{ModelFamily, PublishedModel};
+use crate::model_family::ModelFamily;
 use crate::pipeline::DiffusionPipeline;
 
-/// Text to image.
+/// Text to image, and editing.
 pub(crate) const FAMILY: ModelFamily = ModelFamily {
     name: "Qwen-Image",
-    classes: &["QwenImagePipeline"],
-    models: MODELS,
+    classes: &[family::CLASSES[0].0, family::CLASSES[1].0, family::CLASSES[2].0],
+    models: published::MODELS,
     load: |checkpoint, options, progress| {
         Ok(Box::new(DiffusionPipeline::new(QwenImage::load(checkpoint, options, progress)?, options)))
     },
 };
-
-const MODELS: &[PublishedModel] = &[];

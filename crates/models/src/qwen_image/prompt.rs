@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use diffusion::{InvalidRequest, PipelineError};
 
 use crate::device_error;
-use crate::qwen2_5_vl::LanguageModel;
+use crate::qwen_decoder::{Decoder, Positions};
 use crate::tokenizer::Tokenizer;
 
 const BEFORE_PROMPT: &str = "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n";
@@ -26,7 +26,7 @@ pub(super) const MAX_PROMPT_TOKENS: usize = MAX_SEQUENCE_LENGTH - TRAILING_TOKEN
 pub struct PromptEncoder {
     pub(super) tokenizer: Tokenizer,
     /// The network behind the tokenizer.
-    pub language_model: LanguageModel,
+    pub language_model: Decoder,
 }
 
 impl PromptEncoder {
@@ -52,7 +52,9 @@ impl PromptEncoder {
     pub fn encode(&self, field: &'static str, prompt: &str) -> Result<Tensor, PipelineError> {
         let ids = self.tokenize(field, prompt)?;
         let embed = || {
-            let hidden_states = self.language_model.forward(&ids)?;
+            let sequence = self.language_model.sequence(&Positions::sequential(ids.len()), ids.len())?;
+            let embeds = self.language_model.embed(&ids)?;
+            let hidden_states = self.language_model.last_hidden_state(&embeds, &sequence)?;
             // A copy: a view would hold the dropped tokens as long as it is kept.
             hidden_states.narrow(0, DROPPED_TOKENS, ids.len() - DROPPED_TOKENS)?.force_contiguous()
         };

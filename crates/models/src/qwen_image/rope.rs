@@ -3,11 +3,12 @@
 //! Port of `QwenEmbedRope` with `scale_rope`:
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/transformers/transformer_qwenimage.py#L186>
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 use kernels::RopeTable;
+
+use crate::rope_cache::RopeCache;
 
 const THETA: f32 = 10_000.0;
 
@@ -16,19 +17,13 @@ const THETA: f32 = 10_000.0;
 pub struct RopeTables {
     axes_dims: [usize; 3],
     device: Device,
-    made: Mutex<HashMap<Key, Arc<RopeTable>>>,
+    made: RopeCache,
 }
-
-/// Rows and columns of each picture's tokens, and the text tokens.
-type Key = (Vec<(usize, usize)>, usize);
-
-/// A server sees few sizes but many prompt lengths; past this many the tables are dropped and made anew.
-const MAX_TABLES: usize = 256;
 
 impl RopeTables {
     /// Tables for heads whose channels are split over (frame, row, column) as `axes_dims`.
     pub fn new(axes_dims: [usize; 3], device: Device) -> Self {
-        RopeTables { axes_dims, device, made: Mutex::default() }
+        RopeTables { axes_dims, device, made: RopeCache::default() }
     }
 
     /// Text positions, then the positions of every picture of `grids`, of one row of a batch.
@@ -39,17 +34,7 @@ impl RopeTables {
     /// # Errors
     /// The device fails.
     pub fn get(&self, grids: Vec<(usize, usize)>, text_len: usize) -> Result<Arc<RopeTable>> {
-        let key = (grids, text_len);
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(table) = made.get(&key) {
-            return Ok(table.clone());
-        }
-        let table = Arc::new(self.make(&key.0, text_len)?);
-        if made.len() >= MAX_TABLES {
-            made.clear();
-        }
-        made.insert(key, table.clone());
-        Ok(table)
+        self.made.get((grids, text_len), |(grids, text_len)| self.make(grids, *text_len))
     }
 
     fn make(&self, grids: &[(usize, usize)], text_len: usize) -> Result<RopeTable> {

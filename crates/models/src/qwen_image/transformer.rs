@@ -6,12 +6,13 @@
 use candle_core::{DType, Device, Tensor};
 use kernels::{Linear, RowLayout, modulated_layer_norm, rms_norm};
 
-use super::block::{Block, BlockContext, NORM_EPS};
+use super::block::{Block, BlockContext, ImageTime, NORM_EPS};
 use super::config::TransformerConfig;
 use super::rope::RopeTables;
 use crate::Result;
 use crate::dit::{Dit, DitRow, Segment, Streams};
 use crate::error::LoadError;
+use crate::timestep_embedding::{TimestepEmbedder, timestep_embedding};
 use crate::weights::Scope;
 
 /// The 60-block dual-stream transformer of Qwen-Image, in the size that its configuration says.
@@ -25,6 +26,7 @@ pub struct Transformer {
     proj_out: Linear,
     rope: RopeTables,
     segments: [Segment; 1],
+    zero_cond_t: bool,
     activations: DType,
     device: Device,
 }
@@ -38,9 +40,20 @@ pub struct Conditioning {
 }
 
 impl Conditioning {
-    /// `SiLU(temb)`, `[rows, dim]`: what every modulation starts from.
+    /// `SiLU(temb)`, `[rows, dim]`: what the modulation of the text and of the last norm starts from.
     pub fn time_embed(&self) -> &Tensor {
         &self.blocks.time_embed
+    }
+
+    /// What that of the image starts from: the same, or with `zero_cond_t` two a row, of its picture and of
+    /// its references.
+    pub fn image_time_embed(&self) -> &Tensor {
+        &self.blocks.image_time.time_embed
+    }
+
+    /// Where the image tokens are that each of those modulates.
+    pub fn image_time_rows(&self) -> &RowLayout {
+        &self.blocks.image_time.rows
     }
 
     /// Where each row's image tokens are, those of its references included.
@@ -73,7 +86,12 @@ impl Transformer {
             img_in: scope.pp("img_in").linear(config.in_channels, dim)?,
             txt_norm: scope.device(txt_norm.to_dtype(precision.activations))?,
             txt_in: scope.pp("txt_in").linear(config.joint_attention_dim, dim)?,
-            time_embedder: TimestepEmbedder::load(dim, &scope.pp("time_text_embed.timestep_embedder"))?,
+            time_embedder: TimestepEmbedder::load(
+                TIME_CHANNELS,
+                dim,
+                true,
+                &scope.pp("time_text_embed.timestep_embedder"),
+            )?,
             transformer_blocks: (0..config.num_layers)
                 .map(|i| Block::load(config, &blocks.pp(i)))
                 .collect::<Result<_, _>>()?,
@@ -86,6 +104,7 @@ impl Transformer {
                 is_dual: true,
                 encoder_is_used: false,
             }],
+            zero_cond_t: config.zero_cond_t,
             activations: precision.activations,
             device: precision.device.clone(),
         })
@@ -109,7 +128,7 @@ impl Transformer {
     /// # Errors
     /// The device fails.
     pub fn time_embed(&self, sigmas: &[f32]) -> Result<Tensor> {
-        let projected = timestep_embedding(sigmas, &self.device)?;
+        let projected = timestep_embedding(sigmas, TIME_CHANNELS, TIME_SCALE, &self.device)?;
         self.time_embedder.forward(&projected.to_dtype(self.activations)?)
     }
 
@@ -122,6 +141,24 @@ impl Transformer {
         let dim = modulation.dim(1)? / 2;
         let (scale, shift) = (modulation.narrow(1, 0, dim)?, modulation.narrow(1, dim, dim)?);
         modulated_layer_norm(hidden_states, &shift, &scale, &context.blocks.image_rows, NORM_EPS)
+    }
+
+    /// `SiLU(temb)` of each row, and what modulates the image tokens.
+    fn times(&self, rows: &[DitRow<'_>], image_rows: &RowLayout) -> Result<(Tensor, ImageTime)> {
+        let sigmas: Vec<f32> = rows.iter().map(|row| row.sigma).collect();
+        let time_embed = self.time_embed(&sigmas)?.silu()?;
+        if !self.zero_cond_t {
+            return Ok((time_embed.clone(), ImageTime { time_embed, rows: image_rows.clone() }));
+        }
+        let at_zero = self.time_embed(&[0.0])?.silu()?;
+        let pairs = (0..rows.len()).map(|row| Ok([time_embed.narrow(0, row, 1)?, at_zero.clone()]));
+        let pairs = pairs.collect::<Result<Vec<_>>>()?.concat();
+        let lengths = rows.iter().zip(image_rows.iter()).flat_map(|(row, tokens)| {
+            let generated = row.num_tokens();
+            [generated, tokens.len() - generated]
+        });
+        let rows = RowLayout::new(&lengths.collect::<Vec<_>>());
+        Ok((time_embed, ImageTime { time_embed: Tensor::cat(&pairs, 0)?, rows }))
     }
 }
 
@@ -141,16 +178,16 @@ impl Dit for Transformer {
         let embeds: Vec<&Tensor> = rows.iter().map(|row| row.prompt_embeds).collect();
         let image_rows = RowLayout::new(&rows.iter().map(pictures).collect::<Vec<_>>());
         let text_rows = RowLayout::new(&embeds.iter().map(|e| e.dim(0)).collect::<Result<Vec<_>>>()?);
-        let sigmas: Vec<f32> = rows.iter().map(|row| row.sigma).collect();
         let rope = rows.iter().enumerate().map(|(i, row)| self.rope.get(row.token_grids(), text_rows.length(i)));
 
         let hidden_states = self.img_in.forward(&Tensor::cat(&latents, 0)?.to_dtype(self.activations)?)?;
         let encoder = self.txt_in.forward(&self.norm_text(&Tensor::cat(&embeds, 0)?.to_dtype(self.activations)?)?)?;
         let streams = Streams { hidden_states, encoder_hidden_states: Some(encoder) };
-        let time_embed = self.time_embed(&sigmas)?.silu()?;
+        let (time_embed, image_time) = self.times(rows, &image_rows)?;
         let rope = rope.collect::<Result<_>>()?;
         let generated = rows.iter().map(DitRow::num_tokens).collect();
-        Ok((streams, Conditioning { blocks: BlockContext { time_embed, image_rows, text_rows, rope }, generated }))
+        let blocks = BlockContext { time_embed, image_rows, image_time, text_rows, rope };
+        Ok((streams, Conditioning { blocks, generated }))
     }
 
     fn layouts<'c>(&self, _segment: usize, context: &'c Conditioning) -> (&'c RowLayout, &'c RowLayout) {
@@ -158,13 +195,25 @@ impl Dit for Transformer {
     }
 
     fn select(&self, context: &Conditioning, rows: &[usize]) -> Result<Conditioning> {
-        let BlockContext { time_embed, image_rows, text_rows, rope } = &context.blocks;
-        let lengths = |of: &RowLayout| RowLayout::new(&rows.iter().map(|&row| of.length(row)).collect::<Vec<_>>());
-        let indices: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        let BlockContext { time_embed, image_rows, image_time, text_rows, rope } = &context.blocks;
+        let lengths = |of: &RowLayout, rows: &[usize]| {
+            RowLayout::new(&rows.iter().map(|&row| of.length(row)).collect::<Vec<_>>())
+        };
+        let time_embeds = |of: &Tensor, rows: &[usize]| {
+            of.index_select(&Tensor::from_iter(rows.iter().map(|&row| row as u32), &self.device)?, 0)
+        };
+        let times: Vec<usize> = match self.zero_cond_t {
+            true => rows.iter().flat_map(|row| [2 * row, 2 * row + 1]).collect(),
+            false => rows.to_vec(),
+        };
         let blocks = BlockContext {
-            time_embed: time_embed.index_select(&Tensor::new(indices, time_embed.device())?, 0)?,
-            image_rows: lengths(image_rows),
-            text_rows: lengths(text_rows),
+            time_embed: time_embeds(time_embed, rows)?,
+            image_rows: lengths(image_rows, rows),
+            image_time: ImageTime {
+                time_embed: time_embeds(&image_time.time_embed, &times)?,
+                rows: lengths(&image_time.rows, &times),
+            },
+            text_rows: lengths(text_rows, rows),
             rope: rows.iter().map(|&row| rope[row].clone()).collect(),
         };
         Ok(Conditioning { blocks, generated: rows.iter().map(|&row| context.generated[row]).collect() })
@@ -187,36 +236,7 @@ impl Dit for Transformer {
     }
 }
 
-/// Linear, SiLU, Linear.
-struct TimestepEmbedder {
-    linear_1: Linear,
-    linear_2: Linear,
-}
-
-impl TimestepEmbedder {
-    fn load(dim: usize, scope: &Scope<'_>) -> Result<Self, LoadError> {
-        Ok(TimestepEmbedder {
-            linear_1: scope.pp("linear_1").linear(TIME_CHANNELS, dim)?,
-            linear_2: scope.pp("linear_2").linear(dim, dim)?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.linear_2.forward(&self.linear_1.forward(x)?.silu()?)
-    }
-}
-
+/// Channels of the sinusoid that a noise level becomes.
 const TIME_CHANNELS: usize = 256;
-
-/// The sinusoidal embedding of each noise level, `[rows, 256]` in f32: cosines, then sines, of
-/// `1000 sigma`.
-///
-/// # Errors
-/// The device fails.
-pub fn timestep_embedding(sigmas: &[f32], device: &Device) -> Result<Tensor> {
-    let half = TIME_CHANNELS / 2;
-    let frequency = |k: usize| (-(10_000_f32.ln()) * k as f32 / half as f32).exp();
-    let angles = sigmas.iter().flat_map(|sigma| (0..half).map(move |k| 1000.0 * (sigma * frequency(k))));
-    let angles = Tensor::from_iter(angles, device)?.reshape((sigmas.len(), half))?;
-    Tensor::cat(&[angles.cos()?, angles.sin()?], 1)
-}
+/// What the sinusoid multiplies a noise level by.
+const TIME_SCALE: f32 = 1000.0;

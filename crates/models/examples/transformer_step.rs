@@ -1,0 +1,116 @@
+//! Times one forward pass of a checkpoint's diffusion transformer, whole and block by block, without a cache.
+//!
+//!     cargo run --release -p models --example transformer_step FOLDER ROWS COLUMNS TEXT_TOKENS
+//!
+//! `FOLDER/transformer` is a QwenImageTransformer2DModel or a Flux2Transformer2DModel. Prints medians in
+//! milliseconds as JSON: `step_ms`, and a block's under the name of its list. On the CPU, in f32.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use models::{Checkpoint, Dit, DitRow, Precision, flux2, qwen_image, randn};
+use serde::Deserialize;
+
+// As a server should, see kernels' example.
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+#[derive(Deserialize)]
+struct Class {
+    #[serde(rename = "_class_name")]
+    class_name: String,
+    in_channels: usize,
+    joint_attention_dim: usize,
+}
+
+/// Tokens of a pass: of the picture, row by row, and of the prompt.
+struct Size {
+    token_grid: (usize, usize),
+    text_len: usize,
+}
+
+fn main() -> Result<()> {
+    kernels::threads_from_env();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [folder, rows, columns, text_len] = &arguments[..] else {
+        return Err("give a folder, rows and columns of image tokens, and the number of text tokens".into());
+    };
+    let size = Size { token_grid: (rows.parse()?, columns.parse()?), text_len: text_len.parse()? };
+    let checkpoint = Checkpoint::Dir(folder.into());
+    let class: Class = checkpoint.json("transformer/config.json")?;
+    let times = kernels::in_pool(&Device::Cpu, || class_times(&checkpoint, &class, &size))?;
+    println!("{}", serde_json::to_string(&times)?);
+    Ok(())
+}
+
+fn class_times(checkpoint: &Checkpoint, class: &Class, size: &Size) -> Result<BTreeMap<String, f64>> {
+    let weights = checkpoint.weights("transformer", Precision::new(DType::F32, Device::Cpu))?;
+    let scope = weights.scope("", &|_, _| ());
+    match class.class_name.as_str() {
+        "QwenImageTransformer2DModel" => {
+            let config = qwen_image::TransformerConfig::load(checkpoint)?;
+            times(&qwen_image::Transformer::load(&config, &scope)?, class, size)
+        }
+        "Flux2Transformer2DModel" => {
+            let config = flux2::TransformerConfig::load(checkpoint)?;
+            times(&flux2::Transformer::load(&config, &scope)?, class, size)
+        }
+        other => Err(format!("`{other}` is not a transformer that is built").into()),
+    }
+}
+
+/// Medians of the passes of a second or two, after one to warm up.
+fn times<D: Dit>(dit: &D, class: &Class, size: &Size) -> Result<BTreeMap<String, f64>> {
+    let random = |seed, rows: usize, columns: usize| {
+        Tensor::from_vec(randn(seed, rows * columns), (rows, columns), &Device::Cpu)
+    };
+    let latents = random(0, size.token_grid.0 * size.token_grid.1, class.in_channels)?;
+    let prompt_embeds = random(1, size.text_len, class.joint_attention_dim)?;
+    let row = DitRow {
+        latents: &latents,
+        token_grid: size.token_grid,
+        references: &[],
+        prompt_embeds: &prompt_embeds,
+        sigma: 0.5,
+        guidance: None,
+    };
+    let mut times = BTreeMap::new();
+    pass(dit, &row, &mut times)?;
+    times.clear();
+    let (start, mut passes) = (Instant::now(), 0);
+    while passes < 3 || (start.elapsed().as_secs_f64() < 1.5 && passes < 1000) {
+        pass(dit, &row, &mut times)?;
+        passes += 1;
+    }
+    Ok(times.into_iter().map(|(name, times)| (name, median(times))).collect())
+}
+
+/// One pass; the time of each block goes to its list's, and that of the whole to `step_ms`.
+fn pass<D: Dit>(dit: &D, row: &DitRow<'_>, times: &mut BTreeMap<String, Vec<f64>>) -> Result<()> {
+    let whole = Instant::now();
+    let (mut streams, context) = dit.begin(&[*row])?;
+    for (segment, blocks) in dit.segments().iter().enumerate() {
+        streams = dit.enter(segment, streams, &context)?;
+        for index in 0..blocks.num_blocks {
+            let block = Instant::now();
+            streams = dit.block(segment, index, &streams, &context)?;
+            times.entry(format!("{}_ms", blocks.name)).or_default().push(milliseconds(block));
+        }
+    }
+    std::hint::black_box(dit.end(&streams, &context)?);
+    times.entry("step_ms".into()).or_default().push(milliseconds(whole));
+    Ok(())
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}

@@ -1,0 +1,193 @@
+//! One dual-stream block: text and image, each with its own weights, meet in a joint attention.
+//!
+//! Port of `Flux2TransformerBlock` and `Flux2AttnProcessor`:
+//! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/transformers/transformer_flux2.py#L876>
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use kernels::{AttentionStream, JointAttention, Linear, RopeTable, RowLayout, swiglu};
+
+use super::config::TransformerConfig;
+use super::modulation::Modulation;
+use crate::Result;
+use crate::dit::Streams;
+use crate::error::LoadError;
+use crate::weights::Scope;
+
+/// What is the same for all blocks of a forward pass.
+#[derive(Clone)]
+pub(super) struct BlockContext {
+    /// Of the image stream, two sets: the attention's and the feed-forward network's.
+    pub(super) double_img: Modulation,
+    /// The same of the text stream.
+    pub(super) double_txt: Modulation,
+    /// Of the single-stream blocks, one set.
+    pub(super) single: Modulation,
+    /// Where each row's image tokens are in the dual-stream blocks.
+    pub(super) image_rows: RowLayout,
+    /// Where each row's text tokens are there.
+    pub(super) text_rows: RowLayout,
+    /// Where each row's text and image tokens are in the single-stream blocks.
+    pub(super) joint_rows: RowLayout,
+    /// The text stream that single-stream blocks do not have: as many rows, no tokens.
+    pub(super) no_rows: RowLayout,
+    /// Text positions, then image positions, of each row.
+    pub(super) rope: Vec<Arc<RopeTable>>,
+}
+
+impl BlockContext {
+    /// Of rows of so many text and image tokens, with the modulations of both streams and of the single one.
+    pub(super) fn new(
+        [double_img, double_txt, single]: [Modulation; 3],
+        text_lens: &[usize],
+        image_lens: &[usize],
+        rope: Vec<Arc<RopeTable>>,
+    ) -> Self {
+        let joint_lens: Vec<usize> = text_lens.iter().zip(image_lens).map(|(text, image)| text + image).collect();
+        BlockContext {
+            double_img,
+            double_txt,
+            single,
+            image_rows: RowLayout::new(image_lens),
+            text_rows: RowLayout::new(text_lens),
+            joint_rows: RowLayout::new(&joint_lens),
+            no_rows: RowLayout::new(&vec![0; joint_lens.len()]),
+            rope,
+        }
+    }
+
+    /// That of some of the rows, which `indices` names on the device.
+    pub(super) fn select(&self, rows: &[usize], indices: &Tensor) -> Result<Self> {
+        let lens = |of: &RowLayout| -> Vec<usize> { rows.iter().map(|&row| of.length(row)).collect() };
+        let modulations =
+            [self.double_img.select(indices)?, self.double_txt.select(indices)?, self.single.select(indices)?];
+        let rope = rows.iter().map(|&row| self.rope[row].clone()).collect();
+        Ok(BlockContext::new(modulations, &lens(&self.text_rows), &lens(&self.image_rows), rope))
+    }
+}
+
+/// A dual-stream block.
+pub struct Block {
+    /// The joint attention.
+    pub attn: Attention,
+    /// The image stream's feed-forward network.
+    pub ff: FeedForward,
+    /// The text stream's feed-forward network.
+    pub ff_context: FeedForward,
+}
+
+impl Block {
+    pub(super) fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
+        Ok(Block {
+            attn: Attention::load(config, &scope.pp("attn"))?,
+            ff: FeedForward::load(config, &scope.pp("ff"))?,
+            ff_context: FeedForward::load(config, &scope.pp("ff_context"))?,
+        })
+    }
+
+    pub(super) fn forward(&self, streams: &Streams, context: &BlockContext) -> Result<Streams> {
+        let BlockContext { double_img, double_txt, image_rows, text_rows, rope, .. } = context;
+        let (hidden, encoder) = (&streams.hidden_states, streams.encoder()?);
+
+        let img_attn_in = double_img.norm(0, hidden, image_rows)?;
+        let txt_attn_in = double_txt.norm(0, encoder, text_rows)?;
+        let (txt_attn, img_attn) = self.attn.attend((&txt_attn_in, text_rows), (&img_attn_in, image_rows), rope)?;
+        let hidden = self.attn.to_out.forward_gated(&img_attn, hidden, &double_img.gate(0)?, image_rows)?;
+        let encoder = self.attn.to_add_out.forward_gated(&txt_attn, encoder, &double_txt.gate(0)?, text_rows)?;
+
+        let hidden = self.ff.forward_gated(&hidden, double_img, image_rows)?;
+        let encoder = self.ff_context.forward_gated(&encoder, double_txt, text_rows)?;
+        Ok(Streams { hidden_states: hidden, encoder_hidden_states: Some(encoder) })
+    }
+}
+
+/// The joint attention's projections; none has a bias.
+pub struct Attention {
+    to_qkv: Linear,
+    add_qkv_proj: Linear,
+    norm_q: Tensor,
+    norm_k: Tensor,
+    norm_added_q: Tensor,
+    norm_added_k: Tensor,
+    /// The image stream's output projection.
+    pub to_out: Linear,
+    /// The text stream's output projection.
+    pub to_add_out: Linear,
+    num_heads: usize,
+    eps: f64,
+}
+
+impl Attention {
+    fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
+        let dim = config.dim();
+        let fused = |names: &[&str]| scope.fused_linear(names, dim, &[dim; 3], false);
+        let norm = |name: &str| head_norm(config, scope, name);
+        Ok(Attention {
+            to_qkv: fused(&["to_q", "to_k", "to_v"])?,
+            add_qkv_proj: fused(&["add_q_proj", "add_k_proj", "add_v_proj"])?,
+            norm_q: norm("norm_q")?,
+            norm_k: norm("norm_k")?,
+            norm_added_q: norm("norm_added_q")?,
+            norm_added_k: norm("norm_added_k")?,
+            to_out: scope.pp("to_out.0").linear_no_bias(dim, dim)?,
+            to_add_out: scope.pp("to_add_out").linear_no_bias(dim, dim)?,
+            num_heads: config.num_attention_heads,
+            eps: config.eps,
+        })
+    }
+
+    /// Text and image after attending to each other, row by row, before the output projections.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn attend(
+        &self,
+        (text, text_rows): (&Tensor, &RowLayout),
+        (image, image_rows): (&Tensor, &RowLayout),
+        rope: &[Arc<RopeTable>],
+    ) -> Result<(Tensor, Tensor)> {
+        let (text_qkv, image_qkv) = (self.add_qkv_proj.forward(text)?, self.to_qkv.forward(image)?);
+        let text =
+            AttentionStream { qkv: &text_qkv, norm_q: &self.norm_added_q, norm_k: &self.norm_added_k, rows: text_rows };
+        let image = AttentionStream { qkv: &image_qkv, norm_q: &self.norm_q, norm_k: &self.norm_k, rows: image_rows };
+        JointAttention { text, image, rope, num_heads: self.num_heads, eps: self.eps }.forward()
+    }
+}
+
+/// The RMSNorm weight `name` of the heads, `[head_dim]`.
+pub(super) fn head_norm(config: &TransformerConfig, scope: &Scope<'_>, name: &str) -> Result<Tensor, LoadError> {
+    let weight = scope.pp(name).get(config.attention_head_dim, "weight")?;
+    scope.device(weight.to_dtype(scope.precision().activations))
+}
+
+/// Two layers around a SwiGLU; none has a bias.
+pub struct FeedForward {
+    /// Gate and up, side by side.
+    linear_in: Linear,
+    linear_out: Linear,
+}
+
+impl FeedForward {
+    fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
+        let (dim, hidden_dim) = (config.dim(), config.mlp_hidden_dim());
+        Ok(FeedForward {
+            linear_in: scope.pp("linear_in").linear_no_bias(dim, 2 * hidden_dim)?,
+            linear_out: scope.pp("linear_out").linear_no_bias(hidden_dim, dim)?,
+        })
+    }
+
+    /// The network's own output, `[tokens, dim]`.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.linear_out.forward(&swiglu(&self.linear_in.forward(x)?)?)
+    }
+
+    /// `x` plus the gated output of what the second set makes of it.
+    fn forward_gated(&self, x: &Tensor, modulation: &Modulation, rows: &RowLayout) -> Result<Tensor> {
+        let inner = swiglu(&self.linear_in.forward(&modulation.norm(1, x, rows)?)?)?;
+        self.linear_out.forward_gated(&inner, x, &modulation.gate(1)?, rows)
+    }
+}

@@ -1,0 +1,150 @@
+//! The numbers of a FLUX.2 transformer, from its `config.json`.
+
+use serde::Deserialize;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::LoadError;
+
+/// `transformer/config.json` of a `Flux2Transformer2DModel`; defaults are the class's own, which are FLUX.2-dev's.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct TransformerConfig {
+    /// Side of a patch of the packed latents; 1 is what is built.
+    pub patch_size: usize,
+    /// Channels of a packed token.
+    pub in_channels: usize,
+    /// Channels of the prediction, where they are said to be others than `in_channels`.
+    pub out_channels: Option<usize>,
+    /// Dual-stream blocks.
+    pub num_layers: usize,
+    /// Single-stream blocks behind them.
+    pub num_single_layers: usize,
+    /// Width of a head.
+    pub attention_head_dim: usize,
+    /// Heads.
+    pub num_attention_heads: usize,
+    /// Width of the text encoder's hidden states, all layers that are used side by side.
+    pub joint_attention_dim: usize,
+    /// Channels of the sinusoid that a noise level becomes.
+    pub timestep_guidance_channels: usize,
+    /// Width inside a feed-forward network, as a multiple of the streams' width.
+    pub mlp_ratio: f64,
+    /// Rotary channels of time, row, column and text position; they sum to the head's width.
+    pub axes_dims_rope: Vec<usize>,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Epsilon of every norm.
+    pub eps: f64,
+    /// Whether the network takes a distilled guidance scale.
+    pub guidance_embeds: bool,
+}
+
+impl Default for TransformerConfig {
+    fn default() -> Self {
+        TransformerConfig {
+            patch_size: 1,
+            in_channels: 128,
+            out_channels: None,
+            num_layers: 8,
+            num_single_layers: 48,
+            attention_head_dim: 128,
+            num_attention_heads: 48,
+            joint_attention_dim: 15360,
+            timestep_guidance_channels: 256,
+            mlp_ratio: 3.0,
+            axes_dims_rope: vec![32; 4],
+            rope_theta: 2000.0,
+            eps: 1e-6,
+            guidance_embeds: true,
+        }
+    }
+}
+
+const FILE: &str = "transformer/config.json";
+
+impl TransformerConfig {
+    /// Reads `transformer/config.json`.
+    ///
+    /// # Errors
+    /// The file is missing, or asks for what is not built.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
+        let config: Self = checkpoint.json(FILE)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        let refuse = |key, bound: &str, given: String| {
+            Err(LoadError::Config { file: FILE.into(), key, bound: bound.into(), given })
+        };
+        if self.patch_size != 1 {
+            return refuse("patch_size", "be 1", self.patch_size.to_string());
+        }
+        if self.out_channels.is_some_and(|channels| channels != self.in_channels) {
+            let given = format!("{:?}, {} in", self.out_channels, self.in_channels);
+            return refuse("out_channels", "be null or in_channels", given);
+        }
+        let axes = &self.axes_dims_rope;
+        if axes.len() != 4 || axes.iter().any(|dim| dim % 2 != 0) {
+            return refuse("axes_dims_rope", "have 4 even entries", format!("{axes:?}"));
+        }
+        if axes.iter().sum::<usize>() != self.attention_head_dim {
+            return refuse("axes_dims_rope", "sum to attention_head_dim", format!("{axes:?}"));
+        }
+        if self.timestep_guidance_channels < 2 || !self.timestep_guidance_channels.is_multiple_of(2) {
+            let given = self.timestep_guidance_channels.to_string();
+            return refuse("timestep_guidance_channels", "be even and at least 2", given);
+        }
+        for (key, number) in [("mlp_ratio", self.mlp_ratio), ("rope_theta", self.rope_theta), ("eps", self.eps)] {
+            if !(number.is_finite() && number > 0.0) {
+                return refuse(key, "be above 0", number.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Width of both streams.
+    pub fn dim(&self) -> usize {
+        self.attention_head_dim * self.num_attention_heads
+    }
+
+    /// Width inside a feed-forward network.
+    pub fn mlp_hidden_dim(&self) -> usize {
+        (self.dim() as f64 * self.mlp_ratio) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The message that a change of the defaults is refused with; empty if it is not.
+    fn refusal(change: impl FnOnce(&mut TransformerConfig)) -> String {
+        let mut config = TransformerConfig::default();
+        change(&mut config);
+        config.check().map_or_else(|err| err.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn flux2_dev_is_the_default() {
+        let config: TransformerConfig = serde_json::from_str("{}").unwrap();
+        assert_eq!((config.dim(), config.mlp_hidden_dim()), (6144, 18432));
+        assert_eq!(refusal(|_| ()), "");
+    }
+
+    #[test]
+    fn flux2_refuses_by_key_what_is_not_built() {
+        let say = |key, must, given| format!("`transformer/config.json`: `{key}` must {must}. Given: {given}");
+        for (change, message) in [
+            ((|c| c.patch_size = 2) as fn(&mut TransformerConfig), say("patch_size", "be 1", "2")),
+            (|c| c.out_channels = Some(64), say("out_channels", "be null or in_channels", "Some(64), 128 in")),
+            (|c| c.axes_dims_rope = vec![64; 2], say("axes_dims_rope", "have 4 even entries", "[64, 64]")),
+            (|c| c.axes_dims_rope[0] = 30, say("axes_dims_rope", "sum to attention_head_dim", "[30, 32, 32, 32]")),
+            (|c| c.timestep_guidance_channels = 7, say("timestep_guidance_channels", "be even and at least 2", "7")),
+            (|c| c.mlp_ratio = -1.0, say("mlp_ratio", "be above 0", "-1")),
+            (|c| c.rope_theta = f64::NAN, say("rope_theta", "be above 0", "NaN")),
+        ] {
+            assert_eq!(refusal(change), message);
+        }
+    }
+}

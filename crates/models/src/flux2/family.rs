@@ -1,0 +1,194 @@
+//! FLUX.2-klein as a family of the common pipeline.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use diffusion::{
+    EditSize, FlowMatchConfig, GuidanceKind, ImageRequest, ImageSize, InputImageBounds, ModelCard, PipelineError,
+    RgbImage, Sigmas, empirical_mu,
+};
+use serde::Deserialize;
+
+use super::config::TransformerConfig;
+use super::prompt::{MAX_SEQUENCE_LENGTH, PromptEncoder};
+use super::transformer::Transformer;
+use super::vae::{Vae, VaeConfig, VaeEncoder};
+use crate::Result;
+use crate::checkpoint::Checkpoint;
+use crate::cost::{RequestSizes, TextLength};
+use crate::dit::Dit;
+use crate::error::LoadError;
+use crate::facts::Facts;
+use crate::family::{Family, VisionFeatures, pixels};
+use crate::noise::randn;
+use crate::options::{LoadOptions, Progress};
+use crate::pack::{pack, unpack};
+use crate::schedule::flow_match_config;
+use crate::weights::Precision;
+
+/// A loaded FLUX.2-klein.
+pub struct Flux2Klein {
+    prompts: PromptEncoder,
+    transformer: Transformer,
+    vae: Vae,
+    vae_encoder: VaeEncoder,
+    schedule: FlowMatchConfig,
+    sizes: RequestSizes,
+    device: Device,
+    card: ModelCard,
+}
+
+/// What `model_index.json` says beside the class.
+#[derive(Deserialize)]
+struct ModelIndex {
+    /// Whether the checkpoint draws in a few steps without guidance.
+    #[serde(default)]
+    is_distilled: bool,
+}
+
+impl Flux2Klein {
+    /// Loads tokenizer, text encoder, transformer and VAE, in this order.
+    ///
+    /// # Errors
+    /// The first thing that is missing or wrong, by file and name.
+    pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, progress: Progress<'_>) -> Result<Self, LoadError> {
+        let precision = Precision::new(options.dtype, options.device.clone());
+        let open = |component: &str| checkpoint.weights(component, precision.clone());
+        let ModelIndex { is_distilled } = checkpoint.json("model_index.json")?;
+        let schedule = flow_match_config(checkpoint)?;
+        let config = TransformerConfig::load(checkpoint)?;
+        let vae_config = VaeConfig::load(checkpoint)?;
+
+        let max_sequence_length = options.overrides.max_sequence_length.unwrap_or(MAX_SEQUENCE_LENGTH);
+        let facts = options.overrides.over(Facts::load(checkpoint)?);
+        let card = facts.applied_to(card(checkpoint.class()?, is_distilled, &config));
+        if let Some(cache) = &options.cache {
+            cache.validate(&card.num_blocks)?;
+        }
+        let report = |done, total| progress("text encoder", done, total);
+        let prompts = PromptEncoder::load(checkpoint, &open("text_encoder")?.scope("", &report), max_sequence_length)?;
+        let report = |done, total| progress("transformer", done, total);
+        let transformer = Transformer::load(&config, &open("transformer")?.scope("", &report))?;
+        let report = |done, total| progress("vae", done, total);
+        let weights = open("vae")?;
+        let (vae, vae_encoder) = {
+            let scope = weights.scope("", &report);
+            (Vae::load(&vae_config, &scope)?, VaeEncoder::load(&vae_config, &scope)?)
+        };
+        Ok(Flux2Klein {
+            sizes: sizes(&config, &transformer, max_sequence_length, precision.activations.size_in_bytes()),
+            card: ModelCard { max_prompt_tokens: prompts.max_prompt_tokens(), ..card },
+            prompts,
+            transformer,
+            vae,
+            vae_encoder,
+            schedule,
+            device: options.device.clone(),
+        })
+    }
+
+    /// The text half.
+    pub fn prompts(&self) -> &PromptEncoder {
+        &self.prompts
+    }
+
+    /// The diffusion transformer.
+    pub fn transformer(&self) -> &Transformer {
+        &self.transformer
+    }
+}
+
+impl Family for Flux2Klein {
+    type Dit = Transformer;
+
+    fn card(&self) -> &ModelCard {
+        &self.card
+    }
+
+    fn dit(&self) -> &Transformer {
+        &self.transformer
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn sizes(&self) -> RequestSizes {
+        self.sizes.clone()
+    }
+
+    fn sigmas(&self, num_inference_steps: usize, image_seq_len: usize) -> Sigmas {
+        let mu = empirical_mu(image_seq_len, num_inference_steps);
+        Sigmas::with_mu(&self.schedule, num_inference_steps, mu)
+    }
+
+    fn encode_vision(&self, _picture: &RgbImage) -> Result<VisionFeatures, PipelineError> {
+        Err(PipelineError::Model("FLUX.2's text encoder sees no pictures. This is a bug.".into()))
+    }
+
+    fn encode_prompt(
+        &self,
+        field: &'static str,
+        prompt: &str,
+        _pictures: &[VisionFeatures],
+    ) -> Result<Tensor, PipelineError> {
+        self.prompts.encode(field, prompt)
+    }
+
+    fn encode_picture(&self, picture: &RgbImage) -> Result<Tensor> {
+        self.vae.normalize(&pack(&self.vae_encoder.encode(&pixels(picture, &self.device)?)?)?)
+    }
+
+    fn noise(&self, seed: u64, size: ImageSize) -> Result<Tensor> {
+        let (tokens, channels) = (size.image_seq_len(), self.sizes.token_channels);
+        // Drawn as packed latents, channel by channel.
+        Tensor::from_vec(randn(seed, channels * tokens), (channels, tokens), &self.device)?.t()?.contiguous()
+    }
+
+    fn unpack(&self, tokens: &Tensor, token_grid: (usize, usize)) -> Result<Tensor> {
+        unpack(&self.vae.denormalize(tokens)?, token_grid)
+    }
+
+    fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        self.vae.decode(latents)
+    }
+}
+
+fn sizes(
+    config: &TransformerConfig,
+    transformer: &Transformer,
+    max_sequence_length: usize,
+    activation_bytes: usize,
+) -> RequestSizes {
+    // Every prompt is padded.
+    let length = TextLength { expected: max_sequence_length, most: max_sequence_length };
+    RequestSizes {
+        segments: transformer.segments().to_vec(),
+        dim: config.dim(),
+        token_channels: config.in_channels,
+        text_width: config.joint_attention_dim,
+        text_tokens: Arc::new(move |_: &str, _: &ImageRequest| length),
+        activation_bytes,
+    }
+}
+
+/// What the family says of itself where the checkpoint says nothing. The bounds of pictures are
+/// `Flux2ImageProcessor.check_image_input`'s, and four are as many as it was trained with.
+fn card(class: String, is_distilled: bool, config: &TransformerConfig) -> ModelCard {
+    let (low, steps, high) = if is_distilled { (4, 4, 8) } else { (20, 50, 80) };
+    ModelCard {
+        class,
+        default_size: ImageSize { width: 1024, height: 1024 },
+        default_num_inference_steps: steps,
+        low_num_inference_steps: low,
+        high_num_inference_steps: high,
+        guidance: if is_distilled { GuidanceKind::None } else { GuidanceKind::Cfg },
+        default_guidance_scale: if is_distilled { 1.0 } else { 4.0 },
+        default_negative_prompt: Some(String::new()),
+        input_images: InputImageBounds { min_images: 0, max_images: 4, min_side: 64, max_ratio: 8.0 },
+        edit_size: EditSize::Own { max_area: 1024 * 1024 },
+        max_prompt_tokens: MAX_SEQUENCE_LENGTH,
+        dim: config.dim(),
+        num_blocks: vec![config.num_layers, config.num_single_layers],
+    }
+}

@@ -1,0 +1,43 @@
+//! FLUX.2-klein: text to image, and editing, by a transformer of dual-stream, then single-stream blocks.
+//!
+//! Reference: diffusers' `Flux2KleinPipeline`,
+//! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/pipelines/flux2/pipeline_flux2_klein.py>
+//!
+//! # Architecture
+//! The prompt goes through 27 layers of Qwen3; three of its hidden states side by side, padding included, are the text
+//! stream. [`Transformer`] predicts the velocity; [`Vae`] is a plain KL VAE whose latents are normalised by the running
+//! statistics of a batch norm.
+
+mod block;
+mod config;
+mod family;
+mod modulation;
+mod prompt;
+mod published;
+mod rope;
+mod single_block;
+mod transformer;
+mod vae;
+
+pub use block::{Attention, Block, FeedForward};
+pub use config::TransformerConfig;
+pub use family::Flux2Klein;
+pub use modulation::Modulation;
+pub use prompt::{MAX_SEQUENCE_LENGTH, PromptEncoder};
+pub use rope::RopeTables;
+pub use single_block::SingleBlock;
+pub use transformer::{Conditioning, Transformer};
+pub use vae::{Vae, VaeConfig, VaeDecoder, VaeEncoder};
+
+use crate::model_family::ModelFamily;
+use crate::pipeline::DiffusionPipeline;
+
+/// Text to image, and editing.
+pub(crate) const FAMILY: ModelFamily = ModelFamily {
+    name: "FLUX.2-klein",
+    classes: &["Flux2KleinPipeline"],
+    models: published::MODELS,
+    load: |checkpoint, options, progress| {
+        Ok(Box::new(DiffusionPipeline::new(Flux2Klein::load(checkpoint, options, progress)?, options)))
+    },
+};

@@ -1,0 +1,96 @@
+//! A prompt in Qwen3's chat template, through tokenizer and decoder.
+//!
+//! Port of `_get_qwen3_prompt_embeds`:
+//! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/flux2/pipeline_flux2_klein.py>
+
+use candle_core::Tensor;
+use diffusion::{InvalidRequest, PipelineError};
+
+use crate::checkpoint::Checkpoint;
+use crate::device_error;
+use crate::error::LoadError;
+use crate::qwen_decoder::{Decoder, DecoderConfig, Positions};
+use crate::tokenizer::Tokenizer;
+use crate::weights::Scope;
+
+/// Tokens of the text stream, padding included, unless another number is asked for.
+pub const MAX_SEQUENCE_LENGTH: usize = 512;
+
+const BEFORE_PROMPT: &str = "<|im_start|>user\n";
+/// With an empty thought, as the template has it where the model is not to think.
+const AFTER_PROMPT: &str = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+/// Fills the sequence up.
+const PADDING: &str = "<|endoftext|>";
+/// The hidden states of the decoder that the transformer sees side by side; nothing behind the last is loaded.
+const HIDDEN_STATES: [usize; 3] = [9, 18, 27];
+
+/// The text half of the pipeline.
+pub struct PromptEncoder {
+    tokenizer: Tokenizer,
+    /// The network behind the tokenizer, 27 layers of it.
+    pub decoder: Decoder,
+    max_sequence_length: usize,
+    padding: u32,
+    /// Tokens of the template alone.
+    template_tokens: usize,
+}
+
+impl PromptEncoder {
+    /// Loads `tokenizer` of `checkpoint` and the decoder, at whose root `scope` stands. Every prompt will be
+    /// `max_sequence_length` tokens long.
+    ///
+    /// # Errors
+    /// The first thing that is missing or wrong, by file and name.
+    pub fn load(checkpoint: &Checkpoint, scope: &Scope<'_>, max_sequence_length: usize) -> Result<Self, LoadError> {
+        let tokenizer = Tokenizer::load(checkpoint, "tokenizer")?;
+        let unusable = |reason: String| LoadError::Tokenizer { file: "tokenizer".into(), reason };
+        let padding = tokenizer.id(PADDING).ok_or_else(|| unusable(format!("it has no {PADDING}")))?;
+        let template = tokenizer.encode(&[BEFORE_PROMPT, AFTER_PROMPT].concat());
+        let template_tokens = template.map_err(|err| unusable(err.to_string()))?.len();
+        let config = DecoderConfig::load(checkpoint, "text_encoder")?;
+        let [.., last] = HIDDEN_STATES;
+        let decoder = Decoder::load(&config, scope, last)?;
+        Ok(PromptEncoder { tokenizer, decoder, max_sequence_length, padding, template_tokens })
+    }
+
+    /// Most tokens of a prompt, the template's own not counted.
+    pub fn max_prompt_tokens(&self) -> usize {
+        self.max_sequence_length.saturating_sub(self.template_tokens)
+    }
+
+    /// Width of the text stream.
+    pub fn width(&self) -> usize {
+        HIDDEN_STATES.len() * self.decoder.config().hidden_size
+    }
+
+    /// Token ids of `prompt` in the template, padded, and how many of them are no padding.
+    ///
+    /// # Errors
+    /// [`PipelineError::Invalid`] about `field` if the prompt has too many tokens.
+    pub fn tokenize(&self, field: &'static str, prompt: &str) -> Result<(Vec<u32>, usize), PipelineError> {
+        let text = [BEFORE_PROMPT, prompt, AFTER_PROMPT].concat();
+        let mut ids = self.tokenizer.encode(&text).map_err(device_error)?;
+        let valid = ids.len();
+        if valid > self.max_sequence_length {
+            let bound = format!("have at most {} tokens", self.max_prompt_tokens());
+            let given = format!("{} tokens", valid.saturating_sub(self.template_tokens));
+            return Err(InvalidRequest::new(field, bound, given).into());
+        }
+        ids.resize(self.max_sequence_length, self.padding);
+        Ok((ids, valid))
+    }
+
+    /// The text stream of `prompt`, `[max_sequence_length, 3 * hidden_size]`: the transformer sees the padding too.
+    ///
+    /// # Errors
+    /// As [`PromptEncoder::tokenize`], or the device fails.
+    pub fn encode(&self, field: &'static str, prompt: &str) -> Result<Tensor, PipelineError> {
+        let (ids, valid) = self.tokenize(field, prompt)?;
+        let encode = || {
+            let sequence = self.decoder.sequence(&Positions::sequential(ids.len()), valid)?;
+            let states = self.decoder.forward(&self.decoder.embed(&ids)?, &sequence, &HIDDEN_STATES)?;
+            Tensor::cat(&states, 1)
+        };
+        encode().map_err(device_error)
+    }
+}

@@ -1,0 +1,184 @@
+//! The numbers of a FLUX.2 VAE, from its `config.json`.
+
+use serde::Deserialize;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::LoadError;
+
+/// `vae/config.json` of an `AutoencoderKLFlux2`; defaults are the class's own.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct VaeConfig {
+    /// Channels of a picture on its way in; 3 is RGB.
+    pub in_channels: usize,
+    /// Channels of a picture on its way out.
+    pub out_channels: usize,
+    /// Kinds of the encoder's resolutions.
+    pub down_block_types: Vec<String>,
+    /// Kinds of the decoder's resolutions.
+    pub up_block_types: Vec<String>,
+    /// Channels of each resolution, the highest first.
+    pub block_out_channels: Vec<usize>,
+    /// The same of the decoder, where it has others.
+    pub decoder_block_out_channels: Option<Vec<usize>>,
+    /// Residual blocks of a resolution; the decoder has one more.
+    pub layers_per_block: usize,
+    /// Activation between the layers.
+    pub act_fn: String,
+    /// Latent channels.
+    pub latent_channels: usize,
+    /// Groups of every group norm.
+    pub norm_num_groups: usize,
+    /// Whether a 1x1 convolution ends the encoder.
+    pub use_quant_conv: bool,
+    /// Whether a 1x1 convolution begins the decoder.
+    pub use_post_quant_conv: bool,
+    /// Whether the lowest resolution attends.
+    pub mid_block_add_attention: bool,
+    /// Epsilon of the tokens' normalisation.
+    pub batch_norm_eps: f64,
+    /// Latents of a token, both ways.
+    pub patch_size: [usize; 2],
+}
+
+impl Default for VaeConfig {
+    fn default() -> Self {
+        VaeConfig {
+            in_channels: 3,
+            out_channels: 3,
+            down_block_types: vec![DOWN_BLOCK.into(); RESOLUTIONS],
+            up_block_types: vec![UP_BLOCK.into(); RESOLUTIONS],
+            block_out_channels: vec![128, 256, 512, 512],
+            decoder_block_out_channels: None,
+            layers_per_block: 2,
+            act_fn: "silu".into(),
+            latent_channels: 32,
+            norm_num_groups: 32,
+            use_quant_conv: true,
+            use_post_quant_conv: true,
+            mid_block_add_attention: true,
+            batch_norm_eps: 1e-4,
+            patch_size: [2, 2],
+        }
+    }
+}
+
+const FILE: &str = "vae/config.json";
+const DOWN_BLOCK: &str = "DownEncoderBlock2D";
+const UP_BLOCK: &str = "UpDecoderBlock2D";
+/// Each but the last halves the sides: the VAE shrinks 8 times.
+const RESOLUTIONS: usize = 4;
+
+impl VaeConfig {
+    /// Reads `vae/config.json`.
+    ///
+    /// # Errors
+    /// The file is missing, or asks for what is not built.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
+        let config: Self = checkpoint.json(FILE)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Channels of each of the decoder's resolutions, the highest first.
+    pub fn decoder_widths(&self) -> &[usize] {
+        self.decoder_block_out_channels.as_deref().unwrap_or(&self.block_out_channels)
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        for (key, channels) in [("in_channels", self.in_channels), ("out_channels", self.out_channels)] {
+            require(channels == 3, key, "be 3", channels)?;
+        }
+        for (key, kinds, kind) in [
+            ("down_block_types", &self.down_block_types, DOWN_BLOCK),
+            ("up_block_types", &self.up_block_types, UP_BLOCK),
+        ] {
+            let as_built = kinds.len() == RESOLUTIONS && kinds.iter().all(|name| name == kind);
+            require(as_built, key, &format!("be {RESOLUTIONS} times {kind}"), kinds)?;
+        }
+        self.check_widths()?;
+        require(self.layers_per_block > 0, "layers_per_block", "be at least 1", self.layers_per_block)?;
+        require(self.act_fn == "silu", "act_fn", "be silu", &self.act_fn)?;
+        require(self.latent_channels > 0, "latent_channels", "be at least 1", self.latent_channels)?;
+        for (key, set) in [
+            ("use_quant_conv", self.use_quant_conv),
+            ("use_post_quant_conv", self.use_post_quant_conv),
+            ("mid_block_add_attention", self.mid_block_add_attention),
+        ] {
+            require(set, key, "be true", set)?;
+        }
+        let eps = self.batch_norm_eps;
+        require(eps.is_finite() && eps > 0.0, "batch_norm_eps", "be above 0", eps)?;
+        require(self.patch_size == [2, 2], "patch_size", "be [2, 2]", self.patch_size)
+    }
+
+    fn check_widths(&self) -> Result<(), LoadError> {
+        let decoder = self.decoder_block_out_channels.as_ref();
+        let lists = [("block_out_channels", Some(&self.block_out_channels)), ("decoder_block_out_channels", decoder)];
+        for (key, widths) in lists.into_iter().filter_map(|(key, widths)| Some((key, widths?))) {
+            let bound = format!("have {RESOLUTIONS} entries: the VAE shrinks 8 times");
+            require(widths.len() == RESOLUTIONS, key, &bound, widths)?;
+            let groups = self.norm_num_groups;
+            let divided = groups > 0 && widths.iter().all(|&width| width > 0 && width.is_multiple_of(groups));
+            require(divided, key, &format!("be multiples of norm_num_groups = {groups}"), widths)?;
+        }
+        Ok(())
+    }
+}
+
+fn require(holds: bool, key: &'static str, bound: &str, given: impl std::fmt::Debug) -> Result<(), LoadError> {
+    if holds {
+        return Ok(());
+    }
+    Err(LoadError::Config { file: FILE.into(), key, bound: bound.into(), given: format!("{given:?}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The message that a change of the defaults is refused with; empty if it is not.
+    fn refusal(change: impl FnOnce(&mut VaeConfig)) -> String {
+        let mut config = VaeConfig::default();
+        change(&mut config);
+        config.check().map_or_else(|err| err.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn flux2_vae_is_the_default() {
+        assert_eq!(serde_json::from_str::<VaeConfig>("{}").unwrap(), VaeConfig::default());
+        assert_eq!(refusal(|_| ()), "");
+        assert_eq!(refusal(|config| config.decoder_block_out_channels = Some(vec![96, 192, 384, 384])), "");
+    }
+
+    #[test]
+    fn flux2_vae_refuses_by_key_what_is_not_built() {
+        let say = |key, must, given| format!("`vae/config.json`: `{key}` must {must}. Given: {given}");
+        for (change, message) in [
+            ((|c| c.in_channels = 4) as fn(&mut VaeConfig), say("in_channels", "be 3", "4")),
+            (|c| c.act_fn = "relu".into(), say("act_fn", "be silu", "\"relu\"")),
+            (|c| c.use_quant_conv = false, say("use_quant_conv", "be true", "false")),
+            (|c| c.mid_block_add_attention = false, say("mid_block_add_attention", "be true", "false")),
+            (|c| c.batch_norm_eps = f64::NAN, say("batch_norm_eps", "be above 0", "NaN")),
+            (|c| c.patch_size = [1, 1], say("patch_size", "be [2, 2]", "[1, 1]")),
+            (
+                |c| c.up_block_types[1] = "AttnUpDecoderBlock2D".into(),
+                say(
+                    "up_block_types",
+                    "be 4 times UpDecoderBlock2D",
+                    r#"["UpDecoderBlock2D", "AttnUpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]"#,
+                ),
+            ),
+            (
+                |c| c.decoder_block_out_channels = Some(vec![128, 256, 512]),
+                say("decoder_block_out_channels", "have 4 entries: the VAE shrinks 8 times", "[128, 256, 512]"),
+            ),
+            (
+                |c| c.norm_num_groups = 48,
+                say("block_out_channels", "be multiples of norm_num_groups = 48", "[128, 256, 512, 512]"),
+            ),
+        ] {
+            assert_eq!(refusal(change), message);
+        }
+    }
+}

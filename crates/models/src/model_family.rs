@@ -1,0 +1,66 @@
+//! What a family tells of itself before anything is loaded.
+
+use crate::checkpoint::Checkpoint;
+use crate::error::LoadError;
+use crate::options::{LoadOptions, Progress};
+use crate::pipeline::AnyPipeline;
+
+/// A family of models, and how its checkpoints are loaded.
+pub struct ModelFamily {
+    /// Its name.
+    pub name: &'static str,
+    /// The classes that a checkpoint's `model_index.json` may name.
+    pub classes: &'static [&'static str],
+    /// Published checkpoints.
+    pub models: &'static [PublishedModel],
+    pub(crate) load: fn(&Checkpoint, &LoadOptions, Progress<'_>) -> Result<AnyPipeline, LoadError>,
+}
+
+/// A published checkpoint, as its model card and its files describe it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PublishedModel {
+    /// `owner/name` on the Hub.
+    pub id: &'static str,
+    /// The pipeline class.
+    pub class: &'static str,
+    /// What pictures are made from.
+    pub makes: Makes,
+    /// Most pictures that a request may bring.
+    pub max_images: usize,
+    /// Denoising steps when a request names none.
+    pub num_inference_steps: usize,
+    /// The guidance when a request names none, in words.
+    pub guidance: &'static str,
+    /// The transformer's lists of blocks and how many each has.
+    pub segments: &'static [(&'static str, usize)],
+    /// Width and height when a request names none.
+    pub size: (usize, usize),
+    /// The licence's name.
+    pub licence: &'static str,
+    /// Bytes of all its files that are loaded.
+    pub disk_bytes: u64,
+    /// Bytes of its weights in bf16, as latentd holds them.
+    pub memory_bytes: u64,
+}
+
+/// What a model makes pictures from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Makes {
+    /// Words.
+    Text,
+    /// Words and pictures.
+    Edits,
+    /// Words, with or without pictures.
+    TextAndEdits,
+}
+
+impl Makes {
+    /// `"text to image"`, `"editing"` or both.
+    pub fn name(self) -> &'static str {
+        match self {
+            Makes::Text => "text to image",
+            Makes::Edits => "editing",
+            Makes::TextAndEdits => "text to image, editing",
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! How a model is to be loaded.
+
+use cache::CacheConfig;
+use candle_core::{DType, Device};
+
+use crate::facts::Facts;
+
+/// How a model is to be loaded.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// What the weights are kept in: f32, f16 or bf16.
+    pub dtype: DType,
+    /// Where they live.
+    pub device: Device,
+    /// The step cache of requests that bring no [`cache::CacheConfig`] of their own; `None` computes every step.
+    pub cache: Option<CacheConfig>,
+    /// Most bytes of encodings, of prompts and of pictures, that are kept for requests to come.
+    pub encoding_cache_bytes: usize,
+    /// What stands over the checkpoint's own facts.
+    pub overrides: Overrides,
+}
+
+/// Settings of single families that a checkpoint does not decide alone; `None` is the family's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Positions of picture tokens in Qwen-Image-Edit's text encoder.
+    pub edit_positions: EditPositions,
+    /// Pixels, about, at which pictures are edited.
+    pub edit_area: Option<usize>,
+    /// Pixels, about, at which the text encoder sees pictures to edit.
+    pub condition_area: Option<usize>,
+    /// Text tokens that FLUX.2's prompts are padded to.
+    pub max_sequence_length: Option<usize>,
+}
+
+impl Overrides {
+    /// A checkpoint's facts with these in their place.
+    pub(crate) fn over(&self, facts: Facts) -> Facts {
+        Facts {
+            edit_area: self.edit_area.or(facts.edit_area),
+            condition_area: self.condition_area.or(facts.condition_area),
+            ..facts
+        }
+    }
+}
+
+/// How the text encoder of Qwen-Image-Edit counts the tokens of a picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EditPositions {
+    /// By row and column, as the model was trained (M-RoPE).
+    #[default]
+    MRope3d,
+    /// One after another, as diffusers up to 0.42 does with transformers 5:
+    /// <https://github.com/huggingface/diffusers/issues/14194>
+    Sequential1d,
+}
+
+impl Default for LoadOptions {
+    /// f32 on the CPU, every step computed, 256 MiB of encodings.
+    fn default() -> Self {
+        LoadOptions {
+            dtype: DType::F32,
+            device: Device::Cpu,
+            cache: None,
+            encoding_cache_bytes: 256 << 20,
+            overrides: Overrides::default(),
+        }
+    }
+}
+
+/// Told as tensors arrive: the component, bytes loaded, bytes in all.
+pub type Progress<'a> = &'a dyn Fn(&'static str, usize, usize);

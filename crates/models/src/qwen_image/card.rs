@@ -1,0 +1,41 @@
+//! What Qwen-Image's pipelines say of themselves where the checkpoint says nothing.
+
+use diffusion::{EditSize, GuidanceKind, ImageSize, InputImageBounds, ModelCard, ShapeOf};
+
+use super::config::TransformerConfig;
+use super::edit_prompt::EditStyle;
+use super::prompt::MAX_PROMPT_TOKENS;
+
+/// Pixels, about, at which the text encoder sees a picture to edit. (Qwen-Image-Edit's, the first, sees it at the
+/// size at which it is edited.)
+pub(super) const CONDITION_AREA: usize = 384 * 384;
+/// Pixels, about, at which pictures are edited.
+const EDIT_AREA: usize = 1024 * 1024;
+/// The processor refuses pictures of which one side is longer than this many times the other.
+const MAX_RATIO: f64 = 200.0;
+
+/// The card of a pipeline `class`; `style` is how it announces pictures, if it edits.
+pub(super) fn card(class: String, style: Option<EditStyle>, config: &TransformerConfig) -> ModelCard {
+    let pictures = |max_images| InputImageBounds { min_images: 1, max_images, min_side: 1, max_ratio: MAX_RATIO };
+    let (input_images, of) = match style {
+        None => (InputImageBounds::NONE, ShapeOf::First),
+        Some(EditStyle::V1) => (pictures(1), ShapeOf::First),
+        Some(EditStyle::Plus) => (pictures(4), ShapeOf::Last),
+    };
+    ModelCard {
+        class,
+        default_size: ImageSize { width: 1024, height: 1024 },
+        default_num_inference_steps: if style == Some(EditStyle::Plus) { 40 } else { 50 },
+        low_num_inference_steps: 20,
+        high_num_inference_steps: 80,
+        guidance: GuidanceKind::TrueCfg,
+        default_guidance_scale: 4.0,
+        // The model cards' examples of the editing pipelines all have it.
+        default_negative_prompt: style.map(|_| " ".into()),
+        input_images,
+        edit_size: EditSize::Area { area: EDIT_AREA, of },
+        max_prompt_tokens: MAX_PROMPT_TOKENS,
+        dim: config.dim(),
+        num_blocks: vec![config.num_layers],
+    }
+}

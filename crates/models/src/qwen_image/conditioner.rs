@@ -1,0 +1,112 @@
+//! What a Qwen-Image pipeline makes of prompts and pictures: two kinds, by the pipeline's class.
+
+use std::sync::Arc;
+
+use diffusion::{EditSize, ImageRequest, ImageSize, RgbImage, dimensions, expected_tokens};
+
+use super::card::CONDITION_AREA;
+use super::config::VaeConfig;
+use super::edit_prompt::{EditPromptEncoder, EditStyle};
+use super::prompt::{MAX_PROMPT_TOKENS, PromptEncoder, TRAILING_TOKENS};
+use super::vae::VaeEncoder;
+use crate::checkpoint::Checkpoint;
+use crate::cost::{TextLength, TextTokens};
+use crate::error::LoadError;
+use crate::facts::Facts;
+use crate::options::LoadOptions;
+use crate::qwen_decoder::{Decoder, DecoderConfig};
+use crate::resize::{Filter, resize};
+use crate::tokenizer::Tokenizer;
+use crate::weights::Scope;
+
+/// The half of the pipeline in front of the transformer.
+pub enum Conditioner {
+    /// Text to image.
+    Words(PromptEncoder),
+    /// Editing.
+    Pictures(Box<Editing>),
+}
+
+/// What editing needs beside text to image.
+pub struct Editing {
+    /// Prompts about pictures.
+    pub prompts: EditPromptEncoder,
+    /// Pixels to latents.
+    pub vae_encoder: VaeEncoder,
+    /// Pixels, about, at which the text encoder sees a picture.
+    condition_area: usize,
+}
+
+/// Tokens of the template about a picture, its own not counted: `Picture 1: ` and two marks.
+const TOKENS_ABOUT_PICTURE: usize = 8;
+
+impl Editing {
+    /// `picture` at the size at which the text encoder sees it; the processor cuts it into patches from there.
+    pub fn condition_image(&self, picture: &RgbImage) -> RgbImage {
+        resize(picture, condition_size(self.condition_area, picture.size), Filter::Lanczos)
+    }
+
+    /// Loads what the text encoder's folder and its neighbours hold; `vae` is the VAE's root.
+    pub(super) fn load(
+        checkpoint: &Checkpoint,
+        text_encoder: &Scope<'_>,
+        vae: (&VaeConfig, &Scope<'_>),
+        style: EditStyle,
+        (options, facts, edit_size): (&LoadOptions, &Facts, EditSize),
+    ) -> Result<Self, LoadError> {
+        let condition_area = match (style, edit_size) {
+            (EditStyle::V1, EditSize::Area { area, .. }) => area,
+            _ => facts.condition_area.unwrap_or(CONDITION_AREA),
+        };
+        let positions = options.overrides.edit_positions;
+        Ok(Editing {
+            prompts: EditPromptEncoder::load(checkpoint, text_encoder, style, positions)?,
+            vae_encoder: VaeEncoder::load(vae.0, vae.1)?,
+            condition_area,
+        })
+    }
+
+    fn text_tokens(&self) -> TextTokens {
+        let (processor, area) = (self.prompts.processor.clone(), self.condition_area);
+        let merged = processor.merge_size * processor.patch_size;
+        Arc::new(move |prompt: &str, request: &ImageRequest| {
+            let of_picture = |size: ImageSize| {
+                let resized = processor.smart_resize(condition_size(area, size));
+                resized.width / merged * (resized.height / merged) + TOKENS_ABOUT_PICTURE
+            };
+            let pictures: usize = request.input_images.iter().map(|input| of_picture(input.image.size)).sum();
+            let TextLength { expected, most } = text_length(prompt);
+            TextLength { expected: expected + pictures, most: most + pictures }
+        })
+    }
+}
+
+impl Conditioner {
+    /// The language model of text to image.
+    pub(super) fn words(checkpoint: &Checkpoint, text_encoder: &Scope<'_>) -> Result<Self, LoadError> {
+        let tokenizer = Tokenizer::load(checkpoint, "tokenizer")?;
+        let config = DecoderConfig::load(checkpoint, "text_encoder")?;
+        let language_model = Decoder::load(&config, text_encoder, config.num_hidden_layers)?;
+        Ok(Conditioner::Words(PromptEncoder { tokenizer, language_model }))
+    }
+
+    /// How many text tokens a request's prompts come to.
+    pub(super) fn text_tokens(&self) -> TextTokens {
+        match self {
+            Conditioner::Words(_) => Arc::new(|prompt: &str, _: &ImageRequest| text_length(prompt)),
+            Conditioner::Pictures(editing) => editing.text_tokens(),
+        }
+    }
+}
+
+fn text_length(prompt: &str) -> TextLength {
+    TextLength {
+        expected: expected_tokens(prompt) + TRAILING_TOKENS,
+        // A prompt of so many bytes has at most as many tokens.
+        most: prompt.len().min(MAX_PROMPT_TOKENS) + TRAILING_TOKENS,
+    }
+}
+
+fn condition_size(area: usize, picture: ImageSize) -> ImageSize {
+    dimensions(area, picture.width as f64 / picture.height as f64)
+}

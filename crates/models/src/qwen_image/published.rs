@@ -1,0 +1,48 @@
+//! The published checkpoints of Qwen-Image.
+
+use crate::model_family::{Makes, PublishedModel};
+
+const SEGMENTS: &[(&str, usize)] = &[("transformer_blocks", 60)];
+
+/// What all of them have in common: 20.43 B parameters of transformer, 7.07 B of language model.
+const TEXT_TO_IMAGE: PublishedModel = PublishedModel {
+    id: "Qwen/Qwen-Image",
+    class: "QwenImagePipeline",
+    makes: Makes::Text,
+    max_images: 0,
+    num_inference_steps: 50,
+    guidance: "true CFG 4 with a negative prompt",
+    segments: SEGMENTS,
+    size: (1024, 1024),
+    licence: "Apache-2.0",
+    disk_bytes: 57_700_000_000,
+    memory_bytes: 55_100_000_000,
+};
+
+/// With the vision tower's 0.68 B, and the encoding half of the VAE.
+const EDIT: PublishedModel = PublishedModel {
+    id: "Qwen/Qwen-Image-Edit",
+    class: "QwenImageEditPipeline",
+    makes: Makes::Edits,
+    max_images: 1,
+    guidance: "true CFG 4",
+    memory_bytes: 56_400_000_000,
+    ..TEXT_TO_IMAGE
+};
+
+const EDIT_PLUS: PublishedModel = PublishedModel {
+    id: "Qwen/Qwen-Image-Edit-2509",
+    class: "QwenImageEditPlusPipeline",
+    max_images: 4,
+    num_inference_steps: 40,
+    ..EDIT
+};
+
+/// All that latentd runs.
+pub(super) const MODELS: &[PublishedModel] = &[
+    TEXT_TO_IMAGE,
+    PublishedModel { id: "Qwen/Qwen-Image-2512", ..TEXT_TO_IMAGE },
+    EDIT,
+    EDIT_PLUS,
+    PublishedModel { id: "Qwen/Qwen-Image-Edit-2511", ..EDIT_PLUS },
+];

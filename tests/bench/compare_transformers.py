@@ -1,0 +1,159 @@
+"""Times one forward pass of FLUX.2's and Qwen-Image's transformers in diffusers and latentd, in turn, in f32.
+
+    cargo build --release -p models --example transformer_step
+    .venv/bin/python tests/bench/compare_transformers.py
+
+The tiny klein of the goldens, and transformers of both families of one width with random weights. A ratio is latentd /
+diffusers: below 1 latentd is faster. Rounds alternate, figures are medians over them; run it on an idle machine, as
+compare_diffusers.py says.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from compare_diffusers import ROOT, SETTLE_SECONDS, add, processor
+
+EXAMPLE = ROOT / "target/release/examples/transformer_step"
+TINY_KLEIN = ROOT / "tests/goldens/models/flux2-klein"
+HEADS, HEAD_DIM = 8, 128
+# Name, class, what its checkpoint is made with (or where it is), rows and columns of image tokens, text tokens.
+CASES = [
+    ("tiny klein, 64 + 64 tokens", "Flux2Transformer2DModel", TINY_KLEIN, (8, 8), 64),
+    (
+        "klein, 1024 wide, 1024 + 512 tokens",
+        "Flux2Transformer2DModel",
+        {"num_layers": 2, "num_single_layers": 2, "joint_attention_dim": 7680, "guidance_embeds": False},
+        (32, 32),
+        512,
+    ),
+    ("Qwen-Image, 1024 wide, 1024 + 512 tokens", "QwenImageTransformer2DModel", {"num_layers": 2}, (32, 32), 512),
+]
+# Passes that diffusers makes a round, after one to warm up.
+PASSES = {"tiny": 200, "wide": 5}
+
+
+def main():
+    args = parse_args()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(args.threads)
+    import diffusers
+    import torch
+
+    torch.set_num_threads(args.threads)
+    print(f"{processor()}, {args.threads} threads; torch {torch.__version__}, diffusers {diffusers.__version__}")
+    print("| | | diffusers (ms) | latentd (ms) | ratio |")
+    print("|---|---|---|---|---|")
+    report = {"processor": processor(), "system": platform.system(), "threads": args.threads, "cases": {}}
+    for name, class_name, source, grid, text_tokens in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            model, folder = checkpoint(getattr(diffusers, class_name), source, folder)
+            samples = {"diffusers": {}, "latentd": {}}
+            for _ in range(args.rounds):
+                passes = PASSES["tiny" if isinstance(source, Path) else "wide"]
+                add(samples["diffusers"], diffusers_times(model, grid, text_tokens, passes))
+                time.sleep(SETTLE_SECONDS)
+                add(samples["latentd"], latentd_times(folder, grid, text_tokens))
+        report["cases"][name] = samples
+        print_rows(name, samples)
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", help="a file for every figure")
+    return parser.parse_args()
+
+
+def checkpoint(model_class, source, folder):
+    """The network, and the folder that both sides have it from."""
+    import torch
+
+    if isinstance(source, Path):
+        return model_class.from_pretrained(source, subfolder="transformer", low_cpu_mem_usage=False).eval(), source
+    torch.manual_seed(0)
+    model = model_class(num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, **source).eval()
+    model.save_pretrained(Path(folder) / "transformer")
+    return model, folder
+
+
+def diffusers_times(model, grid, text_tokens, passes):
+    """Medians over the passes: `step_ms`, and a block's under the name of its list."""
+    import torch
+
+    times = {}
+    handles = [
+        handle
+        for name in ("transformer_blocks", "single_transformer_blocks")
+        for block in getattr(model, name, [])
+        for handle in watch(block, times, f"{name}_ms")
+    ]
+    arguments = inputs(model, grid, text_tokens)
+    with torch.no_grad():
+        model(**arguments)
+        times.clear()
+        for _ in range(passes):
+            start = time.perf_counter()
+            model(**arguments)
+            times.setdefault("step_ms", []).append((time.perf_counter() - start) * 1e3)
+    for handle in handles:
+        handle.remove()
+    return {key: statistics.median(values) for key, values in times.items()}
+
+
+def inputs(model, grid, text_tokens):
+    """What a pipeline gives the network for one prompt and one picture."""
+    import torch
+
+    rows, columns = grid
+    arguments = {
+        "hidden_states": torch.randn(1, rows * columns, model.config.in_channels),
+        "encoder_hidden_states": torch.randn(1, text_tokens, model.config.joint_attention_dim),
+        "timestep": torch.tensor([0.5]),
+        "return_dict": False,
+    }
+    if type(model).__name__ == "QwenImageTransformer2DModel":
+        return {**arguments, "encoder_hidden_states_mask": None, "img_shapes": [[(1, rows, columns)]]}
+    zero = torch.zeros(1, dtype=torch.int64)
+    return {
+        **arguments,
+        "img_ids": torch.cartesian_prod(zero, torch.arange(rows), torch.arange(columns), zero),
+        "txt_ids": torch.cartesian_prod(zero, zero, zero, torch.arange(text_tokens)),
+    }
+
+
+def watch(block, times, key):
+    """Hooks that keep the time of every call of a block."""
+    started = []
+
+    def before(*_):
+        started.append(time.perf_counter())
+
+    def after(*_):
+        times.setdefault(key, []).append((time.perf_counter() - started.pop()) * 1e3)
+
+    return block.register_forward_pre_hook(before), block.register_forward_hook(after)
+
+
+def latentd_times(folder, grid, text_tokens):
+    command = [str(EXAMPLE), str(folder), str(grid[0]), str(grid[1]), str(text_tokens)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def print_rows(name, samples):
+    for key in samples["latentd"]:
+        theirs, ours = (statistics.median(samples[side][key]) for side in ("diffusers", "latentd"))
+        print(f"| {name} | {key.removesuffix('_ms')} | {theirs:.2f} | {ours:.2f} | {ours / theirs:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
