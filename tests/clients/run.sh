@@ -1,10 +1,10 @@
 #!/bin/sh
-# Runs real clients against a served built-in model, and checks its /openapi.json.
+# Runs real clients against a served built-in model and tiny models that edit, and checks its /openapi.json.
 #
 #   tests/clients/run.sh                        starts target/release/latentd
 #   tests/clients/run.sh path/to/latentd        starts that binary, on free ports
-#   tests/clients/run.sh http://host:8091       uses a server that runs already; what needs a key, a limit or a
-#                                               server to stop is skipped
+#   tests/clients/run.sh http://host:8091       uses a server that runs already; what needs a key, a limit,
+#                                               another model or a server to stop is skipped
 #   ONLY=openai,node tests/clients/run.sh       some of openai, openai2, litellm, node, contract
 #
 # The clients, and a Node to run some of them, are installed in pinned versions under tests/clients/.venv and
@@ -108,12 +108,18 @@ http://* | https://*) export LATENTD_URL="$server" ;;
     export LATENTD_KEY=sk-tests
     start_server keyed --api-key "tests=$LATENTD_KEY" --rate-limit 60:1
     export LATENTD_KEYED_URL="$address"
+    # Tiny models with random weights: one that does nothing but edit, and one that does both.
+    models=$here/../goldens/models
+    start_server edits "$models/qwen-image-edit-plus"
+    export LATENTD_EDITS_URL="$address"
+    start_server klein "$models/flux2-klein"
+    export LATENTD_KLEIN_URL="$address"
     LATENTD_BINARY=$(cd "$(dirname "$server")" && pwd)/$(basename "$server")
     export LATENTD_BINARY
     ;;
 esac
 
-openai_tests="test_openai_images test_openai_streams test_openai_edits test_openai_keys"
+openai_tests="test_openai_images test_openai_streams test_openai_edits test_openai_edit_models test_openai_keys"
 if wants openai; then suite "openai-python" python_suite openai "$openai_tests"; fi
 if wants openai2; then suite "openai-python 2" python_suite openai2 "$openai_tests"; fi
 if wants litellm; then suite "LiteLLM" python_suite litellm test_litellm; fi

@@ -5,6 +5,7 @@
 mod binary;
 mod cache;
 mod config;
+mod edit;
 mod generate;
 mod healthcheck;
 mod hub;

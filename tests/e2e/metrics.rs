@@ -60,9 +60,9 @@ async fn a_cached_and_an_uncached_picture_are_told_apart() {
     assert_eq!(cached["latentd_image_pixels_sum"], 2.0 * 128.0 * 128.0);
     assert!(cached["process_resident_memory_bytes"] > 1e7);
     // The empty negative prompt is known from the warm-up, the prompt from the first picture.
-    assert_eq!(sum(&cached, &["prompt_cache_lookups_total", "result=\"miss\""]), 1.0);
-    assert_eq!(sum(&cached, &["prompt_cache_lookups_total", "result=\"hit\""]), 3.0);
-    assert!(cached["latentd_prompt_cache_bytes{worker=\"0\"}"] > 1e3);
+    assert_eq!(sum(&cached, &["encoding_cache_lookups_total", "kind=\"prompt\"", "result=\"miss\""]), 1.0);
+    assert_eq!(sum(&cached, &["encoding_cache_lookups_total", "kind=\"prompt\"", "result=\"hit\""]), 3.0);
+    assert!(cached["latentd_encoding_cache_bytes{worker=\"0\"}"] > 1e3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

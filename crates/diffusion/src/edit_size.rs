@@ -93,24 +93,30 @@ impl InputImageBounds {
     /// Of a model that makes pictures from text only.
     pub const NONE: InputImageBounds = InputImageBounds { min_images: 0, max_images: 0, min_side: 1, max_ratio: 1.0 };
 
+    /// Checks how many pictures a request brings.
+    ///
+    /// # Errors
+    /// Too few or too many; the field is `image`.
+    pub fn check_count(&self, count: usize) -> Result<(), InvalidRequest> {
+        let count_of = |count: usize| if count == 1 { "1 picture".into() } else { format!("{count} pictures") };
+        let bound = if count < self.min_images {
+            "be given: the model makes pictures from pictures, by POST /v1/images/edits or `latentd edit`".into()
+        } else if self.max_images == 0 && count > 0 {
+            "be absent: the model makes pictures from text only".into()
+        } else if count > self.max_images {
+            format!("be at most {} for this model", count_of(self.max_images))
+        } else {
+            return Ok(());
+        };
+        Err(InvalidRequest::new("image", bound, count_of(count)))
+    }
+
     /// Checks the sizes of a request's pictures.
     ///
     /// # Errors
-    /// Too few or too many, or the first whose size is out of bounds; the field is `image`.
+    /// As of [`InputImageBounds::check_count`], or the first whose size is out of bounds; the field is `image`.
     pub fn check(&self, sizes: &[ImageSize]) -> Result<(), InvalidRequest> {
-        let count_of = |count: usize| if count == 1 { "1 picture".into() } else { format!("{count} pictures") };
-        if sizes.len() < self.min_images {
-            let bound = "be given: the model makes pictures from pictures, by POST /v1/images/edits or `latentd edit`";
-            return Err(InvalidRequest::new("image", bound, count_of(sizes.len())));
-        }
-        if self.max_images == 0 && !sizes.is_empty() {
-            let bound = "be absent: the model makes pictures from text only";
-            return Err(InvalidRequest::new("image", bound, count_of(sizes.len())));
-        }
-        if sizes.len() > self.max_images {
-            let bound = format!("be at most {} for this model", count_of(self.max_images));
-            return Err(InvalidRequest::new("image", bound, count_of(sizes.len())));
-        }
+        self.check_count(sizes.len())?;
         for (size, number) in sizes.iter().zip(1..) {
             let given = format!("{size} (picture {number})");
             if size.width.min(size.height) < self.min_side {

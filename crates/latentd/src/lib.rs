@@ -13,11 +13,27 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A picture is edited by giving it along:
+//!
+//! ```no_run
+//! use latentd::{Omni, OmniDiffusionSamplingParams, OmniInput, open_pictures};
+//!
+//! # fn main() -> Result<(), latentd::Error> {
+//! let mut omni = Omni::builder().model("Qwen/Qwen-Image-Edit-2511").build()?;
+//! let pictures = open_pictures(&["cat.jpg"], None)?;
+//! let input = OmniInput { prompt: "make it night".into(), pictures };
+//! let images = omni.generate(input, OmniDiffusionSamplingParams::default())?;
+//! images[0].save("night.png")?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod cache_flags;
 mod device;
 mod error;
 mod hub;
+mod input;
 mod omni;
 mod progress;
 mod source;
@@ -25,6 +41,8 @@ mod source;
 pub use cache_flags::{CacheBackend, CacheFlags};
 pub use device::{DeviceName, DtypeName};
 pub use error::Error;
+pub use input::{OmniInput, open_pictures};
 pub use omni::{GeneratedImage, Omni, OmniBuilder, OmniDiffusionSamplingParams, StepProgress, Timings, save_image};
 pub use progress::LoadingBars;
+pub use server::InputPictures;
 pub use source::{ModelSource, builtin_banner};

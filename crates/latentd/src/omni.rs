@@ -9,6 +9,7 @@ use models::{AnyPipeline, LoadOptions, RequestState};
 use crate::cache_flags::{CacheBackend, CacheFlags};
 use crate::device::{DeviceName, DtypeName};
 use crate::error::Error;
+use crate::input::OmniInput;
 use crate::progress::LoadingBars;
 use crate::source::ModelSource;
 
@@ -59,6 +60,8 @@ pub struct GeneratedImage {
     pub seed: u64,
     /// What each step did.
     pub steps: Vec<StepReport>,
+    /// What the model has to say of what was asked, in sentences: what it could not do, how it used a mask.
+    pub warnings: Vec<String>,
     /// Where the time of the whole call went.
     pub timings: Timings,
 }
@@ -103,16 +106,16 @@ impl Omni {
         self.pipeline
     }
 
-    /// Makes pictures of `prompt`.
+    /// Makes pictures of a prompt, or of a prompt and pictures.
     ///
     /// # Errors
     /// A parameter outside its bound, or the device fails.
     pub fn generate(
         &mut self,
-        prompt: &str,
+        input: impl Into<OmniInput>,
         params: OmniDiffusionSamplingParams,
     ) -> Result<Vec<GeneratedImage>, Error> {
-        self.generate_with_progress(prompt, params, |_| ())
+        self.generate_with_progress(input, params, |_| ())
     }
 
     /// As [`Omni::generate`], telling `progress` of every step.
@@ -121,11 +124,11 @@ impl Omni {
     /// As [`Omni::generate`].
     pub fn generate_with_progress(
         &mut self,
-        prompt: &str,
+        input: impl Into<OmniInput>,
         params: OmniDiffusionSamplingParams,
         mut progress: impl FnMut(StepProgress),
     ) -> Result<Vec<GeneratedImage>, Error> {
-        let requests = params.draft(prompt)?.build(self.card(), &self.limits, rand::random)?;
+        let requests = params.draft(input.into())?.build(self.card(), &self.limits, rand::random)?;
         let started = Instant::now();
         let prepared = requests.iter().map(|request| self.pipeline.prepare(request));
         let mut states = prepared.collect::<Result<Vec<_>, _>>()?;
@@ -135,14 +138,17 @@ impl Omni {
         let steps = self.denoise(&requests, &mut states, &mut progress)?;
         let denoise = started.elapsed();
 
+        let warnings: Vec<_> = states.iter().map(|state| self.pipeline.warnings(state)).collect();
         let started = Instant::now();
         let decoded = states.into_iter().map(|state| self.pipeline.decode(state));
         let images = decoded.collect::<Result<Vec<_>, _>>()?;
         let timings = Timings { encode, denoise, decode: started.elapsed() };
-        let generated = images.into_iter().zip(requests).zip(steps);
-        Ok(generated
-            .map(|((image, request), steps)| GeneratedImage { image, seed: request.params.seed, steps, timings })
-            .collect())
+        let generated = images.into_iter().zip(requests).zip(steps).zip(warnings);
+        let told = generated.map(|(((image, request), steps), warnings)| {
+            let seed = request.params.seed;
+            GeneratedImage { image, seed, steps, warnings, timings }
+        });
+        Ok(told.collect())
     }
 
     fn denoise(
@@ -231,7 +237,7 @@ impl OmniBuilder {
 }
 
 impl OmniDiffusionSamplingParams {
-    fn draft(self, prompt: &str) -> Result<RequestDraft, Error> {
+    fn draft(self, input: OmniInput) -> Result<RequestDraft, Error> {
         let size = match (self.width, self.height) {
             (None, None) => None,
             (Some(width), Some(height)) if width > 0 && height > 0 => Some(ImageSize { width, height }),
@@ -244,7 +250,9 @@ impl OmniDiffusionSamplingParams {
             }
         };
         Ok(RequestDraft {
-            prompt: prompt.into(),
+            prompt: input.prompt,
+            input_images: input.pictures.images,
+            mask: input.pictures.mask,
             negative_prompt: self.negative_prompt,
             size,
             n: self.num_outputs_per_prompt,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use diffusion::{
     BlockRun, CfgBranch, EditSize, Estimator, Extensions, Guidance, GuidanceKind, ImageRequest, ImageSize,
-    InputImageBounds, InvalidRequest, ModelCard, Pipeline, PipelineError, PreviewMethod, RequestCost, RgbImage,
+    InputImageBounds, InvalidRequest, Mask, ModelCard, Pipeline, PipelineError, PreviewMethod, RequestCost, RgbImage,
     SamplingParams, ShapeOf, StepReport,
 };
 
@@ -222,6 +222,16 @@ impl Pipeline for FakePipeline {
 
     fn prompt_tokens(&self, state: &FakeState) -> usize {
         state.request.prompt.split_whitespace().count()
+    }
+
+    /// Of a request with a mask, what it was given.
+    fn warnings(&self, state: &FakeState) -> Vec<String> {
+        let ImageRequest { input_images, mask, .. } = &state.request;
+        let told = |mask: &Arc<Mask>| {
+            let editable = mask.editable.iter().filter(|&&editable| editable > 0).count();
+            format!("{editable} of {} pixels of 1 of {} pictures may change", mask.editable.len(), input_images.len())
+        };
+        mask.iter().map(told).collect()
     }
 
     fn step(&mut self, batch: &mut [&mut FakeState]) -> Result<Vec<StepReport>, PipelineError> {

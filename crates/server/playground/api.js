@@ -22,28 +22,31 @@ export async function readInfo() {
 }
 
 /**
- * Makes pictures: `POST /v1/images/generations`, streamed.
+ * Makes pictures, streamed: `POST /v1/images/generations`, or `/v1/images/edits` where there are `files` to edit.
  *
- * `on.accepted(queuePosition | null)`, `on.preview(imageIndex, dataUrl)`, `on.step(event)` and
+ * `on.accepted(queuePosition | null)`, `on.preview(imageIndex, dataUrl, size)`, `on.step(event)` and
  * `on.completed(event)` are called as it goes. Rejects with an ApiError, or with the AbortError of `signal`.
  */
-export async function streamPictures(body, key, on, signal) {
-  const headers = { "content-type": "application/json" };
+export async function streamPictures(body, files, key, on, signal) {
+  const isEdit = files.length > 0;
+  // Of a form the browser says the type, with what parts it.
+  const headers = isEdit ? {} : { "content-type": "application/json" };
   if (key) headers.authorization = `Bearer ${key}`;
-  const request = { method: "POST", headers, body: JSON.stringify(body), signal };
-  const response = await reach(url("v1/images/generations"), request);
+  const request = { method: "POST", headers, body: isEdit ? form(body, files) : JSON.stringify(body), signal };
+  const response = await reach(url(`v1/images/${isEdit ? "edits" : "generations"}`), request);
   if (!response.ok) throw await refusal(response);
   on.accepted(number(response.headers.get("x-queue-position")));
   let missing = body.n ?? 1;
   for await (const event of events(response, signal)) {
-    switch (event.type) {
-      case "image_generation.partial_image":
-        on.preview(event.image_index ?? 0, dataUrl(event));
+    // `image_generation.` or `image_edit.`, and what it is.
+    switch (event.type.split(".").at(-1)) {
+      case "partial_image":
+        on.preview(event.image_index ?? 0, dataUrl(event), event.size);
         break;
-      case "image_generation.progress":
+      case "progress":
         on.step(event);
         break;
-      case "image_generation.completed":
+      case "completed":
         missing -= 1;
         on.completed(event);
         break;
@@ -52,6 +55,14 @@ export async function streamPictures(body, key, on, signal) {
     }
   }
   if (missing > 0) throw new ApiError("The connection ended before the picture was there", { code: "cut_off" });
+}
+
+/** The fields of an edit, which are words and numbers, and its pictures. */
+function form(body, files) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(body)) form.append(name, value);
+  for (const file of files) form.append("image[]", file);
+  return form;
 }
 
 /** The picture in an event, as a URL. */

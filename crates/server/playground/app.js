@@ -5,6 +5,7 @@ import { CodePanel } from "./code.js";
 import { byId, make, toast } from "./dom.js";
 import { examplePrompts } from "./examples.js";
 import { Gallery } from "./gallery.js";
+import { Inputs } from "./inputs.js";
 import { askForKey, key } from "./key.js";
 import { Maker } from "./making.js";
 import { Settings, Unusable, requestBody } from "./settings.js";
@@ -20,6 +21,7 @@ const code = new CodePanel();
 const gallery = new Gallery(restore);
 const maker = new Maker(stage, timeline, gallery);
 const settings = new Settings(settingsChanged);
+const inputs = new Inputs(inputsChanged);
 
 /** What the server said of itself; `null` until its model is there. */
 let info = null;
@@ -67,7 +69,9 @@ function welcome(answer) {
   info = answer;
   byId("key-button").hidden = !info.auth_required;
   settings.configure(info);
-  const examples = examplePrompts(info.model.id);
+  inputs.configure(info.model);
+  if (info.model.min_input_images > 0) byId("welcome-text").textContent = "Add a picture and say what to change, such as:";
+  const examples = examplePrompts(info.model);
   byId("examples").replaceChildren(...examples.slice(0, 6).map((prompt) => make("li", {}, exampleButton(prompt))));
   byId("example").addEventListener("click", () => tryExample(examples));
   byId("generate").disabled = false;
@@ -93,11 +97,16 @@ function settingsChanged() {
   byId("problem").hidden = true;
   let body = null;
   try {
-    body = requestBody(settings.values(), info);
+    body = requestBody(settings.values(), info, inputs.pictures.length);
   } catch (error) {
     if (!(error instanceof Unusable)) throw error;
   }
-  code.show(body, info.auth_required);
+  code.show(body, info.auth_required, inputs.files.map(({ name }) => name));
+}
+
+function inputsChanged() {
+  settings.offerAutoSize(inputs.pictures.length > 0);
+  settingsChanged();
 }
 
 function shortcut(event) {
@@ -115,7 +124,7 @@ async function act(event, action) {
   byId("problem").hidden = true;
   try {
     settings.prepareSeed();
-    await maker[action](settings.values(), info, running.signal);
+    await maker[action](settings.values(), [...inputs.pictures], info, running.signal);
   } catch (error) {
     await failed(error);
   } finally {
@@ -144,8 +153,9 @@ async function failed(error) {
 }
 
 /** A kept picture and its settings, from the gallery. */
-function restore(kept) {
+async function restore(kept) {
   if (running) return;
+  await inputs.replace(kept.inputs ?? []);
   settings.restore({ ...kept.values, seed: String(kept.seed), n: "1", keepSeed: true });
   maker.restore(kept);
 }

@@ -9,6 +9,7 @@ export class CodePanel {
   #chosen = "tab-curl";
   #body = null;
   #needsKey = false;
+  #files = [];
 
   constructor() {
     const tabs = Object.keys(LANGUAGES).map(byId);
@@ -24,9 +25,10 @@ export class CodePanel {
     byId("copy").addEventListener("click", () => copy(byId("snippet").textContent));
   }
 
-  /** Shows `body`; `null` is a request that cannot be sent yet. */
-  show(body, needsKey) {
+  /** Shows `body`, with the names of the files to edit; `null` is a request that cannot be sent yet. */
+  show(body, needsKey, files) {
     this.#body = body;
+    this.#files = files;
     this.#needsKey = needsKey;
     this.#draw();
   }
@@ -45,7 +47,7 @@ export class CodePanel {
     const [name, write] = LANGUAGES[this.#chosen];
     byId("copy-label").textContent = `Copy as ${name}`;
     byId("copy").disabled = this.#body === null;
-    byId("snippet").textContent = this.#body ? write(document.baseURI, this.#body, this.#needsKey) : "Write a prompt, and the request stands here.";
+    byId("snippet").textContent = this.#body ? write(document.baseURI, this.#body, this.#needsKey, this.#files) : "Write a prompt, and the request stands here.";
   }
 }
 

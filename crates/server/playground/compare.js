@@ -2,6 +2,7 @@
 
 import { byId, make } from "./dom.js";
 import { noise } from "./noise.js";
+import { slider } from "./slider.js";
 import { computedInWords } from "./stage.js";
 import { duration } from "./words.js";
 
@@ -65,28 +66,18 @@ function viewTabs(view, sides, ratio) {
 function showView(view, name, sides, ratio) {
   view.classList.toggle("overlaid", name !== "Side by side");
   if (name === "Side by side") view.replaceChildren(...sides.map((one) => side(one, ratio)));
-  if (name === "Slider") view.replaceChildren(slider(sides));
+  if (name === "Slider") view.replaceChildren(slider(sides.map(seen), "How much of the uncached picture is shown"));
   if (name === "Difference") view.replaceChildren(differenceView(sides));
+}
+
+function seen({ name, picture }) {
+  return { name, url: picture.url, alt: `${picture.values.prompt}, ${name}` };
 }
 
 function side({ name, picture }, ratio) {
   const image = picture ? make("img", { src: picture.url, alt: `${picture.values.prompt}, ${name}` }) : noise(ratio);
   const lines = picture ? [make("span", {}, `${duration(workMs(picture))}`), make("span", {}, computedInWords(picture.record) ?? "")] : [];
   return make("figure", {}, make("div", { class: picture ? "frame" : "frame waiting" }, image), make("figcaption", {}, make("b", {}, name), ...lines));
-}
-
-function slider([left, right]) {
-  const range = make("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "How much of the uncached picture is shown" });
-  const images = [left, right].map(({ name, picture }) => make("img", { src: picture.url, alt: `${picture.values.prompt}, ${name}` }));
-  const frame = make("div", { class: "frame" }, ...images);
-  const cut = () => frame.style.setProperty("--cut", `${range.value}%`);
-  range.addEventListener("input", cut);
-  frame.addEventListener("pointermove", ({ offsetX }) => {
-    range.value = (100 * offsetX) / frame.clientWidth;
-    cut();
-  });
-  cut();
-  return make("div", { class: "slide" }, frame, range, make("p", { class: "ends" }, make("span", {}, left.name), make("span", {}, right.name)));
 }
 
 function differenceView([left, right]) {

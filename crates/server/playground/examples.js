@@ -22,6 +22,17 @@ const GENERAL = [
   "a snow leopard on a ridge, golden hour",
 ];
 
-export function examplePrompts(model) {
-  return model.endsWith("builtin") ? BUILT_IN : GENERAL;
+/** For a model that does nothing but edit. */
+const EDITS = [
+  "make it night",
+  "turn it into a watercolour",
+  "let it snow",
+  "replace the background with a beach",
+  "make it a pencil sketch",
+  "add a red hat",
+];
+
+export function examplePrompts({ id, min_input_images: fewest }) {
+  if (fewest > 0) return EDITS;
+  return id.endsWith("builtin") ? BUILT_IN : GENERAL;
 }

@@ -23,9 +23,9 @@ export class Maker {
     this.#gallery = gallery;
   }
 
-  /** The pictures that `values` ask for. Rejects as `streamPictures` and `requestBody` do. */
-  async generate(values, info, signal) {
-    const body = requestBody(values, info);
+  /** The pictures that `values` ask for, of the pictures `inputs`. Rejects as `streamPictures` and `requestBody` do. */
+  async generate(values, inputs, info, signal) {
+    const body = requestBody(values, info, inputs.length);
     const pictures = [];
     let chosen = 0;
     const records = Array.from({ length: body.n ?? 1 }, () => newRecord(body.num_inference_steps));
@@ -35,32 +35,32 @@ export class Maker {
       this.#caption(pictures[index] ?? null);
     };
     this.#forgetUrls();
-    this.#stage.begin(records.length, ...parsed(body.size), choose);
+    this.#stage.begin(records.length, ...sides(body, inputs), choose, this.#before(inputs.map(({ file }) => file)));
     choose(0);
     const on = {
-      preview: (index, url) => this.#stage.update(index, url, `${values.prompt}, not finished yet`),
+      preview: (index, url, size) => this.#stage.update(index, url, `${values.prompt}, not finished yet`, size),
       completed: async (index, picture) => {
         pictures[index] = picture;
-        this.#stage.update(index, picture.url, values.prompt);
+        this.#stage.finish(index, picture.url, values.prompt, picture.size);
         if (index === chosen) this.#caption(picture);
         await this.#gallery.add(picture);
       },
     };
     const interval = previewInterval(values.preview, body.num_inference_steps);
-    await this.#run(streamed(body, interval), values, records, on, signal);
+    await this.#run(streamed(body, interval), { values, inputs }, records, on, signal);
     announce(pictures.length > 1 ? "The pictures are there" : "The picture is there");
   }
 
   /** The uncached picture, then the cached one: one after the other, for the sake of the times. */
-  async compare(values, info, signal) {
+  async compare(values, inputs, info, signal) {
     const caches = ["off", comparedCache(values.cache, info.cache)];
-    const sides = caches.map((cache) => ({ name: sideName(cache), values: { ...values, n: "1", cache }, picture: null }));
-    const size = parsed(requestBody(values, info).size);
+    const compared = caches.map((cache) => ({ name: sideName(cache), values: { ...values, n: "1", cache }, picture: null }));
+    const size = sides(requestBody(values, info, inputs.length), inputs);
     this.#stage.showComparison();
-    for (const side of sides) {
-      const body = requestBody(side.values, info);
+    for (const side of compared) {
+      const body = requestBody(side.values, info, inputs.length);
       const records = [newRecord(body.num_inference_steps)];
-      drawComparison(sides, size);
+      drawComparison(compared, size);
       this.#timeline.show(records[0]);
       const on = {
         preview: () => {},
@@ -68,10 +68,10 @@ export class Maker {
           side.picture = picture;
         },
       };
-      await this.#run(streamed(body, 0), side.values, records, on, signal);
+      await this.#run(streamed(body, 0), { values: side.values, inputs }, records, on, signal);
     }
-    drawComparison(sides, size);
-    for (const { picture } of sides) await this.#gallery.add(picture);
+    drawComparison(compared, compared[0].picture ? parsed(compared[0].picture.size) : size);
+    for (const { picture } of compared) await this.#gallery.add(picture);
     announce("Both pictures are there");
   }
 
@@ -79,8 +79,8 @@ export class Maker {
   restore(kept) {
     this.#forgetUrls();
     const picture = { ...kept, url: this.#urlOf(kept.blob) };
-    this.#stage.begin(1, ...parsed(picture.size));
-    this.#stage.update(0, picture.url, picture.values.prompt);
+    this.#stage.begin(1, ...parsed(picture.size), undefined, this.#before(picture.inputs ?? []));
+    this.#stage.finish(0, picture.url, picture.values.prompt, picture.size);
     this.#timeline.show(picture.record);
     this.#caption(picture);
   }
@@ -92,8 +92,9 @@ export class Maker {
   }
 
   /** Streams a request; its steps go into `records`. */
-  async #run(body, values, records, { preview, completed }, signal) {
+  async #run(body, { values, inputs }, records, { preview, completed }, signal) {
     const begun = performance.now();
+    const files = inputs.map(({ file }) => file);
     const pace = new Pace(records.length * body.num_inference_steps);
     const keeping = [];
     this.#stage.progress("Sent…", null);
@@ -108,20 +109,25 @@ export class Maker {
       },
       completed: (event) => {
         const index = event.image_index ?? 0;
-        keeping.push(completed(index, this.#taken(event, values, records[index], performance.now() - begun)));
+        keeping.push(completed(index, this.#taken(event, { values, inputs: files }, records[index], performance.now() - begun)));
       },
     };
-    await streamPictures(body, key(), on, signal);
+    await streamPictures(body, files, key(), on, signal);
     this.#stage.progress(null, 0);
     await Promise.all(keeping);
   }
 
   /** A finished picture as it is shown and kept. */
-  #taken(event, values, record, ms) {
+  #taken(event, { values, inputs }, record, ms) {
     const blob = file(event);
     const { size, seed, model, timings, cache, warnings, output_format: format } = event;
     const url = this.#urlOf(blob);
-    return { url, blob, values, record, ms, size, seed, model, timings, cache, warnings, format, created: Date.now() };
+    return { url, blob, values, inputs, record, ms, size, seed, model, timings, cache, warnings, format, created: Date.now() };
+  }
+
+  /** What an edit began with: a URL of the first picture. */
+  #before(files) {
+    return files.length > 0 ? this.#urlOf(files[0]) : null;
   }
 
   #caption(picture) {
@@ -139,4 +145,9 @@ export class Maker {
   #forgetUrls() {
     for (const url of this.#urls.splice(0)) URL.revokeObjectURL(url);
   }
+}
+
+/** Width and height of what is asked for: where the model decides, about the first picture's until it is known. */
+function sides(body, inputs) {
+  return body.size ? parsed(body.size) : [inputs[0].width, inputs[0].height];
 }

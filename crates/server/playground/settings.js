@@ -23,6 +23,8 @@ const FIELDS = {
   negative_prompt: "negative",
   num_inference_steps: "steps",
   true_cfg_scale: "guidance",
+  guidance_scale: "guidance",
+  image: "choose",
   seed: "seed",
   size: "width",
   n: "n",
@@ -52,7 +54,8 @@ export class Settings {
     byId("steps").max = info.limits.max_inference_steps;
     byId("steps-range").max = Math.min(info.limits.max_inference_steps, MAX_SLIDER_STEPS);
     byId("prompt").maxLength = info.limits.max_prompt_chars;
-    const { default_num_inference_steps: steps, default_true_cfg_scale: guidance, default_negative_prompt: negative } = info.model;
+    byId("guidance-field").hidden = info.model.guidance === "none";
+    const { default_num_inference_steps: steps, default_guidance_scale: guidance, default_negative_prompt: negative } = info.model;
     this.restore({ steps, guidance, negative: negative?.trim(), size: info.model.default_size, ...stored(info.model.id) });
   }
 
@@ -88,6 +91,16 @@ export class Settings {
     this.#note();
   }
 
+  /** Whether there are pictures to edit: then the model can choose the size by them. */
+  offerAutoSize(isOffered) {
+    const auto = document.querySelector('input[value="auto"][name="shape"]');
+    if (!auto || auto.parentElement.hidden === !isOffered) return;
+    auto.parentElement.hidden = !isOffered;
+    if (isOffered) auto.checked = true;
+    else if (auto.checked) this.#restoreSize(this.#info.model.default_size);
+    this.#note();
+  }
+
   /** A seed for the next request, unless one is kept. */
   prepareSeed() {
     if (!this.#isSeedKept() || byId("seed").value.trim() === "") this.#rollSeed();
@@ -98,7 +111,7 @@ export class Settings {
   blame(param) {
     const field = byId(FIELDS[param]);
     if (!field) return;
-    field.setAttribute("aria-invalid", "true");
+    if (field.matches("input, textarea, select")) field.setAttribute("aria-invalid", "true");
     if (byId("more").contains(field)) byId("more").open = true;
     if (!field.closest("[hidden]")) field.focus();
   }
@@ -129,13 +142,18 @@ export class Settings {
   #offerSizes(info) {
     const offered = shapes(info.model.default_size, info.limits.max_pixels);
     const chips = offered.map(({ name, width, height }) => shapeChip(name, width, height));
-    byId("sizes").replaceChildren(...chips, shapeChip("custom", 1, 1));
+    const auto = shapeChip("auto", 1, 1);
+    auto.hidden = true;
+    byId("sizes").replaceChildren(auto, ...chips, shapeChip("custom", 1, 1));
   }
 
   #restoreSize(size) {
     const chips = [...document.querySelectorAll('input[name="shape"]')];
-    (chips.find(({ value }) => value === size) ?? chips.at(-1)).checked = true;
-    [byId("width").value, byId("height").value] = parsed(size);
+    // What `auto` was for another picture is nothing for none.
+    const isAuto = size === "auto" && chips[0].parentElement.hidden;
+    const meant = isAuto ? this.#info.model.default_size : size;
+    (chips.find(({ value }) => value === meant) ?? chips.at(-1)).checked = true;
+    if (meant !== "auto") [byId("width").value, byId("height").value] = parsed(meant);
   }
 
   #offerPresets(cache) {
@@ -150,20 +168,28 @@ export class Settings {
   }
 }
 
-/** The request for what the form holds. Throws what the server could not say better itself. */
-export function requestBody(values, info) {
+/** The request for what the form holds, with so many pictures. Throws what the server could not say better itself. */
+export function requestBody(values, info, numInputs) {
   const { model } = info;
-  if (values.prompt.trim() === "") throw new Unusable("prompt", "Write a prompt first: what should the picture show?");
-  if (!/^\d+x\d+$/.test(values.size)) throw new Unusable("size", "Give the picture a width and a height in pixels.");
-  const body = { model: model.id, prompt: values.prompt, size: values.size };
+  if (numInputs < model.min_input_images) throw new Unusable("image", "Add a picture first: this model edits pictures.");
+  if (values.prompt.trim() === "") throw new Unusable("prompt", `Write a prompt first: what should ${numInputs > 0 ? "be changed" : "the picture show"}?`);
+  const isAuto = values.size === "auto" && numInputs > 0;
+  if (!isAuto && !/^\d+x\d+$/.test(values.size)) throw new Unusable("size", "Give the picture a width and a height in pixels.");
+  const body = { model: model.id, prompt: values.prompt };
+  if (!isAuto) body.size = values.size;
   if (values.n !== "1") body.n = Number(values.n);
   body.num_inference_steps = wholeNumber("num_inference_steps", values.steps || String(model.default_num_inference_steps));
   if (values.seed !== "") body.seed = wholeNumber("seed", values.seed);
-  if (values.guidance !== "" && Number(values.guidance) !== model.default_true_cfg_scale) body.true_cfg_scale = Number(values.guidance);
+  if (values.guidance !== "" && Number(values.guidance) !== model.default_guidance_scale) body[weightName(model)] = Number(values.guidance);
   if (values.negative.trim() !== (model.default_negative_prompt ?? "").trim()) body.negative_prompt = values.negative;
   if (values.cache !== "server") body.cache = values.cache;
   if (values.format !== "png") body.output_format = values.format;
   return body;
+}
+
+/** Which parameter is the weight of the model's guidance. */
+function weightName({ guidance }) {
+  return guidance === "true_cfg" ? "true_cfg_scale" : "guidance_scale";
 }
 
 /** The body with all that this page shows while a picture is made. `interval` 0 is no preview. */
@@ -187,14 +213,15 @@ function wholeNumber(param, text) {
 
 function shapeChip(name, width, height) {
   const isCustom = name === "custom";
+  const isAuto = name === "auto";
   const longest = Math.max(width, height);
   const [w, h] = [(width / longest) * 18, (height / longest) * 18];
   const outline = drawn("rect", { x: 12 - w / 2, y: 12 - h / 2, width: w, height: h, rx: 2.5 });
   if (isCustom) outline.setAttribute("stroke-dasharray", "3.2 3.2");
-  const value = isCustom ? "custom" : `${width}x${height}`;
-  const title = isCustom ? "Width and height of your own" : `${width} × ${height}`;
+  const value = isCustom || isAuto ? name : `${width}x${height}`;
+  const title = isCustom ? "Width and height of your own" : isAuto ? "As the pictures to edit" : `${width} × ${height}`;
   const input = make("input", { type: "radio", name: "shape", value });
-  return make("label", { title }, input, drawn("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" }, outline), isCustom ? "Custom" : name);
+  return make("label", { title }, input, drawn("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" }, outline), isCustom ? "Custom" : isAuto ? "As it is" : name);
 }
 
 const HINTS = {

@@ -2,6 +2,8 @@
 
 import { byId, make } from "./dom.js";
 import { noise } from "./noise.js";
+import { parsed } from "./sizes.js";
+import { slider } from "./slider.js";
 import { counts } from "./steps.js";
 import { count, duration, size as sizeInWords } from "./words.js";
 
@@ -10,25 +12,39 @@ export class Stage {
   #chosen = 0;
   #images = [];
   #ratio = 1;
+  #before = null;
   #onChoose = () => {};
 
-  /** Empty frames for `n` pictures of this size; `onChoose(i)` is called when another one is chosen. */
-  begin(n, width, height, onChoose = () => {}) {
+  /**
+   * Empty frames for `n` pictures of this size; `onChoose(i)` is called when another one is chosen. With a URL of
+   * what they were edited from, finished ones are shown over that.
+   */
+  begin(n, width, height, onChoose = () => {}, before = null) {
     this.#show("frames");
     this.#chosen = 0;
     this.#onChoose = onChoose;
     this.#images = Array.from({ length: n }, () => null);
-    this.#ratio = width / height;
-    byId("frames").style.setProperty("--ratio", this.#ratio);
+    this.#before = before;
+    this.#size(width / height);
     this.#draw();
     byId("caption").hidden = true;
     bringIntoView(byId("mat"));
   }
 
-  /** Shows `url` as the state of picture `index`. */
-  update(index, url, alt) {
+  /** Shows `url` as the finished picture `index`, of size `WIDTHxHEIGHT`. */
+  finish(index, url, alt, size) {
+    this.update(index, url, alt, size);
+    if (this.#before === null) return;
+    this.#images[index].isDone = true;
+    this.#draw();
+  }
+
+  /** Shows `url` as the state of picture `index`, of size `WIDTHxHEIGHT`. */
+  update(index, url, alt, size) {
+    const [width, height] = parsed(size);
+    this.#size(width / height);
     this.#images[index] = { url, alt };
-    const shown = byId("frames").querySelector(".frame img");
+    const shown = byId("frames").querySelector(":scope > .frame img");
     // The element stays: a new one would flash between two previews.
     if (index === this.#chosen && shown) Object.assign(shown, { src: url, alt });
     else this.#draw();
@@ -68,10 +84,22 @@ export class Stage {
     for (const part of ["welcome", "frames", "comparison"]) byId(part).hidden = part !== id;
   }
 
-  #draw() {
-    const image = this.#images[this.#chosen];
+  #size(ratio) {
+    this.#ratio = ratio;
+    byId("frames").style.setProperty("--ratio", ratio);
+  }
+
+  #frame(image) {
+    if (image?.isDone) {
+      const sides = [{ name: "Before", url: this.#before, alt: "The picture that was edited" }, { name: "After", ...image }];
+      return slider(sides, "How much of the picture before the edit is shown");
+    }
     const picture = image ? make("img", { src: image.url, alt: image.alt }) : noise(this.#ratio);
-    const frame = make("div", { class: image ? "frame" : "frame waiting" }, picture);
+    return make("div", { class: image ? "frame" : "frame waiting" }, picture);
+  }
+
+  #draw() {
+    const frame = this.#frame(this.#images[this.#chosen]);
     const strip = this.#images.length > 1 ? make("div", { class: "strip", role: "group", "aria-label": "Pictures" }, ...this.#images.map((_, i) => this.#thumb(i))) : null;
     byId("frames").replaceChildren(frame, ...(strip ? [strip] : []));
   }

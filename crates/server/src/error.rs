@@ -13,6 +13,7 @@ use scheduler::{JobError, SubmitError};
 use tower_http::timeout::TimeoutError;
 
 use crate::answer::openai::{ErrorBody, ErrorResponse};
+use crate::request::PictureError;
 
 /// A failure, from whichever stage of a request.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +90,15 @@ pub(crate) enum ApiError {
     UrlExpired { seconds: u64 },
     #[error("The picture is not kept any more")]
     FileNotFound,
+}
+
+impl From<PictureError> for ApiError {
+    fn from(err: PictureError) -> Self {
+        match err {
+            PictureError::Invalid(err) => ApiError::InvalidImage(err),
+            PictureError::TooLarge(err) => ApiError::ImageTooLarge(err),
+        }
+    }
 }
 
 /// The stable name of a failure, left in a response's extensions for the log line.

@@ -116,12 +116,11 @@ pub(crate) fn key(headers: &HeaderMap, owner: u64) -> Result<Option<Key>, ApiErr
 }
 
 /// The same for requests that mean the same, whatever their bytes: forms have another boundary every
-/// time they are sent. It reads whole pictures: not for the event loop.
+/// time they are sent. It reads a whole mask: not for the event loop.
 pub(crate) fn digest(asked: &ImagesRequest) -> [u8; 32] {
     let ImagesRequest {
         endpoint,
         draft,
-        input_images,
         output,
         quality,
         delivery,
@@ -137,9 +136,10 @@ pub(crate) fn digest(asked: &ImagesRequest) -> [u8; 32] {
     let mut hash = Hash(Sha256::new());
     let written = write!(hash, "{:?}", (endpoint, draft, how, cache, safety_identifier, ignored));
     written.expect("a hash takes everything. This is a bug.");
-    for image in input_images {
-        hash.0.update(image.size.to_string());
-        hash.0.update(&image.pixels);
+    // Of pictures and masks the debug format has no more than the size.
+    draft.input_images.iter().for_each(|input| hash.0.update(input.digest));
+    if let Some(mask) = &draft.mask {
+        hash.0.update(&mask.editable);
     }
     hash.0.finalize().into()
 }

@@ -39,7 +39,7 @@ pub use access::{AllowedOrigin, ApiKeys, InvalidKey, RateLimit};
 pub use answer::cache_summary;
 pub use config::{BuildInfo, ServerConfig};
 pub use metrics::Metrics;
-pub use request::{ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, InvalidHost};
+pub use request::{ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, InputPictures, InvalidHost, input_pictures};
 pub use routes::app;
 pub use serve::serve;
 pub use shutdown::stop_on_signals;

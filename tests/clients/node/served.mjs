@@ -5,6 +5,8 @@ export const URL = process.env.LATENTD_URL.replace(/\/$/, "");
 // A server with an API key, which lets one request a second through. Absent where only an address was given.
 export const KEYED_URL = process.env.LATENTD_KEYED_URL;
 export const KEY = process.env.LATENTD_KEY;
+// Servers whose models edit: one that does nothing else, and one that makes pictures from words too.
+export const EDIT_URLS = { "Qwen-Image-Edit-Plus": process.env.LATENTD_EDITS_URL, "FLUX.2-klein": process.env.LATENTD_KLEIN_URL };
 // The binary, for tests that stop their server.
 export const BINARY = process.env.LATENTD_BINARY;
 
@@ -58,6 +60,12 @@ export function pngSize(file) {
   if (view.subarray(1, 4).toString() !== "PNG") throw new Error("no PNG");
   return [view.readUInt32BE(16), view.readUInt32BE(20)];
 }
+
+// 64x48 pixels, the left half of which is transparent: to be edited.
+export const MASK = Buffer.from(
+  "iVBORw0KGgoAAAANSUhEUgAAAEAAAAAwCAYAAAChS3wfAAAAUklEQVR42u3QAQkAAAzDsPk3/csYjBRqIEm/Kw8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAACsATyCsPpMImYfawAAAABJRU5ErkJggg==",
+  "base64",
+);
 
 // 64x48 pixels of one red.
 export const PNG = Buffer.from(

@@ -18,6 +18,9 @@ URL = os.environ["LATENTD_URL"].rstrip("/")
 # A server with an API key, which lets one request a second through. None where only an address was given.
 KEYED_URL = os.environ.get("LATENTD_KEYED_URL")
 KEY = os.environ.get("LATENTD_KEY")
+# Servers whose models edit: one that does nothing else, and one that makes pictures from words too.
+EDITS_URL = os.environ.get("LATENTD_EDITS_URL")
+KLEIN_URL = os.environ.get("LATENTD_KLEIN_URL")
 # The binary, for tests that stop their server.
 BINARY = os.environ.get("LATENTD_BINARY")
 
@@ -91,6 +94,17 @@ def opened(file):
 
 def png(width=64, height=48, colour=(200, 30, 30)):
     """A file of one colour."""
+    return written(Image.new("RGB", (width, height), colour))
+
+
+def mask(width=64, height=48):
+    """A file whose left half is transparent: that is to be edited."""
+    image = Image.new("RGBA", (width, height), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, width // 2, height))
+    return written(image)
+
+
+def written(image):
     file = io.BytesIO()
-    Image.new("RGB", (width, height), colour).save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()

@@ -1,4 +1,4 @@
-//! What `latentd generate` tells of the step cache: a trace, a plot, a line a picture.
+//! What `latentd generate` and `edit` tell of the step cache: a trace, a plot, a line a picture.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use diffusion::InvalidRequest;
 use latentd::{Error, GeneratedImage};
 use server::cache_summary;
 
-use super::generate::{check_folder, numbered};
+use super::picture_flags::{check_folder, numbered};
 use crate::cache_trace::PictureTrace;
 use crate::{cache_plot, terminal};
 

@@ -3,9 +3,11 @@
 mod bench;
 mod cache;
 mod cache_reports;
+mod edit;
 mod generate;
 mod healthcheck;
 mod memory;
+mod picture_flags;
 mod scheduling;
 mod serve;
 
@@ -28,6 +30,8 @@ pub(crate) struct Cli {
 #[derive(clap::Subcommand)]
 enum Command {
     Generate(generate::Generate),
+    #[command(alias = "image-edit")]
+    Edit(edit::Edit),
     Serve(serve::Typed),
     Bench(bench::Bench),
     Cache(cache::Cache),
@@ -43,6 +47,7 @@ impl Cli {
         }
         match self.command {
             Command::Generate(generate) => generate.run(),
+            Command::Edit(edit) => edit.run(),
             Command::Serve(typed) => typed.run(),
             Command::Bench(bench) => bench.run(),
             Command::Cache(cache) => cache.run(),

@@ -14,6 +14,9 @@ use super::picture::Picture;
 use super::terms::Terms;
 use crate::request::Delivery;
 
+/// Most bytes of the `x-warnings` header.
+const MAX_WARNINGS_LEN: usize = 2048;
+
 /// The answer with all of its pictures, in their order.
 pub(crate) fn body(terms: &Terms, pictures: &[Arc<Picture>]) -> Response {
     let position = pictures.iter().map(|picture| picture.position).min().unwrap_or(0);
@@ -46,6 +49,11 @@ fn file(terms: &Terms, picture: &Picture) -> Response {
     let media_type = terms.output.format.media_type();
     let mut response = ([(header::CONTENT_TYPE, media_type)], picture.file.clone()).into_response();
     response.headers_mut().insert(HeaderName::from_static("x-seed"), picture.seed.into());
+    if !picture.warnings.is_empty() {
+        let warnings: String = picture.warnings.join(" ").escape_default().take(MAX_WARNINGS_LEN).collect();
+        let warnings = HeaderValue::from_str(&warnings).expect("escapes are printable ASCII. This is a bug.");
+        response.headers_mut().insert(HeaderName::from_static("x-warnings"), warnings);
+    }
     response
 }
 
@@ -58,9 +66,12 @@ pub(crate) fn images_response(terms: &Terms, pictures: &[Arc<Picture>]) -> Image
         seed: picture.seed,
         cache: picture.cache.clone().filter(|_| terms.return_cache_stats),
     });
-    // Each sentence once.
-    let mut warnings: Vec<String> = pictures.iter().flat_map(|picture| picture.warnings.clone()).collect();
-    warnings.dedup();
+    let mut warnings = Vec::new();
+    for warning in pictures.iter().flat_map(|picture| &picture.warnings) {
+        if !warnings.contains(warning) {
+            warnings.push(warning.clone());
+        }
+    }
     ImagesResponse {
         created: pictures.iter().map(|picture| picture.created_at).max().unwrap_or(0),
         model: terms.model.clone(),

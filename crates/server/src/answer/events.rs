@@ -67,7 +67,7 @@ pub(crate) struct CompletedEvent {
     /// The client's name for its user, as the request gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
     safety_identifier: Option<String>,
-    /// What was asked but could not be had, in sentences.
+    /// What became of the request beside what was asked, in sentences: what could not be had, how a mask was used.
     warnings: Vec<String>,
 }
 

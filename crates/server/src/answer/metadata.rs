@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use diffusion::ImageRequest;
+use diffusion::{Guidance, ImageRequest};
 
 /// The text of each picture, which a model called `model` makes.
 pub(crate) fn of(requests: &[ImageRequest], model: &str) -> Vec<String> {
@@ -15,10 +15,16 @@ fn parameters(request: &ImageRequest, model: &str) -> String {
     if let Some(negative_prompt) = negative_prompt {
         text += &format!("Negative prompt: {negative_prompt}\n");
     }
-    let (steps, scale, seed, size) = (params.num_inference_steps, params.true_cfg_scale, params.seed, params.size);
+    let (steps, seed, size) = (params.num_inference_steps, params.seed, params.size);
+    // 1 is no guidance to that program; what is embedded has the name that its forks gave it.
+    let scale = match params.guidance {
+        Guidance::None => "CFG scale: 1".into(),
+        Guidance::TrueCfg { scale } | Guidance::Cfg { scale } => format!("CFG scale: {scale}"),
+        Guidance::Embedded { scale } => format!("CFG scale: 1, Distilled CFG Scale: {scale}"),
+    };
     let written = write!(
         text,
-        "Steps: {steps}, Sampler: Euler, CFG scale: {scale}, Seed: {seed}, Size: {size}, Model: {model}, \
+        "Steps: {steps}, Sampler: Euler, {scale}, Seed: {seed}, Size: {size}, Model: {model}, \
          Version: latentd {}",
         env!("CARGO_PKG_VERSION")
     );

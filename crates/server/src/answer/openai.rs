@@ -35,7 +35,7 @@ pub(crate) struct ImagesResponse {
     /// The client's name for its user, as the request gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) safety_identifier: Option<String>,
-    /// What was asked but could not be had, in sentences.
+    /// What became of the request beside what was asked, in sentences: what could not be had, how a mask was used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
 }
@@ -127,7 +127,11 @@ pub(crate) struct Model {
     /// The id behind an alias, as in vLLM.
     pub(crate) root: String,
     pub(crate) parent: Option<String>,
+    /// `t2i` (words to a picture), `i2i` (pictures to a picture) or both.
     pub(crate) task_types: Vec<&'static str>,
+    /// Fewest pictures of a request: more than 0 where the model does nothing but edit.
+    pub(crate) min_input_images: usize,
+    /// Most pictures of a request: 0 where the model makes pictures from words alone.
     pub(crate) max_input_images: usize,
     /// Known once the model is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -38,6 +38,8 @@ pub(super) struct ReasonLabels {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct LookupLabels {
+    /// `prompt`, `vision` or `reference`.
+    pub(super) kind: &'static str,
     /// `hit` or `miss`.
     pub(super) result: &'static str,
 }

@@ -89,8 +89,8 @@ struct Families {
     worker_crashes: Counter,
     block_runs: Family<BlockRunLabels, Counter>,
     residual_diff: Histogram,
-    prompt_cache_lookups: Family<LookupLabels, Counter>,
-    prompt_cache_size: Family<WorkerLabels, Gauge>,
+    encoding_cache_lookups: Family<LookupLabels, Counter>,
+    encoding_cache_size: Family<WorkerLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -166,17 +166,18 @@ impl Default for Metrics {
                 "Relative change of the first blocks' residual, where it was measured",
                 Histogram::new(DIFFS),
             ),
-            prompt_cache_lookups: named(
+            encoding_cache_lookups: named(
                 own,
-                "prompt_cache_lookups",
-                "Prompts, by whether their embeddings were kept from an earlier picture",
+                "encoding_cache_lookups",
+                "Encodings that pictures needed, of prompts, by the vision tower and by the VAE, by whether they were \
+                 kept from an earlier picture",
                 Family::default(),
             ),
-            prompt_cache_size: with_unit(
+            encoding_cache_size: with_unit(
                 own,
-                "prompt_cache",
+                "encoding_cache",
                 Unit::Bytes,
-                "Prompts and embeddings that a worker keeps",
+                "Encodings of prompts and pictures that a worker keeps",
                 Family::default(),
             ),
             registry,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diffusion::{PromptCacheUse, StepReport};
+use diffusion::{EncodingsUse, StepReport};
 use scheduler::{Generated, JobError, Observation, Observer, SubmitError};
 
 use super::Metrics;
@@ -41,9 +41,9 @@ impl Metrics {
             Observation::Submitted { .. } => {}
             Observation::Refused(err) => self.refused(err),
             Observation::Started { queued } => families.queue_duration.observe(queued.as_secs_f64()),
-            Observation::Encoded { worker, took, prompt_cache } => {
+            Observation::Encoded { worker, took, encodings } => {
                 self.stage("encode", took);
-                self.prompt_cache(worker, prompt_cache);
+                self.encodings(worker, encodings);
             }
             Observation::Stepped { batch, took, reports, .. } => self.stepped(batch, took, reports),
             Observation::Previewed { took } => self.stage("preview", took),
@@ -104,11 +104,13 @@ impl Metrics {
         }
     }
 
-    fn prompt_cache(&self, worker: usize, PromptCacheUse { hits, misses, bytes }: PromptCacheUse) {
-        for (result, lookups) in [("hit", hits), ("miss", misses)] {
-            self.0.prompt_cache_lookups.get_or_create(&LookupLabels { result }).inc_by(lookups as u64);
+    fn encodings(&self, worker: usize, EncodingsUse { prompts, vision, references, bytes }: EncodingsUse) {
+        for (kind, lookups) in [("prompt", prompts), ("vision", vision), ("reference", references)] {
+            for (result, count) in [("hit", lookups.hits), ("miss", lookups.misses)] {
+                self.0.encoding_cache_lookups.get_or_create(&LookupLabels { kind, result }).inc_by(count as u64);
+            }
         }
-        self.0.prompt_cache_size.get_or_create(&WorkerLabels { worker: worker as u64 }).set(bytes as i64);
+        self.0.encoding_cache_size.get_or_create(&WorkerLabels { worker: worker as u64 }).set(bytes as i64);
     }
 
     fn finished(&self, generated: &Generated) {
@@ -128,7 +130,7 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use diffusion::{BlockRun, CfgBranch};
+    use diffusion::{BlockRun, CfgBranch, Lookups};
 
     use super::*;
     use crate::metrics::Exposition;
@@ -194,19 +196,23 @@ mod tests {
     }
 
     #[test]
-    fn looked_up_prompts_are_counted_and_kept_ones_weighed_by_worker() {
+    fn looked_up_encodings_are_counted_and_kept_ones_weighed_by_worker() {
         let metrics = Metrics::default();
         let took = Duration::from_millis(5);
         for (worker, hits, misses, bytes) in [(0, 0, 2, 700), (1, 1, 1, 400), (0, 2, 0, 650)] {
-            let prompt_cache = PromptCacheUse { hits, misses, bytes };
-            metrics.observe(&Observation::Encoded { worker, took, prompt_cache });
+            let prompts = Lookups { hits, misses };
+            let references = Lookups { hits: 2 * hits, misses: 0 };
+            let encodings = EncodingsUse { prompts, references, bytes, ..EncodingsUse::default() };
+            metrics.observe(&Observation::Encoded { worker, took, encodings });
         }
         let text = metrics.render(Exposition::Prometheus);
         for line in [
-            "prompt_cache_lookups_total{result=\"hit\"} 3",
-            "prompt_cache_lookups_total{result=\"miss\"} 3",
-            "prompt_cache_bytes{worker=\"0\"} 650",
-            "prompt_cache_bytes{worker=\"1\"} 400",
+            "encoding_cache_lookups_total{kind=\"prompt\",result=\"hit\"} 3",
+            "encoding_cache_lookups_total{kind=\"prompt\",result=\"miss\"} 3",
+            "encoding_cache_lookups_total{kind=\"vision\",result=\"miss\"} 0",
+            "encoding_cache_lookups_total{kind=\"reference\",result=\"hit\"} 6",
+            "encoding_cache_bytes{worker=\"0\"} 650",
+            "encoding_cache_bytes{worker=\"1\"} 400",
             "stage_duration_seconds_count{stage=\"encode\"} 3",
         ] {
             assert!(text.contains(&format!("\nlatentd_{line}\n")), "{line} in {text}");

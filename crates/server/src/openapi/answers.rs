@@ -28,10 +28,11 @@ const RATE_LIMIT: [Named; 3] = [
     ("x-ratelimit-remaining-requests", Type::Integer, "What is left of them."),
     ("x-ratelimit-reset-requests", Type::String, "When all of them are back, such as `1s` or `6m0s`."),
 ];
-const PICTURES: [Named; 5] = [
+const PICTURES: [Named; 6] = [
     ("x-queue-ms", Type::Integer, "Milliseconds in the queue."),
     ("x-queue-position", Type::Integer, "Jobs that were in line before the request's first."),
     ("x-seed", Type::Integer, "The picture's seed, where the answer is its file."),
+    ("x-warnings", Type::String, "What became of the request beside what was asked, where the answer is a file."),
     ("x-ignored-params", Type::String, "The fields that were given and have no effect."),
     (
         "idempotent-replayed",

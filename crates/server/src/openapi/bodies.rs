@@ -28,12 +28,20 @@ pub(super) fn edit_json(config: &ServerConfig) -> Schema {
             ("The `data:` URL of a picture, or where it is: what the operator allows is fetched.", "^(data|https?):")
         }
     };
-    let url = text(description).max_length(Some(MAX_URL_CHARS)).pattern(Some(pattern));
-    let image = ObjectBuilder::new().property("image_url", url).required("image_url");
+    let picture = |object: ObjectBuilder| {
+        let url = text(description).max_length(Some(MAX_URL_CHARS)).pattern(Some(pattern));
+        object.property("image_url", url).required("image_url")
+    };
+    let image = picture(ObjectBuilder::new());
+    let mask = nullable(picture(of(Type::Object, MASK)).build());
     let description = "The pictures to edit, as many as the model takes. Also read as `image` or `url`.";
     let images = list(description, image.into());
-    json_body("What to edit, and how.", common(config)).property("images", images).required("images").into()
+    let body = json_body("What to edit, and how.", common(config));
+    body.property("images", images).property("mask", mask).required("images").into()
 }
+
+const MASK: &str = "Where the first picture may be changed: a PNG, WebP or GIF file of its size, edited where it is \
+    transparent. The answer's `warnings` say how it was used.";
 
 /// The form of an edit. Numbers and flags are written out as text.
 pub(super) fn edit_form(config: &ServerConfig) -> Schema {
@@ -43,7 +51,9 @@ pub(super) fn edit_form(config: &ServerConfig) -> Schema {
     ))
     .content_media_type("application/octet-stream");
     let description = "The pictures to edit, as many as the model takes: a part each, all called `image` or `image[]`.";
-    let body = of(Type::Object, "What to edit, and how.").property("image", list(description, file.into()));
+    let mask = text(MASK).content_media_type("application/octet-stream");
+    let body = of(Type::Object, "What to edit, and how.");
+    let body = body.property("image", list(description, file.into())).property("mask", mask);
     let body = common(config).into_iter().fold(body, |body, (name, field)| body.property(name, field));
     body.required("prompt").required("image").into()
 }
@@ -74,8 +84,8 @@ fn picture(config: &ServerConfig) -> Vec<Field> {
     let seeds = "The noise's seed: it makes the same picture again. Picture i of a request has seed + i. -1, as none, \
          draws one for each picture; the answer has it.";
     let sizes = format!(
-        "`WIDTHxHEIGHT` in pixels, at most {} of them; `auto` is the model's default for a generation, and the aspect \
-         ratio of the first input picture for an edit. Also read as `width` and `height`.",
+        "`WIDTHxHEIGHT` in pixels, at most {} of them; `auto` is the model's default for a generation, and for an \
+         edit what the model makes of its pictures: of a mask's picture, or of the first or last one, the shape. Also read as `width` and `height`.",
         config.limits.max_pixels
     );
     let prompt = |description| text(description).max_length(Some(MAX_PROMPT_CHARS));
@@ -93,13 +103,14 @@ fn picture(config: &ServerConfig) -> Vec<Field> {
 fn sampling() -> Vec<Field> {
     let steps = "Denoising steps, in place of those that `quality` stands for. Also read as `steps` or `step`.";
     let quality = "How much work the picture is worth: it picks the steps, unless they are given.";
-    let distilled = "The guidance input of models that were distilled with one; others ignore it.";
-    let true_cfg = "The weight of classifier-free guidance, which runs above 1 and with a negative prompt. Also read as \
-         `cfg_scale` or `cfg`.";
+    let plain = "The weight of models with plain classifier-free guidance, or with guidance as an input: `/info` says \
+         which it is. Others ignore it.";
+    let true_cfg = "The weight of true classifier-free guidance, which runs above 1 and with a negative prompt. Also read \
+         as `cfg_scale` or `cfg`.";
     vec![
         ("quality", one_of(quality, &QUALITIES).default(auto())),
         ("num_inference_steps", aliased(integer(steps, 1..=MAX_INFERENCE_STEPS), &["steps", "step"])),
-        ("guidance_scale", number(distilled, 0.0..=MAX_GUIDANCE)),
+        ("guidance_scale", number(plain, 0.0..=MAX_GUIDANCE)),
         ("true_cfg_scale", aliased(number(true_cfg, 0.0..=MAX_GUIDANCE), &["cfg_scale", "cfg"])),
     ]
 }
@@ -193,7 +204,7 @@ mod tests {
     async fn asked(endpoint: Endpoint, body: Value) -> BTreeSet<String> {
         ASKED.take();
         let request = Request::post("/").header("content-type", "application/json").body(Body::from(body.to_string()));
-        request::read(endpoint, request.unwrap(), &config(), &request::UploadMemory::new(usize::MAX), 16)
+        request::read(endpoint, request.unwrap(), &config(), &request::UploadMemory::new(usize::MAX), None)
             .await
             .unwrap();
         ASKED.take()
@@ -210,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn the_fields_of_a_generation_are_those_that_are_read() {
         let asked = asked(Endpoint::Generation, json!({"prompt": "a cat", "stream": true})).await;
-        let refused = names(&["image", "images"]);
+        let refused = names(&["image", "images", "mask"]);
         assert_eq!(asked.difference(&refused).cloned().collect::<BTreeSet<_>>(), documented(generation(&config())));
     }
 
@@ -218,7 +229,7 @@ mod tests {
     async fn the_fields_of_an_edit_are_those_that_are_read() {
         let pixel = "data:image/gif;base64,R0lGODlhAQABAIAAAP///wAAACwAAAAAAQABAAACAkQBADs=";
         let asked = asked(Endpoint::Edit, json!({"prompt": "a cat", "stream": true, "images": [pixel]})).await;
-        let refused = names(&["mask", "markup"]);
+        let refused = names(&["markup"]);
         let aliases = names(&["image", "url"]);
         let fields: BTreeSet<_> = asked.difference(&refused).cloned().collect();
         assert_eq!(fields.difference(&aliases).cloned().collect::<BTreeSet<_>>(), documented(edit_json(&config())));

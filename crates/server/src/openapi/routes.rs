@@ -42,12 +42,13 @@ fn images() -> Vec<Route> {
         .description(Some("All pictures or an error. A client that leaves cancels what it asked for."))
         .parameters(Some(picture_headers()))
         .request_body(Some(request_body(bodies)));
-    let form = json!({"prompt": PROMPT, "image": ["@fox.png"]});
+    let form = json!({"prompt": PROMPT, "image": ["@fox.png"], "mask": "@mask.png"});
     let body = json!({"prompt": PROMPT, "images": [{"image_url": "data:image/png;base64,…"}]});
     let bodies = [("multipart/form-data", "EditForm", form), ("application/json", "EditRequest", body)];
     let edit = operation(IMAGES, "edit", "Pictures from words and pictures")
         .description(Some(
-            "As a generation, with pictures to begin from. 400 `unsupported_value` where the model takes none.",
+            "As a generation, with pictures to begin from, and a mask if only a part of the first may change. 400 \
+             `unsupported_value` where the model takes none.",
         ))
         .parameters(Some(picture_headers()))
         .request_body(Some(request_body(bodies)));

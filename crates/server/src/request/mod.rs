@@ -7,6 +7,7 @@ mod fields;
 mod job_options;
 mod json;
 mod multipart;
+mod picture_file;
 mod pictures;
 mod remote;
 mod sources;
@@ -16,18 +17,21 @@ mod validate;
 use axum::extract::Request;
 use axum::http::HeaderMap;
 use cache::CacheConfig;
-use diffusion::{ImageRequest, InvalidRequest, Limits, ModelCard, RequestDraft, RgbImage};
+use diffusion::{ImageRequest, InputImageBounds, InvalidRequest, Limits, ModelCard, RequestDraft};
 
 pub(crate) use body::{UploadMemory, linger};
 pub(crate) use delivery::{MAX_PARTIAL_IMAGES, PREVIEW_METHODS, RESPONSE_FORMATS};
 #[cfg(test)]
 pub(crate) use fields::ASKED;
 pub(crate) use job_options::job_options;
+pub(crate) use picture_file::PictureError;
+pub use pictures::{InputPictures, input_pictures};
 pub use remote::{ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, InvalidHost};
 pub(crate) use sources::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, MAX_URL_CHARS};
 pub(crate) use validate::{BACKGROUNDS, FORMATS, QUALITIES};
 
 use body::{MediaType, Upload};
+use fields::Fields;
 use multipart::Form;
 use sources::Named;
 
@@ -50,8 +54,6 @@ pub(crate) struct ImagesRequest {
     pub(crate) endpoint: Endpoint,
     /// What the picture shall be. [`ImagesRequest::image_requests`] makes it whole.
     pub(crate) draft: RequestDraft,
-    /// The pictures to edit: upright, alpha composited on white.
-    pub(crate) input_images: Vec<InputImage>,
     pub(crate) output: Output,
     /// What the answer says of the quality.
     pub(crate) quality: &'static str,
@@ -69,9 +71,6 @@ pub(crate) struct ImagesRequest {
     /// Names of fields that were given and have no effect.
     pub(crate) ignored: Vec<String>,
 }
-
-/// A picture that a request brought.
-pub(crate) type InputImage = RgbImage;
 
 /// The files that are made of the pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,33 +123,28 @@ impl ImagesRequest {
             step_cache::check_blocks(own, &card.num_blocks)?;
             draft.extensions.insert(own.clone());
         }
-        let requests = draft.build(card, limits, random_seed)?;
-        check_input_images(self.endpoint, self.input_images.len(), card.max_input_images)?;
-        Ok(requests)
+        check_taken(draft.input_images.len(), draft.mask.is_some(), &card.input_images)?;
+        Ok(draft.build(card, limits, random_seed)?)
     }
 }
 
-/// An edit brings as many pictures as the model takes.
-fn check_input_images(endpoint: Endpoint, given: usize, most: usize) -> Result<(), ApiError> {
-    match endpoint {
-        Endpoint::Edit if most == 0 => {
-            let bound = "be absent: the model makes pictures from text only, by POST /v1/images/generations";
-            Err(ApiError::Unsupported(InvalidRequest::new("image", bound, count_of(given))))
-        }
-        _ if given > most => {
-            let bound = format!("be at most {} for this model", count_of(most));
-            Err(InvalidRequest::new("image", bound, count_of(given)).into())
-        }
-        _ => Ok(()),
+/// A model that makes pictures from text only says so.
+fn check_taken(images: usize, has_mask: bool, bounds: &InputImageBounds) -> Result<(), ApiError> {
+    if bounds.max_images > 0 || images == 0 {
+        return Ok(());
     }
-}
-
-fn count_of(count: usize) -> String {
-    if count == 1 { "1 picture".into() } else { format!("{count} pictures") }
+    let bound = "be absent: the model makes pictures from text only, by POST /v1/images/generations";
+    let (field, given) = match (has_mask, images) {
+        (true, _) => (sources::MASK, "a mask".into()),
+        (false, 1) => ("image", "1 picture".into()),
+        (false, images) => ("image", format!("{images} pictures")),
+    };
+    Err(ApiError::Unsupported(InvalidRequest::new(field, bound, given)))
 }
 
 /// Reads a whole request, whose bytes count against `memory` until its pictures are decoded. What depends on the
-/// model is checked by [`ImagesRequest::image_requests`], but for the number of pictures that would be fetched.
+/// model is checked by [`ImagesRequest::image_requests`], but for the number of pictures that would be fetched:
+/// `bounds` are those of the model, if it is loaded.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
@@ -159,7 +153,7 @@ pub(crate) async fn read(
     request: Request,
     config: &ServerConfig,
     memory: &UploadMemory,
-    max_input_images: usize,
+    bounds: Option<&InputImageBounds>,
 ) -> Result<ImagesRequest, ApiError> {
     let headers = request.headers().clone();
     let limit = if endpoint == Endpoint::Edit { config.upload_limit } else { config.body_limit };
@@ -171,22 +165,42 @@ pub(crate) async fn read(
             return Err(err);
         }
     };
-    let Form { mut fields, images, ignored } = form;
+    let Form { mut fields, images, mask, ignored } = form;
     fields.merge("extra_body")?;
     let fetcher = config.image_urls.as_ref();
-    let named = match endpoint {
-        Endpoint::Edit => sources::sources(&mut fields, images, param, fetcher)?,
-        Endpoint::Generation => Vec::new(),
+    let (named, mask) = match endpoint {
+        Endpoint::Edit => named(&mut fields, images, mask, param, fetcher)?,
+        Endpoint::Generation => (Vec::new(), None),
     };
     let mut asked = validate::images_request(endpoint, &headers, fields, ignored, config)?;
     // The model is asked last, as of all requests, but before anything is fetched for it.
-    if named.iter().any(|named| matches!(named, Named::Elsewhere(_))) {
-        check_input_images(endpoint, named.len(), max_input_images)?;
+    if let Some(bounds) = bounds.filter(|_| named.iter().chain(&mask).any(Named::is_elsewhere)) {
+        check_taken(named.len(), mask.is_some(), bounds)?;
+        bounds.check_count(named.len())?;
     }
     let sources = remote::fetched(named, fetcher, &mut upload, param).await?;
-    asked.input_images = pictures::decoded(sources, param).await?;
-    asked.draft.input_size = asked.input_images.first().map(|image| image.size);
+    let mask = remote::fetched(mask.into_iter().collect(), fetcher, &mut upload, sources::MASK).await?.pop();
+    let pictures = pictures::decoded(sources, mask, param).await?;
+    (asked.draft.input_images, asked.draft.mask) = (pictures.images, pictures.mask);
     Ok(asked)
+}
+
+/// The pictures and the mask of an edit.
+fn named(
+    fields: &mut Fields,
+    images: Vec<Vec<u8>>,
+    mask: Option<Vec<u8>>,
+    param: &'static str,
+    fetcher: Option<&ImageFetcher>,
+) -> Result<(Vec<Named>, Option<Named>), ApiError> {
+    let mask = sources::mask(fields, mask, fetcher)?;
+    let named = sources::sources(fields, images, param, fetcher).map_err(|err| match err {
+        ApiError::Missing(_) if mask.is_some() => {
+            InvalidRequest::new(sources::MASK, "come with the picture that it belongs to", "a mask alone").into()
+        }
+        err => err,
+    })?;
+    Ok((named, mask))
 }
 
 /// What a request for variations of a picture is told, as OpenAI tells it.
@@ -205,7 +219,7 @@ async fn received(
     match MediaType::of(headers, expected)? {
         MediaType::Json => {
             let fields = json::fields(&upload.bytes().await?)?;
-            Ok((Form { fields, images: Vec::new(), ignored: Vec::new() }, "images"))
+            Ok((Form { fields, images: Vec::new(), mask: None, ignored: Vec::new() }, "images"))
         }
         MediaType::Form { boundary } => Ok((multipart::form(upload, boundary).await?, "image")),
     }

@@ -29,6 +29,8 @@ pub(crate) struct Form {
     pub(crate) fields: Fields,
     /// The files of the pictures to edit.
     pub(crate) images: Vec<Vec<u8>>,
+    /// The file of the mask.
+    pub(crate) mask: Option<Vec<u8>>,
     /// Names of parts that have no meaning here.
     pub(crate) ignored: Vec<String>,
 }
@@ -56,8 +58,8 @@ pub(crate) async fn form(upload: &mut Upload, boundary: String) -> Result<Form, 
     while let Some(piece) = upload.next().await {
         piece?;
     }
-    let Collected { texts, repeated, images, ignored } = collected;
-    Ok(Form { fields: Fields::spelt(texts, repeated), images, ignored })
+    let Collected { texts, repeated, images, mask, ignored } = collected;
+    Ok(Form { fields: Fields::spelt(texts, repeated), images, mask, ignored })
 }
 
 #[derive(Default)]
@@ -66,6 +68,7 @@ struct Collected {
     /// Names of texts that came again. Which of them mean something is not known here.
     repeated: Vec<String>,
     images: Vec<Vec<u8>>,
+    mask: Option<Vec<u8>>,
     ignored: Vec<String>,
 }
 
@@ -74,8 +77,10 @@ struct Collected {
 enum Part {
     /// A picture to edit.
     Image,
+    /// Where the first of them may be changed.
+    Mask,
     /// A picture that no model takes: it is remembered that there is one.
-    Overlay,
+    Markup,
     Text,
     Unknown,
 }
@@ -87,7 +92,8 @@ impl Part {
         let is_list = index.is_none_or(|rest| rest.trim_end_matches(']').bytes().all(|byte| byte.is_ascii_digit()));
         match base {
             "image" | "images" | "url" if is_list => Part::Image,
-            "mask" | "markup" => Part::Overlay,
+            "mask" if is_list => Part::Mask,
+            "markup" => Part::Markup,
             _ if is_file || index.is_some() => Part::Unknown,
             _ => Part::Text,
         }
@@ -103,9 +109,7 @@ impl Collected {
         let is_unchosen = part.file_name() == Some("");
         match Part::of(&name, part.file_name().is_some()) {
             Part::Image => {
-                let Some(bytes) = read(&mut part, MAX_IMAGE_BYTES).await? else {
-                    return Err(sources::file_too_large("image"));
-                };
+                let bytes = picture(&mut part, "image").await?;
                 if !(is_unchosen && bytes.is_empty()) {
                     self.images.push(bytes);
                 }
@@ -113,11 +117,18 @@ impl Collected {
                     return Err(sources::too_many("image"));
                 }
             }
-            Part::Overlay => {
+            Part::Mask => {
+                let bytes = picture(&mut part, sources::MASK).await?;
+                // Clients send an empty text for none, too.
+                let is_absent = bytes.is_empty() && (is_unchosen || part.file_name().is_none());
+                if !is_absent && self.mask.replace(bytes).is_some() {
+                    return Err(sources::two_masks());
+                }
+            }
+            Part::Markup => {
                 let bytes = skip(&mut part).await?;
                 if bytes > 0 {
-                    let name = if name.starts_with("mask") { "mask" } else { "markup" };
-                    self.texts.insert(name.into(), format!("a file of {bytes} bytes").into());
+                    self.texts.insert("markup".into(), format!("a file of {bytes} bytes").into());
                 }
             }
             Part::Text if self.texts.contains_key(&name) => {
@@ -141,6 +152,12 @@ impl Collected {
         }
         Ok(())
     }
+}
+
+/// The file of a part.
+async fn picture(part: &mut Field<'_>, param: &'static str) -> Result<Vec<u8>, ApiError> {
+    let bytes = read(part, MAX_IMAGE_BYTES).await?;
+    bytes.ok_or_else(|| ApiError::ImageTooLarge(sources::file_too_large(param)))
 }
 
 /// The data of a part, unless it is longer than `limit`.
@@ -229,7 +246,10 @@ mod tests {
             ("images[]", true, Part::Image),
             ("url[]", false, Part::Image),
             ("image[a]", true, Part::Unknown),
-            ("mask", true, Part::Overlay),
+            ("mask", true, Part::Mask),
+            ("mask", false, Part::Mask),
+            ("mask[]", true, Part::Mask),
+            ("markup", true, Part::Markup),
             ("prompt", false, Part::Text),
             ("prompt", true, Part::Unknown),
             ("image_size", false, Part::Text),

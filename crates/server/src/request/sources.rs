@@ -34,6 +34,12 @@ pub(crate) enum Named {
     Elsewhere(Url),
 }
 
+impl Named {
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(self, Named::Elsewhere(_))
+    }
+}
+
 /// The pictures of an edit: the files of its form, then those that its fields name. A field is told
 /// of as `image` in a form and as `images` in JSON.
 ///
@@ -56,11 +62,35 @@ pub(crate) fn sources(
             return Err(too_many(param));
         }
         for item in items {
-            sources.push(of_url(url_of(item, param)?, param, fetcher)?);
+            sources.push(of_url(url_of(item, param, LIST)?, param, fetcher)?);
         }
     }
     if sources.is_empty() { Err(ApiError::Missing(param)) } else { Ok(sources) }
 }
+
+/// The mask of an edit: the file of its form, or what its field names.
+///
+/// # Errors
+/// There are two, or it is neither a file nor a URL that is taken.
+pub(crate) fn mask(
+    fields: &mut Fields,
+    file: Option<Vec<u8>>,
+    fetcher: Option<&ImageFetcher>,
+) -> Result<Option<Named>, ApiError> {
+    let field = fields.any(MASK).filter(|field| field.as_str() != Some(""));
+    match (file, field) {
+        (None, None) => Ok(None),
+        (Some(file), None) => of_file(file, MASK, fetcher).map(Some),
+        (None, Some(field)) => of_url(url_of(field, MASK, ONE)?, MASK, fetcher).map(Some),
+        (Some(_), Some(_)) => Err(two_masks()),
+    }
+}
+
+/// The field of the mask.
+pub(crate) const MASK: &str = "mask";
+/// What the fields of pictures and of the mask hold.
+const LIST: &str = "be a list of {\"image_url\": URL}";
+const ONE: &str = "be {\"image_url\": URL}";
 
 /// Some clients send a URL where a file is meant.
 fn of_file(file: Vec<u8>, param: &'static str, fetcher: Option<&ImageFetcher>) -> Result<Named, ApiError> {
@@ -75,8 +105,8 @@ fn of_file(file: Vec<u8>, param: &'static str, fetcher: Option<&ImageFetcher>) -
 }
 
 /// OpenAI's `{"image_url": …}` or `{"file_id": …}`, or just the URL.
-fn url_of(item: Value, param: &'static str) -> Result<String, ApiError> {
-    let wrong = |given| ApiError::WrongType(InvalidRequest::new(param, "be a list of {\"image_url\": URL}", given));
+fn url_of(item: Value, param: &'static str, form: &'static str) -> Result<String, ApiError> {
+    let wrong = |given| ApiError::WrongType(InvalidRequest::new(param, form, given));
     match item {
         Value::String(url) => Ok(url),
         Value::Object(mut object) => match (object.remove("image_url"), object.remove("file_id")) {
@@ -124,9 +154,13 @@ pub(crate) fn too_many(param: &'static str) -> ApiError {
     InvalidRequest::new(param, bound, "more").into()
 }
 
-pub(crate) fn file_too_large(param: &'static str) -> ApiError {
+pub(crate) fn two_masks() -> ApiError {
+    InvalidRequest::new(MASK, "be given once", "more than one").into()
+}
+
+pub(crate) fn file_too_large(param: &'static str) -> InvalidRequest {
     let bound = format!("be a file of at most {MAX_IMAGE_BYTES} bytes");
-    ApiError::ImageTooLarge(InvalidRequest::new(param, bound, "a longer one"))
+    InvalidRequest::new(param, bound, "a longer one")
 }
 
 #[cfg(test)]
@@ -183,6 +217,35 @@ mod tests {
             assert!(message.starts_with(expected), "{message}");
         }
         assert!(read(json!({}), &[b"https://example.com"]).unwrap_err().starts_with("`images` must be sent whole"));
+    }
+
+    #[test]
+    fn a_mask_is_one_file_or_one_url() {
+        let read = |value, file: Option<&[u8]>| {
+            let Value::Object(object) = value else { panic!("{value}") };
+            mask(&mut Fields::typed(object), file.map(<[u8]>::to_vec), None).map_err(|err| err.to_string())
+        };
+        let one = "data:image/png;base64,AA";
+        for (value, file, expected) in [
+            (json!({}), None, None),
+            (json!({"mask": ""}), None, None),
+            (json!({"mask": {"image_url": one}}), None, Some(url(one))),
+            (json!({"mask": one}), None, Some(url(one))),
+            (json!({}), Some(one.as_bytes()), Some(url(one))),
+            (json!({}), Some(b"\x89PNG".as_slice()), Some(Named::Sent(Source::File(b"\x89PNG".into())))),
+        ] {
+            assert_eq!(read(value, file), Ok(expected));
+        }
+        for (value, file, expected) in [
+            (json!({"mask": one}), Some(one.as_bytes()), "`mask` must be given once. Given: more than one"),
+            (json!({"mask": [one]}), None, "`mask` must be {\"image_url\": URL}. Given: [\"data:"),
+            (json!({"mask": {"file_id": "file-1"}}), None, "`mask` must have an image_url in place of a file_id"),
+            (json!({"mask": "https://example.com/m.png"}), None, "`mask` must be sent whole"),
+            (json!({"mask": 3}), None, "`mask` must be {\"image_url\": URL}. Given: 3"),
+        ] {
+            let message = read(value, file).unwrap_err();
+            assert!(message.starts_with(expected), "{message}");
+        }
     }
 
     #[test]

@@ -47,7 +47,6 @@ pub(crate) fn images_request(
     Ok(ImagesRequest {
         endpoint,
         draft,
-        input_images: Vec::new(),
         output,
         quality: quality.name(),
         delivery,
@@ -81,17 +80,12 @@ fn default_field(model: &Option<String>) -> ImageField {
 
 /// What would change the picture and cannot be had is refused, never ignored.
 fn refuse_unsupported(endpoint: Endpoint, fields: &mut Fields) -> Result<(), ApiError> {
-    let refused: [(&str, &str); 2] = match endpoint {
-        Endpoint::Edit => [
-            ("mask", "be absent: the model edits whole pictures, without a mask"),
-            ("markup", "be absent: the model reads no drawings over a picture"),
-        ],
-        Endpoint::Generation => [
-            ("image", "be absent: pictures are edited by POST /v1/images/edits"),
-            ("images", "be absent: pictures are edited by POST /v1/images/edits"),
-        ],
+    const EDITS: &str = "be absent: pictures are edited by POST /v1/images/edits";
+    let refused: &[(&str, &str)] = match endpoint {
+        Endpoint::Edit => &[("markup", "be absent: the model reads no drawings over a picture")],
+        Endpoint::Generation => &[("image", EDITS), ("images", EDITS), ("mask", EDITS)],
     };
-    for (name, bound) in refused {
+    for &(name, bound) in refused {
         if let Some(given) = fields.any(name).filter(|given| !is_empty(given)) {
             return Err(ApiError::Unsupported(InvalidRequest::new(name, bound, given)));
         }

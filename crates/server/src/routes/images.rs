@@ -64,8 +64,8 @@ async fn make(
             return Err(err);
         }
     };
-    let max_input_images = state.card().map_or(usize::MAX, |card| card.max_input_images);
-    let asked = request::read(endpoint, request, &state.config, &state.uploads, max_input_images).await?;
+    let bounds = state.card().ok().map(|card| card.input_images);
+    let asked = request::read(endpoint, request, &state.config, &state.uploads, bounds.as_ref()).await?;
     let options = job_options(&headers, asked.priority, caller.owner)?;
     let public_url = public_url(state.config.public_url.as_deref(), &headers, &uri);
     let (begun, watcher, is_replay) = match key {

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use cache::{CacheConfig, Quality};
-use diffusion::{MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, ModelCard};
+use diffusion::{GuidanceKind, InputImageBounds, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, ModelCard};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -50,13 +50,20 @@ struct ServedModel {
     names: Vec<String>,
     /// The pipeline's class in diffusers.
     class: Option<String>,
-    /// `t2i`, and `i2i` where the model takes pictures.
+    /// `t2i` (words to a picture), `i2i` (pictures to a picture) or both.
     task_types: Vec<&'static str>,
     default_size: Option<String>,
     default_num_inference_steps: Option<usize>,
+    /// The guidance that the model was made for: `none`, `true_cfg`, `cfg` or `embedded`.
+    guidance: Option<&'static str>,
+    /// The weight of that guidance.
+    default_guidance_scale: Option<f64>,
+    /// The same, where the weight is `true_cfg_scale`.
     default_true_cfg_scale: Option<f64>,
     default_negative_prompt: Option<String>,
-    /// Most pictures that an edit may bring; 0 where the model makes pictures from words alone.
+    /// Fewest pictures of a request: more than 0 where the model does nothing but edit.
+    min_input_images: Option<usize>,
+    /// Most pictures of a request: 0 where the model makes pictures from words alone.
     max_input_images: Option<usize>,
     max_prompt_tokens: Option<usize>,
     /// Blocks of each list that the step cache divides.
@@ -69,12 +76,17 @@ impl ServedModel {
             id: names.first().cloned(),
             names: names.to_vec(),
             class: card.map(|card| card.class.clone()),
-            task_types: task_types(card.map_or(0, |card| card.max_input_images)),
+            task_types: task_types(card.map_or(InputImageBounds::NONE, |card| card.input_images)),
             default_size: card.map(|card| card.default_size.to_string()),
             default_num_inference_steps: card.map(|card| card.default_num_inference_steps),
-            default_true_cfg_scale: card.map(|card| card.default_true_cfg_scale),
+            guidance: card.map(|card| card.guidance.name()),
+            default_guidance_scale: card.map(|card| card.default_guidance_scale),
+            default_true_cfg_scale: card
+                .filter(|card| card.guidance == GuidanceKind::TrueCfg)
+                .map(|card| card.default_guidance_scale),
             default_negative_prompt: card.and_then(|card| card.default_negative_prompt.clone()),
-            max_input_images: card.map(|card| card.max_input_images),
+            min_input_images: card.map(|card| card.input_images.min_images),
+            max_input_images: card.map(|card| card.input_images.max_images),
             max_prompt_tokens: card.map(|card| card.max_prompt_tokens),
             num_blocks: card.map(|card| card.num_blocks.clone()),
         }

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use diffusion::InputImageBounds;
 
 use crate::answer::openai::{Model, ModelList};
 use crate::error::ApiError;
@@ -29,7 +30,8 @@ pub(crate) async fn retrieve(
 }
 
 fn model(state: &AppState, name: &str) -> Model {
-    let max_input_images = state.card().map_or(0, |card| card.max_input_images);
+    let card = state.card().ok();
+    let input_images = card.as_ref().map_or(InputImageBounds::NONE, |card| card.input_images);
     Model {
         id: name.to_owned(),
         object: "model",
@@ -37,13 +39,15 @@ fn model(state: &AppState, name: &str) -> Model {
         owned_by: "latentd",
         root: state.config.model_id().to_owned(),
         parent: None,
-        task_types: task_types(max_input_images),
-        max_input_images,
-        default_size: state.card().ok().map(|card| card.default_size.to_string()),
+        task_types: task_types(input_images),
+        min_input_images: input_images.min_images,
+        max_input_images: input_images.max_images,
+        default_size: card.map(|card| card.default_size.to_string()),
     }
 }
 
 /// What a model does that takes so many pictures: words to a picture, and pictures to a picture.
-pub(super) fn task_types(max_input_images: usize) -> Vec<&'static str> {
-    if max_input_images > 0 { vec!["t2i", "i2i"] } else { vec!["t2i"] }
+pub(super) fn task_types(input_images: InputImageBounds) -> Vec<&'static str> {
+    let tasks = [("t2i", input_images.min_images == 0), ("i2i", input_images.max_images > 0)];
+    tasks.into_iter().filter(|(_, can)| *can).map(|(task, _)| task).collect()
 }

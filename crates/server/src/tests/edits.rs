@@ -2,36 +2,40 @@
 
 use axum::body::Body;
 use axum::http::Request;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use diffusion::ModelCard;
+use diffusion::{InputImageBounds, Mask};
 use scheduler::SchedulerConfig;
 use scheduler::fake::FakePipeline;
 use serde_json::{Value, json};
 
-use super::forms::{BOUNDARY, Form, edit, in_pieces, png, post, post_json};
-use super::{Answer, bounded_state, config, fake_app, send};
+use super::forms::{BOUNDARY, Form, data_url, edit, in_pieces, mask, png, post, post_json};
+use super::{Answer, bounded_state, config, fake_app, jobs, send};
 use crate::app;
 use crate::request::{self, Delivery, Endpoint, ImageField, ImagesRequest, UploadMemory};
 
 async fn read(request: Request<Body>) -> Result<ImagesRequest, String> {
-    request::read(Endpoint::Edit, request, &config(), &UploadMemory::new(usize::MAX), 16)
+    request::read(Endpoint::Edit, request, &config(), &UploadMemory::new(usize::MAX), None)
         .await
         .map_err(|err| err.to_string())
 }
 
+/// At most so many pictures, of any size.
+pub(super) fn takes(max_images: usize) -> InputImageBounds {
+    InputImageBounds { min_images: 0, max_images, min_side: 1, max_ratio: 200.0 }
+}
+
 /// A server whose model takes two pictures.
 pub(super) async fn editing_app() -> axum::Router {
-    let pipeline = FakePipeline::default();
-    let card = ModelCard { max_input_images: 2, ..pipeline.card.clone() };
-    app(bounded_state(&FakePipeline { card, ..pipeline }, SchedulerConfig::default()).await)
+    app_with(takes(2)).await
 }
 
-fn data_url(file: &[u8]) -> String {
-    format!("data:image/png;base64,{}", STANDARD.encode(file))
+/// A server whose model takes such pictures.
+pub(super) async fn app_with(bounds: InputImageBounds) -> axum::Router {
+    let mut pipeline = FakePipeline::default();
+    pipeline.card.input_images = bounds;
+    app(bounded_state(&pipeline, SchedulerConfig::default()).await)
 }
 
-fn error(answer: &Answer) -> String {
+pub(super) fn error(answer: &Answer) -> String {
     let error = &answer.json["error"];
     let text = |key: &str| error[key].as_str().unwrap_or("-");
     format!("{} {} {} | {}", answer.status.as_u16(), text("code"), text("param"), text("message"))
@@ -60,18 +64,24 @@ async fn a_form_means_what_json_means() {
         .text("user", "12")
         .text("input_fidelity", "high")
         .text("priority", "-2")
+        .file("mask", "m.png", &mask(6, 4))
         .file("image[]", "b.png", &picture);
     let json = json!({
         "prompt": "make it night", "images": [{"image_url": data_url(&picture)}, {"image_url": data_url(&picture)}],
         "n": 2, "width": 64, "height": 32, "quality": "hd", "seed": 7, "num_inference_steps": 3,
         "guidance_scale": 1.5, "true_cfg_scale": 2.0, "stream": true, "partial_images": 2, "return_timings": true,
-        "output_format": "jpg", "output_compression": 80, "safety_identifier": "u1", "user": "12", "mask": null,
+        "output_format": "jpg", "output_compression": 80, "safety_identifier": "u1", "user": "12",
+        "mask": {"image_url": data_url(&mask(6, 4))},
         "input_fidelity": "high", "extra_body": {"priority": -2, "seed": 8},
     });
     let (form, json) = (read(form.request()).await.unwrap(), read(post_json(json)).await.unwrap());
     assert_eq!(format!("{form:#?}"), format!("{json:#?}"));
-    assert_eq!((form.input_images.len(), form.input_images[0].size.to_string()), (2, "6x4".into()));
-    assert_eq!(form.input_images[1].pixels[..3], [10, 200, 30]);
+    let pictures = &form.draft.input_images;
+    assert_eq!((pictures.len(), pictures[0].image.size.to_string()), (2, "6x4".into()));
+    assert_eq!(pictures[1].image.pixels[..3], [10, 200, 30]);
+    let left = |mask: &Mask| (mask.size.to_string(), mask.editable[0], mask.editable[5]);
+    assert_eq!(form.draft.mask.as_ref().map(left), Some(("6x4".into(), 255, 0)));
+    assert_eq!(form.draft.mask, json.draft.mask);
     assert_eq!((form.draft.n, form.draft.seed, form.draft.num_inference_steps), (Some(2), Some(7), Some(3)));
     assert_eq!((form.quality, form.priority, form.ignored.join(" ")), ("high", -2, "input_fidelity".into()));
     assert!(matches!(form.delivery, Delivery::Stream(options) if !options.progress) && form.draft.previews.is_some());
@@ -169,7 +179,11 @@ async fn every_client_is_understood() {
         // Whole, and as a chunked upload that is cut anywhere.
         for body in [Body::from(body.clone()), in_pieces(&body, 7), in_pieces(&body, 1)] {
             let asked = read(post(body)).await.unwrap_or_else(|err| panic!("{client}: {err}"));
-            assert_eq!((asked.input_images.len(), asked.ignored.join(" ").as_str()), (num_images, ignored), "{client}");
+            assert_eq!(
+                (asked.draft.input_images.len(), asked.ignored.join(" ").as_str()),
+                (num_images, ignored),
+                "{client}"
+            );
             assert_eq!(asked.delivery, Delivery::Json(ImageField::B64Json), "{client}");
             assert!(!asked.draft.prompt.is_empty(), "{client}");
         }
@@ -177,12 +191,13 @@ async fn every_client_is_understood() {
 }
 
 #[tokio::test]
-async fn without_a_size_a_picture_keeps_the_shape_of_the_first() {
+async fn without_a_size_the_model_sizes_the_picture_by_those_that_it_was_given() {
     let app = editing_app().await;
     let form = |width, height| Form::default().text("prompt", "x").file("image", "a", &png(width, height));
     for (form, expected) in [
-        (form(300, 100), "112x32"),
-        (form(100, 300).file("image", "b", &png(64, 64)), "32x112"),
+        (form(300, 100), "96x32"),
+        (form(100, 300).file("image", "b", &png(64, 64)), "64x64"),
+        (form(100, 300).file("image", "b", &png(64, 64)).file("mask", "m", &mask(100, 300)), "32x96"),
         (form(4, 4).text("size", "auto"), "64x64"),
         (form(300, 100).text("size", "40x50"), "40x50"),
     ] {
@@ -206,7 +221,34 @@ async fn a_model_takes_as_many_pictures_as_it_says() {
 }
 
 #[tokio::test]
-async fn a_model_of_text_alone_says_so_when_all_else_is_right() {
+async fn a_model_that_only_edits_tells_a_generation_where_to_go() {
+    let app = app_with(InputImageBounds { min_images: 1, ..takes(2) }).await;
+    let message = "400 invalid_value image | `image` must be given: the model makes pictures from pictures, by POST \
+        /v1/images/edits or `latentd edit`. Given: 0 pictures";
+    assert_eq!(error(&super::generate(&app, json!({"prompt": "x"})).await), message);
+    assert_eq!(edit(&app, Form::default().text("prompt", "x").file("image", "a", &png(2, 2))).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_edit_can_be_a_job_with_previews_and_an_urgency() {
+    let app = editing_app().await;
+    let body = json!({
+        "prompt": "x", "images": [data_url(&png(64, 64))], "async": true, "partial_images": 1,
+        "priority": 3, "response_format": "url",
+    });
+    let taken = send(&app, post_json(body)).await;
+    assert_eq!(taken.status, 202, "{}", taken.text);
+    let id = taken.json["id"].as_str().unwrap();
+    let followed = super::get(&app, &format!("/v1/images/jobs/{id}/events")).await;
+    let names: Vec<_> = super::events(&followed.text).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names.last().map(String::as_str), Some("image_edit.completed"), "{names:?}");
+    assert!(names.iter().all(|name| name.starts_with("image_edit.")), "{names:?}");
+    let job = jobs::ended(&app, id).await;
+    assert_eq!((&job["status"], &job["result"]["size"]), (&json!("completed"), &json!("64x64")));
+}
+
+#[tokio::test]
+async fn a_model_of_text_alone_says_so_once_a_request_can_be_read() {
     let app = fake_app().await;
     let form = || Form::default().text("prompt", "x").file("image", "a", &png(2, 2));
     let message = "400 unsupported_value image | `image` must be absent: the model makes pictures from text only, \
@@ -215,11 +257,12 @@ async fn a_model_of_text_alone_says_so_when_all_else_is_right() {
     let json = json!({"prompt": "x", "images": [data_url(&png(2, 2))]});
     assert_eq!(error(&send(&app, post_json(json)).await), message);
     for (form, expected) in [
-        (form().text("n", "11"), "400 invalid_value n"),
-        (form().text("size", "4000x4000"), "400 invalid_value size"),
         (form().text("n", "x"), "400 invalid_type n"),
         (form().file("image", "b", b"GIF89a"), "400 invalid_image_file image"),
-        (form().file("mask", "m.png", &png(2, 2)), "400 unsupported_value mask"),
+        (
+            form().file("mask", "m.png", &mask(2, 2)),
+            "400 unsupported_value mask | `mask` must be absent: the model makes",
+        ),
         (form().file("markup", "m.png", &png(2, 2)), "400 unsupported_value markup"),
         (form().text("background", "transparent"), "400 unsupported_value background"),
         (form().text("model", "gpt-9"), "404 model_not_found model"),
@@ -246,7 +289,7 @@ async fn pictures_in_json_are_checked_alike() {
         let answer = send(&app, post_json(json!({"prompt": "x", "images": images}))).await;
         assert!(error(&answer).starts_with(expected), "{}", error(&answer));
     }
-    let masked = json!({"prompt": "x", "images": [url], "mask": {"image_url": url}});
+    let masked = json!({"prompt": "x", "images": [url], "mask": {"image_url": data_url(&mask(2, 2))}});
     assert!(error(&send(&app, post_json(masked)).await).starts_with("400 unsupported_value mask"));
 }
 
@@ -257,6 +300,7 @@ async fn a_generation_brings_no_pictures() {
         ("image", json!(data_url(&png(2, 2))), 400),
         ("images", json!([{"image_url": "x"}]), 400),
         ("images", json!([]), 200),
+        ("mask", json!({"image_url": "x"}), 400),
         ("image", json!(""), 200),
         ("image", Value::Null, 200),
     ] {

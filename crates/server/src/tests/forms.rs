@@ -5,8 +5,9 @@ use std::convert::Infallible;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::Request;
+use base64::Engine;
 use futures_util::stream;
-use image::{ImageBuffer, ImageFormat, Rgb};
+use image::{ImageBuffer, ImageFormat, Rgb, Rgba};
 
 use super::{Answer, send};
 
@@ -73,4 +74,18 @@ pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
     let mut file = std::io::Cursor::new(Vec::new());
     ImageBuffer::from_pixel(width, height, Rgb([10_u8, 200, 30])).write_to(&mut file, ImageFormat::Png).unwrap();
     file.into_inner()
+}
+
+/// A PNG whose left half is transparent: that is to be edited.
+pub(crate) fn mask(width: u32, height: u32) -> Vec<u8> {
+    let mut file = std::io::Cursor::new(Vec::new());
+    let alpha = |x| if x < width.div_ceil(2) { 0 } else { 255 };
+    let pixels = ImageBuffer::from_fn(width, height, |x, _| Rgba([0_u8, 0, 0, alpha(x)]));
+    pixels.write_to(&mut file, ImageFormat::Png).unwrap();
+    file.into_inner()
+}
+
+/// A picture as it stands in JSON.
+pub(crate) fn data_url(file: &[u8]) -> String {
+    format!("data:image/png;base64,{}", base64::engine::general_purpose::STANDARD.encode(file))
 }

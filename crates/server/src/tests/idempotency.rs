@@ -9,6 +9,7 @@ use scheduler::fake::FakePipeline;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use super::edits;
 use super::sockets::gated;
 use super::{Answer, decoded, events, fake_app, generation, load_becomes, send, state};
 use crate::app;
@@ -93,7 +94,7 @@ async fn keys_of_different_callers_are_different_keys() {
 #[tokio::test]
 async fn a_form_is_the_same_whatever_parts_it() {
     let mut pipeline = FakePipeline::default();
-    pipeline.card.max_input_images = 1;
+    pipeline.card.input_images = edits::takes(1);
     let app = app(state(&pipeline).await);
     let mut png = std::io::Cursor::new(Vec::new());
     image::RgbImage::new(32, 32).write_to(&mut png, image::ImageFormat::Png).unwrap();

@@ -8,11 +8,13 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use axum::routing::get;
+use diffusion::RgbImage;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::config;
-use super::forms::{Form, png, post_json};
+use super::edits::takes;
+use super::forms::{Form, mask, png, post_json};
 use crate::request::{self, Endpoint, ImageFetcher, ImagesRequest, UploadMemory};
 
 /// A server of pictures.
@@ -22,7 +24,7 @@ struct Pictures {
     asked: Arc<AtomicUsize>,
     upload_limit: usize,
     upload_memory: usize,
-    max_input_images: usize,
+    max_images: usize,
 }
 
 impl Pictures {
@@ -35,10 +37,11 @@ impl Pictures {
             counter.fetch_add(1, Ordering::Relaxed);
             ([("content-type", "image/png")], png(6, 4))
         });
+        let mask = get(async || ([("content-type", "image/png")], mask(6, 4)));
         let text = get(async || ([("content-type", "image/png")], "no picture"));
-        let app = Router::new().route("/cat.png", picture).route("/text.png", text);
+        let app = Router::new().route("/cat.png", picture).route("/mask.png", mask).route("/text.png", text);
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Pictures { host, asked, upload_limit: 64 << 20, upload_memory: 64 << 20, max_input_images: 16 }
+        Pictures { host, asked, upload_limit: 64 << 20, upload_memory: 64 << 20, max_images: 16 }
     }
 
     fn url(&self, path: &str) -> String {
@@ -50,9 +53,8 @@ impl Pictures {
         config.image_urls = Some(ImageFetcher::of_this_machine(&self.host));
         config.upload_limit = self.upload_limit;
         let memory = UploadMemory::new(self.upload_memory);
-        request::read(Endpoint::Edit, request, &config, &memory, self.max_input_images)
-            .await
-            .map_err(|err| err.to_string())
+        let bounds = takes(self.max_images);
+        request::read(Endpoint::Edit, request, &config, &memory, Some(&bounds)).await.map_err(|err| err.to_string())
     }
 
     async fn read_json(&self, paths: &[&str], more: Value) -> Result<ImagesRequest, String> {
@@ -64,8 +66,9 @@ impl Pictures {
 }
 
 fn pixels(read: Result<ImagesRequest, String>) -> Vec<(String, [u8; 3])> {
-    let pictures = read.unwrap().input_images;
-    pictures.iter().map(|image| (image.size.to_string(), image.pixels[..3].try_into().unwrap())).collect()
+    let pictures = read.unwrap().draft.input_images;
+    let told = |image: &RgbImage| (image.size.to_string(), image.pixels[..3].try_into().unwrap());
+    pictures.iter().map(|input| told(&input.image)).collect()
 }
 
 #[tokio::test]
@@ -77,6 +80,21 @@ async fn a_picture_is_the_same_wherever_it_is() {
     let url = pictures.url("cat.png");
     let form = Form::default().text("prompt", "make it night").file("image", "a.png", &png(6, 4)).text("image", &url);
     assert_eq!(pixels(pictures.read(form.request()).await), [cat.clone(), cat]);
+}
+
+#[tokio::test]
+async fn a_mask_may_be_elsewhere_too() {
+    let pictures = Pictures::serve().await;
+    let read = pictures.read_json(&["cat.png"], json!({"mask": {"image_url": pictures.url("mask.png")}})).await;
+    let mask = read.unwrap().draft.mask.unwrap();
+    assert_eq!((mask.size.to_string(), mask.editable[..6].to_vec()), ("6x4".into(), vec![255, 255, 255, 0, 0, 0]));
+    for (path, expected) in [
+        ("gone.png", "`mask` must name pictures that can be fetched, but one answered 404. Given: http://127.0.0.1"),
+        ("cat.png", "`mask` must have an alpha channel"),
+    ] {
+        let message = pictures.read_json(&["cat.png"], json!({"mask": pictures.url(path)})).await.unwrap_err();
+        assert!(message.starts_with(expected), "{message}");
+    }
 }
 
 #[tokio::test]
@@ -106,7 +124,7 @@ async fn nothing_is_fetched_for_a_request_that_is_wrong() {
 async fn nothing_is_fetched_for_a_model_that_takes_fewer_pictures() {
     let mut pictures = Pictures::serve().await;
     for (most, expected) in [(0, "`image` must be absent"), (1, "`image` must be at most 1 picture")] {
-        pictures.max_input_images = most;
+        pictures.max_images = most;
         let message = pictures.read_json(&["cat.png"; 2], json!({})).await.unwrap_err();
         assert!(message.starts_with(expected), "{message}");
     }

@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 use tower::ServiceExt;
 
+use super::edits;
 use super::sockets::{answer, assert_status, gated, head, served, start_generation};
 use super::{
     bounded_state, decoded, events, fake_app, fetch, first_pixel, generate, generation, get, load_becomes, send, state,
@@ -342,7 +343,7 @@ async fn the_first_preview_is_measured() {
 #[tokio::test]
 async fn an_edits_stream_names_itself_and_counts_what_it_was_given() {
     let mut pipeline = FakePipeline::default();
-    pipeline.card.max_input_images = 1;
+    pipeline.card.input_images = edits::takes(1);
     let app = app(state(&pipeline).await);
     let pixels = image::RgbImage::new(64, 32);
     let mut png = std::io::Cursor::new(Vec::new());

@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::Request;
 use axum::routing::get as get_route;
+use diffusion::{GuidanceKind, InputImageBounds};
 use scheduler::fake::FakePipeline;
 use serde_json::json;
 
@@ -27,16 +28,38 @@ async fn every_name_of_the_model_is_listed_and_found() {
     assert!(alias["created"].take().as_u64().unwrap() > 1_700_000_000);
     let expected = json!({
         "id": "gpt-image-1", "object": "model", "created": null, "owned_by": "latentd", "root": "Fake/Fake-Image",
-        "parent": null, "task_types": ["t2i"], "max_input_images": 0, "default_size": "64x64",
+        "parent": null, "task_types": ["t2i"], "min_input_images": 0,
+        "max_input_images": 0, "default_size": "64x64",
     });
     assert_eq!(alias, expected);
 }
 
 #[tokio::test]
 async fn a_model_that_takes_pictures_says_so() {
-    for (app, tasks) in [(fake_app().await, json!(["t2i"])), (edits::editing_app().await, json!(["t2i", "i2i"]))] {
+    let edits_only = edits::app_with(InputImageBounds { min_images: 1, ..edits::takes(2) }).await;
+    for (app, tasks) in [
+        (fake_app().await, json!(["t2i"])),
+        (edits::editing_app().await, json!(["t2i", "i2i"])),
+        (edits_only, json!(["i2i"])),
+    ] {
         assert_eq!(get(&app, "/v1/models").await.json["data"][0]["task_types"], tasks);
         assert_eq!(get(&app, "/info").await.json["model"]["task_types"], tasks);
+    }
+}
+
+#[tokio::test]
+async fn the_models_guidance_is_told_with_its_weight() {
+    for (kind, expected) in [
+        (GuidanceKind::TrueCfg, json!(["true_cfg", 4.0, 4.0])),
+        (GuidanceKind::Cfg, json!(["cfg", 4.0, null])),
+        (GuidanceKind::Embedded, json!(["embedded", 4.0, null])),
+        (GuidanceKind::None, json!(["none", 4.0, null])),
+    ] {
+        let mut pipeline = FakePipeline::default();
+        pipeline.card.guidance = kind;
+        let model = get(&crate::app(state(&pipeline).await), "/info").await.json["model"].take();
+        let told = ["guidance", "default_guidance_scale", "default_true_cfg_scale"].map(|key| model[key].clone());
+        assert_eq!(json!(told), expected);
     }
 }
 

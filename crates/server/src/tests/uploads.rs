@@ -26,7 +26,7 @@ async fn outcome(request: Request<Body>) -> String {
 }
 
 async fn outcome_of(endpoint: Endpoint, request: Request<Body>) -> String {
-    match request::read(endpoint, request, &config(), &UploadMemory::new(usize::MAX), 16).await {
+    match request::read(endpoint, request, &config(), &UploadMemory::new(usize::MAX), None).await {
         Ok(_) => "taken".into(),
         Err(err) => {
             let message = err.to_string();
@@ -116,7 +116,7 @@ async fn only_forms_and_json_are_taken() {
 #[tokio::test]
 async fn uploads_share_one_memory() {
     let memory = UploadMemory::new(100_000);
-    let outcome = async |endpoint, request| match request::read(endpoint, request, &config(), &memory, 16).await {
+    let outcome = async |endpoint, request| match request::read(endpoint, request, &config(), &memory, None).await {
         Ok(_) => "taken".into(),
         Err(err) => err.code().to_owned(),
     };

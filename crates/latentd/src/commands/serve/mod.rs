@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
-use diffusion::{ImageRequest, ImageSize, Limits, Pipeline, RequestDraft};
+use diffusion::{ImageRequest, ImageSize, InputImage, Limits, ModelCard, Pipeline, RequestDraft, RgbImage};
 use latentd::{DeviceName, Error, ModelSource, Omni, OmniBuilder, builtin_banner};
 use models::AnyPipeline;
 use scheduler::{Readiness, Scheduler, SchedulerConfig, SpawnOptions};
@@ -208,6 +208,13 @@ impl Settled {
     }
 }
 
+/// As many grey pictures as the model needs.
+fn warm_up_pictures(card: &ModelCard) -> Arc<[InputImage]> {
+    let size = card.default_size;
+    let grey = InputImage::new(RgbImage { size, pixels: vec![127; size.pixels() * 3] });
+    std::iter::repeat_n(grey, card.input_images.min_images).collect()
+}
+
 /// Loads the model and makes one small picture, so that the first client does not pay for cold
 /// caches.
 fn warm(builder: OmniBuilder) -> Result<AnyPipeline, Error> {
@@ -215,7 +222,7 @@ fn warm(builder: OmniBuilder) -> Result<AnyPipeline, Error> {
     let draft = RequestDraft { prompt: "warm-up".into(), num_inference_steps: Some(2), ..RequestDraft::default() };
     let side = pipeline.card().default_size.width.min(256);
     let size = ImageSize { width: side, height: side };
-    let draft = RequestDraft { size: Some(size), ..draft };
+    let draft = RequestDraft { size: Some(size), input_images: warm_up_pictures(pipeline.card()), ..draft };
     let requests = draft.build(pipeline.card(), &Limits::default(), || 0)?;
     let request: &ImageRequest = requests.first().expect("one picture. This is a bug.");
     let mut state = pipeline.prepare(request)?;

@@ -66,7 +66,7 @@ impl From<FetchError> for Failed {
 impl Failed {
     fn told(self, url: &Url, param: &'static str) -> ApiError {
         match self {
-            Failed::Fetching(FetchError::TooLarge) => super::sources::file_too_large(param),
+            Failed::Fetching(FetchError::TooLarge) => ApiError::ImageTooLarge(super::sources::file_too_large(param)),
             Failed::Fetching(err) => {
                 let bound = format!("name pictures that can be fetched, but one {err}");
                 ApiError::InvalidImage(InvalidRequest::new(param, bound, url))

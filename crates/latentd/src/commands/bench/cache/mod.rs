@@ -14,7 +14,7 @@ mod summary;
 
 use std::path::{Path, PathBuf};
 
-use diffusion::{ImageSize, InvalidRequest, MAX_INFERENCE_STEPS, Pipeline, RequestDraft};
+use diffusion::{Guidance, ImageSize, InvalidRequest, MAX_INFERENCE_STEPS, Pipeline, RequestDraft};
 use indicatif::{ProgressBar, ProgressStyle};
 use latentd::{CacheFlags, Error, ModelSource};
 use serde_json::Value;
@@ -24,7 +24,7 @@ use self::report::{Configuration, Report, StepCount};
 use self::rounds::{Rounds, Trial};
 use super::median;
 use crate::commands::ModelFlags;
-use crate::commands::generate::check_folder;
+use crate::commands::picture_flags::check_folder;
 use crate::terminal;
 
 /// Measure the step cache: speed and quality of configurations against the uncached pictures, and
@@ -150,10 +150,14 @@ impl Cache {
     fn report(&self, rounds: &Rounds, prompts: Vec<String>) -> Result<Report, Error> {
         let trial = Trial { name: String::new(), steps: 1, config: None };
         let request = rounds.request(&prompts[0], 0, &trial)?;
+        let scale = match request.params.guidance {
+            Guidance::TrueCfg { scale } | Guidance::Cfg { scale } | Guidance::Embedded { scale } => scale,
+            Guidance::None => 1.0,
+        };
         Ok(Report {
             model: ModelSource::parse(self.model.as_deref(), self.loading.revision.clone()).id(),
             size: request.params.size.to_string(),
-            true_cfg_scale: request.params.true_cfg_scale,
+            true_cfg_scale: scale,
             negative_prompt: request.negative_prompt,
             seed: rounds.seed,
             prompts,

@@ -1,0 +1,30 @@
+//! `latentd edit`: pictures from pictures, without a server.
+
+use std::path::PathBuf;
+
+use latentd::{Error, open_pictures};
+
+use super::picture_flags::{PictureFlags, with_flags};
+
+/// Edit pictures as a prompt says
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  latentd edit --model Qwen/Qwen-Image-Edit-2511 --image cat.jpg \"make it night\" -o night.png\n  latentd edit --model Qwen/Qwen-Image-Edit-2511 --image cat.png --mask mask.png --prompt \"a red hat\"\n  latentd edit --model Qwen/Qwen-Image-Edit-2511 --image cat.png --image dog.png \"both on a sofa\""
+)]
+pub(super) struct Edit {
+    /// A picture to edit: PNG, JPEG, WebP or GIF. Again for each one more, as many as the model takes
+    #[arg(long, required = true, value_name = "FILE")]
+    image: Vec<PathBuf>,
+    /// A picture of the first one's size, edited where this is transparent
+    #[arg(long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+    #[command(flatten)]
+    picture: PictureFlags,
+}
+
+impl Edit {
+    pub(super) fn run(self) -> Result<(), Error> {
+        let (images, mask) = (self.image, self.mask);
+        self.picture.make("edit", || open_pictures(&images, mask.as_deref()).map_err(with_flags))
+    }
+}

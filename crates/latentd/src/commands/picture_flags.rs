@@ -1,0 +1,188 @@
+//! What `generate` and `edit` have in common: the flags of a picture, and how it is made, written and reported.
+
+use std::path::{Path, PathBuf};
+
+use diffusion::{ImageSize, InvalidRequest};
+use latentd::{
+    Error, GeneratedImage, InputPictures, ModelSource, OmniDiffusionSamplingParams, OmniInput, builtin_banner,
+};
+
+use super::ModelFlags;
+use super::cache_reports::{CacheReports, Setup};
+use crate::terminal::{self, StepsBar};
+
+/// The flags.
+#[derive(clap::Args)]
+pub(super) struct PictureFlags {
+    /// What the picture should show, or what to change
+    #[arg(value_name = "PROMPT", required_unless_present = "prompt_flag", conflicts_with = "prompt_flag")]
+    prompt: Option<String>,
+    /// The same as a flag
+    #[arg(id = "prompt_flag", long = "prompt", value_name = "PROMPT")]
+    prompt_flag: Option<String>,
+    /// A Hub id, a folder in the diffusers layout, or `builtin`
+    #[arg(long, env = "LATENTD_MODEL")]
+    model: Option<String>,
+    /// What it should not show; guidance runs only with one (" " counts)
+    #[arg(long)]
+    negative_prompt: Option<String>,
+    /// Denoising steps, 1 to 1000
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    num_inference_steps: Option<i64>,
+    /// Weight of true classifier-free guidance
+    #[arg(long, alias = "cfg-scale", value_name = "SCALE", allow_negative_numbers = true)]
+    true_cfg_scale: Option<f64>,
+    /// The distilled guidance input of models that have one
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    guidance_scale: Option<f64>,
+    /// Seed of the noise; -1 or nothing draws one
+    #[arg(long, allow_negative_numbers = true)]
+    seed: Option<i64>,
+    /// WIDTHxHEIGHT in pixels
+    #[arg(long, conflicts_with_all = ["height", "width"])]
+    size: Option<String>,
+    /// Height in pixels
+    #[arg(long, requires = "width")]
+    height: Option<usize>,
+    /// Width in pixels
+    #[arg(long, requires = "height")]
+    width: Option<usize>,
+    /// Pictures to make, with seeds counting up
+    #[arg(long, alias = "num-outputs-per-prompt", short = 'n', value_name = "N", allow_negative_numbers = true)]
+    num_images_per_prompt: Option<i64>,
+    /// Where to write; .png, .jpg or .webp. Of several pictures the second is NAME-2.png
+    #[arg(long, short, default_value = "latentd.png")]
+    output: PathBuf,
+    #[command(flatten)]
+    loading: ModelFlags,
+    #[command(flatten)]
+    reports: CacheReports,
+}
+
+impl PictureFlags {
+    /// Makes the pictures, from those that `open` reads once the other flags are known to be good. `command` is what
+    /// asks for them.
+    ///
+    /// # Errors
+    /// A flag cannot be honoured, or the model cannot be loaded or fails.
+    pub(super) fn make(self, command: &str, open: impl FnOnce() -> Result<InputPictures, Error>) -> Result<(), Error> {
+        let params = self.params()?;
+        check_output(&self.output)?;
+        let config = self.loading.cache.resolve()?;
+        self.reports.check(config.as_ref())?;
+        let prompt = self.prompt.as_ref().or(self.prompt_flag.as_ref()).cloned().unwrap_or_default();
+        let input = OmniInput { prompt, pictures: open()? };
+        if self.model.is_none() {
+            terminal::notice(&builtin_banner(&format!("{command} --model")));
+        }
+        let mut omni = self.loading.builder(self.model.as_deref()).build()?;
+        let bar = StepsBar::new();
+        let images = omni.generate_with_progress(input, params, |step| bar.update(step)).map_err(with_flags)?;
+        bar.finish();
+        save(&images, &self.output)?;
+        warn(&images);
+        let Some(config) = &config else { return Ok(()) };
+        let model = ModelSource::parse(self.model.as_deref(), self.loading.revision.clone()).id();
+        self.reports.write(&images, &Setup { model, config, num_blocks: omni.card().num_blocks.clone() })
+    }
+
+    fn params(&self) -> Result<OmniDiffusionSamplingParams, Error> {
+        let (width, height) = match &self.size {
+            None => (self.width, self.height),
+            Some(text) => {
+                let size: ImageSize = text
+                    .parse()
+                    .map_err(|()| InvalidRequest::new("size", "be WIDTHxHEIGHT, such as 1024x1024", text))?;
+                (Some(size.width), Some(size.height))
+            }
+        };
+        Ok(OmniDiffusionSamplingParams {
+            num_inference_steps: self.num_inference_steps,
+            height,
+            width,
+            negative_prompt: self.negative_prompt.clone(),
+            true_cfg_scale: self.true_cfg_scale,
+            guidance_scale: self.guidance_scale,
+            seed: self.seed,
+            num_outputs_per_prompt: self.num_images_per_prompt,
+        })
+    }
+}
+
+/// Pictures are given by flags, which the error shall name.
+pub(super) fn with_flags(err: Error) -> Error {
+    match err {
+        Error::Invalid(InvalidRequest { field: "image", bound, given }) => {
+            InvalidRequest { field: "--image", bound, given }.into()
+        }
+        Error::Invalid(InvalidRequest { field: "mask", bound, given }) => {
+            InvalidRequest { field: "--mask", bound, given }.into()
+        }
+        err => err,
+    }
+}
+
+/// What the model has to say of what was asked, each sentence once.
+fn warn(images: &[GeneratedImage]) {
+    let mut told = Vec::new();
+    for warning in images.iter().flat_map(|image| &image.warnings) {
+        if !told.contains(&warning) {
+            terminal::notice(&format!("note: {warning}"));
+            told.push(warning);
+        }
+    }
+}
+
+/// Better before a minute of work than after it.
+fn check_output(output: &Path) -> Result<(), Error> {
+    let ending = output.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
+    if !matches!(ending.as_deref(), Some("png" | "jpg" | "jpeg" | "webp")) {
+        let bound = "end in .png, .jpg or .webp";
+        return Err(InvalidRequest::new("output", bound, output.display()).into());
+    }
+    check_folder("output", output)
+}
+
+/// Whether a file can be in that place; `flag` names it.
+pub(super) fn check_folder(flag: &str, path: &Path) -> Result<(), Error> {
+    if path.is_dir() {
+        return Err(Error::Flag(format!("`--{flag}`: `{}` is a folder", path.display())));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(Error::Flag(format!("`--{flag}`: there is no folder `{}`", folder.display())));
+    }
+    Ok(())
+}
+
+fn save(images: &[GeneratedImage], output: &Path) -> Result<(), Error> {
+    for (i, image) in images.iter().enumerate() {
+        let path = numbered(output, i);
+        image.save(&path)?;
+        println!("{} ({}, seed {})", path.display(), image.image.size, image.seed);
+    }
+    if let Some(image) = images.first() {
+        let timings = image.timings;
+        let runs = || images.iter().flat_map(|image| &image.steps).flat_map(|step| &step.runs);
+        let reused = runs().filter(|run| run.reused).count();
+        eprintln!(
+            "encode {}, denoise {} ({} steps, {} block runs computed, {reused} reused), decode {}",
+            terminal::seconds(timings.encode),
+            terminal::seconds(timings.denoise),
+            image.steps.len(),
+            runs().count() - reused,
+            terminal::seconds(timings.decode),
+        );
+    }
+    Ok(())
+}
+
+/// `fox.png`, `fox-2.png`, `fox-3.png`, …
+pub(super) fn numbered(output: &Path, i: usize) -> PathBuf {
+    if i == 0 {
+        return output.to_owned();
+    }
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = output.extension().unwrap_or_default().to_string_lossy();
+    output.with_file_name(format!("{stem}-{}.{ending}", i + 1))
+}

@@ -1,0 +1,184 @@
+//! One picture's file. It comes from a stranger: what it claims is checked before it is believed, and before memory
+//! is taken for it.
+
+use std::io::Cursor;
+
+use diffusion::{ImageSize, InvalidRequest, RgbImage};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+
+use super::colour::in_srgb;
+
+/// Most pixels of a request's pictures together.
+pub(super) const MAX_PIXELS: usize = 64_000_000;
+/// The longest side of a picture.
+const MAX_SIDE: u32 = 16_384;
+/// Most bytes that a decoder may take for itself. The pixels are bounded by the two above.
+const MAX_DECODER_BYTES: u64 = 512 << 20;
+
+/// Why a picture is not taken; the field is the one that it was given in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PictureError {
+    /// It is none, or none that can be read.
+    #[error(transparent)]
+    Invalid(InvalidRequest),
+    /// It is over a bound.
+    #[error(transparent)]
+    TooLarge(InvalidRequest),
+}
+
+impl PictureError {
+    pub(crate) fn into_inner(self) -> InvalidRequest {
+        match self {
+            PictureError::Invalid(err) | PictureError::TooLarge(err) => err,
+        }
+    }
+}
+
+/// The `idx`th of so many pictures of a field.
+pub(super) struct Place {
+    pub(super) param: &'static str,
+    pub(super) idx: usize,
+    pub(super) count: usize,
+}
+
+impl Place {
+    fn error(&self, bound: impl Into<String>, given: impl ToString) -> InvalidRequest {
+        let given = given.to_string();
+        let given = if self.count > 1 { format!("{given} (picture {})", self.idx + 1) } else { given };
+        InvalidRequest::new(self.param, bound, given)
+    }
+
+    pub(super) fn invalid(&self, bound: impl Into<String>, given: impl ToString) -> PictureError {
+        PictureError::Invalid(self.error(bound, given))
+    }
+
+    fn too_large(&self, bound: impl Into<String>, given: impl ToString) -> PictureError {
+        PictureError::TooLarge(self.error(bound, given))
+    }
+
+    fn broken(&self, err: ImageError) -> PictureError {
+        match err {
+            ImageError::Limits(_) => {
+                let bound = format!("be decoded in at most {MAX_DECODER_BYTES} bytes of memory");
+                self.too_large(bound, "a picture that needs more")
+            }
+            err => self.invalid("be a whole picture", err),
+        }
+    }
+}
+
+/// A file whose head was read: of several pictures in it the first.
+pub(super) struct PictureFile<'f> {
+    decoder: Box<dyn ImageDecoder + 'f>,
+    orientation: Orientation,
+    place: &'f Place,
+}
+
+impl<'f> PictureFile<'f> {
+    /// Reads the head of `file`.
+    ///
+    /// # Errors
+    /// It is none of our kinds of pictures, or claims more than `pixels_left` pixels.
+    pub(super) fn open(file: &'f [u8], pixels_left: usize, place: &'f Place) -> Result<Self, PictureError> {
+        let known = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Gif];
+        let format = image::guess_format(file).ok().filter(|format| known.contains(format));
+        let format = format.ok_or_else(|| place.invalid("be a PNG, JPEG, WebP or GIF file", name_of(file)))?;
+        let mut reader = ImageReader::with_format(Cursor::new(file), format);
+        let mut limits = Limits::no_limits();
+        limits.max_alloc = Some(MAX_DECODER_BYTES);
+        reader.limits(limits);
+        let mut decoder = reader.into_decoder().map_err(|err| place.broken(err))?;
+        check_size(decoder.dimensions(), pixels_left, place)?;
+        // Broken metadata does not break the picture.
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        Ok(PictureFile { decoder: Box::new(decoder), orientation, place })
+    }
+
+    /// As it will be seen.
+    pub(super) fn upright_size(&self) -> ImageSize {
+        let stored = self.stored_size();
+        match self.orientation {
+            Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH => ImageSize { width: stored.height, height: stored.width },
+            _ => stored,
+        }
+    }
+
+    /// As its rows stand in the file.
+    pub(super) fn stored_size(&self) -> ImageSize {
+        let (width, height) = self.decoder.dimensions();
+        ImageSize { width: width as usize, height: height as usize }
+    }
+
+    pub(super) fn has_alpha(&self) -> bool {
+        self.decoder.color_type().has_alpha()
+    }
+
+    /// In sRGB, upright and opaque: what is transparent shows white.
+    ///
+    /// # Errors
+    /// It is broken, or needs too much memory.
+    pub(super) fn opaque(mut self) -> Result<RgbImage, PictureError> {
+        let icc_profile = self.decoder.icc_profile().unwrap_or(None);
+        let picture = DynamicImage::from_decoder(self.decoder).map_err(|err| self.place.broken(err))?;
+        let mut picture = in_srgb(picture, icc_profile.as_deref());
+        picture.apply_orientation(self.orientation);
+        Ok(on_white(picture))
+    }
+
+    /// The opacity of each of its pixels, upright, rows from the top.
+    ///
+    /// # Errors
+    /// As of [`PictureFile::opaque`].
+    pub(super) fn alpha(self) -> Result<Vec<u8>, PictureError> {
+        let mut picture = DynamicImage::from_decoder(self.decoder).map_err(|err| self.place.broken(err))?;
+        picture.apply_orientation(self.orientation);
+        Ok(picture.into_rgba8().pixels().map(|pixel| pixel.0[3]).collect())
+    }
+}
+
+fn check_size((width, height): (u32, u32), pixels_left: usize, place: &Place) -> Result<(), PictureError> {
+    let too_large = |bound: String| Err(place.too_large(bound, format!("{width}x{height}")));
+    if width == 0 || height == 0 {
+        return Err(place.invalid("have pixels", format!("{width}x{height}")));
+    }
+    if width.max(height) > MAX_SIDE {
+        return too_large(format!("have sides of at most {MAX_SIDE} pixels"));
+    }
+    if width as usize * height as usize > pixels_left {
+        let together = if pixels_left < MAX_PIXELS { " in all" } else { "" };
+        return too_large(format!("have at most {} megapixels{together}", MAX_PIXELS / 1_000_000));
+    }
+    Ok(())
+}
+
+/// RGB of 8 bits; what is transparent shows white.
+fn on_white(picture: DynamicImage) -> RgbImage {
+    let size = ImageSize { width: picture.width() as usize, height: picture.height() as usize };
+    if !picture.color().has_alpha() {
+        return RgbImage { size, pixels: picture.into_rgb8().into_raw() };
+    }
+    let rgba = picture.into_rgba8();
+    let mut pixels = Vec::with_capacity(size.pixels() * 3);
+    for pixel in rgba.pixels() {
+        let [colours @ .., alpha] = pixel.0;
+        let alpha = u32::from(alpha);
+        pixels.extend(colours.map(|colour| ((u32::from(colour) * alpha + 255 * (255 - alpha) + 127) / 255) as u8));
+    }
+    RgbImage { size, pixels }
+}
+
+/// What a file is that is none of ours.
+fn name_of(file: &[u8]) -> String {
+    if file.is_empty() {
+        return "an empty file".into();
+    }
+    let head = String::from_utf8_lossy(&file[..file.len().min(512)]).to_ascii_lowercase();
+    if head.contains("<svg") {
+        return "image/svg+xml".into();
+    }
+    infer::get(file).map_or("a file of unknown type".into(), |kind| kind.mime_type().into())
+}
