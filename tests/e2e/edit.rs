@@ -45,7 +45,11 @@ fn made(folder: &Path, arguments: &[&str]) -> (Vec<u8>, String) {
 /// The arguments of an edit.
 fn edit<'a>(model: &'a str, images: &[&'a Path], more: &[&'a str]) -> Vec<&'a str> {
     let images = images.iter().flat_map(|path| ["--image", path.to_str().unwrap()]);
-    ["edit", "--model", model, "make it night", "--size", "64x48"].into_iter().chain(images).chain(more.to_vec()).collect()
+    ["edit", "--model", model, "make it night", "--size", "64x48"]
+        .into_iter()
+        .chain(images)
+        .chain(more.to_vec())
+        .collect()
 }
 
 /// Whether the right quarter of a picture of 64x48, far from what a mask lets change, is of this colour.
@@ -96,13 +100,17 @@ fn what_cannot_be_edited_names_the_flag() {
     let (wide, text) = (mask(folder, "wide.png", 65, 48), folder.join("text.png"));
     fs::write(&text, "a cat").unwrap();
     let complaint = |arguments: Vec<&str>| {
-        let output = run(latentd().args(&arguments).args(["--num-inference-steps", "2", "-o"]).arg(folder.join("x.png")));
+        let output =
+            run(latentd().args(&arguments).args(["--num-inference-steps", "2", "-o"]).arg(folder.join("x.png")));
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
         stderr(&output)
     };
     let masked = |mask: &Path| complaint(edit(EDIT_PLUS, &[&red], &["--mask", mask.to_str().unwrap()]));
     for (said, expected) in [
-        (complaint(edit("builtin", &[&red], &[])), "error: `--image` must be absent: the model makes pictures from text only"),
+        (
+            complaint(edit("builtin", &[&red], &[])),
+            "error: `--image` must be absent: the model makes pictures from text only",
+        ),
         (complaint(edit(EDIT_PLUS, &[&text], &[])), "error: `--image` must be a PNG, JPEG, WebP or GIF file"),
         (complaint(edit(KLEIN, &[&red; 5], &[])), "error: `--image` must be at most 4 pictures for this model"),
         (complaint(edit(EDIT_PLUS, &[&folder.join("none.png")], &[])), "none.png`: No such file"),
