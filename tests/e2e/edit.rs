@@ -18,10 +18,10 @@ const KLEIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/goldens/models/flux2-k
 
 const RED: [u8; 3] = [200, 30, 30];
 
-/// Writes a picture of 64x48 in one colour.
+/// Writes a picture of 96x64 in one colour.
 fn picture(folder: &Path, name: &str, colour: [u8; 3]) -> PathBuf {
     let path = folder.join(name);
-    ImageBuffer::from_pixel(64, 48, Rgb(colour)).save(&path).unwrap();
+    ImageBuffer::from_pixel(96, 64, Rgb(colour)).save(&path).unwrap();
     path
 }
 
@@ -45,17 +45,17 @@ fn made(folder: &Path, arguments: &[&str]) -> (Vec<u8>, String) {
 /// The arguments of an edit.
 fn edit<'a>(model: &'a str, images: &[&'a Path], more: &[&'a str]) -> Vec<&'a str> {
     let images = images.iter().flat_map(|path| ["--image", path.to_str().unwrap()]);
-    ["edit", "--model", model, "make it night", "--size", "64x48"]
+    ["edit", "--model", model, "make it night", "--size", "96x64"]
         .into_iter()
         .chain(images)
         .chain(more.to_vec())
         .collect()
 }
 
-/// Whether the right quarter of a picture of 64x48, far from what a mask lets change, is of this colour.
+/// Whether the right quarter of a picture of 96x64, far from what a mask lets change, is of this colour.
 fn right_is(pixels: &[u8], colour: [u8; 3]) -> bool {
     let near = |pixel: &[u8]| pixel.iter().zip(colour).all(|(ours, given)| ours.abs_diff(given) <= 2);
-    pixels.chunks_exact(64 * 3).all(|row| row[48 * 3..].chunks_exact(3).all(near))
+    pixels.chunks_exact(96 * 3).all(|row| row[72 * 3..].chunks_exact(3).all(near))
 }
 
 #[test]
@@ -65,14 +65,14 @@ fn pictures_make_a_picture_and_a_seed_makes_it_again() {
     let (red, blue) = (picture(folder, "red.png", RED), picture(folder, "blue.png", [30, 30, 200]));
     for model in [EDIT_PLUS, KLEIN] {
         let (first, _) = made(folder, &edit(model, &[&red], &[]));
-        assert_eq!(first.len(), 64 * 48 * 3, "{model}");
+        assert_eq!(first.len(), 96 * 64 * 3, "{model}");
         assert_eq!(first, made(folder, &edit(model, &[&red], &[])).0, "{model}");
         assert_ne!(first, made(folder, &edit(model, &[&blue], &[])).0, "{model}: the picture is seen");
         assert_ne!(first, made(folder, &edit(model, &[&red, &blue], &[])).0, "{model}: the second one is seen");
     }
     // The guide's script has another name, underscores and a step cache.
     let red = red.to_str().unwrap();
-    let guide = ["image-edit", "--model", EDIT_PLUS, "--prompt", "make it night", "--image", red, "--size", "64x48"];
+    let guide = ["image-edit", "--model", EDIT_PLUS, "--prompt", "make it night", "--image", red, "--size", "96x64"];
     let cached = ["--cache_backend", "cache_dit", "--cache-dit-residual-diff-threshold", "0.24", "--cfg-scale", "4"];
     let more = ["--negative-prompt", " ", "--enable-cache-dit-summary"];
     let (_, said) = made(folder, &[&guide[..], &cached, &more].concat());
@@ -83,7 +83,7 @@ fn pictures_make_a_picture_and_a_seed_makes_it_again() {
 fn what_a_mask_leaves_stays_and_it_is_said_so() {
     let folder = folder();
     let folder = folder.path();
-    let (red, mask) = (picture(folder, "red.png", RED), mask(folder, "mask.png", 64, 48));
+    let (red, mask) = (picture(folder, "red.png", RED), mask(folder, "mask.png", 96, 64));
     for model in [EDIT_PLUS, KLEIN] {
         let (pixels, said) = made(folder, &edit(model, &[&red], &["--mask", mask.to_str().unwrap()]));
         assert!(right_is(&pixels, RED), "{model}");
@@ -97,7 +97,7 @@ fn what_cannot_be_edited_names_the_flag() {
     let folder = folder();
     let folder = folder.path();
     let red = picture(folder, "red.png", RED);
-    let (wide, text) = (mask(folder, "wide.png", 65, 48), folder.join("text.png"));
+    let (wide, text) = (mask(folder, "wide.png", 97, 64), folder.join("text.png"));
     fs::write(&text, "a cat").unwrap();
     let complaint = |arguments: Vec<&str>| {
         let output =
@@ -112,10 +112,13 @@ fn what_cannot_be_edited_names_the_flag() {
             "error: `--image` must be absent: the model makes pictures from text only",
         ),
         (complaint(edit(EDIT_PLUS, &[&text], &[])), "error: `--image` must be a PNG, JPEG, WebP or GIF file"),
-        (complaint(edit(KLEIN, &[&red; 5], &[])), "error: `--image` must be at most 4 pictures for this model"),
+        (
+            complaint(edit(KLEIN, &[red.as_path(); 5], &[])),
+            "error: `--image` must be at most 4 pictures for this model",
+        ),
         (complaint(edit(EDIT_PLUS, &[&folder.join("none.png")], &[])), "none.png`: No such file"),
         (complaint(vec!["edit", "make it night"]), "--image <FILE>"),
-        (masked(&wide), "error: `--mask` must be as large as the (first) picture, 64x48. Given: 65x48"),
+        (masked(&wide), "error: `--mask` must be as large as the (first) picture, 96x64. Given: 97x64"),
         (masked(&red), "error: `--mask` must have an alpha channel"),
         (complaint(vec!["generate", "a cat", "--model", EDIT_PLUS]), "error: `--image` must be given: the model makes"),
     ] {
@@ -143,14 +146,14 @@ fn pixels(answer: &Value) -> Vec<u8> {
 async fn an_edit_over_http_is_that_of_the_command_line() {
     let folder = folder();
     let folder = folder.path();
-    let (red, mask) = (picture(folder, "red.png", RED), mask(folder, "mask.png", 64, 48));
+    let (red, mask) = (picture(folder, "red.png", RED), mask(folder, "mask.png", 96, 64));
     for (model, tasks) in [(EDIT_PLUS, json!(["i2i"])), (KLEIN, json!(["t2i", "i2i"]))] {
         let server = Server::start(&[model]).await;
         assert_eq!(server.get("/v1/models").await.1["data"][0]["task_types"], tasks, "{model}");
-        let body = json!({"prompt": "make it night", "images": [data_url(&red)], "size": "64x48", "seed": 3,
+        let body = json!({"prompt": "make it night", "images": [data_url(&red)], "size": "96x64", "seed": 3,
             "num_inference_steps": 2});
         let (status, answer) = post(&server, "/v1/images/edits", body.clone()).await;
-        assert_eq!((status, &answer["usage"]["input_tokens_details"]["image_tokens"]), (200, &json!(12)), "{answer}");
+        assert_eq!((status, &answer["usage"]["input_tokens_details"]["image_tokens"]), (200, &json!(24)), "{answer}");
         assert_eq!(pixels(&answer), made(folder, &edit(model, &[&red], &[])).0, "{model}");
 
         let mut masked = body;
@@ -160,7 +163,7 @@ async fn an_edit_over_http_is_that_of_the_command_line() {
         assert!(answer["warnings"][0].as_str().unwrap().contains("mask"), "{answer}");
         assert!(right_is(&pixels(&answer), RED), "{model}");
 
-        let words = json!({"prompt": "a cat", "size": "64x48", "num_inference_steps": 2});
+        let words = json!({"prompt": "a cat", "size": "96x64", "num_inference_steps": 2});
         let (status, answer) = post(&server, "/v1/images/generations", words).await;
         match model {
             EDIT_PLUS => assert_eq!((status, &answer["error"]["param"]), (400, &json!("image")), "{answer}"),

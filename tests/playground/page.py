@@ -67,7 +67,7 @@ class PlaygroundCase(unittest.TestCase):
 def is_drained(request):
     """Chromium says so of a stream whose reader has seen its end before the network's last word, too; whether the
     picture came is what the tests ask themselves."""
-    return request.url.endswith("/v1/images/generations") and request.failure == "net::ERR_ABORTED"
+    return request.url.endswith(("/v1/images/generations", "/v1/images/edits")) and request.failure == "net::ERR_ABORTED"
 
 
 def set_steps(page, steps):

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Drives the playground in a real Chromium, against the built-in model.
+# Drives the playground in a real Chromium, against the built-in model and tiny models that edit.
 #
 #   tests/playground/run.sh                            tests target/release/latentd
 #   tests/playground/run.sh path/to/latentd            tests that binary

@@ -12,13 +12,13 @@ for (const [model, url] of Object.entries(EDIT_URLS)) {
   const edit = async (changes) => {
     await untilReady(url);
     const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "unused", maxRetries: 0, timeout: 120_000 });
-    return client.images.edit({ prompt: PROMPT, size: "64x48", num_inference_steps: 2, seed: 3, ...changes });
+    return client.images.edit({ prompt: PROMPT, size: "96x64", num_inference_steps: 2, seed: 3, ...changes });
   };
 
   test(`${model}: two pictures`, options, async () => {
     const answer = await edit({ image: [await picture(), await picture("again.png")] });
-    assert.deepEqual(pngSize(Buffer.from(answer.data[0].b64_json, "base64")), [64, 48]);
-    assert.equal(answer.usage.input_tokens_details.image_tokens, 24);
+    assert.deepEqual(pngSize(Buffer.from(answer.data[0].b64_json, "base64")), [96, 64]);
+    assert.equal(answer.usage.input_tokens_details.image_tokens, 48);
   });
 
   test(`${model}: a mask`, options, async () => {

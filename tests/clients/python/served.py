@@ -92,12 +92,12 @@ def opened(file):
     return image
 
 
-def png(width=64, height=48, colour=(200, 30, 30)):
+def png(width=96, height=64, colour=(200, 30, 30)):
     """A file of one colour."""
     return written(Image.new("RGB", (width, height), colour))
 
 
-def mask(width=64, height=48):
+def mask(width=96, height=64):
     """A file whose left half is transparent: that is to be edited."""
     image = Image.new("RGBA", (width, height), (0, 0, 0, 255))
     image.paste((0, 0, 0, 0), (0, 0, width // 2, height))

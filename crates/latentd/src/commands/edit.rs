@@ -22,9 +22,12 @@ pub(super) struct Edit {
     picture: PictureFlags,
 }
 
+const BANNER: &str = "No model was named: using the built-in one.\n\
+    For one that edits: latentd edit --model Qwen/Qwen-Image-Edit-2511, or a folder in the diffusers layout.";
+
 impl Edit {
     pub(super) fn run(self) -> Result<(), Error> {
         let (images, mask) = (self.image, self.mask);
-        self.picture.make("edit", || open_pictures(&images, mask.as_deref()).map_err(with_flags))
+        self.picture.make(BANNER, || open_pictures(&images, mask.as_deref()).map_err(with_flags))
     }
 }

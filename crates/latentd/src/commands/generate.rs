@@ -1,6 +1,6 @@
 //! `latentd generate`: pictures without a server.
 
-use latentd::{Error, InputPictures};
+use latentd::{Error, InputPictures, builtin_banner};
 
 use super::picture_flags::PictureFlags;
 
@@ -16,6 +16,6 @@ pub(super) struct Generate {
 
 impl Generate {
     pub(super) fn run(self) -> Result<(), Error> {
-        self.picture.make("generate", || Ok(InputPictures::default()))
+        self.picture.make(&builtin_banner("generate --model"), || Ok(InputPictures::default()))
     }
 }

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use diffusion::{ImageSize, InvalidRequest};
-use latentd::{
-    Error, GeneratedImage, InputPictures, ModelSource, OmniDiffusionSamplingParams, OmniInput, builtin_banner,
-};
+use latentd::{Error, GeneratedImage, InputPictures, ModelSource, OmniDiffusionSamplingParams, OmniInput};
 
 use super::ModelFlags;
 use super::cache_reports::{CacheReports, Setup};
@@ -60,12 +58,12 @@ pub(super) struct PictureFlags {
 }
 
 impl PictureFlags {
-    /// Makes the pictures, from those that `open` reads once the other flags are known to be good. `command` is what
-    /// asks for them.
+    /// Makes the pictures, from those that `open` reads once the other flags are known to be good. `banner` is for people
+    /// who did not name a model.
     ///
     /// # Errors
     /// A flag cannot be honoured, or the model cannot be loaded or fails.
-    pub(super) fn make(self, command: &str, open: impl FnOnce() -> Result<InputPictures, Error>) -> Result<(), Error> {
+    pub(super) fn make(self, banner: &str, open: impl FnOnce() -> Result<InputPictures, Error>) -> Result<(), Error> {
         let params = self.params()?;
         check_output(&self.output)?;
         let config = self.loading.cache.resolve()?;
@@ -73,7 +71,7 @@ impl PictureFlags {
         let prompt = self.prompt.as_ref().or(self.prompt_flag.as_ref()).cloned().unwrap_or_default();
         let input = OmniInput { prompt, pictures: open()? };
         if self.model.is_none() {
-            terminal::notice(&builtin_banner(&format!("{command} --model")));
+            terminal::notice(banner);
         }
         let mut omni = self.loading.builder(self.model.as_deref()).build()?;
         let bar = StepsBar::new();
