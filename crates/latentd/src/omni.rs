@@ -44,7 +44,7 @@ pub struct OmniDiffusionSamplingParams {
     pub negative_prompt: Option<String>,
     /// Weight of true classifier-free guidance.
     pub true_cfg_scale: Option<f64>,
-    /// The distilled guidance input of models that have one.
+    /// Weight of plain guidance, for models made for it (FLUX.2-klein base).
     pub guidance_scale: Option<f64>,
     /// Seed of the first picture; the next ones count up.
     pub seed: Option<i64>,

@@ -30,7 +30,7 @@ pub(super) struct PictureFlags {
     /// Weight of true classifier-free guidance
     #[arg(long, alias = "cfg-scale", value_name = "SCALE", allow_negative_numbers = true)]
     true_cfg_scale: Option<f64>,
-    /// The distilled guidance input of models that have one
+    /// Weight of plain guidance, for models made for it (FLUX.2-klein base)
     #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
     guidance_scale: Option<f64>,
     /// Seed of the noise; -1 or nothing draws one
