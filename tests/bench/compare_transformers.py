@@ -22,18 +22,24 @@ from compare_diffusers import ROOT, SETTLE_SECONDS, add, processor
 
 EXAMPLE = ROOT / "target/release/examples/transformer_step"
 TINY_KLEIN = ROOT / "tests/goldens/models/flux2-klein"
+TINY_EDIT = ROOT / "tests/goldens/models/qwen-image-edit-plus"
 HEADS, HEAD_DIM = 8, 128
-# Name, class, what its checkpoint is made with (or where it is), rows and columns of image tokens, text tokens.
+QWEN, FLUX2 = "QwenImageTransformer2DModel", "Flux2Transformer2DModel"
+# Name, class, what its checkpoint is made with (or where it is), rows and columns of image tokens, text tokens, and
+# pictures to edit of as many image tokens.
 CASES = [
-    ("tiny klein, 64 + 64 tokens", "Flux2Transformer2DModel", TINY_KLEIN, (8, 8), 64),
+    ("tiny klein, 64 + 64 tokens", FLUX2, TINY_KLEIN, (8, 8), 64, 0),
+    ("tiny klein, an edit of two pictures, 3 x 64 + 64 tokens", FLUX2, TINY_KLEIN, (8, 8), 64, 2),
+    ("tiny Qwen-Image-Edit, two pictures, 3 x 64 + 55 tokens", QWEN, TINY_EDIT, (8, 8), 55, 2),
     (
         "klein, 1024 wide, 1024 + 512 tokens",
-        "Flux2Transformer2DModel",
+        FLUX2,
         {"num_layers": 2, "num_single_layers": 2, "joint_attention_dim": 7680, "guidance_embeds": False},
         (32, 32),
         512,
+        0,
     ),
-    ("Qwen-Image, 1024 wide, 1024 + 512 tokens", "QwenImageTransformer2DModel", {"num_layers": 2}, (32, 32), 512),
+    ("Qwen-Image, 1024 wide, 1024 + 512 tokens", QWEN, {"num_layers": 2}, (32, 32), 512, 0),
 ]
 # Passes that diffusers makes a round, after one to warm up.
 PASSES = {"tiny": 200, "wide": 5}
@@ -51,15 +57,17 @@ def main():
     print("| | | diffusers (ms) | latentd (ms) | ratio |")
     print("|---|---|---|---|---|")
     report = {"processor": processor(), "system": platform.system(), "threads": args.threads, "cases": {}}
-    for name, class_name, source, grid, text_tokens in CASES:
+    for name, class_name, source, *size in CASES:
+        if args.words and not any(word in name for word in args.words):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             model, folder = checkpoint(getattr(diffusers, class_name), source, folder)
             samples = {"diffusers": {}, "latentd": {}}
             for _ in range(args.rounds):
                 passes = PASSES["tiny" if isinstance(source, Path) else "wide"]
-                add(samples["diffusers"], diffusers_times(model, grid, text_tokens, passes))
+                add(samples["diffusers"], diffusers_times(model, size, passes))
                 time.sleep(SETTLE_SECONDS)
-                add(samples["latentd"], latentd_times(folder, grid, text_tokens))
+                add(samples["latentd"], latentd_times(folder, size))
         report["cases"][name] = samples
         print_rows(name, samples)
     if args.json:
@@ -68,6 +76,7 @@ def main():
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="words of the cases' names; none is all cases")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", help="a file for every figure")
@@ -86,7 +95,7 @@ def checkpoint(model_class, source, folder):
     return model, folder
 
 
-def diffusers_times(model, grid, text_tokens, passes):
+def diffusers_times(model, size, passes):
     """Medians over the passes: `step_ms`, and a block's under the name of its list."""
     import torch
 
@@ -97,7 +106,7 @@ def diffusers_times(model, grid, text_tokens, passes):
         for block in getattr(model, name, [])
         for handle in watch(block, times, f"{name}_ms")
     ]
-    arguments = inputs(model, grid, text_tokens)
+    arguments = inputs(model, *size)
     with torch.no_grad():
         model(**arguments)
         times.clear()
@@ -110,25 +119,33 @@ def diffusers_times(model, grid, text_tokens, passes):
     return {key: statistics.median(values) for key, values in times.items()}
 
 
-def inputs(model, grid, text_tokens):
-    """What a pipeline gives the network for one prompt and one picture."""
+def inputs(model, grid, text_tokens, pictures):
+    """What a pipeline gives the network for one prompt, the picture that is made and those to edit."""
     import torch
 
     rows, columns = grid
     arguments = {
-        "hidden_states": torch.randn(1, rows * columns, model.config.in_channels),
+        "hidden_states": torch.randn(1, (1 + pictures) * rows * columns, model.config.in_channels),
         "encoder_hidden_states": torch.randn(1, text_tokens, model.config.joint_attention_dim),
         "timestep": torch.tensor([0.5]),
         "return_dict": False,
     }
     if type(model).__name__ == "QwenImageTransformer2DModel":
-        return {**arguments, "encoder_hidden_states_mask": None, "img_shapes": [[(1, rows, columns)]]}
+        return {**arguments, "encoder_hidden_states_mask": None, "img_shapes": [[(1, rows, columns)] * (1 + pictures)]}
     zero = torch.zeros(1, dtype=torch.int64)
     return {
         **arguments,
-        "img_ids": torch.cartesian_prod(zero, torch.arange(rows), torch.arange(columns), zero),
+        "img_ids": torch.cat([picture_ids(i, rows, columns) for i in range(1 + pictures)]),
         "txt_ids": torch.cartesian_prod(zero, zero, zero, torch.arange(text_tokens)),
     }
+
+
+def picture_ids(index, rows, columns):
+    """Positions of a picture's tokens: the one that is made is at time 0, those to edit at 10, 20, ..."""
+    import torch
+
+    time_, layer = torch.tensor([10 * index]), torch.zeros(1, dtype=torch.int64)
+    return torch.cartesian_prod(time_, torch.arange(rows), torch.arange(columns), layer)
 
 
 def watch(block, times, key):
@@ -144,8 +161,9 @@ def watch(block, times, key):
     return block.register_forward_pre_hook(before), block.register_forward_hook(after)
 
 
-def latentd_times(folder, grid, text_tokens):
-    command = [str(EXAMPLE), str(folder), str(grid[0]), str(grid[1]), str(text_tokens)]
+def latentd_times(folder, size):
+    grid, text_tokens, pictures = size
+    command = [str(EXAMPLE), str(folder), *map(str, (*grid, text_tokens, pictures))]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 

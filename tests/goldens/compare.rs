@@ -1,10 +1,15 @@
 //! Where the goldens are, and how two tensors are compared.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use diffusion::{ImageRequest, ImageSize, InputImage, Limits, ModelCard, Pipeline, RequestDraft, RgbImage};
+use models::{DiffusionPipeline, Family, RequestState};
 use serde::Deserialize;
+use serde_json::Value;
+use tempfile::TempDir;
 
 /// The folder of the goldens: `LATENTD_GOLDENS`, or the one beside this file.
 pub fn goldens() -> PathBuf {
@@ -31,6 +36,21 @@ pub struct Golden {
 pub struct Run {
     pub kw: Arguments,
     pub seed: u64,
+    /// Names of the pictures to edit: `a` is the checkpoint's `input_a.png`.
+    #[serde(default)]
+    pub images: Vec<String>,
+    /// Of edits: pixels, about, at which the text encoder sees a picture.
+    pub cond_area: Option<usize>,
+    /// Of edits: pixels, about, at which pictures are edited.
+    pub vae_area: Option<usize>,
+    /// The class of the pipeline, where it is not the checkpoint's own.
+    pub pipeline: Option<String>,
+    #[serde(default)]
+    pub mrope3d: bool,
+    #[serde(default)]
+    pub zero_cond_t: bool,
+    /// Whether FLUX.2-klein ran as a distilled model.
+    pub is_distilled: Option<bool>,
 }
 
 /// The pipeline call's keyword arguments.
@@ -47,6 +67,7 @@ pub struct Arguments {
     #[serde(default)]
     pub width: usize,
     pub num_inference_steps: usize,
+    pub max_sequence_length: Option<usize>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -120,6 +141,94 @@ impl Golden {
         println!("{} picture {i}: {moved} of {} bytes differ, by at most {worst}", self.case, theirs.len());
         assert!(worst <= 1, "{} picture {i}: a byte differs by {worst}", self.case);
     }
+}
+
+/// A copy of the checkpoint in `folder` in which some JSON files say something else: (file, key, value).
+pub fn changed_checkpoint(folder: &Path, changes: &[(&str, &str, Value)]) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    copy_folder(folder, copy.path());
+    for (file, key, value) in changes {
+        let path = copy.path().join(file);
+        let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        json[*key] = value.clone();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, json.to_string()).unwrap();
+    }
+    copy
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        if path.is_dir() {
+            std::fs::create_dir(to.join(&name)).unwrap();
+            copy_folder(&path, &to.join(name));
+        } else {
+            std::fs::copy(&path, to.join(name)).unwrap();
+        }
+    }
+}
+
+/// The pictures that a recorded run edited, from the checkpoint in `folder`.
+pub fn input_images(folder: &Path, golden: &Golden) -> Arc<[InputImage]> {
+    let open = |name: &String| {
+        let image = image::open(folder.join(format!("input_{name}.png"))).unwrap().into_rgb8();
+        let size = ImageSize { width: image.width() as usize, height: image.height() as usize };
+        InputImage::new(RgbImage { size, pixels: image.into_raw() })
+    };
+    golden.run.images.iter().map(open).collect()
+}
+
+/// What picture `i` of the recorded run was asked for, as a server would be asked: what is not said is the model's own.
+pub fn request(card: &ModelCard, folder: &Path, golden: &Golden, i: usize) -> ImageRequest {
+    let kw = &golden.run.kw;
+    let draft = RequestDraft {
+        prompt: kw.prompt.get(i),
+        negative_prompt: kw.negative_prompt.as_ref().map(|negative| negative.get(i)),
+        input_images: input_images(folder, golden),
+        size: (kw.width > 0).then_some(ImageSize { width: kw.width, height: kw.height }),
+        num_inference_steps: Some(kw.num_inference_steps as i64),
+        guidance_scale: (kw.guidance_scale > 0.0).then_some(kw.guidance_scale),
+        true_cfg_scale: (kw.true_cfg_scale > 0.0).then_some(kw.true_cfg_scale),
+        seed: Some(golden.run.seed as i64),
+        ..RequestDraft::default()
+    };
+    draft.build(card, &Limits::default(), || 0).unwrap().remove(0)
+}
+
+/// Plays a whole recorded run, from its own noise: sigmas, latents after each step within `tolerance`, the picture.
+pub fn play<F: Family>(pipeline: &mut DiffusionPipeline<F>, folder: &Path, golden: &Golden, tolerance: f64) {
+    for (i, state) in play_latents(pipeline, folder, golden, tolerance).into_iter().enumerate() {
+        golden.check_picture(i, &pipeline.decode(state).unwrap().pixels);
+    }
+}
+
+/// The same without the pictures: the states behind the last step.
+pub fn play_latents<F: Family>(
+    pipeline: &mut DiffusionPipeline<F>,
+    folder: &Path,
+    golden: &Golden,
+    tolerance: f64,
+) -> Vec<RequestState> {
+    let initial = golden.tensor("latents.init");
+    let states = (0..golden.batch_size()).map(|i| {
+        let request = request(pipeline.card(), folder, golden, i);
+        let state = pipeline.prepare(&request).unwrap();
+        if golden.batch_size() == 1 {
+            golden.check("latents.init", 0, state.latents(), 1e-6);
+        }
+        state.with_latents(initial.get(i).unwrap())
+    });
+    let mut states: Vec<_> = states.collect();
+    let sigmas = Tensor::new(states[0].sigmas().as_slice(), &Device::Cpu).unwrap();
+    close(&format!("{} sigmas", golden.case), &sigmas, golden.tensor("sched.sigmas"), 1e-6);
+    for step in 0..golden.run.kw.num_inference_steps {
+        pipeline.step(&mut states.iter_mut().collect::<Vec<_>>()).unwrap();
+        for (i, state) in states.iter().enumerate() {
+            golden.check(&format!("step.{step}.latents"), i, state.latents(), tolerance);
+        }
+    }
+    states
 }
 
 /// Asserts that the largest difference is at most `tolerance` of the largest value, and prints it.

@@ -12,29 +12,31 @@ use crate::qwen_image::{model, request};
 
 /// What the manifest says of a cached run beside the pipeline's arguments.
 #[derive(Deserialize)]
-struct CachedRun {
+pub struct CachedRun {
     cache_config: Map<String, Value>,
     taylorseer_order: Option<usize>,
-    stats: Vec<Stats>,
+    pub stats: Vec<Stats>,
 }
 
 #[derive(Deserialize)]
-struct Stats {
-    cached_steps: Vec<usize>,
-    residual_diffs: BTreeMap<usize, f64>,
+pub struct Stats {
+    /// The list of blocks.
+    pub context: String,
+    pub cached_steps: Vec<usize>,
+    pub residual_diffs: BTreeMap<usize, f64>,
     cfg_cached_steps: Vec<usize>,
     cfg_residual_diffs: BTreeMap<usize, f64>,
 }
 
 impl CachedRun {
-    fn of(case: &str) -> Self {
+    pub fn of(case: &str) -> Self {
         let manifest = std::fs::read(goldens().join("models/goldens/manifest.json")).unwrap();
         let mut manifest: BTreeMap<String, Value> = serde_json::from_slice(&manifest).unwrap();
         serde_json::from_value(manifest.remove(case).unwrap()).unwrap()
     }
 
     /// The configuration in our words. cache-dit itself bounds no run of cached steps.
-    fn config(&self) -> CacheConfig {
+    pub fn config(&self) -> CacheConfig {
         let mut keys = Map::from_iter([("max_continuous_cached_steps".to_owned(), Value::from(-1))]);
         keys.extend(self.cache_config.clone());
         if let Some(order) = self.taylorseer_order {
@@ -59,20 +61,23 @@ fn decisions_diffs_and_latents_are_cache_dits() {
             golden.check(&format!("step.{step}.latents"), 0, state.latents(), 1e-3);
         }
         let stats = &run.stats[0];
-        check_branch(&golden.case, &reports, CfgBranch::Cond, &stats.cached_steps, &stats.residual_diffs);
-        check_branch(&golden.case, &reports, CfgBranch::Uncond, &stats.cfg_cached_steps, &stats.cfg_residual_diffs);
+        let segment = "transformer_blocks";
+        let (cond, uncond) = ((segment, CfgBranch::Cond), (segment, CfgBranch::Uncond));
+        check_branch(&golden.case, &reports, cond, &stats.cached_steps, &stats.residual_diffs);
+        check_branch(&golden.case, &reports, uncond, &stats.cfg_cached_steps, &stats.cfg_residual_diffs);
         assert_eq!(state.cache_stats().unwrap().runs()[0].reused_steps(), stats.cached_steps.len());
     }
 }
 
-fn check_branch(
+pub fn check_branch(
     case: &str,
     reports: &[StepReport],
-    branch: CfgBranch,
+    (segment, branch): (&str, CfgBranch),
     cached_steps: &[usize],
     residual_diffs: &BTreeMap<usize, f64>,
 ) {
-    let run = |report: &StepReport| *report.runs.iter().find(|run| run.branch == branch).unwrap();
+    let run =
+        |report: &StepReport| *report.runs.iter().find(|run| (run.segment, run.branch) == (segment, branch)).unwrap();
     let reused: Vec<_> = reports.iter().filter(|report| run(report).reused).map(|report| report.step_index).collect();
     assert_eq!(reused, cached_steps, "{case} {}", branch.name());
     let mut worst = 0_f64;

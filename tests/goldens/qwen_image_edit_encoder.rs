@@ -1,7 +1,8 @@
 //! The text encoder of the tiny Qwen-Image-Edit checkpoint, and what the recorded runs gave it.
 
 use candle_core::{DType, Device, Tensor};
-use models::qwen_image::{EditPositions, EditPromptEncoder, EditStyle};
+use models::EditPositions;
+use models::qwen_image::{EditPromptEncoder, EditStyle};
 use models::{Checkpoint, Precision};
 
 use crate::compare::{Golden, goldens};

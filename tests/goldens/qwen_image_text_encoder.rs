@@ -20,7 +20,7 @@ fn token_ids_are_exact() {
                 let theirs: Vec<u32> =
                     theirs.iter().zip(mask).filter(|(_, m)| *m == 1).map(|(id, _)| *id as u32).collect();
                 assert_eq!(
-                    model.family().prompts().tokenize("prompt", &prompts.get(i)).unwrap(),
+                    model.family().prompts().unwrap().tokenize("prompt", &prompts.get(i)).unwrap(),
                     theirs,
                     "{}",
                     golden.case
@@ -38,7 +38,7 @@ fn rope_tables() {
             let theirs = golden.tensor(name).get(0).unwrap();
             let (tokens, head_dim) = theirs.dims2().unwrap();
             let positions = Positions::sequential(tokens);
-            let sequence = model.family().prompts().language_model.sequence(&positions, tokens).unwrap();
+            let sequence = model.family().prompts().unwrap().language_model.sequence(&positions, tokens).unwrap();
             let ours = if axis == 0 { sequence.cos } else { sequence.sin };
             // transformers stores each angle twice, once for either half of a head.
             close(&format!("{} {name}", golden.case), &ours, &theirs.narrow(1, 0, head_dim / 2).unwrap(), 1e-6);
@@ -49,10 +49,10 @@ fn rope_tables() {
 #[test]
 fn every_layer() {
     let model = model();
-    let language_model = &model.family().prompts().language_model;
+    let language_model = &model.family().prompts().unwrap().language_model;
     for golden in cases() {
         for i in 0..golden.batch_size() {
-            let ids = model.family().prompts().tokenize("prompt", &golden.run.kw.prompt.get(i)).unwrap();
+            let ids = model.family().prompts().unwrap().tokenize("prompt", &golden.run.kw.prompt.get(i)).unwrap();
             let sequence = language_model.sequence(&Positions::sequential(ids.len()), ids.len()).unwrap();
             let mut hidden_states = language_model.embed(&ids).unwrap();
             golden.check("text.embed", i, &hidden_states, 1e-6);
@@ -70,13 +70,13 @@ fn prompt_embeds_of_both_prompts() {
     let model = model();
     for golden in cases() {
         for i in 0..golden.batch_size() {
-            let embeds = model.family().prompts().encode("prompt", &golden.run.kw.prompt.get(i)).unwrap();
+            let embeds = model.family().prompts().unwrap().encode("prompt", &golden.run.kw.prompt.get(i)).unwrap();
             golden.check("prompt_embeds", i, &embeds, 1e-4);
             let Some(negative) = golden.run.kw.negative_prompt.as_ref().filter(|_| golden.has("negative_embeds"))
             else {
                 continue;
             };
-            let embeds = model.family().prompts().encode("negative_prompt", &negative.get(i)).unwrap();
+            let embeds = model.family().prompts().unwrap().encode("negative_prompt", &negative.get(i)).unwrap();
             golden.check("negative_embeds", i, &embeds, 1e-4);
         }
     }

@@ -70,6 +70,17 @@ mod tests {
     use super::*;
     use crate::plan;
 
+    /// Of a model that draws in four steps no step is like the one before: nothing pretends to help there.
+    #[test]
+    fn four_steps_are_computed_whatever_the_preset() {
+        let presets = Quality::NAMED.map(|(_, quality)| quality.config());
+        for config in presets.into_iter().chain([CacheConfig::default()]) {
+            let plan = plan(&config, 4, &[5, 20]);
+            assert_eq!((plan.best_case.as_str(), plan.max_speedup), ("1111", 1.0), "{config:?}");
+            assert!(config.never_reuses() || !plan.warnings.is_empty(), "{config:?} says nothing of it");
+        }
+    }
+
     #[test]
     fn every_preset_is_valid_and_faster_than_the_one_before() {
         let bounds = Quality::NAMED.map(|(name, quality)| {

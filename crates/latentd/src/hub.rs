@@ -14,6 +14,7 @@ use crate::progress::DownloadBar;
 /// The files of the diffusers layout that are read: no ONNX, no images, no second copies in `.bin`.
 const FILES: &[&str] = &[
     "model_index.json",
+    "processor/*.json",
     "scheduler/*.json",
     "text_encoder/*.json",
     "text_encoder/*.safetensors",
@@ -57,6 +58,15 @@ pub(crate) fn snapshot(id: &str, revision: Option<&str>) -> Result<PathBuf, Erro
         return Err(Error::Hub(format!("`{id}` is not whole in the cache, and HF_HUB_OFFLINE forbids downloading it")));
     }
     download(false, Some(Arc::new(DownloadBar::new(id)))).map_err(failed)
+}
+
+/// Whether the Hub's cache has a whole checkpoint of repository `id`. The network is not asked.
+pub fn cached(id: &str) -> bool {
+    let Some((owner, name)) = id.split_once('/') else { return false };
+    let Ok(client) = HFClient::builder().build_sync() else { return false };
+    let patterns = FILES.iter().map(|pattern| (*pattern).to_owned()).collect::<Vec<_>>();
+    let folder = client.model(owner, name).snapshot_download().allow_patterns(patterns).local_files_only(true).send();
+    folder.is_ok_and(|folder| models::Checkpoint::open(folder).is_ok())
 }
 
 fn offline() -> bool {

@@ -39,8 +39,9 @@ mod progress;
 mod source;
 
 pub use cache_flags::{CacheBackend, CacheFlags};
-pub use device::{DeviceName, DtypeName};
+pub use device::{DeviceName, DtypeName, EditPositionsName};
 pub use error::Error;
+pub use hub::cached as cached_in_hub;
 pub use input::{OmniInput, open_pictures};
 pub use omni::{GeneratedImage, Omni, OmniBuilder, OmniDiffusionSamplingParams, StepProgress, Timings, save_image};
 pub use progress::LoadingBars;

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use diffusion::{BlockRun, ImageRequest, ImageSize, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport};
-use models::{AnyPipeline, LoadOptions, RequestState};
+use models::{AnyPipeline, LoadOptions, Overrides, RequestState};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
-use crate::device::{DeviceName, DtypeName};
+use crate::device::{DeviceName, DtypeName, EditPositionsName};
 use crate::error::Error;
 use crate::input::OmniInput;
 use crate::progress::LoadingBars;
@@ -26,6 +26,7 @@ pub struct OmniBuilder {
     revision: Option<String>,
     device: DeviceName,
     dtype: Option<DtypeName>,
+    edit_positions: EditPositionsName,
     cache: CacheFlags,
     limits: Limits,
 }
@@ -195,6 +196,12 @@ impl OmniBuilder {
         self
     }
 
+    /// How Qwen-Image-Edit's text encoder counts the tokens of a picture.
+    pub fn qwen_edit_positions(mut self, positions: EditPositionsName) -> Self {
+        self.edit_positions = positions;
+        self
+    }
+
     /// Which step cache.
     pub fn cache_backend(mut self, backend: CacheBackend) -> Self {
         self.cache.cache_backend = Some(backend);
@@ -230,8 +237,9 @@ impl OmniBuilder {
         let checkpoint = ModelSource::parse(self.model.as_deref(), self.revision).open()?;
         let bars = LoadingBars::default();
         let report = |component, done, total| bars.update(component, done, total);
-        let pipeline =
-            models::load(&checkpoint, &LoadOptions { dtype, device, cache, ..LoadOptions::default() }, &report)?;
+        let overrides = Overrides { edit_positions: self.edit_positions.into(), ..Overrides::default() };
+        let options = LoadOptions { dtype, device, cache, overrides, ..LoadOptions::default() };
+        let pipeline = models::load(&checkpoint, &options, &report)?;
         Ok(Omni { pipeline, limits: self.limits })
     }
 }

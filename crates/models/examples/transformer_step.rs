@@ -1,7 +1,8 @@
 //! Times one forward pass of a checkpoint's diffusion transformer, whole and block by block, without a cache.
 //!
-//!     cargo run --release -p models --example transformer_step FOLDER ROWS COLUMNS TEXT_TOKENS
+//!     cargo run --release -p models --example transformer_step FOLDER ROWS COLUMNS TEXT_TOKENS PICTURES
 //!
+//! An edit has so many pictures of the same rows and columns behind the one that is made; text to image has 0.
 //! `FOLDER/transformer` is a QwenImageTransformer2DModel or a Flux2Transformer2DModel. Prints medians in
 //! milliseconds as JSON: `step_ms`, and a block's under the name of its list. On the CPU, in f32.
 
@@ -10,7 +11,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use models::{Checkpoint, Dit, DitRow, Precision, flux2, qwen_image, randn};
+use models::{Checkpoint, Dit, DitRow, Precision, ReferenceLatents, flux2, qwen_image, randn};
 use serde::Deserialize;
 
 // As a server should, see kernels' example.
@@ -31,15 +32,19 @@ struct Class {
 struct Size {
     token_grid: (usize, usize),
     text_len: usize,
+    pictures: usize,
 }
 
 fn main() -> Result<()> {
     kernels::threads_from_env();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [folder, rows, columns, text_len] = &arguments[..] else {
-        return Err("give a folder, rows and columns of image tokens, and the number of text tokens".into());
+    let [folder, rows, columns, text_len, pictures] = &arguments[..] else {
+        return Err(
+            "give a folder, rows and columns of image tokens, and the numbers of text tokens and pictures".into()
+        );
     };
-    let size = Size { token_grid: (rows.parse()?, columns.parse()?), text_len: text_len.parse()? };
+    let token_grid = (rows.parse()?, columns.parse()?);
+    let size = Size { token_grid, text_len: text_len.parse()?, pictures: pictures.parse()? };
     let checkpoint = Checkpoint::Dir(folder.into());
     let class: Class = checkpoint.json("transformer/config.json")?;
     let times = kernels::in_pool(&Device::Cpu, || class_times(&checkpoint, &class, &size))?;
@@ -69,11 +74,13 @@ fn times<D: Dit>(dit: &D, class: &Class, size: &Size) -> Result<BTreeMap<String,
         Tensor::from_vec(randn(seed, rows * columns), (rows, columns), &Device::Cpu)
     };
     let latents = random(0, size.token_grid.0 * size.token_grid.1, class.in_channels)?;
+    let reference = ReferenceLatents { latents: latents.clone(), token_grid: size.token_grid };
+    let references = vec![reference; size.pictures];
     let prompt_embeds = random(1, size.text_len, class.joint_attention_dim)?;
     let row = DitRow {
         latents: &latents,
         token_grid: size.token_grid,
-        references: &[],
+        references: &references,
         prompt_embeds: &prompt_embeds,
         sigma: 0.5,
         guidance: None,

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::error::LoadError;
 use crate::weights::{Precision, Shard, Weights};
@@ -19,11 +19,12 @@ pub enum Checkpoint {
     Embedded(Vec<(&'static str, &'static [u8])>),
 }
 
-/// `model_index.json`: of its keys only the class matters here.
+/// `model_index.json`: the class, and whether there is a processor of pictures.
 #[derive(Deserialize)]
 struct ModelIndex {
     #[serde(rename = "_class_name")]
     class_name: String,
+    processor: Option<IgnoredAny>,
 }
 
 /// `*.safetensors.index.json` of a sharded component.
@@ -133,7 +134,11 @@ impl Checkpoint {
 
     /// Opens every shard's header: seconds are better spent here than after loading half of it.
     fn check(&self) -> Result<(), LoadError> {
-        self.class()?;
+        let index: ModelIndex = self.json("model_index.json")?;
+        let processors = ["processor/preprocessor_config.json", "processor/processor_config.json"];
+        if index.processor.is_some() && !processors.iter().any(|file| self.has(file)) {
+            return Err(self.missing(processors[0]));
+        }
         for component in ["text_encoder", "transformer", "vae"] {
             for file in self.weight_files(component)?.0 {
                 self.shard(&file)?;

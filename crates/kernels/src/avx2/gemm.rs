@@ -5,6 +5,7 @@
 
 use std::arch::x86_64::{
     _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
 use super::simd::{gelu, load_at};
@@ -39,6 +40,59 @@ pub(super) struct Finish<'a> {
     pub(super) column: usize,
     /// Of the whole result.
     pub(super) columns: usize,
+}
+
+/// `c = (first ? 0 : c) + a * panel` for any number of rows, on AVX-512 where `wide`: its sums are
+/// the same to the last bit.
+///
+/// # Safety
+/// The processor has AVX2 and FMA, and AVX-512 if `wide`. Else as `strip`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn rows(wide: bool, rows: usize, k: usize, a: Left, panel: *const f32, c: Output, first: bool) {
+    let mut row = 0;
+    while row < rows {
+        let a = Left { start: a.start.wrapping_add(row * a.row_stride), ..a };
+        let c = Output { start: c.start.wrapping_add(row * c.row_stride), ..c };
+        // SAFETY: the caller's promises hold for these of the rows.
+        row += unsafe {
+            match rows - row {
+                left if !wide => {
+                    strip(STRIP.min(left), k, a, panel, c, first, None);
+                    STRIP.min(left)
+                }
+                12.. => wide_tile::<12>(k, a, panel, c, first),
+                6.. => wide_tile::<6>(k, a, panel, c, first),
+                3.. => wide_tile::<3>(k, a, panel, c, first),
+                _ => wide_tile::<1>(k, a, panel, c, first),
+            }
+        };
+    }
+}
+
+/// One vector of 16 columns a row; gives back the number of rows.
+#[target_feature(enable = "avx512f")]
+unsafe fn wide_tile<const ROWS: usize>(k: usize, a: Left, panel: *const f32, c: Output, first: bool) -> usize {
+    let mut sums = [_mm512_setzero_ps(); ROWS];
+    // SAFETY: the caller promises that all of a, panel and c is there (see `strip`).
+    unsafe {
+        if !first {
+            for (row, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_loadu_ps(c.start.add(row * c.row_stride));
+            }
+        }
+        let rows: [*const f32; ROWS] = std::array::from_fn(|row| a.start.wrapping_add(row * a.row_stride));
+        for i in 0..k {
+            let b = _mm512_loadu_ps(panel.add(i * PANEL));
+            for row in 0..ROWS {
+                sums[row] = _mm512_fmadd_ps(_mm512_set1_ps(*rows[row].add(i * a.stride)), b, sums[row]);
+            }
+        }
+        for (row, sum) in sums.into_iter().enumerate() {
+            _mm512_storeu_ps(c.start.add(row * c.row_stride), sum);
+        }
+    }
+    ROWS
 }
 
 /// `c = (first ? 0 : c) + a * panel` for 1 to 6 rows, then `finish` if the sum is complete.
@@ -115,6 +169,36 @@ unsafe fn tile<const ROWS: usize>(
                     };
                 }
                 _mm256_storeu_ps(c.start.add(row * c.row_stride + 8 * half), sum);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Avx2;
+    use super::*;
+    use crate::testing::{numbers, randn};
+
+    #[test]
+    fn wide_rows_are_the_same_to_the_last_bit() {
+        if Avx2::detect().is_none() || !is_x86_feature_detected!("avx512f") {
+            return;
+        }
+        const K: usize = 37;
+        let panel = numbers(&randn(1, K * PANEL));
+        for num_rows in 1..30 {
+            let a = numbers(&randn(2, num_rows * K));
+            let left = Left { start: a.as_ptr(), row_stride: K, stride: 1 };
+            let product = |wide, first| {
+                let mut c = numbers(&randn(3, num_rows * PANEL));
+                let out = Output { start: c.as_mut_ptr(), row_stride: PANEL };
+                // SAFETY: the processor has the features; the buffers hold all rows.
+                unsafe { rows(wide, num_rows, K, left, panel.as_ptr(), out, first) };
+                c
+            };
+            for first in [true, false] {
+                assert_eq!(product(true, first), product(false, first), "{num_rows} rows, first: {first}");
             }
         }
     }

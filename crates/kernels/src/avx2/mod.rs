@@ -1,5 +1,7 @@
 //! Kernels for processors with AVX2, FMA and F16C.
 //!
+//! Winograd's products alone take AVX-512 where there is some: they are most of a VAE.
+//!
 //! A function that needs the features takes an [`Avx2`] as proof that they are there. Work is
 //! split over rayon's threads by output rows, columns or heads, and every output element is
 //! summed in an order that depends on the length of its own sum only: a row comes out the

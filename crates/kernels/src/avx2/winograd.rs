@@ -9,12 +9,13 @@ use std::arch::x86_64::{
     _mm256_add_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_setzero_ps,
     _mm256_storeu_ps, _mm256_sub_ps,
 };
+use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::conv::{Packed, Picture};
-use super::gemm::{Left, Output, PANEL, STRIP, strip};
+use super::gemm::{Left, Output, PANEL, rows};
 use super::parallel::{SharedMut, split};
 use super::simd::{F32x8, load_at, splat, store_at};
 
@@ -29,8 +30,15 @@ const BAND: usize = 256;
 const BLOCK: usize = 1 << 14;
 /// Tiles that are at least multiplied together: so often is a weight used once it is near.
 const MIN_BLOCK_TILES: usize = 84;
-/// Longest part of a sum in one go.
-const BLOCK_K: usize = 512;
+/// Longest part of a sum in one go: its panel and the rows that meet it share a first-level cache.
+const BLOCK_K: usize = 256;
+/// Panels whose products are transformed back together: what they write is then still near.
+const PANELS: usize = 4;
+
+thread_local! {
+    /// Kept from one convolution to the next: memory that is new every time costs as much as the work.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
 
 /// `G g G^T` as `[out / 16][36][in][16]`.
 pub(super) fn transform_weights(weights: &Packed) -> Vec<f32> {
@@ -119,16 +127,18 @@ pub(super) fn forward(
     residual: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut out = Vec::with_capacity(picture.height * picture.width * weights.out_channels);
-    let convolution = Convolution { weights, transformed, picture, residual, out: SharedMut::spare(&mut out) };
+    let (wide, out_rows) = (is_x86_feature_detected!("avx512f"), SharedMut::spare(&mut out));
+    let convolution = Convolution { weights, transformed, picture, residual, wide, out: out_rows };
     let tile_rows = picture.height.div_ceil(TILE);
     let bands = num_bands(tile_rows, picture.width.div_ceil(TILE), rayon::current_num_threads());
     split(bands, 1, &|range| {
-        let mut scratch = Scratch::default();
-        for band in range {
-            let rows = band * tile_rows / bands..(band + 1) * tile_rows / bands;
-            // SAFETY: packed weights exist only where the features do; no two bands share a row.
-            unsafe { convolution.band(rows, &mut scratch) };
-        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            for band in range {
+                let rows = band * tile_rows / bands..(band + 1) * tile_rows / bands;
+                // SAFETY: packed weights exist only where the features do; no two bands share a row.
+                unsafe { convolution.band(rows, scratch) };
+            }
+        });
     });
     // SAFETY: the rows of all bands are the whole picture.
     unsafe { out.set_len(picture.height * picture.width * weights.out_channels) };
@@ -147,6 +157,8 @@ struct Convolution<'a> {
     transformed: &'a [f32],
     picture: Picture<'a>,
     residual: Option<&'a [f32]>,
+    /// Whether the processor has AVX-512.
+    wide: bool,
     out: SharedMut,
 }
 
@@ -157,7 +169,7 @@ struct Scratch {
     input: Vec<f32>,
     /// `[36][tiles][in]`
     inputs: Vec<f32>,
-    /// `[36][tiles][out]`, out in whole panels
+    /// `[36][tiles][16 PANELS]`
     outputs: Vec<f32>,
 }
 
@@ -166,77 +178,76 @@ impl Convolution<'_> {
     /// The processor has AVX2 and FMA, and nobody else writes the rows of these tiles.
     #[target_feature(enable = "avx2,fma")]
     unsafe fn band(&self, tile_rows: Range<usize>, scratch: &mut Scratch) {
-        let (in_channels, out_columns) = (self.weights.in_channels, self.weights.bias.len() * PANEL);
+        let (in_channels, num_panels) = (self.weights.in_channels, self.weights.bias.len());
         let row_tiles = self.picture.width.div_ceil(TILE);
         let columns = row_tiles * TILE + 2;
-        scratch.input.resize((tile_rows.len() * TILE + 2) * columns * in_channels, 0.0);
-        self.picture.fill((tile_rows.start * TILE) as isize - 1, 1, columns, &mut scratch.input);
+        let input = at_least(&mut scratch.input, (tile_rows.len() * TILE + 2) * columns * in_channels);
+        self.picture.fill((tile_rows.start * TILE) as isize - 1, 1, columns, input);
         let num_tiles = tile_rows.len() * row_tiles;
         let most = (BLOCK / in_channels).max(MIN_BLOCK_TILES);
         let block = num_tiles.div_ceil(num_tiles.div_ceil(most));
-        scratch.inputs.resize(PLACES * block * in_channels, 0.0);
-        scratch.outputs.resize(PLACES * block * out_columns, 0.0);
+        let inputs = at_least(&mut scratch.inputs, PLACES * block * in_channels);
+        let outputs = at_least(&mut scratch.outputs, PLACES * block * PANELS * PANEL);
         for first in (0..num_tiles).step_by(block) {
             let tiles = first..num_tiles.min(first + block);
             for (index, tile) in tiles.clone().enumerate() {
                 let (y, x) = (tile / row_tiles, tile % row_tiles);
                 let corner = (y * columns + x) * TILE * in_channels;
-                let inputs = &mut scratch.inputs[index * in_channels..];
-                transform_input(&scratch.input[corner..], columns * in_channels, in_channels, block, inputs);
+                let inputs = &mut inputs[index * in_channels..];
+                transform_input(&input[corner..], columns * in_channels, in_channels, block, inputs);
             }
-            // SAFETY: the buffers hold a block of tiles at every place.
-            unsafe { self.multiply(tiles.len(), block, scratch) };
-            for (index, tile) in tiles.enumerate() {
-                let (y, x) = (tile_rows.start + tile / row_tiles, tile % row_tiles);
-                let outputs = &scratch.outputs[index * out_columns..];
-                // SAFETY: the tile is one of the band's.
-                unsafe { self.write_tile(y * TILE, x * TILE, outputs, block * out_columns) };
-            }
-        }
-    }
-
-    /// The 36 products of a block of tiles.
-    ///
-    /// # Safety
-    /// The processor has AVX2 and FMA; the buffers hold `block` tiles at every place.
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn multiply(&self, tiles: usize, block: usize, scratch: &mut Scratch) {
-        let (in_channels, num_panels) = (self.weights.in_channels, self.weights.bias.len());
-        let row_stride = num_panels * PANEL;
-        for place in 0..PLACES {
-            let inputs = &scratch.inputs[place * block * in_channels..][..block * in_channels];
-            let outputs = &mut scratch.outputs[place * block * row_stride..][..block * row_stride];
-            for panel in 0..num_panels {
-                let weights = &self.transformed[(panel * PLACES + place) * in_channels * PANEL..];
-                for from in (0..in_channels).step_by(BLOCK_K) {
-                    let (weights, len) = (weights[from * PANEL..].as_ptr(), BLOCK_K.min(in_channels - from));
-                    for tile in (0..tiles).step_by(STRIP) {
-                        let start = inputs[tile * in_channels + from..].as_ptr();
-                        let left = Left { start, row_stride: in_channels, stride: 1 };
-                        let start = outputs[tile * row_stride + panel * PANEL..].as_mut_ptr();
-                        let out = Output { start, row_stride };
-                        // SAFETY: the tiles from `tile` on lie in both buffers.
-                        unsafe { strip(STRIP.min(tiles - tile), len, left, weights, out, from == 0, None) };
-                    }
+            for first in (0..num_panels).step_by(PANELS) {
+                let panels = first..num_panels.min(first + PANELS);
+                // SAFETY: the buffers hold a block of tiles at every place.
+                unsafe { self.multiply(panels.clone(), tiles.len(), block, inputs, outputs) };
+                for (index, tile) in tiles.clone().enumerate() {
+                    let corner = ((tile_rows.start + tile / row_tiles) * TILE, tile % row_tiles * TILE);
+                    let outputs = &outputs[index * PANELS * PANEL..];
+                    // SAFETY: the tile is one of the band's.
+                    unsafe { self.write_tile(corner, panels.clone(), outputs, block * PANELS * PANEL) };
                 }
             }
         }
     }
 
-    /// Transforms the 36 sums of a tile back, adds bias and residual, and writes what lies
-    /// inside the picture.
+    /// The 36 products of a block of tiles with a few panels.
+    ///
+    /// # Safety
+    /// The processor has AVX2 and FMA; the buffers hold `block` tiles at every place.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn multiply(&self, panels: Range<usize>, tiles: usize, block: usize, inputs: &[f32], outputs: &mut [f32]) {
+        let (in_channels, row_stride) = (self.weights.in_channels, PANELS * PANEL);
+        for place in 0..PLACES {
+            let inputs = &inputs[place * block * in_channels..][..block * in_channels];
+            let outputs = &mut outputs[place * block * row_stride..][..block * row_stride];
+            for (column, panel) in panels.clone().enumerate() {
+                let weights = &self.transformed[(panel * PLACES + place) * in_channels * PANEL..];
+                for from in (0..in_channels).step_by(BLOCK_K) {
+                    let (weights, len) = (weights[from * PANEL..].as_ptr(), BLOCK_K.min(in_channels - from));
+                    let left = Left { start: inputs[from..].as_ptr(), row_stride: in_channels, stride: 1 };
+                    let out = Output { start: outputs[column * PANEL..].as_mut_ptr(), row_stride };
+                    // SAFETY: the tiles lie in both buffers.
+                    unsafe { rows(self.wide, tiles, len, left, weights, out, from == 0) };
+                }
+            }
+        }
+    }
+
+    /// Transforms the 36 sums of a tile and some panels back, adds bias and residual, and writes
+    /// what lies inside the picture.
     ///
     /// # Safety
     /// The processor has AVX2 and FMA, and nobody else writes this tile.
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn write_tile(&self, y: usize, x: usize, sums: &[f32], place_stride: usize) {
-        let out_channels = self.weights.out_channels;
+    unsafe fn write_tile(&self, (y, x): (usize, usize), panels: Range<usize>, sums: &[f32], place_stride: usize) {
+        let (out_channels, first) = (self.weights.out_channels, panels.start * PANEL);
         let (rows, columns) = (TILE.min(self.picture.height - y), TILE.min(self.picture.width - x));
         let bias = self.weights.bias.as_flattened();
-        for channel in (0..out_channels).step_by(8) {
+        for channel in (first..out_channels.min(panels.end * PANEL)).step_by(8) {
             let mut half = [[_mm256_setzero_ps(); 6]; TILE];
             for column in 0..6 {
-                let sums = [0, 1, 2, 3, 4, 5].map(|row| load_at(sums, (row * 6 + column) * place_stride + channel));
+                let sums =
+                    [0, 1, 2, 3, 4, 5].map(|row| load_at(sums, (row * 6 + column) * place_stride + channel - first));
                 for (half, value) in half.iter_mut().zip(output_side(sums)) {
                     half[column] = value;
                 }
@@ -271,6 +282,14 @@ impl Convolution<'_> {
             unsafe { *self.out.at(index + i, 1) = value + residual };
         }
     }
+}
+
+/// The first `len` floats of a buffer that only grows, whatever they are.
+fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
 }
 
 /// `B^T d B` of a tile, eight channels at a time; a place is `block` tiles from the next.

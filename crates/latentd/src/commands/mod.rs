@@ -7,11 +7,12 @@ mod edit;
 mod generate;
 mod healthcheck;
 mod memory;
+mod models;
 mod picture_flags;
 mod scheduling;
 mod serve;
 
-use latentd::{CacheFlags, DeviceName, DtypeName, Error, Omni, OmniBuilder};
+use latentd::{CacheFlags, DeviceName, DtypeName, EditPositionsName, Error, Omni, OmniBuilder};
 
 use crate::{build, logging};
 
@@ -35,6 +36,7 @@ enum Command {
     Serve(serve::Typed),
     Bench(bench::Bench),
     Cache(cache::Cache),
+    Models(models::Models),
     Healthcheck(healthcheck::Healthcheck),
 }
 
@@ -51,6 +53,7 @@ impl Cli {
             Command::Serve(typed) => typed.run(),
             Command::Bench(bench) => bench.run(),
             Command::Cache(cache) => cache.run(),
+            Command::Models(models) => models.run(),
             Command::Healthcheck(healthcheck) => healthcheck.run(),
         }
     }
@@ -67,6 +70,10 @@ struct ModelFlags<D: clap::Args = OneDevice> {
     /// What the weights are kept in; f32 on a CPU and bf16 on a GPU without it
     #[arg(long, value_enum, env = "LATENTD_DTYPE")]
     dtype: Option<DtypeName>,
+    /// How Qwen-Image-Edit's text encoder counts the tokens of a picture: by row and column, or one after another as
+    /// diffusers up to 0.42 does
+    #[arg(long, value_enum, default_value_t, value_name = "POSITIONS", env = "LATENTD_QWEN_EDIT_POSITIONS")]
+    qwen_edit_positions: EditPositionsName,
     #[command(flatten)]
     on: D,
     #[command(flatten)]
@@ -97,7 +104,8 @@ impl ModelFlags {
 
 impl<D: clap::Args> ModelFlags<D> {
     fn builder_on(&self, device: DeviceName, model: Option<&str>) -> OmniBuilder {
-        let mut builder = Omni::builder().device(device).cache_flags(self.cache.clone());
+        let builder = Omni::builder().device(device).cache_flags(self.cache.clone());
+        let mut builder = builder.qwen_edit_positions(self.qwen_edit_positions);
         if let Some(model) = model {
             builder = builder.model(model);
         }

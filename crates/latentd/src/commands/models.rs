@@ -1,0 +1,139 @@
+//! `latentd models`: what can be run, and what of it is on this machine.
+
+use std::fmt::Write;
+
+use bytesize::ByteSize;
+use latentd::{Error, cached_in_hub};
+use models::{FAMILIES, PublishedModel};
+use serde::Serialize;
+
+/// List the models that can be run: defaults, sizes, licences, and which are in the Hub's cache
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  latentd models\n  latentd models --json\n  latentd serve Qwen/Qwen-Image-Edit-2511"
+)]
+pub(super) struct Models {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A model as JSON.
+#[derive(Serialize)]
+struct Row {
+    family: &'static str,
+    id: &'static str,
+    pipeline: &'static str,
+    makes: &'static str,
+    max_input_images: usize,
+    default_num_inference_steps: usize,
+    default_guidance: &'static str,
+    default_size: String,
+    segments: Vec<Segment>,
+    licence: &'static str,
+    disk_bytes: u64,
+    memory_bytes: u64,
+    /// Whether the Hub's cache has all of it.
+    in_hub_cache: bool,
+}
+
+#[derive(Serialize)]
+struct Segment {
+    name: &'static str,
+    num_blocks: usize,
+}
+
+impl Models {
+    pub(super) fn run(self) -> Result<(), Error> {
+        let rows: Vec<Row> = FAMILIES
+            .iter()
+            .flat_map(|family| family.models.iter().map(|model| Row::new(family.name, model, cached_in_hub(model.id))))
+            .collect();
+        if self.json {
+            println!("{}", serde_json::to_string(&rows).expect("strings and numbers make JSON. This is a bug."));
+        } else {
+            print!("{}", text(&rows));
+        }
+        Ok(())
+    }
+}
+
+impl Row {
+    fn new(family: &'static str, model: &PublishedModel, in_hub_cache: bool) -> Self {
+        let (width, height) = model.size;
+        let segments = model.segments.iter().map(|&(name, num_blocks)| Segment { name, num_blocks });
+        Row {
+            family,
+            id: model.id,
+            pipeline: model.class,
+            makes: model.makes.name(),
+            max_input_images: model.max_images,
+            default_num_inference_steps: model.num_inference_steps,
+            default_guidance: model.guidance,
+            default_size: format!("{width}x{height}"),
+            segments: segments.collect(),
+            licence: model.licence,
+            disk_bytes: model.disk_bytes,
+            memory_bytes: model.memory_bytes,
+            in_hub_cache,
+        }
+    }
+}
+
+/// A paragraph a model: a table of so many columns fits on no terminal.
+fn text(rows: &[Row]) -> String {
+    let mut out = String::new();
+    let mut family = "";
+    for row in rows {
+        if row.family != family {
+            family = row.family;
+            let separator = if out.is_empty() { "" } else { "\n" };
+            let _ = writeln!(out, "{separator}{family}");
+        }
+        let pictures = match row.max_input_images {
+            0 => String::new(),
+            1 => " of 1 picture".into(),
+            most => format!(" of up to {most} pictures"),
+        };
+        let place = if row.in_hub_cache { ", in the Hub's cache" } else { "" };
+        let segments: Vec<_> =
+            row.segments.iter().map(|segment| format!("{} {}", segment.num_blocks, segment.name)).collect();
+        let size = |bytes| ByteSize::b(bytes).display().si();
+        let _ = writeln!(out, "  {} ({}{pictures}){place}", row.id, row.makes);
+        let _ = writeln!(
+            out,
+            "    {}: {} steps, guidance {}, {}",
+            row.pipeline, row.default_num_inference_steps, row.default_guidance, row.default_size
+        );
+        let _ = writeln!(out, "    {}", segments.join(", "));
+        let (disk, memory) = (size(row.disk_bytes), size(row.memory_bytes));
+        let _ = writeln!(out, "    {disk} on disk, {memory} in memory as bf16; {}", row.licence);
+    }
+    out.push_str("\nAny other checkpoint of these pipelines runs too, from the Hub or from a folder.\n");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_and_model_is_told_once() {
+        let models = FAMILIES.iter().flat_map(|family| family.models.iter().map(move |model| (family, model)));
+        let rows: Vec<_> = models.clone().map(|(family, model)| Row::new(family.name, model, false)).collect();
+        let text = text(&rows);
+        for (family, model) in models {
+            assert_eq!(text.matches(&format!("  {} (", model.id)).count(), 1, "{text}");
+            assert!(family.classes.contains(&model.class), "{}", model.id);
+            assert!(model.memory_bytes <= model.disk_bytes, "{}", model.id);
+        }
+        assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+    }
+
+    #[test]
+    fn what_is_in_the_cache_is_marked() {
+        let (family, model) = (&FAMILIES[0], &FAMILIES[0].models[0]);
+        let line = |cached| text(&[Row::new(family.name, model, cached)]).lines().nth(1).unwrap().to_owned();
+        assert!(line(true).ends_with(", in the Hub's cache") && !line(false).contains("cache"));
+    }
+}
