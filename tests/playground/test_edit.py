@@ -104,7 +104,8 @@ class WordsAndPictures(PlaygroundCase):
         expect(page.locator("#frames .ends")).to_have_text("BeforeAfter")
         page.get_by_label("How much of the picture before the edit is shown").fill("25")
         self.assertEqual(page.eval_on_selector(".slide .frame", "f => f.style.getPropertyValue('--cut')"), "25%")
-        self.assertEqual(page.locator('#timeline .cell[data-branch="cond"]').count(), 4)
+        # Four steps in each of the model's two lists of blocks.
+        self.assertEqual(page.locator('#timeline .cell[data-branch="cond"]').count(), 8)
         violations = Axe().run(page).response["violations"]
         self.assertEqual([v["id"] for v in violations], [])
         self.shot(page, "edit", full_page=True)

@@ -91,7 +91,7 @@ export class Inputs {
     byId("inputs").replaceChildren(...this.#pictures.map((picture, index) => this.#thumb(picture, index)));
     byId("choose").disabled = this.#pictures.length >= max;
     const how = max === 1 ? "Drop, paste or choose one." : `Drop, paste or choose up to ${max}.`;
-    byId("inputs-hint").textContent = min > 0 ? `This model edits pictures and needs one. ${how}` : `None makes a new picture. ${how}`;
+    byId("inputs-hint").textContent = min > 0 ? `This model edits pictures and needs one. ${how}` : `Without one, a new picture is made. ${how}`;
   }
 
   #thumb({ file, url }, index) {

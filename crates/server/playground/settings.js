@@ -219,9 +219,9 @@ function shapeChip(name, width, height) {
   const outline = drawn("rect", { x: 12 - w / 2, y: 12 - h / 2, width: w, height: h, rx: 2.5 });
   if (isCustom) outline.setAttribute("stroke-dasharray", "3.2 3.2");
   const value = isCustom || isAuto ? name : `${width}x${height}`;
-  const title = isCustom ? "Width and height of your own" : isAuto ? "As the pictures to edit" : `${width} × ${height}`;
+  const title = isCustom ? "Width and height of your own" : isAuto ? "The model sizes it by the pictures to edit" : `${width} × ${height}`;
   const input = make("input", { type: "radio", name: "shape", value });
-  return make("label", { title }, input, drawn("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" }, outline), isCustom ? "Custom" : isAuto ? "As it is" : name);
+  return make("label", { title }, input, drawn("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" }, outline), isCustom ? "Custom" : isAuto ? "Auto" : name);
 }
 
 const HINTS = {
