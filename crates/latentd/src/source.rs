@@ -65,9 +65,11 @@ impl ModelSource {
 
 /// The checkpoint in `folder`, if it is whole and of a class that is built in.
 fn whole(folder: &Path) -> Result<Checkpoint, Error> {
-    let checkpoint = Checkpoint::open(folder)?;
-    family_of(&checkpoint)?;
-    Ok(checkpoint)
+    // A model that cannot be run is told of before what it lacks.
+    if folder.is_dir() {
+        family_of(&Checkpoint::Dir(folder.into()))?;
+    }
+    Ok(Checkpoint::open(folder)?)
 }
 
 /// `owner/name`, each of the Hub's characters and neither a relative path's dots.
