@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::binary::{folder, latentd, run, stderr};
 use crate::serve::Server;
 
-/// A model that does nothing but edit, and takes three pictures at most.
+/// A model that does nothing but edit, and takes four pictures at most.
 const EDIT_PLUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/goldens/models/qwen-image-edit-plus");
 /// A model that makes pictures from words too, and takes four at most.
 const KLEIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/goldens/models/flux2-klein");

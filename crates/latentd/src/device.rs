@@ -3,7 +3,6 @@
 use std::str::FromStr;
 
 use candle_core::{DType, Device};
-use models::EditPositions;
 
 use crate::error::Error;
 
@@ -77,27 +76,6 @@ impl DtypeName {
             Some(DtypeName::F16) => DType::F16,
             None if device.is_cpu() => DType::F32,
             None => DType::BF16,
-        }
-    }
-}
-
-/// How the text encoder of Qwen-Image-Edit counts the tokens of a picture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum EditPositionsName {
-    /// By row and column, as the model was trained.
-    #[default]
-    #[value(name = "3d")]
-    MRope3d,
-    /// One after another, as diffusers up to 0.42 does.
-    #[value(name = "1d")]
-    Sequential1d,
-}
-
-impl From<EditPositionsName> for EditPositions {
-    fn from(name: EditPositionsName) -> Self {
-        match name {
-            EditPositionsName::MRope3d => EditPositions::MRope3d,
-            EditPositionsName::Sequential1d => EditPositions::Sequential1d,
         }
     }
 }

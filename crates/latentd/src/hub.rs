@@ -13,6 +13,7 @@ use crate::progress::DownloadBar;
 
 /// The files of the diffusers layout that are read: no ONNX, no images, no second copies in `.bin`.
 const FILES: &[&str] = &[
+    "latentd.json",
     "model_index.json",
     "processor/*.json",
     "scheduler/*.json",

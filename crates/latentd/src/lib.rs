@@ -31,6 +31,7 @@
 
 mod cache_flags;
 mod device;
+mod edit_positions;
 mod error;
 mod hub;
 mod input;
@@ -39,7 +40,8 @@ mod progress;
 mod source;
 
 pub use cache_flags::{CacheBackend, CacheFlags};
-pub use device::{DeviceName, DtypeName, EditPositionsName};
+pub use device::{DeviceName, DtypeName};
+pub use edit_positions::EditPositionsName;
 pub use error::Error;
 pub use hub::cached as cached_in_hub;
 pub use input::{OmniInput, open_pictures};

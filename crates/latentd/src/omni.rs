@@ -7,7 +7,8 @@ use diffusion::{BlockRun, ImageRequest, ImageSize, Limits, ModelCard, Pipeline, 
 use models::{AnyPipeline, LoadOptions, Overrides, RequestState};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
-use crate::device::{DeviceName, DtypeName, EditPositionsName};
+use crate::device::{DeviceName, DtypeName};
+use crate::edit_positions::EditPositionsName;
 use crate::error::Error;
 use crate::input::OmniInput;
 use crate::progress::LoadingBars;

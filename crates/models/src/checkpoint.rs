@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 
 use crate::error::LoadError;
 use crate::weights::{Precision, Shard, Weights};
@@ -24,7 +24,7 @@ pub enum Checkpoint {
 struct ModelIndex {
     #[serde(rename = "_class_name")]
     class_name: String,
-    processor: Option<IgnoredAny>,
+    processor: Option<[Option<String>; 2]>,
 }
 
 /// `*.safetensors.index.json` of a sharded component.
@@ -136,7 +136,8 @@ impl Checkpoint {
     fn check(&self) -> Result<(), LoadError> {
         let index: ModelIndex = self.json("model_index.json")?;
         let processors = ["processor/preprocessor_config.json", "processor/processor_config.json"];
-        if index.processor.is_some() && !processors.iter().any(|file| self.has(file)) {
+        let has_processor = matches!(index.processor, Some([Some(_), Some(_)]));
+        if has_processor && !processors.iter().any(|file| self.has(file)) {
             return Err(self.missing(processors[0]));
         }
         for component in ["text_encoder", "transformer", "vae"] {

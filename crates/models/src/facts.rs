@@ -1,6 +1,6 @@
 //! What a checkpoint says of itself beyond diffusers' files.
 
-use diffusion::{EditSize, ImageSize, ModelCard};
+use diffusion::{EditSize, ImageSize, MAX_INFERENCE_STEPS, ModelCard};
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
@@ -8,6 +8,9 @@ use crate::error::LoadError;
 
 /// The file, at the root of a checkpoint. It may be absent: then the family's defaults hold.
 const FILE: &str = "latentd.json";
+
+/// Most pixels of a picture to edit: more than any model was made for.
+const MAX_AREA: usize = 4096 * 4096;
 
 /// `latentd.json`: defaults of a checkpoint that are not its family's, such as those of a small model that was
 /// trained on small pictures.
@@ -52,13 +55,13 @@ impl Facts {
         {
             return refuse("size", "be WIDTHxHEIGHT, such as 128x128", format!("{size:?}"));
         }
-        for (key, number) in [
-            ("num_inference_steps", self.num_inference_steps),
-            ("edit_area", self.edit_area),
-            ("condition_area", self.condition_area),
+        for (key, number, most) in [
+            ("num_inference_steps", self.num_inference_steps, MAX_INFERENCE_STEPS as usize),
+            ("edit_area", self.edit_area, MAX_AREA),
+            ("condition_area", self.condition_area, MAX_AREA),
         ] {
-            if number == Some(0) {
-                return refuse(key, "be at least 1", "0".into());
+            if let Some(number) = number.filter(|number| !(1..=most).contains(number)) {
+                return refuse(key, &format!("be between 1 and {most}"), number.to_string());
             }
         }
         match self.guidance_scale {
@@ -82,7 +85,8 @@ impl Facts {
             default_size: size.unwrap_or(card.default_size),
             default_num_inference_steps: steps.unwrap_or(card.default_num_inference_steps),
             low_num_inference_steps: steps.map_or(card.low_num_inference_steps, |steps| steps.div_ceil(2)),
-            high_num_inference_steps: steps.map_or(card.high_num_inference_steps, |steps| steps * 2),
+            high_num_inference_steps: steps
+                .map_or(card.high_num_inference_steps, |steps| (2 * steps).min(MAX_INFERENCE_STEPS as usize)),
             default_guidance_scale: self.guidance_scale.unwrap_or(card.default_guidance_scale),
             default_negative_prompt: self.negative_prompt.clone().or(card.default_negative_prompt),
             edit_size,
@@ -109,7 +113,14 @@ mod tests {
     fn what_is_no_fact_is_named() {
         for (json, expected) in [
             (r#"{"size": "large"}"#, "`latentd.json`: `size` must be WIDTHxHEIGHT, such as 128x128. Given: \"large\""),
-            (r#"{"num_inference_steps": 0}"#, "`latentd.json`: `num_inference_steps` must be at least 1. Given: 0"),
+            (
+                r#"{"num_inference_steps": 0}"#,
+                "`latentd.json`: `num_inference_steps` must be between 1 and 1000. Given: 0",
+            ),
+            (
+                r#"{"edit_area": 16777217}"#,
+                "`latentd.json`: `edit_area` must be between 1 and 16777216. Given: 16777217",
+            ),
             (r#"{"guidance_scale": 21}"#, "`latentd.json`: `guidance_scale` must be between 0 and 20. Given: 21"),
             (r#"{"steps": 3}"#, "`latentd.json` is not understood: unknown field `steps`"),
         ] {

@@ -40,7 +40,9 @@ pub trait Family: Sync {
     ///
     /// # Errors
     /// The device fails, or the text encoder sees no pictures.
-    fn encode_vision(&self, picture: &RgbImage) -> Result<VisionFeatures, PipelineError>;
+    fn encode_vision(&self, _picture: &RgbImage) -> Result<VisionFeatures, PipelineError> {
+        Err(PipelineError::Model("the text encoder sees no pictures. This is a bug.".into()))
+    }
 
     /// The text stream of `prompt`, `[tokens, width]`, which speaks of `pictures` where the text encoder sees
     /// those. `field` is the prompt's name in an error.
@@ -54,10 +56,11 @@ pub trait Family: Sync {
         pictures: &[VisionFeatures],
     ) -> Result<Tensor, PipelineError>;
 
-    /// Tokens of `prompt_embeds` that are the template's own: the rest is what usage reports.
-    fn prompt_tokens(&self, prompt_embeds: &Tensor) -> usize {
-        prompt_embeds.dims()[0]
-    }
+    /// Tokens of `prompt`, the template's own not counted: what usage reports.
+    ///
+    /// # Errors
+    /// The tokenizer's reason; none is expected.
+    fn prompt_tokens(&self, prompt: &str) -> Result<usize>;
 
     /// The packed latents of a picture in whole tokens, `[tokens, channels]` in f32, normalised as the transformer
     /// takes them.

@@ -64,3 +64,21 @@ impl Makes {
         }
     }
 }
+
+/// What is told of a model before it is loaded must be what its card says afterwards.
+#[cfg(test)]
+pub(crate) fn assert_as_published(card: &diffusion::ModelCard, model: &PublishedModel) {
+    let id = model.id;
+    assert_eq!(card.default_num_inference_steps, model.num_inference_steps, "{id}");
+    assert_eq!((card.default_size.width, card.default_size.height), model.size, "{id}");
+    assert_eq!(card.input_images.max_images, model.max_images, "{id}");
+    assert_eq!(card.input_images.min_images > 0, model.makes == Makes::Edits, "{id}");
+    assert_eq!(card.num_blocks, model.segments.iter().map(|(_, blocks)| *blocks).collect::<Vec<_>>(), "{id}");
+    let guidance = match card.guidance {
+        diffusion::GuidanceKind::None => "none (distilled)".into(),
+        diffusion::GuidanceKind::TrueCfg => format!("true CFG {}", card.default_guidance_scale),
+        diffusion::GuidanceKind::Cfg => format!("CFG {}", card.default_guidance_scale),
+        diffusion::GuidanceKind::Embedded => format!("embedded {}", card.default_guidance_scale),
+    };
+    assert!(model.guidance.starts_with(&guidance), "{id}: {} is not {guidance}", model.guidance);
+}

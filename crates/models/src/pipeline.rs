@@ -29,6 +29,10 @@ use crate::{Result, device_error};
 const MASKED: &str = "the mask is honoured by blending: outside of it the latents follow the (first) picture at every \
     step, and its pixels are put back at the end";
 
+/// Said of those whose size has another shape than the picture.
+const STRETCHED: &str = "the size asked for has another shape than the masked picture: what is kept of it was \
+    stretched, and may not meet what is made anew";
+
 /// A loaded model.
 pub struct DiffusionPipeline<F> {
     family: F,
@@ -157,6 +161,14 @@ impl<F: Family> DiffusionPipeline<F> {
         masked.map(Some).map_err(device_error)
     }
 
+    /// Tokens of the prompts of all passes.
+    fn prompt_tokens(&self, request: &ImageRequest) -> Result<usize> {
+        let guided = request.params.guidance.branches().len() > 1;
+        let negative = request.negative_prompt.as_deref().filter(|_| guided);
+        let prompts = [Some(request.prompt.as_str()), negative];
+        prompts.into_iter().flatten().map(|prompt| self.family.prompt_tokens(prompt)).sum()
+    }
+
     /// The cache of a request, its own settings before the operator's, and what its sender should know.
     fn residuals(
         &self,
@@ -233,14 +245,18 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
         let latents = self.family.noise(request.params.seed, size).map_err(device_error)?;
         let masked = self.masked(request, &latents, &mut encodings)?;
         warnings.extend(masked.as_ref().map(|_| MASKED.to_owned()));
+        if masked.is_some() && is_stretched(request) {
+            warnings.push(STRETCHED.to_owned());
+        }
         encodings.bytes = self.encodings.bytes() as u64;
+        let prompt_tokens = self.prompt_tokens(request).map_err(device_error)?;
         self.synchronize()?;
         Ok(RequestState {
             size,
             sigmas: self.family.sigmas(request.params.num_inference_steps, size.image_seq_len()),
             guidance: request.params.guidance,
             previews: request.previews,
-            prompt_tokens: branches.iter().map(|branch| self.family.prompt_tokens(&branch.prompt_embeds)).sum(),
+            prompt_tokens,
             branches,
             references: references.into(),
             masked,
@@ -293,6 +309,16 @@ fn composed(masked: Option<&MaskedEdit>, picture: RgbImage) -> RgbImage {
         Some(masked) => masked.composite(picture),
         None => picture,
     }
+}
+
+/// Whether the first picture has another shape than the one that is made, by more than a token.
+fn is_stretched(request: &ImageRequest) -> bool {
+    let made = request.params.size;
+    request.input_images.first().is_some_and(|input| {
+        let ImageSize { width, height } = input.image.size;
+        let same_shape = made.width as f64 * height as f64 / width as f64;
+        (same_shape - made.height as f64).abs() > 32.0
+    })
 }
 
 /// Picture and mask at a size of the request's own.

@@ -30,7 +30,7 @@ pub struct Generated {
 pub struct Timings {
     /// From submission until a worker took the job up.
     pub queue: Duration,
-    /// Encoding the prompts and drawing the noise.
+    /// Encoding the prompts and pictures and drawing the noise.
     pub encode: Duration,
     /// The denoising steps, each counted whole however many jobs shared it.
     pub denoise: Duration,

@@ -23,13 +23,13 @@ pub enum Observation<'a> {
         /// How long it was in line.
         queued: Duration,
     },
-    /// A job's prompts were encoded.
+    /// A job's prompts and pictures were encoded.
     Encoded {
         /// Counts the workers from 0.
         worker: usize,
         /// How long that took.
         took: Duration,
-        /// What the worker's memory of earlier prompts did.
+        /// What the worker's memory of earlier encodings did.
         encodings: EncodingsUse,
     },
     /// A worker took a denoising step.

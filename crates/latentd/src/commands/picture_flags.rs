@@ -21,7 +21,8 @@ pub(super) struct PictureFlags {
     /// A Hub id, a folder in the diffusers layout, or `builtin`
     #[arg(long, env = "LATENTD_MODEL")]
     model: Option<String>,
-    /// What it should not show; guidance runs only with one (" " counts)
+    /// What it should not show. Qwen-Image is guided only with one (" " counts); editing and FLUX.2-klein base have one
+    /// anyway, and --true-cfg-scale 1 (klein: --guidance-scale 1) turns guidance off
     #[arg(long)]
     negative_prompt: Option<String>,
     /// Denoising steps, 1 to 1000

@@ -122,8 +122,8 @@ impl Family for Flux2Klein {
         Sigmas::with_mu(&self.schedule, num_inference_steps, mu)
     }
 
-    fn encode_vision(&self, _picture: &RgbImage) -> Result<VisionFeatures, PipelineError> {
-        Err(PipelineError::Model("FLUX.2's text encoder sees no pictures. This is a bug.".into()))
+    fn prompt_tokens(&self, prompt: &str) -> Result<usize> {
+        self.prompts.prompt_tokens(prompt)
     }
 
     fn encode_prompt(
@@ -182,7 +182,11 @@ fn card(class: String, is_distilled: bool, config: &TransformerConfig) -> ModelC
         default_num_inference_steps: steps,
         low_num_inference_steps: low,
         high_num_inference_steps: high,
-        guidance: if is_distilled { GuidanceKind::None } else { GuidanceKind::Cfg },
+        guidance: match (config.guidance_embeds, is_distilled) {
+            (true, _) => GuidanceKind::Embedded,
+            (false, true) => GuidanceKind::None,
+            (false, false) => GuidanceKind::Cfg,
+        },
         default_guidance_scale: if is_distilled { 1.0 } else { 4.0 },
         default_negative_prompt: Some(String::new()),
         input_images: InputImageBounds { min_images: 0, max_images: 4, min_side: 64, max_ratio: 8.0 },
@@ -190,5 +194,27 @@ fn card(class: String, is_distilled: bool, config: &TransformerConfig) -> ModelC
         max_prompt_tokens: MAX_SEQUENCE_LENGTH,
         dim: config.dim(),
         num_blocks: vec![config.num_layers, config.num_single_layers],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::published::MODELS;
+    use super::*;
+    use crate::model_family::assert_as_published;
+
+    #[test]
+    fn cards_are_as_published() {
+        for model in MODELS {
+            let [(_, num_layers), (_, num_single_layers)] = model.segments else { panic!("{}", model.id) };
+            let (num_layers, num_single_layers) = (*num_layers, *num_single_layers);
+            let config = TransformerConfig {
+                num_layers,
+                num_single_layers,
+                guidance_embeds: false,
+                ..TransformerConfig::default()
+            };
+            assert_as_published(&card(model.class.into(), !model.id.contains("-base-"), &config), model);
+        }
     }
 }

@@ -7,11 +7,11 @@ use candle_core::Tensor;
 use diffusion::{InvalidRequest, PipelineError};
 
 use crate::checkpoint::Checkpoint;
-use crate::device_error;
 use crate::error::LoadError;
 use crate::qwen_decoder::{Decoder, DecoderConfig, Positions};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Scope;
+use crate::{Result, device_error};
 
 /// Tokens of the text stream, padding included, unless another number is asked for.
 pub const MAX_SEQUENCE_LENGTH: usize = 512;
@@ -61,6 +61,14 @@ impl PromptEncoder {
     /// Width of the text stream.
     pub fn width(&self) -> usize {
         HIDDEN_STATES.len() * self.decoder.config().hidden_size
+    }
+
+    /// Tokens of `prompt` alone.
+    ///
+    /// # Errors
+    /// The tokenizer's reason; none is expected.
+    pub fn prompt_tokens(&self, prompt: &str) -> Result<usize> {
+        Ok(self.tokenizer.encode(prompt)?.len())
     }
 
     /// Token ids of `prompt` in the template, padded, and how many of them are no padding.

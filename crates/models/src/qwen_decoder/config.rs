@@ -73,7 +73,7 @@ struct Rope {
 
 /// The decoders that differ in no more than [`DecoderConfig`] says.
 #[derive(Clone, Copy)]
-enum Family {
+enum ModelType {
     Qwen2_5Vl,
     Qwen3,
 }
@@ -86,7 +86,7 @@ impl DecoderConfig {
     pub fn load(checkpoint: &Checkpoint, component: &str) -> Result<Self, LoadError> {
         let file = format!("{component}/config.json");
         let File { text_config, flat } = checkpoint.json(&file)?;
-        let family = family(&file, flat.model_type.as_deref())?;
+        let model_type = model_type(&file, flat.model_type.as_deref())?;
         let text = text_config.unwrap_or_else(|| flat.clone());
         let need = |key: &'static str, value: Option<usize>| {
             value.filter(|&n| n > 0).ok_or_else(|| {
@@ -106,14 +106,14 @@ impl DecoderConfig {
             num_attention_heads,
             num_key_value_heads: need("num_key_value_heads", text.num_key_value_heads)?,
             head_dim: need("head_dim", text.head_dim.or(Some(hidden_size / num_attention_heads)))?,
-            qkv_bias: matches!(family, Family::Qwen2_5Vl),
-            qk_norm: matches!(family, Family::Qwen3),
+            qkv_bias: matches!(model_type, ModelType::Qwen2_5Vl),
+            qk_norm: matches!(model_type, ModelType::Qwen3),
             rms_norm_eps: text.rms_norm_eps.unwrap_or(1e-6),
             rope_theta: theta(&text).or_else(|| theta(&flat)).unwrap_or(1e6),
             mrope_section: mrope_section(&file, rope(&text).or_else(|| rope(&flat)))?,
             vocab_size: need("vocab_size", text.vocab_size)?,
         };
-        if matches!(family, Family::Qwen3) && text.attention_bias == Some(true) {
+        if matches!(model_type, ModelType::Qwen3) && text.attention_bias == Some(true) {
             return Err(unsupported(&file, "attention_bias", "be false", "true".into()));
         }
         config.check(&file)?;
@@ -139,10 +139,10 @@ impl DecoderConfig {
     }
 }
 
-fn family(file: &str, model_type: Option<&str>) -> Result<Family, LoadError> {
+fn model_type(file: &str, model_type: Option<&str>) -> Result<ModelType, LoadError> {
     match model_type {
-        Some("qwen2_5_vl") => Ok(Family::Qwen2_5Vl),
-        Some("qwen3") => Ok(Family::Qwen3),
+        Some("qwen2_5_vl") => Ok(ModelType::Qwen2_5Vl),
+        Some("qwen3") => Ok(ModelType::Qwen3),
         other => Err(unsupported(file, "model_type", "be qwen2_5_vl or qwen3", other.unwrap_or("nothing").into())),
     }
 }

@@ -39,3 +39,19 @@ pub(super) fn card(class: String, style: Option<EditStyle>, config: &Transformer
         num_blocks: vec![config.num_layers],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::family::CLASSES;
+    use super::super::published::MODELS;
+    use super::*;
+    use crate::model_family::assert_as_published;
+
+    #[test]
+    fn cards_are_as_published() {
+        for model in MODELS {
+            let (_, style) = CLASSES.into_iter().find(|(class, _)| *class == model.class).unwrap();
+            assert_as_published(&card(model.class.into(), style, &TransformerConfig::default()), model);
+        }
+    }
+}

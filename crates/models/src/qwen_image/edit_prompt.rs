@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use diffusion::{InvalidRequest, PipelineError, RgbImage};
 
 use super::prompt::MAX_PROMPT_TOKENS;
+use super::prompt::short_template;
 use crate::checkpoint::Checkpoint;
 use crate::device_error;
 use crate::error::LoadError;
@@ -67,6 +68,7 @@ impl EditPromptEncoder {
         let vision_config = VisionConfig::load(checkpoint, "text_encoder")?;
         let config = DecoderConfig::load(checkpoint, "text_encoder")?;
         check(&config, &vision_config, positions)?;
+        check_patches(&processor, &vision_config)?;
         let vision = VisionTower::load(&vision_config, scope)?;
         let decoder = Decoder::load(&config, scope, config.num_hidden_layers)?;
         Ok(EditPromptEncoder { tokenizer, decoder, vision, processor, style, positions })
@@ -92,11 +94,12 @@ impl EditPromptEncoder {
     pub fn tokenize(&self, field: &'static str, prompt: &str, grids: &[Grid]) -> Result<Vec<u32>, PipelineError> {
         let image_pad = self.image_pad()?;
         let ids = self.template(prompt, grids.len())?;
-        let written = ids.iter().filter(|&&id| id == image_pad).count() - grids.len();
+        let pads = ids.iter().filter(|&&id| id == image_pad).count();
+        let written = pads.saturating_sub(grids.len());
         if written > 0 {
             // Each stands for a picture, and which is meant could not be told.
             return Err(
-                InvalidRequest::new(field, format!("not contain {IMAGE_PAD}"), format!("it {written} times")).into()
+                InvalidRequest::new(field, format!("not contain {IMAGE_PAD}"), format!("{written} of it")).into()
             );
         }
         let prompt_tokens = ids.len().saturating_sub(self.template("", grids.len())?.len());
@@ -148,11 +151,12 @@ impl EditPromptEncoder {
         let positions = self.token_positions(&ids, &grids)?;
         let features: Vec<&Tensor> = pictures.iter().map(|(features, _)| features).collect();
         let embeds = self.embed(&ids, &features)?;
+        let kept = ids.len().checked_sub(DROPPED_TOKENS).ok_or_else(short_template)?;
         let encode = || {
             let sequence = self.decoder.sequence(&positions, ids.len())?;
             let hidden_states = self.decoder.last_hidden_state(&embeds, &sequence)?;
             // A copy: a view would hold the dropped tokens as long as it is kept.
-            hidden_states.narrow(0, DROPPED_TOKENS, ids.len() - DROPPED_TOKENS)?.force_contiguous()
+            hidden_states.narrow(0, DROPPED_TOKENS, kept)?.force_contiguous()
         };
         encode().map_err(device_error)
     }
@@ -209,6 +213,22 @@ fn check(config: &DecoderConfig, vision: &VisionConfig, positions: EditPositions
     }
     if positions == EditPositions::MRope3d && config.mrope_section.is_none() {
         return error("mrope_section", "be there for a model that sees pictures".into(), "nothing".into());
+    }
+    Ok(())
+}
+
+/// The processor cuts what the tower reads.
+fn check_patches(processor: &ImageProcessor, vision: &VisionConfig) -> Result<(), LoadError> {
+    for (key, cut, read) in [
+        ("patch_size", processor.patch_size, vision.patch_size),
+        ("temporal_patch_size", processor.temporal_patch_size, vision.temporal_patch_size),
+        ("merge_size", processor.merge_size, vision.spatial_merge_size),
+    ] {
+        if cut != read {
+            let bound = format!("be the vision tower's, {read}");
+            let file = "processor/preprocessor_config.json".into();
+            return Err(LoadError::Config { file, key, bound, given: cut.to_string() });
+        }
     }
     Ok(())
 }

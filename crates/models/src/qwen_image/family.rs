@@ -155,6 +155,14 @@ impl Family for QwenImage {
         matches!(self.conditioner, Conditioner::Pictures(_))
     }
 
+    fn prompt_tokens(&self, prompt: &str) -> Result<usize> {
+        let tokenizer = match &self.conditioner {
+            Conditioner::Words(prompts) => &prompts.tokenizer,
+            Conditioner::Pictures(editing) => &editing.prompts.tokenizer,
+        };
+        Ok(tokenizer.encode(prompt)?.len())
+    }
+
     fn encode_vision(&self, picture: &RgbImage) -> Result<VisionFeatures, PipelineError> {
         let editing = self.editing().map_err(crate::device_error)?;
         let (features, grid) = editing.prompts.vision_features(&editing.condition_image(picture))?;

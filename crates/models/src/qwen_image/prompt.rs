@@ -51,13 +51,19 @@ impl PromptEncoder {
     /// As [`PromptEncoder::tokenize`], or the device fails.
     pub fn encode(&self, field: &'static str, prompt: &str) -> Result<Tensor, PipelineError> {
         let ids = self.tokenize(field, prompt)?;
+        let kept = ids.len().checked_sub(DROPPED_TOKENS).ok_or_else(short_template)?;
         let embed = || {
             let sequence = self.language_model.sequence(&Positions::sequential(ids.len()), ids.len())?;
             let embeds = self.language_model.embed(&ids)?;
             let hidden_states = self.language_model.last_hidden_state(&embeds, &sequence)?;
             // A copy: a view would hold the dropped tokens as long as it is kept.
-            hidden_states.narrow(0, DROPPED_TOKENS, ids.len() - DROPPED_TOKENS)?.force_contiguous()
+            hidden_states.narrow(0, DROPPED_TOKENS, kept)?.force_contiguous()
         };
         embed().map_err(device_error)
     }
+}
+
+/// A tokenizer that is not Qwen's cuts the template into fewer tokens than are dropped of it.
+pub(super) fn short_template() -> PipelineError {
+    PipelineError::Model("the checkpoint's tokenizer does not cut the prompt's template as Qwen's does".into())
 }

@@ -77,7 +77,11 @@ impl Terms {
             return_cache_stats: asked.return_cache_stats,
             safety_identifier: asked.safety_identifier.clone(),
             ignored: ignored_params(&asked.ignored),
-            input_image_tokens: first.input_images.iter().map(|input| input.image.size.image_seq_len()).sum(),
+            input_image_tokens: first
+                .input_images
+                .iter()
+                .map(|input| card.edit_size.of(input.image.size).image_seq_len())
+                .sum(),
             metadata: asked.output.embed_metadata.then(|| metadata::of(requests, config.model_id())),
             public_url,
         }

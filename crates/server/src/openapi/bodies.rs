@@ -91,7 +91,12 @@ fn picture(config: &ServerConfig) -> Vec<Field> {
     let prompt = |description| text(description).max_length(Some(MAX_PROMPT_CHARS));
     vec![
         ("prompt", prompt("What the picture shall show.").min_length(Some(1)).pattern(Some(r"\S"))),
-        ("negative_prompt", prompt("What it shall not show. True guidance runs only with one, be it a space.")),
+        (
+            "negative_prompt",
+            prompt(
+                "What it shall not show. Guidance in two passes runs only with one, be it a space; models that edit have one by default. A scale of 1 turns it off.",
+            ),
+        ),
         ("model", one_of("One of the served model's names.", &names).default(first(&names))),
         ("n", integer("Pictures to make.", 1..=MAX_IMAGES).default(Some(1.into()))),
         ("size", aliased(text(sizes).pattern(Some("^(auto|[0-9]+x[0-9]+)$")), &["width", "height"]).default(auto())),

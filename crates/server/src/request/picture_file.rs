@@ -68,6 +68,23 @@ impl Place {
     }
 }
 
+/// Whether a JPEG file goes on to its end: decoders paint the rest of one that breaks off grey. In the pixels' data
+/// the end's mark cannot be, in what stands before them (a thumbnail) it can.
+fn is_whole_jpeg(file: &[u8]) -> bool {
+    let mut at = 2;
+    while let Some(&[0xff, mark, high, low]) = file.get(at..at + 4) {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        match mark {
+            // The first scan begins.
+            0xda => return file[at..].windows(2).any(|pair| pair == [0xff, 0xd9]),
+            // Fill bytes may stand before a mark.
+            0xff => at += 1,
+            _ => at += 2 + length,
+        }
+    }
+    false
+}
+
 /// A file whose head was read: of several pictures in it the first.
 pub(super) struct PictureFile<'f> {
     decoder: Box<dyn ImageDecoder + 'f>,
@@ -84,6 +101,9 @@ impl<'f> PictureFile<'f> {
         let known = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Gif];
         let format = image::guess_format(file).ok().filter(|format| known.contains(format));
         let format = format.ok_or_else(|| place.invalid("be a PNG, JPEG, WebP or GIF file", name_of(file)))?;
+        if format == ImageFormat::Jpeg && !is_whole_jpeg(file) {
+            return Err(place.invalid("be a whole picture", "a JPEG file that breaks off"));
+        }
         let mut reader = ImageReader::with_format(Cursor::new(file), format);
         let mut limits = Limits::no_limits();
         limits.max_alloc = Some(MAX_DECODER_BYTES);

@@ -103,6 +103,7 @@ fn other_files_are_named() {
         (b"", "be a PNG, JPEG, WebP or GIF file. Given: an empty file"),
         (&png(DynamicImage::new_rgb8(9, 9))[..40], "be a whole picture. Given: "),
         (&whole[..whole.len() / 3], "be a whole picture. Given: "),
+        (&whole[..whole.len() - 2], "be a whole picture. Given: a JPEG file that breaks off"),
     ] {
         let message = read(file).unwrap_err();
         assert!(message.starts_with(&format!("`image` must {expected}")), "{message}");

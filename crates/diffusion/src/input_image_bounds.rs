@@ -1,0 +1,94 @@
+//! Which pictures a model can edit.
+
+use crate::{ImageSize, InvalidRequest};
+
+/// Which pictures a model can edit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InputImageBounds {
+    /// Fewest pictures of a request: more than none where the model does nothing but edit.
+    pub min_images: usize,
+    /// Most pictures of a request: none where the model makes pictures from text only.
+    pub max_images: usize,
+    /// The shortest side, in pixels.
+    pub min_side: usize,
+    /// How many times a picture may be longer than wide, or wider than long.
+    pub max_ratio: f64,
+}
+
+impl InputImageBounds {
+    /// Of a model that makes pictures from text only.
+    pub const NONE: InputImageBounds = InputImageBounds { min_images: 0, max_images: 0, min_side: 1, max_ratio: 1.0 };
+
+    /// Checks how many pictures a request brings.
+    ///
+    /// # Errors
+    /// Too few or too many; the field is `image`.
+    pub fn check_count(&self, count: usize) -> Result<(), InvalidRequest> {
+        let count_of = |count: usize| if count == 1 { "1 picture".into() } else { format!("{count} pictures") };
+        let bound = if count < self.min_images {
+            "be given: the model makes pictures from pictures, by POST /v1/images/edits or `latentd edit`".into()
+        } else if self.max_images == 0 && count > 0 {
+            "be absent: the model makes pictures from text only".into()
+        } else if count > self.max_images {
+            format!("be at most {} for this model", count_of(self.max_images))
+        } else {
+            return Ok(());
+        };
+        Err(InvalidRequest::new("image", bound, count_of(count)))
+    }
+
+    /// Checks the sizes of a request's pictures.
+    ///
+    /// # Errors
+    /// As of [`InputImageBounds::check_count`], or the first whose size is out of bounds; the field is `image`.
+    pub fn check(&self, sizes: &[ImageSize]) -> Result<(), InvalidRequest> {
+        self.check_count(sizes.len())?;
+        for (size, number) in sizes.iter().zip(1..) {
+            let given = format!("{size} (picture {number})");
+            if size.width.min(size.height) < self.min_side {
+                let bound = format!("have sides of at least {} pixels for this model", self.min_side);
+                return Err(InvalidRequest::new("image", bound, given));
+            }
+            let (long, short) = (size.width.max(size.height) as f64, size.width.min(size.height) as f64);
+            if long / short > self.max_ratio {
+                let bound = format!("be at most {} times as long as wide for this model", self.max_ratio);
+                return Err(InvalidRequest::new("image", bound, given));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(width: usize, height: usize) -> ImageSize {
+        ImageSize { width, height }
+    }
+
+    #[test]
+    fn pictures_out_of_bounds_are_told_which_and_why() {
+        let bounds = InputImageBounds { min_images: 1, max_images: 2, min_side: 64, max_ratio: 8.0 };
+        let check = |sizes: &[ImageSize]| bounds.check(sizes).map_err(|err| err.to_string());
+        assert_eq!(check(&[size(64, 512), size(512, 64)]), Ok(()));
+        for (sizes, expected) in [
+            (vec![], "`image` must be given: the model makes pictures from pictures"),
+            (vec![size(64, 64); 3], "`image` must be at most 2 pictures for this model. Given: 3 pictures"),
+            (
+                vec![size(64, 64), size(63, 64)],
+                "`image` must have sides of at least 64 pixels for this model. Given: 63x64 (picture 2)",
+            ),
+            (
+                vec![size(64, 513)],
+                "`image` must be at most 8 times as long as wide for this model. Given: 64x513 (picture 1)",
+            ),
+        ] {
+            let message = check(&sizes).unwrap_err();
+            assert!(message.starts_with(expected), "{message}");
+        }
+        let refused = InputImageBounds::NONE.check(&[size(64, 64)]).unwrap_err().to_string();
+        assert_eq!(refused, "`image` must be absent: the model makes pictures from text only. Given: 1 picture");
+        assert_eq!(InputImageBounds::NONE.check(&[]), Ok(()));
+    }
+}
