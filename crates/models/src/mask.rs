@@ -17,7 +17,7 @@ const TOKEN_SIDE: usize = 16;
 /// What stays, in latents and in pixels. A clone shares both.
 #[derive(Clone)]
 pub(crate) struct MaskedEdit {
-    /// 1 for tokens that may change, 0 for those that stay, `[tokens, 1]` in f32.
+    /// 1 for tokens that may change, 0 for those that stay, `[tokens, 1]` in u8.
     editable: Tensor,
     /// The picture's clean packed latents, `[tokens, channels]` in f32.
     original: Tensor,
@@ -49,8 +49,8 @@ impl MaskedEdit {
     /// The device fails.
     pub(crate) fn blend(&self, latents: &Tensor, sigma: f32) -> Result<Tensor> {
         let kept = ((&self.original * f64::from(1.0 - sigma))? + (&self.noise * f64::from(sigma))?)?;
-        let change = (latents - &kept)?.broadcast_mul(&self.editable)?;
-        kept + change
+        // Chosen, not mixed: what may change stays as it came, bit for bit.
+        self.editable.broadcast_as(latents.shape())?.where_cond(latents, &kept)
     }
 
     /// `made` with the picture's own pixels where it stays; both of the same size.
@@ -68,15 +68,15 @@ impl MaskedEdit {
 }
 
 /// Tokens of which any pixel may change, of a picture that lies in the middle of its whole tokens.
-fn editable_tokens(editable: &[u8], size: ImageSize) -> Vec<f32> {
+fn editable_tokens(editable: &[u8], size: ImageSize) -> Vec<u8> {
     let padded = size.padded();
     let (left, top) = ((padded.width - size.width) / 2, (padded.height - size.height) / 2);
     let (rows, columns) = size.token_grid();
-    let mut tokens = vec![0.0; rows * columns];
+    let mut tokens = vec![0; rows * columns];
     for (y, row) in editable.chunks_exact(size.width).enumerate() {
         let first = (y + top) / TOKEN_SIDE * columns;
         for (x, _) in row.iter().enumerate().filter(|(_, editable)| **editable > 0) {
-            tokens[first + (x + left) / TOKEN_SIDE] = 1.0;
+            tokens[first + (x + left) / TOKEN_SIDE] = 1;
         }
     }
     tokens
@@ -99,11 +99,11 @@ mod tests {
 
     #[test]
     fn a_token_may_change_where_one_of_its_pixels_may() {
-        let tokens = |from| edit(from).editable.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(tokens(0), [1.0, 1.0, 1.0]);
-        assert_eq!(tokens(11), [1.0, 1.0, 1.0], "the first token holds 12 columns");
-        assert_eq!(tokens(12), [0.0, 1.0, 1.0]);
-        assert_eq!(tokens(40), [0.0, 0.0, 0.0]);
+        let tokens = |from| edit(from).editable.flatten_all().unwrap().to_vec1::<u8>().unwrap();
+        assert_eq!(tokens(0), [1, 1, 1]);
+        assert_eq!(tokens(11), [1, 1, 1], "the first token holds 12 columns");
+        assert_eq!(tokens(12), [0, 1, 1]);
+        assert_eq!(tokens(40), [0, 0, 0]);
     }
 
     #[test]

@@ -1,0 +1,84 @@
+//! The tiny checkpoints that edit, small pictures for them, and requests about these.
+
+use std::sync::Arc;
+
+use diffusion::{ImageRequest, ImageSize, InputImage, Mask, Pipeline, RgbImage, SamplingParams};
+use models::{AnyPipeline, Checkpoint, LoadOptions, Overrides, RequestState, randn};
+
+use crate::compare::changed_checkpoint;
+use crate::{flux2_klein_pipeline, qwen_image_edit_pipeline};
+
+/// FLUX.2-klein's base model, which is guided, keeping `encoding_cache_bytes` of encodings.
+pub fn klein(encoding_cache_bytes: usize) -> AnyPipeline {
+    let changed =
+        changed_checkpoint(&flux2_klein_pipeline::folder(), &[("model_index.json", "is_distilled", false.into())]);
+    let overrides = Overrides { max_sequence_length: Some(64), ..Overrides::default() };
+    let options = LoadOptions { encoding_cache_bytes, overrides, ..LoadOptions::default() };
+    models::load(&Checkpoint::open(changed.path()).unwrap(), &options, &|_, _, _| ()).unwrap()
+}
+
+/// Qwen-Image-Edit-2509, which edits a picture of 128x64 pixels, or 96x96, at its own size.
+pub fn qwen(encoding_cache_bytes: usize) -> AnyPipeline {
+    let overrides = Overrides { edit_area: Some(96 * 96), condition_area: Some(112 * 112), ..Overrides::default() };
+    let options = LoadOptions { encoding_cache_bytes, overrides, ..LoadOptions::default() };
+    let checkpoint = Checkpoint::open(qwen_image_edit_pipeline::folder()).unwrap();
+    models::load(&checkpoint, &options, &|_, _, _| ()).unwrap()
+}
+
+/// Keeps the encodings of a whole test.
+pub const PLENTY: usize = 64 << 20;
+
+pub fn size(width: usize, height: usize) -> ImageSize {
+    ImageSize { width, height }
+}
+
+/// A picture of coarse noise: another one for every seed.
+pub fn picture(seed: u64, size: ImageSize) -> InputImage {
+    let levels = randn(seed, 64 * 3);
+    let byte = |x: usize, y: usize, channel: usize| {
+        let cell = (y * 8 / size.height) * 8 + x * 8 / size.width;
+        (128.0 + 60.0 * levels[cell * 3 + channel]).clamp(0.0, 255.0) as u8
+    };
+    let pixels = (0..size.height).flat_map(|y| (0..size.width).map(move |x| (x, y)));
+    let pixels = pixels.flat_map(|(x, y)| [byte(x, y, 0), byte(x, y, 1), byte(x, y, 2)]).collect();
+    InputImage::new(RgbImage { size, pixels })
+}
+
+/// A mask of `size` that lets the columns from `from` on change.
+pub fn mask_from(from: usize, size: ImageSize) -> Arc<Mask> {
+    let editable = (0..size.height).flat_map(|_| (0..size.width).map(|x| if x >= from { 255 } else { 0 }));
+    Arc::new(Mask { size, editable: editable.collect() })
+}
+
+/// An edit of `pictures`, or none of them, in three steps without guidance and cache.
+pub fn edit(prompt: &str, pictures: &[InputImage], size: ImageSize) -> ImageRequest {
+    ImageRequest {
+        prompt: prompt.into(),
+        negative_prompt: None,
+        input_images: pictures.into(),
+        mask: None,
+        params: SamplingParams { size, num_inference_steps: 3, guidance: diffusion::Guidance::None, seed: 7 },
+        previews: None,
+        extensions: Default::default(),
+    }
+}
+
+/// `request` guided away from `negative_prompt`, as `model` guides.
+pub fn guided(model: &AnyPipeline, request: ImageRequest, scale: f64, negative_prompt: &str) -> ImageRequest {
+    let guidance = model.card().guidance.guidance(scale, true);
+    let params = SamplingParams { guidance, ..request.params };
+    ImageRequest { negative_prompt: Some(negative_prompt.into()), params, ..request }
+}
+
+/// All steps of a request that is alone.
+pub fn finished(model: &mut AnyPipeline, request: &ImageRequest) -> RequestState {
+    let mut state = model.prepare(request).unwrap();
+    for _ in 0..request.params.num_inference_steps {
+        model.step(&mut [&mut state]).unwrap();
+    }
+    state
+}
+
+pub fn latents(state: &RequestState) -> Vec<f32> {
+    state.latents().flatten_all().unwrap().to_vec1().unwrap()
+}
