@@ -76,8 +76,8 @@ def write_klein(folder):
     }  # fmt: skip
     save(Qwen3ForCausalLM(Qwen3Config(**config)), folder / "text_encoder")
     config = tiny_config(folder / "transformer") | {
-        "num_attention_heads": 8, "attention_head_dim": 128, "axes_dims_rope": [32, 32, 32, 32],
-        "joint_attention_dim": 3 * 512, "num_layers": 6, "num_single_layers": 12,
+        "num_attention_heads": 6, "attention_head_dim": 128, "axes_dims_rope": [32, 32, 32, 32],
+        "joint_attention_dim": 3 * 512, "num_layers": 5, "num_single_layers": 20,
     }  # fmt: skip
     save(Flux2Transformer2DModel.from_config(config), folder / "transformer")
 
