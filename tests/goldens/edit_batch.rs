@@ -55,7 +55,7 @@ fn request(model: &AnyPipeline, i: usize, mut request: ImageRequest) -> ImageReq
     if let Some(settings) = (i % 4).checked_sub(1) {
         request.extensions.insert(serde_json::from_str::<CacheConfig>(SETTINGS[settings]).unwrap());
     }
-    if i % 2 == 0 { guided(model, request, 3.0, "night") } else { request }
+    if i.is_multiple_of(2) { guided(model, request, 3.0, "night") } else { request }
 }
 
 struct Run {

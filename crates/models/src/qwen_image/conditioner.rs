@@ -22,7 +22,7 @@ use crate::weights::Scope;
 /// The half of the pipeline in front of the transformer.
 pub enum Conditioner {
     /// Text to image.
-    Words(PromptEncoder),
+    Words(Box<PromptEncoder>),
     /// Editing.
     Pictures(Box<Editing>),
 }
@@ -87,7 +87,7 @@ impl Conditioner {
         let tokenizer = Tokenizer::load(checkpoint, "tokenizer")?;
         let config = DecoderConfig::load(checkpoint, "text_encoder")?;
         let language_model = Decoder::load(&config, text_encoder, config.num_hidden_layers)?;
-        Ok(Conditioner::Words(PromptEncoder { tokenizer, language_model }))
+        Ok(Conditioner::Words(Box::new(PromptEncoder { tokenizer, language_model })))
     }
 
     /// How many text tokens a request's prompts come to.
