@@ -94,9 +94,13 @@ fn configs(fn_compute_blocks: usize, bn_compute_blocks: usize) -> Vec<(&'static 
 /// Asserts that these requests hold what `said` says, in bytes; of the text stream, what any prompt might take is
 /// said where it is kept, so that less may be held unless `is_exact`.
 fn check(case: &str, model: &mut AnyPipeline, requests: &[ImageRequest], said: usize, is_exact: bool) {
-    // Thrice: a thread makes itself scratch memory when it first needs some, and keeps it.
-    let tried: Vec<_> = (0..3).map(|_| held(model, requests)).collect();
-    let held = tried.iter().copied().find(|&held| held <= said + SLACK);
+    // Again and again: a thread makes itself scratch memory when it first needs some, and keeps it, and which thread
+    // takes which piece of work is chance.
+    let mut tried = Vec::new();
+    while tried.len() < 12 && tried.last().is_none_or(|&held| held > said + SLACK) {
+        tried.push(held(model, requests));
+    }
+    let held = tried.last().copied().filter(|&held| held <= said + SLACK);
     let held = held.unwrap_or_else(|| panic!("{case}: {tried:?} bytes are held, {said} said"));
     println!("{case}, {said} bytes said, {held} held");
     assert!(!is_exact || held + SLACK >= said * 9 / 10, "{case}: {said} bytes said, only {held} held");
