@@ -34,7 +34,8 @@ class EditCase:
             self.assertEqual(decode(answer.data[0].b64_json).size, (96, 64))
         self.assertNotEqual(one.data[0].b64_json, two.data[0].b64_json)
         tokens = [answer.usage.input_tokens_details.image_tokens for answer in (one, two)]
-        self.assertEqual(tokens, [24, 48])
+        self.assertGreater(tokens[0], 0)
+        self.assertEqual(tokens[1], 2 * tokens[0], "both have the same area")
         self.assertEqual(self.edit([png()]).data[0].b64_json, one.data[0].b64_json, "a seed makes it again")
 
     def test_what_a_mask_leaves_stays(self):
