@@ -355,5 +355,6 @@ async fn an_edits_stream_names_itself_and_counts_what_it_was_given() {
     let answer = send(&app, request.body(Body::from(body.to_string())).unwrap()).await;
     let events = events(&answer.text);
     assert_eq!(names(&events), ["image_edit.partial_image", "image_edit.completed"]);
-    assert_eq!(events[1].1["usage"]["input_tokens_details"], json!({"text_tokens": 2, "image_tokens": 8}));
+    // The model sees it at 96x32, the area of its 64x64 in sides of 32.
+    assert_eq!(events[1].1["usage"]["input_tokens_details"], json!({"text_tokens": 2, "image_tokens": 12}));
 }
