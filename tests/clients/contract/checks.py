@@ -20,7 +20,8 @@ def map_body(context, body):
     if isinstance(body, dict):
         for field, most in MOST.items():
             given = body.get(field)
-            if isinstance(given, int) and not isinstance(given, bool) and most < given <= 1000:
+            # 897.0 is an integer too.
+            if isinstance(given, (int, float)) and not isinstance(given, bool) and most < given <= 1000:
                 body[field] = most
         body.setdefault("num_inference_steps", 2)
     return body
