@@ -269,7 +269,8 @@ mod tests {
 
     #[test]
     fn kernels_agree_with_candle() {
-        // Direct (3 input or output channels) and Winograd, sides of 4 and not.
+        // Direct (few input or output channels, of which a panel's rest is narrow, or nearly whole) and Winograd, sides
+        // of 4 and not.
         for (size, in_channels, out_channels) in [
             ((1, 1), 8, 16),
             ((2, 3), 16, 24),
@@ -279,6 +280,9 @@ mod tests {
             ((13, 50), 3, 32),
             ((12, 18), 40, 3),
             ((6, 5), 520, 16),
+            ((19, 21), 8, 8),
+            ((5, 9), 3, 24),
+            ((4, 8), 12, 29),
         ] {
             let case = Case::new(size, in_channels, out_channels);
             case.check("forward", |conv| conv.forward(&case.x));

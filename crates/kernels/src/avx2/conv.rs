@@ -3,14 +3,16 @@
 //! A band's input is written once, with its zero border and with whatever comes before the
 //! convolution (a norm, an upsampling) already done, and is then read by tiles where it lies.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::Avx2;
 use super::gemm::{Finish, Left, Output, PANEL, STRIP, strip};
 use super::group_norm::silu_pixel;
+use super::narrow_conv::{NARROW, Narrow};
 use super::norm::channel_norm_silu_pixel;
-use super::parallel::{SharedMut, split};
+use super::parallel::{SharedMut, at_least, split};
 use super::winograd;
 use crate::conv::Input;
 use crate::linear::Epilogue;
@@ -19,6 +21,11 @@ use crate::linear::Epilogue;
 const BAND: usize = 16;
 /// Longest part of a sum in one go: what keeps a weight panel in the first-level cache.
 const BLOCK_K: usize = 384;
+
+thread_local! {
+    /// A band's input, kept from one convolution to the next: memory that is new every time costs as much as the work.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Weights as panels of 16 output channels, `[out / 16][ky][kx * in + i][16]`, the last one
 /// filled up with zeros. There are none without AVX2.
@@ -96,31 +103,44 @@ impl Packed {
             let weights = self.winograd.get_or_init(|| winograd::transform_weights(self));
             return winograd::forward(self, weights, picture, residual);
         }
-        let mut out = self.direct(picture, (height, width), 1);
-        if let Some(residual) = residual {
-            out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
-        }
-        out
+        self.direct(picture, (height, width), 1, residual)
     }
 
     /// Every second pixel of the convolution padded at the right and the bottom only.
     pub(crate) fn forward_stride2(&self, pixels: &[f32], (height, width): (usize, usize)) -> Vec<f32> {
         let picture = Picture { pixels, height, width, channels: self.in_channels, input: Input::Plain };
-        self.direct(picture, (height / 2, width / 2), 2)
+        self.direct(picture, (height / 2, width / 2), 2, None)
     }
 
-    fn direct(&self, picture: Picture<'_>, (height, width): (usize, usize), stride: usize) -> Vec<f32> {
-        let mut out = vec![0.0; height * width * self.out_channels];
-        let shared = SharedMut::new(&mut out);
+    fn direct(
+        &self,
+        picture: Picture<'_>,
+        (height, width): (usize, usize),
+        stride: usize,
+        residual: Option<&[f32]>,
+    ) -> Vec<f32> {
+        let len = height * width * self.out_channels;
+        let mut out = Vec::with_capacity(len);
+        let shared = SharedMut::spare(&mut out);
         let band_rows = BAND.min(height.div_ceil(rayon::current_num_threads()).max(1));
         split(height.div_ceil(band_rows), 1, &|bands| {
-            let mut scratch = Vec::new();
-            for band in bands {
-                let rows = band * band_rows..height.min((band + 1) * band_rows);
-                // SAFETY: the proof was given to `new`; no two bands share a row.
-                unsafe { self.direct_band(picture, rows, width, stride, &mut scratch, shared) };
-            }
+            SCRATCH.with_borrow_mut(|scratch| {
+                for band in bands {
+                    let rows = band * band_rows..height.min((band + 1) * band_rows);
+                    let numbers = rows.start * width * self.out_channels..rows.end * width * self.out_channels;
+                    // SAFETY: the proof was given to `new`; no two bands share a row.
+                    unsafe { self.direct_band(picture, rows, width, stride, scratch, shared) };
+                    let Some(residual) = residual else { continue };
+                    // SAFETY: the band has just been written, by us.
+                    let out = unsafe {
+                        std::slice::from_raw_parts_mut(shared.at(numbers.start, numbers.len()), numbers.len())
+                    };
+                    out.iter_mut().zip(&residual[numbers]).for_each(|(out, residual)| *out += residual);
+                }
+            });
         });
+        // SAFETY: the bands are all rows, and each writes every channel of its pixels.
+        unsafe { out.set_len(len) };
         out
     }
 
@@ -141,29 +161,24 @@ impl Packed {
         let columns = picture.width + 1 + left;
         let in_rows = (rows.len() - 1) * stride + 3;
         let first_row = (rows.start * stride) as isize - left as isize;
-        scratch.resize(in_rows * columns * self.in_channels, 0.0);
-        picture.fill(first_row, left, columns, scratch);
-        let band = DirectBand { weights: self, input: scratch, columns, stride, rows: rows.len(), width };
+        let input = at_least(scratch, in_rows * columns * self.in_channels);
+        picture.fill(first_row, left, columns, input);
+        let band = DirectBand { weights: self, input, columns, stride, rows: rows.len(), width };
         let first = rows.start * width * self.out_channels;
-        let span = (rows.len() * width - 1) * self.out_channels + PANEL;
         for panel in 0..self.bias.len() {
             let column = panel * PANEL;
-            if column + PANEL <= self.out_channels {
-                // SAFETY: the band's rows and the panel's columns lie inside out.
-                unsafe {
-                    band.panel(panel, Output { start: out.at(first + column, span), row_stride: self.out_channels })
-                };
-                continue;
-            }
-            // A panel that sticks out is computed aside.
-            let mut aside = vec![0.0; rows.len() * width * PANEL];
-            // SAFETY: the buffer holds the panel's columns of all rows.
-            unsafe { band.panel(panel, Output { start: aside.as_mut_ptr(), row_stride: PANEL }) };
-            for (pixel, sums) in aside.chunks_exact(PANEL).enumerate() {
-                for (i, sum) in sums.iter().take(self.out_channels - column).enumerate() {
-                    // SAFETY: the pixel is one of the band's, the channel one of its own.
-                    unsafe { *out.at(first + pixel * self.out_channels + column + i, 1) = *sum };
-                }
+            let channels = PANEL.min(self.out_channels - column);
+            let span = (rows.len() * width - 1) * self.out_channels + channels;
+            // SAFETY: the band's rows and the panel's columns lie inside out.
+            let start = unsafe { out.at(first + column, span) };
+            let output = Output { start, row_stride: self.out_channels };
+            match channels {
+                // SAFETY: as above.
+                PANEL => unsafe { band.panel(panel, output) },
+                // SAFETY: as above.
+                ..=NARROW => unsafe { band.narrow(panel, channels, output) },
+                // SAFETY: as above.
+                _ => unsafe { band.panel_aside(panel, channels, output) },
             }
         }
     }
@@ -210,6 +225,48 @@ impl DirectBand<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+impl DirectBand<'_> {
+    /// A panel that sticks out is computed aside.
+    ///
+    /// # Safety
+    /// The processor has AVX2 and FMA, and `out` is writable for these channels of all pixels.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn panel_aside(&self, panel: usize, channels: usize, out: Output) {
+        let mut aside = vec![0.0; self.rows * self.width * PANEL];
+        // SAFETY: the buffer holds the panel's columns of all pixels.
+        unsafe { self.panel(panel, Output { start: aside.as_mut_ptr(), row_stride: PANEL }) };
+        for (pixel, sums) in aside.chunks_exact(PANEL).enumerate() {
+            // SAFETY: the pixel is one of the band's, the channels are the caller's promise.
+            unsafe {
+                sums.as_ptr().copy_to_nonoverlapping(out.start.wrapping_add(pixel * out.row_stride), channels);
+            }
+        }
+    }
+
+    /// A panel with at most eight channels.
+    ///
+    /// # Safety
+    /// As for `panel_aside`.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn narrow(&self, panel: usize, channels: usize, out: Output) {
+        let in_channels = self.weights.in_channels;
+        let taps = 3 * in_channels;
+        let narrow = Narrow {
+            panel: &self.weights.panels[panel * 3 * taps * PANEL..],
+            bias: &self.weights.bias[panel],
+            channels,
+            taps,
+            step: self.stride * in_channels,
+        };
+        for y in 0..self.rows {
+            let rows = [0, 1, 2].map(|ky| &self.input[(y * self.stride + ky) * self.columns * in_channels..]);
+            let start = out.start.wrapping_add(y * self.width * out.row_stride);
+            // SAFETY: the row is one of the band's, the channels are the caller's promise.
+            unsafe { narrow.row(rows, self.width, start, out.row_stride) };
         }
     }
 }

@@ -15,6 +15,7 @@ mod gemm;
 pub(crate) mod group_norm;
 mod head;
 pub(crate) mod linear;
+mod narrow_conv;
 pub(crate) mod norm;
 mod parallel;
 mod simd;

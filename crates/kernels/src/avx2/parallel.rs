@@ -90,6 +90,14 @@ impl SharedMut {
     }
 }
 
+/// The first `len` floats of a buffer that only grows, whatever they are.
+pub(super) fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;

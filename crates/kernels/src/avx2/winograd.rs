@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use super::conv::{Packed, Picture};
 use super::gemm::{Left, Output, PANEL, rows};
-use super::parallel::{SharedMut, split};
+use super::parallel::{SharedMut, at_least, split};
 use super::simd::{F32x8, load_at, splat, store_at};
 
 /// Outputs of a tile's side.
@@ -282,14 +282,6 @@ impl Convolution<'_> {
             unsafe { *self.out.at(index + i, 1) = value + residual };
         }
     }
-}
-
-/// The first `len` floats of a buffer that only grows, whatever they are.
-fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
 }
 
 /// `B^T d B` of a tile, eight channels at a time; a place is `block` tiles from the next.

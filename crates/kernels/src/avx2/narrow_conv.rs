@@ -1,0 +1,90 @@
+//! The last output channels of a direct 3x3 convolution where they are at most eight: a VAE's way back to RGB, and
+//! all of one that is eight channels wide.
+//!
+//! A panel of sixteen would be half empty. Here a tile is eight pixels by eight channels, and stays in registers over
+//! all nine places of the kernel: their sums are too short to be worth writing down in between.
+
+use std::arch::x86_64::{_mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_storeu_ps};
+
+use super::gemm::PANEL;
+use super::simd::{F32x8, load_at, splat, store_at};
+
+/// Pixels of a tile: as many sums as multiply-adds are under way at a time.
+const PIXELS: usize = 8;
+/// Most channels.
+pub(super) const NARROW: usize = 8;
+
+/// The weights of the last channels.
+#[derive(Clone, Copy)]
+pub(super) struct Narrow<'a> {
+    /// `[3][taps][16]`, of which the first `channels` columns count.
+    pub(super) panel: &'a [f32],
+    pub(super) bias: &'a [f32; PANEL],
+    /// At most eight.
+    pub(super) channels: usize,
+    /// Numbers of the three input pixels of a kernel row.
+    pub(super) taps: usize,
+    /// From the input of one output pixel to that of the next.
+    pub(super) step: usize,
+}
+
+impl Narrow<'_> {
+    /// A row of `width` output pixels from the three input rows, its pixels `pixel_stride` apart from `out` on.
+    ///
+    /// # Safety
+    /// The processor has AVX2 and FMA, and `out` is writable for the channels of all pixels.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn row(&self, rows: [&[f32]; 3], width: usize, out: *mut f32, pixel_stride: usize) {
+        assert!(rows.iter().all(|row| row.len() >= (width - 1) * self.step + self.taps));
+        assert!(self.panel.len() >= 3 * self.taps * PANEL && self.channels <= NARROW);
+        let rows = rows.map(<[f32]>::as_ptr);
+        // SAFETY: the rows hold the taps of every pixel, as asserted; the caller promises the outputs.
+        unsafe {
+            if width < PIXELS {
+                return (0..width).for_each(|x| self.tile::<1>(rows, x, out, pixel_stride));
+            }
+            // The last tile may overlap the one before: it writes the same numbers again.
+            for x in (0..width).step_by(PIXELS) {
+                self.tile::<PIXELS>(rows, x.min(width - PIXELS), out, pixel_stride);
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn tile<const PIXELS: usize>(&self, rows: [*const f32; 3], x: usize, out: *mut f32, pixel_stride: usize) {
+        let mut sums = [splat(0.0); PIXELS];
+        // SAFETY: `row` has asserted that the rows and the panel hold what is read, its caller that `out` is there.
+        unsafe {
+            for (ky, row) in rows.into_iter().enumerate() {
+                let pixels: [*const f32; PIXELS] = std::array::from_fn(|i| row.wrapping_add((x + i) * self.step));
+                let weights = self.panel.as_ptr().add(ky * self.taps * PANEL);
+                for tap in 0..self.taps {
+                    let weight = _mm256_loadu_ps(weights.add(tap * PANEL));
+                    for (sum, pixel) in sums.iter_mut().zip(pixels) {
+                        *sum = _mm256_fmadd_ps(_mm256_broadcast_ss(&*pixel.add(tap)), weight, *sum);
+                    }
+                }
+            }
+            let bias = load_at(self.bias, 0);
+            for (i, sum) in sums.into_iter().enumerate() {
+                self.write(_mm256_add_ps(sum, bias), out.wrapping_add((x + i) * pixel_stride));
+            }
+        }
+    }
+
+    /// # Safety
+    /// The channels of a pixel can be written from `out` on.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn write(&self, value: F32x8, out: *mut f32) {
+        if self.channels == NARROW {
+            // SAFETY: eight channels are the caller's promise.
+            return unsafe { _mm256_storeu_ps(out, value) };
+        }
+        let mut eight = [0.0; NARROW];
+        store_at(&mut eight, 0, value);
+        // SAFETY: so many channels are the caller's promise.
+        unsafe { eight.as_ptr().copy_to_nonoverlapping(out, self.channels) };
+    }
+}
