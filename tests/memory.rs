@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use cache::{CacheConfig, CacheType};
 use diffusion::{
-    Extensions, GuidanceKind, ImageRequest, ImageSize, InputImage, Mask, Pipeline, PreviewMethod, PreviewTimes,
-    Previews, RgbImage, SamplingParams,
+    Extensions, GuidanceKind, ImageRequest, ImageSize, InputImage, Interrupt, Mask, Pipeline, PreviewMethod,
+    PreviewTimes, Previews, RgbImage, SamplingParams,
 };
 use models::{AnyPipeline, Checkpoint, LoadOptions, Overrides};
 use peak_alloc::PeakAlloc;
@@ -62,11 +62,12 @@ fn edit(request: ImageRequest) -> ImageRequest {
 /// does a worker that may have to take it back.
 fn held(model: &mut AnyPipeline, requests: &[ImageRequest]) -> usize {
     let before_all = ALLOCATOR.current_usage();
-    let mut states: Vec<_> = requests.iter().map(|request| model.prepare(request).unwrap()).collect();
+    let mut states: Vec<_> =
+        requests.iter().map(|request| model.prepare(request, &Interrupt::default()).unwrap()).collect();
     let mut most = 0;
     for _ in 0..STEPS {
         let before = states.clone();
-        model.step(&mut states.iter_mut().collect::<Vec<_>>()).unwrap();
+        model.step(&mut states.iter_mut().collect::<Vec<_>>(), &Interrupt::default()).unwrap();
         most = most.max(ALLOCATOR.current_usage() - before_all);
         drop(before);
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use diffusion::{ImageRequest, ImageSize, InputImage, Limits, ModelCard, Pipeline, RequestDraft, RgbImage};
+use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage};
 use models::{DiffusionPipeline, Family, RequestState};
 use serde::Deserialize;
 use serde_json::Value;
@@ -199,7 +199,7 @@ pub fn request(card: &ModelCard, folder: &Path, golden: &Golden, i: usize) -> Im
 /// Plays a whole recorded run, from its own noise: sigmas, latents after each step within `tolerance`, the picture.
 pub fn play<F: Family>(pipeline: &mut DiffusionPipeline<F>, folder: &Path, golden: &Golden, tolerance: f64) {
     for (i, state) in play_latents(pipeline, folder, golden, tolerance).into_iter().enumerate() {
-        golden.check_picture(i, &pipeline.decode(state).unwrap().pixels);
+        golden.check_picture(i, &pipeline.decode(state, &Interrupt::default()).unwrap().pixels);
     }
 }
 
@@ -213,7 +213,7 @@ pub fn play_latents<F: Family>(
     let initial = golden.tensor("latents.init");
     let states = (0..golden.batch_size()).map(|i| {
         let request = request(pipeline.card(), folder, golden, i);
-        let state = pipeline.prepare(&request).unwrap();
+        let state = pipeline.prepare(&request, &Interrupt::default()).unwrap();
         if golden.batch_size() == 1 {
             golden.check("latents.init", 0, state.latents(), 1e-6);
         }
@@ -223,7 +223,7 @@ pub fn play_latents<F: Family>(
     let sigmas = Tensor::new(states[0].sigmas().as_slice(), &Device::Cpu).unwrap();
     close(&format!("{} sigmas", golden.case), &sigmas, golden.tensor("sched.sigmas"), 1e-6);
     for step in 0..golden.run.kw.num_inference_steps {
-        pipeline.step(&mut states.iter_mut().collect::<Vec<_>>()).unwrap();
+        pipeline.step(&mut states.iter_mut().collect::<Vec<_>>(), &Interrupt::default()).unwrap();
         for (i, state) in states.iter().enumerate() {
             golden.check(&format!("step.{step}.latents"), i, state.latents(), tolerance);
         }

@@ -2,7 +2,7 @@
 //!
 //! `make_demo.py` makes the goldens again when the weights change.
 
-use diffusion::{ImageSize, Limits, Pipeline, RequestDraft};
+use diffusion::{ImageSize, Interrupt, Limits, Pipeline, RequestDraft};
 use models::{AnyPipeline, Checkpoint, LoadOptions};
 
 use crate::compare::{Golden, committed_goldens};
@@ -17,13 +17,13 @@ fn model() -> AnyPipeline {
 fn latents_and_pictures_are_diffusers() {
     let mut model = model();
     for golden in Golden::all_in(committed_goldens().join("models"), "demo.manifest.json", "demo.") {
-        let mut state = model.prepare(&request(&golden, 0)).unwrap();
+        let mut state = model.prepare(&request(&golden, 0), &Interrupt::default()).unwrap();
         golden.check("latents.init", 0, state.latents(), 1e-6);
         for step in 0..golden.run.kw.num_inference_steps {
-            model.step(&mut [&mut state]).unwrap();
+            model.step(&mut [&mut state], &Interrupt::default()).unwrap();
             golden.check(&format!("step.{step}.latents"), 0, state.latents(), 1e-3);
         }
-        golden.check_picture(0, &model.decode(state).unwrap().pixels);
+        golden.check_picture(0, &model.decode(state, &Interrupt::default()).unwrap().pixels);
     }
 }
 
@@ -34,9 +34,9 @@ fn a_size_between_tokens_is_the_middle_of_the_next_larger_one() {
         let size = Some(ImageSize { width, height });
         let draft = RequestDraft { prompt: "a fox".into(), size, num_inference_steps: Some(2), ..Default::default() };
         let requests = draft.build(model.card(), &Limits::default(), || 7).unwrap();
-        let mut state = model.prepare(&requests[0]).unwrap();
-        (0..2).for_each(|_| drop(model.step(&mut [&mut state]).unwrap()));
-        let image = model.decode(state).unwrap();
+        let mut state = model.prepare(&requests[0], &Interrupt::default()).unwrap();
+        (0..2).for_each(|_| drop(model.step(&mut [&mut state], &Interrupt::default()).unwrap()));
+        let image = model.decode(state, &Interrupt::default()).unwrap();
         assert_eq!(image.size, ImageSize { width, height });
         image.pixels
     };

@@ -1,7 +1,8 @@
 //! Previews of the built-in model: what they show, and that the picture does not know of them.
 
 use diffusion::{
-    Guidance, ImageRequest, ImageSize, Pipeline, PreviewMethod, PreviewTimes, Previews, RgbImage, SamplingParams,
+    Guidance, ImageRequest, ImageSize, Interrupt, Pipeline, PreviewMethod, PreviewTimes, Previews, RgbImage,
+    SamplingParams,
 };
 use models::{AnyPipeline, Checkpoint, LoadOptions, RequestState};
 
@@ -31,8 +32,8 @@ fn request(prompt: &str, seed: u64, previews: Option<PreviewTimes>) -> ImageRequ
 }
 
 fn finished(model: &mut AnyPipeline, request: &ImageRequest) -> RequestState {
-    let mut state = model.prepare(request).unwrap();
-    (0..STEPS).for_each(|_| drop(model.step(&mut [&mut state]).unwrap()));
+    let mut state = model.prepare(request, &Interrupt::default()).unwrap();
+    (0..STEPS).for_each(|_| drop(model.step(&mut [&mut state], &Interrupt::default()).unwrap()));
     state
 }
 
@@ -57,16 +58,17 @@ fn numbers(x: &candle_core::Tensor) -> Vec<f32> {
 fn a_picture_with_previews_is_the_one_without() {
     let mut model = model();
     let without = finished(&mut model, &request("a fox", 7, None));
-    let without = (numbers(without.latents()), model.decode(without).unwrap());
+    let without = (numbers(without.latents()), model.decode(without, &Interrupt::default()).unwrap());
     for method in [PreviewMethod::Latent2Rgb, PreviewMethod::Vae] {
-        let mut state = model.prepare(&request("a fox", 7, Some(PreviewTimes::Interval(1)))).unwrap();
+        let mut state =
+            model.prepare(&request("a fox", 7, Some(PreviewTimes::Interval(1))), &Interrupt::default()).unwrap();
         for step in 1..=STEPS {
-            model.step(&mut [&mut state]).unwrap();
+            model.step(&mut [&mut state], &Interrupt::default()).unwrap();
             if step < STEPS {
-                model.preview(&state, method).unwrap();
+                model.preview(&state, method, &Interrupt::default()).unwrap();
             }
         }
-        let with = (numbers(state.latents()), model.decode(state).unwrap());
+        let with = (numbers(state.latents()), model.decode(state, &Interrupt::default()).unwrap());
         assert!(with == without, "{method:?}: bit for bit");
     }
 }
@@ -74,11 +76,11 @@ fn a_picture_with_previews_is_the_one_without() {
 #[test]
 fn the_estimate_is_where_the_whole_step_would_lead() {
     let mut model = model();
-    let mut state = model.prepare(&request("a fox", 7, Some(PreviewTimes::Count(1)))).unwrap();
+    let mut state = model.prepare(&request("a fox", 7, Some(PreviewTimes::Count(1))), &Interrupt::default()).unwrap();
     let (sigmas, mut estimates) = (state.sigmas().clone(), 0);
     for step in 0..STEPS {
         let before = numbers(state.latents());
-        model.step(&mut [&mut state]).unwrap();
+        model.step(&mut [&mut state], &Interrupt::default()).unwrap();
         // The end of the first half, and the picture itself.
         let Some(estimate) = state.clean_latents() else { continue };
         estimates += 1;
@@ -94,14 +96,16 @@ fn the_estimate_is_where_the_whole_step_would_lead() {
 #[test]
 fn previews_of_the_vae_come_closer_to_the_picture() {
     let mut model = model();
-    let mut state = model.prepare(&request("a fox on the right", 7, Some(PreviewTimes::Interval(1)))).unwrap();
+    let mut state = model
+        .prepare(&request("a fox on the right", 7, Some(PreviewTimes::Interval(1))), &Interrupt::default())
+        .unwrap();
     let mut previews = Vec::new();
     for _ in 1..STEPS {
-        model.step(&mut [&mut state]).unwrap();
-        previews.push(model.preview(&state, PreviewMethod::Vae).unwrap());
+        model.step(&mut [&mut state], &Interrupt::default()).unwrap();
+        previews.push(model.preview(&state, PreviewMethod::Vae, &Interrupt::default()).unwrap());
     }
-    model.step(&mut [&mut state]).unwrap();
-    let picture = model.decode(state).unwrap();
+    model.step(&mut [&mut state], &Interrupt::default()).unwrap();
+    let picture = model.decode(state, &Interrupt::default()).unwrap();
     let closeness: Vec<_> = previews.iter().map(|preview| correlation(preview, &picture)).collect();
     println!("{closeness:.3?}");
     assert!(closeness[0] > 0.8 && closeness[0] < closeness[STEPS - 2] && closeness[STEPS - 2] > 0.99, "{closeness:?}");
@@ -112,17 +116,17 @@ fn the_linear_map_is_learnt_from_what_was_decoded() {
     let mut model = model();
     let asked = |prompt: &str, seed| request(prompt, seed, Some(PreviewTimes::Interval(1)));
     let fox = finished(&mut model, &asked("a fox", 7));
-    let first = model.preview(&fox, PreviewMethod::Latent2Rgb).unwrap();
-    assert!(first == model.decode(fox).unwrap(), "nothing was decoded yet: the VAE draws");
+    let first = model.preview(&fox, PreviewMethod::Latent2Rgb, &Interrupt::default()).unwrap();
+    assert!(first == model.decode(fox, &Interrupt::default()).unwrap(), "nothing was decoded yet: the VAE draws");
 
     for (seed, prompt) in ["a dog on a blue background", "a sunflower", "a red car", "a panda"].iter().enumerate() {
         let state = finished(&mut model, &asked(prompt, seed as u64));
-        model.decode(state).unwrap();
+        model.decode(state, &Interrupt::default()).unwrap();
     }
     let shown = ["a fox on a black background", "a pizza", "a penguin on a pink background"].map(|prompt| {
         let state = finished(&mut model, &asked(prompt, 7));
-        let preview = model.preview(&state, PreviewMethod::Latent2Rgb).unwrap();
-        correlation(&preview, &model.decode(state).unwrap())
+        let preview = model.preview(&state, PreviewMethod::Latent2Rgb, &Interrupt::default()).unwrap();
+        correlation(&preview, &model.decode(state, &Interrupt::default()).unwrap())
     });
     println!("{shown:.3?}");
     assert!(shown.iter().all(|&correlation| (0.75..0.99).contains(&correlation)), "like it, yet not it: {shown:?}");

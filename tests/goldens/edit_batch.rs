@@ -1,7 +1,7 @@
 //! Generations and edits in one ragged batch: each gives what it gives alone.
 
 use cache::CacheConfig;
-use diffusion::{ImageRequest, InputImage, Pipeline, StepReport};
+use diffusion::{ImageRequest, InputImage, Interrupt, Pipeline, StepReport};
 use models::AnyPipeline;
 
 use crate::edit_models::{PLENTY, edit, guided, klein, latents, picture, qwen, size};
@@ -65,7 +65,8 @@ struct Run {
 
 /// Steps all requests together, those that are done leaving the batch.
 fn run(model: &mut AnyPipeline, requests: &[ImageRequest]) -> Vec<Run> {
-    let mut states: Vec<_> = requests.iter().map(|request| model.prepare(request).unwrap()).collect();
+    let mut states: Vec<_> =
+        requests.iter().map(|request| model.prepare(request, &Interrupt::default()).unwrap()).collect();
     let mut steps = vec![Vec::new(); states.len()];
     for step in 0..8 {
         let due = |i: &usize| requests[*i].params.num_inference_steps > step;
@@ -74,7 +75,7 @@ fn run(model: &mut AnyPipeline, requests: &[ImageRequest]) -> Vec<Run> {
         if batch.is_empty() {
             break;
         }
-        let reports = model.step(&mut batch).unwrap();
+        let reports = model.step(&mut batch, &Interrupt::default()).unwrap();
         rows.into_iter().zip(reports).for_each(|(i, report)| steps[i].push(report));
     }
     states.iter().zip(steps).map(|(state, steps)| Run { latents: latents(state), steps }).collect()

@@ -1,6 +1,6 @@
 //! Encodings that are kept from one edit to the next: which, how many bytes, and that nobody can tell.
 
-use diffusion::{ImageRequest, Lookups, Pipeline};
+use diffusion::{ImageRequest, Interrupt, Lookups, Pipeline};
 use models::AnyPipeline;
 
 use crate::edit_models::{PLENTY, edit, finished, guided, klein, latents, mask_from, picture, qwen, size};
@@ -11,7 +11,7 @@ type Use = [(usize, usize); 3];
 const NONE: (usize, usize) = (0, 0);
 
 fn used(model: &mut AnyPipeline, request: &ImageRequest) -> Use {
-    let state = model.prepare(request).unwrap();
+    let state = model.prepare(request, &Interrupt::default()).unwrap();
     let used = model.encodings(&state);
     [used.prompts, used.vision, used.references].map(|Lookups { hits, misses }| (hits, misses))
 }
@@ -68,7 +68,7 @@ fn all_that_is_kept_stays_within_its_bytes() {
         for seed in 0..8 {
             let request = edit(&format!("night {seed}"), &[picture(seed, size(96, 96))], size(64, 64));
             let [small, large] = [&mut small, &mut large].map(|model| {
-                let state = model.prepare(&request).unwrap();
+                let state = model.prepare(&request, &Interrupt::default()).unwrap();
                 model.encodings(&state).bytes
             });
             assert!(small <= bound as u64, "{small} bytes kept, {bound} allowed");
@@ -86,7 +86,7 @@ fn kept_encodings_give_what_fresh_ones_give() {
         let pictures = [picture(1, size(96, 96)), picture(2, size(128, 64))];
         let mut request = guided(&keeps, edit("night", &pictures, size(128, 64)), 3.0, "blue");
         request.mask = Some(mask_from(48, size(96, 96)));
-        keeps.prepare(&request).unwrap();
+        keeps.prepare(&request, &Interrupt::default()).unwrap();
         let [kept, fresh] = [&mut keeps, &mut forgets].map(|model| finished(model, &request));
         let misses = |model: &AnyPipeline, state| {
             let used = model.encodings(state);
@@ -96,6 +96,8 @@ fn kept_encodings_give_what_fresh_ones_give() {
         assert_eq!(forgets.encodings(&fresh).bytes, 0);
         assert!(misses(&forgets, &fresh) >= 4);
         assert!(latents(&kept) == latents(&fresh), "not the same latents, bit for bit");
-        assert!(keeps.decode(kept).unwrap() == forgets.decode(fresh).unwrap());
+        assert!(
+            keeps.decode(kept, &Interrupt::default()).unwrap() == forgets.decode(fresh, &Interrupt::default()).unwrap()
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use diffusion::{ImageRequest, ImageSize, Mask, Pipeline, PreviewMethod, PreviewTimes, Previews, RgbImage};
+use diffusion::{ImageRequest, ImageSize, Interrupt, Mask, Pipeline, PreviewMethod, PreviewTimes, Previews, RgbImage};
 use models::{AnyPipeline, Filter, resize};
 
 use crate::edit_models::{PLENTY, edit, finished, klein, latents, mask_from, picture, qwen, size};
@@ -33,7 +33,7 @@ fn pixels_outside_are_the_pictures() {
         let state = finished(&mut model, &request);
         let said = model.warnings(&state).concat();
         assert!(said.starts_with("the mask is honoured by blending: outside of it the latents follow"), "{said}");
-        let made = model.decode(state).unwrap();
+        let made = model.decode(state, &Interrupt::default()).unwrap();
         let input = &request.input_images[0].image;
         let (outside, inside) = (worst(&made, input, 0..72), worst(&made, input, 72..128));
         println!("{name}: outside off by {outside}, 1 allowed; inside by up to {inside}");
@@ -49,7 +49,7 @@ fn pixels_outside_are_the_resized_pictures_at_a_size_of_its_own() {
         // Column 64 of 128 is column 50 of 100; a few around it are between the two.
         let request = masked(mask_from(64, OWN), made_size);
         let state = finished(&mut model, &request);
-        let made = model.decode(state).unwrap();
+        let made = model.decode(state, &Interrupt::default()).unwrap();
         let resized = resize(&request.input_images[0].image, made_size, Filter::Lanczos);
         assert_eq!(worst(&made, &resized, 0..46), 0, "{name}: outside");
         assert!(worst(&made, &resized, 54..100) > 10, "{name}: inside");
@@ -61,7 +61,7 @@ fn a_mask_of_which_nothing_may_change_gives_the_picture_back() {
     for (name, mut model) in both() {
         let request = masked(mask_from(128, OWN), OWN);
         let state = finished(&mut model, &request);
-        assert!(model.decode(state).unwrap() == request.input_images[0].image, "{name}");
+        assert!(model.decode(state, &Interrupt::default()).unwrap() == request.input_images[0].image, "{name}");
     }
 }
 
@@ -76,7 +76,11 @@ fn a_mask_of_which_all_may_change_changes_nothing() {
             });
             assert!(latents(&masked) == latents(&free), "{name} at {made}: not the same latents, bit for bit");
             assert!(model.warnings(&free).is_empty(), "{name}: no mask, no word about it");
-            assert!(model.decode(masked).unwrap() == model.decode(free).unwrap(), "{name} at {made}");
+            assert!(
+                model.decode(masked, &Interrupt::default()).unwrap()
+                    == model.decode(free, &Interrupt::default()).unwrap(),
+                "{name} at {made}"
+            );
         }
     }
 }
@@ -87,10 +91,10 @@ fn previews_keep_the_outside_too() {
         let mut request = masked(mask_from(72, OWN), OWN);
         for method in [PreviewMethod::Vae, PreviewMethod::Latent2Rgb] {
             request.previews = Some(Previews { method, times: PreviewTimes::Interval(1) });
-            let mut state = model.prepare(&request).unwrap();
+            let mut state = model.prepare(&request, &Interrupt::default()).unwrap();
             for step in 0..2 {
-                model.step(&mut [&mut state]).unwrap();
-                let drawn = model.preview(&state, method).unwrap();
+                model.step(&mut [&mut state], &Interrupt::default()).unwrap();
+                let drawn = model.preview(&state, method, &Interrupt::default()).unwrap();
                 let input = &request.input_images[0].image;
                 assert_eq!(worst(&drawn, input, 0..72), 0, "{name}: {method:?} after step {step}");
                 assert!(worst(&drawn, input, 72..128) > 10, "{name}: {method:?} after step {step}: inside");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use diffusion::{ImageRequest, ImageSize, InputImage, Mask, Pipeline, RgbImage, SamplingParams};
+use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Mask, Pipeline, RgbImage, SamplingParams};
 use models::{AnyPipeline, Checkpoint, LoadOptions, Overrides, RequestState, randn};
 
 use crate::compare::changed_checkpoint;
@@ -72,9 +72,9 @@ pub fn guided(model: &AnyPipeline, request: ImageRequest, scale: f64, negative_p
 
 /// All steps of a request that is alone.
 pub fn finished(model: &mut AnyPipeline, request: &ImageRequest) -> RequestState {
-    let mut state = model.prepare(request).unwrap();
+    let mut state = model.prepare(request, &Interrupt::default()).unwrap();
     for _ in 0..request.params.num_inference_steps {
-        model.step(&mut [&mut state]).unwrap();
+        model.step(&mut [&mut state], &Interrupt::default()).unwrap();
     }
     state
 }

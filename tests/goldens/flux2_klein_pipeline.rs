@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::DType;
-use diffusion::{CfgBranch, Pipeline};
+use diffusion::{CfgBranch, Interrupt, Pipeline};
 use models::{Checkpoint, DiffusionPipeline, Flux2Klein, LoadOptions, Overrides};
 
 use crate::compare::{Golden, changed_checkpoint, goldens, play, play_latents, request};
@@ -52,10 +52,10 @@ fn decisions_diffs_and_latents_are_cache_dits() {
         let mut model = pipeline(&golden, DType::F32);
         let mut request = request(model.card(), &folder(), &golden, 0);
         request.extensions.insert(run.config());
-        let mut state = model.prepare(&request).unwrap();
+        let mut state = model.prepare(&request, &Interrupt::default()).unwrap();
         let mut reports = Vec::new();
         for step in 0..golden.run.kw.num_inference_steps {
-            reports.extend(model.step(&mut [&mut state]).unwrap());
+            reports.extend(model.step(&mut [&mut state], &Interrupt::default()).unwrap());
             golden.check(&format!("step.{step}.latents"), 0, state.latents(), 1e-3);
         }
         for (segment, stats) in ["single_transformer_blocks", "transformer_blocks"].into_iter().zip(&run.stats) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use diffusion::Pipeline;
+use diffusion::{Interrupt, Pipeline};
 use models::{AnyPipeline, Checkpoint, FAMILIES, LoadError, LoadOptions, Overrides};
 use tempfile::TempDir;
 
@@ -38,7 +38,7 @@ fn load(folder: &Path) -> Result<AnyPipeline, LoadError> {
 fn drawn(model: &mut AnyPipeline, pictures: usize) -> Vec<u8> {
     let pictures: Vec<_> = (0..pictures).map(|seed| picture(seed as u64, size(96, 96))).collect();
     let state = finished(model, &edit("a cat", &pictures, size(64, 48)));
-    let image = model.decode(state).unwrap();
+    let image = model.decode(state, &Interrupt::default()).unwrap();
     assert_eq!(image.size, size(64, 48));
     image.pixels
 }

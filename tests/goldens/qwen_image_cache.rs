@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cache::{CacheConfig, CacheOverrides};
-use diffusion::{CfgBranch, Pipeline, StepReport};
+use diffusion::{CfgBranch, Interrupt, Pipeline, StepReport};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -54,10 +54,10 @@ fn decisions_diffs_and_latents_are_cache_dits() {
         let run = CachedRun::of(&golden.case);
         let mut request = request(&golden, 0);
         request.extensions.insert(run.config());
-        let mut state = model.prepare(&request).unwrap();
+        let mut state = model.prepare(&request, &Interrupt::default()).unwrap();
         let mut reports = Vec::new();
         for step in 0..golden.run.kw.num_inference_steps {
-            reports.extend(model.step(&mut [&mut state]).unwrap());
+            reports.extend(model.step(&mut [&mut state], &Interrupt::default()).unwrap());
             golden.check(&format!("step.{step}.latents"), 0, state.latents(), 1e-3);
         }
         let stats = &run.stats[0];
@@ -148,11 +148,12 @@ struct Batch {
 }
 
 fn run_all(model: &mut crate::qwen_image::Model, requests: &[diffusion::ImageRequest]) -> Batch {
-    let mut states: Vec<_> = requests.iter().map(|request| model.prepare(request).unwrap()).collect();
+    let mut states: Vec<_> =
+        requests.iter().map(|request| model.prepare(request, &Interrupt::default()).unwrap()).collect();
     let mut steps = vec![Vec::new(); states.len()];
     let mut mixed = false;
     for _ in 0..10 {
-        let reports = model.step(&mut states.iter_mut().collect::<Vec<_>>()).unwrap();
+        let reports = model.step(&mut states.iter_mut().collect::<Vec<_>>(), &Interrupt::default()).unwrap();
         let runs = || reports.iter().flat_map(|report| &report.runs);
         mixed |= runs().any(|run| run.reused) && runs().any(|run| !run.reused);
         steps.iter_mut().zip(reports).for_each(|(steps, report)| steps.push(report));

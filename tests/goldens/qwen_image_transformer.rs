@@ -1,7 +1,7 @@
 //! The diffusion transformer of Qwen-Image against diffusers, from rotary tables to velocities.
 
 use candle_core::Tensor;
-use diffusion::{CfgBranch, Pipeline};
+use diffusion::{CfgBranch, Interrupt, Pipeline};
 use models::qwen_image::{Conditioning, Transformer};
 use models::{Dit, DitRow, RequestState, Streams, timestep_embedding};
 
@@ -11,7 +11,8 @@ use crate::qwen_image::{Model, cases, model, request};
 /// The requests of a recorded run, from its own noise.
 fn states(model: &mut Model, golden: &Golden) -> Vec<RequestState> {
     let latents = golden.tensor("latents.init");
-    let state = |i| model.prepare(&request(golden, i)).unwrap().with_latents(latents.get(i).unwrap());
+    let state =
+        |i| model.prepare(&request(golden, i), &Interrupt::default()).unwrap().with_latents(latents.get(i).unwrap());
     (0..golden.batch_size()).map(state).collect()
 }
 

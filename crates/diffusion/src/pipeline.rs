@@ -1,6 +1,6 @@
 //! The contract between whoever schedules requests and whoever computes them.
 
-use crate::{CfgBranch, Estimator, ImageRequest, ModelCard, PreviewMethod, RgbImage};
+use crate::{CfgBranch, Estimator, ImageRequest, Interrupt, ModelCard, PreviewMethod, RgbImage};
 
 /// What a scheduler needs of a model: start a request, advance any set of requests by one
 /// denoising step, turn finished latents into a picture.
@@ -8,6 +8,9 @@ use crate::{CfgBranch, Estimator, ImageRequest, ModelCard, PreviewMethod, RgbIma
 /// A pipeline lives on the one thread that owns its device and never sees a channel. Requests
 /// of different sizes, step counts, prompts and guidance may step together, and a request's
 /// picture does not depend on its company.
+///
+/// Each stage is given an [`Interrupt`] and looks at it often: between blocks, inside large operations. Once it is
+/// set, the stage answers [`PipelineError::Interrupted`] and nothing else.
 pub trait Pipeline {
     /// Everything one request carries from step to step: latents, prompt embeddings, sigmas,
     /// step index, caches. A clone shares the device memory of the original, so that a step that
@@ -25,7 +28,7 @@ pub trait Pipeline {
     /// # Errors
     /// [`PipelineError::Invalid`] for what only the model can judge, such as a prompt over its
     /// token limit.
-    fn prepare(&mut self, request: &ImageRequest) -> Result<Self::State, PipelineError>;
+    fn prepare(&mut self, request: &ImageRequest, interrupt: &Interrupt) -> Result<Self::State, PipelineError>;
 
     /// Text-encoder tokens of the prompts, the template's own not counted: what usage reports.
     fn prompt_tokens(&self, state: &Self::State) -> usize;
@@ -45,7 +48,8 @@ pub trait Pipeline {
     ///
     /// # Errors
     /// The whole batch failed; the states are not to be used again.
-    fn step(&mut self, batch: &mut [&mut Self::State]) -> Result<Vec<StepReport>, PipelineError>;
+    fn step(&mut self, batch: &mut [&mut Self::State], interrupt: &Interrupt)
+    -> Result<Vec<StepReport>, PipelineError>;
 
     /// Draws the picture as far as the last step foresees it, of the requested size: from the estimate
     /// of the clean latents, x0 = x - sigma v. Asked only after steps that
@@ -53,14 +57,19 @@ pub trait Pipeline {
     /// nothing of the request.
     ///
     /// # Errors
-    /// The device failed; the state may be used on.
-    fn preview(&mut self, state: &Self::State, method: PreviewMethod) -> Result<RgbImage, PipelineError>;
+    /// [`PipelineError::NotFinite`] where there is nothing to see; the device failed. The state may be used on.
+    fn preview(
+        &mut self,
+        state: &Self::State,
+        method: PreviewMethod,
+        interrupt: &Interrupt,
+    ) -> Result<RgbImage, PipelineError>;
 
     /// Turns the latents into a picture of the requested size.
     ///
     /// # Errors
-    /// The device failed.
-    fn decode(&mut self, state: Self::State) -> Result<RgbImage, PipelineError>;
+    /// [`PipelineError::NotFinite`] where there is no picture; the device failed.
+    fn decode(&mut self, state: Self::State, interrupt: &Interrupt) -> Result<RgbImage, PipelineError>;
 }
 
 /// A pipeline behind a pointer, of whichever family.
@@ -75,8 +84,8 @@ impl<P: Pipeline + ?Sized> Pipeline for Box<P> {
         (**self).estimator()
     }
 
-    fn prepare(&mut self, request: &ImageRequest) -> Result<Self::State, PipelineError> {
-        (**self).prepare(request)
+    fn prepare(&mut self, request: &ImageRequest, interrupt: &Interrupt) -> Result<Self::State, PipelineError> {
+        (**self).prepare(request, interrupt)
     }
 
     fn prompt_tokens(&self, state: &Self::State) -> usize {
@@ -91,16 +100,25 @@ impl<P: Pipeline + ?Sized> Pipeline for Box<P> {
         (**self).warnings(state)
     }
 
-    fn step(&mut self, batch: &mut [&mut Self::State]) -> Result<Vec<StepReport>, PipelineError> {
-        (**self).step(batch)
+    fn step(
+        &mut self,
+        batch: &mut [&mut Self::State],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<StepReport>, PipelineError> {
+        (**self).step(batch, interrupt)
     }
 
-    fn preview(&mut self, state: &Self::State, method: PreviewMethod) -> Result<RgbImage, PipelineError> {
-        (**self).preview(state, method)
+    fn preview(
+        &mut self,
+        state: &Self::State,
+        method: PreviewMethod,
+        interrupt: &Interrupt,
+    ) -> Result<RgbImage, PipelineError> {
+        (**self).preview(state, method, interrupt)
     }
 
-    fn decode(&mut self, state: Self::State) -> Result<RgbImage, PipelineError> {
-        (**self).decode(state)
+    fn decode(&mut self, state: Self::State, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {
+        (**self).decode(state, interrupt)
     }
 }
 
@@ -171,4 +189,13 @@ pub enum PipelineError {
     /// The computation itself failed.
     #[error("the model failed: {0}")]
     Model(String),
+    /// The computation made numbers of which there is no picture.
+    #[error("there is no picture: the {what} are not finite numbers (NaN or infinity)")]
+    NotFinite {
+        /// Which numbers, in the plural: `latents`, `pixels`.
+        what: &'static str,
+    },
+    /// The [`Interrupt`] was set; the states of the turn are not to be used again.
+    #[error("the work was interrupted")]
+    Interrupted,
 }

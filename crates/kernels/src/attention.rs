@@ -10,7 +10,7 @@ use crate::avx2::Avx2;
 use crate::avx2::attention::{joint, plain};
 use crate::dispatch::{self, F32, avx2};
 use crate::norm::rms_norm_reference;
-use crate::{RopeTable, RowLayout};
+use crate::{RopeTable, RowLayout, check_interrupt};
 
 /// One of the two token streams of a [`JointAttention`].
 #[derive(Clone, Copy, Debug)]
@@ -209,6 +209,7 @@ pub(crate) fn heads_reference(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tens
     let block = (MAX_SCORES / (num_heads * k.dim(1)?)).clamp(1, queries);
     let mut attended = Vec::new();
     for start in (0..queries).step_by(block) {
+        check_interrupt()?;
         let scores = q.narrow(1, start, block.min(queries - start))?.matmul(&keys)?;
         let scores = (scores.to_dtype(DType::F32)? * (1.0 / (head_dim as f64).sqrt()))?;
         let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(v.dtype())?;

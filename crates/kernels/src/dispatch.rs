@@ -7,6 +7,7 @@ use std::ops::Range;
 use candle_core::{CpuStorage, Device, Result, Shape, Storage, StorageRef, Tensor};
 
 use crate::avx2::Avx2;
+use crate::check_interrupt;
 
 thread_local! {
     static REFERENCE: Cell<bool> = const { Cell::new(false) };
@@ -99,7 +100,11 @@ impl<'a> RowVectors<'a> {
     }
 }
 
-/// A tensor in host memory that takes over `numbers`.
+/// A tensor in host memory that takes over the `numbers` of a kernel.
+///
+/// # Errors
+/// The kernel was interrupted: then the numbers are not whole, or none.
 pub(crate) fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    check_interrupt()?;
     Tensor::from_vec(numbers, shape.into(), &Device::Cpu)
 }

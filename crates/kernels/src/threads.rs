@@ -4,6 +4,8 @@
 
 use candle_core::Device;
 
+use crate::Watch;
+
 /// Fixes the number of worker threads for the life of the process: call it first thing in
 /// `main`.
 ///
@@ -32,9 +34,13 @@ pub fn threads_from_env() {
 /// Handing a part of an operation to the pool costs 8 us from a thread outside of it and next
 /// to nothing from one of its own, so a step of a small model is a fifth faster inside: put
 /// this around a whole step or decode. Work on other devices stays on its thread, which owns
-/// their streams.
+/// their streams. What interrupts the work goes along with it.
 pub fn in_pool<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
-    if device.is_cpu() { rayon::scope(|_| work()) } else { work() }
+    if !device.is_cpu() {
+        return work();
+    }
+    let watch = Watch::current();
+    rayon::scope(|_| watch.scope(work))
 }
 
 /// Threads of this process, `None` where it cannot be known.

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use diffusion::{BlockRun, ImageRequest, ImageSize, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport};
+use diffusion::{
+    BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport,
+};
 use models::{AnyPipeline, LoadOptions, Overrides, RequestState};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
@@ -132,7 +134,7 @@ impl Omni {
     ) -> Result<Vec<GeneratedImage>, Error> {
         let requests = params.draft(input.into())?.build(self.card(), &self.limits, rand::random)?;
         let started = Instant::now();
-        let prepared = requests.iter().map(|request| self.pipeline.prepare(request));
+        let prepared = requests.iter().map(|request| self.pipeline.prepare(request, &Interrupt::default()));
         let mut states = prepared.collect::<Result<Vec<_>, _>>()?;
         let encode = started.elapsed();
 
@@ -142,7 +144,7 @@ impl Omni {
 
         let warnings: Vec<_> = states.iter().map(|state| self.pipeline.warnings(state)).collect();
         let started = Instant::now();
-        let decoded = states.into_iter().map(|state| self.pipeline.decode(state));
+        let decoded = states.into_iter().map(|state| self.pipeline.decode(state, &Interrupt::default()));
         let images = decoded.collect::<Result<Vec<_>, _>>()?;
         let timings = Timings { encode, denoise, decode: started.elapsed() };
         let generated = images.into_iter().zip(requests).zip(steps).zip(warnings);
@@ -162,7 +164,7 @@ impl Omni {
         let total = requests.first().map_or(0, |request| request.params.num_inference_steps);
         let mut steps = vec![Vec::with_capacity(total); states.len()];
         for done in 1..=total {
-            let reports = self.pipeline.step(&mut states.iter_mut().collect::<Vec<_>>())?;
+            let reports = self.pipeline.step(&mut states.iter_mut().collect::<Vec<_>>(), &Interrupt::default())?;
             let runs = reports.iter().flat_map(|report| &report.runs);
             let (reused, computed): (Vec<&BlockRun>, Vec<&BlockRun>) = runs.partition(|run| run.reused);
             progress(StepProgress { done, total, computed: computed.len(), reused: reused.len() });

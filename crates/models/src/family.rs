@@ -6,6 +6,7 @@
 
 use candle_core::{Device, Tensor};
 use diffusion::{ImageSize, ModelCard, PipelineError, RgbImage, Sigmas};
+use kernels::check_interrupt;
 
 use crate::Result;
 use crate::cost::RequestSizes;
@@ -82,7 +83,7 @@ pub trait Family: Sync {
     /// The device fails.
     fn unpack(&self, tokens: &Tensor, token_grid: (usize, usize)) -> Result<Tensor>;
 
-    /// Unpacked latents to pixels, `[16 rows, 16 columns, 3]` in -1..=1, f32.
+    /// Unpacked latents to pixels, `[16 rows, 16 columns, 3]` in f32: seen from -1 to 1, and not cut off there.
     ///
     /// # Errors
     /// The device fails.
@@ -101,8 +102,9 @@ pub struct VisionFeatures {
 /// Pixels `[height, width, 3]` in -1..=1 and f32, as VAEs take a picture.
 ///
 /// # Errors
-/// The device fails.
+/// The work was interrupted, and the picture is perhaps half resized; the device fails.
 pub(crate) fn pixels(picture: &RgbImage, device: &Device) -> Result<Tensor> {
+    check_interrupt()?;
     let ImageSize { width, height } = picture.size;
     let numbers: Vec<f32> = picture.pixels.iter().map(|&byte| f32::from(byte) / 255.0 * 2.0 - 1.0).collect();
     Tensor::from_vec(numbers, (height, width, 3), device)

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use cache::{CacheConfig, ConfigError};
 use candle_core::Tensor;
 use diffusion::{
-    CfgBranch, EncodingsUse, Estimator, ImageRequest, ImageSize, InputImage, InvalidRequest, Mask, ModelCard, Pipeline,
-    PipelineError, PreviewMethod, RgbImage, StepReport,
+    CfgBranch, EncodingsUse, Estimator, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, Mask,
+    ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport,
 };
-use kernels::in_pool;
+use kernels::{in_pool, interruptible};
 use tracing::info_span;
 
 use crate::cost::CostModel;
@@ -187,55 +187,8 @@ impl<F: Family> DiffusionPipeline<F> {
         Ok((residuals, warnings.iter().map(ToString::to_string).collect()))
     }
 
-    /// The picture of packed latents, from which previews learn the colours.
-    fn picture(&mut self, tokens: &Tensor, size: ImageSize) -> Result<RgbImage> {
-        let family = &self.family;
-        let latents = family.unpack(tokens, size.token_grid())?;
-        let pixels = in_pool(family.device(), || family.decode(&latents)?.flatten_all()?.to_vec1::<f32>())?;
-        // Half to even, as numpy rounds.
-        let byte = |x: f32| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
-        let picture = RgbImage { size: size.padded(), pixels: pixels.into_iter().map(byte).collect() };
-        self.latent_rgb.learn(&latents.flatten_all()?.to_vec1()?, &picture);
-        Ok(picture.crop_center(size))
-    }
-
-    /// The picture of packed latents without the VAE; `None` as long as there was no picture to learn from.
-    fn sketch(&self, tokens: &Tensor, size: ImageSize) -> Result<Option<RgbImage>> {
-        let (rows, columns) = size.token_grid();
-        let latents = self.family.unpack(tokens, (rows, columns))?.flatten_all()?.to_vec1()?;
-        let small = self.latent_rgb.draw(&latents, ImageSize { width: 2 * columns, height: 2 * rows });
-        Ok(small.map(|small| enlarged(small).crop_center(size)))
-    }
-
-    fn draw(&mut self, tokens: &Tensor, size: ImageSize, method: PreviewMethod) -> Result<RgbImage> {
-        let sketch = match method {
-            PreviewMethod::Latent2Rgb => self.sketch(tokens, size)?,
-            PreviewMethod::Vae => None,
-        };
-        sketch.map_or_else(|| self.picture(tokens, size), Ok)
-    }
-
-    /// Waits for the device: what was asked of a GPU so far is otherwise only on its list, and whoever
-    /// measures a turn would measure the writing of the list. A picture needs no such wait, its pixels
-    /// are copied from the device.
-    fn synchronize(&self) -> Result<(), PipelineError> {
-        self.family.device().synchronize().map_err(device_error)
-    }
-}
-
-impl<F: Family> Pipeline for DiffusionPipeline<F> {
-    type State = RequestState;
-
-    fn card(&self) -> &ModelCard {
-        self.family.card()
-    }
-
-    fn estimator(&self) -> Estimator {
-        let costs = self.costs.clone();
-        Arc::new(move |request| costs.cost(request))
-    }
-
-    fn prepare(&mut self, request: &ImageRequest) -> Result<RequestState, PipelineError> {
+    /// The request at step 0.
+    fn begin(&mut self, request: &ImageRequest) -> Result<RequestState, PipelineError> {
         let size = request.params.size;
         let mut encodings = EncodingsUse::default();
         let branches = self.branches(request, &mut encodings)?;
@@ -269,6 +222,59 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
         })
     }
 
+    /// The picture of packed latents, from which previews learn the colours.
+    fn picture(&mut self, tokens: &Tensor, size: ImageSize) -> Result<RgbImage, PipelineError> {
+        let family = &self.family;
+        let latents = family.unpack(tokens, size.token_grid()).map_err(device_error)?;
+        let numbers = finite_numbers("latents", &latents)?;
+        let decode = || family.decode(&latents)?.flatten_all()?.to_vec1::<f32>();
+        let pixels = in_pool(family.device(), decode).map_err(device_error)?;
+        let picture = RgbImage { size: size.padded(), pixels: bytes(&pixels)? };
+        self.latent_rgb.learn(&numbers, &picture);
+        Ok(picture.crop_center(size))
+    }
+
+    /// The picture of packed latents without the VAE; `None` as long as there was no picture to learn from.
+    fn sketch(&self, tokens: &Tensor, size: ImageSize) -> Result<Option<RgbImage>, PipelineError> {
+        let (rows, columns) = size.token_grid();
+        let latents = self.family.unpack(tokens, (rows, columns)).map_err(device_error)?;
+        let latents = finite_numbers("latents", &latents)?;
+        let small = self.latent_rgb.draw(&latents, ImageSize { width: 2 * columns, height: 2 * rows });
+        Ok(small.map(|small| enlarged(small).crop_center(size)))
+    }
+
+    fn draw(&mut self, tokens: &Tensor, size: ImageSize, method: PreviewMethod) -> Result<RgbImage, PipelineError> {
+        let sketch = match method {
+            PreviewMethod::Latent2Rgb => self.sketch(tokens, size)?,
+            PreviewMethod::Vae => None,
+        };
+        sketch.map_or_else(|| self.picture(tokens, size), Ok)
+    }
+
+    /// Waits for the device: what was asked of a GPU so far is otherwise only on its list, and whoever
+    /// measures a turn would measure the writing of the list. A picture needs no such wait, its pixels
+    /// are copied from the device.
+    fn synchronize(&self) -> Result<(), PipelineError> {
+        self.family.device().synchronize().map_err(device_error)
+    }
+}
+
+impl<F: Family> Pipeline for DiffusionPipeline<F> {
+    type State = RequestState;
+
+    fn card(&self) -> &ModelCard {
+        self.family.card()
+    }
+
+    fn estimator(&self) -> Estimator {
+        let costs = self.costs.clone();
+        Arc::new(move |request| costs.cost(request))
+    }
+
+    fn prepare(&mut self, request: &ImageRequest, interrupt: &Interrupt) -> Result<RequestState, PipelineError> {
+        until_set(interrupt, || self.begin(request))
+    }
+
     fn prompt_tokens(&self, state: &RequestState) -> usize {
         state.prompt_tokens
     }
@@ -281,27 +287,74 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
         state.warnings.clone()
     }
 
-    fn step(&mut self, batch: &mut [&mut RequestState]) -> Result<Vec<StepReport>, PipelineError> {
+    fn step(
+        &mut self,
+        batch: &mut [&mut RequestState],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<StepReport>, PipelineError> {
         let family = &self.family;
-        let reports = in_pool(family.device(), || denoise_step(family.dit(), batch)).map_err(device_error)?;
-        self.synchronize()?;
-        Ok(reports)
+        until_set(interrupt, || {
+            let reports = in_pool(family.device(), || denoise_step(family.dit(), batch)).map_err(device_error)?;
+            self.synchronize()?;
+            Ok(reports)
+        })
     }
 
-    fn preview(&mut self, state: &RequestState, method: PreviewMethod) -> Result<RgbImage, PipelineError> {
+    fn preview(
+        &mut self,
+        state: &RequestState,
+        method: PreviewMethod,
+        interrupt: &Interrupt,
+    ) -> Result<RgbImage, PipelineError> {
         let clean = state.clean_latents().ok_or_else(|| {
             PipelineError::Model(format!("no preview is due after {} steps. This is a bug.", state.step_index))
         })?;
-        let drawn = self.draw(clean, state.size, method).map_err(device_error)?;
+        let drawn = until_set(interrupt, || self.draw(clean, state.size, method))?;
         Ok(composed(state.masked.as_ref(), drawn))
     }
 
-    fn decode(&mut self, state: RequestState) -> Result<RgbImage, PipelineError> {
+    fn decode(&mut self, state: RequestState, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {
         // The step cache's residuals make room for the VAE.
         let (latents, size, masked) = (state.latents.clone(), state.size, state.masked.clone());
         drop(state);
-        Ok(composed(masked.as_ref(), self.picture(&latents, size).map_err(device_error)?))
+        let picture = until_set(interrupt, || self.picture(&latents, size))?;
+        Ok(composed(masked.as_ref(), picture))
     }
+}
+
+/// Runs a stage that ends early once `interrupt` is set, and then answers that alone: whatever the stage made of
+/// it is half done.
+fn until_set<R>(interrupt: &Interrupt, stage: impl FnOnce() -> Result<R, PipelineError>) -> Result<R, PipelineError> {
+    let flag = interrupt.clone();
+    let result = interruptible(move || flag.is_set(), stage);
+    if interrupt.is_set() { Err(PipelineError::Interrupted) } else { result }
+}
+
+/// The numbers of a tensor of which a picture is to be made.
+///
+/// # Errors
+/// Some are none.
+fn finite_numbers(what: &'static str, tensor: &Tensor) -> Result<Vec<f32>, PipelineError> {
+    let numbers = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(device_error)?;
+    match numbers.iter().all(|number| number.is_finite()) {
+        true => Ok(numbers),
+        false => Err(PipelineError::NotFinite { what }),
+    }
+}
+
+/// Pixels, seen from -1 to 1, as bytes.
+///
+/// # Errors
+/// Some are no numbers: as bytes they would be black.
+fn bytes(pixels: &[f32]) -> Result<Vec<u8>, PipelineError> {
+    let mut all_finite = true;
+    let byte = |&x: &f32| {
+        all_finite &= x.is_finite();
+        // Half to even, as numpy rounds.
+        ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
+    };
+    let bytes = pixels.iter().map(byte).collect();
+    if all_finite { Ok(bytes) } else { Err(PipelineError::NotFinite { what: "pixels" }) }
 }
 
 fn composed(masked: Option<&MaskedEdit>, picture: RgbImage) -> RgbImage {

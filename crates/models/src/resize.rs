@@ -5,6 +5,7 @@
 //! whose weights have fewer bits, was seen to differ by 6 grey levels.
 
 use diffusion::{ImageSize, RgbImage};
+use kernels::Watch;
 use rayon::prelude::*;
 
 /// Pillow's filters of these names; both look at more pixels where a picture gets smaller.
@@ -20,6 +21,9 @@ pub enum Filter {
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 
 /// `image` at `size`, whatever its shape: `PIL.Image.resize`. A picture that has the size comes back as it is.
+///
+/// Once the work is interrupted, the rest stays black: whoever takes the picture on asks
+/// [`check_interrupt`](kernels::check_interrupt).
 pub fn resize(image: &RgbImage, size: ImageSize, filter: Filter) -> RgbImage {
     RgbImage { size, pixels: resized::<3>(&image.pixels, image.size, size, filter) }
 }
@@ -58,7 +62,11 @@ fn across<const CHANNELS: usize>(pixels: &[u8], from: ImageSize, width: usize, f
     let windows = windows(from.width, width, filter);
     let mut out = vec![0; width * from.height * CHANNELS];
     let rows = out.par_chunks_exact_mut(width * CHANNELS).zip(pixels.par_chunks_exact(from.width * CHANNELS));
+    let watch = Watch::current();
     rows.for_each(|(out, row)| {
+        if watch.is_set() {
+            return;
+        }
         let (out, row) = (out.as_chunks_mut::<CHANNELS>().0, row.as_chunks::<CHANNELS>().0);
         for (out, window) in out.iter_mut().zip(&windows) {
             let mut sums = [HALF; CHANNELS];
@@ -78,7 +86,11 @@ fn down(bytes: &[u8], from: ImageSize, height: usize, filter: Filter) -> Vec<u8>
     }
     let windows = windows(from.height, height, filter);
     let mut out = vec![0; from.width * height];
+    let watch = Watch::current();
     out.par_chunks_exact_mut(from.width).zip(&windows).for_each(|(out, window)| {
+        if watch.is_set() {
+            return;
+        }
         let mut sums = vec![HALF; from.width];
         for (row, weight) in bytes.chunks_exact(from.width).skip(window.start).zip(&window.weights) {
             sums.iter_mut().zip(row).for_each(|(sum, byte)| *sum += i32::from(*byte) * weight);

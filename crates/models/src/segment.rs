@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use cache::{RowObservation, StepRecord, Stream};
 use candle_core::{Result, Tensor};
-use kernels::{RowLayout, residual_diffs};
+use kernels::{RowLayout, check_interrupt, residual_diffs};
 
 use crate::dit::{Dit, Streams};
 use crate::residuals::{At, RequestResiduals};
@@ -279,7 +279,10 @@ fn run_blocks<D: Dit>(
     streams: Streams,
     context: &D::Context,
 ) -> Result<Streams> {
-    blocks.into_iter().try_fold(streams, |streams, index| dit.block(segment, index, &streams, context))
+    blocks.into_iter().try_fold(streams, |streams, index| {
+        check_interrupt()?;
+        dit.block(segment, index, &streams, context)
+    })
 }
 
 /// Each row's view of the batch.

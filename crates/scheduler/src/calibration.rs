@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diffusion::{
-    Extensions, Guidance, ImageRequest, ImageSize, InputImage, ModelCard, Pipeline, PipelineError, RgbImage,
+    Extensions, Guidance, ImageRequest, ImageSize, InputImage, Interrupt, ModelCard, Pipeline, PipelineError, RgbImage,
     SamplingParams,
 };
 
@@ -39,24 +39,24 @@ impl MeasureOnce {
         MeasureOnce(Arc::new(Mutex::new(limit)))
     }
 
-    /// What was measured: nothing by all but the first.
-    pub(crate) fn calibrate<P: Pipeline>(&self, pipeline: &mut P) -> Calibration {
+    /// What was measured until `interrupt` was set: nothing by all but the first.
+    pub(crate) fn calibrate<P: Pipeline>(&self, pipeline: &mut P, interrupt: &Interrupt) -> Calibration {
         let mut limit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::take(&mut *limit) {
             Duration::ZERO => Calibration::default(),
-            limit => calibrate(pipeline, limit),
+            limit => calibrate(pipeline, limit, interrupt),
         }
     }
 }
 
 /// Steps, encodes and decodes until all is measured, the pipeline fails, or the next measurement
 /// would not be done within `limit`. The least load is stepped once in any case.
-fn calibrate<P: Pipeline>(pipeline: &mut P, limit: Duration) -> Calibration {
-    let mut bench = Bench { begun: Instant::now(), limit, measured: Calibration::default() };
+fn calibrate<P: Pipeline>(pipeline: &mut P, limit: Duration, interrupt: &Interrupt) -> Calibration {
+    let mut bench = Bench { begun: Instant::now(), limit, interrupt, measured: Calibration::default() };
     for (divisor, batches) in PLAN {
         match bench.size(pipeline, divisor, batches) {
             Ok(true) => {}
-            Ok(false) => break,
+            Ok(false) | Err(PipelineError::Interrupted) => break,
             Err(err) => {
                 tracing::warn!(error = %err, divisor, "measuring ended early");
                 break;
@@ -66,13 +66,14 @@ fn calibrate<P: Pipeline>(pipeline: &mut P, limit: Duration) -> Calibration {
     bench.measured
 }
 
-struct Bench {
+struct Bench<'a> {
     begun: Instant,
     limit: Duration,
+    interrupt: &'a Interrupt,
     measured: Calibration,
 }
 
-impl Bench {
+impl Bench<'_> {
     /// Measures one size; whether there was time for all of it.
     fn size<P: Pipeline>(&mut self, p: &mut P, divisor: usize, batches: &[usize]) -> Result<bool, PipelineError> {
         let ImageSize { width, height } = p.card().default_size;
@@ -83,7 +84,7 @@ impl Bench {
             return Ok(false);
         }
         let begun = Instant::now();
-        let mut state = p.prepare(&request)?;
+        let mut state = p.prepare(&request, self.interrupt)?;
         keep_least(&mut self.measured.encode, begun.elapsed().as_secs_f64());
         for &n in batches {
             if !self.steps(p, &state, cost.step_tokens() as f64, n)? {
@@ -91,9 +92,9 @@ impl Bench {
             }
         }
         if self.allows(Duration::from_secs_f64(self.measured.decode.unwrap_or(0.0) * tokens)) {
-            p.step(&mut [&mut state])?;
+            p.step(&mut [&mut state], self.interrupt)?;
             let begun = Instant::now();
-            p.decode(state)?;
+            p.decode(state, self.interrupt)?;
             keep_least(&mut self.measured.decode, begun.elapsed().as_secs_f64() / tokens);
         }
         Ok(true)
@@ -118,7 +119,7 @@ impl Bench {
             }
             let mut states = vec![state.clone(); n];
             let begun = Instant::now();
-            let reports = p.step(&mut states.iter_mut().collect::<Vec<_>>())?;
+            let reports = p.step(&mut states.iter_mut().collect::<Vec<_>>(), self.interrupt)?;
             keep_least(&mut least, begun.elapsed().as_secs_f64());
             load = reports.iter().map(|report| tokens * report.computed_share).sum();
         }
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn a_fast_pipeline_is_measured_at_every_load() {
         let mut pipeline = fake(Duration::from_millis(2));
-        let measured = calibrate(&mut pipeline, Duration::from_secs(60));
+        let measured = calibrate(&mut pipeline, Duration::from_secs(60), &Interrupt::default());
         // The default size is 64x64: 16 tokens, and 1 token where it is divided by 4.
         assert_eq!(measured.steps.iter().map(|point| point.0).collect::<Vec<_>>(), [1.0, 4.0, 8.0, 16.0, 32.0]);
         assert!(measured.steps.iter().all(|point| point.1 >= 0.002), "{measured:?}");
@@ -185,12 +186,14 @@ mod tests {
         let once = MeasureOnce::new(Duration::from_secs(60));
         let (pipeline, gate) = (fake(Duration::ZERO), crate::fake::Gate::closed());
         std::thread::scope(|scope| {
-            let measuring =
-                scope.spawn(|| once.calibrate(&mut FakePipeline { gate: gate.clone(), ..pipeline.clone() }));
+            let measuring = scope.spawn(|| {
+                let mut gated = FakePipeline { gate: gate.clone(), ..pipeline.clone() };
+                once.calibrate(&mut gated, &Interrupt::default())
+            });
             while pipeline.probe.batch_sizes().is_empty() {
                 std::thread::yield_now();
             }
-            let waiting = scope.spawn(|| once.calibrate(&mut pipeline.clone()));
+            let waiting = scope.spawn(|| once.calibrate(&mut pipeline.clone(), &Interrupt::default()));
             std::thread::sleep(Duration::from_millis(20));
             let waits = !waiting.is_finished();
             gate.open();
@@ -203,7 +206,7 @@ mod tests {
     #[test]
     fn a_slow_pipeline_is_measured_at_few_loads() {
         let mut pipeline = fake(Duration::from_millis(50));
-        let measured = calibrate(&mut pipeline, Duration::from_millis(10));
+        let measured = calibrate(&mut pipeline, Duration::from_millis(10), &Interrupt::default());
         assert_eq!(measured.steps.len(), 1);
         assert_eq!(pipeline.probe.batch_sizes(), [1]);
     }
@@ -212,7 +215,7 @@ mod tests {
     fn a_pipeline_that_fails_has_what_was_measured_before() {
         let mut pipeline = fake(Duration::from_millis(1));
         pipeline.memory = Some(20);
-        let measured = calibrate(&mut pipeline, Duration::from_secs(60));
+        let measured = calibrate(&mut pipeline, Duration::from_secs(60), &Interrupt::default());
         assert_eq!(measured.steps.iter().map(|point| point.0).collect::<Vec<_>>(), [1.0, 4.0, 8.0, 16.0]);
     }
 }

@@ -3,20 +3,20 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diffusion::{
     BlockRun, CfgBranch, EditSize, Estimator, Extensions, Guidance, GuidanceKind, ImageRequest, ImageSize,
-    InputImageBounds, InvalidRequest, Mask, ModelCard, Pipeline, PipelineError, PreviewMethod, RequestCost, RgbImage,
-    SamplingParams, ShapeOf, StepReport,
+    InputImageBounds, Interrupt, InvalidRequest, Mask, ModelCard, Pipeline, PipelineError, PreviewMethod, RequestCost,
+    RgbImage, SamplingParams, ShapeOf, StepReport,
 };
 
 /// Paints a picture in the one colour that its seed says; the last number of a preview's colour is how
 /// many steps are behind it.
 ///
-/// A prompt can ask for a fault, in the form `FAULT in STAGE`: `panic`, `fail`, `oom` or `invalid`
-/// in `prepare`, `step`, `preview` or `decode`. By its estimate a request holds a byte a token. Clones share
-/// their probe and their gate.
+/// A prompt can ask for a fault, in the form `FAULT in STAGE`: `panic`, `fail`, `nan`, `oom` or `invalid`
+/// in `prepare`, `step`, `preview` or `decode`. By its estimate a request holds a byte a token. Its delays and its
+/// gate end when they are interrupted. Clones share their probe and their gate.
 #[derive(Clone, Debug)]
 pub struct FakePipeline {
     /// How long a step takes.
@@ -111,14 +111,34 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    fn pass(&self) {
-        let allowed = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let closed = |allowed: &mut Allowed| matches!(allowed, Allowed::Steps(0));
-        let mut allowed = self.0.1.wait_while(allowed, closed).unwrap_or_else(PoisonError::into_inner);
+    fn pass(&self, interrupt: &Interrupt) -> Result<(), PipelineError> {
+        let mut allowed = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Allowed::Steps(0) = *allowed {
+            go_on(interrupt)?;
+            allowed = self.0.1.wait_timeout(allowed, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
+        }
         if let Allowed::Steps(left) = &mut *allowed {
             *left -= 1;
         }
+        Ok(())
     }
+}
+
+/// How long an interrupt goes unseen.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+fn go_on(interrupt: &Interrupt) -> Result<(), PipelineError> {
+    if interrupt.is_set() { Err(PipelineError::Interrupted) } else { Ok(()) }
+}
+
+/// Sleeps for `delay` at least, unless it is interrupted.
+fn sleep(delay: Duration, interrupt: &Interrupt) -> Result<(), PipelineError> {
+    let begun = Instant::now();
+    while let Some(left) = delay.checked_sub(begun.elapsed()) {
+        go_on(interrupt)?;
+        std::thread::sleep(left.min(LOOK_EVERY));
+    }
+    go_on(interrupt)
 }
 
 impl Default for FakePipeline {
@@ -162,6 +182,7 @@ impl FakePipeline {
         match fault {
             "panic in" => panic!("the prompt asked for a panic"),
             "fail in" => Err(PipelineError::Model("the prompt asked for a failure".into())),
+            "nan in" => Err(PipelineError::NotFinite { what: "latents" }),
             "oom in" => Err(PipelineError::OutOfMemory),
             "invalid in" => Err(InvalidRequest::new("prompt", "have at most 512 tokens", "513 tokens").into()),
             _ => Ok(()),
@@ -213,7 +234,8 @@ impl Pipeline for FakePipeline {
         })
     }
 
-    fn prepare(&mut self, request: &ImageRequest) -> Result<FakeState, PipelineError> {
+    fn prepare(&mut self, request: &ImageRequest, interrupt: &Interrupt) -> Result<FakeState, PipelineError> {
+        go_on(interrupt)?;
         self.called();
         self.fault(&request.prompt, "prepare")?;
         self.probe.states.fetch_add(1, Ordering::SeqCst);
@@ -234,11 +256,11 @@ impl Pipeline for FakePipeline {
         mask.iter().map(told).collect()
     }
 
-    fn step(&mut self, batch: &mut [&mut FakeState]) -> Result<Vec<StepReport>, PipelineError> {
+    fn step(&mut self, batch: &mut [&mut FakeState], interrupt: &Interrupt) -> Result<Vec<StepReport>, PipelineError> {
         self.probe.batch_sizes.lock().unwrap_or_else(PoisonError::into_inner).push(batch.len());
-        self.gate.pass();
+        self.gate.pass(interrupt)?;
         self.called();
-        std::thread::sleep(self.step_delay);
+        sleep(self.step_delay, interrupt)?;
         let tokens: usize = batch.iter().map(|state| state.request.params.size.image_seq_len()).sum();
         if self.memory.is_some_and(|memory| tokens > memory) {
             // As a step that ran out of memory half way: these states are not to be used again.
@@ -249,19 +271,24 @@ impl Pipeline for FakePipeline {
         Ok(batch.iter_mut().map(|state| report(state)).collect())
     }
 
-    fn preview(&mut self, state: &FakeState, _: PreviewMethod) -> Result<RgbImage, PipelineError> {
+    fn preview(
+        &mut self,
+        state: &FakeState,
+        _: PreviewMethod,
+        interrupt: &Interrupt,
+    ) -> Result<RgbImage, PipelineError> {
         self.called();
         self.fault(&state.request.prompt, "preview")?;
-        std::thread::sleep(self.preview_delay);
+        sleep(self.preview_delay, interrupt)?;
         let SamplingParams { size, seed, .. } = state.request.params;
         let [red, green, _] = colour(seed);
         Ok(RgbImage { size, pixels: [red, green, state.steps_taken as u8].repeat(size.pixels()) })
     }
 
-    fn decode(&mut self, state: FakeState) -> Result<RgbImage, PipelineError> {
+    fn decode(&mut self, state: FakeState, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {
         self.called();
         self.fault(&state.request.prompt, "decode")?;
-        std::thread::sleep(self.decode_delay);
+        sleep(self.decode_delay, interrupt)?;
         let SamplingParams { size, seed, num_inference_steps, .. } = state.request.params;
         assert_eq!(state.steps_taken, num_inference_steps, "decoded before all steps were taken");
         Ok(RgbImage { size, pixels: colour(seed).repeat(size.pixels()) })

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use diffusion::{ImageRequest, Pipeline};
+use diffusion::{ImageRequest, Interrupt, Pipeline};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
 use crate::calibration::MeasureOnce;
 use crate::config::{JobOptions, SpawnOptions};
+use crate::interrupts::Interrupts;
 use crate::readiness::{Load, Readiness};
-use crate::run::{Event, EventLoop, Submission};
+use crate::run::{Event, EventLoop, Submission, Workers};
 use crate::state::State;
 use crate::ticket::{NOT_WAITING, Ticket};
 use crate::worker;
@@ -83,10 +84,12 @@ impl Scheduler {
         let (readiness_sender, readiness) = watch::channel(Readiness::Loading);
         let (load_sender, load) = watch::channel(Load::default());
         let state = State::new(config, factories.len());
+        let shutdown = Interrupt::default();
+        let interrupts = Interrupts::new(factories.len(), shutdown.clone());
         let workers = factories.into_iter().enumerate();
         let measure = MeasureOnce::new(config.calibration);
-        let workers = workers.map(|(id, factory)| worker::spawn(id, factory, measure.clone(), events.downgrade()));
-        let workers = workers.collect();
+        let start = |(id, factory)| worker::spawn(id, factory, measure.clone(), shutdown.clone(), events.downgrade());
+        let workers = Workers { inboxes: workers.map(start).collect(), interrupts };
         tokio::spawn(EventLoop::new(state, workers, observer, readiness_sender, load_sender).run(inbox));
         Scheduler { events, readiness, load, next_id: Arc::default() }
     }
@@ -131,7 +134,8 @@ impl Scheduler {
     }
 
     /// Takes nothing more, finishes what was taken, and answers whatever is left after
-    /// `timeout` with [`JobError::ShuttingDown`](crate::JobError::ShuttingDown). Returns once every job is answered.
+    /// `timeout` with [`JobError::ShuttingDown`](crate::JobError::ShuttingDown), interrupting its turns. Returns once
+    /// every job is answered.
     pub async fn drain(&self, timeout: Duration) {
         let (drained, mut done) = oneshot::channel();
         if self.events.send(Event::Drain(drained)).is_err() {

@@ -15,7 +15,7 @@
 //! A job is one picture. It waits in line, is encoded, takes its denoising steps together with
 //! whatever else is running, is decoded, and is answered exactly once: with a picture, with the
 //! error of its own turn, or because its worker crashed or the server stops. Dropping its
-//! [`Ticket`] cancels it within one step, wherever it is.
+//! [`Ticket`] cancels it wherever it is; a turn whose jobs are all gone is interrupted, one that serves others goes on.
 
 mod admission;
 mod calibration;
@@ -25,6 +25,7 @@ mod curve;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
 mod handle;
+mod interrupts;
 mod job;
 mod mean;
 mod memory;

@@ -62,6 +62,11 @@ pub enum Observation<'a> {
     },
     /// A job was given up by whoever sent it.
     Cancelled,
+    /// A worker is back from a turn that was interrupted, as nobody waited for it any more.
+    Interrupted {
+        /// How long it went on.
+        after: Duration,
+    },
     /// A worker's pipeline panicked or its thread ended.
     Crashed,
     /// What is in hand; shown after every change.
@@ -70,6 +75,8 @@ pub enum Observation<'a> {
         waiting: usize,
         /// Jobs that a worker has taken up.
         running: usize,
+        /// Workers that are at a turn, one included whose jobs are gone and that is not back yet.
+        busy_workers: usize,
         /// How long everything in hand will take.
         predicted_drain: Duration,
     },

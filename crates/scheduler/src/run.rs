@@ -13,6 +13,7 @@ use tracing::Span;
 use crate::calibration::Calibration;
 use crate::config::JobOptions;
 use crate::handle::SubmitError;
+use crate::interrupts::Interrupts;
 use crate::job::{Generated, JobError, Outcome, Timings, Update};
 use crate::observer::{Observation, Observer};
 use crate::policy::{self, Turn};
@@ -80,9 +81,16 @@ impl Unanswered {
     }
 }
 
+/// The ways to the workers.
+pub(crate) struct Workers {
+    /// Of each worker.
+    pub(crate) inboxes: Vec<std_mpsc::Sender<Command>>,
+    pub(crate) interrupts: Interrupts,
+}
+
 pub(crate) struct EventLoop {
     state: State,
-    workers: Vec<std_mpsc::Sender<Command>>,
+    workers: Workers,
     observer: Option<Observer>,
     jobs: HashMap<JobId, Unanswered>,
     card: Option<Arc<ModelCard>>,
@@ -101,7 +109,7 @@ pub(crate) struct EventLoop {
 impl EventLoop {
     pub(crate) fn new(
         state: State,
-        workers: Vec<std_mpsc::Sender<Command>>,
+        workers: Workers,
         observer: Option<Observer>,
         readiness: watch::Sender<Readiness>,
         load: watch::Sender<Load>,
@@ -121,7 +129,7 @@ impl EventLoop {
         }
     }
 
-    /// Ends once every handle and ticket is gone; the workers' inboxes close with it.
+    /// Ends once every handle and ticket is gone; the workers' inboxes close with it, and their turns are interrupted.
     pub(crate) async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) {
         loop {
             let deadline = self.state.next_deadline().and_then(|deadline| self.started.checked_add(deadline));
@@ -136,6 +144,7 @@ impl EventLoop {
                 Err(_) => {}
             }
             self.expire();
+            self.interrupt();
             self.dispatch();
             self.publish();
         }
@@ -166,6 +175,11 @@ impl EventLoop {
                 self.state.loaded(worker);
             }
             Event::Turned { worker, done, took } => {
+                let now = self.now();
+                if let Some(after) = self.workers.interrupts.ended(worker, now) {
+                    tracing::debug!(worker, ?after, "the worker is back from an interrupted turn");
+                    self.observe(&Observation::Interrupted { after });
+                }
                 let jobs = self.state.turned(worker);
                 self.observe_turn(worker, &done, &jobs, took);
                 self.turned(worker, done, &jobs, took);
@@ -291,6 +305,14 @@ impl EventLoop {
         }
     }
 
+    /// Ends the turns that nobody waits for any more.
+    fn interrupt(&mut self) {
+        let now = self.now();
+        for worker in self.state.abandoned() {
+            self.workers.interrupts.set(worker, now);
+        }
+    }
+
     /// Answers what the worker was running and, when no worker is left, everything.
     fn crashed(&mut self, worker: WorkerId, status: LaneStatus) {
         self.observe(&Observation::Crashed);
@@ -322,7 +344,8 @@ impl EventLoop {
                 Turn::Decode(id) => Work::Decode(id),
             });
             // A worker that is gone says so itself.
-            let _ = self.workers[worker].send(Command { drop: assignment.drop, work });
+            let interrupt = self.workers.interrupts.begin(worker);
+            let _ = self.workers.inboxes[worker].send(Command { drop: assignment.drop, work, interrupt });
         }
     }
 
@@ -379,7 +402,8 @@ impl EventLoop {
             }
         }
         let Load { waiting, running } = load;
-        self.observe(&Observation::Load { waiting, running, predicted_drain: self.state.predicted_drain() });
+        let (busy_workers, predicted_drain) = (self.state.busy_workers(), self.state.predicted_drain());
+        self.observe(&Observation::Load { waiting, running, busy_workers, predicted_drain });
     }
 
     /// The time since the start: all that the books know of clocks.

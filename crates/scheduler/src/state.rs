@@ -292,6 +292,21 @@ impl State {
         }
     }
 
+    /// The workers at a turn of which no job is in hand any more: all were cancelled, failed or answered.
+    pub(crate) fn abandoned(&self) -> Vec<WorkerId> {
+        let is_abandoned = |lane: &Lane| {
+            let is_in_hand = |job: &Job| lane.running.iter().any(|other| other.id == job.id);
+            lane.status == LaneStatus::Busy && !lane.at_work.is_empty() && !lane.at_work.iter().any(is_in_hand)
+        };
+        let lanes = self.lanes.iter().enumerate();
+        lanes.filter(|(_, lane)| is_abandoned(lane)).map(|(worker, _)| worker).collect()
+    }
+
+    /// Workers that are at a turn, one included that was interrupted and is not back yet.
+    pub(crate) fn busy_workers(&self) -> usize {
+        self.lanes.iter().filter(|lane| lane.status == LaneStatus::Busy).count()
+    }
+
     /// How long everything in hand will take.
     pub(crate) fn predicted_drain(&self) -> Duration {
         admission::drain(self, &[])

@@ -12,7 +12,7 @@ use crate::state::JobId;
 /// The position of a job that is not in line.
 pub(crate) const NOT_WAITING: usize = usize::MAX;
 
-/// A submitted job. Dropping it cancels the job within one step, wherever it is.
+/// A submitted job. Dropping it cancels the job, wherever it is.
 #[derive(Debug)]
 pub struct Ticket {
     pub(crate) id: JobId,

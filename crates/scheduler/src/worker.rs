@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc as std_mpsc;
 use std::time::Instant;
 
-use diffusion::{EncodingsUse, ImageRequest, Pipeline, PipelineError, Previews, RgbImage, StepReport};
+use diffusion::{EncodingsUse, ImageRequest, Interrupt, Pipeline, PipelineError, Previews, RgbImage, StepReport};
 use tokio::sync::mpsc;
 use tracing::{Span, info_span};
 
@@ -15,10 +15,11 @@ use crate::calibration::MeasureOnce;
 use crate::run::Event;
 use crate::state::{JobId, WorkerId};
 
-/// One turn: what to drop first, then what to do.
+/// One turn: what to drop first, then what to do until `interrupt` is set.
 pub(crate) struct Command {
     pub(crate) drop: Vec<JobId>,
     pub(crate) work: Option<Work>,
+    pub(crate) interrupt: Interrupt,
 }
 
 pub(crate) enum Work {
@@ -54,11 +55,12 @@ pub(crate) enum Done {
 }
 
 /// Starts the thread of a worker, which ends once the returned inbox is dropped. If no other worker's
-/// pipeline is measured, its own is.
+/// pipeline is measured, its own is, until `shutdown` is set.
 pub(crate) fn spawn<P, E, F>(
     worker: WorkerId,
     factory: F,
     measure: MeasureOnce,
+    shutdown: Interrupt,
     events: mpsc::WeakUnboundedSender<Event>,
 ) -> std_mpsc::Sender<Command>
 where
@@ -69,7 +71,7 @@ where
     let (sender, inbox) = std_mpsc::channel();
     let mut reports = Reports { worker, events, reason: None };
     let main = move || {
-        while let Some(pipeline) = load(&factory, &measure, &mut reports) {
+        while let Some(pipeline) = load(&factory, &measure, &shutdown, &mut reports) {
             let mut worker = Worker { pipeline, jobs: BTreeMap::new(), stepped: Vec::new() };
             // What a panic leaves behind, the pipeline and every state, is dropped and not used again.
             match catch_unwind(AssertUnwindSafe(|| worker.run(&inbox, &reports))) {
@@ -87,12 +89,13 @@ where
 fn load<P: Pipeline, E: fmt::Display>(
     factory: impl Fn() -> Result<P, E>,
     measure: &MeasureOnce,
+    shutdown: &Interrupt,
     reports: &mut Reports,
 ) -> Option<P> {
     match factory() {
         Ok(mut pipeline) => {
             let (card, estimator) = (pipeline.card().clone(), pipeline.estimator());
-            let calibration = measure.calibrate(&mut pipeline);
+            let calibration = measure.calibrate(&mut pipeline, shutdown);
             reports.send(Event::Loaded { worker: reports.worker, card, estimator, calibration });
             Some(pipeline)
         }
@@ -148,27 +151,27 @@ struct Held<S> {
 impl<P: Pipeline> Worker<P> {
     /// Ends when the event loop drops its side of `inbox`.
     fn run(&mut self, inbox: &std_mpsc::Receiver<Command>, reports: &Reports) {
-        for Command { drop, work } in inbox {
+        for Command { drop, work, interrupt } in inbox {
             drop.iter().for_each(|id| _ = self.jobs.remove(id));
             // Between two turns: the step is reported and costs what it costs, and a job that was
             // cancelled during it is gone.
-            self.draw_previews(reports);
+            self.draw_previews(reports, &interrupt);
             let started = Instant::now();
-            let done = work.map_or(Done::Nothing, |work| self.turn(work));
+            let done = work.map_or(Done::Nothing, |work| self.turn(work, &interrupt));
             reports.send(Event::Turned { worker: reports.worker, done, took: started.elapsed() });
         }
     }
 
-    fn turn(&mut self, work: Work) -> Done {
+    fn turn(&mut self, work: Work, interrupt: &Interrupt) -> Done {
         match work {
-            Work::Encode(id, request, span) => Done::Encoded { id, result: self.encode(id, &request, span) },
-            Work::Step(ids) => Done::Stepped(self.step(&ids)),
-            Work::Decode(id) => Done::Decoded { id, result: self.decode(id) },
+            Work::Encode(id, request, span) => Done::Encoded { id, result: self.encode(id, &request, span, interrupt) },
+            Work::Step(ids) => Done::Stepped(self.step(&ids, interrupt)),
+            Work::Decode(id) => Done::Decoded { id, result: self.decode(id, interrupt) },
         }
     }
 
     /// Draws what is due after the last turn. Nothing depends on a preview: one that fails is left out.
-    fn draw_previews(&mut self, reports: &Reports) {
+    fn draw_previews(&mut self, reports: &Reports, interrupt: &Interrupt) {
         for (id, step_index) in std::mem::take(&mut self.stepped) {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             let Some(previews) = job.previews.filter(|p| p.is_due(step_index, job.num_inference_steps)) else {
@@ -176,7 +179,7 @@ impl<P: Pipeline> Worker<P> {
             };
             let _entered = info_span!(parent: &job.span, "preview", step_index).entered();
             let started = Instant::now();
-            match self.pipeline.preview(&job.state, previews.method) {
+            match self.pipeline.preview(&job.state, previews.method, interrupt) {
                 Ok(image) => {
                     let index = job.previews_drawn;
                     job.previews_drawn += 1;
@@ -187,8 +190,14 @@ impl<P: Pipeline> Worker<P> {
         }
     }
 
-    fn encode(&mut self, id: JobId, request: &ImageRequest, span: Span) -> Result<Prepared, PipelineError> {
-        let state = info_span!(parent: &span, "encode").in_scope(|| self.pipeline.prepare(request))?;
+    fn encode(
+        &mut self,
+        id: JobId,
+        request: &ImageRequest,
+        span: Span,
+        interrupt: &Interrupt,
+    ) -> Result<Prepared, PipelineError> {
+        let state = info_span!(parent: &span, "encode").in_scope(|| self.pipeline.prepare(request, interrupt))?;
         let prepared = Prepared {
             prompt_tokens: self.pipeline.prompt_tokens(&state),
             encodings: self.pipeline.encodings(&state),
@@ -199,7 +208,7 @@ impl<P: Pipeline> Worker<P> {
         Ok(prepared)
     }
 
-    fn step(&mut self, ids: &[JobId]) -> Result<Vec<StepReport>, PipelineError> {
+    fn step(&mut self, ids: &[JobId], interrupt: &Interrupt) -> Result<Vec<StepReport>, PipelineError> {
         // A step of several jobs is a part of each of them.
         let span = |id| info_span!(parent: &self.jobs.get(id)?.span, "step", batch = ids.len()).into();
         let _spans: Vec<Option<Span>> = ids.iter().map(span).collect();
@@ -207,7 +216,7 @@ impl<P: Pipeline> Worker<P> {
         let (chosen, mut batch): (Vec<_>, Vec<_>) = chosen.map(|(id, job)| (*id, &mut job.state)).unzip();
         assert_eq!(batch.len(), ids.len(), "an encoded job has a state. This is a bug.");
         let before: Vec<P::State> = batch.iter().map(|state| (**state).clone()).collect();
-        let result = self.pipeline.step(&mut batch);
+        let result = self.pipeline.step(&mut batch, interrupt);
         match &result {
             Ok(reports) => {
                 assert_eq!(reports.len(), batch.len(), "one report a request. This is a bug.");
@@ -220,9 +229,9 @@ impl<P: Pipeline> Worker<P> {
         result
     }
 
-    fn decode(&mut self, id: JobId) -> Result<RgbImage, PipelineError> {
+    fn decode(&mut self, id: JobId, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {
         let job = self.jobs.remove(&id).expect("an encoded job has a state. This is a bug.");
-        let decode = || self.pipeline.decode(job.state.clone());
+        let decode = || self.pipeline.decode(job.state.clone(), interrupt);
         let result = info_span!(parent: &job.span, "decode").in_scope(decode);
         if let Err(PipelineError::OutOfMemory) = result {
             self.jobs.insert(id, job);

@@ -22,7 +22,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use diffusion::{
-    Estimator, ImageRequest, ImageSize, ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport,
+    Estimator, ImageRequest, ImageSize, Interrupt, ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage,
+    StepReport,
 };
 use scheduler::fake::FakePipeline;
 use scheduler::{Scheduler, SchedulerConfig, SpawnOptions};
@@ -331,23 +332,32 @@ impl Pipeline for Painted {
         self.fake.estimator()
     }
 
-    fn prepare(&mut self, request: &ImageRequest) -> Result<Self::State, PipelineError> {
-        self.fake.prepare(request)
+    fn prepare(&mut self, request: &ImageRequest, interrupt: &Interrupt) -> Result<Self::State, PipelineError> {
+        self.fake.prepare(request, interrupt)
     }
 
     fn prompt_tokens(&self, state: &Self::State) -> usize {
         self.fake.prompt_tokens(state)
     }
 
-    fn step(&mut self, batch: &mut [&mut Self::State]) -> Result<Vec<StepReport>, PipelineError> {
-        self.fake.step(batch)
+    fn step(
+        &mut self,
+        batch: &mut [&mut Self::State],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<StepReport>, PipelineError> {
+        self.fake.step(batch, interrupt)
     }
 
-    fn preview(&mut self, state: &Self::State, method: PreviewMethod) -> Result<RgbImage, PipelineError> {
-        self.fake.preview(state, method)
+    fn preview(
+        &mut self,
+        state: &Self::State,
+        method: PreviewMethod,
+        interrupt: &Interrupt,
+    ) -> Result<RgbImage, PipelineError> {
+        self.fake.preview(state, method, interrupt)
     }
 
-    fn decode(&mut self, _state: Self::State) -> Result<RgbImage, PipelineError> {
+    fn decode(&mut self, _state: Self::State, _: &Interrupt) -> Result<RgbImage, PipelineError> {
         Ok(self.picture.clone())
     }
 }

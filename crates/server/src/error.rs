@@ -187,9 +187,11 @@ impl ApiError {
             ApiError::UrlExpired { .. } => invalid(StatusCode::FORBIDDEN, "url_expired", None),
             ApiError::FileNotFound => invalid(StatusCode::NOT_FOUND, "file_not_found", None),
             ApiError::Job(JobError::Pipeline(PipelineError::OutOfMemory)) => internal("out_of_memory"),
-            ApiError::Job(JobError::Pipeline(PipelineError::Model(_)) | JobError::Crashed) | ApiError::Internal(_) => {
-                internal(INTERNAL_CODE)
-            }
+            ApiError::Job(JobError::Pipeline(PipelineError::NotFinite { .. })) => internal("not_finite"),
+            ApiError::Job(
+                JobError::Pipeline(PipelineError::Model(_) | PipelineError::Interrupted) | JobError::Crashed,
+            )
+            | ApiError::Internal(_) => internal(INTERNAL_CODE),
         }
     }
 
@@ -377,7 +379,9 @@ mod tests {
         assert_eq!(line(full(12.3)), "429 queue_full - 13");
         assert_eq!(line(full(3600.0)), "429 queue_full - 60");
         assert_eq!(line(JobError::Pipeline(PipelineError::OutOfMemory)), "500 out_of_memory false -");
-        assert_eq!(line(JobError::Pipeline(PipelineError::Model("nan".into()))), "500 internal_error false -");
+        let not_finite = PipelineError::NotFinite { what: "pixels" };
+        assert_eq!(line(JobError::Pipeline(not_finite)), "500 not_finite false -");
+        assert_eq!(line(JobError::Pipeline(PipelineError::Model("?".into()))), "500 internal_error false -");
         assert_eq!(line(ApiError::RateLimited { wait: Duration::from_millis(250) }), "429 rate_limit_exceeded - 1");
         assert_eq!(line(ApiError::RateLimited { wait: Duration::from_secs(90) }), "429 rate_limit_exceeded - 60");
         assert_eq!(line(ApiError::UploadsFull), "429 uploads_full - 5");

@@ -5,9 +5,9 @@ use rayon::prelude::*;
 use super::Avx2;
 use super::head::{Destination, Head, Rotation, Segment};
 use super::parallel::SharedMut;
-use crate::RowLayout;
 use crate::attention::Stream;
 use crate::causal::Causal;
+use crate::{RowLayout, Watch};
 
 /// Multiply-adds below which a whole attention stays on one thread.
 const MIN_PARALLEL: usize = 100_000;
@@ -50,7 +50,7 @@ pub(crate) fn joint(
     let work = (0..rope.len()).map(|row| lengths(row).pow(2) * dim).sum();
     let tasks = (0..rope.len() * num_heads).filter(|task| lengths(task / num_heads) > 0);
     // SAFETY: the token proves the features; a head of a row writes columns and rows of its own.
-    run(tasks.collect(), work, |task| unsafe { head(task).attend() });
+    run(tasks.collect(), work, |task, watch| unsafe { head(task).attend(watch) });
     outs
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn plain(_: Avx2, q: &[f32], k: &[f32], v: &[f32], num_heads: usize, 
     };
     let work = q.len() * k.len() / dim;
     // SAFETY: the token proves the features; a head writes columns of its own.
-    run((0..num_heads).collect(), work, |task| unsafe { head(task).attend() });
+    run((0..num_heads).collect(), work, |task, watch| unsafe { head(task).attend(watch) });
     out
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn causal(_: Avx2, inputs: Causal<'_>) -> Vec<f32> {
         Head { head_dim, keys, values, queries: queries.collect(), rotation, eps: eps as f32, causal: true }
     };
     // SAFETY: the token proves the features; the heads of a group write columns of their own.
-    run((0..num_kv_heads).collect(), tokens * valid * dim, |task| unsafe { head(task).attend() });
+    run((0..num_kv_heads).collect(), tokens * valid * dim, |task, watch| unsafe { head(task).attend(watch) });
     out
 }
 
@@ -127,11 +127,18 @@ pub(crate) fn rotary_rows(
     let work = rows.iter().map(|tokens| tokens.len().pow(2) * dim).sum();
     let tasks = (0..rows.num_rows() * num_heads).filter(|task| rows.length(task / num_heads) > 0);
     // SAFETY: the token proves the features; a head of a row writes columns and rows of its own.
-    run(tasks.collect(), work, |task| unsafe { head(task).attend() });
+    run(tasks.collect(), work, |task, watch| unsafe { head(task).attend(watch) });
     out
 }
 
-fn run(tasks: Vec<usize>, work: usize, attend: impl Fn(usize) + Sync + Send) {
+/// Until the work is interrupted.
+fn run(tasks: Vec<usize>, work: usize, attend: impl Fn(usize, &Watch) + Sync + Send) {
+    let watch = Watch::current();
+    let attend = |task| {
+        if !watch.is_set() {
+            attend(task, &watch);
+        }
+    };
     if work < MIN_PARALLEL { tasks.into_iter().for_each(attend) } else { tasks.into_par_iter().for_each(attend) }
 }
 

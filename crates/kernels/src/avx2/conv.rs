@@ -14,6 +14,7 @@ use super::narrow_conv::{NARROW, Narrow};
 use super::norm::channel_norm_silu_pixel;
 use super::parallel::{SharedMut, at_least, split};
 use super::winograd;
+use crate::Watch;
 use crate::conv::Input;
 use crate::linear::Epilogue;
 
@@ -87,7 +88,8 @@ impl Packed {
     }
 
     /// The convolution with zero padding 1 of what `input` makes of an `[height, width, in]`
-    /// picture, plus `residual`. A norm needs a multiple of 8 channels.
+    /// picture, plus `residual`; not all of it, or nothing, once the work is interrupted. A norm needs a
+    /// multiple of 8 channels.
     pub(crate) fn forward(
         &self,
         pixels: &[f32],
@@ -122,10 +124,14 @@ impl Packed {
         let len = height * width * self.out_channels;
         let mut out = Vec::with_capacity(len);
         let shared = SharedMut::spare(&mut out);
+        let watch = Watch::current();
         let band_rows = BAND.min(height.div_ceil(rayon::current_num_threads()).max(1));
         split(height.div_ceil(band_rows), 1, &|bands| {
             SCRATCH.with_borrow_mut(|scratch| {
                 for band in bands {
+                    if watch.is_set() {
+                        return;
+                    }
                     let rows = band * band_rows..height.min((band + 1) * band_rows);
                     let numbers = rows.start * width * self.out_channels..rows.end * width * self.out_channels;
                     // SAFETY: the proof was given to `new`; no two bands share a row.
@@ -139,7 +145,11 @@ impl Packed {
                 }
             });
         });
-        // SAFETY: the bands are all rows, and each writes every channel of its pixels.
+        if watch.is_set() {
+            // Some bands may be missing.
+            return Vec::new();
+        }
+        // SAFETY: the bands are all rows, none was left out, and each writes every channel of its pixels.
         unsafe { out.set_len(len) };
         out
     }

@@ -11,6 +11,7 @@ use super::Avx2;
 use super::norm::MIN_PARALLEL;
 use super::parallel::split_rows;
 use super::simd::{F32x8, load, load_at, silu, splat, store, store_at};
+use crate::Watch;
 use crate::group_norm::Affine;
 
 /// Pixels whose deviations are summed in f32.
@@ -24,13 +25,18 @@ struct Moments {
     squares: f64,
 }
 
-/// The norm of the picture `x`, `[.., c]` with `c` a multiple of 8; weight and bias are `[c]`.
+/// The norm of the picture `x`, `[.., c]` with `c` a multiple of 8; weight and bias are `[c]`. Once the work is
+/// interrupted it is of no use, and whatever kernel takes it says so.
 pub(crate) fn affine(_: Avx2, x: &[f32], (weight, bias): (&[f32], &[f32]), num_groups: usize, eps: f64) -> Affine {
     let (channels, group_len) = (weight.len(), weight.len() / num_groups);
     let block_len = BLOCK * channels;
     let mut blocks = vec![Moments::default(); x.len().div_ceil(block_len) * num_groups];
     let parts = blocks.par_chunks_mut(num_groups).zip(x.par_chunks(block_len));
+    let watch = Watch::current();
     parts.with_min_len(MIN_PARALLEL.div_ceil(block_len)).for_each(|(groups, block)| {
+        if watch.is_set() {
+            return;
+        }
         // SAFETY: the token proves the features.
         let per_channel = unsafe { channel_moments(block, channels) };
         for (group, channels) in groups.iter_mut().zip(per_channel.chunks_exact(group_len)) {

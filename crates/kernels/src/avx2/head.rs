@@ -15,6 +15,7 @@ use super::gemm::{Left, Output, PANEL, STRIP, strip};
 use super::norm::sum_of_squares;
 use super::parallel::SharedMut;
 use super::simd::{F32x8, exp, load, max, splat, store, sum};
+use crate::Watch;
 
 /// Queries of a block.
 const QUERY_BLOCK: usize = 48;
@@ -84,17 +85,20 @@ struct Packed {
 }
 
 impl Head<'_> {
-    /// Attends and writes every destination.
+    /// Attends and writes every destination, until `watch` says stop.
     ///
     /// # Safety
     /// The processor has AVX2 and FMA; the destinations lie inside their matrices and nobody
     /// else writes there.
-    pub(super) unsafe fn attend(&self) {
+    pub(super) unsafe fn attend(&self, watch: &Watch) {
         // SAFETY: the caller promises the features.
         let packed = unsafe { self.pack() };
         let num_queries = tokens(&self.queries[0].0);
         let blocks = num_queries.div_ceil(QUERY_BLOCK);
         let run = |index: usize| {
+            if watch.is_set() {
+                return;
+            }
             let (queries, destinations) = &self.queries[index / blocks];
             let start = index % blocks * QUERY_BLOCK;
             // SAFETY: the caller's promises; no two blocks share a query.

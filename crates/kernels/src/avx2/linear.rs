@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::Avx2;
 use super::gemm::{Finish, Left, Output, PANEL, STRIP, strip};
 use super::parallel::{SharedMut, split};
+use crate::Watch;
 use crate::linear::Epilogue;
 
 /// Multiply-adds below which a product is not worth a second thread.
@@ -84,7 +85,7 @@ impl Packed {
         Ok((weight, bias))
     }
 
-    /// `[tokens, in]` to `[tokens, out]`.
+    /// `[tokens, in]` to `[tokens, out]`; nothing, or not all of it, once the work is interrupted.
     pub(crate) fn forward(&self, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
         if self.out_features.is_multiple_of(PANEL) {
             return self.padded_forward(x, epilogue);
@@ -106,19 +107,22 @@ impl Packed {
         out
     }
 
-    /// The product with as many columns as there are in all panels.
+    /// The product with as many columns as there are in all panels; nothing once the work is interrupted.
     fn padded_forward(&self, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
         let columns = self.bias.len() * PANEL;
         let tokens = x.len() / self.in_features;
         assert_eq!(x.len(), tokens * self.in_features, "rows of x are whole. This is a bug.");
         let mut out = Vec::with_capacity(tokens * columns);
         let product = Product { weights: self, x, tokens, columns, epilogue, out: SharedMut::spare(&mut out) };
-        let work = tokens * columns * self.in_features;
+        let (watch, work) = (Watch::current(), tokens * columns * self.in_features);
         if tokens >= MIN_TALL_ROWS && x.len() >= MIN_TALL {
             let threads = rayon::current_num_threads();
             let blocks = tokens.div_ceil(BLOCK_ROWS).next_multiple_of(threads);
             let block_rows = tokens.div_ceil(blocks).next_multiple_of(STRIP);
             (0..tokens.div_ceil(block_rows)).into_par_iter().for_each(|block| {
+                if watch.is_set() {
+                    return;
+                }
                 let rows = block * block_rows..tokens.min((block + 1) * block_rows);
                 // SAFETY: `new` was given the proof of the features; no two blocks share a row.
                 unsafe { product.tall_block(rows) }
@@ -128,7 +132,11 @@ impl Packed {
             // SAFETY: `new` was given the proof of the features; no two ranges share a column.
             split(self.bias.len(), min_panels, &|panels| unsafe { product.columns(panels) });
         }
-        // SAFETY: the rows of all blocks, or the columns of all panels, are the whole result.
+        if watch.is_set() {
+            // Some blocks may be missing.
+            return Vec::new();
+        }
+        // SAFETY: the rows of all blocks, or the columns of all panels, are the whole result: no block left early.
         unsafe { out.set_len(tokens * columns) };
         out
     }

@@ -73,11 +73,12 @@ pub(super) fn abs(x: F32x8) -> F32x8 {
     _mm256_andnot_ps(splat(-0.0), x)
 }
 
-/// `e^x` within 1.2e-7 of it, `x` held to -87.3..=88.3 (so -inf gives about 1e-38).
+/// `e^x` within 1.2e-7 of it, `x` held to -87.3..=88.3 (so -inf gives about 1e-38). NaN stays NaN.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn exp(x: F32x8) -> F32x8 {
-    let x = _mm256_max_ps(_mm256_min_ps(x, splat(88.3)), splat(-87.3));
+    // The second operand is what comes out where one of the two is NaN.
+    let x = _mm256_max_ps(splat(-87.3), _mm256_min_ps(splat(88.3), x));
     // x = n ln 2 + r, ln 2 in two parts; then a polynomial in r (Cephes' expf).
     let n = _mm256_round_ps::<8>(_mm256_mul_ps(x, splat(std::f32::consts::LOG2_E)));
     let r = _mm256_fnmadd_ps(n, splat(-2.121_944_4e-4), _mm256_fnmadd_ps(n, splat(0.693_359_4), x));
@@ -141,6 +142,17 @@ mod tests {
         };
         println!("exp {exp:.1e}, silu {silu:.1e}, gelu {gelu:.1e}");
         assert!(exp < 2.5e-7 && silu < 4e-7 && gelu < 3e-6, "exp {exp:e}, silu {silu:e}, gelu {gelu:e}");
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        let Some(_) = Avx2::detect() else { return };
+        let x = [0.0, f32::NAN, 1.0, -f32::NAN, f32::NEG_INFINITY, f32::INFINITY, 2.0, 3.0];
+        let mut powers = [0.0; 8];
+        // SAFETY: the processor has the features.
+        unsafe { store(&mut powers, exp(load(&x))) };
+        let expected = [false, true, false, true, false, false, false, false];
+        assert_eq!(powers.map(f32::is_nan), expected, "{powers:?}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::conv::{Packed, Picture};
 use super::gemm::{Left, Output, PANEL, rows};
 use super::parallel::{SharedMut, at_least, split};
 use super::simd::{F32x8, load_at, splat, store_at};
+use crate::Watch;
 
 /// Outputs of a tile's side.
 const TILE: usize = 4;
@@ -119,7 +120,8 @@ fn output_side([a, b, c, d, e, f]: [F32x8; 6]) -> [F32x8; 4] {
     ]
 }
 
-/// The convolution with padding 1, plus `residual`. The input has a multiple of 8 channels.
+/// The convolution with padding 1, plus `residual`; nothing once the work is interrupted. The input has a multiple of
+/// 8 channels.
 pub(super) fn forward(
     weights: &Packed,
     transformed: &[f32],
@@ -129,18 +131,26 @@ pub(super) fn forward(
     let mut out = Vec::with_capacity(picture.height * picture.width * weights.out_channels);
     let (wide, out_rows) = (is_x86_feature_detected!("avx512f"), SharedMut::spare(&mut out));
     let convolution = Convolution { weights, transformed, picture, residual, wide, out: out_rows };
+    let watch = Watch::current();
     let tile_rows = picture.height.div_ceil(TILE);
     let bands = num_bands(tile_rows, picture.width.div_ceil(TILE), rayon::current_num_threads());
     split(bands, 1, &|range| {
         SCRATCH.with_borrow_mut(|scratch| {
             for band in range {
+                if watch.is_set() {
+                    return;
+                }
                 let rows = band * tile_rows / bands..(band + 1) * tile_rows / bands;
                 // SAFETY: packed weights exist only where the features do; no two bands share a row.
                 unsafe { convolution.band(rows, scratch) };
             }
         });
     });
-    // SAFETY: the rows of all bands are the whole picture.
+    if watch.is_set() {
+        // Some bands may be missing.
+        return Vec::new();
+    }
+    // SAFETY: the rows of all bands are the whole picture: none was left out.
     unsafe { out.set_len(picture.height * picture.width * weights.out_channels) };
     out
 }

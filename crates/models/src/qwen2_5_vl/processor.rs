@@ -5,6 +5,7 @@
 
 use candle_core::{Device, Tensor};
 use diffusion::{ImageSize, RgbImage};
+use kernels::check_interrupt;
 use serde::Deserialize;
 
 use super::grid::Grid;
@@ -128,9 +129,10 @@ impl ImageProcessor {
     /// columns.
     ///
     /// # Errors
-    /// The picture would have more numbers than fit in memory.
+    /// The work was interrupted, or the picture would have more numbers than fit in memory.
     pub fn pixel_values(&self, picture: &RgbImage) -> Result<(Tensor, Grid)> {
         let resized = resize(picture, self.smart_resize(picture.size), Filter::Bicubic);
+        check_interrupt()?;
         let grid = (resized.size.height / self.patch_size, resized.size.width / self.patch_size);
         let values = self.patchify(&resized, grid);
         let patch_len = 3 * self.temporal_patch_size * self.patch_size * self.patch_size;

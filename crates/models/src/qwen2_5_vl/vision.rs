@@ -1,7 +1,7 @@
 //! The vision tower: patches of pictures to tokens of the language model.
 
 use candle_core::{Device, Tensor, bail};
-use kernels::{Linear, RowLayout, SelfAttention, rms_norm, swiglu};
+use kernels::{Linear, RowLayout, SelfAttention, check_interrupt, rms_norm, swiglu};
 
 use super::config::VisionConfig;
 use super::grid::{Grid, PatchLayout};
@@ -109,6 +109,7 @@ impl VisionTower {
         rope: &(Tensor, Tensor),
         layout: &PatchLayout,
     ) -> Result<Tensor> {
+        check_interrupt()?;
         let whole = self.config.fullatt_block_indexes.contains(&i);
         self.blocks[i].forward(hidden_states, rope, if whole { &layout.pictures } else { &layout.windows })
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor, bail};
-use kernels::{CausalAttention, HeadNorms, Linear, rms_norm, swiglu};
+use kernels::{CausalAttention, HeadNorms, Linear, check_interrupt, rms_norm, swiglu};
 
 use super::config::DecoderConfig;
 use super::positions::Positions;
@@ -67,7 +67,7 @@ impl Decoder {
     /// the final norm. No layer runs behind the last that is wanted.
     ///
     /// # Errors
-    /// One that is wanted was not loaded, or the device fails.
+    /// One that is wanted was not loaded, the work is interrupted, or the device fails.
     pub fn forward(&self, embeds: &Tensor, sequence: &Sequence, wanted: &[usize]) -> Result<Vec<Tensor>> {
         let last = wanted.iter().copied().max().unwrap_or(0);
         if last > self.layers.len() {
@@ -76,6 +76,7 @@ impl Decoder {
         let (mut hidden_states, mut kept) = (embeds.clone(), BTreeMap::new());
         for i in 0..=last {
             if i > 0 {
+                check_interrupt()?;
                 hidden_states = self.layers[i - 1].forward(&hidden_states, sequence)?;
             }
             if wanted.contains(&i) {

@@ -45,6 +45,7 @@ async fn an_observer_sees_everything_in_order() {
             Observation::Answered { outcome, .. } => format!("answered {}", outcome.is_ok()),
             Observation::Cancelled => "cancelled".into(),
             Observation::Crashed => "crashed".into(),
+            Observation::Interrupted { .. } => "interrupted".into(),
             Observation::Load { .. } => return,
         };
         notes.lock().unwrap().push(note);

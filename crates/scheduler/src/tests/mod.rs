@@ -3,6 +3,7 @@
 mod bounds;
 mod chaos;
 mod faults;
+mod interrupts;
 mod jobs;
 mod lifetime;
 mod previews;

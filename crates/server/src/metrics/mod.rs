@@ -76,6 +76,7 @@ struct Families {
     rejected: Family<ReasonLabels, Counter>,
     waiting: Gauge,
     running: Gauge,
+    busy_workers: Gauge,
     predicted_drain: Gauge<f64, AtomicU64>,
     queue_duration: Histogram,
     stage_duration: HistogramFamily<StageLabels>,
@@ -86,6 +87,7 @@ struct Families {
     inference_steps: Histogram,
     failed: Family<ReasonLabels, Counter>,
     cancelled: Counter,
+    interrupt_duration: Histogram,
     worker_crashes: Counter,
     block_runs: Family<BlockRunLabels, Counter>,
     residual_diff: Histogram,
@@ -117,6 +119,12 @@ impl Default for Metrics {
             rejected: named(own, "rejected", "Submissions of pictures that were not taken", Family::default()),
             waiting: named(own, "requests_waiting", "Pictures in line", Gauge::default()),
             running: named(own, "requests_running", "Pictures that a worker has taken up", Gauge::default()),
+            busy_workers: named(
+                own,
+                "workers_busy",
+                "Workers at a turn, one included that was interrupted and is not back yet",
+                Gauge::default(),
+            ),
             predicted_drain: timed(
                 own,
                 "predicted_drain",
@@ -152,6 +160,12 @@ impl Default for Metrics {
                 "cancelled",
                 "Pictures given up: their client left, or another one of their request failed",
                 Counter::default(),
+            ),
+            interrupt_duration: timed(
+                own,
+                "interrupt_duration",
+                "How long a worker went on at a turn that nobody waited for any more",
+                seconds(),
             ),
             worker_crashes: named(own, "worker_crashes", "Panics and losses of workers", Counter::default()),
             block_runs: named(

@@ -53,10 +53,12 @@ impl Metrics {
             Observation::Cancelled => {
                 families.cancelled.inc();
             }
+            Observation::Interrupted { after } => families.interrupt_duration.observe(after.as_secs_f64()),
             Observation::Crashed => {
                 families.worker_crashes.inc();
             }
-            Observation::Load { waiting, running, predicted_drain } => {
+            Observation::Load { waiting, running, busy_workers, predicted_drain } => {
+                families.busy_workers.set(busy_workers as i64);
                 families.waiting.set(waiting as i64);
                 families.running.set(running as i64);
                 families.predicted_drain.set(predicted_drain.as_secs_f64());
@@ -223,10 +225,10 @@ mod tests {
     fn what_is_in_hand_is_shown_as_it_is() {
         let metrics = Metrics::default();
         let predicted_drain = Duration::from_millis(2500);
-        metrics.observe(&Observation::Load { waiting: 3, running: 2, predicted_drain });
-        metrics.observe(&Observation::Load { waiting: 1, running: 2, predicted_drain });
+        metrics.observe(&Observation::Load { waiting: 3, running: 2, busy_workers: 1, predicted_drain });
+        metrics.observe(&Observation::Load { waiting: 1, running: 2, busy_workers: 1, predicted_drain });
         let text = metrics.render(Exposition::Prometheus);
-        for line in ["requests_waiting 1", "requests_running 2", "predicted_drain_seconds 2.5"] {
+        for line in ["requests_waiting 1", "requests_running 2", "workers_busy 1", "predicted_drain_seconds 2.5"] {
             assert!(text.contains(&format!("\nlatentd_{line}\n")), "{line} in {text}");
         }
     }

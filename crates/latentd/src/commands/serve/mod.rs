@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
-use diffusion::{ImageRequest, ImageSize, InputImage, Limits, ModelCard, Pipeline, RequestDraft, RgbImage};
+use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage};
 use latentd::{DeviceName, Error, ModelSource, Omni, OmniBuilder, builtin_banner};
 use models::AnyPipeline;
 use scheduler::{Readiness, Scheduler, SchedulerConfig, SpawnOptions};
@@ -103,15 +103,16 @@ impl Serve {
         Some((config, on_cpu))
     }
 
-    /// What makes the pipeline of each device, on its worker's thread.
-    fn factories(&self) -> Vec<impl Fn() -> Result<AnyPipeline, Error> + Send + use<>> {
+    /// What makes the pipeline of each device, on its worker's thread; its warm-up ends with `stopped`.
+    fn factories(&self, stopped: &Interrupt) -> Vec<impl Fn() -> Result<AnyPipeline, Error> + Send + use<>> {
         let turn = Arc::new(Mutex::new(()));
         let factory = |&device: &DeviceName| {
             let (loading, model, turn) = (self.loading.clone(), self.model.clone(), turn.clone());
+            let stopped = stopped.clone();
             move || {
                 // One after the other: the second finds the first one's download.
                 let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-                warm(loading.builder_on(device, model.as_deref()))
+                warm(loading.builder_on(device, model.as_deref()), &stopped)
             }
         };
         self.loading.on.device.iter().map(factory).collect()
@@ -181,7 +182,8 @@ impl Settled {
 
         let metrics = Metrics::default();
         let options = SpawnOptions { config: scheduling, observer: Some(metrics.observer()) };
-        let scheduler = Scheduler::spawn(options, serve.factories());
+        let stopped = Interrupt::default();
+        let scheduler = Scheduler::spawn(options, serve.factories(&stopped));
         let memory_budget = scheduling.memory_budget.map(|bytes| ByteSize::b(bytes).to_string());
         tracing::info!(%address, model = source.id(), memory_budget, "listening; loading the model");
 
@@ -201,10 +203,12 @@ impl Settled {
                 }
             }
         };
-        tokio::select! {
+        let ended = tokio::select! {
             result = serving => result.map_err(|source| serve.io("serve on", source)),
             reason = watching => Err(Error::Flag(reason)),
-        }
+        };
+        stopped.set();
+        ended
     }
 }
 
@@ -217,7 +221,7 @@ fn warm_up_pictures(card: &ModelCard) -> Arc<[InputImage]> {
 
 /// Loads the model and makes one small picture, so that the first client does not pay for cold
 /// caches.
-fn warm(builder: OmniBuilder) -> Result<AnyPipeline, Error> {
+fn warm(builder: OmniBuilder, stopped: &Interrupt) -> Result<AnyPipeline, Error> {
     let mut pipeline = OmniBuilder::build(builder).map(Omni::into_pipeline)?;
     let draft = RequestDraft { prompt: "warm-up".into(), num_inference_steps: Some(2), ..RequestDraft::default() };
     let side = pipeline.card().default_size.width.min(256);
@@ -225,10 +229,10 @@ fn warm(builder: OmniBuilder) -> Result<AnyPipeline, Error> {
     let draft = RequestDraft { size: Some(size), input_images: warm_up_pictures(pipeline.card()), ..draft };
     let requests = draft.build(pipeline.card(), &Limits::default(), || 0)?;
     let request: &ImageRequest = requests.first().expect("one picture. This is a bug.");
-    let mut state = pipeline.prepare(request)?;
+    let mut state = pipeline.prepare(request, stopped)?;
     for _ in 0..request.params.num_inference_steps {
-        pipeline.step(&mut [&mut state])?;
+        pipeline.step(&mut [&mut state], stopped)?;
     }
-    pipeline.decode(state)?;
+    pipeline.decode(state, stopped)?;
     Ok(pipeline)
 }

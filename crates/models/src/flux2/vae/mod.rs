@@ -41,7 +41,7 @@ impl Vae {
         Ok(Vae { decoder: VaeDecoder::load(config, scope)?, mean, std })
     }
 
-    /// Latents `[h, w, latent_channels]` in f32, not normalised, to pixels `[8h, 8w, 3]` in -1..=1, f32.
+    /// Latents `[h, w, latent_channels]` in f32, not normalised, to pixels `[8h, 8w, 3]`, f32: seen from -1 to 1.
     ///
     /// # Errors
     /// The device fails.

@@ -35,7 +35,7 @@ impl Vae {
         Ok(Vae { decoder: VaeDecoder::load(config, scope)?, statistics: Statistics::load(config, scope)? })
     }
 
-    /// Normalised latents `[h, w, z_dim]` in f32 to pixels `[8h, 8w, 3]` in -1..=1, f32.
+    /// Normalised latents `[h, w, z_dim]` in f32 to pixels `[8h, 8w, 3]`, f32: seen from -1 to 1.
     ///
     /// # Errors
     /// The device fails.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use cache::{CacheConfig, RequestCache, RowObservation, Segment};
 use candle_core::{DType, Device, Tensor};
-use diffusion::{CfgBranch, ImageRequest, Pipeline, PipelineError};
+use diffusion::{CfgBranch, ImageRequest, Interrupt, Pipeline, PipelineError};
 use kernels::{RowLayout, in_pool, residual_diffs};
 use latentd::Error;
 use models::AnyPipeline;
@@ -42,7 +42,7 @@ pub(super) struct DecisionCost {
 /// # Errors
 /// The device fails.
 pub(super) fn measure(pipeline: &mut AnyPipeline, request: &ImageRequest, step_us: f64) -> Result<DecisionCost, Error> {
-    let state = pipeline.prepare(request)?;
+    let state = pipeline.prepare(request, &Interrupt::default())?;
     let passes = request.params.guidance.branches().len();
     let (tokens, _) = state.latents().dims2().map_err(failed)?;
     let device = state.latents().device().clone();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cache::CacheConfig;
-use diffusion::{Extensions, ImageRequest, Pipeline, PipelineError, RequestDraft, RgbImage, StepReport};
+use diffusion::{Extensions, ImageRequest, Interrupt, Pipeline, PipelineError, RequestDraft, RgbImage, StepReport};
 use latentd::Error;
 use models::AnyPipeline;
 
@@ -113,7 +113,7 @@ impl Rounds {
     }
 
     fn render(&mut self, request: &ImageRequest, trial: &Trial) -> Result<Rendered, Error> {
-        let mut state = self.pipeline.prepare(request)?;
+        let mut state = self.pipeline.prepare(request, &Interrupt::default())?;
         for warning in self.pipeline.warnings(&state) {
             let warning = format!("{}, {} steps: {warning}", trial.name, trial.steps);
             if !self.warnings.contains(&warning) {
@@ -123,12 +123,12 @@ impl Rounds {
         let started = Instant::now();
         let mut steps = Vec::with_capacity(trial.steps);
         for _ in 0..trial.steps {
-            steps.extend(self.pipeline.step(&mut [&mut state])?);
+            steps.extend(self.pipeline.step(&mut [&mut state], &Interrupt::default())?);
         }
         // A device may still be at work when the last step returns.
         state.latents().device().synchronize().map_err(|err| PipelineError::Model(err.to_string()))?;
         let denoise = started.elapsed();
-        Ok(Rendered { image: self.pipeline.decode(state)?, steps, denoise })
+        Ok(Rendered { image: self.pipeline.decode(state, &Interrupt::default())?, steps, denoise })
     }
 
     fn save(&self, picture: &Rendered, i: usize, steps: usize, trial: &Trial) -> Result<(), Error> {
