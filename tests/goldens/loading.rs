@@ -1,11 +1,12 @@
 //! Loading: every class of every family through the one entrance, and no tensor that nobody needs.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use diffusion::{Interrupt, Pipeline};
-use models::{AnyPipeline, Checkpoint, FAMILIES, LoadError, LoadOptions, Overrides};
+use models::{AnyPipeline, Checkpoint, FAMILIES, LoadError, LoadOptions, Overrides, Progress};
 use tempfile::TempDir;
 
 use crate::compare::{changed_checkpoint, goldens};
@@ -13,7 +14,7 @@ use crate::edit_models::{edit, finished, picture, size};
 use crate::{flux2_klein_pipeline, qwen_image_edit_pipeline};
 
 /// A tiny checkpoint of the class, and how many pictures its request brings.
-fn tiny(class: &str) -> (PathBuf, usize) {
+pub fn tiny(class: &str) -> (PathBuf, usize) {
     match class {
         "QwenImagePipeline" => (goldens().join("models/qwen-image"), 0),
         "QwenImageEditPipeline" => (qwen_image_edit_pipeline::folder(), 1),
@@ -23,7 +24,12 @@ fn tiny(class: &str) -> (PathBuf, usize) {
     }
 }
 
-fn load(folder: &Path) -> Result<AnyPipeline, LoadError> {
+pub fn load(folder: &Path) -> Result<AnyPipeline, LoadError> {
+    load_telling(folder, &|_, _, _| ())
+}
+
+/// The same, and how far it has come.
+fn load_telling(folder: &Path, progress: Progress<'_>) -> Result<AnyPipeline, LoadError> {
     let overrides = Overrides {
         edit_area: Some(96 * 96),
         condition_area: Some(112 * 112),
@@ -31,11 +37,11 @@ fn load(folder: &Path) -> Result<AnyPipeline, LoadError> {
         ..Overrides::default()
     };
     let options = LoadOptions { overrides, ..LoadOptions::default() };
-    models::load(&Checkpoint::open(folder)?, &options, &|_, _, _| ())
+    models::load(&Checkpoint::open(folder)?, &options, progress)
 }
 
 /// The pixels that a request about so many pictures gives.
-fn drawn(model: &mut AnyPipeline, pictures: usize) -> Vec<u8> {
+pub fn drawn(model: &mut AnyPipeline, pictures: usize) -> Vec<u8> {
     let pictures: Vec<_> = (0..pictures).map(|seed| picture(seed as u64, size(96, 96))).collect();
     let state = finished(model, &edit("a cat", &pictures, size(64, 48)));
     let image = model.decode(state, &Interrupt::default()).unwrap();
@@ -53,6 +59,23 @@ fn every_class_of_every_family_makes_a_picture() {
         let pixels = drawn(&mut model, pictures);
         assert!(pixels.iter().any(|byte| *byte != pixels[0]), "{class}: a picture of one grey");
         model.card().input_images.check_count(pictures).unwrap();
+    }
+}
+
+/// What is never loaded is nothing that there is to load.
+#[test]
+fn every_component_s_bar_ends_at_its_end() {
+    for class in FAMILIES.iter().flat_map(|family| family.classes) {
+        let (folder, _) = tiny(class);
+        let changed = changed_checkpoint(&folder, &[("model_index.json", "_class_name", (*class).into())]);
+        let seen = RefCell::new(BTreeMap::new());
+        let progress = |component, done, total| {
+            seen.borrow_mut().insert(component, (done, total));
+        };
+        load_telling(changed.path(), &progress).unwrap();
+        let seen = seen.into_inner();
+        assert_eq!(seen.keys().copied().collect::<Vec<_>>(), ["text encoder", "transformer", "vae"], "{class}");
+        assert!(seen.values().all(|(done, total)| done == total), "{class}: {seen:?}");
     }
 }
 

@@ -5,6 +5,7 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 
+mod broken_checkpoints;
 mod cache_diff_unit;
 mod cache_flux2_tiny;
 mod cache_masks;

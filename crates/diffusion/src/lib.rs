@@ -20,6 +20,7 @@ mod pipeline;
 mod preview;
 mod quality;
 mod request;
+mod sigma_spacing;
 mod sigmas;
 mod size;
 
@@ -37,5 +38,6 @@ pub use pipeline::{BlockRun, EncodingsUse, Lookups, Pipeline, PipelineError, Ste
 pub use preview::{PreviewMethod, PreviewTimes, Previews};
 pub use quality::Quality;
 pub use request::{ImageRequest, RequestDraft, SamplingParams};
+pub use sigma_spacing::SigmaSpacing;
 pub use sigmas::{FlowMatchConfig, Sigmas, TimeShift, empirical_mu};
 pub use size::ImageSize;

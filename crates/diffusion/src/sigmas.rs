@@ -4,6 +4,8 @@
 //! pipeline calls it, in f32 as there, so that the numbers agree bit for bit:
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/schedulers/scheduling_flow_match_euler_discrete.py#L249>
 
+use crate::sigma_spacing::SigmaSpacing;
+
 /// What a checkpoint's `scheduler/scheduler_config.json` says, with diffusers' defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlowMatchConfig {
@@ -23,6 +25,8 @@ pub struct FlowMatchConfig {
     pub time_shift: TimeShift,
     /// The last noise level before 0, if the schedule is stretched to end there.
     pub shift_terminal: Option<f64>,
+    /// How the levels lie between the first and the last, if not as the time shift leaves them.
+    pub spacing: Option<SigmaSpacing>,
 }
 
 /// The two formulas of diffusers' `time_shift_type`.
@@ -45,6 +49,7 @@ impl Default for FlowMatchConfig {
             max_image_seq_len: 4096,
             time_shift: TimeShift::Exponential,
             shift_terminal: None,
+            spacing: None,
         }
     }
 }
@@ -88,6 +93,9 @@ impl Sigmas {
         }
         if let Some(terminal) = config.shift_terminal {
             stretch_to_terminal(&mut sigmas, terminal);
+        }
+        if let Some(spacing) = config.spacing {
+            spacing.apply(&mut sigmas);
         }
         sigmas.push(0.0);
         Sigmas(sigmas)

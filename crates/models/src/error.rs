@@ -9,12 +9,69 @@ pub enum LoadError {
     #[error("no such folder: `{0}` (give a folder in the diffusers layout, or a Hub id such as Qwen/Qwen-Image)")]
     NoFolder(String),
     /// A file of the diffusers layout is not there.
-    #[error("`{file}` is missing in `{folder}`: not a whole diffusers checkpoint")]
+    #[error("`{file}` is missing in `{folder}`: not a whole diffusers checkpoint. Download it again, or add the file")]
     MissingFile {
         /// Path inside the folder.
         file: String,
         /// The folder.
         folder: String,
+    },
+    /// The folder, file or repository is no checkpoint in the diffusers layout.
+    #[error("`{place}` is {what}: {hint}")]
+    NotDiffusers {
+        /// What was given.
+        place: String,
+        /// What it is.
+        what: String,
+        /// What to give instead.
+        hint: String,
+    },
+    /// An index names a shard that is not there.
+    #[error("`{index}` names the shard `{shard}`, which is missing in `{folder}`. Download it again")]
+    MissingShard {
+        /// Path of the index inside the folder.
+        index: String,
+        /// Path of the shard inside the folder.
+        shard: String,
+        /// The folder.
+        folder: String,
+    },
+    /// A component's weights are in another format than safetensors, or under another name.
+    #[error("`{file}`: {hint}")]
+    OtherWeights {
+        /// Path inside the folder.
+        file: String,
+        /// What it is and what to do.
+        hint: &'static str,
+    },
+    /// A file that Git has not fetched yet.
+    #[error("`{file}` is a Git LFS pointer, not the file itself: run `git lfs pull` in `{folder}`")]
+    LfsPointer {
+        /// Path inside the folder.
+        file: String,
+        /// The folder.
+        folder: String,
+    },
+    /// The weights are quantized.
+    #[error(
+        "`{file}`: the weights are quantized ({method}). f32, f16 and bf16 are read: take the checkpoint that they were \
+         made from"
+    )]
+    Quantized {
+        /// The component's configuration, or the file of the weights.
+        file: String,
+        /// How.
+        method: String,
+    },
+    /// A tensor in a number format that is not read.
+    #[error("`{file}`: tensor `{tensor}` is {dtype}. f32, f16 and bf16 are read: convert it")]
+    NumberFormat {
+        /// The file that holds it.
+        file: String,
+        /// The tensor's full name.
+        tensor: String,
+        /// Its format, as safetensors names it.
+        dtype: String,
     },
     /// A file could not be read.
     #[error("cannot read `{file}`: {source}")]
@@ -25,10 +82,12 @@ pub enum LoadError {
         source: std::io::Error,
     },
     /// A JSON file does not say what it should.
-    #[error("`{file}` is not understood: {source}")]
+    #[error("`{file}`{} not understood: {source}", at(.key))]
     Json {
         /// Path inside the folder.
         file: String,
+        /// The key, with those around it; `.` is the whole file.
+        key: String,
         /// Where and why.
         source: serde_json::Error,
     },
@@ -99,4 +158,20 @@ pub enum LoadError {
         /// The tensor library's reason.
         source: candle_core::Error,
     },
+}
+
+impl LoadError {
+    /// The file that lacks, if that is all that is wrong: fetched, it may be a whole checkpoint.
+    pub fn missing_file(&self) -> Option<String> {
+        match self {
+            LoadError::MissingFile { file, .. } | LoadError::MissingShard { shard: file, .. } => Some(file.clone()),
+            LoadError::NotDiffusers { .. } => Some("model_index.json".into()),
+            _ => None,
+        }
+    }
+}
+
+/// The subject's rest in the message about a key of a file.
+fn at(key: &str) -> String {
+    if key == "." { " is".into() } else { format!(": `{key}` is") }
 }

@@ -3,6 +3,7 @@
 use diffusion::{EditSize, ImageSize, MAX_INFERENCE_STEPS, ModelCard};
 use serde::Deserialize;
 
+use crate::bounds::ConfigFile;
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
@@ -72,6 +73,23 @@ impl Facts {
         }
     }
 
+    /// Refuses what would have no effect on a pipeline of this card, whose text encoder sees pictures or does not.
+    ///
+    /// # Errors
+    /// There is such a fact.
+    pub(crate) fn check_effect(&self, card: &ModelCard, sees_pictures: bool) -> Result<(), LoadError> {
+        let edits = card.input_images.max_images > 0;
+        for (key, fact, has_effect, why) in [
+            ("edit_area", self.edit_area, edits, "edits no pictures"),
+            ("condition_area", self.condition_area, sees_pictures, "has a text encoder that sees no pictures"),
+        ] {
+            if let Some(given) = fact.filter(|_| !has_effect) {
+                return Err(ConfigFile(FILE).refusal(key, format!("be left out: {} {why}", card.class), given));
+            }
+        }
+        Ok(())
+    }
+
     /// The family's card with what the checkpoint knows better.
     pub fn applied_to(&self, card: ModelCard) -> ModelCard {
         let size = self.size.as_deref().and_then(|size| size.parse().ok());
@@ -122,7 +140,7 @@ mod tests {
                 "`latentd.json`: `edit_area` must be between 1 and 16777216. Given: 16777217",
             ),
             (r#"{"guidance_scale": 21}"#, "`latentd.json`: `guidance_scale` must be between 0 and 20. Given: 21"),
-            (r#"{"steps": 3}"#, "`latentd.json` is not understood: unknown field `steps`"),
+            (r#"{"steps": 3}"#, "`latentd.json`: `steps` is not understood: unknown field `steps`"),
         ] {
             let message = facts(json).unwrap_err();
             assert!(message.starts_with(expected), "{message}");

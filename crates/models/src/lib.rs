@@ -5,6 +5,7 @@
 //! the VAE ends it. Channels, clients and the clock are unknown here; the step cache decides in numbers,
 //! in its own crate, and only this one holds tensors.
 
+mod bounds;
 mod checkpoint;
 mod cost;
 mod dit;
@@ -18,6 +19,7 @@ pub mod flux2;
 mod forward;
 mod guidance;
 mod latent_rgb;
+mod layout;
 mod load;
 mod mask;
 mod model_family;
@@ -37,6 +39,7 @@ mod state;
 mod step;
 mod timestep_embedding;
 mod tokenizer;
+mod weight_files;
 mod weights;
 
 pub use checkpoint::Checkpoint;
@@ -49,6 +52,7 @@ pub use family::{Family, VisionFeatures};
 pub use flux2::Flux2Klein;
 pub use forward::{Passes, RequestPasses, forward};
 pub use guidance::guided;
+pub use layout::not_diffusers;
 pub use load::load;
 pub use model_family::{Makes, ModelFamily, PublishedModel};
 pub use noise::randn;
@@ -58,7 +62,6 @@ pub use pipeline::{AnyPipeline, DiffusionPipeline};
 pub use qwen_image::QwenImage;
 pub use residuals::RequestResiduals;
 pub use resize::{Filter, resize};
-pub use schedule::flow_match_config;
 pub use segment::Records;
 pub use state::RequestState;
 pub use step::denoise_step;

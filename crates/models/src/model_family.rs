@@ -11,6 +11,8 @@ pub struct ModelFamily {
     pub name: &'static str,
     /// The classes that a checkpoint's `model_index.json` may name.
     pub classes: &'static [&'static str],
+    /// Those of them whose text encoder sees pictures.
+    pub(crate) seeing_classes: &'static [&'static str],
     /// Published checkpoints.
     pub models: &'static [PublishedModel],
     pub(crate) load: fn(&Checkpoint, &LoadOptions, Progress<'_>) -> Result<AnyPipeline, LoadError>,

@@ -46,14 +46,56 @@ impl Tokenizer {
     pub fn load(checkpoint: &Checkpoint, component: &str) -> Result<Self, LoadError> {
         let json = format!("{component}/tokenizer.json");
         if checkpoint.has(&json) {
-            let tokenizer = tokenizers::Tokenizer::from_bytes(checkpoint.read(&json)?)
-                .map_err(|err| LoadError::Tokenizer { file: json, reason: err.to_string() })?;
+            let unusable =
+                |err: tokenizers::Error| LoadError::Tokenizer { file: json.clone(), reason: err.to_string() };
+            let mut tokenizer = tokenizers::Tokenizer::from_bytes(checkpoint.read(&json)?).map_err(unusable)?;
+            // Whoever saved the file may have cut and padded to a length of their own. Here each model has its bound.
+            tokenizer.with_padding(None).with_truncation(None).map_err(unusable)?;
             return Ok(Tokenizer(tokenizer));
         }
         let file = format!("{component}/vocab.json");
         let tokenizer =
             from_pair(checkpoint, component)?.map_err(|err| LoadError::Tokenizer { file, reason: err.to_string() })?;
         Ok(Tokenizer(tokenizer))
+    }
+
+    /// The files that [`Tokenizer::load`] reads of the folder `component`: those that `checkpoint` has, and those that
+    /// it ought to have.
+    pub(crate) fn files(checkpoint: &Checkpoint, component: &str) -> Vec<String> {
+        let named = |names: &[&str]| names.iter().map(|name| format!("{component}/{name}")).collect::<Vec<_>>();
+        match named(&["tokenizer.json"]) {
+            single if checkpoint.has(&single[0]) => single,
+            _ => named(&["vocab.json", "merges.txt", "tokenizer_config.json"]),
+        }
+    }
+
+    /// Refuses a tokenizer that gives ids beyond the `vocab_size` rows of the text encoder's embedding.
+    ///
+    /// # Errors
+    /// It does.
+    pub(crate) fn check_ids(&self, component: &str, vocab_size: usize) -> Result<(), LoadError> {
+        let vocab = self.0.get_vocab(true);
+        match vocab.iter().max_by_key(|(_, id)| **id) {
+            Some((token, &id)) if id as usize >= vocab_size => {
+                let reason = format!("`{token}` has the id {id}, and the text encoder a vocabulary of {vocab_size}");
+                Err(LoadError::Tokenizer { file: component.into(), reason })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a tokenizer that cuts `template` into fewer than `least` tokens: the hidden states of so many are
+    /// dropped.
+    ///
+    /// # Errors
+    /// It does.
+    pub(crate) fn check_template(&self, component: &str, template: &str, least: usize) -> Result<(), LoadError> {
+        let unusable = |reason: String| LoadError::Tokenizer { file: component.into(), reason };
+        let tokens = self.encode(template).map_err(|err| unusable(err.to_string()))?.len();
+        match tokens < least {
+            true => Err(unusable(format!("it cuts the prompt's template into {tokens} tokens, Qwen's into {least}"))),
+            false => Ok(()),
+        }
     }
 
     /// The ids of `text`, special tokens recognised, none added.
@@ -112,4 +154,46 @@ fn build(
         }
     }
     Ok(tokenizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tokenizer of words, saved after a call with `padding="max_length", truncation=True, max_length=3`.
+    const CUT_AND_PADDED: &str = r#"{
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "<pad>"},
+        "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
+        "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"<pad>": 0, "a": 1, "red": 2, "cat": 3, "on": 4, "snow": 5},
+            "unk_token": "<pad>"}
+    }"#;
+
+    fn load(json: &'static str) -> Tokenizer {
+        let checkpoint = Checkpoint::Embedded(vec![("tokenizer/tokenizer.json", json.as_bytes())]);
+        Tokenizer::load(&checkpoint, "tokenizer").unwrap()
+    }
+
+    #[test]
+    fn stored_padding_and_truncation_do_not_count() {
+        let tokenizer = load(CUT_AND_PADDED);
+        assert_eq!(tokenizer.encode("a red cat on snow").unwrap(), [1, 2, 3, 4, 5]);
+        assert_eq!(tokenizer.encode("a cat").unwrap(), [1, 3]);
+    }
+
+    #[test]
+    fn a_tokenizer_of_another_model_is_told_of() {
+        let tokenizer = load(CUT_AND_PADDED);
+        assert!(tokenizer.check_ids("tokenizer", 6).is_ok());
+        assert_eq!(
+            tokenizer.check_ids("tokenizer", 5).unwrap_err().to_string(),
+            "`tokenizer` does not make a tokenizer: `snow` has the id 5, and the text encoder a vocabulary of 5"
+        );
+        assert!(tokenizer.check_template("tokenizer", "a red cat", 3).is_ok());
+        let message = tokenizer.check_template("tokenizer", "a red cat", 34).unwrap_err().to_string();
+        assert!(message.ends_with("it cuts the prompt's template into 3 tokens, Qwen's into 34"), "{message}");
+    }
 }

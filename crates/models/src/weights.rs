@@ -86,6 +86,23 @@ impl Shard {
         }
         Ok(Shard { file: file.into(), bytes, tensors })
     }
+
+    /// Refuses weights whose numbers are smaller than two bytes, before anything is loaded: those of fp8 and of
+    /// quantized checkpoints.
+    ///
+    /// # Errors
+    /// There is such a weight.
+    pub(crate) fn check_formats(&self) -> Result<(), LoadError> {
+        let is_weight = |name: &str, info: &TensorInfo| name.ends_with("weight") && info.shape.len() > 1;
+        let quantized = |(name, info): &&(String, TensorInfo)| is_weight(name, info) && info.dtype.bitsize() < 16;
+        match self.tensors.iter().find(quantized) {
+            None => Ok(()),
+            Some((name, info)) => {
+                let method = format!("tensor `{name}` is {:?}", info.dtype);
+                Err(LoadError::Quantized { file: self.file.clone(), method })
+            }
+        }
+    }
 }
 
 impl Bytes {
@@ -119,16 +136,29 @@ pub struct Weights {
     /// The component's only file, or the index of its files.
     named: String,
     precision: Precision,
+    total_bytes: usize,
     loaded_bytes: Cell<usize>,
+}
+
+fn total_bytes(by_name: &HashMap<String, (usize, TensorInfo)>) -> usize {
+    by_name.values().map(|(_, info)| info.range.len()).sum()
 }
 
 impl Weights {
     pub(crate) fn new(shards: Vec<Shard>, named: String, precision: Precision) -> Self {
         let tensors = shards.iter().enumerate();
-        let by_name = tensors
+        let by_name: HashMap<_, _> = tensors
             .flat_map(|(i, shard)| shard.tensors.iter().map(move |(name, info)| (name.clone(), (i, info.clone()))))
             .collect();
-        Weights { shards, by_name, named, precision, loaded_bytes: Cell::new(0) }
+        Weights { shards, total_bytes: total_bytes(&by_name), by_name, named, precision, loaded_bytes: Cell::new(0) }
+    }
+
+    /// Without the tensors that are not `needed`, by name: they are not loaded, and do not count as what there is to
+    /// load.
+    pub(crate) fn only(mut self, needed: impl Fn(&str) -> bool) -> Self {
+        self.by_name.retain(|name, _| needed(name));
+        self.total_bytes = total_bytes(&self.by_name);
+        self
     }
 
     /// The tensors whose names start with `prefix.`; the empty prefix is all of them.
@@ -141,9 +171,9 @@ impl Weights {
         self.by_name.contains_key(name)
     }
 
-    /// Bytes of all tensors on disk.
+    /// Bytes on disk of all tensors that there are to load.
     pub fn total_bytes(&self) -> usize {
-        self.by_name.values().map(|(_, info)| info.range.len()).sum()
+        self.total_bytes
     }
 
     fn load(&self, name: &str, expected: &Shape) -> Result<Tensor, LoadError> {
@@ -164,8 +194,8 @@ impl Weights {
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
             other => {
-                let reason = format!("tensor `{name}` is {other:?}; f32, f16 and bf16 are read");
-                return Err(LoadError::Damaged { file: shard.file.clone(), reason });
+                let (file, dtype) = (shard.file.clone(), format!("{other:?}"));
+                return Err(LoadError::NumberFormat { file, tensor: name.into(), dtype });
             }
         };
         let bytes = &shard.bytes.as_slice()[info.range.clone()];

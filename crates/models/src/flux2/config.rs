@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use crate::bounds::{ConfigFile, EPSILONS, HEAD_DIMS, HEADS, LAYERS, ROPE_THETAS, WIDTHS};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
@@ -60,7 +61,7 @@ impl Default for TransformerConfig {
     }
 }
 
-const FILE: &str = "transformer/config.json";
+const FILE: ConfigFile<'_> = ConfigFile("transformer/config.json");
 
 impl TransformerConfig {
     /// Reads `transformer/config.json`.
@@ -68,37 +69,54 @@ impl TransformerConfig {
     /// # Errors
     /// The file is missing, or asks for what is not built.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
-        let config: Self = checkpoint.json(FILE)?;
+        FILE.require_class(checkpoint, "Flux2Transformer2DModel")?;
+        let config: Self = checkpoint.json(FILE.0)?;
         config.check()?;
         Ok(config)
     }
 
     fn check(&self) -> Result<(), LoadError> {
-        let refuse = |key, bound: &str, given: String| {
-            Err(LoadError::Config { file: FILE.into(), key, bound: bound.into(), given })
-        };
-        if self.patch_size != 1 {
-            return refuse("patch_size", "be 1", self.patch_size.to_string());
+        FILE.require(self.patch_size == 1, "patch_size", "be 1", self.patch_size)?;
+        for (key, number, range) in [
+            ("in_channels", self.in_channels, 1..=1 << 12),
+            ("num_layers", self.num_layers, LAYERS),
+            ("num_single_layers", self.num_single_layers, LAYERS),
+            ("attention_head_dim", self.attention_head_dim, HEAD_DIMS),
+            ("num_attention_heads", self.num_attention_heads, HEADS),
+            ("joint_attention_dim", self.joint_attention_dim, WIDTHS),
+            ("timestep_guidance_channels", self.timestep_guidance_channels, 2..=1 << 12),
+        ] {
+            FILE.within(key, number, range)?;
         }
         if self.out_channels.is_some_and(|channels| channels != self.in_channels) {
             let given = format!("{:?}, {} in", self.out_channels, self.in_channels);
-            return refuse("out_channels", "be null or in_channels", given);
+            return Err(FILE.refusal("out_channels", "be null or in_channels", given));
         }
         let axes = &self.axes_dims_rope;
-        if axes.len() != 4 || axes.iter().any(|dim| dim % 2 != 0) {
-            return refuse("axes_dims_rope", "have 4 even entries", format!("{axes:?}"));
+        let even = axes.len() == 4 && axes.iter().all(|dim| dim % 2 == 0 && *dim <= *HEAD_DIMS.end());
+        FILE.require(even, "axes_dims_rope", "have 4 even entries", axes)?;
+        let whole_head = axes.iter().sum::<usize>() == self.attention_head_dim;
+        FILE.require(whole_head, "axes_dims_rope", "sum to attention_head_dim", axes)?;
+        let channels = self.timestep_guidance_channels;
+        FILE.require(channels.is_multiple_of(2), "timestep_guidance_channels", "be even", channels)?;
+        FILE.within("mlp_ratio", self.mlp_ratio, 0.01..=64.0)?;
+        FILE.within("rope_theta", self.rope_theta, ROPE_THETAS)?;
+        FILE.within("eps", self.eps, EPSILONS)?;
+        Ok(())
+    }
+
+    /// Refuses a text encoder or a VAE of other widths than the transformer was made for.
+    ///
+    /// # Errors
+    /// One of them is.
+    pub(super) fn check_neighbours(&self, text_width: usize, latent_channels: usize) -> Result<(), LoadError> {
+        if self.joint_attention_dim != text_width {
+            let bound = format!("be the width of the text encoder's states side by side, {text_width}");
+            return Err(FILE.refusal("joint_attention_dim", bound, self.joint_attention_dim));
         }
-        if axes.iter().sum::<usize>() != self.attention_head_dim {
-            return refuse("axes_dims_rope", "sum to attention_head_dim", format!("{axes:?}"));
-        }
-        if self.timestep_guidance_channels < 2 || !self.timestep_guidance_channels.is_multiple_of(2) {
-            let given = self.timestep_guidance_channels.to_string();
-            return refuse("timestep_guidance_channels", "be even and at least 2", given);
-        }
-        for (key, number) in [("mlp_ratio", self.mlp_ratio), ("rope_theta", self.rope_theta), ("eps", self.eps)] {
-            if !(number.is_finite() && number > 0.0) {
-                return refuse(key, "be above 0", number.to_string());
-            }
+        if self.in_channels != 4 * latent_channels {
+            let bound = format!("be four times the VAE's latent_channels, {}", 4 * latent_channels);
+            return Err(FILE.refusal("in_channels", bound, self.in_channels));
         }
         Ok(())
     }
@@ -140,9 +158,11 @@ mod tests {
             (|c| c.out_channels = Some(64), say("out_channels", "be null or in_channels", "Some(64), 128 in")),
             (|c| c.axes_dims_rope = vec![64; 2], say("axes_dims_rope", "have 4 even entries", "[64, 64]")),
             (|c| c.axes_dims_rope[0] = 30, say("axes_dims_rope", "sum to attention_head_dim", "[30, 32, 32, 32]")),
-            (|c| c.timestep_guidance_channels = 7, say("timestep_guidance_channels", "be even and at least 2", "7")),
-            (|c| c.mlp_ratio = -1.0, say("mlp_ratio", "be above 0", "-1")),
-            (|c| c.rope_theta = f64::NAN, say("rope_theta", "be above 0", "NaN")),
+            (|c| c.timestep_guidance_channels = 7, say("timestep_guidance_channels", "be even", "7")),
+            (|c| c.num_layers = 0, say("num_layers", "be between 1 and 1000", "0")),
+            (|c| c.num_attention_heads = 9999, say("num_attention_heads", "be between 1 and 1024", "9999")),
+            (|c| c.mlp_ratio = -1.0, say("mlp_ratio", "be between 0.01 and 64", "-1")),
+            (|c| c.rope_theta = f64::NAN, say("rope_theta", "be between 1 and 1000000000", "NaN")),
         ] {
             assert_eq!(refusal(change), message);
         }

@@ -10,7 +10,7 @@ use diffusion::{
 use serde::Deserialize;
 
 use super::config::TransformerConfig;
-use super::prompt::{MAX_SEQUENCE_LENGTH, PromptEncoder};
+use super::prompt::{HIDDEN_STATES, MAX_SEQUENCE_LENGTH, PromptEncoder};
 use super::transformer::Transformer;
 use super::vae::{Vae, VaeConfig, VaeEncoder};
 use crate::Result;
@@ -23,6 +23,7 @@ use crate::family::{Family, VisionFeatures, pixels};
 use crate::noise::randn;
 use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
+use crate::qwen_decoder::DecoderConfig;
 use crate::schedule::flow_match_config;
 use crate::weights::Precision;
 
@@ -55,22 +56,27 @@ impl Flux2Klein {
         let precision = Precision::new(options.dtype, options.device.clone());
         let open = |component: &str| checkpoint.weights(component, precision.clone());
         let ModelIndex { is_distilled } = checkpoint.json("model_index.json")?;
-        let schedule = flow_match_config(checkpoint)?;
+        let schedule = flow_match_config(checkpoint, sigmas)?;
         let config = TransformerConfig::load(checkpoint)?;
         let vae_config = VaeConfig::load(checkpoint)?;
+        let hidden_size = DecoderConfig::load(checkpoint, "text_encoder")?.hidden_size;
+        config.check_neighbours(HIDDEN_STATES.len() * hidden_size, vae_config.latent_channels)?;
 
         let max_sequence_length = options.overrides.max_sequence_length.unwrap_or(MAX_SEQUENCE_LENGTH);
-        let facts = options.overrides.over(Facts::load(checkpoint)?);
-        let card = facts.applied_to(card(checkpoint.class()?, is_distilled, &config));
+        let (facts, card) = (Facts::load(checkpoint)?, card(checkpoint.class()?, is_distilled, &config));
+        facts.check_effect(&card, false)?;
+        let card = options.overrides.over(facts).applied_to(card);
         if let Some(cache) = &options.cache {
             cache.validate(&card.num_blocks)?;
         }
         let report = |done, total| progress("text encoder", done, total);
-        let prompts = PromptEncoder::load(checkpoint, &open("text_encoder")?.scope("", &report), max_sequence_length)?;
+        let text_encoder = open("text_encoder")?.only(is_read_of_text_encoder);
+        let prompts = PromptEncoder::load(checkpoint, &text_encoder.scope("", &report), max_sequence_length)?;
+        drop(text_encoder);
         let report = |done, total| progress("transformer", done, total);
         let transformer = Transformer::load(&config, &open("transformer")?.scope("", &report))?;
         let report = |done, total| progress("vae", done, total);
-        let weights = open("vae")?;
+        let weights = open("vae")?.only(|name| name != "bn.num_batches_tracked");
         let (vae, vae_encoder) = {
             let scope = weights.scope("", &report);
             (Vae::load(&vae_config, &scope)?, VaeEncoder::load(&vae_config, &scope)?)
@@ -118,8 +124,7 @@ impl Family for Flux2Klein {
     }
 
     fn sigmas(&self, num_inference_steps: usize, image_seq_len: usize) -> Sigmas {
-        let mu = empirical_mu(image_seq_len, num_inference_steps);
-        Sigmas::with_mu(&self.schedule, num_inference_steps, mu)
+        sigmas(&self.schedule, num_inference_steps, image_seq_len)
     }
 
     fn prompt_tokens(&self, prompt: &str) -> Result<usize> {
@@ -151,6 +156,20 @@ impl Family for Flux2Klein {
 
     fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         self.vae.decode(latents)
+    }
+}
+
+fn sigmas(schedule: &FlowMatchConfig, num_inference_steps: usize, image_seq_len: usize) -> Sigmas {
+    Sigmas::with_mu(schedule, num_inference_steps, empirical_mu(image_seq_len, num_inference_steps))
+}
+
+/// Whether a tensor of the text encoder is loaded: nothing behind the last hidden state that is wanted.
+fn is_read_of_text_encoder(name: &str) -> bool {
+    let [.., last] = HIDDEN_STATES;
+    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    match layer {
+        Some(layer) => layer < last,
+        None => name == "model.embed_tokens.weight",
     }
 }
 

@@ -36,6 +36,7 @@ use crate::pipeline::DiffusionPipeline;
 pub(crate) const FAMILY: ModelFamily = ModelFamily {
     name: "FLUX.2-klein",
     classes: &["Flux2KleinPipeline"],
+    seeing_classes: &[],
     models: published::MODELS,
     load: |checkpoint, options, progress| {
         Ok(Box::new(DiffusionPipeline::new(Flux2Klein::load(checkpoint, options, progress)?, options)))

@@ -22,7 +22,7 @@ const AFTER_PROMPT: &str = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</thin
 /// Fills the sequence up.
 const PADDING: &str = "<|endoftext|>";
 /// The hidden states of the decoder that the transformer sees side by side; nothing behind the last is loaded.
-const HIDDEN_STATES: [usize; 3] = [9, 18, 27];
+pub(super) const HIDDEN_STATES: [usize; 3] = [9, 18, 27];
 
 /// The text half of the pipeline.
 pub struct PromptEncoder {
@@ -48,6 +48,7 @@ impl PromptEncoder {
         let template = tokenizer.encode(&[BEFORE_PROMPT, AFTER_PROMPT].concat());
         let template_tokens = template.map_err(|err| unusable(err.to_string()))?.len();
         let config = DecoderConfig::load(checkpoint, "text_encoder")?;
+        tokenizer.check_ids("tokenizer", config.vocab_size)?;
         let [.., last] = HIDDEN_STATES;
         let decoder = Decoder::load(&config, scope, last)?;
         Ok(PromptEncoder { tokenizer, decoder, max_sequence_length, padding, template_tokens })

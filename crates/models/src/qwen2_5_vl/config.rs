@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::processor::{FRAMES, MERGE_SIZES, PATCH_SIZES};
+use crate::bounds::{ConfigFile, HEADS, LAYERS, ROPE_THETAS, WIDTHS};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
@@ -70,44 +72,34 @@ impl VisionConfig {
     /// # Errors
     /// The file or one of the numbers is missing, or the numbers do not fit together.
     pub fn load(checkpoint: &Checkpoint, component: &str) -> Result<Self, LoadError> {
-        let file = format!("{component}/config.json");
-        let error = |key: &'static str, bound: String, given: String| LoadError::Config {
-            file: file.clone(),
-            key,
-            bound,
-            given,
+        let name = format!("{component}/config.json");
+        let file = ConfigFile(&name);
+        let Some(fields) = checkpoint.json::<File>(&name)?.vision_config else {
+            return Err(file.refusal("vision_config", "be there for a model that sees pictures", "nothing"));
         };
-        let Some(fields) = checkpoint.json::<File>(&file)?.vision_config else {
-            let bound = "be there for a model that sees pictures";
-            return Err(error("vision_config", bound.into(), "nothing".into()));
-        };
-        let need = |key: &'static str, value: Option<usize>| {
-            value.filter(|&n| n > 0).ok_or_else(|| {
-                let given = value.map_or("nothing".into(), |n| n.to_string());
-                error(key, "be a whole number of at least 1".into(), given)
-            })
-        };
+        let need = |key, value, range| file.needed(key, value, range);
+        let theta = fields.rope_parameters.and_then(|rope| rope.rope_theta).unwrap_or(1e4);
         let config = VisionConfig {
-            depth: need("depth", fields.depth)?,
-            hidden_size: need("hidden_size", fields.hidden_size)?,
-            intermediate_size: need("intermediate_size", fields.intermediate_size)?,
-            num_heads: need("num_heads", fields.num_heads)?,
-            out_hidden_size: need("out_hidden_size", fields.out_hidden_size)?,
-            in_channels: need("in_channels", fields.in_channels.or(Some(3)))?,
-            patch_size: need("patch_size", fields.patch_size.or(Some(14)))?,
-            temporal_patch_size: need("temporal_patch_size", fields.temporal_patch_size.or(Some(2)))?,
-            spatial_merge_size: need("spatial_merge_size", fields.spatial_merge_size.or(Some(2)))?,
-            window_size: need("window_size", fields.window_size.or(Some(112)))?,
+            depth: need("depth", fields.depth, LAYERS)?,
+            hidden_size: need("hidden_size", fields.hidden_size, WIDTHS)?,
+            intermediate_size: need("intermediate_size", fields.intermediate_size, WIDTHS)?,
+            num_heads: need("num_heads", fields.num_heads, HEADS)?,
+            out_hidden_size: need("out_hidden_size", fields.out_hidden_size, WIDTHS)?,
+            in_channels: need("in_channels", fields.in_channels.or(Some(3)), 3..=3)?,
+            patch_size: need("patch_size", fields.patch_size.or(Some(14)), PATCH_SIZES)?,
+            temporal_patch_size: need("temporal_patch_size", fields.temporal_patch_size.or(Some(2)), FRAMES)?,
+            spatial_merge_size: need("spatial_merge_size", fields.spatial_merge_size.or(Some(2)), MERGE_SIZES)?,
+            window_size: need("window_size", fields.window_size.or(Some(112)), 1..=1 << 14)?,
             fullatt_block_indexes: fields.fullatt_block_indexes.unwrap_or_else(|| vec![7, 15, 23, 31]),
-            rope_theta: fields.rope_parameters.and_then(|rope| rope.rope_theta).unwrap_or(1e4),
+            rope_theta: file.within("rope_theta", theta, ROPE_THETAS)?,
         };
         if !config.hidden_size.is_multiple_of(4 * config.num_heads) {
             let bound = format!("make heads of a multiple of 4 features of the {}", config.hidden_size);
-            return Err(error("num_heads", bound, config.num_heads.to_string()));
+            return Err(file.refusal("num_heads", bound, config.num_heads));
         }
         if config.window_tokens() == 0 {
             let bound = format!("be at least {} pixels, one token", config.patch_size * config.spatial_merge_size);
-            return Err(error("window_size", bound, config.window_size.to_string()));
+            return Err(file.refusal("window_size", bound, config.window_size));
         }
         Ok(config)
     }
@@ -159,7 +151,7 @@ mod tests {
     fn what_is_missing_is_named() {
         for (json, message) in [
             ("{}", "`vision_config` must be there for a model that sees pictures. Given: nothing"),
-            (r#"{"vision_config": {"depth": 0}}"#, "`depth` must be a whole number of at least 1. Given: 0"),
+            (r#"{"vision_config": {"depth": 0}}"#, "`depth` must be between 1 and 1000. Given: 0"),
         ] {
             assert_eq!(load(json).unwrap_err().to_string(), format!("`text_encoder/config.json`: {message}"));
         }

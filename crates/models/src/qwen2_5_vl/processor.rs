@@ -3,6 +3,8 @@
 //! Port of `Qwen2VLImageProcessor`:
 //! <https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/qwen2_vl/image_processing_qwen2_vl.py>
 
+use std::ops::RangeInclusive;
+
 use candle_core::{Device, Tensor};
 use diffusion::{ImageSize, RgbImage};
 use kernels::check_interrupt;
@@ -10,6 +12,7 @@ use serde::Deserialize;
 
 use super::grid::Grid;
 use crate::Result;
+use crate::bounds::ConfigFile;
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 use crate::resize::{Filter, resize};
@@ -17,6 +20,15 @@ use crate::resize::{Filter, resize};
 /// The longer side over the shorter one, at most: transformers refuses what is longer, here it is made less
 /// extreme.
 const MAX_RATIO: f64 = 200.0;
+
+/// Pixels of a patch's side.
+pub(super) const PATCH_SIZES: RangeInclusive<usize> = 1..=64;
+/// Frames of a patch.
+pub(super) const FRAMES: RangeInclusive<usize> = 1..=16;
+/// Patches of a block's side.
+pub(super) const MERGE_SIZES: RangeInclusive<usize> = 1..=16;
+/// Pixels that a picture may be given: more than any model was made for.
+const AREAS: RangeInclusive<usize> = 1..=1 << 25;
 
 /// `preprocessor_config.json`.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,12 +51,10 @@ pub struct ImageProcessor {
     pub image_std: [f64; 3],
 }
 
-/// The file of transformers 4, and of 5, where what is of pictures may lie one level deeper.
+/// The part of the file where transformers 5 may put what is of pictures.
 #[derive(Deserialize)]
 struct File {
     image_processor: Option<Fields>,
-    #[serde(flatten)]
-    flat: Fields,
 }
 
 #[derive(Deserialize)]
@@ -74,30 +84,36 @@ impl ImageProcessor {
     /// what is left out has transformers' default.
     ///
     /// # Errors
-    /// Neither file is there, or one of the numbers is 0.
+    /// Neither file is there, or one of the numbers is out of its bounds.
     pub fn load(checkpoint: &Checkpoint, component: &str) -> Result<Self, LoadError> {
         let [file, newer] = ["preprocessor_config", "processor_config"].map(|name| format!("{component}/{name}.json"));
-        let file = if !checkpoint.has(&file) && checkpoint.has(&newer) { newer } else { file };
-        let File { image_processor, flat } = checkpoint.json(&file)?;
-        let fields = image_processor.unwrap_or(flat);
-        let positive = |key: &'static str, value: Option<usize>, default: usize| match value.unwrap_or(default) {
-            0 => Err(LoadError::Config { file: file.clone(), key, bound: "be at least 1".into(), given: "0".into() }),
-            n => Ok(n),
+        let name = if !checkpoint.has(&file) && checkpoint.has(&newer) { newer } else { file };
+        let File { image_processor } = checkpoint.json(&name)?;
+        let fields = match image_processor {
+            Some(fields) => fields,
+            None => checkpoint.json(&name)?,
         };
+        let file = ConfigFile(&name);
+        let whole = |key, value: Option<usize>, default, range| file.within(key, value.unwrap_or(default), range);
         let size = fields.size.unwrap_or(Size { shortest_edge: None, longest_edge: None });
+        let image_mean = fields.image_mean.unwrap_or([0.48145466, 0.4578275, 0.40821073]);
         let image_std = fields.image_std.unwrap_or([0.26862954, 0.26130258, 0.27577711]);
-        if image_std.contains(&0.0) {
-            let (bound, given) = ("not divide by 0".into(), format!("{image_std:?}"));
-            return Err(LoadError::Config { file, key: "image_std", bound, given });
+        for number in image_mean {
+            file.within("image_mean", number, -1e3..=1e3)?;
         }
+        for number in image_std {
+            file.within("image_std", number, 1e-3..=1e3)?;
+        }
+        let min_pixels = whole("min_pixels", fields.min_pixels.or(size.shortest_edge), 56 * 56, AREAS)?;
+        let max_pixels = fields.max_pixels.or(size.longest_edge);
         Ok(ImageProcessor {
-            patch_size: positive("patch_size", fields.patch_size, 14)?,
-            temporal_patch_size: positive("temporal_patch_size", fields.temporal_patch_size, 2)?,
-            merge_size: positive("merge_size", fields.merge_size, 2)?,
-            min_pixels: positive("min_pixels", fields.min_pixels.or(size.shortest_edge), 56 * 56)?,
-            max_pixels: positive("max_pixels", fields.max_pixels.or(size.longest_edge), 28 * 28 * 1280)?,
-            rescale_factor: fields.rescale_factor.unwrap_or(1.0 / 255.0),
-            image_mean: fields.image_mean.unwrap_or([0.48145466, 0.4578275, 0.40821073]),
+            patch_size: whole("patch_size", fields.patch_size, 14, PATCH_SIZES)?,
+            temporal_patch_size: whole("temporal_patch_size", fields.temporal_patch_size, 2, FRAMES)?,
+            merge_size: whole("merge_size", fields.merge_size, 2, MERGE_SIZES)?,
+            min_pixels,
+            max_pixels: whole("max_pixels", max_pixels, 28 * 28 * 1280, min_pixels..=*AREAS.end())?,
+            rescale_factor: file.within("rescale_factor", fields.rescale_factor.unwrap_or(1.0 / 255.0), 1e-6..=1e3)?,
+            image_mean,
             image_std,
         })
     }
@@ -206,9 +222,12 @@ mod tests {
         let message = load("processor/tokenizer.json", "{}").unwrap_err().to_string();
         assert!(message.starts_with("`processor/preprocessor_config.json` is missing"), "{message}");
         let message = load("processor/preprocessor_config.json", r#"{"merge_size": 0}"#).unwrap_err().to_string();
-        assert!(message.contains("`merge_size` must be at least 1. Given: 0"), "{message}");
+        assert!(message.contains("`merge_size` must be between 1 and 16. Given: 0"), "{message}");
+        let least = r#"{"min_pixels": 5000, "max_pixels": 4000}"#;
+        let message = load("processor/preprocessor_config.json", least).unwrap_err().to_string();
+        assert!(message.contains("`max_pixels` must be between 5000 and 33554432. Given: 4000"), "{message}");
         let message = load("processor/preprocessor_config.json", r#"{"image_std": [1, 0, 1]}"#).unwrap_err();
-        assert!(message.to_string().contains("`image_std` must not divide by 0"), "{message}");
+        assert!(message.to_string().contains("`image_std` must be between 0.001 and 1000. Given: 0"), "{message}");
     }
 
     /// `smart_resize(height, width, 28, 3136, 12845056)` of transformers 5.24, and beyond it where that refuses.

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use crate::bounds::{ConfigFile, EPSILONS, HEAD_DIMS, HEADS, LAYERS, ROPE_THETAS, WIDTHS};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
@@ -35,14 +36,13 @@ pub struct DecoderConfig {
     pub vocab_size: usize,
 }
 
-/// The file as transformers 4 writes it (flat, or under `text_config`) and as 5 does (`rope_parameters`).
+/// The part of the file where newer versions of transformers put what is of text.
 #[derive(Deserialize)]
 struct File {
     text_config: Option<Fields>,
-    #[serde(flatten)]
-    flat: Fields,
 }
 
+/// As transformers 4 writes them (flat, or under `text_config`) and as 5 does (`rope_parameters`).
 #[derive(Clone, Deserialize)]
 struct Fields {
     model_type: Option<String>,
@@ -53,6 +53,8 @@ struct Fields {
     num_key_value_heads: Option<usize>,
     head_dim: Option<usize>,
     attention_bias: Option<bool>,
+    hidden_act: Option<String>,
+    use_sliding_window: Option<bool>,
     rms_norm_eps: Option<f64>,
     rope_theta: Option<f64>,
     rope_parameters: Option<Rope>,
@@ -84,83 +86,75 @@ impl DecoderConfig {
     /// # Errors
     /// The file or one of the numbers is missing, or the file is of another decoder.
     pub fn load(checkpoint: &Checkpoint, component: &str) -> Result<Self, LoadError> {
-        let file = format!("{component}/config.json");
-        let File { text_config, flat } = checkpoint.json(&file)?;
+        let name = format!("{component}/config.json");
+        let file = ConfigFile(&name);
+        let (File { text_config }, flat) = (checkpoint.json(&name)?, checkpoint.json::<Fields>(&name)?);
         let model_type = model_type(&file, flat.model_type.as_deref())?;
         let text = text_config.unwrap_or_else(|| flat.clone());
-        let need = |key: &'static str, value: Option<usize>| {
-            value.filter(|&n| n > 0).ok_or_else(|| {
-                let given = value.map_or("nothing".into(), |n| n.to_string());
-                unsupported(&file, key, "be a whole number of at least 1", given)
-            })
-        };
-        let hidden_size = need("hidden_size", text.hidden_size)?;
-        let num_attention_heads = need("num_attention_heads", text.num_attention_heads)?;
+        let need = |key, value, range| file.needed(key, value, range);
+        let hidden_size = need("hidden_size", text.hidden_size, WIDTHS)?;
+        let num_attention_heads = need("num_attention_heads", text.num_attention_heads, HEADS)?;
         let rope = |fields: &Fields| fields.rope_parameters.clone().or_else(|| fields.rope_scaling.clone());
         let theta =
             |fields: &Fields| fields.rope_parameters.as_ref().and_then(|rope| rope.rope_theta).or(fields.rope_theta);
+        let rope_theta = theta(&text).or_else(|| theta(&flat)).unwrap_or(1e6);
         let config = DecoderConfig {
             hidden_size,
-            intermediate_size: need("intermediate_size", text.intermediate_size)?,
-            num_hidden_layers: need("num_hidden_layers", text.num_hidden_layers)?,
+            intermediate_size: need("intermediate_size", text.intermediate_size, WIDTHS)?,
+            num_hidden_layers: need("num_hidden_layers", text.num_hidden_layers, LAYERS)?,
             num_attention_heads,
-            num_key_value_heads: need("num_key_value_heads", text.num_key_value_heads)?,
-            head_dim: need("head_dim", text.head_dim.or(Some(hidden_size / num_attention_heads)))?,
+            num_key_value_heads: need("num_key_value_heads", text.num_key_value_heads, HEADS)?,
+            head_dim: need("head_dim", text.head_dim.or(Some(hidden_size / num_attention_heads)), HEAD_DIMS)?,
             qkv_bias: matches!(model_type, ModelType::Qwen2_5Vl),
             qk_norm: matches!(model_type, ModelType::Qwen3),
-            rms_norm_eps: text.rms_norm_eps.unwrap_or(1e-6),
-            rope_theta: theta(&text).or_else(|| theta(&flat)).unwrap_or(1e6),
+            rms_norm_eps: file.within("rms_norm_eps", text.rms_norm_eps.unwrap_or(1e-6), EPSILONS)?,
+            rope_theta: file.within("rope_theta", rope_theta, ROPE_THETAS)?,
             mrope_section: mrope_section(&file, rope(&text).or_else(|| rope(&flat)))?,
-            vocab_size: need("vocab_size", text.vocab_size)?,
+            vocab_size: need("vocab_size", text.vocab_size, 1..=1 << 24)?,
         };
-        if matches!(model_type, ModelType::Qwen3) && text.attention_bias == Some(true) {
-            return Err(unsupported(&file, "attention_bias", "be false", "true".into()));
+        if matches!(model_type, ModelType::Qwen3) {
+            file.require(text.attention_bias != Some(true), "attention_bias", "be false", true)?;
         }
+        let hidden_act = text.hidden_act.as_deref().unwrap_or("silu");
+        file.require(hidden_act == "silu", "hidden_act", "be silu", hidden_act)?;
+        file.require(text.use_sliding_window != Some(true), "use_sliding_window", "be false", true)?;
         config.check(&file)?;
         Ok(config)
     }
 
     /// The shapes that attention relies on.
-    fn check(&self, file: &str) -> Result<(), LoadError> {
+    fn check(&self, file: &ConfigFile<'_>) -> Result<(), LoadError> {
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             let bound = format!("divide the {} query heads", self.num_attention_heads);
-            return Err(unsupported(file, "num_key_value_heads", &bound, self.num_key_value_heads.to_string()));
+            return Err(file.refusal("num_key_value_heads", bound, self.num_key_value_heads));
         }
-        if !self.head_dim.is_multiple_of(2) {
-            return Err(unsupported(file, "head_dim", "be even", self.head_dim.to_string()));
-        }
+        file.require(self.head_dim.is_multiple_of(2), "head_dim", "be even", self.head_dim)?;
         if let Some(section) = self.mrope_section
-            && section.iter().sum::<usize>() != self.head_dim / 2
+            && section.iter().try_fold(0_usize, |sum, &n| sum.checked_add(n)) != Some(self.head_dim / 2)
         {
             let bound = format!("add up to half a head, {}", self.head_dim / 2);
-            return Err(unsupported(file, "mrope_section", &bound, format!("{section:?}")));
+            return Err(file.refusal("mrope_section", bound, format!("{section:?}")));
         }
         Ok(())
     }
 }
 
-fn model_type(file: &str, model_type: Option<&str>) -> Result<ModelType, LoadError> {
+fn model_type(file: &ConfigFile<'_>, model_type: Option<&str>) -> Result<ModelType, LoadError> {
     match model_type {
         Some("qwen2_5_vl") => Ok(ModelType::Qwen2_5Vl),
         Some("qwen3") => Ok(ModelType::Qwen3),
-        other => Err(unsupported(file, "model_type", "be qwen2_5_vl or qwen3", other.unwrap_or("nothing").into())),
+        other => Err(file.refusal("model_type", "be qwen2_5_vl or qwen3", other.unwrap_or("nothing"))),
     }
 }
 
-fn mrope_section(file: &str, rope: Option<Rope>) -> Result<Option<[usize; 3]>, LoadError> {
+fn mrope_section(file: &ConfigFile<'_>, rope: Option<Rope>) -> Result<Option<[usize; 3]>, LoadError> {
     let Some(rope) = rope else { return Ok(None) };
     let rope_type = rope.rope_type.or(rope.old_type).unwrap_or_else(|| "default".into());
     if !["default", "mrope"].contains(&rope_type.as_str()) {
-        return Err(unsupported(file, "rope_type", "be default", rope_type));
+        return Err(file.refusal("rope_type", "be default", rope_type));
     }
-    if rope.mrope_interleaved {
-        return Err(unsupported(file, "mrope_interleaved", "be false", "true".into()));
-    }
+    file.require(!rope.mrope_interleaved, "mrope_interleaved", "be false", true)?;
     Ok(rope.mrope_section)
-}
-
-fn unsupported(file: &str, key: &'static str, bound: &str, given: String) -> LoadError {
-    LoadError::Config { file: file.into(), key, bound: bound.into(), given }
 }
 
 #[cfg(test)]
@@ -215,6 +209,14 @@ mod tests {
                 r#""model_type": "qwen3", "rope_scaling": {"rope_type": "yarn"}"#,
                 "`rope_type` must be default. Given: yarn",
             ),
+            (r#""model_type": "qwen3", "rope_theta": 0"#, "`rope_theta` must be between 1 and 1000000000. Given: 0"),
+            (
+                r#""model_type": "qwen3", "rms_norm_eps": -1"#,
+                "`rms_norm_eps` must be between 0.000000000001 and 1. Given: -1",
+            ),
+            (r#""model_type": "qwen3", "hidden_act": "gelu""#, "`hidden_act` must be silu. Given: \"gelu\""),
+            (r#""model_type": "qwen3", "use_sliding_window": true"#, "`use_sliding_window` must be false. Given: true"),
+            (r#""model_type": "qwen3", "head_dim": 99999"#, "`head_dim` must be between 1 and 1024. Given: 99999"),
             (
                 r#""model_type": "qwen2_5_vl", "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 1]}"#,
                 "`mrope_section` must add up to half a head, 4. Given: [1, 1, 1]",

@@ -7,7 +7,7 @@ use diffusion::{EditSize, ImageRequest, ImageSize, RgbImage, dimensions, expecte
 use super::card::CONDITION_AREA;
 use super::config::VaeConfig;
 use super::edit_prompt::{EditPromptEncoder, EditStyle};
-use super::prompt::{MAX_PROMPT_TOKENS, PromptEncoder, TRAILING_TOKENS};
+use super::prompt::{AFTER_PROMPT, BEFORE_PROMPT, DROPPED_TOKENS, MAX_PROMPT_TOKENS, PromptEncoder, TRAILING_TOKENS};
 use super::vae::VaeEncoder;
 use crate::checkpoint::Checkpoint;
 use crate::cost::{TextLength, TextTokens};
@@ -54,10 +54,10 @@ impl Editing {
         style: EditStyle,
         (options, facts, edit_size): (&LoadOptions, &Facts, EditSize),
     ) -> Result<Self, LoadError> {
-        let condition_area = match (style, edit_size) {
+        let condition_area = facts.condition_area.unwrap_or(match (style, edit_size) {
             (EditStyle::V1, EditSize::Area { area, .. }) => area,
-            _ => facts.condition_area.unwrap_or(CONDITION_AREA),
-        };
+            _ => CONDITION_AREA,
+        });
         let positions = options.overrides.edit_positions;
         Ok(Editing {
             prompts: EditPromptEncoder::load(checkpoint, text_encoder, style, positions)?,
@@ -86,6 +86,8 @@ impl Conditioner {
     pub(super) fn words(checkpoint: &Checkpoint, text_encoder: &Scope<'_>) -> Result<Self, LoadError> {
         let tokenizer = Tokenizer::load(checkpoint, "tokenizer")?;
         let config = DecoderConfig::load(checkpoint, "text_encoder")?;
+        tokenizer.check_ids("tokenizer", config.vocab_size)?;
+        tokenizer.check_template("tokenizer", &[BEFORE_PROMPT, AFTER_PROMPT].concat(), DROPPED_TOKENS)?;
         let language_model = Decoder::load(&config, text_encoder, config.num_hidden_layers)?;
         Ok(Conditioner::Words(Box::new(PromptEncoder { tokenizer, language_model })))
     }

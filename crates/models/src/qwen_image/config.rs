@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use crate::bounds::{ConfigFile, HEAD_DIMS, HEADS, LAYERS, WIDTHS};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
@@ -60,31 +61,55 @@ impl TransformerConfig {
     /// # Errors
     /// The file is missing, or asks for what is not built.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
-        let file = "transformer/config.json";
-        let config: Self = checkpoint.json(file)?;
-        let refuse = |key, bound: &str, given: String| {
-            Err(LoadError::Config { file: file.into(), key, bound: bound.into(), given })
-        };
+        let file = ConfigFile("transformer/config.json");
+        file.require_class(checkpoint, "QwenImageTransformer2DModel")?;
+        let config: Self = checkpoint.json(file.0)?;
+        for (key, number, range) in [
+            ("num_layers", config.num_layers, LAYERS),
+            ("attention_head_dim", config.attention_head_dim, HEAD_DIMS),
+            ("num_attention_heads", config.num_attention_heads, HEADS),
+            ("joint_attention_dim", config.joint_attention_dim, WIDTHS),
+            ("in_channels", config.in_channels, 4..=1 << 12),
+            ("out_channels", config.out_channels, 1..=1 << 10),
+        ] {
+            file.within(key, number, range)?;
+        }
         if config.patch_size != 2 || config.in_channels != 4 * config.out_channels {
             let given = format!(
                 "{} with {} channels in and {} out",
                 config.patch_size, config.in_channels, config.out_channels
             );
-            return refuse("patch_size", "be 2, with in_channels four times out_channels", given);
+            return Err(file.refusal("patch_size", "be 2, with in_channels four times out_channels", given));
         }
-        if config.axes_dims_rope.iter().sum::<usize>() != config.attention_head_dim {
-            return refuse("axes_dims_rope", "sum to attention_head_dim", format!("{:?}", config.axes_dims_rope));
-        }
+        let axes = config.axes_dims_rope;
+        let even = axes.iter().all(|dim| dim % 2 == 0 && (2..=*HEAD_DIMS.end()).contains(dim));
+        file.require(even, "axes_dims_rope", "be even and at least 2", axes)?;
+        let whole_head = axes.iter().sum::<usize>() == config.attention_head_dim;
+        file.require(whole_head, "axes_dims_rope", "sum to attention_head_dim", axes)?;
         for (key, set) in [
             ("guidance_embeds", config.guidance_embeds),
             ("use_additional_t_cond", config.use_additional_t_cond),
             ("use_layer3d_rope", config.use_layer3d_rope),
         ] {
-            if set {
-                return refuse(key, "be false", "true".into());
-            }
+            file.require(!set, key, "be false", true)?;
         }
         Ok(config)
+    }
+
+    /// Refuses a text encoder or a VAE of other widths than the transformer was made for.
+    ///
+    /// # Errors
+    /// One of them is.
+    pub(super) fn check_neighbours(&self, hidden_size: usize, vae: &VaeConfig) -> Result<(), LoadError> {
+        let file = ConfigFile("transformer/config.json");
+        if self.joint_attention_dim != hidden_size {
+            let bound = format!("be the text encoder's hidden_size, {hidden_size}");
+            return Err(file.refusal("joint_attention_dim", bound, self.joint_attention_dim));
+        }
+        if self.out_channels != vae.z_dim {
+            return Err(file.refusal("out_channels", format!("be the VAE's z_dim, {}", vae.z_dim), self.out_channels));
+        }
+        Ok(())
     }
 
     /// Width of both streams.
@@ -126,26 +151,27 @@ impl VaeConfig {
     /// # Errors
     /// The file is missing, or asks for what is not built.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
-        let file = "vae/config.json";
-        let config: Self = checkpoint.json(file)?;
-        let refuse =
-            |key, bound: String, given: String| Err(LoadError::Config { file: file.into(), key, bound, given });
-        if config.input_channels != 3 {
-            return refuse("input_channels", "be 3".into(), config.input_channels.to_string());
-        }
-        if config.dim_mult.len() != 4 {
-            return refuse(
-                "dim_mult",
-                "have 4 entries: the VAE shrinks 8 times".into(),
-                format!("{:?}", config.dim_mult),
-            );
-        }
-        if !config.attn_scales.is_empty() {
-            return refuse("attn_scales", "be empty".into(), format!("{:?}", config.attn_scales));
-        }
-        for (key, list) in [("latents_mean", &config.latents_mean), ("latents_std", &config.latents_std)] {
+        let file = ConfigFile("vae/config.json");
+        file.require_class(checkpoint, "AutoencoderKLQwenImage")?;
+        let config: Self = checkpoint.json(file.0)?;
+        file.require(config.input_channels == 3, "input_channels", "be 3", config.input_channels)?;
+        file.within("base_dim", config.base_dim, 2..=1 << 12)?;
+        file.within("z_dim", config.z_dim, 1..=1 << 10)?;
+        file.within("num_res_blocks", config.num_res_blocks, 1..=100)?;
+        let shrinks = config.dim_mult.len() == 4;
+        file.require(shrinks, "dim_mult", "have 4 entries: the VAE shrinks 8 times", &config.dim_mult)?;
+        let halved =
+            config.dim_mult.iter().all(|mult| (1..=64).contains(mult) && (mult * config.base_dim).is_multiple_of(2));
+        file.require(halved, "dim_mult", "be between 1 and 64, and make even widths of base_dim", &config.dim_mult)?;
+        file.require(config.attn_scales.is_empty(), "attn_scales", "be empty", &config.attn_scales)?;
+        for (key, list, range) in
+            [("latents_mean", &config.latents_mean, -1e6..=1e6), ("latents_std", &config.latents_std, 1e-6..=1e6)]
+        {
             if list.len() != config.z_dim {
-                return refuse(key, format!("have z_dim = {} entries", config.z_dim), list.len().to_string());
+                return Err(file.refusal(key, format!("have z_dim = {} entries", config.z_dim), list.len()));
+            }
+            for number in list {
+                file.within(key, *number, range.clone())?;
             }
         }
         Ok(config)

@@ -68,6 +68,7 @@ impl EditPromptEncoder {
         let vision_config = VisionConfig::load(checkpoint, "text_encoder")?;
         let config = DecoderConfig::load(checkpoint, "text_encoder")?;
         check(&config, &vision_config, positions)?;
+        check_tokenizer(&tokenizer, &config)?;
         check_patches(&processor, &vision_config)?;
         let vision = VisionTower::load(&vision_config, scope)?;
         let decoder = Decoder::load(&config, scope, config.num_hidden_layers)?;
@@ -215,6 +216,16 @@ fn check(config: &DecoderConfig, vision: &VisionConfig, positions: EditPositions
         return error("mrope_section", "be there for a model that sees pictures".into(), "nothing".into());
     }
     Ok(())
+}
+
+/// The tokenizer must know pictures, and the template.
+fn check_tokenizer(tokenizer: &Tokenizer, config: &DecoderConfig) -> Result<(), LoadError> {
+    tokenizer.check_ids("tokenizer", config.vocab_size)?;
+    tokenizer.check_template("tokenizer", &[BEFORE_PROMPT, AFTER_PROMPT].concat(), DROPPED_TOKENS)?;
+    match tokenizer.id(IMAGE_PAD) {
+        Some(_) => Ok(()),
+        None => Err(LoadError::Tokenizer { file: "tokenizer".into(), reason: format!("it has no {IMAGE_PAD}") }),
+    }
 }
 
 /// The processor cuts what the tower reads.

@@ -20,6 +20,7 @@ use crate::family::{Family, VisionFeatures, pixels};
 use crate::noise::randn;
 use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
+use crate::qwen_decoder::DecoderConfig;
 use crate::schedule::flow_match_config;
 use crate::weights::Precision;
 
@@ -52,16 +53,21 @@ impl QwenImage {
         let open = |component: &str| checkpoint.weights(component, precision.clone());
         let class = checkpoint.class()?;
         let style = CLASSES.iter().find(|(name, _)| *name == class).and_then(|(_, style)| *style);
-        let schedule = flow_match_config(checkpoint)?;
+        let schedule = flow_match_config(checkpoint, Sigmas::new)?;
         let config = TransformerConfig::load(checkpoint)?;
         let vae_config = VaeConfig::load(checkpoint)?;
-        let facts = options.overrides.over(Facts::load(checkpoint)?);
-        let card = facts.applied_to(card(class, style, &config));
+        config.check_neighbours(DecoderConfig::load(checkpoint, "text_encoder")?.hidden_size, &vae_config)?;
+        let (facts, card) = (Facts::load(checkpoint)?, card(class, style, &config));
+        facts.check_effect(&card, style.is_some())?;
+        let facts = options.overrides.over(facts);
+        let card = facts.applied_to(card);
         if let Some(cache) = &options.cache {
             cache.validate(&card.num_blocks)?;
         }
 
-        let (text_encoder, vae_weights) = (open("text_encoder")?, open("vae")?);
+        let edits = style.is_some();
+        let text_encoder = open("text_encoder")?.only(|name| is_read_of_text_encoder(name, edits));
+        let vae_weights = open("vae")?.only(|name| is_read_of_vae(name, edits));
         let report_vae = |done, total| progress("vae", done, total);
         let vae_scope = vae_weights.scope("", &report_vae);
         let report = |done, total| progress("text encoder", done, total);
@@ -126,6 +132,20 @@ impl QwenImage {
     pub fn vae(&self) -> &Vae {
         &self.vae
     }
+}
+
+/// Whether a tensor of the text encoder is loaded: not the head that would make words, and what sees pictures only
+/// where those are edited.
+fn is_read_of_text_encoder(name: &str, edits: bool) -> bool {
+    let sees = name.starts_with("visual.") || name.starts_with("model.visual.");
+    !name.starts_with("lm_head.") && (edits || !sees)
+}
+
+/// Whether a tensor of the VAE is loaded: nothing of its third dimension, and its encoder only where pictures are
+/// edited.
+fn is_read_of_vae(name: &str, edits: bool) -> bool {
+    let encodes = name.starts_with("encoder.") || name.starts_with("quant_conv.");
+    !name.contains(".time_conv.") && (edits || !encodes)
 }
 
 impl Family for QwenImage {

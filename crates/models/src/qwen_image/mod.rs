@@ -40,6 +40,7 @@ use crate::pipeline::DiffusionPipeline;
 pub(crate) const FAMILY: ModelFamily = ModelFamily {
     name: "Qwen-Image",
     classes: &[family::CLASSES[0].0, family::CLASSES[1].0, family::CLASSES[2].0],
+    seeing_classes: &[family::CLASSES[1].0, family::CLASSES[2].0],
     models: published::MODELS,
     load: |checkpoint, options, progress| {
         Ok(Box::new(DiffusionPipeline::new(QwenImage::load(checkpoint, options, progress)?, options)))

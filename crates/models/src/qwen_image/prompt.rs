@@ -10,10 +10,10 @@ use crate::device_error;
 use crate::qwen_decoder::{Decoder, Positions};
 use crate::tokenizer::Tokenizer;
 
-const BEFORE_PROMPT: &str = "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n";
-const AFTER_PROMPT: &str = "<|im_end|>\n<|im_start|>assistant\n";
+pub(super) const BEFORE_PROMPT: &str = "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n";
+pub(super) const AFTER_PROMPT: &str = "<|im_end|>\n<|im_start|>assistant\n";
 /// Leading template tokens whose hidden states the transformer does not see.
-const DROPPED_TOKENS: usize = 34;
+pub(super) const DROPPED_TOKENS: usize = 34;
 /// Template tokens behind the prompt, which it does see.
 pub(super) const TRAILING_TOKENS: usize = 5;
 /// Most tokens of the text stream: what vllm-omni serves, the trailing template tokens included.

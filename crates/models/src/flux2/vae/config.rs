@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use crate::bounds::{ConfigFile, EPSILONS, WIDTHS};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
@@ -63,7 +64,7 @@ impl Default for VaeConfig {
     }
 }
 
-const FILE: &str = "vae/config.json";
+const FILE: ConfigFile<'_> = ConfigFile("vae/config.json");
 const DOWN_BLOCK: &str = "DownEncoderBlock2D";
 const UP_BLOCK: &str = "UpDecoderBlock2D";
 /// Each but the last halves the sides: the VAE shrinks 8 times.
@@ -75,7 +76,8 @@ impl VaeConfig {
     /// # Errors
     /// The file is missing, or asks for what is not built.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
-        let config: Self = checkpoint.json(FILE)?;
+        FILE.require_class(checkpoint, "AutoencoderKLFlux2")?;
+        let config: Self = checkpoint.json(FILE.0)?;
         config.check()?;
         Ok(config)
     }
@@ -87,29 +89,28 @@ impl VaeConfig {
 
     fn check(&self) -> Result<(), LoadError> {
         for (key, channels) in [("in_channels", self.in_channels), ("out_channels", self.out_channels)] {
-            require(channels == 3, key, "be 3", channels)?;
+            FILE.require(channels == 3, key, "be 3", channels)?;
         }
         for (key, kinds, kind) in [
             ("down_block_types", &self.down_block_types, DOWN_BLOCK),
             ("up_block_types", &self.up_block_types, UP_BLOCK),
         ] {
             let as_built = kinds.len() == RESOLUTIONS && kinds.iter().all(|name| name == kind);
-            require(as_built, key, &format!("be {RESOLUTIONS} times {kind}"), kinds)?;
+            FILE.require(as_built, key, &format!("be {RESOLUTIONS} times {kind}"), kinds)?;
         }
         self.check_widths()?;
-        require(self.layers_per_block > 0, "layers_per_block", "be at least 1", self.layers_per_block)?;
-        require(self.act_fn == "silu", "act_fn", "be silu", &self.act_fn)?;
-        require(self.latent_channels > 0, "latent_channels", "be at least 1", self.latent_channels)?;
+        FILE.within("layers_per_block", self.layers_per_block, 1..=100)?;
+        FILE.require(self.act_fn == "silu", "act_fn", "be silu", &self.act_fn)?;
+        FILE.within("latent_channels", self.latent_channels, 1..=1 << 10)?;
         for (key, set) in [
             ("use_quant_conv", self.use_quant_conv),
             ("use_post_quant_conv", self.use_post_quant_conv),
             ("mid_block_add_attention", self.mid_block_add_attention),
         ] {
-            require(set, key, "be true", set)?;
+            FILE.require(set, key, "be true", set)?;
         }
-        let eps = self.batch_norm_eps;
-        require(eps.is_finite() && eps > 0.0, "batch_norm_eps", "be above 0", eps)?;
-        require(self.patch_size == [2, 2], "patch_size", "be [2, 2]", self.patch_size)
+        FILE.within("batch_norm_eps", self.batch_norm_eps, EPSILONS)?;
+        FILE.require(self.patch_size == [2, 2], "patch_size", "be [2, 2]", self.patch_size)
     }
 
     fn check_widths(&self) -> Result<(), LoadError> {
@@ -117,20 +118,14 @@ impl VaeConfig {
         let lists = [("block_out_channels", Some(&self.block_out_channels)), ("decoder_block_out_channels", decoder)];
         for (key, widths) in lists.into_iter().filter_map(|(key, widths)| Some((key, widths?))) {
             let bound = format!("have {RESOLUTIONS} entries: the VAE shrinks 8 times");
-            require(widths.len() == RESOLUTIONS, key, &bound, widths)?;
+            FILE.require(widths.len() == RESOLUTIONS, key, &bound, widths)?;
             let groups = self.norm_num_groups;
-            let divided = groups > 0 && widths.iter().all(|&width| width > 0 && width.is_multiple_of(groups));
-            require(divided, key, &format!("be multiples of norm_num_groups = {groups}"), widths)?;
+            let fits = |width: usize| WIDTHS.contains(&width) && width.is_multiple_of(groups);
+            let divided = groups > 0 && widths.iter().all(|&width| fits(width));
+            FILE.require(divided, key, &format!("be multiples of norm_num_groups = {groups}"), widths)?;
         }
         Ok(())
     }
-}
-
-fn require(holds: bool, key: &'static str, bound: &str, given: impl std::fmt::Debug) -> Result<(), LoadError> {
-    if holds {
-        return Ok(());
-    }
-    Err(LoadError::Config { file: FILE.into(), key, bound: bound.into(), given: format!("{given:?}") })
 }
 
 #[cfg(test)]
@@ -159,7 +154,7 @@ mod tests {
             (|c| c.act_fn = "relu".into(), say("act_fn", "be silu", "\"relu\"")),
             (|c| c.use_quant_conv = false, say("use_quant_conv", "be true", "false")),
             (|c| c.mid_block_add_attention = false, say("mid_block_add_attention", "be true", "false")),
-            (|c| c.batch_norm_eps = f64::NAN, say("batch_norm_eps", "be above 0", "NaN")),
+            (|c| c.batch_norm_eps = f64::NAN, say("batch_norm_eps", "be between 0.000000000001 and 1", "NaN")),
             (|c| c.patch_size = [1, 1], say("patch_size", "be [2, 2]", "[1, 1]")),
             (
                 |c| c.up_block_types[1] = "AttnUpDecoderBlock2D".into(),
