@@ -1,89 +1,313 @@
 //! A model from the Hub: a look-alike on this machine, then the cache alone.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path as FilePath, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::StreamExt;
 use serde_json::json;
+use tokio::sync::watch;
 
-use crate::binary::{folder, latentd, run, stderr};
+use crate::binary::{folder, latentd, stderr};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(240);
 
-/// Serves the built-in model as `owner/model`, to whoever has the token.
-async fn hub() -> String {
-    let app = Router::new()
-        .route("/api/models/owner/model/revision/{revision}", get(info))
-        .route("/api/models/owner/model/tree/{revision}", get(tree))
-        .route("/owner/model/resolve/{revision}/{*file}", get(file))
-        .fallback(|| async { (StatusCode::NOT_FOUND, [("x-error-code", "RepoNotFound")], "no such repository") })
-        .with_state(());
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    format!("http://{address}")
+/// A Hub that has one repository, `owner/model`, for whoever has the token.
+#[derive(Clone)]
+struct Hub {
+    files: Arc<BTreeMap<String, &'static [u8]>>,
+    /// How often each file was downloaded.
+    downloads: Arc<Mutex<BTreeMap<String, usize>>>,
+    /// A file of which half is sent before this becomes true.
+    held: Option<(&'static str, watch::Receiver<bool>)>,
 }
 
-async fn info(State(()): State<()>) -> Response {
-    let siblings: Vec<_> = demo::FILES.iter().map(|file| json!({"rfilename": file.path})).collect();
+impl Hub {
+    /// With the built-in model.
+    fn new() -> Self {
+        Hub::with(demo::FILES.iter().map(|file| (file.path.to_owned(), file.bytes)))
+    }
+
+    fn with(files: impl IntoIterator<Item = (String, &'static [u8])>) -> Self {
+        Hub { files: Arc::new(files.into_iter().collect()), downloads: Arc::default(), held: None }
+    }
+
+    /// Serves it; its address.
+    async fn serve(&self) -> String {
+        let app = Router::new()
+            .route("/api/models/owner/model/revision/{revision}", get(info))
+            .route("/api/models/owner/model/tree/{revision}", get(tree))
+            .route("/owner/model/resolve/{revision}/{*file}", get(file))
+            .fallback(|| async { (StatusCode::NOT_FOUND, [("x-error-code", "RepoNotFound")], "no such repository") })
+            .with_state(self.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        format!("http://{address}")
+    }
+
+    fn downloads(&self, file: &str) -> usize {
+        self.downloads.lock().unwrap().get(file).copied().unwrap_or(0)
+    }
+}
+
+async fn info(State(hub): State<Hub>) -> Response {
+    let siblings: Vec<_> = hub.files.keys().map(|path| json!({"rfilename": path})).collect();
     axum::Json(json!({"id": "owner/model", "modelId": "owner/model", "sha": COMMIT, "siblings": siblings}))
         .into_response()
 }
 
-async fn tree() -> Response {
-    let entry = |file: &demo::File| json!({"type": "file", "path": file.path, "size": file.bytes.len(), "oid": COMMIT});
-    axum::Json(demo::FILES.iter().map(entry).collect::<Vec<_>>()).into_response()
+async fn tree(State(hub): State<Hub>) -> Response {
+    let entry =
+        |(path, bytes): (&String, &&[u8])| json!({"type": "file", "path": path, "size": bytes.len(), "oid": COMMIT});
+    axum::Json(hub.files.iter().map(entry).collect::<Vec<_>>()).into_response()
 }
 
-async fn file(Path((_, path)): Path<(String, String)>, headers: HeaderMap) -> Response {
+async fn file(
+    State(hub): State<Hub>,
+    method: Method,
+    Path((_, path)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
     if headers.get(header::AUTHORIZATION).is_none_or(|value| value != "Bearer hf_test") {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let Some(bytes) = demo::file(&path) else { return StatusCode::NOT_FOUND.into_response() };
+    let Some(&bytes) = hub.files.get(&path) else { return StatusCode::NOT_FOUND.into_response() };
     let etag = format!("\"{}\"", path.replace('/', "-"));
-    ([("x-repo-commit", COMMIT.to_owned()), ("etag", etag)], bytes).into_response()
+    let headers = [("x-repo-commit", COMMIT.to_owned()), ("etag", etag), ("content-length", bytes.len().to_string())];
+    if method != Method::GET {
+        return (headers, bytes).into_response();
+    }
+    *hub.downloads.lock().unwrap().entry(path.clone()).or_default() += 1;
+    match hub.held {
+        Some((held, until)) if held == path => (headers, halves(bytes, until)).into_response(),
+        _ => (headers, bytes).into_response(),
+    }
+}
+
+/// `bytes`, the second half only once `until` is true.
+fn halves(bytes: &'static [u8], mut until: watch::Receiver<bool>) -> Body {
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    let rest = async move {
+        let _ = until.wait_for(|open| *open).await;
+        Bytes::from_static(second)
+    };
+    let parts = futures_util::stream::iter([Bytes::from_static(first)]).chain(futures_util::stream::once(rest));
+    Body::from_stream(parts.map(Ok::<_, std::convert::Infallible>))
+}
+
+/// `latentd generate` of `owner/model`, from the Hub at `endpoint` with the cache in `home`.
+fn generate(endpoint: &str, home: &FilePath, picture: &FilePath) -> Command {
+    let mut command = latentd();
+    command.args(["generate", "a cat", "--model", "owner/model", "--num-inference-steps", "1", "--seed", "1", "-o"]);
+    command.arg(picture).env("HF_HOME", home).env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", endpoint);
+    command.env("HF_TOKEN", "hf_test").env("HF_HUB_DISABLE_XET", "1");
+    for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    tokio::task::block_in_place(|| command.output().unwrap())
+}
+
+fn snapshot(home: &FilePath) -> PathBuf {
+    home.join(format!("hub/models--owner--model/snapshots/{COMMIT}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_model_is_downloaded_once_and_then_served_from_the_cache() {
-    let (endpoint, folder) = (hub().await, folder());
-    let generate = |picture: PathBuf, offline: &str, token: &str| {
-        let mut command = latentd();
-        command.args([
-            "generate",
-            "a cat",
-            "--model",
-            "owner/model",
-            "--num-inference-steps",
-            "1",
-            "--seed",
-            "1",
-            "-o",
-        ]);
-        command.arg(picture).env("HF_HOME", folder.path()).env("HF_HUB_OFFLINE", offline);
-        command.env("HF_ENDPOINT", &endpoint).env("HF_TOKEN", token).env("HF_HUB_DISABLE_XET", "1");
-        run(&mut command)
-    };
+    let (endpoint, folder) = (Hub::new().serve().await, folder());
     let picture = |name: &str| folder.path().join(name);
+    let generate = |name: &str| generate(&endpoint, folder.path(), &picture(name));
 
-    let refused = tokio::task::block_in_place(|| generate(picture("a.png"), "0", "wrong"));
+    let refused = run(generate("a.png").env("HF_TOKEN", "wrong"));
     assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
     assert!(stderr(&refused).contains("set HF_TOKEN"), "{}", stderr(&refused));
 
-    let absent = tokio::task::block_in_place(|| generate(picture("a.png"), "1", "hf_test"));
+    let absent = run(generate("a.png").env("HF_HUB_OFFLINE", "1"));
     assert_eq!(absent.status.code(), Some(2));
-    assert!(stderr(&absent).contains("is not whole in the cache"), "{}", stderr(&absent));
+    assert!(stderr(&absent).contains("`owner/model` is not in the Hub's cache `"), "{}", stderr(&absent));
 
-    let downloaded = tokio::task::block_in_place(|| generate(picture("a.png"), "0", "hf_test"));
+    let downloaded = run(&mut generate("a.png"));
     assert!(downloaded.status.success(), "{}", stderr(&downloaded));
-    let snapshot = folder.path().join(format!("hub/models--owner--model/snapshots/{COMMIT}/model_index.json"));
-    assert!(snapshot.is_file(), "Python's cache layout");
+    assert!(snapshot(folder.path()).join("model_index.json").is_file(), "Python's cache layout");
 
-    let cached = tokio::task::block_in_place(|| generate(picture("b.png"), "1", "hf_test"));
+    let cached = run(generate("b.png").env("HF_HUB_OFFLINE", "1"));
     assert!(cached.status.success(), "{}", stderr(&cached));
-    let read = |name: &str| std::fs::read(picture(name)).unwrap();
+    let read = |name: &str| fs::read(picture(name)).unwrap();
     assert_eq!(read("a.png"), read("b.png"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cached_snapshot_lacks_is_fetched_and_nothing_else() {
+    let (hub, folder) = (Hub::new(), folder());
+    let (endpoint, picture) = (hub.serve().await, folder.path().join("a.png"));
+    let whole = run(&mut generate(&endpoint, folder.path(), &picture));
+    assert!(whole.status.success(), "{}", stderr(&whole));
+    for lacks in [
+        "tokenizer/vocab.json",
+        "scheduler/scheduler_config.json",
+        "vae/config.json",
+        "transformer/diffusion_pytorch_model.safetensors",
+    ] {
+        let path = snapshot(folder.path()).join(lacks);
+        fs::remove_file(path.canonicalize().unwrap()).unwrap();
+        fs::remove_file(path).unwrap();
+        hub.downloads.lock().unwrap().clear();
+
+        let offline = run(generate(&endpoint, folder.path(), &picture).env("HF_HUB_OFFLINE", "1"));
+        assert_eq!(offline.status.code(), Some(2));
+        let expected = if lacks.ends_with(".json") { lacks } else { "transformer/*.safetensors" };
+        let told = stderr(&offline);
+        assert!(
+            told.contains(&format!("`owner/model` is not whole in the cache: `{expected}` is missing in `")),
+            "{told}"
+        );
+        assert!(told.contains("HF_HUB_OFFLINE forbids downloading it: unset it"), "{told}");
+
+        let completed = run(&mut generate(&endpoint, folder.path(), &picture));
+        assert!(completed.status.success(), "{lacks}: {}", stderr(&completed));
+        let fetched = hub.downloads.lock().unwrap().clone();
+        assert_eq!(fetched, BTreeMap::from([(lacks.to_owned(), 1)]));
+    }
+    let unreachable = snapshot(folder.path()).join("vae/config.json");
+    fs::remove_file(unreachable).unwrap();
+    let output = run(&mut generate("http://127.0.0.1:1", folder.path(), &picture));
+    let told = stderr(&output);
+    assert!(told.contains("the Hub's cache has `owner/model` without `vae/config.json`, and cannot reach"), "{told}");
+}
+
+/// A process whose messages are read while it runs.
+struct Running {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    told: Vec<String>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let (stderr, (sender, lines)) = (BufReader::new(child.stderr.take().unwrap()), mpsc::channel());
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Running { child, lines, told: Vec::new() }
+    }
+
+    /// Reads on until a message has `words` in it.
+    fn says(&mut self, words: &str) {
+        tokio::task::block_in_place(|| {
+            while !self.told.last().is_some_and(|line| line.contains(words)) {
+                let line = self.lines.recv_timeout(LONG);
+                self.told.push(line.unwrap_or_else(|_| panic!("it never said `{words}`: {:?}", self.told)));
+            }
+        });
+    }
+
+    fn succeeds(mut self) {
+        let status = tokio::task::block_in_place(|| self.child.wait().unwrap());
+        self.told.extend(self.lines.iter());
+        assert!(status.success(), "{:?}", self.told);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_of_two_processes_waits_for_the_first_one_s_download() {
+    let (open, until) = watch::channel(false);
+    let held = "transformer/diffusion_pytorch_model.safetensors";
+    let hub = Hub { held: Some((held, until)), ..Hub::new() };
+    let (endpoint, folder) = (hub.serve().await, folder());
+    let picture = |name: &str| folder.path().join(name);
+    let first = Running::start(&mut generate(&endpoint, folder.path(), &picture("a.png")));
+    let id = first.child.id();
+    let started = async {
+        while hub.downloads(held) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, started).await.unwrap();
+    let mut second = Running::start(&mut generate(&endpoint, folder.path(), &picture("b.png")));
+    second.says(&format!("`owner/model` is being downloaded by process {id} on "));
+    open.send(true).unwrap();
+    first.succeeds();
+    second.succeeds();
+    let downloads = hub.downloads.lock().unwrap().clone();
+    assert!(downloads.values().all(|times| *times == 1), "{downloads:?}");
+    assert_eq!(fs::read(picture("a.png")).unwrap(), fs::read(picture("b.png")).unwrap());
+}
+
+/// Python's client locks single files, in the same place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_by_another_program_is_waited_for() {
+    let (endpoint, folder) = (Hub::new().serve().await, folder());
+    let locks = folder.path().join("hub/.locks/models--owner--model");
+    fs::create_dir_all(&locks).unwrap();
+    let lock = File::create(locks.join("vae-config.json.lock")).unwrap();
+    lock.lock().unwrap();
+    let mut waits = Running::start(&mut generate(&endpoint, folder.path(), &folder.path().join("a.png")));
+    waits.says("`owner/model` is being downloaded by another program, which holds `");
+    lock.unlock().unwrap();
+    waits.succeeds();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_cannot_be_written_to_is_named_with_its_variable() {
+    let (endpoint, folder) = (Hub::new().serve().await, folder());
+    let home = folder.path().join("file");
+    fs::write(&home, "").unwrap();
+    let output = run(&mut generate(&endpoint, &home, &folder.path().join("a.png")));
+    assert_eq!(output.status.code(), Some(2));
+    let expected = format!("cannot write to the Hub's cache `{}/hub`, where HF_HOME puts it: ", home.display());
+    assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_without_a_pipeline_is_told_what_it_is_before_anything_is_downloaded() {
+    let hub = Hub::with([("qwen-image-Q4_K_M.gguf".to_owned(), &b"GGUF"[..])]);
+    let (endpoint, folder) = (hub.serve().await, folder());
+    let output = run(&mut generate(&endpoint, folder.path(), &folder.path().join("a.png")));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("`owner/model` is made of GGUF files"), "{}", stderr(&output));
+    assert_eq!(hub.downloads("qwen-image-Q4_K_M.gguf"), 0);
+}
+
+/// Each command says the same of a folder that it cannot load, and `models` of what the cache has.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_tells_what_is_wrong_with_a_checkpoint() {
+    let home = folder();
+    let snapshot = home.path().join(format!("hub/models--Qwen--Qwen-Image/snapshots/{COMMIT}"));
+    fs::create_dir_all(snapshot.join("scheduler")).unwrap();
+    fs::create_dir_all(home.path().join("hub/models--Qwen--Qwen-Image/refs")).unwrap();
+    fs::write(home.path().join("hub/models--Qwen--Qwen-Image/refs/main"), COMMIT).unwrap();
+    let write = |file: &str, text: &str| fs::write(snapshot.join(file), text).unwrap();
+    write("model_index.json", r#"{"_class_name": "QwenImagePipeline"}"#);
+    write("scheduler/scheduler_config.json", "{}");
+    let lacks = "`tokenizer/vocab.json` is missing";
+    for command in [&["generate", "a cat", "--model"][..], &["serve"]] {
+        let output = run(latentd().args(command).arg(&snapshot));
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains(lacks), "{command:?}: {}", stderr(&output));
+    }
+    let models = |arguments: &[&str]| {
+        let output = run(latentd().arg("models").args(arguments).env("HF_HOME", home.path()));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = models(&[]);
+    assert!(text.contains(&format!("in the Hub's cache, but {lacks}, and fetched when the model is run")), "{text}");
+    let rows: serde_json::Value = serde_json::from_str(&models(&["--json"])).unwrap();
+    let row = rows.as_array().unwrap().iter().find(|row| row["id"] == "Qwen/Qwen-Image").unwrap();
+    assert_eq!(row["in_hub_cache"], false);
+    assert!(row["hub_cache_fault"].as_str().unwrap().starts_with(lacks), "{row}");
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use models::{Checkpoint, family_of};
+use models::{Checkpoint, LoadError, family_of};
 
 use crate::error::Error;
 use crate::hub;
@@ -24,12 +24,12 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// What `--model` means: nothing or `builtin` is the built-in model, an existing folder or anything
-    /// that looks like a path is a folder, `owner/name` is the Hub.
+    /// What `--model` means: nothing or `builtin` is the built-in model, what exists or looks like
+    /// a path is a folder, `owner/name` is the Hub.
     pub fn parse(model: Option<&str>, revision: Option<String>) -> Self {
         match model {
             None | Some("builtin") => ModelSource::Builtin,
-            Some(model) if is_hub_id(model) && !Path::new(model).is_dir() => {
+            Some(model) if is_hub_id(model) && !Path::new(model).exists() => {
                 ModelSource::Hub { id: model.into(), revision }
             }
             Some(model) => ModelSource::Dir(model.into()),
@@ -58,7 +58,10 @@ impl ModelSource {
                 Ok(Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect()))
             }
             ModelSource::Dir(folder) => whole(folder),
-            ModelSource::Hub { id, revision } => whole(&hub::snapshot(id, revision.as_deref())?),
+            ModelSource::Hub { id, revision } => {
+                let folder = hub::snapshot(id, revision.as_deref())?;
+                whole(&folder).map_err(|err| in_cache(err, &folder))
+            }
         }
     }
 }
@@ -70,6 +73,22 @@ fn whole(folder: &Path) -> Result<Checkpoint, Error> {
         family_of(&Checkpoint::Dir(folder.into()))?;
     }
     Ok(Checkpoint::open(folder)?)
+}
+
+/// Where a damaged file of the Hub's cache is: it is taken for whole as long as it is there.
+fn in_cache(err: Error, folder: &Path) -> Error {
+    match &err {
+        Error::Load(LoadError::Damaged { file, .. }) => {
+            Error::Hub(format!("{err}. Remove `{}`, and it is downloaded when you start again", real(folder, file)))
+        }
+        _ => err,
+    }
+}
+
+/// The file itself, where the cache keeps it.
+fn real(folder: &Path, file: &str) -> String {
+    let path = folder.join(file);
+    path.canonicalize().unwrap_or(path).display().to_string()
 }
 
 /// `owner/name`, each of the Hub's characters and neither a relative path's dots.

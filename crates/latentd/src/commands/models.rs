@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use bytesize::ByteSize;
-use latentd::{Error, cached_in_hub};
+use latentd::{Error, InHubCache, in_hub_cache};
 use models::{FAMILIES, PublishedModel};
 use serde::Serialize;
 
@@ -35,6 +35,8 @@ struct Row {
     memory_bytes: u64,
     /// Whether the Hub's cache has all of it.
     in_hub_cache: bool,
+    /// What is wrong with what the Hub's cache has of it.
+    hub_cache_fault: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -47,7 +49,7 @@ impl Models {
     pub(super) fn run(self) -> Result<(), Error> {
         let rows: Vec<Row> = FAMILIES
             .iter()
-            .flat_map(|family| family.models.iter().map(|model| Row::new(family.name, model, cached_in_hub(model.id))))
+            .flat_map(|family| family.models.iter().map(|model| Row::new(family.name, model, in_hub_cache(model.id))))
             .collect();
         if self.json {
             println!("{}", serde_json::to_string(&rows).expect("strings and numbers make JSON. This is a bug."));
@@ -59,7 +61,7 @@ impl Models {
 }
 
 impl Row {
-    fn new(family: &'static str, model: &PublishedModel, in_hub_cache: bool) -> Self {
+    fn new(family: &'static str, model: &PublishedModel, cached: InHubCache) -> Self {
         let (width, height) = model.size;
         let segments = model.segments.iter().map(|&(name, num_blocks)| Segment { name, num_blocks });
         Row {
@@ -75,7 +77,11 @@ impl Row {
             licence: model.licence,
             disk_bytes: model.disk_bytes,
             memory_bytes: model.memory_bytes,
-            in_hub_cache,
+            in_hub_cache: cached == InHubCache::Whole,
+            hub_cache_fault: match cached {
+                InHubCache::Faulty(fault) => Some(fault),
+                InHubCache::Absent | InHubCache::Whole => None,
+            },
         }
     }
 }
@@ -106,6 +112,9 @@ fn text(rows: &[Row]) -> String {
             row.pipeline, row.default_num_inference_steps, row.default_guidance, row.default_size
         );
         let _ = writeln!(out, "    {}", segments.join(", "));
+        if let Some(fault) = &row.hub_cache_fault {
+            let _ = writeln!(out, "    in the Hub's cache, but {fault}");
+        }
         let (disk, memory) = (size(row.disk_bytes), size(row.memory_bytes));
         let _ = writeln!(out, "    {disk} on disk, {memory} in memory as bf16; {}", row.licence);
     }
@@ -120,7 +129,8 @@ mod tests {
     #[test]
     fn every_family_and_model_is_told_once() {
         let models = FAMILIES.iter().flat_map(|family| family.models.iter().map(move |model| (family, model)));
-        let rows: Vec<_> = models.clone().map(|(family, model)| Row::new(family.name, model, false)).collect();
+        let rows: Vec<_> =
+            models.clone().map(|(family, model)| Row::new(family.name, model, InHubCache::Absent)).collect();
         let text = text(&rows);
         for (family, model) in models {
             assert_eq!(text.matches(&format!("  {} (", model.id)).count(), 1, "{text}");
@@ -133,7 +143,11 @@ mod tests {
     #[test]
     fn what_is_in_the_cache_is_marked() {
         let (family, model) = (&FAMILIES[0], &FAMILIES[0].models[0]);
-        let line = |cached| text(&[Row::new(family.name, model, cached)]).lines().nth(1).unwrap().to_owned();
-        assert!(line(true).ends_with(", in the Hub's cache") && !line(false).contains("cache"));
+        let text = |cached| text(&[Row::new(family.name, model, cached)]);
+        let line = |cached| text(cached).lines().nth(1).unwrap().to_owned();
+        assert!(line(InHubCache::Whole).ends_with(", in the Hub's cache"));
+        assert!(!text(InHubCache::Absent).contains("cache"));
+        let faulty = InHubCache::Faulty("`vae/config.json` is missing".into());
+        assert!(text(faulty).contains("in the Hub's cache, but `vae/config.json` is missing"));
     }
 }

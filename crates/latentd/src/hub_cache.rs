@@ -1,0 +1,225 @@
+//! The Hub's cache on this machine: where it is, and who else writes a repository into it.
+//!
+//! hf-hub locks single files, and gives up after ten seconds. Here a whole repository is downloaded by one process at a
+//! time; the others wait as long as bytes arrive.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::error::Error;
+
+/// What decides where the cache is, the first that is set.
+const VARIABLES: [&str; 4] = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"];
+/// The lock of a whole repository, beside those of its files.
+const LOCK: &str = "latentd.lock";
+/// How often one that waits looks.
+const POLL: Duration = Duration::from_millis(200);
+/// How long a download may stand still before those that wait for it give up.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A repository's place in the cache.
+pub(crate) struct HubCache {
+    id: String,
+    root: PathBuf,
+    locks: PathBuf,
+    blobs: PathBuf,
+    patience: Duration,
+}
+
+/// Held by the process that downloads; the system lets go of it when the process ends, however it does.
+pub(crate) struct DownloadLock {
+    _file: File,
+}
+
+impl HubCache {
+    /// The place of repository `id` (`owner/name`) in the cache at `root`.
+    pub(crate) fn new(id: &str, root: PathBuf) -> Self {
+        let folder = format!("models--{}", id.replace('/', "--"));
+        HubCache {
+            id: id.into(),
+            locks: root.join(".locks").join(&folder),
+            blobs: root.join(folder).join("blobs"),
+            root,
+            patience: PATIENCE,
+        }
+    }
+
+    /// Becomes the one process that downloads the repository, once no other does.
+    ///
+    /// # Errors
+    /// The cache cannot be written to, or the other's download stands still.
+    pub(crate) fn lock(&self) -> Result<DownloadLock, Error> {
+        let unwritable = |err| self.unwritable(&err);
+        std::fs::create_dir_all(&self.locks).map_err(unwritable)?;
+        std::fs::create_dir_all(&self.blobs).map_err(unwritable)?;
+        let path = self.locks.join(LOCK);
+        let open = || OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let mut file = open().map_err(unwritable)?;
+        self.wait(|| match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Attempt::Wait(std::fs::read_to_string(&path).unwrap_or_default()),
+            // A file system that has no locks has no one who could hold one.
+            Ok(()) | Err(TryLockError::Error(_)) => Attempt::Done(()),
+        })?;
+        let host = sysinfo::System::host_name().unwrap_or_else(|| "this machine".into());
+        // What is written here is for the eyes of those that wait.
+        let _ = file.set_len(0).and_then(|()| write!(file, "process {} on {host}", std::process::id()));
+        Ok(DownloadLock { _file: file })
+    }
+
+    /// What `download` gives, once no other program, such as Python's client, holds one of the files' locks. `None` is
+    /// a download that ran into such a lock.
+    ///
+    /// # Errors
+    /// The other's download stands still.
+    pub(crate) fn after_others<T>(&self, mut download: impl FnMut() -> Option<T>) -> Result<T, Error> {
+        self.wait(|| match self.other_lock() {
+            Some(lock) => Attempt::Wait(format!("another program, which holds `{}`", lock.display())),
+            None => download().map_or_else(|| Attempt::Wait("another program".into()), Attempt::Done),
+        })
+    }
+
+    /// A lock of a single file that is held.
+    fn other_lock(&self) -> Option<PathBuf> {
+        let entries = std::fs::read_dir(&self.locks).ok()?.flatten().map(|entry| entry.path());
+        let mut files = entries.filter(|path| path.file_name().is_some_and(|name| name != LOCK));
+        files.find(|path| {
+            let locked = File::open(path).map(|file| file.try_lock());
+            matches!(locked, Ok(Err(TryLockError::WouldBlock)))
+        })
+    }
+
+    /// Tries until it is done, and says once for whom it waits.
+    fn wait<T>(&self, mut attempt: impl FnMut() -> Attempt<T>) -> Result<T, Error> {
+        let (mut told, mut seen, mut since) = (false, self.arrived(), Instant::now());
+        loop {
+            let who = match attempt() {
+                Attempt::Done(value) => return Ok(value),
+                Attempt::Wait(who) if who.is_empty() => "another process".into(),
+                Attempt::Wait(who) => who,
+            };
+            if !told {
+                say(&format!("`{}` is being downloaded by {who}: waiting for it", self.id));
+                told = true;
+            }
+            let now = self.arrived();
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            } else if since.elapsed() >= self.patience {
+                return Err(Error::Hub(format!(
+                    "`{}` is being downloaded by {who}, and for {} seconds nothing has arrived in `{}`: stop that \
+                     program, then start again",
+                    self.id,
+                    self.patience.as_secs(),
+                    self.blobs.display(),
+                )));
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// What the repository's files, whole and unfinished ones, have come to: another value where bytes have arrived.
+    fn arrived(&self) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+        let entries = std::fs::read_dir(&self.blobs).into_iter().flatten().flatten();
+        let files = entries.filter_map(|entry| {
+            let file = entry.metadata().ok()?;
+            Some((entry.path(), file.len(), file.modified().ok()))
+        });
+        let mut files: Vec<_> = files.collect();
+        files.sort();
+        files
+    }
+
+    /// The error of a cache that cannot be written to.
+    pub(crate) fn unwritable(&self, err: &io::Error) -> Error {
+        let place = self.root.display();
+        let set = VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some());
+        Error::Hub(match set {
+            Some(name) => {
+                format!(
+                    "cannot write to the Hub's cache `{place}`, where {name} puts it: {err}. Set {name} to a folder \
+                         that can be written to"
+                )
+            }
+            None => format!(
+                "cannot write to the Hub's cache `{place}`: {err}. Set HF_HOME to a folder that can be written to"
+            ),
+        })
+    }
+
+    /// The folder of all repositories.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// Of something that another process may hold.
+enum Attempt<T> {
+    Done(T),
+    /// For whom.
+    Wait(String),
+}
+
+/// Tells whoever looks: a server's log, or the terminal.
+fn say(message: &str) {
+    if tracing::dispatcher::has_been_set() {
+        tracing::warn!("{message}");
+    } else {
+        eprintln!("{message}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(patience: Duration) -> (tempfile::TempDir, HubCache) {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = HubCache { patience, ..HubCache::new("owner/model", folder.path().join("hub")) };
+        (folder, cache)
+    }
+
+    #[test]
+    fn who_stands_still_is_not_waited_for() {
+        let (_folder, cache) = cache(Duration::ZERO);
+        let held = cache.lock().unwrap();
+        let message = cache.lock().map(|_| ()).unwrap_err().to_string();
+        let expected = format!("`owner/model` is being downloaded by process {} on ", std::process::id());
+        assert!(message.starts_with(&expected) && message.contains("nothing has arrived"), "{message}");
+        drop(held);
+        assert!(cache.lock().is_ok(), "who has ended holds nothing");
+    }
+
+    #[test]
+    fn a_file_s_lock_of_another_program_is_seen() {
+        let (_folder, cache) = cache(Duration::ZERO);
+        let _lock = cache.lock().unwrap();
+        let file = File::create(cache.locks.join("etag.lock")).unwrap();
+        file.lock().unwrap();
+        let message = cache.after_others(|| Some(())).unwrap_err().to_string();
+        assert!(message.contains("another program, which holds `") && message.contains("etag.lock"), "{message}");
+        file.unlock().unwrap();
+        assert!(cache.after_others(|| Some(())).is_ok());
+    }
+
+    #[test]
+    fn bytes_that_arrive_are_seen() {
+        let (_folder, cache) = cache(PATIENCE);
+        let _lock = cache.lock().unwrap();
+        let before = cache.arrived();
+        std::fs::write(cache.blobs.join("etag.incomplete"), "half").unwrap();
+        let half = cache.arrived();
+        std::fs::write(cache.blobs.join("etag.incomplete"), "half and more").unwrap();
+        assert!(before != half && half != cache.arrived());
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_to_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let message = HubCache::new("owner/model", file.clone()).lock().map(|_| ()).unwrap_err().to_string();
+        assert!(message.contains(&file.display().to_string()) && message.contains("Set HF_HOME to"), "{message}");
+    }
+}
