@@ -24,7 +24,7 @@ mod sigma_spacing;
 mod sigmas;
 mod size;
 
-pub use cost::{Estimator, RequestCost, expected_tokens};
+pub use cost::{Estimator, RequestCost, TOKEN_WORK, Work, expected_tokens};
 pub use edit_size::{EditSize, ShapeOf, capped, dimensions};
 pub use extensions::Extensions;
 pub use guidance::{CfgBranch, Guidance, GuidanceKind};

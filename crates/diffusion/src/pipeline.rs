@@ -123,7 +123,7 @@ impl<P: Pipeline + ?Sized> Pipeline for Box<P> {
 }
 
 /// What became of a request's prompts and pictures in a pipeline that keeps earlier encodings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EncodingsUse {
     /// Embeddings of prompts, with the pictures that they speak of where the text encoder sees those.
     pub prompts: Lookups,
@@ -133,6 +133,8 @@ pub struct EncodingsUse {
     pub references: Lookups,
     /// What is kept after that, of all requests.
     pub bytes: u64,
+    /// Floating point operations of what was made.
+    pub work: f64,
 }
 
 /// Encodings of one kind that a request needed.

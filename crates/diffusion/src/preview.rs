@@ -31,19 +31,17 @@ pub struct Previews {
 impl Previews {
     /// Whether one is drawn after step `step_index`, from 0. Never after the last: that is the picture.
     pub fn is_due(&self, step_index: usize, num_inference_steps: usize) -> bool {
-        let taken = step_index + 1;
-        if taken >= num_inference_steps {
-            return false;
-        }
+        self.due_by(step_index + 1, num_inference_steps) > self.due_by(step_index, num_inference_steps)
+    }
+
+    /// How many are drawn after the first `steps_taken` steps.
+    pub fn due_by(&self, steps_taken: usize, num_inference_steps: usize) -> usize {
+        let taken = steps_taken.min(num_inference_steps.saturating_sub(1));
         match self.times {
             // The steps, the last one included, fall into one part more than there are previews; each
             // part but the last ends in one.
-            PreviewTimes::Count(count) => {
-                let parts = count.min(num_inference_steps) + 1;
-                let parts_behind = |steps: usize| steps * parts / num_inference_steps;
-                parts_behind(taken) > parts_behind(step_index)
-            }
-            PreviewTimes::Interval(interval) => taken.is_multiple_of(interval.max(1)),
+            PreviewTimes::Count(count) => taken * (count.min(num_inference_steps) + 1) / num_inference_steps.max(1),
+            PreviewTimes::Interval(interval) => taken / interval.max(1),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use diffusion::{
-    BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport,
+    BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport, Work,
 };
 use models::{AnyPipeline, LoadOptions, Overrides, RequestState};
 
@@ -108,6 +108,16 @@ impl Omni {
     /// The pipeline, for a scheduler to drive.
     pub fn into_pipeline(self) -> AnyPipeline {
         self.pipeline
+    }
+
+    /// What the stages of one picture compute, as a scheduler foresees it.
+    ///
+    /// # Errors
+    /// A parameter outside its bound.
+    pub fn work(&self, input: impl Into<OmniInput>, params: OmniDiffusionSamplingParams) -> Result<Work, Error> {
+        let requests = params.draft(input.into())?.build(self.card(), &self.limits, rand::random)?;
+        let estimator = self.pipeline.estimator();
+        Ok(requests.first().map(|request| estimator(request).work).unwrap_or_default())
     }
 
     /// Makes pictures of a prompt, or of a prompt and pictures.

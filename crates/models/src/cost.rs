@@ -4,12 +4,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use cache::{CacheConfig, SegmentTokens};
-use diffusion::{EditSize, ImageRequest, RequestCost};
+use diffusion::{CfgBranch, EditSize, ImageRequest, ImageSize, PreviewMethod, RequestCost, Work};
 
 use crate::dit::Segment;
+use crate::flops::{ModelFlops, sketch};
 
 /// Tells the text tokens of a request's prompt.
 pub type TextTokens = Arc<dyn Fn(&str, &ImageRequest) -> TextLength + Send + Sync>;
+
+/// Tells how many patches the text encoder sees of a picture of this size.
+pub type PatchesOf = Arc<dyn Fn(ImageSize) -> usize + Send + Sync>;
 
 /// The text tokens of one prompt in a transformer pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +24,7 @@ pub struct TextLength {
     pub most: usize,
 }
 
-/// The sizes that a request's state is made of.
+/// The sizes that a request's state is made of, and what is computed for it.
 #[derive(Clone)]
 pub struct RequestSizes {
     /// The transformer's lists of blocks.
@@ -33,8 +37,12 @@ pub struct RequestSizes {
     pub text_width: usize,
     /// How many text tokens a prompt has.
     pub text_tokens: TextTokens,
+    /// What the text encoder sees of a picture, where it sees pictures.
+    pub patches: Option<PatchesOf>,
     /// Bytes of a number of the text and image streams.
     pub activation_bytes: usize,
+    /// What the networks compute.
+    pub flops: ModelFlops,
 }
 
 /// Tells the cost of requests to one model.
@@ -51,22 +59,83 @@ impl CostModel {
         let cache = request.extensions.get::<CacheConfig>().or(self.cache.as_ref());
         let cache = cache.filter(|config| !config.never_reuses());
         let uncached = RequestCost::uncached(request);
-        let reference_tokens = request.input_images.iter().map(|input| {
-            let size = self.edit_size.of(input.image.size);
-            size.image_seq_len()
-        });
-        let reference_tokens: usize = reference_tokens.sum();
+        let reference_tokens: usize = self.reference_tokens(request).sum();
         let hidden_tokens = uncached.tokens + reference_tokens;
         let kept =
             cache.map_or(0, |config| self.cache_bytes(config, hidden_tokens, self.most_text(request), uncached.passes));
         RequestCost {
-            reference_tokens,
+            work: self.work(request, cache, hidden_tokens),
             bytes: (self.latent_bytes(request, reference_tokens) + self.prompt_bytes(request) + kept) as u64,
             least_share: cache.map_or(1.0, |config| self.least_share(config)),
             kind: cache.map_or(0, |config| kind(config, uncached.steps)),
-            text_tokens: (self.sizes.text_tokens)(&request.prompt, request).expected,
             ..uncached
         }
+    }
+
+    /// What a request's stages compute, whose image stream has so many tokens.
+    fn work(&self, request: &ImageRequest, cache: Option<&CacheConfig>, hidden_tokens: usize) -> Work {
+        let flops = &self.sizes.flops;
+        let own = request.params.size.image_seq_len();
+        let (mut step, mut reused_step) = (0.0, 0.0);
+        for prompt in prompts(request) {
+            let text = (self.sizes.text_tokens)(prompt, request).expected;
+            let around = flops.image_token * hidden_tokens as f64 + flops.text_token * text as f64;
+            let blocks = |most: usize| -> f64 {
+                let segments = self.sizes.segments.iter().zip(&flops.blocks);
+                segments
+                    .map(|(segment, block)| block.of(hidden_tokens + text) * segment.num_blocks.min(most) as f64)
+                    .sum()
+            };
+            step += around + blocks(usize::MAX);
+            reused_step += around + blocks(cache.map_or(usize::MAX, CacheConfig::always_computed_blocks));
+        }
+        let decode = flops.vae_decoder.of(own);
+        let preview = match request.previews.map(|previews| previews.method) {
+            Some(PreviewMethod::Vae) => decode,
+            Some(PreviewMethod::Latent2Rgb) => sketch(self.sizes.token_channels / 4).of(own),
+            None => 0.0,
+        };
+        Work { encode: self.encode_work(request), step, reused_step, preview, decode }
+    }
+
+    /// Of all prompts and pictures, as if none were known.
+    fn encode_work(&self, request: &ImageRequest) -> f64 {
+        let length = |prompt| (self.sizes.text_tokens)(prompt, request).expected;
+        let sizes = || request.input_images.iter().map(|input| input.image.size);
+        let texts: f64 = prompts(request).map(|prompt| self.text_work(length(prompt))).sum();
+        let seen: f64 = sizes().map(|size| self.vision_work(size)).sum();
+        let references: f64 = sizes().map(|size| self.reference_work(self.edit_size.of(size))).sum();
+        texts + seen + references + self.kept_by_mask(request)
+    }
+
+    /// Of the text encoder, for a prompt of so many tokens in a transformer pass.
+    pub(crate) fn text_work(&self, tokens: usize) -> f64 {
+        let flops = &self.sizes.flops;
+        flops.text_encoder.of(tokens + flops.template_tokens)
+    }
+
+    /// Of the vision tower, for a picture of this size.
+    pub(crate) fn vision_work(&self, picture: ImageSize) -> f64 {
+        let patches = self.sizes.patches.as_ref().map_or(0, |patches| patches(picture));
+        self.sizes.flops.vision.of(patches)
+    }
+
+    /// Of the VAE's encoder, for a picture at the size at which the transformer sees it.
+    pub(crate) fn reference_work(&self, size: ImageSize) -> f64 {
+        self.sizes.flops.vae_encoder.of(size.image_seq_len())
+    }
+
+    /// What stays under a mask is encoded at the size of the result, unless the picture is at that size anyway.
+    fn kept_by_mask(&self, request: &ImageRequest) -> f64 {
+        let size = request.params.size;
+        let masked = request.input_images.first().filter(|_| request.mask.is_some());
+        let other = masked.filter(|input| self.edit_size.of(input.image.size) != size);
+        other.map_or(0.0, |_| self.reference_work(size))
+    }
+
+    /// Image tokens of each picture to edit.
+    fn reference_tokens(&self, request: &ImageRequest) -> impl Iterator<Item = usize> {
+        request.input_images.iter().map(|input| self.edit_size.of(input.image.size).image_seq_len())
     }
 
     /// Latents before and after a step: those of the last step are held until this one is known to have had
@@ -117,10 +186,16 @@ impl CostModel {
 
     /// Text tokens of each pass, at most.
     fn most_text_tokens(&self, request: &ImageRequest) -> impl Iterator<Item = usize> {
-        let negative = request.negative_prompt.as_deref().filter(|_| request.params.guidance.branches().len() > 1);
-        let prompts = [Some(request.prompt.as_str()), negative];
-        prompts.into_iter().flatten().map(|prompt| (self.sizes.text_tokens)(prompt, request).most)
+        prompts(request).map(|prompt| (self.sizes.text_tokens)(prompt, request).most)
     }
+}
+
+/// The prompt of each pass.
+fn prompts(request: &ImageRequest) -> impl Iterator<Item = &str> {
+    request.params.guidance.branches().iter().map(|branch| match branch {
+        CfgBranch::Cond => request.prompt.as_str(),
+        CfgBranch::Uncond => request.negative_prompt.as_deref().unwrap_or_default(),
+    })
 }
 
 /// Requests with the same settings and step count reuse alike.

@@ -82,17 +82,19 @@ impl Encodings {
         }
     }
 
-    /// The encoding of `key`, made by `encode` unless it is kept.
+    /// The encoding of `key`, made by `encode`, in so many operations, unless it is kept.
     pub(crate) fn get_or<E>(
         &mut self,
         key: Key,
         used: &mut EncodingsUse,
+        work: f64,
         encode: impl FnOnce() -> Result<Encoding, E>,
     ) -> Result<Encoding, E> {
         if let Some(kept) = self.get(&key, used) {
             return Ok(kept);
         }
         let encoding = encode()?;
+        used.work += work;
         self.insert(key, &encoding);
         Ok(encoding)
     }
@@ -162,12 +164,13 @@ mod tests {
         let keys = [prompt("a"), seen_with, Key::Vision([1; 32]), Key::Reference([1; 32], size)];
         for _ in 0..2 {
             for key in &keys {
-                let made = encodings.get_or(key.clone(), &mut used, || Ok::<_, ()>(encoding(1))).unwrap();
+                let made = encodings.get_or(key.clone(), &mut used, 7.0, || Ok::<_, ()>(encoding(1))).unwrap();
                 assert_eq!(made.grid, (1, 1));
             }
         }
         assert_eq!(used.prompts, Lookups { hits: 2, misses: 2 }, "with and without a picture are two prompts");
         assert_eq!((used.vision, used.references), (Lookups { hits: 1, misses: 1 }, Lookups { hits: 1, misses: 1 }));
         assert_eq!(encodings.bytes(), 4 * 100 + 2 + 3 * 32);
+        assert_eq!(used.work, 4.0 * 7.0, "what is kept takes no work");
     }
 }

@@ -90,6 +90,7 @@ impl<F: Family> DiffusionPipeline<F> {
         let family = &self.family;
         let _span = info_span!("encode_prompt").entered();
         let tokens = in_pool(family.device(), || family.encode_prompt(field, prompt, &seen))?;
+        used.work += self.costs.text_work(tokens.dims()[0]);
         let encoding = Encoding { grid: (1, tokens.dims()[0]), tokens };
         self.encodings.insert(key, &encoding);
         Ok(encoding.tokens)
@@ -98,7 +99,8 @@ impl<F: Family> DiffusionPipeline<F> {
     /// A picture as the text encoder sees it.
     fn see(&mut self, picture: &InputImage, used: &mut EncodingsUse) -> Result<VisionFeatures, PipelineError> {
         let family = &self.family;
-        let encoding = self.encodings.get_or(Key::Vision(picture.digest), used, || {
+        let work = self.costs.vision_work(picture.image.size);
+        let encoding = self.encodings.get_or(Key::Vision(picture.digest), used, work, || {
             let _span = info_span!("encode_vision", size = %picture.image.size).entered();
             let VisionFeatures { features, grid } = in_pool(family.device(), || family.encode_vision(&picture.image))?;
             Ok::<_, PipelineError>(Encoding { tokens: features, grid })
@@ -123,7 +125,8 @@ impl<F: Family> DiffusionPipeline<F> {
         picture: impl FnOnce() -> RgbImage + Send,
     ) -> Result<Encoding, PipelineError> {
         let family = &self.family;
-        self.encodings.get_or(Key::Reference(digest, size), used, || {
+        let work = self.costs.reference_work(size);
+        self.encodings.get_or(Key::Reference(digest, size), used, work, || {
             let _span = info_span!("encode_reference", %size).entered();
             let tokens = in_pool(family.device(), || family.encode_picture(&picture())).map_err(device_error)?;
             Ok(Encoding { tokens, grid: size.token_grid() })
@@ -154,6 +157,7 @@ impl<F: Family> DiffusionPipeline<F> {
                 let picture = padded(&pixels.picture, whole);
                 let encode = || self.family.encode_picture(&picture);
                 let tokens = in_pool(self.family.device(), encode).map_err(device_error)?;
+                used.work += self.costs.reference_work(whole);
                 Encoding { tokens, grid: whole.token_grid() }
             }
         };

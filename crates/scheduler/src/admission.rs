@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::config::SchedulerConfig;
 use crate::handle::SubmitError;
 use crate::ordering::Ordering;
-use crate::state::{Job, State};
+use crate::state::{Job, Lane, LaneStatus, State};
 
 /// Whether `jobs` are put in line, all or none. An empty line takes any number, so that no bound
 /// of the line can shut a large submission out for ever.
@@ -18,11 +19,10 @@ pub(crate) fn admit(state: &State, jobs: &[Job]) -> Result<(), SubmitError> {
     {
         return Err(SubmitError::TooLarge { bytes: job.cost.bytes, budget });
     }
-    let predicted_drain = drain(state, jobs);
     let crowded = state.waiting.len() + jobs.len() > config.max_waiting;
-    let backlogged = config.max_backlog.is_some_and(|most| predicted_drain > most);
+    let backlogged = config.max_backlog.is_some_and(|most| drain(state, jobs) > most);
     if !state.waiting.is_empty() && (crowded || backlogged) {
-        return Err(SubmitError::QueueFull { waiting: state.waiting.len(), predicted_drain: drain(state, &[]) });
+        return Err(SubmitError::QueueFull { waiting: state.waiting.len(), place_in: place_in(state, jobs) });
     }
     for (job_idx, job) in jobs.iter().enumerate() {
         let Some(deadline) = job.deadline else { continue };
@@ -42,14 +42,55 @@ pub(crate) fn drain(state: &State, more: &[Job]) -> Duration {
     all(state, jobs()).max(longest.unwrap_or_default())
 }
 
+/// How long until `jobs` have a place in line, which they do not have now: until enough of those in line are
+/// taken up and the backlog is short enough, or until the line is empty.
+fn place_in(state: &State, jobs: &[Job]) -> Duration {
+    let SchedulerConfig { max_waiting, max_backlog, .. } = state.config;
+    let n_waiting = state.waiting.len();
+    let n_too_many = (n_waiting + jobs.len()).saturating_sub(max_waiting).min(n_waiting);
+    let backlog = max_backlog.map_or(Duration::ZERO, |most| drain(state, jobs).saturating_sub(most));
+    let ordering = Ordering::new(state, state.now);
+    taken_up_in(state, &ordering, n_too_many).max(backlog).min(taken_up_in(state, &ordering, n_waiting))
+}
+
+/// How long until the first `n` jobs of the line are taken up: what goes before the last of them is done, and as
+/// many that run have left as they need places of.
+fn taken_up_in(state: &State, ordering: &Ordering<'_>, n: usize) -> Duration {
+    let mut line: Vec<_> = state.waiting.iter().map(|job| ordering.rank(job)).collect();
+    line.sort_unstable();
+    let Some(last) = n.checked_sub(1).and_then(|i| line.get(i)) else { return Duration::ZERO };
+    let before = all(state, state.jobs().filter(|other| ordering.rank(other) < *last));
+
+    let running: Vec<_> = state.lanes.iter().flat_map(|lane| &lane.running).collect();
+    let n_places = state.n_lanes() as usize * state.config.max_batch;
+    let n_leaving = (running.len() + n).saturating_sub(n_places).min(running.len());
+    let mut left: Vec<_> = running.into_iter().map(|job| state.cost.alone(job)).collect();
+    left.sort_unstable();
+    let places = n_leaving.checked_sub(1).map_or(Duration::ZERO, |i| left[i]);
+    before.max(places)
+}
+
 /// How long after its arrival a job will be done that arrives together with `mates`, if nothing
-/// that comes later goes before it: all that goes before it, then its own time.
+/// that comes later goes before it: a turn that is under way, all that goes before it, then its own time.
 fn completion(state: &State, job: &Job, mates: &[Job]) -> Duration {
     let group: Vec<_> = mates.iter().chain([job]).copied().collect();
     let ordering = Ordering::with(state, &group, job.arrived);
     let rank = ordering.rank(job);
     let before = state.jobs().chain(mates).filter(|other| ordering.rank(other) < rank);
-    all(state, before) + state.cost.alone(job)
+    turn_ends_in(state, &ordering, job) + all(state, before) + state.cost.alone(job)
+}
+
+/// How long until the first worker is done with a turn of jobs that come after `job`. It is broken off only where
+/// nobody waits for any of them any more.
+fn turn_ends_in(state: &State, ordering: &Ordering<'_>, job: &Job) -> Duration {
+    let rank = ordering.rank(job);
+    let ends_in = |lane: &Lane| {
+        let mut in_hand = lane.at_work.iter().filter(|other| lane.running.iter().any(|job| job.id == other.id));
+        // Those that come before `job` are counted with what goes before it.
+        let is_waited_for = in_hand.clone().next().is_some() && in_hand.all(|other| ordering.rank(other) > rank);
+        if is_waited_for { lane.turn_ends.saturating_sub(state.now) } else { Duration::ZERO }
+    };
+    state.lanes.iter().filter(|lane| lane.status != LaneStatus::Lost).map(ends_in).min().unwrap_or_default()
 }
 
 /// How long the workers take for `jobs`: either their steps are full, or all their places are.
@@ -66,7 +107,8 @@ fn all<'a>(state: &State, jobs: impl Iterator<Item = &'a Job>) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{JobOptions, SchedulerConfig};
+    use crate::config::JobOptions;
+    use crate::policy;
     use crate::state::JobId;
     use crate::testing::{TICK, books, cost};
 
@@ -102,13 +144,49 @@ mod tests {
         assert!(state.submit(jobs(10..11, 1, None)).is_err());
     }
 
+    fn place(state: &mut State, jobs: Vec<Job>) -> Duration {
+        match state.submit(jobs).unwrap_err() {
+            SubmitError::QueueFull { place_in, .. } => place_in,
+            other => panic!("{other}"),
+        }
+    }
+
     #[test]
-    fn a_full_line_tells_how_long_everything_in_hand_will_take() {
+    fn a_full_line_tells_when_there_is_a_place_in_it() {
         let mut state = books(CONFIG, 1);
         // Encoding, a step, decoding: 1 + 1 + 4 s each.
         state.submit(jobs(0..3, 1, None)).unwrap();
-        let refused = state.submit(jobs(3..4, 1, None)).unwrap_err();
-        assert_eq!(refused, SubmitError::QueueFull { waiting: 3, predicted_drain: TICK * 18 });
+        assert_eq!(place(&mut state, jobs(3..4, 1, None)), Duration::ZERO, "the first is about to be taken up");
+        assert_eq!(place(&mut state, jobs(3..5, 1, None)), TICK * 6, "the second after the first");
+        assert_eq!(place(&mut state, jobs(3..9, 1, None)), TICK * 12, "an empty line takes any number");
+        let long: Vec<_> = jobs(3..4, 30, None);
+        assert_eq!(place(&mut books_with(&[1, 1, 1]), long), TICK * 12, "30 s are not enough for 53");
+        // What is over the 30 s of backlog is done sooner.
+        assert_eq!(place(&mut books_with(&[9, 9]), jobs(3..4, 1, None)), TICK * 4);
+
+        let mut state = books(CONFIG, 1);
+        state.submit(jobs(0..3, 1, None)).unwrap();
+        for _ in 0..2 {
+            let encoding = policy::assign(&state, Duration::ZERO);
+            state.assigned(&encoding);
+            let [(0, policy::Assignment { turn, .. })] = &encoding[..] else { panic!("{encoding:?}") };
+            crate::testing::done(&mut state, 0, turn.clone(), &[]);
+        }
+        state.submit(jobs(3..4, 1, None)).unwrap();
+        // One runs, encoded and with its step behind it.
+        assert_eq!(place(&mut state, jobs(4..5, 1, None)), TICK * 4);
+    }
+
+    /// Books with jobs of so many steps in line.
+    fn books_with(steps: &[usize]) -> State {
+        let mut state = books(CONFIG, 1);
+        let jobs = steps.iter().enumerate().map(|(id, &steps)| jobs(id as JobId..id as JobId + 1, steps, None));
+        state.submit(jobs.flatten().collect()).unwrap();
+        state
+    }
+
+    #[test]
+    fn a_full_line_has_everything_in_hand_to_do() {
         let mut state = books(CONFIG, 2);
         state.submit(jobs(0..3, 1, None)).unwrap();
         assert_eq!(state.predicted_drain(), TICK * 9, "two workers share it");
@@ -136,6 +214,30 @@ mod tests {
         assert_eq!(roomy.submit(jobs(1..2, 11, Some(31))), Ok(()));
         assert_eq!(state.submit(jobs(1..2, 9, Some(14))), Ok(()));
         assert_eq!(roomy.waiting.len(), 2);
+    }
+
+    #[test]
+    fn a_turn_under_way_is_waited_for() {
+        let mut state = books(SchedulerConfig { max_backlog: None, memory_budget: None, ..CONFIG }, 1);
+        let huge = Job::new(0, cost(640, 10), JobOptions::default(), Duration::ZERO);
+        state.submit(vec![huge]).unwrap();
+        for _ in 0..2 {
+            let turns = policy::assign(&state, Duration::ZERO);
+            state.assigned(&turns);
+            if matches!(turns[0].1.turn, Some(policy::Turn::Encode(_))) {
+                crate::testing::done(&mut state, 0, turns[0].1.turn.clone(), &[]);
+            }
+        }
+        state.advance(TICK * 4);
+        // Of the 10 s of the large one's step 6 are left, and the small one takes 3 s.
+        let small = |deadline: u32| {
+            let options = JobOptions { deadline: Some(TICK * deadline), ..JobOptions::default() };
+            vec![Job::new(1, cost(16, 1), options, TICK * 4)]
+        };
+        let late = SubmitError::TooLate { predicted: TICK * 9, deadline: TICK * 8 };
+        assert_eq!(state.submit(small(8)), Err(late));
+        state.cancel(0);
+        assert_eq!(state.submit(small(3)), Ok(()), "nobody waits for the large one");
     }
 
     #[test]

@@ -4,19 +4,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diffusion::{
-    Extensions, Guidance, ImageRequest, ImageSize, InputImage, Interrupt, ModelCard, Pipeline, PipelineError, RgbImage,
-    SamplingParams,
+    Extensions, Guidance, ImageRequest, ImageSize, InputImage, Interrupt, ModelCard, Pipeline, PipelineError,
+    RequestCost, RgbImage, SamplingParams,
 };
 
 /// What was measured. The default is nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Calibration {
-    /// (load, seconds) of steps.
+    /// (work, seconds) of steps.
     pub(crate) steps: Vec<(f64, f64)>,
-    /// Seconds of an encoding.
-    pub(crate) encode: Option<f64>,
-    /// Seconds of a decoding, for each image token.
-    pub(crate) decode: Option<f64>,
+    /// The same of encodings.
+    pub(crate) encode: Vec<(f64, f64)>,
+    /// The same of decodings.
+    pub(crate) decode: Vec<(f64, f64)>,
 }
 
 /// What is stepped, least load first: the default size divided by so much, so many at a time.
@@ -79,23 +79,22 @@ impl Bench<'_> {
         let ImageSize { width, height } = p.card().default_size;
         let request = request(p.card(), ImageSize { width: width.div_ceil(divisor), height: height.div_ceil(divisor) });
         let cost = p.estimator()(&request);
-        let tokens = cost.tokens as f64;
-        if !self.allows(self.predicted((cost.step_tokens() * batches[0]) as f64)) {
+        if !self.allows(predicted(&self.measured.steps, cost.work.step * batches[0] as f64)) {
             return Ok(false);
         }
         let begun = Instant::now();
         let mut state = p.prepare(&request, self.interrupt)?;
-        keep_least(&mut self.measured.encode, begun.elapsed().as_secs_f64());
+        self.measured.encode.push((cost.work.encode, begun.elapsed().as_secs_f64()));
         for &n in batches {
-            if !self.steps(p, &state, cost.step_tokens() as f64, n)? {
+            if !self.steps(p, &state, &cost, n)? {
                 return Ok(false);
             }
         }
-        if self.allows(Duration::from_secs_f64(self.measured.decode.unwrap_or(0.0) * tokens)) {
+        if self.allows(predicted(&self.measured.decode, cost.work.decode)) {
             p.step(&mut [&mut state], self.interrupt)?;
             let begun = Instant::now();
             p.decode(state, self.interrupt)?;
-            keep_least(&mut self.measured.decode, begun.elapsed().as_secs_f64() / tokens);
+            self.measured.decode.push((cost.work.decode, begun.elapsed().as_secs_f64()));
         }
         Ok(true)
     }
@@ -105,10 +104,10 @@ impl Bench<'_> {
         &mut self,
         p: &mut P,
         state: &P::State,
-        tokens: f64,
+        cost: &RequestCost,
         n: usize,
     ) -> Result<bool, PipelineError> {
-        if !self.allows(self.predicted(tokens * n as f64)) {
+        if !self.allows(predicted(&self.measured.steps, cost.work.step * n as f64)) {
             return Ok(false);
         }
         let (first, mut load, mut least) = (Instant::now(), 0.0, None);
@@ -121,16 +120,10 @@ impl Bench<'_> {
             let begun = Instant::now();
             let reports = p.step(&mut states.iter_mut().collect::<Vec<_>>(), self.interrupt)?;
             keep_least(&mut least, begun.elapsed().as_secs_f64());
-            load = reports.iter().map(|report| tokens * report.computed_share).sum();
+            load = reports.iter().map(|report| cost.step_work(report.computed_share)).sum();
         }
         self.measured.steps.extend(least.map(|seconds| (load, seconds)));
         Ok(true)
-    }
-
-    /// How long a step of this load should take, from the last one measured.
-    fn predicted(&self, load: f64) -> Duration {
-        let per_load = self.measured.steps.last().map_or(0.0, |(load, seconds)| seconds / load);
-        Duration::try_from_secs_f64(per_load * load).unwrap_or(Duration::MAX)
     }
 
     fn allows(&self, predicted: Duration) -> bool {
@@ -140,6 +133,12 @@ impl Bench<'_> {
     fn has_time_for(&self, predicted: Duration) -> bool {
         self.begun.elapsed().saturating_add(predicted) <= self.limit
     }
+}
+
+/// How long a turn with so much work should take, from the last one measured.
+fn predicted(measured: &[(f64, f64)], work: f64) -> Duration {
+    let per_work = measured.last().map_or(0.0, |(work, seconds)| seconds / work);
+    Duration::try_from_secs_f64(per_work * work).unwrap_or(Duration::MAX)
 }
 
 fn keep_least(least: &mut Option<f64>, seconds: f64) {
@@ -170,14 +169,21 @@ mod tests {
         FakePipeline { step_delay, decode_delay: step_delay, ..FakePipeline::default() }
     }
 
+    /// The work of each measurement, in tokens.
+    fn tokens(measured: &[(f64, f64)]) -> Vec<f64> {
+        measured.iter().map(|point| point.0 / diffusion::TOKEN_WORK).collect()
+    }
+
     #[test]
     fn a_fast_pipeline_is_measured_at_every_load() {
         let mut pipeline = fake(Duration::from_millis(2));
         let measured = calibrate(&mut pipeline, Duration::from_secs(60), &Interrupt::default());
         // The default size is 64x64: 16 tokens, and 1 token where it is divided by 4.
-        assert_eq!(measured.steps.iter().map(|point| point.0).collect::<Vec<_>>(), [1.0, 4.0, 8.0, 16.0, 32.0]);
+        assert_eq!(tokens(&measured.steps), [1.0, 4.0, 8.0, 16.0, 32.0]);
         assert!(measured.steps.iter().all(|point| point.1 >= 0.002), "{measured:?}");
-        assert!(measured.encode.is_some() && measured.decode.unwrap() >= 0.002 / 16.0, "{measured:?}");
+        assert_eq!(measured.encode.len(), 3);
+        assert_eq!(tokens(&measured.decode), [1.0, 4.0, 16.0]);
+        assert!(measured.decode.iter().all(|point| point.1 >= 0.002), "{measured:?}");
         assert_eq!(pipeline.probe.states.load(std::sync::atomic::Ordering::SeqCst), 0, "nothing is left behind");
     }
 
@@ -216,6 +222,6 @@ mod tests {
         let mut pipeline = fake(Duration::from_millis(1));
         pipeline.memory = Some(20);
         let measured = calibrate(&mut pipeline, Duration::from_secs(60), &Interrupt::default());
-        assert_eq!(measured.steps.iter().map(|point| point.0).collect::<Vec<_>>(), [1.0, 4.0, 8.0, 16.0]);
+        assert_eq!(tokens(&measured.steps), [1.0, 4.0, 8.0, 16.0]);
     }
 }

@@ -1,4 +1,4 @@
-//! What turns and jobs take: predictions from a measured curve, corrected by what is observed.
+//! What turns and jobs take: predictions from measured curves over the work of turns, corrected by what is observed.
 //!
 //! Two measures of a job are told apart. Its *work* is the part of a device that it takes up, in
 //! seconds of a device whose steps are full: it says who goes first and when everything is done.
@@ -7,78 +7,73 @@
 
 use std::time::Duration;
 
-use diffusion::RequestCost;
+use diffusion::{PreviewMethod, RequestCost};
 
 use crate::calibration::Calibration;
 use crate::curve::Curve;
-use crate::mean::Mean;
 use crate::reuse::Reuse;
 use crate::state::{Job, Needs};
+use crate::times::Times;
 
 /// Steps before anything was measured: those of a large model on a large GPU, which a picture of
 /// 1024x1024 fills. The first observed step corrects the seconds, nothing the shape.
-const NOMINAL: [(f64, f64); 2] = [(1.0, 0.1), (4096.0, 0.2)];
+const NOMINAL: [(f64, f64); 2] = [(1.0, 0.1), (7e13, 0.2)];
 
 /// Predicts how long turns and jobs take. Devices are taken to be alike.
 #[derive(Debug)]
 pub(crate) struct CostModel {
-    curve: Curve,
-    /// Observed seconds of steps over those of the curve.
-    correction: Mean,
-    /// Seconds of an encoding.
-    encode: Mean,
-    /// Seconds of a decoding, for each image token.
-    decode: Mean,
+    steps: Times,
+    encode: Times,
+    /// Of pictures, and of previews that are drawn like them.
+    decode: Times,
+    /// Of previews without the VAE.
+    sketch: Times,
     reuse: Reuse,
 }
 
 impl Default for CostModel {
     fn default() -> Self {
         CostModel {
-            curve: Curve::through(&NOMINAL).expect("two points. This is a bug."),
-            correction: Mean::default(),
-            encode: Mean::default(),
-            decode: Mean::default(),
+            steps: Times::nominal(&NOMINAL),
+            encode: Times::default(),
+            decode: Times::default(),
+            sketch: Times::default(),
             reuse: Reuse::default(),
         }
     }
 }
 
 impl CostModel {
-    /// Takes over what was measured; without a step, the curve stays as it is.
+    /// Takes over what was measured; what was not stays as it is.
     pub(crate) fn calibrate(&mut self, calibration: &Calibration) {
-        if let Some(curve) = Curve::through(&calibration.steps) {
-            self.curve = curve;
-            self.correction = Mean::default();
-        }
-        calibration.encode.into_iter().for_each(|seconds| self.encode.observe(seconds));
-        calibration.decode.into_iter().for_each(|seconds| self.decode.observe(seconds));
+        self.steps.calibrate(&calibration.steps);
+        self.encode.calibrate(&calibration.encode);
+        self.decode.calibrate(&calibration.decode);
     }
 
     /// The load that a step of this request is expected to be.
     pub(crate) fn load(&self, cost: &RequestCost) -> f64 {
-        let share = self.reuse.expected(cost.kind).clamp(cost.least_share, 1.0);
-        cost.step_tokens() as f64 * share
+        cost.step_work(self.reuse.expected(cost.kind))
     }
 
     /// Seconds of a step with this load.
     pub(crate) fn step(&self, load: f64) -> f64 {
-        self.curve.seconds(load) * self.correction.or(1.0)
+        self.curve().seconds(load)
     }
 
     /// The load from which on throughput hardly grows.
-    pub(crate) fn token_budget(&self) -> f64 {
-        self.curve.budget()
+    pub(crate) fn budget(&self) -> f64 {
+        self.curve().budget()
     }
 
-    /// Fewest seconds for a unit of load that any step takes.
-    fn best_seconds_per_load(&self) -> f64 {
-        self.curve.best_seconds_per_load() * self.correction.or(1.0)
+    fn curve(&self) -> &Curve {
+        self.steps.curve().expect("steps begin with a nominal curve. This is a bug.")
     }
 
     /// What is left to do of a job, in seconds of a device whose steps are full.
     pub(crate) fn work(&self, job: &Job) -> Duration {
-        self.left(job, self.best_seconds_per_load() * self.load(&job.cost))
+        let load = self.load(&job.cost);
+        self.left(job, self.curve().best_seconds_per_load(load) * load)
     }
 
     /// How long what is left of a job takes on a device of its own.
@@ -86,20 +81,51 @@ impl CostModel {
         self.left(job, self.step(self.load(&job.cost)))
     }
 
-    /// Seconds until a job is encoded, once its turn begins: none where it is.
-    pub(crate) fn encoding(&self, job: &Job) -> f64 {
-        if job.needs == Needs::Encode { self.encode.or(0.0) } else { 0.0 }
+    /// Seconds that go by before a job can take its next step, once its turn begins.
+    pub(crate) fn before_step(&self, job: &Job) -> f64 {
+        match job.needs {
+            Needs::Encode => self.turn(&self.encode, job.cost.work.encode),
+            Needs::Preview => self.preview(&job.cost),
+            Needs::Step | Needs::Decode | Needs::DecodeAlone => 0.0,
+        }
+    }
+
+    /// How long a turn of these jobs takes: a step of several, or whatever the one needs.
+    pub(crate) fn turn_takes(&self, jobs: &[Job]) -> Duration {
+        let seconds = match jobs {
+            [job] if matches!(job.needs, Needs::Encode | Needs::Preview) => self.before_step(job),
+            [job] if job.needs != Needs::Step => self.turn(&self.decode, job.cost.work.decode),
+            [] => 0.0,
+            jobs => self.step(jobs.iter().map(|job| self.load(&job.cost)).sum()),
+        };
+        duration(seconds)
     }
 
     fn left(&self, job: &Job, seconds_per_step: f64) -> Duration {
-        let encode = self.encoding(job);
-        let decode = self.decode.or(0.0) * job.cost.tokens as f64;
-        Duration::from_secs_f64(encode + seconds_per_step * job.steps_left as f64 + decode)
+        let encode = if job.needs == Needs::Encode { self.before_step(job) } else { 0.0 };
+        let previews = self.preview(&job.cost) * job.previews_left() as f64;
+        let decode = self.turn(&self.decode, job.cost.work.decode);
+        let seconds = encode + seconds_per_step * job.steps_left as f64 + previews + decode;
+        duration(seconds)
+    }
+
+    fn preview(&self, cost: &RequestCost) -> f64 {
+        match cost.previews.map(|previews| previews.method) {
+            None => 0.0,
+            Some(PreviewMethod::Vae) => self.turn(&self.decode, cost.work.preview),
+            Some(PreviewMethod::Latent2Rgb) => self.turn(&self.sketch, cost.work.preview),
+        }
+    }
+
+    /// Seconds of a turn with so much work; of a kind that was never seen, what full steps would take for it.
+    fn turn(&self, times: &Times, work: f64) -> f64 {
+        let curve = times.curve();
+        curve.map_or_else(|| self.curve().best_seconds_per_load(self.budget()) * work, |curve| curve.seconds(work))
     }
 
     /// A step with this load, as it turned out, took so long.
     pub(crate) fn observe_step(&mut self, load: f64, took: Duration) {
-        self.correction.observe(took.as_secs_f64() / self.curve.seconds(load));
+        self.steps.observe(load, took.as_secs_f64());
     }
 
     /// A step of a request of this kind computed this share of its blocks.
@@ -107,25 +133,43 @@ impl CostModel {
         self.reuse.observe(kind, share);
     }
 
-    pub(crate) fn observe_encode(&mut self, took: Duration) {
-        self.encode.observe(took.as_secs_f64());
+    /// An encoding in which so much was computed took so long.
+    pub(crate) fn observe_encode(&mut self, work: f64, took: Duration) {
+        self.encode.observe(work, took.as_secs_f64());
+    }
+
+    pub(crate) fn observe_preview(&mut self, cost: &RequestCost, took: Duration) {
+        let times = match cost.previews.map(|previews| previews.method) {
+            None => return,
+            Some(PreviewMethod::Vae) => &mut self.decode,
+            Some(PreviewMethod::Latent2Rgb) => &mut self.sketch,
+        };
+        times.observe(cost.work.preview, took.as_secs_f64());
     }
 
     pub(crate) fn observe_decode(&mut self, cost: &RequestCost, took: Duration) {
-        self.decode.observe(took.as_secs_f64() / cost.tokens as f64);
+        self.decode.observe(cost.work.decode, took.as_secs_f64());
     }
+}
+
+/// At most some thirty years, so that the sum of many is a duration too.
+fn duration(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.max(0.0).min(1e9))
 }
 
 #[cfg(test)]
 mod tests {
+    use diffusion::{PreviewTimes, Previews, Work};
+
     use super::*;
     use crate::config::JobOptions;
     use crate::testing::cost;
 
+    /// A step of up to 64 takes a second, an encoding 3 s, and a decoding a quarter of a second for a token.
     fn model() -> CostModel {
         let mut model = CostModel::default();
         let steps = vec![(16.0, 1.0), (64.0, 1.0), (128.0, 2.0)];
-        model.calibrate(&Calibration { steps, encode: Some(3.0), decode: Some(0.25) });
+        model.calibrate(&Calibration { steps, encode: vec![(1.0, 3.0)], decode: vec![(1.0, 0.25)] });
         model
     }
 
@@ -133,31 +177,46 @@ mod tests {
         Job::new(0, cost, JobOptions::default(), Duration::ZERO)
     }
 
+    fn seconds(duration: Duration) -> f64 {
+        (duration.as_secs_f64() * 1e3).round() / 1e3
+    }
+
     #[test]
     fn a_small_picture_takes_longer_alone_than_its_part_of_a_full_device() {
         let small = job(cost(16, 8));
         // 3 s of encoding, 4 s of decoding, and 8 steps of 1 s, or of a quarter.
-        assert_eq!(model().alone(&small).as_secs_f64(), 15.0);
-        assert_eq!(model().work(&small).as_secs_f64(), 9.0);
+        assert_eq!(seconds(model().alone(&small)), 15.0);
+        assert_eq!(seconds(model().work(&small)), 9.0);
         let encoded = Job { needs: Needs::Step, steps_left: 2, ..small };
-        assert_eq!(model().alone(&encoded).as_secs_f64(), 6.0);
+        assert_eq!(seconds(model().alone(&encoded)), 6.0);
     }
 
     #[test]
     fn a_model_is_corrected_by_what_is_observed() {
         let mut model = model();
         (0..9).for_each(|_| model.observe_step(100.0, Duration::from_secs_f64(2.0 * 1.5625)));
-        assert!((model.step(64.0) - 2.0).abs() < 1e-9, "everything takes twice as long");
-        model.observe_encode(Duration::from_secs(5));
-        model.observe_decode(&cost(4, 1), Duration::from_secs(3));
+        assert!((model.step(64.0) - 2.0).abs() < 0.02, "works of about this size take twice as long");
+        model.observe_encode(1.0, Duration::from_secs(5));
+        model.observe_decode(&cost(16, 1), Duration::from_secs(12));
         let all = model.alone(&job(cost(16, 1))).as_secs_f64();
-        assert!((all - (4.0 + 2.0 + 8.0)).abs() < 1e-9, "{all}");
+        assert!((all - (5.0 + 1.0 + 12.0)).abs() < 0.4, "{all}");
+    }
+
+    #[test]
+    fn pictures_to_edit_make_an_encoding_longer() {
+        let mut model = CostModel::default();
+        model.calibrate(&Calibration { encode: vec![(100.0, 1.0)], ..Calibration::default() });
+        let edit = |encode| job(RequestCost { work: Work { encode, ..Work::default() }, ..cost(16, 1) });
+        assert!((model.before_step(&edit(1000.0)) - 10.0).abs() < 1e-9, "ten times what was measured");
+        model.observe_encode(1000.0, Duration::from_secs(30));
+        assert!(model.before_step(&edit(1000.0)) > 29.0 && model.before_step(&edit(100.0)) < 1.1);
     }
 
     #[test]
     fn reuse_makes_a_request_lighter_and_never_lighter_than_it_can_be() {
         let mut model = model();
-        let cached = RequestCost { passes: 2, least_share: 0.5, kind: 7, ..cost(64, 9) };
+        let work = Work { step: 128.0, reused_step: 64.0, ..cost(64, 9).work };
+        let cached = RequestCost { least_share: 0.5, kind: 7, work, ..cost(64, 9) };
         assert_eq!(model.load(&cached), 128.0);
         model.observe_share(7, 0.75);
         assert_eq!(model.load(&cached), 96.0);
@@ -167,10 +226,42 @@ mod tests {
     }
 
     #[test]
+    fn previews_are_part_of_what_a_job_takes() {
+        let mut model = model();
+        let with = |method| {
+            let previews = Some(Previews { method, times: PreviewTimes::Interval(2) });
+            job(RequestCost { previews, ..cost(16, 8) })
+        };
+        // Three previews, each as long as a decoding.
+        let vae = with(PreviewMethod::Vae);
+        assert_eq!(seconds(model.alone(&vae)), 15.0 + 3.0 * 4.0);
+        let late = Job { needs: Needs::Preview, steps_left: 4, ..vae };
+        assert_eq!(seconds(model.alone(&late)), 4.0 + 2.0 * 4.0 + 4.0, "that which is due and the last");
+        assert_eq!(model.before_step(&late), 4.0);
+        let sketched = with(PreviewMethod::Latent2Rgb);
+        model.observe_preview(&sketched.cost, Duration::from_secs(1));
+        assert_eq!(seconds(model.alone(&sketched)), 15.0 + 3.0);
+        assert_eq!(seconds(model.alone(&vae)), 27.0, "the other kind is as it was");
+        (0..50).for_each(|_| model.observe_preview(&vae.cost, Duration::from_secs(8)));
+        assert!(model.alone(&vae).as_secs_f64() > 42.0);
+    }
+
+    #[test]
+    fn no_request_is_too_much_to_be_foreseen() {
+        let work = Work { step: 1e300, reused_step: 1e300, ..Work::default() };
+        let endless = job(RequestCost { work, ..cost(16, 1000) });
+        assert_eq!(model().alone(&endless).as_secs_f64(), 1e9);
+    }
+
+    #[test]
     fn nothing_measured_leaves_the_nominal_curve() {
         let mut model = CostModel::default();
         model.calibrate(&Calibration::default());
-        assert_eq!(model.step(4096.0), 0.2);
-        assert!(model.token_budget() > 3000.0);
+        assert_eq!(model.step(7e13), 0.2);
+        assert!(model.budget() > 5e13);
+        assert!(
+            model.before_step(&job(RequestCost { work: Work { encode: 7e13, ..Work::default() }, ..cost(16, 1) }))
+                > 0.1
+        );
     }
 }

@@ -1,18 +1,16 @@
-//! How long a denoising step takes for its load.
+//! How long a turn takes for its load.
 
 /// The share of the best throughput that counts as all of it.
 const SATURATED: f64 = 0.9;
 
-/// Seconds of a step as a function of its load: monotone, and linear between measured points.
-///
-/// A step's load is the tokens of all its transformer passes, each pass counted by the share
-/// of the blocks that it computes.
+/// Seconds of a turn as a function of its load, the floating point operations that it takes: monotone, and linear
+/// between points.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Curve {
     /// (load, seconds), both ascending; the first load is 0.
     points: Vec<(f64, f64)>,
-    /// Fewest seconds for a unit of load, over all points.
-    best: f64,
+    /// Fewest seconds for a unit of load, over each point and those of more load.
+    best: Vec<f64>,
     /// The load from which on more is not worth its while.
     budget: f64,
 }
@@ -33,9 +31,12 @@ impl Curve {
             longest = longest.max(*seconds);
             *seconds = longest;
         }
-        let best = points.iter().map(|(load, seconds)| seconds / load).reduce(f64::min)?;
+        if points.is_empty() {
+            return None;
+        }
         points.insert(0, (0.0, fixed_part(&points)));
-        let budget = budget(&points, best / SATURATED);
+        let best = best(&points);
+        let budget = budget(&points, best[0] / SATURATED);
         Some(Curve { points, best, budget })
     }
 
@@ -55,10 +56,30 @@ impl Curve {
         self.budget
     }
 
-    /// Fewest seconds for a unit of load that any measured step took.
-    pub(crate) fn best_seconds_per_load(&self) -> f64 {
-        self.best
+    /// Fewest seconds for a unit of load that a turn of this load or more takes: what company can make of it.
+    pub(crate) fn best_seconds_per_load(&self, load: f64) -> f64 {
+        let after = self.points.partition_point(|point| point.0 <= load);
+        let own = if load > 0.0 { self.seconds(load) / load } else { f64::INFINITY };
+        self.best.get(after).map_or(own, |best| best.min(own))
     }
+
+    /// The loads of its points.
+    pub(crate) fn loads(&self) -> impl Iterator<Item = f64> {
+        self.points.iter().map(|point| point.0)
+    }
+}
+
+/// Fewest seconds for a unit of load, over each point and those behind it. Between two points lies nothing better.
+fn best(points: &[(f64, f64)]) -> Vec<f64> {
+    let mut best = vec![f64::INFINITY; points.len()];
+    let mut least = f64::INFINITY;
+    for (best, (load, seconds)) in best.iter_mut().zip(points).rev() {
+        if *load > 0.0 {
+            least = least.min(seconds / load);
+        }
+        *best = least;
+    }
+    best
 }
 
 /// The least load at which a unit of it takes no more than `enough` seconds. Between two points the
@@ -103,6 +124,15 @@ mod tests {
         assert_eq!([0.0, 50.0, 200.0].map(|load| curve.seconds(load)), [0.0, 1.0, 4.0]);
         assert_eq!(Curve::through(&[]), None);
         assert_eq!(Curve::through(&[(0.0, 1.0), (5.0, 0.0)]), None);
+    }
+
+    #[test]
+    fn company_is_of_more_load_never_of_less() {
+        // The best rate is at 20; what is larger cannot have it.
+        let curve = Curve::through(&[(10.0, 1.0), (20.0, 1.0), (40.0, 9.0)]).unwrap();
+        let best = [5.0, 20.0, 40.0, 80.0].map(|load| curve.best_seconds_per_load(load));
+        assert_eq!(best, [0.05, 0.05, 0.225, 0.225]);
+        assert_eq!(curve.best_seconds_per_load(0.0), 0.05);
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diffusion::{
-    BlockRun, CfgBranch, EditSize, Estimator, Extensions, Guidance, GuidanceKind, ImageRequest, ImageSize,
-    InputImageBounds, Interrupt, InvalidRequest, Mask, ModelCard, Pipeline, PipelineError, PreviewMethod, RequestCost,
-    RgbImage, SamplingParams, ShapeOf, StepReport,
+    BlockRun, CfgBranch, EditSize, EncodingsUse, Estimator, Extensions, Guidance, GuidanceKind, ImageRequest,
+    ImageSize, InputImageBounds, Interrupt, InvalidRequest, Mask, ModelCard, Pipeline, PipelineError, PreviewMethod,
+    RequestCost, RgbImage, SamplingParams, ShapeOf, StepReport,
 };
 
 /// Paints a picture in the one colour that its seed says; the last number of a preview's colour is how
@@ -230,7 +230,7 @@ impl Pipeline for FakePipeline {
     fn estimator(&self) -> Estimator {
         Arc::new(|request| {
             let cost = RequestCost::uncached(request);
-            RequestCost { text_tokens: 0, bytes: cost.tokens as u64, ..cost }
+            RequestCost { bytes: cost.tokens as u64, ..cost }
         })
     }
 
@@ -244,6 +244,11 @@ impl Pipeline for FakePipeline {
 
     fn prompt_tokens(&self, state: &FakeState) -> usize {
         state.request.prompt.split_whitespace().count()
+    }
+
+    /// Nothing is kept.
+    fn encodings(&self, state: &FakeState) -> EncodingsUse {
+        EncodingsUse { work: RequestCost::uncached(&state.request).work.encode, ..EncodingsUse::default() }
     }
 
     /// Of a request with a mask, what it was given.

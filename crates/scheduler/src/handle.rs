@@ -39,8 +39,8 @@ pub enum SubmitError {
     QueueFull {
         /// Jobs in line.
         waiting: usize,
-        /// How long everything in hand will take.
-        predicted_drain: Duration,
+        /// How long until there is a place in line.
+        place_in: Duration,
     },
     /// The job would not be done in time.
     #[error("the job would take {predicted:.1?} and is needed within {deadline:.1?}")]

@@ -45,6 +45,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod times;
 mod worker;
 
 pub use config::{JobOptions, PRIORITIES, SchedulerConfig, SpawnOptions};

@@ -17,6 +17,11 @@ impl Mean {
         if self.n_observed == 0 { prior } else { self.value }
     }
 
+    /// Observations that it is made of.
+    pub(crate) fn n_observed(&self) -> u32 {
+        self.n_observed
+    }
+
     /// Anything that is not a finite number is left out.
     pub(crate) fn observe(&mut self, value: f64) {
         if value.is_finite() {

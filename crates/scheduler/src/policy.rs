@@ -1,11 +1,13 @@
 //! Which jobs take which turn on which worker: a pure function of the books and the time.
 //!
-//! Encoding, stepping and decoding are turns of their own. A finished job is decoded first. Then the
+//! Encoding, stepping, previewing and decoding are turns of their own. A finished job is decoded first. Then the
 //! running and the waiting jobs compete, in the order of `ordering`, for the places of the next step,
 //! and a waiting job that wins one is encoded before the step is taken. A job is taken up only then, so
-//! that no more states are held than short jobs going before long ones make necessary. Between two
-//! steps of a job that keeps its place lie at most `max_batch` decodings and as many encodings, those
-//! that fail left out.
+//! that no more states are held than short jobs going before long ones make necessary. A job with a preview that is
+//! due takes no step before it is drawn, which happens once the job wins a place: so it is drawn at its owner's
+//! cost, and those that would have to wait for it can do without its company. Between two
+//! steps of a job that keeps its place lie at most `max_batch` decodings, as many encodings and as many previews,
+//! those that fail left out.
 
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ pub(crate) struct Assignment {
 pub(crate) enum Turn {
     Encode(JobId),
     Step(Vec<JobId>),
+    Preview(JobId),
     Decode(JobId),
 }
 
@@ -60,9 +63,10 @@ fn decode(lane: &Lane, ordering: &Ordering<'_>) -> Option<Turn> {
     first.map(|job| Turn::Decode(job.id))
 }
 
-/// Fills a step, in order. A waiting job that wins a place in it is encoded first.
+/// Fills a step, in order. A waiting job that wins a place in it is encoded first, and a preview that is due is
+/// drawn first.
 fn encode_or_step(state: &State, lane: &Lane, waiting: &[&Job], ordering: &Ordering<'_>) -> Option<Turn> {
-    let stepping = lane.running.iter().filter(|job| job.needs == Needs::Step);
+    let stepping = lane.running.iter().filter(|job| matches!(job.needs, Needs::Step | Needs::Preview));
     let mut candidates: Vec<_> = stepping.chain(waiting.iter().copied()).map(|job| (ordering.rank(job), job)).collect();
     candidates.sort_unstable_by_key(|(rank, _)| *rank);
 
@@ -80,11 +84,13 @@ fn encode_or_step(state: &State, lane: &Lane, waiting: &[&Job], ordering: &Order
             break;
         }
     }
-    match step.jobs.iter().find(|(_, job)| job.needs == Needs::Encode) {
-        Some((_, job)) => Some(Turn::Encode(job.id)),
-        None if step.jobs.is_empty() => None,
-        None => Some(Turn::Step(step.jobs.iter().map(|(_, job)| job.id).collect())),
-    }
+    let first = step.jobs.iter().find_map(|(_, job)| match job.needs {
+        Needs::Encode => Some(Turn::Encode(job.id)),
+        Needs::Preview => Some(Turn::Preview(job.id)),
+        Needs::Step | Needs::Decode | Needs::DecodeAlone => None,
+    });
+    let taken = || Turn::Step(step.jobs.iter().map(|(_, job)| job.id).collect());
+    first.or_else(|| (!step.jobs.is_empty()).then(taken))
 }
 
 /// What a lane may still take up.

@@ -32,8 +32,6 @@ pub(crate) enum Event {
     Loaded { worker: WorkerId, card: ModelCard, estimator: Estimator, calibration: Calibration },
     /// A worker did what it was told, in so much time.
     Turned { worker: WorkerId, done: Done, took: Duration },
-    /// A worker drew preview `index` of a job, after the step that it reported last.
-    Previewed { id: JobId, index: usize, image: RgbImage, took: Duration },
     /// A worker's pipeline panicked; the worker loads its model again.
     Crashed { worker: WorkerId, reason: String },
     /// A worker's thread ended.
@@ -66,6 +64,7 @@ struct Unanswered {
     timings: Timings,
     prepared: Prepared,
     steps: Vec<StepReport>,
+    previews_drawn: usize,
     span: Span,
     /// Its time in line.
     queue_span: Span,
@@ -184,13 +183,6 @@ impl EventLoop {
                 self.observe_turn(worker, &done, &jobs, took);
                 self.turned(worker, done, &jobs, took);
             }
-            Event::Previewed { id, index, image, took } => {
-                self.observe(&Observation::Previewed { took });
-                // Nobody waits for the previews of a job that was cancelled while they were drawn.
-                if let Some(job) = self.jobs.get(&id) {
-                    let _ = job.updates.send(Update::Preview { index, image });
-                }
-            }
             Event::Crashed { worker, reason } => {
                 tracing::error!(worker, reason, "the pipeline panicked, loading the model again");
                 self.crashed(worker, LaneStatus::Loading);
@@ -230,6 +222,7 @@ impl EventLoop {
                 timings: Timings::default(),
                 prepared: Prepared::default(),
                 steps: Vec::new(),
+                previews_drawn: 0,
                 queue_span: tracing::info_span!(parent: &span, "queue"),
                 span,
             };
@@ -244,7 +237,7 @@ impl EventLoop {
         match done {
             Done::Nothing => {}
             Done::Encoded { id, result: Ok(prepared) } => {
-                self.state.encoded(id, took);
+                self.state.encoded(id, prepared.encodings.work, took);
                 if let Some(job) = self.jobs.get_mut(&id) {
                     job.prepared = prepared;
                     job.timings.encode = took;
@@ -260,6 +253,7 @@ impl EventLoop {
                     }
                 }
             }
+            Done::Previewed { id, result } => self.previewed(id, result, took),
             Done::Decoded { id, result: Ok(image) } => {
                 self.state.decoded(id, took);
                 if let Some(job) = self.jobs.get_mut(&id) {
@@ -279,6 +273,22 @@ impl EventLoop {
                 self.give_up(id, err.into());
             }
             Done::Stepped(Err(err)) => jobs.iter().for_each(|job| self.give_up(job.id, err.clone().into())),
+        }
+    }
+
+    /// Nothing depends on a preview: one that fails is left out.
+    fn previewed(&mut self, id: JobId, result: Result<RgbImage, PipelineError>, took: Duration) {
+        self.state.previewed(id, result.is_ok().then_some(took));
+        match result {
+            Ok(image) => {
+                if let Some(job) = self.jobs.get_mut(&id) {
+                    let index = job.previews_drawn;
+                    job.previews_drawn += 1;
+                    let _ = job.updates.send(Update::Preview { index, image });
+                }
+            }
+            Err(PipelineError::Interrupted) => {}
+            Err(err) => tracing::warn!(id, error = %err, "a preview is left out"),
         }
     }
 
@@ -341,6 +351,7 @@ impl EventLoop {
             let work = assignment.turn.map(|turn| match turn {
                 Turn::Encode(id) => self.take_up(id),
                 Turn::Step(ids) => Work::Step(ids),
+                Turn::Preview(id) => Work::Preview(id, self.state.preview_method(id)),
                 Turn::Decode(id) => Work::Decode(id),
             });
             // A worker that is gone says so itself.
@@ -379,6 +390,7 @@ impl EventLoop {
                 let tokens = jobs.iter().map(|job| job.cost.tokens * job.cost.passes).sum();
                 self.observe(&Observation::Stepped { batch: jobs.len(), tokens, took, reports });
             }
+            Done::Previewed { result: Ok(_), .. } => self.observe(&Observation::Previewed { took }),
             Done::Decoded { result: Ok(_), .. } => self.observe(&Observation::Decoded { took }),
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use diffusion::{RequestCost, StepReport};
+use diffusion::{PreviewMethod, RequestCost, StepReport};
 
 use crate::admission;
 use crate::config::{JobOptions, PRIORITIES, SchedulerConfig};
@@ -37,6 +37,8 @@ pub(crate) struct Job {
 pub(crate) enum Needs {
     Encode,
     Step,
+    /// The picture on the way that is due after its last step.
+    Preview,
     Decode,
     /// A decoding on a worker that holds nothing else: the first ran out of memory.
     DecodeAlone,
@@ -57,6 +59,27 @@ impl Job {
         }
     }
 
+    /// Steps behind it.
+    pub(crate) fn steps_taken(&self) -> usize {
+        self.cost.steps - self.steps_left
+    }
+
+    /// Previews that are still to be drawn, the one that is due included.
+    pub(crate) fn previews_left(&self) -> usize {
+        let due = usize::from(self.needs == Needs::Preview);
+        self.cost.previews_due(self.cost.steps) - self.cost.previews_due(self.steps_taken()) + due
+    }
+
+    /// What it needs after a step.
+    fn next_need(&self) -> Needs {
+        let taken = self.steps_taken();
+        match self.cost.previews_due(taken) > self.cost.previews_due(taken - 1) {
+            _ if self.steps_left == 0 => Needs::Decode,
+            true => Needs::Preview,
+            false => Needs::Step,
+        }
+    }
+
     /// The job as it was when it came.
     pub(crate) fn whole(&self) -> Job {
         Job { steps_left: self.cost.steps, needs: Needs::Encode, ..*self }
@@ -73,6 +96,8 @@ pub(crate) struct Lane {
     pub(crate) cancelled: Vec<JobId>,
     /// The jobs of the turn that the worker is at, as they were when it began.
     pub(crate) at_work: Vec<Job>,
+    /// When that turn will end, as predicted.
+    pub(crate) turn_ends: Duration,
     pub(crate) memory: MemoryBound,
 }
 
@@ -80,7 +105,14 @@ impl Lane {
     /// A worker that loads its model.
     fn new() -> Self {
         let memory = MemoryBound::default();
-        Lane { status: LaneStatus::Loading, running: Vec::new(), cancelled: Vec::new(), at_work: Vec::new(), memory }
+        Lane {
+            status: LaneStatus::Loading,
+            running: Vec::new(),
+            cancelled: Vec::new(),
+            at_work: Vec::new(),
+            turn_ends: Duration::ZERO,
+            memory,
+        }
     }
 
     /// The memory that its jobs are estimated to hold, in bytes.
@@ -101,6 +133,7 @@ pub(crate) enum LaneStatus {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) config: SchedulerConfig,
+    pub(crate) now: Duration,
     /// Jobs that no lane has taken up, oldest first.
     pub(crate) waiting: Vec<Job>,
     pub(crate) lanes: Vec<Lane>,
@@ -112,6 +145,7 @@ impl State {
     pub(crate) fn new(config: SchedulerConfig, n_workers: usize) -> Self {
         State {
             config,
+            now: Duration::ZERO,
             waiting: Vec::new(),
             lanes: (0..n_workers).map(|_| Lane::new()).collect(),
             cost: CostModel::default(),
@@ -132,6 +166,7 @@ impl State {
 
     /// Time passes: called before anything else that happens at `now`.
     pub(crate) fn advance(&mut self, now: Duration) {
+        self.now = now;
         self.sharing.advance(now, self.n_lanes());
     }
 
@@ -191,8 +226,9 @@ impl State {
         std::mem::take(&mut lane.at_work)
     }
 
-    pub(crate) fn encoded(&mut self, id: JobId, took: Duration) {
-        self.cost.observe_encode(took);
+    /// The job is encoded, which took `took`; so much of it had to be computed.
+    pub(crate) fn encoded(&mut self, id: JobId, work: f64, took: Duration) {
+        self.cost.observe_encode(work, took);
         if let Some(job) = self.running_mut(id) {
             job.needs = Needs::Step;
         }
@@ -202,16 +238,28 @@ impl State {
     pub(crate) fn stepped(&mut self, jobs: &[Job], reports: &[StepReport], took: Duration) {
         let mut load = 0.0;
         for (job, report) in jobs.iter().zip(reports) {
-            load += job.cost.step_tokens() as f64 * report.computed_share;
+            load += job.cost.step_work(report.computed_share);
             self.cost.observe_share(job.cost.kind, report.computed_share);
             if let Some(job) = self.running_mut(job.id) {
                 job.steps_left -= 1;
-                if job.steps_left == 0 {
-                    job.needs = Needs::Decode;
-                }
+                job.needs = job.next_need();
             }
         }
         self.cost.observe_step(load, took);
+    }
+
+    /// How a running job's previews are drawn.
+    pub(crate) fn preview_method(&self, id: JobId) -> PreviewMethod {
+        let previews = self.jobs().find(|job| job.id == id).and_then(|job| job.cost.previews);
+        previews.map_or(PreviewMethod::default(), |previews| previews.method)
+    }
+
+    /// A preview of the job was drawn, which took `took`, or could not be.
+    pub(crate) fn previewed(&mut self, id: JobId, took: Option<Duration>) {
+        let Some(job) = self.running_mut(id) else { return };
+        job.needs = Needs::Step;
+        let cost = job.cost;
+        took.into_iter().for_each(|took| self.cost.observe_preview(&cost, took));
     }
 
     /// The job is decoded, which took `took`, and its worker no longer holds it.
@@ -244,7 +292,10 @@ impl State {
     /// several.
     pub(crate) fn largest(&self, jobs: &[Job]) -> Option<JobId> {
         let in_hand = |job: &&Job| self.jobs().any(|other| other.id == job.id);
-        let largest = jobs.iter().filter(in_hand).max_by_key(|job| (job.cost.bytes, job.cost.step_tokens(), job.id));
+        let largest = jobs.iter().filter(in_hand).max_by(|a, b| {
+            let work = || a.cost.work.step.total_cmp(&b.cost.work.step);
+            a.cost.bytes.cmp(&b.cost.bytes).then_with(work).then(a.id.cmp(&b.id))
+        });
         largest.map(|job| job.id)
     }
 
@@ -282,13 +333,14 @@ impl State {
                 lane.running.push(self.waiting.remove(position));
             }
             let ids = match &assignment.turn {
-                Some(Turn::Encode(id) | Turn::Decode(id)) => std::slice::from_ref(id),
+                Some(Turn::Encode(id) | Turn::Preview(id) | Turn::Decode(id)) => std::slice::from_ref(id),
                 Some(Turn::Step(ids)) => ids,
                 None => &[],
             };
             lane.at_work = lane.running.iter().filter(|job| ids.contains(&job.id)).copied().collect();
             // As the worker lays out its batch.
             lane.at_work.sort_by_key(|job| job.id);
+            lane.turn_ends = self.now + self.cost.turn_takes(&lane.at_work);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which jobs a step is made of.
 //!
-//! A step has room while its load is below the token budget, from where on more tokens make no more
+//! A step has room while its load is below the budget, from where on more work makes no more
 //! throughput: the next job in order joins then, and may fill it over, if together they take less time than
 //! one after the other ([`GAIN`]). But company slows a step down, most of all where a small picture is joined
 //! by a large one. So a job is joined only while it can afford to: as long as all that it waits for others, at
@@ -50,8 +50,8 @@ impl<'a> Step<'a> {
         let load = self.cost.load(&job.cost);
         let (so_far, seconds) = (self.cost.step(self.load), self.cost.step(self.load + load));
         let saves = so_far + self.cost.step(load) >= seconds * (1.0 + GAIN);
-        let pays = self.load < self.cost.token_budget() && saves || seconds <= so_far * (1.0 + NOTHING);
-        let delay = self.cost.encoding(job);
+        let pays = self.load < self.cost.budget() && saves || seconds <= so_far * (1.0 + NOTHING);
+        let delay = self.cost.before_step(job);
         self.jobs.is_empty()
             || pays
                 && seconds <= self.limit(rank)

@@ -2,26 +2,28 @@
 
 use std::time::Duration;
 
-use diffusion::{RequestCost, StepReport};
+use diffusion::{RequestCost, StepReport, Work};
 
 use crate::calibration::Calibration;
 use crate::config::SchedulerConfig;
 use crate::policy::Turn;
 use crate::state::{JobId, State, WorkerId};
 
-/// What an encoding takes, a step of up to 64 tokens, and the decoding of 16.
+/// What an encoding takes, a step of up to 64 tokens, and the decoding or a preview of 16.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 
-/// Of a request without guidance or cache, that holds nothing.
+/// Of a request without guidance or cache, that holds nothing. Its work is counted in tokens.
 pub(crate) fn cost(tokens: usize, steps: usize) -> RequestCost {
-    RequestCost { tokens, reference_tokens: 0, text_tokens: 0, passes: 1, steps, bytes: 0, least_share: 1.0, kind: 0 }
+    let picture = tokens as f64;
+    let work = Work { encode: 1.0, step: picture, reused_step: picture, preview: picture, decode: picture };
+    RequestCost { tokens, passes: 1, steps, previews: None, work, bytes: 0, least_share: 1.0, kind: 0 }
 }
 
 /// Books of workers that are ready. Their steps are full at 64 tokens.
 pub(crate) fn books(config: SchedulerConfig, n_workers: usize) -> State {
     let mut state = State::new(config, n_workers);
     let steps = vec![(16.0, 1.0), (64.0, 1.0), (128.0, 2.0)];
-    state.cost.calibrate(&Calibration { steps, encode: Some(1.0), decode: Some(1.0 / 16.0) });
+    state.cost.calibrate(&Calibration { steps, encode: vec![(1.0, 1.0)], decode: vec![(16.0, 1.0)] });
     (0..n_workers).for_each(|worker| state.loaded(worker));
     state
 }
@@ -33,11 +35,14 @@ pub(crate) fn done(state: &mut State, worker: WorkerId, turn: Option<Turn>, fail
     let fails = jobs.iter().any(|job| failing.contains(&job.id));
     let mut ended = Vec::new();
     match turn {
-        Some(Turn::Encode(id)) => state.encoded(id, TICK),
+        Some(Turn::Encode(id)) => state.encoded(id, 1.0, TICK),
+        Some(Turn::Preview(id)) => {
+            state.previewed(id, (!fails).then(|| TICK.mul_f64(jobs[0].cost.work.preview / 16.0)))
+        }
         Some(Turn::Step(_)) if fails => ended.extend(state.largest(&jobs)),
         Some(Turn::Step(_)) => {
-            let load: usize = jobs.iter().map(|job| job.cost.step_tokens()).sum();
-            let took = Duration::from_secs_f64(state.cost.step(load as f64));
+            let load = jobs.iter().map(|job| job.cost.work.step).sum();
+            let took = Duration::from_secs_f64(state.cost.step(load));
             let report = StepReport { step_index: 0, runs: Vec::new(), computed_share: 1.0 };
             state.stepped(&jobs, &vec![report; jobs.len()], took);
         }

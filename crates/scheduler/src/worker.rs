@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc as std_mpsc;
 use std::time::Instant;
 
-use diffusion::{EncodingsUse, ImageRequest, Interrupt, Pipeline, PipelineError, Previews, RgbImage, StepReport};
+use diffusion::{EncodingsUse, ImageRequest, Interrupt, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport};
 use tokio::sync::mpsc;
 use tracing::{Span, info_span};
 
@@ -26,6 +26,7 @@ pub(crate) enum Work {
     /// The span is what the job's own spans belong to.
     Encode(JobId, Box<ImageRequest>, Span),
     Step(Vec<JobId>),
+    Preview(JobId, PreviewMethod),
     Decode(JobId),
 }
 
@@ -48,6 +49,10 @@ pub(crate) enum Done {
     },
     /// One report a job, oldest job first.
     Stepped(Result<Vec<StepReport>, PipelineError>),
+    Previewed {
+        id: JobId,
+        result: Result<RgbImage, PipelineError>,
+    },
     Decoded {
         id: JobId,
         result: Result<RgbImage, PipelineError>,
@@ -72,7 +77,7 @@ where
     let mut reports = Reports { worker, events, reason: None };
     let main = move || {
         while let Some(pipeline) = load(&factory, &measure, &shutdown, &mut reports) {
-            let mut worker = Worker { pipeline, jobs: BTreeMap::new(), stepped: Vec::new() };
+            let mut worker = Worker { pipeline, jobs: BTreeMap::new() };
             // What a panic leaves behind, the pipeline and every state, is dropped and not used again.
             match catch_unwind(AssertUnwindSafe(|| worker.run(&inbox, &reports))) {
                 Ok(()) => return,
@@ -134,17 +139,11 @@ struct Worker<P: Pipeline> {
     pipeline: P,
     /// Ordered, so that a batch is always laid out oldest job first.
     jobs: BTreeMap<JobId, Held<P::State>>,
-    /// What the last turn stepped, and which step it was.
-    stepped: Vec<(JobId, usize)>,
 }
 
 /// A job that was encoded.
 struct Held<S> {
     state: S,
-    num_inference_steps: usize,
-    previews: Option<Previews>,
-    /// How many were drawn.
-    previews_drawn: usize,
     span: Span,
 }
 
@@ -153,9 +152,6 @@ impl<P: Pipeline> Worker<P> {
     fn run(&mut self, inbox: &std_mpsc::Receiver<Command>, reports: &Reports) {
         for Command { drop, work, interrupt } in inbox {
             drop.iter().for_each(|id| _ = self.jobs.remove(id));
-            // Between two turns: the step is reported and costs what it costs, and a job that was
-            // cancelled during it is gone.
-            self.draw_previews(reports, &interrupt);
             let started = Instant::now();
             let done = work.map_or(Done::Nothing, |work| self.turn(work, &interrupt));
             reports.send(Event::Turned { worker: reports.worker, done, took: started.elapsed() });
@@ -166,28 +162,16 @@ impl<P: Pipeline> Worker<P> {
         match work {
             Work::Encode(id, request, span) => Done::Encoded { id, result: self.encode(id, &request, span, interrupt) },
             Work::Step(ids) => Done::Stepped(self.step(&ids, interrupt)),
+            Work::Preview(id, method) => Done::Previewed { id, result: self.preview(id, method, interrupt) },
             Work::Decode(id) => Done::Decoded { id, result: self.decode(id, interrupt) },
         }
     }
 
-    /// Draws what is due after the last turn. Nothing depends on a preview: one that fails is left out.
-    fn draw_previews(&mut self, reports: &Reports, interrupt: &Interrupt) {
-        for (id, step_index) in std::mem::take(&mut self.stepped) {
-            let Some(job) = self.jobs.get_mut(&id) else { continue };
-            let Some(previews) = job.previews.filter(|p| p.is_due(step_index, job.num_inference_steps)) else {
-                continue;
-            };
-            let _entered = info_span!(parent: &job.span, "preview", step_index).entered();
-            let started = Instant::now();
-            match self.pipeline.preview(&job.state, previews.method, interrupt) {
-                Ok(image) => {
-                    let index = job.previews_drawn;
-                    job.previews_drawn += 1;
-                    reports.send(Event::Previewed { id, index, image, took: started.elapsed() });
-                }
-                Err(err) => tracing::warn!(id, step_index, error = %err, "a preview is left out"),
-            }
-        }
+    /// Draws the picture as far as the job's last step foresees it.
+    fn preview(&mut self, id: JobId, method: PreviewMethod, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {
+        let job = &self.jobs[&id];
+        let draw = || self.pipeline.preview(&job.state, method, interrupt);
+        info_span!(parent: &job.span, "preview").in_scope(draw)
     }
 
     fn encode(
@@ -203,8 +187,7 @@ impl<P: Pipeline> Worker<P> {
             encodings: self.pipeline.encodings(&state),
             warnings: self.pipeline.warnings(&state),
         };
-        let (previews, num_inference_steps) = (request.previews, request.params.num_inference_steps);
-        self.jobs.insert(id, Held { state, num_inference_steps, previews, previews_drawn: 0, span });
+        self.jobs.insert(id, Held { state, span });
         Ok(prepared)
     }
 
@@ -213,14 +196,13 @@ impl<P: Pipeline> Worker<P> {
         let span = |id| info_span!(parent: &self.jobs.get(id)?.span, "step", batch = ids.len()).into();
         let _spans: Vec<Option<Span>> = ids.iter().map(span).collect();
         let chosen = self.jobs.iter_mut().filter(|(id, _)| ids.contains(id));
-        let (chosen, mut batch): (Vec<_>, Vec<_>) = chosen.map(|(id, job)| (*id, &mut job.state)).unzip();
+        let mut batch: Vec<_> = chosen.map(|(_, job)| &mut job.state).collect();
         assert_eq!(batch.len(), ids.len(), "an encoded job has a state. This is a bug.");
         let before: Vec<P::State> = batch.iter().map(|state| (**state).clone()).collect();
         let result = self.pipeline.step(&mut batch, interrupt);
         match &result {
             Ok(reports) => {
                 assert_eq!(reports.len(), batch.len(), "one report a request. This is a bug.");
-                self.stepped = chosen.into_iter().zip(reports.iter().map(|report| report.step_index)).collect();
             }
             // Any other error leaves states that are not to be used again; the jobs fail and are dropped.
             Err(PipelineError::OutOfMemory) => batch.into_iter().zip(before).for_each(|(state, old)| *state = old),

@@ -198,7 +198,7 @@ impl ApiError {
     fn retry(&self) -> Retry {
         match self {
             ApiError::RateLimited { wait } => Retry::AfterExactly(*wait),
-            ApiError::Submit(SubmitError::QueueFull { predicted_drain, .. }) => Retry::After(*predicted_drain),
+            ApiError::Submit(SubmitError::QueueFull { place_in, .. }) => Retry::After(*place_in),
             ApiError::Submit(SubmitError::TooLate { predicted, deadline }) => {
                 Retry::After(predicted.saturating_sub(*deadline))
             }
@@ -355,7 +355,7 @@ mod tests {
     }
 
     fn full(seconds: f64) -> SubmitError {
-        SubmitError::QueueFull { waiting: 9, predicted_drain: Duration::from_secs_f64(seconds) }
+        SubmitError::QueueFull { waiting: 9, place_in: Duration::from_secs_f64(seconds) }
     }
 
     #[test]

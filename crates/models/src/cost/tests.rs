@@ -3,11 +3,27 @@
 use diffusion::{Extensions, Guidance, ImageSize, InputImage, Mask, RgbImage, SamplingParams, ShapeOf};
 
 use super::*;
+use crate::flops::Flops;
+use crate::{flux2, qwen_image};
 
 const MIB: u64 = 1 << 20;
 
 fn segment(name: &'static str, num_blocks: usize, is_dual: bool, encoder_is_used: bool) -> Segment {
     Segment { name, num_blocks, is_dual, encoder_is_used }
+}
+
+/// Encoders and decoders of round figures around these blocks.
+fn flops(blocks: Vec<Flops>, text_width: usize) -> ModelFlops {
+    ModelFlops {
+        blocks,
+        image_token: 1e6,
+        text_token: 2.0 * (text_width * 3072) as f64,
+        text_encoder: Flops { linear: 1e10, quadratic: 0.0 },
+        template_tokens: 34,
+        vision: Flops { linear: 1e9, quadratic: 1e4 },
+        vae_encoder: Flops { linear: 1e9, quadratic: 0.0 },
+        vae_decoder: Flops { linear: 2e9, quadratic: 0.0 },
+    }
 }
 
 fn qwen_image(cache: Option<CacheConfig>) -> CostModel {
@@ -21,12 +37,16 @@ fn qwen_image(cache: Option<CacheConfig>) -> CostModel {
         token_channels: 64,
         text_width: 3584,
         text_tokens: Arc::new(length),
+        // 14 pixels a patch's side, at 384x384.
+        patches: Some(Arc::new(|_| 28 * 28)),
         activation_bytes: 2,
+        flops: flops(vec![qwen_image::flops::block(&qwen_image::TransformerConfig::default())], 3584),
     };
     CostModel { sizes, edit_size: EditSize::Area { area: 1 << 20, of: ShapeOf::Last }, cache }
 }
 
 fn klein(cache: Option<CacheConfig>) -> CostModel {
+    let klein = flux2::TransformerConfig { num_attention_heads: 24, ..flux2::TransformerConfig::default() };
     let sizes = RequestSizes {
         segments: vec![
             segment("transformer_blocks", 5, true, true),
@@ -36,7 +56,9 @@ fn klein(cache: Option<CacheConfig>) -> CostModel {
         token_channels: 128,
         text_width: 7680,
         text_tokens: Arc::new(|_: &str, _: &ImageRequest| TextLength { expected: 512, most: 512 }),
+        patches: None,
         activation_bytes: 2,
+        flops: flops(flux2::flops::blocks(&klein), 7680),
     };
     CostModel { sizes, edit_size: EditSize::Own { max_area: 1 << 20 }, cache }
 }
@@ -122,7 +144,7 @@ fn both_segments_of_klein_are_kept_and_their_text() {
     one_pass.params.guidance = Guidance::None;
     let uncached = klein(None).cost(&one_pass);
     let cached = klein(Some(CacheConfig::default())).cost(&one_pass);
-    assert_eq!((uncached.text_tokens, uncached.passes), (512, 1));
+    assert_eq!(uncached.passes, 1);
     // A token is 6 KiB: 4096 of image (24 MiB) and 512 of text (3 MiB). Each residual is there twice, the old and the
     // new: image twice and text once in the dual segment, all of it twice in the single one.
     assert_eq!(cached.bytes - uncached.bytes, 2 * (2 * 24 + 3 + 2 * 27) * MIB);
@@ -139,13 +161,69 @@ fn pictures_to_edit_are_tokens_of_every_pass() {
     let without = request(Extensions::default());
     let with = ImageRequest { input_images: [picture(64), picture(32)].into(), ..without.clone() };
     let (before, after) = (qwen_image(None).cost(&without), qwen_image(None).cost(&with));
-    assert_eq!((after.tokens, after.reference_tokens), (4096, 2 * 4096), "each at a megapixel");
-    assert_eq!(after.step_tokens() - before.step_tokens(), 2 * 2 * 4096);
-    assert_eq!(after.bytes - before.bytes, 2 * MIB);
-    assert_eq!(klein(None).cost(&with).reference_tokens, 16 + 4, "each at its own size");
+    assert_eq!(after.bytes - before.bytes, 2 * MIB, "each at a megapixel");
+    // Thrice the image tokens, and attention grows with their square.
+    assert!((3.0..4.5).contains(&(after.work.step / before.work.step)), "{:?}", after.work);
+    let each = 784.0 * 1e9 + 784.0 * 784.0 * 1e4 + 4096.0 * 1e9;
+    assert!((after.work.encode - before.work.encode - 2.0 * each).abs() < 1e6, "the tower and the VAE");
+    let of_klein = |request| klein(None).cost(request).work.encode;
+    assert_eq!(of_klein(&with) - of_klein(&without), 20.0 * 1e9, "each at its own size");
     let masked = ImageRequest {
         mask: Some(Arc::new(Mask { size: picture(64).image.size, editable: vec![255; 4096] })),
         ..with.clone()
     };
     assert_eq!(qwen_image(None).cost(&masked).bytes - after.bytes, 2 * MIB, "the picture and the noise");
+}
+
+#[test]
+fn a_step_has_an_attention_term() {
+    let cost = |side, guidance| {
+        let mut request = request(Extensions::default());
+        (request.params.size, request.params.guidance) = (ImageSize { width: side, height: side }, guidance);
+        qwen_image(None).cost(&request).work
+    };
+    let one_pass = cost(1024, Guidance::None).step;
+    // 60 blocks of 24 * 3072^2 a token and 4 * 3072 a pair, with 18 text tokens.
+    let tokens = 4096.0 + 18.0;
+    let expected = 60.0 * (24.0 * 3072.0 * 3072.0 * tokens + 4.0 * 3072.0 * tokens * tokens);
+    assert!((one_pass / expected - 1.0).abs() < 1e-3, "{one_pass:e} is not {expected:e}");
+    // Four times the side is 16 times the tokens and 59 times the work.
+    assert!((58.0..60.0).contains(&(cost(4096, Guidance::None).step / one_pass)));
+    let guided = cost(1024, Guidance::TrueCfg { scale: 4.0 }).step;
+    assert!((1.9..2.0).contains(&(guided / one_pass)), "the negative prompt is shorter");
+}
+
+#[test]
+fn a_reused_step_is_what_always_runs() {
+    let config = CacheConfig { fn_compute_blocks: 6, ..CacheConfig::default() };
+    let work = qwen_image(Some(config)).cost(&request(Extensions::default())).work;
+    assert!((work.reused_step / work.step - 0.1).abs() < 1e-3, "6 of 60 blocks: {work:?}");
+    let uncached = qwen_image(None).cost(&request(Extensions::default())).work;
+    assert_eq!((uncached.step, uncached.reused_step), (work.step, work.step));
+    let work = klein(Some(CacheConfig::default())).cost(&request(Extensions::default())).work;
+    assert!((work.reused_step / work.step - 0.08).abs() < 3e-3, "1 of 5 and 1 of 20: {work:?}");
+}
+
+#[test]
+fn a_preview_is_a_decoding_or_next_to_nothing() {
+    let work = |method| {
+        let previews = Some(diffusion::Previews { method, times: diffusion::PreviewTimes::Count(1) });
+        qwen_image(None).cost(&ImageRequest { previews, ..request(Extensions::default()) }).work
+    };
+    let (vae, sketch) = (work(PreviewMethod::Vae), work(PreviewMethod::Latent2Rgb));
+    assert_eq!(vae.preview, vae.decode);
+    assert!(sketch.preview > 0.0 && sketch.preview < 1e-4 * sketch.decode, "{sketch:?}");
+    assert_eq!(qwen_image(None).cost(&request(Extensions::default())).work.preview, 0.0);
+}
+
+#[test]
+fn what_a_mask_keeps_is_encoded_once_more_at_another_size() {
+    let masked = |side| {
+        let mut request = request(Extensions::default());
+        request.input_images = [picture(64)].into();
+        request.mask = Some(Arc::new(Mask { size: picture(64).image.size, editable: vec![255; 4096] }));
+        request.params.size = ImageSize { width: side, height: side };
+        qwen_image(None).cost(&request).work.encode
+    };
+    assert_eq!(masked(512) - masked(1024), 1024.0 * 1e9);
 }

@@ -10,6 +10,7 @@ use diffusion::{
 use serde::Deserialize;
 
 use super::config::TransformerConfig;
+use super::flops::flops;
 use super::prompt::{HIDDEN_STATES, MAX_SEQUENCE_LENGTH, PromptEncoder};
 use super::transformer::Transformer;
 use super::vae::{Vae, VaeConfig, VaeEncoder};
@@ -20,6 +21,7 @@ use crate::dit::Dit;
 use crate::error::LoadError;
 use crate::facts::Facts;
 use crate::family::{Family, VisionFeatures, pixels};
+use crate::flops::ModelFlops;
 use crate::noise::randn;
 use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
@@ -82,7 +84,7 @@ impl Flux2Klein {
             (Vae::load(&vae_config, &scope)?, VaeEncoder::load(&vae_config, &scope)?)
         };
         Ok(Flux2Klein {
-            sizes: sizes(&config, &transformer, max_sequence_length, precision.activations.size_in_bytes()),
+            sizes: sizes(&config, &transformer, flops(&config, &vae_config, &prompts), &precision, max_sequence_length),
             card: ModelCard { max_prompt_tokens: prompts.max_prompt_tokens(), ..card },
             prompts,
             transformer,
@@ -176,8 +178,9 @@ fn is_read_of_text_encoder(name: &str) -> bool {
 fn sizes(
     config: &TransformerConfig,
     transformer: &Transformer,
+    flops: ModelFlops,
+    precision: &Precision,
     max_sequence_length: usize,
-    activation_bytes: usize,
 ) -> RequestSizes {
     // Every prompt is padded.
     let length = TextLength { expected: max_sequence_length, most: max_sequence_length };
@@ -187,7 +190,9 @@ fn sizes(
         token_channels: config.in_channels,
         text_width: config.joint_attention_dim,
         text_tokens: Arc::new(move |_: &str, _: &ImageRequest| length),
-        activation_bytes,
+        patches: None,
+        activation_bytes: precision.activations.size_in_bytes(),
+        flops,
     }
 }
 

@@ -11,6 +11,7 @@
 mod block;
 mod config;
 mod family;
+pub(crate) mod flops;
 mod modulation;
 mod prompt;
 mod published;

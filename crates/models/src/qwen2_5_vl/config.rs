@@ -6,6 +6,7 @@ use super::processor::{FRAMES, MERGE_SIZES, PATCH_SIZES};
 use crate::bounds::{ConfigFile, HEADS, LAYERS, ROPE_THETAS, WIDTHS};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
+use crate::flops::Flops;
 
 /// The shape of the vision tower.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,6 +115,19 @@ impl VisionConfig {
         self.spatial_merge_size * self.spatial_merge_size
     }
 
+    /// What the tower computes, by the patches of a picture.
+    pub fn flops(&self) -> Flops {
+        let (width, unit) = (self.hidden_size, self.merge_unit());
+        let layers = Flops::weights(width * (4 * width + 3 * self.intermediate_size)) * self.depth;
+        let whole = self.fullatt_block_indexes.iter().filter(|&&block| block < self.depth).count();
+        let window = self.window_tokens() * self.window_tokens() * unit;
+        let attention =
+            Flops::attention(width) * whole + Flops::windowed_attention(width, window) * (self.depth - whole);
+        // Each token of the language model is merged out of `unit` patches.
+        let merger = Flops::weights(unit * width * width + width * self.out_hidden_size);
+        Flops::weights(self.patch_len() * width) + layers + attention + merger
+    }
+
     /// Tokens of a window's side.
     pub fn window_tokens(&self) -> usize {
         self.window_size / self.spatial_merge_size / self.patch_size
@@ -145,6 +159,10 @@ mod tests {
         .unwrap();
         assert_eq!(old, new);
         assert_eq!((old.patch_len(), old.merge_unit(), old.window_tokens()), (1176, 4, 4));
+        // 0.63 billion weights, and four of 32 blocks that look at the whole picture.
+        let flops = old.flops();
+        assert!((1.2e9..1.4e9).contains(&flops.linear), "{}", flops.linear);
+        assert_eq!(flops.quadratic, 4.0 * 4.0 * 1280.0);
     }
 
     #[test]

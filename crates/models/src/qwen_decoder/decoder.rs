@@ -9,6 +9,7 @@ use super::config::DecoderConfig;
 use super::positions::Positions;
 use crate::Result;
 use crate::error::LoadError;
+use crate::flops::Flops;
 use crate::weights::Scope;
 
 /// A decoder without its head, one sequence at a time, up to the last hidden state that is wanted.
@@ -140,6 +141,15 @@ impl Decoder {
     pub fn final_norm(&self, hidden_states: &Tensor) -> Result<Tensor> {
         let Some(norm) = &self.norm else { bail!("the final norm comes with all of the layers") };
         rms_norm(hidden_states, norm, self.config.rms_norm_eps)
+    }
+
+    /// What the layers that were loaded compute, by tokens.
+    pub fn flops(&self) -> Flops {
+        let DecoderConfig { hidden_size, intermediate_size, head_dim, .. } = self.config;
+        let (queries, keys) = (self.config.num_attention_heads * head_dim, self.config.num_key_value_heads * head_dim);
+        // Query and output, key and value; gate, up and down.
+        let weights = hidden_size * (2 * queries + 2 * keys + 3 * intermediate_size);
+        (Flops::weights(weights) + Flops::causal_attention(queries)) * self.layers.len()
     }
 
     /// The shape.

@@ -10,7 +10,7 @@ use super::edit_prompt::{EditPromptEncoder, EditStyle};
 use super::prompt::{AFTER_PROMPT, BEFORE_PROMPT, DROPPED_TOKENS, MAX_PROMPT_TOKENS, PromptEncoder, TRAILING_TOKENS};
 use super::vae::VaeEncoder;
 use crate::checkpoint::Checkpoint;
-use crate::cost::{TextLength, TextTokens};
+use crate::cost::{PatchesOf, TextLength, TextTokens};
 use crate::error::LoadError;
 use crate::facts::Facts;
 use crate::options::LoadOptions;
@@ -90,6 +90,16 @@ impl Conditioner {
         tokenizer.check_template("tokenizer", &[BEFORE_PROMPT, AFTER_PROMPT].concat(), DROPPED_TOKENS)?;
         let language_model = Decoder::load(&config, text_encoder, config.num_hidden_layers)?;
         Ok(Conditioner::Words(Box::new(PromptEncoder { tokenizer, language_model })))
+    }
+
+    /// How many patches the text encoder sees of a picture, if it sees pictures.
+    pub(super) fn patches(&self) -> Option<PatchesOf> {
+        let Conditioner::Pictures(editing) = self else { return None };
+        let (processor, area) = (editing.prompts.processor.clone(), editing.condition_area);
+        Some(Arc::new(move |picture: ImageSize| {
+            let ImageSize { width, height } = processor.smart_resize(condition_size(area, picture));
+            width / processor.patch_size * (height / processor.patch_size)
+        }))
     }
 
     /// How many text tokens a request's prompts come to.

@@ -24,7 +24,7 @@ const PICTURE: &str = "<|vision_start|><|image_pad|><|vision_end|>";
 /// Stands once for each token of a picture.
 const IMAGE_PAD: &str = "<|image_pad|>";
 /// Leading template tokens whose hidden states the transformer does not see.
-const DROPPED_TOKENS: usize = 64;
+pub(super) const DROPPED_TOKENS: usize = 64;
 
 /// How pictures are announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

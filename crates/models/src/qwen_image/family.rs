@@ -7,6 +7,7 @@ use super::card::card;
 use super::conditioner::{Conditioner, Editing};
 use super::config::{TransformerConfig, VaeConfig};
 use super::edit_prompt::EditStyle;
+use super::flops::flops;
 use super::prompt::PromptEncoder;
 use super::transformer::Transformer;
 use super::vae::Vae;
@@ -90,6 +91,8 @@ impl QwenImage {
                 token_channels: config.in_channels,
                 text_width: config.joint_attention_dim,
                 text_tokens: conditioner.text_tokens(),
+                patches: conditioner.patches(),
+                flops: flops(&config, &vae_config, &conditioner),
                 activation_bytes: precision.activations.size_in_bytes(),
             },
             conditioner,

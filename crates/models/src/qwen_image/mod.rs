@@ -17,6 +17,7 @@ mod conditioner;
 mod config;
 mod edit_prompt;
 mod family;
+pub(crate) mod flops;
 mod prompt;
 mod published;
 mod rope;

@@ -1,6 +1,6 @@
 //! What holds whatever comes, ends, fails and crashes.
 
-use diffusion::RequestCost;
+use diffusion::{PreviewMethod, PreviewTimes, Previews, RequestCost};
 use proptest::prelude::*;
 
 use super::*;
@@ -37,11 +37,13 @@ enum Move {
 }
 
 fn any_move() -> impl Strategy<Value = Move> {
-    let request = (1..200_usize, 1..6_usize, 0..100_u64);
+    let request = (1..200_usize, 1..6_usize, 0..100_u64, prop::option::weighted(0.3, 1..3_usize));
     let options = (-2..=2_i8, 0..3_u64);
-    let submit = (1..4_usize, request, options).prop_map(|(n, (tokens, steps, bytes), (priority, owner))| {
+    let submit = (1..4_usize, request, options).prop_map(|(n, (tokens, steps, bytes, interval), (priority, owner))| {
         let options = JobOptions { priority, owner, deadline: None };
-        Move::Submit { n, cost: RequestCost { bytes, ..cost(tokens, steps) }, options }
+        let times = interval.map(PreviewTimes::Interval);
+        let previews = times.map(|times| Previews { method: PreviewMethod::Vae, times });
+        Move::Submit { n, cost: RequestCost { bytes, previews, ..cost(tokens, steps) }, options }
     });
     prop_oneof![
         3 => submit,
@@ -129,7 +131,7 @@ impl World {
 }
 
 fn stepping(lane: &Lane) -> impl Iterator<Item = &Job> {
-    lane.running.iter().filter(|job| job.needs == Needs::Step)
+    lane.running.iter().filter(|job| matches!(job.needs, Needs::Step | Needs::Preview))
 }
 
 /// Whatever is encoded or stepped, the running job of highest priority has its part in it, or what is encoded
@@ -156,6 +158,7 @@ fn check_lag(state: &State, worker: WorkerId, turn: &Turn, now: Duration) -> Res
     let served: Vec<&Job> = match turn {
         Turn::Step(ids) => stepping(lane).filter(|job| ids.contains(&job.id)).collect(),
         Turn::Encode(id) => state.waiting.iter().filter(|job| job.id == *id).collect(),
+        Turn::Preview(id) => stepping(lane).filter(|job| job.id == *id).collect(),
         Turn::Decode(_) => return Ok(()),
     };
     let waits = state.waiting.iter().filter(|_| lane.running.is_empty() || matches!(turn, Turn::Step(_)));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use diffusion::RequestCost;
+use diffusion::{PreviewMethod, PreviewTimes, Previews, RequestCost};
 
 use super::*;
 use crate::calibration::Calibration;
@@ -26,12 +26,13 @@ fn job(id: JobId, cost: RequestCost, round: u32) -> Job {
     Job::new(id, cost, JobOptions::default(), TICK * round)
 }
 
-/// The word of a turn: `+a` encodes, `ab` steps both, `a!` decodes, `-a` drops.
+/// The word of a turn: `+a` encodes, `ab` steps both, `a?` previews, `a!` decodes, `-a` drops.
 fn word(assignment: &Assignment) -> String {
     let dropped = assignment.drop.iter().map(|&id| format!("-{}", letter(id)));
     let turn = match &assignment.turn {
         Some(Turn::Encode(id)) => format!("+{}", letter(*id)),
         Some(Turn::Step(ids)) => ids.iter().map(|&id| letter(id)).collect(),
+        Some(Turn::Preview(id)) => format!("{}?", letter(*id)),
         Some(Turn::Decode(id)) => format!("{}!", letter(*id)),
         None => String::new(),
     };
@@ -112,8 +113,7 @@ fn a_device_that_gains_nothing_from_company_takes_one_at_a_time() {
 #[test]
 fn a_full_step_takes_in_what_costs_nothing() {
     let mut state = line(9, &[]);
-    let tiny = RequestCost { tokens: 1, ..cost(16, 3) };
-    state.submit(vec![job(0, cost(128, 2), 0), job(1, RequestCost { steps: 900, ..tiny }, 0)]).unwrap();
+    state.submit(vec![job(0, cost(128, 2), 0), job(1, cost(1, 900), 0)]).unwrap();
     assert!(play_some(state, 0..3).ends_with("ab"));
 }
 
@@ -217,6 +217,54 @@ fn memory_is_kept_for_a_job_that_is_behind() {
     let place = |word: &str| played.find(word).unwrap_or_else(|| panic!("no {word} in {played}"));
     assert!(place("+c") < place("+b") && place("+d") < place("+b"), "young jobs pass: {played}");
     assert!(place("+b") < place("+e"), "{played}");
+}
+
+/// With a preview, as long as a decoding, after every so-manieth step.
+fn previewed(cost: RequestCost, interval: usize) -> RequestCost {
+    let times = PreviewTimes::Interval(interval);
+    RequestCost { previews: Some(Previews { method: PreviewMethod::Vae, times }), ..cost }
+}
+
+#[test]
+fn a_preview_is_a_turn_of_its_own_before_the_next_step() {
+    let mut state = line(2, &[]);
+    state.submit(vec![job(0, previewed(cost(16, 4), 2), 0), job(1, cost(16, 3), 0)]).unwrap();
+    assert_eq!(play(state, vec![]), "+b +a ba ba a? ba b! a a!");
+}
+
+#[test]
+fn a_preview_waits_while_others_go_first() {
+    let mut state = line(9, &[]);
+    state.submit(vec![job(0, previewed(cost(64, 5), 1), 0)]).unwrap();
+    // A short job comes during a step after which a preview is due.
+    let outside = vec![(2, Submit(job(1, cost(64, 1), 2)))];
+    assert_eq!(play(state, outside), "+a a +b b b! a? a a? a a? a a? a a!");
+}
+
+#[test]
+fn previews_are_not_drawn_for_company_that_cannot_wait_for_them() {
+    let company = |deadline: u32| {
+        let mut state = line(9, &[]);
+        state.submit(vec![job(0, cost(16, 4), 0), job(1, previewed(cost(16, 8), 1), 0)]).unwrap();
+        state.waiting[0].deadline = Some(TICK * deadline);
+        play(state, vec![])
+    };
+    // 6 s alone, from the second round on; an encoding more and three previews are four.
+    let played = company(11);
+    assert!(played.starts_with("+a +b ab b? ab"), "{played}");
+    let played = company(8);
+    assert!(played.starts_with("+a +b ab b? ab a a a!") || played.starts_with("+a +b ab a a a a!"), "{played}");
+}
+
+#[test]
+fn a_preview_that_is_due_is_dropped_with_its_job_or_left_out() {
+    let state = || {
+        let mut state = line(1, &[]);
+        state.submit(vec![job(0, previewed(cost(16, 2), 1), 0)]).unwrap();
+        state
+    };
+    assert_eq!(play(state(), vec![(2, Cancel(0))]), "+a a -a");
+    assert_eq!(play(state(), vec![(2, Fails(0))]), "+a a a? a a!", "nothing depends on one");
 }
 
 #[test]

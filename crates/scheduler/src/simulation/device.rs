@@ -14,6 +14,7 @@ impl Device {
         Duration::from_secs_f64(self.encode)
     }
 
+    /// A picture, or a preview that is drawn like it.
     pub(super) fn decode_time(&self, arrival: &Arrival) -> Duration {
         Duration::from_secs_f64(self.decode_per_token * arrival.cost.tokens as f64)
     }
@@ -27,7 +28,8 @@ impl Device {
     /// How long a request takes on a device of its own.
     pub(super) fn alone(&self, arrival: &Arrival) -> Duration {
         let steps = (0..arrival.cost.steps).map(|taken| self.step_time([(arrival, taken)].into_iter()));
-        self.encode_time() + steps.sum::<Duration>() + self.decode_time(arrival)
+        let pictures = 1 + arrival.cost.previews_due(arrival.cost.steps);
+        self.encode_time() + steps.sum::<Duration>() + self.decode_time(arrival) * pictures as u32
     }
 
     /// Beyond the last point the last slope goes on.
@@ -45,5 +47,5 @@ pub(super) fn share(arrival: &Arrival, taken: usize) -> f64 {
 }
 
 fn load(arrival: &Arrival, taken: usize) -> f64 {
-    (arrival.cost.tokens * arrival.cost.passes) as f64 * share(arrival, taken)
+    arrival.load * share(arrival, taken)
 }

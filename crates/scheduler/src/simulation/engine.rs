@@ -96,14 +96,14 @@ fn duration(scenario: &Scenario, arrivals: &[Arrival], taken: &[usize], turn: &T
         Turn::Step(ids) => {
             scenario.device.step_time(ids.iter().map(|&id| (&arrivals[id as usize], taken[id as usize])))
         }
-        Turn::Decode(id) => scenario.device.decode_time(&arrivals[*id as usize]),
+        Turn::Preview(id) | Turn::Decode(id) => scenario.device.decode_time(&arrivals[*id as usize]),
     }
 }
 
 /// Enters the end of a turn; the shares that a step computed.
 fn end(arrivals: &[Arrival], taken: &mut [usize], finished: &mut [Duration], turn: &Turn, now: Duration) -> Vec<f64> {
     match turn {
-        Turn::Encode(_) => Vec::new(),
+        Turn::Encode(_) | Turn::Preview(_) => Vec::new(),
         Turn::Step(ids) => {
             let step = |&id: &u64| {
                 let id = id as usize;

@@ -42,7 +42,7 @@ impl Contender for Fifo {
         self.busy[worker] = false;
         let next = self.next[worker].take();
         self.next[worker] = next.and_then(|(turn, steps_left)| match turn {
-            Turn::Decode(_) => None,
+            Turn::Decode(_) | Turn::Preview(_) => None,
             Turn::Encode(id) => Some((Turn::Step(vec![id]), steps_left)),
             Turn::Step(ids) if steps_left == 1 => Some((Turn::Decode(ids[0]), 0)),
             step => Some((step, steps_left - 1)),

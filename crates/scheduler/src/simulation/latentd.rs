@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use diffusion::StepReport;
+use diffusion::{RequestCost, StepReport};
 
 use super::engine::Contender;
 use super::scenario::Scenario;
@@ -14,19 +14,35 @@ use crate::state::{Job, JobId, State, WorkerId};
 
 pub(super) struct Latentd {
     state: State,
+    /// How soon a request is needed.
+    deadline: Box<dyn Fn(&RequestCost) -> Option<Duration>>,
+    refused: Vec<usize>,
 }
 
 impl Latentd {
     pub(super) fn new(scenario: &Scenario) -> Self {
+        Latentd::with_deadlines(scenario, |_| None)
+    }
+
+    /// Requests are needed as soon as `deadline` says, and refused where that is not foreseen.
+    pub(super) fn with_deadlines(
+        scenario: &Scenario,
+        deadline: impl Fn(&RequestCost) -> Option<Duration> + 'static,
+    ) -> Self {
         let config =
             SchedulerConfig { max_batch: scenario.max_batch, max_waiting: usize::MAX, ..SchedulerConfig::default() };
         let mut state = State::new(config, scenario.devices);
         let device = &scenario.device;
         let steps = device.calibration.iter().map(|&load| (load, device.seconds(load))).collect();
-        let (encode, decode) = (Some(device.encode), Some(device.decode_per_token));
+        let (encode, decode) = (vec![(1.0, device.encode)], vec![(1.0, device.decode_per_token)]);
         state.cost.calibrate(&Calibration { steps, encode, decode });
         (0..scenario.devices).for_each(|worker| state.loaded(worker));
-        Latentd { state }
+        Latentd { state, deadline: Box::new(deadline), refused: Vec::new() }
+    }
+
+    /// The requests that were not taken.
+    pub(super) fn refused(&self) -> &[usize] {
+        &self.refused
     }
 }
 
@@ -36,8 +52,14 @@ impl Contender for Latentd {
     }
 
     fn arrive(&mut self, id: usize, arrival: &Arrival, now: Duration) {
-        let job = Job::new(id as JobId, arrival.cost, JobOptions::default(), now);
-        self.state.submit(vec![job]).expect("no bound is set. This is a bug.");
+        let options = JobOptions { deadline: (self.deadline)(&arrival.cost), ..JobOptions::default() };
+        let mut job = Job::new(id as JobId, arrival.cost, options, now);
+        if self.state.submit(vec![job]).is_err() {
+            self.refused.push(id);
+            // It is served all the same, so that what was foreseen can be held against what is.
+            job.deadline = None;
+            self.state.submit(vec![job]).expect("no other bound is set. This is a bug.");
+        }
     }
 
     fn assign(&mut self, now: Duration) -> Vec<(WorkerId, Turn)> {
@@ -49,7 +71,8 @@ impl Contender for Latentd {
     fn turned(&mut self, worker: WorkerId, turn: &Turn, shares: &[f64], took: Duration) {
         let jobs = self.state.turned(worker);
         match turn {
-            Turn::Encode(id) => self.state.encoded(*id, took),
+            Turn::Encode(id) => self.state.encoded(*id, 1.0, took),
+            Turn::Preview(id) => self.state.previewed(*id, Some(took)),
             Turn::Step(_) => {
                 let report = |&computed_share| StepReport { step_index: 0, runs: Vec::new(), computed_share };
                 self.state.stepped(&jobs, &shares.iter().map(report).collect::<Vec<_>>(), took);

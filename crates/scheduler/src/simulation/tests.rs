@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use diffusion::RequestCost;
-
 use super::engine::{Contender, Served, play, play_by};
-use super::trace::{Arrival, arrivals};
+use super::trace::{Arrival, arrivals, cost};
 use super::{Device, Mix, Policy, RIVALS, Scenario, fifo, latentd, simulate, vllm_omni, waves};
 
 fn scenario() -> Scenario {
@@ -99,21 +97,64 @@ fn a_run_comes_out_the_same_every_time() {
     assert_eq!(runs[0], runs[1]);
 }
 
-fn arrival(at: f64, side: usize, steps: usize) -> Arrival {
-    let (tokens, at) = (side * side / 256, Duration::from_secs_f64(at));
-    Arrival {
-        at,
-        cost: RequestCost {
-            tokens,
-            reference_tokens: 0,
-            text_tokens: 0,
-            passes: 1,
-            steps,
-            bytes: 0,
-            least_share: 1.0,
-            kind: 0,
-        },
+/// Small pictures of so many tokens with deadlines, one after the other, and among them one large picture of 16 times as
+/// many whose steps take 135 times what their tokens say. Of each small one, whether it was taken, and how long it took.
+fn beside_a_huge_one(told: f64) -> Vec<(bool, f64)> {
+    const SMALL: usize = 64;
+    let device = Device {
+        step: vec![(0.0, 0.0018), (128.0, 0.0111), (512.0, 0.0437), (1e6, 85.4)],
+        calibration: vec![16.0, 64.0, 128.0, 256.0],
+        encode: 0.0003,
+        decode_per_token: 1.7e-4,
+    };
+    let scenario = Scenario { device, ..scenario() };
+    let arrival = |at: f64, tokens: usize, times: f64, told: f64| {
+        let mut cost = cost(tokens, 1, 20);
+        let load = cost.work.step * times;
+        (cost.work.step, cost.work.reused_step) = (cost.work.step * told, cost.work.step * told);
+        Arrival { at: Duration::from_secs_f64(at), cost, load }
+    };
+    // The huge one is the third; a small one alone takes 0.16 s, a step of the huge one 11.8 s.
+    let mut arrivals: Vec<_> = (0..60).map(|i| arrival(f64::from(i) * 5.0, SMALL, 1.0, 1.0)).collect();
+    arrivals.insert(2, arrival(5.1, 16 * SMALL, 135.0, told));
+    let deadline = Some(Duration::from_secs(20));
+    let mut contender =
+        latentd::Latentd::with_deadlines(&scenario, move |cost| deadline.filter(|_| cost.tokens == SMALL));
+    let served = play(&scenario, &arrivals, &mut contender);
+    let refused = contender.refused();
+    let small = (0..arrivals.len()).filter(|id| *id != 2);
+    small.map(|id| (!refused.contains(&id), (served[id].finished - served[id].arrived).as_secs_f64())).collect()
+}
+
+#[test]
+fn no_small_request_is_refused_for_a_huge_one() {
+    // As the operations say it, and as the tokens alone would.
+    for told in [135.0, 1.0] {
+        let small = beside_a_huge_one(told);
+        let refused = small.iter().filter(|(taken, _)| !taken).count();
+        assert_eq!(refused, 0, "{told}: {small:?}");
+        let late = small.iter().filter(|(_, seconds)| *seconds > 20.0).count();
+        assert_eq!(late, 0, "{told}: none waits for more than a step under way: {small:?}");
     }
+}
+
+#[test]
+fn a_huge_request_is_refused_where_it_cannot_be_done_in_time() {
+    let taken = |times: f64| {
+        let scenario = on_a_cpu(1);
+        let mut huge = arrival(0.0, 512, 20);
+        (huge.cost.work.step, huge.cost.work.reused_step) = (huge.cost.work.step * times, huge.cost.work.step * times);
+        let deadline = Some(Duration::from_secs(10));
+        let mut contender = latentd::Latentd::with_deadlines(&scenario, move |_| deadline);
+        contender.arrive(0, &huge, Duration::ZERO);
+        contender.refused().is_empty()
+    };
+    assert!(taken(1.0) && !taken(135.0), "1.9 s and more than four minutes");
+}
+
+fn arrival(at: f64, side: usize, steps: usize) -> Arrival {
+    let cost = cost(side * side / 256, 1, steps);
+    Arrival { at: Duration::from_secs_f64(at), cost, load: cost.work.step }
 }
 
 /// The requests, in the order in which a policy finishes them.

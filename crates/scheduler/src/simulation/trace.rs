@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use diffusion::{ImageSize, RequestCost};
+use diffusion::{ImageSize, RequestCost, Work};
 
 use super::scenario::{Mix, Scenario};
 
@@ -10,7 +10,10 @@ use super::scenario::{Mix, Scenario};
 #[derive(Clone, Debug)]
 pub(super) struct Arrival {
     pub(super) at: Duration,
+    /// What the scheduler is told.
     pub(super) cost: RequestCost,
+    /// What a step that computes everything really comes to, on the device's curve.
+    pub(super) load: f64,
 }
 
 /// The requests of a scenario: independent of each other, at a rate for which one at a time would
@@ -39,10 +42,18 @@ fn arrival(mix: &Mix, at: Duration) -> Arrival {
     let tokens = ImageSize { width: mix.side, height: mix.side }.image_seq_len();
     let kind = mix.steps as u64 + u64::from(mix.least_share < 1.0) * 1000;
     let Mix { passes, steps, least_share, .. } = *mix;
-    Arrival {
-        at,
-        cost: RequestCost { tokens, reference_tokens: 0, text_tokens: 0, passes, steps, bytes: 0, least_share, kind },
-    }
+    let cost = RequestCost { least_share, kind, ..cost(tokens, passes, steps) };
+    let load = cost.work.step;
+    // The device counts a reused step as so much less load.
+    let work = Work { reused_step: load * least_share, ..cost.work };
+    Arrival { at, cost: RequestCost { work, ..cost }, load }
+}
+
+/// Of a request without a cache, its work counted in tokens.
+pub(super) fn cost(tokens: usize, passes: usize, steps: usize) -> RequestCost {
+    let (picture, step) = (tokens as f64, (tokens * passes) as f64);
+    let work = Work { encode: 1.0, step, reused_step: step, preview: picture, decode: picture };
+    RequestCost { tokens, passes, steps, previews: None, work, bytes: 0, least_share: 1.0, kind: 0 }
 }
 
 /// Steele, Lea and Flood's SplitMix64: the same numbers on every machine.

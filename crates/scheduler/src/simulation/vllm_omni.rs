@@ -51,7 +51,7 @@ impl Contender for VllmOmni {
     fn turned(&mut self, worker: WorkerId, turn: &Turn, _shares: &[f64], _took: Duration) {
         self.busy[worker] = false;
         match turn {
-            Turn::Encode(_) => {}
+            Turn::Encode(_) | Turn::Preview(_) => {}
             Turn::Step(_) => self.running[worker].iter_mut().for_each(|request| request.steps_left -= 1),
             Turn::Decode(id) => self.running[worker].retain(|request| request.id != *id),
         }

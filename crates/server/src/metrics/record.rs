@@ -106,7 +106,7 @@ impl Metrics {
         }
     }
 
-    fn encodings(&self, worker: usize, EncodingsUse { prompts, vision, references, bytes }: EncodingsUse) {
+    fn encodings(&self, worker: usize, EncodingsUse { prompts, vision, references, bytes, .. }: EncodingsUse) {
         for (kind, lookups) in [("prompt", prompts), ("vision", vision), ("reference", references)] {
             for (result, count) in [("hit", lookups.hits), ("miss", lookups.misses)] {
                 self.0.encoding_cache_lookups.get_or_create(&LookupLabels { kind, result }).inc_by(count as u64);

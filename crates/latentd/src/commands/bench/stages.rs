@@ -43,7 +43,7 @@ pub(super) struct Stages {
     loading: ModelFlags,
 }
 
-/// Milliseconds of each stage, medians over the runs.
+/// Milliseconds of each stage, medians over the runs, and billions of floating point operations that it is taken for.
 #[derive(Serialize)]
 struct Figures {
     load_ms: f64,
@@ -51,6 +51,9 @@ struct Figures {
     step_ms: f64,
     decode_ms: f64,
     end_to_end_ms: f64,
+    encode_gflop: f64,
+    step_gflop: f64,
+    decode_gflop: f64,
     steps: usize,
     runs: usize,
 }
@@ -83,12 +86,16 @@ impl Stages {
             step.push(median(steps));
             whole.push(total);
         }
+        let work = omni.work(&self.prompt, self.params())?;
         let figures = Figures {
             load_ms,
             encode_ms: median(encode),
             step_ms: median(step),
             decode_ms: median(decode),
             end_to_end_ms: median(whole),
+            encode_gflop: work.encode / 1e9,
+            step_gflop: work.step / 1e9,
+            decode_gflop: work.decode / 1e9,
             steps: self.num_inference_steps.max(0) as usize,
             runs: self.runs,
         };
@@ -115,9 +122,9 @@ impl Stages {
         }
         terminal::notice(&format!("medians of {} runs of {} steps, in milliseconds", figures.runs, figures.steps));
         println!("load        {:9.1}", figures.load_ms);
-        println!("encode      {:9.1}", figures.encode_ms);
-        println!("step        {:9.2}", figures.step_ms);
-        println!("decode      {:9.1}", figures.decode_ms);
+        println!("encode      {:9.1}   {:9.3} GFLOP", figures.encode_ms, figures.encode_gflop);
+        println!("step        {:9.2}   {:9.3} GFLOP", figures.step_ms, figures.step_gflop);
+        println!("decode      {:9.1}   {:9.3} GFLOP", figures.decode_ms, figures.decode_gflop);
         println!("end to end  {:9.1}", figures.end_to_end_ms);
     }
 }
