@@ -11,7 +11,7 @@ use crate::{Extensions, Guidance, GuidanceKind, ImageSize, InputImage, Mask, Mod
 pub struct RequestDraft {
     /// What the picture should show.
     pub prompt: String,
-    /// What it should not show; guidance runs only with one (`" "` counts).
+    /// What it should not show; without one, the model's default. Guidance in two passes needs one (`" "` counts).
     pub negative_prompt: Option<String>,
     /// The pictures to edit.
     pub input_images: Arc<[InputImage]>,
@@ -27,7 +27,7 @@ pub struct RequestDraft {
     pub quality: Quality,
     /// The weight of plain classifier-free guidance, or what a model with embedded guidance is told.
     pub guidance_scale: Option<f64>,
-    /// The weight of true classifier-free guidance; it runs above 1.
+    /// The weight of true classifier-free guidance; it runs above 1, so that 1 turns it off.
     pub true_cfg_scale: Option<f64>,
     /// The noise's seed; `None` and -1 draw one.
     pub seed: Option<i64>,
@@ -42,7 +42,7 @@ pub struct RequestDraft {
 pub struct ImageRequest {
     /// What the picture should show: not empty.
     pub prompt: String,
-    /// What it should not show: there in every request with guidance in two passes.
+    /// What it should not show: there with guidance in two passes, and only then.
     pub negative_prompt: Option<String>,
     /// The pictures to edit: as many as the model takes.
     pub input_images: Arc<[InputImage]>,
@@ -95,6 +95,7 @@ impl RequestDraft {
         };
         let negative_prompt = self.negative_prompt.or_else(|| card.default_negative_prompt.clone());
         let guidance = card.guidance.guidance(scale, negative_prompt.is_some());
+        let negative_prompt = negative_prompt.filter(|_| guidance.branches().len() > 1);
         let mask = self.mask.map(Arc::new);
         let requests = (0..n as u64).map(|i| {
             let seed = first_seed.map_or_else(|| u64::from(random_seed()), |seed| seed.wrapping_add(i));
@@ -202,6 +203,20 @@ mod tests {
         let [request] = &build(draft()).unwrap()[..] else { panic!("one picture") };
         assert_eq!((request.params.num_inference_steps, request.params.seed), (20, 7));
         assert_eq!(request.params.guidance, Guidance::None, "no negative prompt");
+    }
+
+    #[test]
+    fn a_bare_prompt_is_guided_where_the_card_has_a_negative_prompt() {
+        let card = ModelCard { default_negative_prompt: Some(" ".into()), ..card() };
+        let guidance = |draft: RequestDraft| {
+            let request = draft.build(&card, &Limits::default(), || 7).unwrap().remove(0);
+            (request.params.guidance, request.negative_prompt)
+        };
+        assert_eq!(guidance(draft()), (Guidance::TrueCfg { scale: 4.0 }, Some(" ".into())));
+        let off = RequestDraft { true_cfg_scale: Some(1.0), negative_prompt: Some("fog".into()), ..draft() };
+        assert_eq!(guidance(off), (Guidance::None, None), "a prompt without effect is not carried along");
+        let own = RequestDraft { negative_prompt: Some("fog".into()), ..draft() };
+        assert_eq!(guidance(own), (Guidance::TrueCfg { scale: 4.0 }, Some("fog".into())));
     }
 
     #[test]

@@ -76,11 +76,14 @@ pub(crate) fn assert_as_published(card: &diffusion::ModelCard, model: &Published
     assert_eq!(card.input_images.max_images, model.max_images, "{id}");
     assert_eq!(card.input_images.min_images > 0, model.makes == Makes::Edits, "{id}");
     assert_eq!(card.num_blocks, model.segments.iter().map(|(_, blocks)| *blocks).collect::<Vec<_>>(), "{id}");
-    let guidance = match card.guidance {
-        diffusion::GuidanceKind::None => "none (distilled)".into(),
-        diffusion::GuidanceKind::TrueCfg => format!("true CFG {}", card.default_guidance_scale),
-        diffusion::GuidanceKind::Cfg => format!("CFG {}", card.default_guidance_scale),
-        diffusion::GuidanceKind::Embedded => format!("embedded {}", card.default_guidance_scale),
+    let draft = diffusion::RequestDraft { prompt: "a cat".into(), ..diffusion::RequestDraft::default() };
+    let bare = diffusion::ModelCard { input_images: diffusion::InputImageBounds::NONE, ..card.clone() };
+    let requests = draft.build(&bare, &diffusion::Limits::default(), || 0).unwrap();
+    let guidance = match requests[0].params.guidance {
+        diffusion::Guidance::None => "none (distilled)".into(),
+        diffusion::Guidance::TrueCfg { scale } => format!("true CFG {scale}"),
+        diffusion::Guidance::Cfg { scale } => format!("CFG {scale}"),
+        diffusion::Guidance::Embedded { scale } => format!("embedded {scale}"),
     };
-    assert!(model.guidance.starts_with(&guidance), "{id}: {} is not {guidance}", model.guidance);
+    assert_eq!(guidance, model.guidance, "{id}: a prompt alone");
 }

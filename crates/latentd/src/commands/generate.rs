@@ -7,7 +7,7 @@ use super::picture_flags::PictureFlags;
 /// Generate pictures from a prompt
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  latentd generate \"a slice of pizza\" -o pizza.png\n  latentd generate --model Qwen/Qwen-Image \"a cup of coffee\" --negative-prompt \" \" --size 1328x1328"
+    after_help = "Examples:\n  latentd generate \"a slice of pizza\" -o pizza.png\n  latentd generate --model Qwen/Qwen-Image \"a cup of coffee\" --size 1328x1328"
 )]
 pub(super) struct Generate {
     #[command(flatten)]

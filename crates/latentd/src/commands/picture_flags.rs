@@ -21,14 +21,14 @@ pub(super) struct PictureFlags {
     /// A Hub id, a folder in the diffusers layout, or `builtin`
     #[arg(long, env = "LATENTD_MODEL")]
     model: Option<String>,
-    /// What it should not show. Qwen-Image is guided only with one (" " counts); editing and FLUX.2-klein base have one
-    /// anyway, and --true-cfg-scale 1 (klein: --guidance-scale 1) turns guidance off
+    /// What it should not show, in place of the model's default. It counts where guidance runs: --true-cfg-scale 1 (for
+    /// FLUX.2-klein base --guidance-scale 1) turns that off
     #[arg(long)]
     negative_prompt: Option<String>,
     /// Denoising steps, 1 to 1000
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     num_inference_steps: Option<i64>,
-    /// Weight of true classifier-free guidance
+    /// Weight of true classifier-free guidance; 1 turns it off, and without it the model's default counts
     #[arg(long, alias = "cfg-scale", value_name = "SCALE", allow_negative_numbers = true)]
     true_cfg_scale: Option<f64>,
     /// Weight of plain guidance, for models made for it (FLUX.2-klein base)

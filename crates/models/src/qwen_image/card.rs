@@ -30,8 +30,9 @@ pub(super) fn card(class: String, style: Option<EditStyle>, config: &Transformer
         high_num_inference_steps: 80,
         guidance: GuidanceKind::TrueCfg,
         default_guidance_scale: 4.0,
-        // The model cards' examples of the editing pipelines all have it.
-        default_negative_prompt: style.map(|_| " ".into()),
+        // The model cards' examples all have it, those of text to image too: without a negative prompt the pipelines
+        // leave guidance off.
+        default_negative_prompt: Some(" ".into()),
         input_images,
         edit_size: EditSize::Area { area: EDIT_AREA, of },
         max_prompt_tokens: MAX_PROMPT_TOKENS,

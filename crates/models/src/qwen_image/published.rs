@@ -11,7 +11,7 @@ const TEXT_TO_IMAGE: PublishedModel = PublishedModel {
     makes: Makes::Text,
     max_images: 0,
     num_inference_steps: 50,
-    guidance: "true CFG 4 with a negative prompt",
+    guidance: "true CFG 4",
     segments: SEGMENTS,
     size: (1024, 1024),
     licence: "Apache-2.0",
@@ -25,7 +25,6 @@ const EDIT: PublishedModel = PublishedModel {
     class: "QwenImageEditPipeline",
     makes: Makes::Edits,
     max_images: 1,
-    guidance: "true CFG 4",
     memory_bytes: 56_400_000_000,
     ..TEXT_TO_IMAGE
 };

@@ -94,7 +94,7 @@ fn picture(config: &ServerConfig) -> Vec<Field> {
         (
             "negative_prompt",
             prompt(
-                "What it shall not show. Guidance in two passes runs only with one, be it a space; models that edit have one by default. A scale of 1 turns it off.",
+                "What it shall not show, in place of the model's default, which `/info` has. It counts where guidance makes two passes: a scale of 1 turns them off.",
             ),
         ),
         ("model", one_of("One of the served model's names.", &names).default(first(&names))),
@@ -110,8 +110,8 @@ fn sampling() -> Vec<Field> {
     let quality = "How much work the picture is worth: it picks the steps, unless they are given.";
     let plain = "The weight of models with plain classifier-free guidance, or with guidance as an input: `/info` says \
          which it is. Others ignore it.";
-    let true_cfg = "The weight of true classifier-free guidance, which runs above 1 and with a negative prompt. Also read \
-         as `cfg_scale` or `cfg`.";
+    let true_cfg = "The weight of true classifier-free guidance, in place of the model's default; 1 turns it off. Also read as \
+         `cfg_scale` or `cfg`.";
     vec![
         ("quality", one_of(quality, &QUALITIES).default(auto())),
         ("num_inference_steps", aliased(integer(steps, 1..=MAX_INFERENCE_STEPS), &["steps", "step"])),

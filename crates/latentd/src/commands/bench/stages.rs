@@ -18,13 +18,13 @@ pub(super) struct Stages {
     /// What to draw
     #[arg(long, default_value = "a cup of coffee on a brown background")]
     prompt: String,
-    /// What not to draw; guidance runs only with one
+    /// What not to draw, in place of the model's default
     #[arg(long)]
     negative_prompt: Option<String>,
     /// Denoising steps
     #[arg(long, default_value_t = 20, value_name = "N")]
     num_inference_steps: i64,
-    /// Weight of true classifier-free guidance
+    /// Weight of true classifier-free guidance; 1 turns it off
     #[arg(long, alias = "cfg-scale", value_name = "SCALE")]
     true_cfg_scale: Option<f64>,
     /// Height in pixels

@@ -47,10 +47,10 @@ pub(super) struct Cache {
     /// Step counts, parted by commas
     #[arg(long, value_delimiter = ',', default_value = "20", value_name = "N", allow_negative_numbers = true)]
     num_inference_steps: Vec<i64>,
-    /// What not to draw; guidance runs only with one (" " counts)
+    /// What not to draw, in place of the model's default
     #[arg(long)]
     negative_prompt: Option<String>,
-    /// Weight of true classifier-free guidance
+    /// Weight of true classifier-free guidance; 1 turns it off
     #[arg(long, alias = "cfg-scale", value_name = "SCALE", allow_negative_numbers = true)]
     true_cfg_scale: Option<f64>,
     /// Height in pixels
