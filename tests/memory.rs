@@ -39,6 +39,7 @@ fn request(cache: Option<&CacheConfig>, guided: bool, previews: bool) -> ImageRe
             guidance: GuidanceKind::TrueCfg.guidance(3.0, guided),
             seed: 7,
         },
+        fit: None,
         previews: previews.then_some(Previews { method: PreviewMethod::Latent2Rgb, times: PreviewTimes::Interval(1) }),
         extensions,
     }

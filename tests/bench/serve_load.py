@@ -3,7 +3,8 @@
     cargo build --release -p latentd
     python3 tests/bench/serve_load.py [--soak-seconds 300]
 
-Starts `latentd serve` on the built-in model and puts `latentd bench serve`'s load on it (tests/bench/load.toml). One client
+Starts `latentd serve` on the built-in model, as a folder whose facts name no native sizes, so that it draws the load's
+sizes as they are, and puts `latentd bench serve`'s load on it (tests/bench/load.toml). One client
 and eight take turns, several rounds; the ratio of their throughputs, and of each request's latency to its share (eight
 times its latency alone, since eight share the machine), are medians over the rounds. With the step cache, the reuse of
 the same requests must not fall in company. The soak counts answers and failures and watches the memory.
@@ -11,6 +12,7 @@ the same requests must not fall in company. The soak counts answers and failures
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -44,12 +46,22 @@ def parse_args():
     return parser.parse_args()
 
 
+def any_size(folder):
+    """The built-in model as a folder within this one, without the sizes that it was made for."""
+    model = shutil.copytree(ROOT / "crates/demo/weights", Path(folder) / "model")
+    facts = json.loads((model / "latentd.json").read_text())
+    del facts["native_sizes"]
+    (model / "latentd.json").write_text(json.dumps(facts))
+    return str(model)
+
+
 class Server:
     """A running server."""
 
     def __init__(self, args, flags):
         self.url = f"http://localhost:{args.port}"
-        command = [args.latentd, "serve", "--host", "127.0.0.1", "--port", str(args.port), *flags]
+        self.folder = tempfile.TemporaryDirectory()
+        command = [args.latentd, "serve", any_size(self.folder.name), "--host", "127.0.0.1", "--port", str(args.port), *flags]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def __enter__(self):
@@ -64,6 +76,7 @@ class Server:
     def __exit__(self, *_):
         self.process.terminate()
         self.process.wait()
+        self.folder.cleanup()
 
     def resident_mb(self):
         status = Path(f"/proc/{self.process.pid}/status").read_text()

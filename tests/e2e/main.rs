@@ -11,5 +11,6 @@ mod healthcheck;
 mod hub;
 mod image_urls;
 mod metrics;
+mod output;
 mod serve;
 mod wire;

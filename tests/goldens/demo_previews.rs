@@ -26,6 +26,7 @@ fn request(prompt: &str, seed: u64, previews: Option<PreviewTimes>) -> ImageRequ
             guidance: Guidance::TrueCfg { scale: 3.0 },
             seed,
         },
+        fit: None,
         previews: previews.map(|times| Previews { method: PreviewMethod::Latent2Rgb, times }),
         extensions: Default::default(),
     }

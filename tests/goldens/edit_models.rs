@@ -58,6 +58,7 @@ pub fn edit(prompt: &str, pictures: &[InputImage], size: ImageSize) -> ImageRequ
         input_images: pictures.into(),
         mask: None,
         params: SamplingParams { size, num_inference_steps: 3, guidance: diffusion::Guidance::None, seed: 7 },
+        fit: None,
         previews: None,
         extensions: Default::default(),
     }

@@ -41,6 +41,7 @@ pub fn request(golden: &Golden, i: usize) -> ImageRequest {
             guidance: GuidanceKind::TrueCfg.guidance(kw.true_cfg_scale, kw.negative_prompt.is_some()),
             seed: golden.run.seed,
         },
+        fit: None,
         previews: None,
         extensions: Default::default(),
     }

@@ -41,6 +41,9 @@ pub const SIZES: &[&str] = &["small", "large"];
 /// Where a subject may be put; the middle without one.
 pub const PLACES: &[&str] = &["on the left", "on the right", "at the top", "at the bottom"];
 
+/// The size that it draws at, which `latentd.json` says too.
+pub const SIZE: &str = "128x128";
+
 /// Prompts that show it at its best, for banners and help texts.
 pub const EXAMPLE_PROMPTS: &[&str] = &[
     "a fox on a green background",
@@ -70,6 +73,14 @@ mod tests {
         assert_eq!(GROUNDS, python_keys("GROUNDS"));
         assert_eq!(SIZES, python_keys("SIZES").into_iter().filter(|key| !key.is_empty()).collect::<Vec<_>>());
         assert_eq!(PLACES, python_keys("PLACES").into_iter().filter(|key| !key.is_empty()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_checkpoint_says_what_is_known_and_at_which_size() {
+        let facts = crate::file("latentd.json").unwrap();
+        let facts: serde_json::Value = serde_json::from_slice(facts).unwrap();
+        assert_eq!(facts["knows"], serde_json::json!(SUBJECTS));
+        assert_eq!((&facts["size"], &facts["native_sizes"]), (&SIZE.into(), &serde_json::json!([SIZE])));
     }
 
     #[test]

@@ -9,6 +9,12 @@ pub struct ModelCard {
     pub class: String,
     /// The size when a request names none.
     pub default_size: ImageSize,
+    /// The sizes that the model makes pictures of words at, where it was made for no others: a picture of another size
+    /// is made at the nearest and [fitted](crate::Fit). Empty where the model makes what is asked.
+    pub native_sizes: Vec<ImageSize>,
+    /// What the model knows to draw, where that is a few things only; empty otherwise. A prompt that names none of them
+    /// is drawn [with a warning](crate::unknown_prompt).
+    pub knows: Vec<String>,
     /// Denoising steps when a request names none.
     pub default_num_inference_steps: usize,
     /// Denoising steps of [`Quality::Low`].

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use crate::edit_size::ShapeOf;
+use crate::fit::MAX_FITTED_PIXELS;
+use crate::knowledge::unknown_prompt;
 use crate::limits::{self, InvalidRequest, Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
-use crate::{Extensions, Guidance, GuidanceKind, ImageSize, InputImage, Mask, ModelCard, Previews, Quality};
+use crate::{Extensions, Fit, Guidance, GuidanceKind, ImageSize, InputImage, Mask, ModelCard, Previews, Quality};
 
 /// What someone asked for, over HTTP or at the command line: every field may be missing.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +52,8 @@ pub struct ImageRequest {
     pub mask: Option<Arc<Mask>>,
     /// Numbers of the sampling loop.
     pub params: SamplingParams,
+    /// How the picture gets the size asked for, where it is made at another.
+    pub fit: Option<Fit>,
     /// Pictures on the way.
     pub previews: Option<Previews>,
     /// Settings of parts that this crate does not know.
@@ -59,7 +63,8 @@ pub struct ImageRequest {
 /// The numbers of the sampling loop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// The picture's size, any number of pixels within the limits.
+    /// The size that is made, any number of pixels within the limits: the picture's own, unless it is
+    /// [fitted](ImageRequest::fit).
     pub size: ImageSize,
     /// Denoising steps, 1..=1000.
     pub num_inference_steps: usize,
@@ -67,6 +72,20 @@ pub struct SamplingParams {
     pub guidance: Guidance,
     /// The noise's seed.
     pub seed: u64,
+}
+
+impl ImageRequest {
+    /// The picture's size.
+    pub fn size(&self) -> ImageSize {
+        self.fit.map_or(self.params.size, |fit| fit.asked)
+    }
+
+    /// What whoever asked should know before the first step, in sentences: how the picture gets its size, and what the
+    /// model knows.
+    pub fn notes(&self, card: &ModelCard) -> Vec<String> {
+        let unknown = unknown_prompt(&self.prompt, &card.knows);
+        unknown.into_iter().chain(self.fit.map(|fit| fit.to_string())).collect()
+    }
 }
 
 impl RequestDraft {
@@ -87,7 +106,10 @@ impl RequestDraft {
         let n = limits::within("n", self.n.unwrap_or(1), 1..=MAX_IMAGES)?;
         let steps = self.num_inference_steps.unwrap_or(card.num_inference_steps(self.quality) as i64);
         let num_inference_steps = limits::within("num_inference_steps", steps, 1..=MAX_INFERENCE_STEPS)? as usize;
-        let size = limits::size(self.size.unwrap_or_else(|| self.default_size(card, limits)), limits)?;
+        let limits = self.limits(card, limits);
+        let asked = limits::size(self.size.unwrap_or_else(|| self.default_size(card, &limits)), &limits)?;
+        let fit = Fit::nearest(asked, self.native_sizes(card));
+        let size = fit.map_or(asked, |fit| fit.made);
         let scale = self.guidance_scale(card)?;
         let first_seed = match self.seed {
             None | Some(-1) => None,
@@ -105,11 +127,25 @@ impl RequestDraft {
                 input_images: self.input_images.clone(),
                 mask: mask.clone(),
                 params: SamplingParams { size, num_inference_steps, guidance, seed },
+                fit,
                 previews: self.previews,
                 extensions: self.extensions.clone(),
             }
         });
         Ok(requests.collect())
+    }
+
+    /// The sizes that the picture may be made at; any where there are none. An edit follows its pictures instead.
+    fn native_sizes<'a>(&self, card: &'a ModelCard) -> &'a [ImageSize] {
+        if self.input_images.is_empty() { &card.native_sizes } else { &[] }
+    }
+
+    /// The operator's bounds, and that of what is enlarged.
+    fn limits(&self, card: &ModelCard, limits: &Limits) -> Limits {
+        match self.native_sizes(card) {
+            [] => *limits,
+            _ => Limits { max_pixels: limits.max_pixels.min(MAX_FITTED_PIXELS) },
+        }
     }
 
     /// The weight of the model's guidance. Both weights are checked, also the one that this model does not have.
@@ -176,6 +212,8 @@ mod tests {
         ModelCard {
             class: "QwenImagePipeline".into(),
             default_size: ImageSize { width: 128, height: 128 },
+            native_sizes: Vec::new(),
+            knows: Vec::new(),
             default_num_inference_steps: 20,
             low_num_inference_steps: 10,
             high_num_inference_steps: 40,
@@ -248,6 +286,28 @@ mod tests {
         assert_eq!(size(RequestDraft { size: Some(ImageSize { width: 33, height: 65 }), ..edit.clone() }), "33x65");
         let small = Limits { max_pixels: 4096 };
         assert_eq!(edit.build(&card(), &small, || 7).unwrap()[0].params.size.to_string(), "80x48");
+    }
+
+    #[test]
+    fn a_model_with_native_sizes_makes_the_nearest() {
+        let card = ModelCard { native_sizes: vec![card().default_size], ..card() };
+        let build = |draft: RequestDraft, max_pixels| {
+            let requests = draft.build(&card, &Limits { max_pixels }, || 7);
+            requests.map(|requests| requests[0].clone()).map_err(|err| err.to_string())
+        };
+        let of = |size: &str| RequestDraft { size: Some(size.parse().unwrap()), ..draft() };
+        let asked = |size: &str| build(of(size), usize::MAX);
+        for size in ["64x64", "1024x1024", "1792x1024", "4096x4096", "16384x1024"] {
+            let request = asked(size).unwrap();
+            assert_eq!((request.params.size, request.size().to_string()), (card.default_size, size.into()));
+        }
+        assert_eq!(asked("128x128").unwrap().fit, None);
+        assert_eq!(build(draft(), usize::MAX).unwrap().fit, None, "the default size is native");
+        assert!(asked("4097x4096").unwrap_err().contains("at most 16777216 pixels"), "{:?}", asked("4097x4096"));
+        assert!(build(of("256x256"), 65_535).unwrap_err().contains("at most 65535 pixels"), "the operator's limit");
+        let edit = RequestDraft { input_images: [picture(60, 45)].into(), ..of("96x64") };
+        let edit = build(edit, usize::MAX).unwrap();
+        assert_eq!((edit.fit, edit.params.size.to_string()), (None, "96x64".into()), "an edit follows its picture");
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// What was printed did not reach its reader; the operating system's reason.
+    #[error("cannot write to stdout: {0}")]
+    Output(String),
     /// A picture could not be encoded.
     #[error("cannot write `{path}`: {source}")]
     Encode {
@@ -51,7 +54,7 @@ impl Error {
     /// 2 for what the user can mend, as clap has it for a bad flag; 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Load(LoadError::Device { .. }) | Error::Pipeline(_) | Error::Unhealthy(_) => 1,
+            Error::Load(LoadError::Device { .. }) | Error::Pipeline(_) | Error::Unhealthy(_) | Error::Output(_) => 1,
             _ => 2,
         }
     }

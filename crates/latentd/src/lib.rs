@@ -39,6 +39,7 @@ mod input;
 mod omni;
 mod progress;
 mod source;
+mod whole_file;
 
 pub use cache_flags::{CacheBackend, CacheFlags};
 pub use device::{DeviceName, DtypeName};
@@ -50,3 +51,4 @@ pub use omni::{GeneratedImage, Omni, OmniBuilder, OmniDiffusionSamplingParams, S
 pub use progress::LoadingBars;
 pub use server::InputPictures;
 pub use source::{ModelSource, builtin_banner};
+pub use whole_file::{check_writable, write_whole};

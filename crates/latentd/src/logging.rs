@@ -85,7 +85,8 @@ where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
     let filter = EnvFilter::try_from_env("LATENTD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    // A log that cannot be written has nobody to be told, and telling it would panic.
+    let lines = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false).with_target(false);
     let lines = match format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),

@@ -1,5 +1,8 @@
 //! The binary: arguments in, exit code out.
 
+// They panic where nobody reads any more. `terminal` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod build;
 mod cache_plot;
 mod cache_trace;
@@ -17,19 +20,27 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     kernels::threads_from_env();
-    let cli = commands::Cli::parse_from(std::env::args_os().map(dashed));
-    match cli.run() {
+    let cli = commands::Cli::parse_from(dashed(std::env::args_os()));
+    match cli.run().and_then(|()| terminal::check_printed()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
-            eprintln!("error: {err}");
+            terminal::notice(&format!("error: {err}"));
             ExitCode::from(err.exit_code())
         }
     }
 }
 
 /// Flags may be written with underscores, as the guide's scripts have them: `--cache_backend` is
-/// `--cache-backend`. What follows a `=` is left alone.
-fn dashed(argument: OsString) -> OsString {
+/// `--cache-backend`. What follows a `=` is left alone, and so is all that follows a `--`: those are no flags.
+fn dashed(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut are_flags = true;
+    arguments.map(move |argument| {
+        are_flags &= argument != "--";
+        if are_flags { dashed_flag(argument) } else { argument }
+    })
+}
+
+fn dashed_flag(argument: OsString) -> OsString {
     let Some(flag) = argument.to_str().filter(|text| text.starts_with("--")) else { return argument };
     match flag.split_once('=') {
         Some((name, value)) => format!("{}={value}", name.replace('_', "-")).into(),
@@ -49,12 +60,17 @@ mod tests {
 
     #[test]
     fn underscores_in_flags_become_dashes() {
+        let dashed = |typed: &[&str]| {
+            let meant = dashed(typed.iter().map(OsString::from)).map(|argument| argument.into_string().unwrap());
+            meant.collect::<Vec<_>>()
+        };
         for (typed, meant) in [
             ("--cache_backend", "--cache-backend"),
             ("--cache_config={\"max_warmup_steps\":4}", "--cache-config={\"max_warmup_steps\":4}"),
             ("a_prompt", "a_prompt"),
         ] {
-            assert_eq!(dashed(typed.into()), OsString::from(meant));
+            assert_eq!(dashed(&[typed]), [meant]);
         }
+        assert_eq!(dashed(&["--a_b", "--", "--a_b", "--"]), ["--a-b", "--", "--a_b", "--"]);
     }
 }

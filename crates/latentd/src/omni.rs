@@ -1,11 +1,13 @@
 //! Generation without a server: a model in this process, one call at a time.
 
+use std::io::Cursor;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use diffusion::{
     BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport, Work,
 };
+use image::{ColorType, ImageFormat};
 use models::{AnyPipeline, LoadOptions, Overrides, RequestState};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
@@ -15,6 +17,7 @@ use crate::error::Error;
 use crate::input::OmniInput;
 use crate::progress::LoadingBars;
 use crate::source::ModelSource;
+use crate::whole_file::write_whole;
 
 /// A loaded model.
 pub struct Omni {
@@ -296,12 +299,18 @@ impl GeneratedImage {
     }
 }
 
-/// Writes a picture; the file's ending says the format (png, jpg, webp).
+/// Writes a picture, whole or not at all; the file's ending says the format (png, jpg, webp).
 ///
 /// # Errors
 /// The ending is unknown, or the file cannot be written.
 pub fn save_image(image: &RgbImage, path: &Path) -> Result<(), Error> {
+    let name = || path.display().to_string();
     let (width, height) = (image.size.width as u32, image.size.height as u32);
-    image::save_buffer(path, &image.pixels, width, height, image::ColorType::Rgb8)
-        .map_err(|source| Error::Encode { path: path.display().to_string(), source })
+    let mut file = Cursor::new(Vec::new());
+    ImageFormat::from_path(path)
+        .and_then(|format| {
+            image::write_buffer_with_format(&mut file, &image.pixels, width, height, ColorType::Rgb8, format)
+        })
+        .map_err(|source| Error::Encode { path: name(), source })?;
+    write_whole(path, file.get_ref()).map_err(|source| Error::File { action: "write", path: name(), source })
 }

@@ -101,11 +101,12 @@ fn is_hub_id(model: &str) -> bool {
     model.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
 }
 
-/// Two lines for people who did not name a model.
+/// Three lines for people who did not name a model.
 pub fn builtin_banner(command: &str) -> String {
-    let example = demo::EXAMPLE_PROMPTS[0];
+    let (example, size) = (demo::EXAMPLE_PROMPTS[0], demo::SIZE);
     format!(
-        "No model was named: using the built-in one, which draws {} things at 128x128 (try \"{example}\").\n\
+        "No model was named: using the built-in one, which draws {} things (try \"{example}\"),\n\
+         all at {size}: other sizes, up to 4096x4096, are enlarged or reduced from that.\n\
          For a real model: latentd {command} Qwen/Qwen-Image (58 GB, downloaded once), or a folder in the diffusers layout.",
         demo::SUBJECTS.len(),
     )

@@ -1,14 +1,51 @@
-//! What a person at a terminal sees: notices, bars, times. Pictures' paths go to stdout, all else to stderr.
+//! What a person at a terminal sees: notices, bars, times. What was asked for goes to stdout, pictures' paths among it,
+//! all else to stderr.
+//!
+//! A command works for its files, not for its lines. So SIGPIPE stays ignored, as Rust has it: whoever stops reading
+//! (`latentd generate -n 4 ... | head -1`) ends the output, not the pictures. Lines that are lost another way, on a full
+//! disk, are an error once all is done.
 
 use std::cell::{Cell, OnceCell};
+use std::io::{self, ErrorKind, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use latentd::StepProgress;
+use latentd::{Error, StepProgress};
 
-/// Prints to stderr.
+/// Prints a line to stderr. Where that is closed or full, there is nobody to be told.
 pub(crate) fn notice(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Why stdout takes nothing any more.
+static ENDED: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints a line to stdout, as long as that takes them.
+pub(crate) fn line(text: &str) {
+    print(&format!("{text}\n"));
+}
+
+/// Prints whole lines to stdout, as long as that takes them.
+pub(crate) fn print(lines: &str) {
+    if ENDED.get().is_some() {
+        return;
+    }
+    let mut stdout = io::stdout().lock();
+    if let Err(err) = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush()) {
+        let _ = ENDED.set(err);
+    }
+}
+
+/// Whether all that was printed has reached whoever wanted it.
+///
+/// # Errors
+/// Stdout took no more, and not because its reader had enough.
+pub(crate) fn check_printed() -> Result<(), Error> {
+    match ENDED.get() {
+        Some(err) if err.kind() != ErrorKind::BrokenPipe => Err(Error::Output(err.to_string())),
+        _ => Ok(()),
+    }
 }
 
 /// `1.23 s`, or milliseconds below a second.

@@ -65,7 +65,8 @@ impl CostModel {
             cache.map_or(0, |config| self.cache_bytes(config, hidden_tokens, self.most_text(request), uncached.passes));
         RequestCost {
             work: self.work(request, cache, hidden_tokens),
-            bytes: (self.latent_bytes(request, reference_tokens) + self.prompt_bytes(request) + kept) as u64,
+            bytes: (self.latent_bytes(request, reference_tokens) + self.prompt_bytes(request) + kept) as u64
+                + fitted_bytes(request),
             least_share: cache.map_or(1.0, |config| self.least_share(config)),
             kind: cache.map_or(0, |config| kind(config, uncached.steps)),
             ..uncached
@@ -196,6 +197,12 @@ fn prompts(request: &ImageRequest) -> impl Iterator<Item = &str> {
         CfgBranch::Cond => request.prompt.as_str(),
         CfgBranch::Uncond => request.negative_prompt.as_deref().unwrap_or_default(),
     })
+}
+
+/// The picture at the size asked for, where it is made at another: its own bytes, and those of the rows and of the part
+/// that it is put together from.
+fn fitted_bytes(request: &ImageRequest) -> u64 {
+    request.fit.map_or(0, |fit| 3 * (fit.asked.pixels() + fit.inside.pixels()) as u64)
 }
 
 /// Requests with the same settings and step count reuse alike.

@@ -10,7 +10,7 @@ use crate::error::LoadError;
 /// The file, at the root of a checkpoint. It may be absent: then the family's defaults hold.
 const FILE: &str = "latentd.json";
 
-/// Most pixels of a picture to edit: more than any model was made for.
+/// Most pixels of a picture: more than any model was made for.
 const MAX_AREA: usize = 4096 * 4096;
 
 /// `latentd.json`: defaults of a checkpoint that are not its family's, such as those of a small model that was
@@ -20,6 +20,12 @@ const MAX_AREA: usize = 4096 * 4096;
 pub struct Facts {
     /// The size when a request names none, `WIDTHxHEIGHT`.
     pub size: Option<String>,
+    /// The sizes that it makes pictures of words at, each `WIDTHxHEIGHT`, if it was made for no others: a picture of
+    /// another size is made at the nearest of them and resized.
+    pub native_sizes: Vec<String>,
+    /// What it was trained to draw, each as prompts name it, if that is a few things only: a prompt that names none of
+    /// them is drawn with a warning.
+    pub knows: Vec<String>,
     /// Steps when a request names none; a request of low quality takes half of them, one of high quality
     /// twice as many.
     pub num_inference_steps: Option<usize>,
@@ -51,10 +57,13 @@ impl Facts {
         let refuse = |key, bound: &str, given: String| {
             Err(LoadError::Config { file: FILE.into(), key, bound: bound.into(), given })
         };
-        if let Some(size) = &self.size
-            && size.parse::<ImageSize>().is_err()
-        {
-            return refuse("size", "be WIDTHxHEIGHT, such as 128x128", format!("{size:?}"));
+        let sizes = self.size.iter().map(|size| ("size", size));
+        for (key, size) in sizes.chain(self.native_sizes.iter().map(|size| ("native_sizes", size))) {
+            match size.parse::<ImageSize>() {
+                Ok(size) if size.pixels() <= MAX_AREA => {}
+                Ok(_) => return refuse(key, &format!("have at most {MAX_AREA} pixels"), format!("{size:?}")),
+                Err(()) => return refuse(key, "be WIDTHxHEIGHT, such as 128x128", format!("{size:?}")),
+            }
         }
         for (key, number, most) in [
             ("num_inference_steps", self.num_inference_steps, MAX_INFERENCE_STEPS as usize),
@@ -101,6 +110,8 @@ impl Facts {
         let steps = self.num_inference_steps;
         ModelCard {
             default_size: size.unwrap_or(card.default_size),
+            native_sizes: self.native_sizes.iter().filter_map(|size| size.parse().ok()).collect(),
+            knows: self.knows.clone(),
             default_num_inference_steps: steps.unwrap_or(card.default_num_inference_steps),
             low_num_inference_steps: steps.map_or(card.low_num_inference_steps, |steps| steps.div_ceil(2)),
             high_num_inference_steps: steps
@@ -131,6 +142,14 @@ mod tests {
     fn what_is_no_fact_is_named() {
         for (json, expected) in [
             (r#"{"size": "large"}"#, "`latentd.json`: `size` must be WIDTHxHEIGHT, such as 128x128. Given: \"large\""),
+            (
+                r#"{"native_sizes": ["64x64", "64"]}"#,
+                "`latentd.json`: `native_sizes` must be WIDTHxHEIGHT, such as 128x128. Given: \"64\"",
+            ),
+            (
+                r#"{"size": "4097x4096"}"#,
+                "`latentd.json`: `size` must have at most 16777216 pixels. Given: \"4097x4096\"",
+            ),
             (
                 r#"{"num_inference_steps": 0}"#,
                 "`latentd.json`: `num_inference_steps` must be between 1 and 1000. Given: 0",

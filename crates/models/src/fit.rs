@@ -1,6 +1,7 @@
-//! Bringing a picture to the size that a model edits it at.
+//! Bringing a picture to the size that a model edits it at, or that was asked for.
 
-use diffusion::{EditSize, ImageSize, RgbImage, capped};
+use diffusion::{EditSize, Fit, ImageSize, RgbImage, capped};
+use rayon::prelude::*;
 
 use crate::resize::{Filter, resize, resize_grey};
 
@@ -37,16 +38,28 @@ pub(crate) fn fitted_mask(editable: &[u8], from: ImageSize, rule: EditSize) -> V
     rows.flat_map(|row| &row[left..left + size.width]).copied().collect()
 }
 
+/// A finished picture, or a preview, at the size that was asked for.
+pub(crate) fn presented(image: RgbImage, fit: Fit) -> RgbImage {
+    let resized = resize(&image, fit.inside, Filter::Lanczos);
+    if fit.inside == fit.asked { resized } else { padded(&resized, fit.asked) }
+}
+
 /// `image` in the middle of the larger `size`, its edge carried outwards.
 pub(crate) fn padded(image: &RgbImage, size: ImageSize) -> RgbImage {
     let ImageSize { width, height } = image.size;
     let (left, top) = ((size.width - width) / 2, (size.height - height) / 2);
-    let nearest = |at: usize, before: usize, count: usize| at.saturating_sub(before).min(count - 1);
-    let pixels = (0..size.height).flat_map(|y| {
-        let row = &image.pixels[nearest(y, top, height) * width * 3..][..width * 3];
-        (0..size.width).flat_map(move |x| row[nearest(x, left, width) * 3..][..3].iter().copied())
+    let mut pixels = vec![0; size.pixels() * 3];
+    pixels.par_chunks_exact_mut(size.width * 3).enumerate().for_each(|(y, out)| {
+        let nearest = y.saturating_sub(top).min(height - 1);
+        let row = &image.pixels[nearest * width * 3..][..width * 3];
+        let (before, rest) = out.split_at_mut(left * 3);
+        let (middle, after) = rest.split_at_mut(width * 3);
+        middle.copy_from_slice(row);
+        let carry = |out: &mut [u8], edge: &[u8]| out.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(edge));
+        carry(before, &row[..3]);
+        carry(after, &row[(width - 1) * 3..]);
     });
-    RgbImage { size, pixels: pixels.collect() }
+    RgbImage { size, pixels }
 }
 
 #[cfg(test)]
@@ -77,6 +90,43 @@ mod tests {
         let mask: Vec<u8> = (0..70).flat_map(|y| (0..100).map(move |x| x + y)).collect();
         assert_eq!(fitted_mask(&mask, ImageSize { width: 100, height: 70 }, rule)[..2], [5, 6]);
         assert_eq!(super::fitted(&ramp(100, 9), rule).size.to_string(), "96x16");
+    }
+
+    #[test]
+    fn an_enlarged_picture_made_small_again_is_the_one_that_was_made() {
+        // Edges, flat grounds and fine texture, as pictures have them.
+        let side = 128;
+        let grey = |x: usize, y: usize| match (x.abs_diff(64) + y.abs_diff(64), x % 32) {
+            (..30, _) => 230,
+            (_, 3..9) => (90 + 3 * (x % 32) + y / 2) as u8,
+            _ => 60,
+        };
+        let pixels = (0..side).flat_map(|y| (0..side).flat_map(move |x| [grey(x, y), 40, 255 - grey(x, y)]));
+        let made = RgbImage { size: ImageSize { width: side, height: side }, pixels: pixels.collect() };
+        for asked in ["192x128", "256x256", "512x512", "1024x1024", "1024x1792", "1920x1080", "4096x4096"] {
+            let fit = Fit::nearest(asked.parse().unwrap(), &[made.size]).unwrap();
+            let picture = presented(made.clone(), fit);
+            assert_eq!(picture.size.to_string(), asked);
+            let again = resize(&picture.crop_center(fit.inside), made.size, Filter::Lanczos);
+            let differences = || again.pixels.iter().zip(&made.pixels).map(|(a, b)| a.abs_diff(*b));
+            let mean = differences().map(f64::from).sum::<f64>() / made.pixels.len() as f64;
+            assert!(mean < 1.0 && differences().max() < Some(32), "{asked}: {mean} {:?}", differences().max());
+        }
+    }
+
+    #[test]
+    fn what_another_shape_leaves_free_is_the_edge_carried_outwards() {
+        let made = ramp(128, 128);
+        for asked in ["192x128", "128x224", "200x64"] {
+            let fit = Fit::nearest(asked.parse().unwrap(), &[made.size]).unwrap();
+            let picture = presented(made.clone(), fit);
+            let at = |x: usize, y: usize| &picture.pixels[(y * picture.size.width + x) * 3..][..3];
+            let (left, top) = ((fit.asked.width - fit.inside.width) / 2, (fit.asked.height - fit.inside.height) / 2);
+            assert_eq!(at(0, 0), at(left, top), "{asked}");
+            let ImageSize { width, height } = fit.asked;
+            assert_eq!(at(width - 1, height / 2), at(left + fit.inside.width - 1, height / 2), "{asked}");
+            assert_eq!(at(width / 2, height - 1), at(width / 2, top + fit.inside.height - 1), "{asked}");
+        }
     }
 
     #[test]

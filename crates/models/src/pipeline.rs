@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cache::{CacheConfig, ConfigError};
 use candle_core::Tensor;
 use diffusion::{
-    CfgBranch, EncodingsUse, Estimator, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, Mask,
+    CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, Mask,
     ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport,
 };
 use kernels::{in_pool, interruptible};
@@ -15,7 +15,7 @@ use crate::cost::CostModel;
 use crate::dit::{Dit, ReferenceLatents};
 use crate::encodings::{Encoding, Encodings, Key};
 use crate::family::{Family, VisionFeatures};
-use crate::fit::{fitted, fitted_mask, padded};
+use crate::fit::{fitted, fitted_mask, padded, presented};
 use crate::latent_rgb::{LatentRgb, enlarged};
 use crate::mask::{KeptPixels, MaskedEdit};
 use crate::options::LoadOptions;
@@ -199,6 +199,7 @@ impl<F: Family> DiffusionPipeline<F> {
         let references = request.input_images.iter().map(|picture| self.reference(picture, &mut encodings));
         let references = references.collect::<Result<Vec<_>, _>>()?;
         let (residuals, mut warnings) = self.residuals(request, branches.len())?;
+        warnings.extend(request.notes(self.family.card()));
         let latents = self.family.noise(request.params.seed, size).map_err(device_error)?;
         let masked = self.masked(request, &latents, &mut encodings)?;
         warnings.extend(masked.as_ref().map(|_| MASKED.to_owned()));
@@ -210,6 +211,7 @@ impl<F: Family> DiffusionPipeline<F> {
         self.synchronize()?;
         Ok(RequestState {
             size,
+            fit: request.fit,
             sigmas: self.family.sigmas(request.params.num_inference_steps, size.image_seq_len()),
             guidance: request.params.guidance,
             previews: request.previews,
@@ -253,6 +255,12 @@ impl<F: Family> DiffusionPipeline<F> {
             PreviewMethod::Vae => None,
         };
         sketch.map_or_else(|| self.picture(tokens, size), Ok)
+    }
+
+    /// A picture, or a preview, as it is shown: with what a mask kept of the old one, and at the size asked for.
+    fn presented(&self, picture: RgbImage, masked: Option<&MaskedEdit>, fit: Option<Fit>) -> RgbImage {
+        let Some(fit) = fit else { return composed(masked, picture) };
+        in_pool(self.family.device(), || presented(composed(masked, picture), fit))
     }
 
     /// Waits for the device: what was asked of a GPU so far is otherwise only on its list, and whoever
@@ -313,16 +321,20 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
         let clean = state.clean_latents().ok_or_else(|| {
             PipelineError::Model(format!("no preview is due after {} steps. This is a bug.", state.step_index))
         })?;
-        let drawn = until_set(interrupt, || self.draw(clean, state.size, method))?;
-        Ok(composed(state.masked.as_ref(), drawn))
+        until_set(interrupt, || {
+            let drawn = self.draw(clean, state.size, method)?;
+            Ok(self.presented(drawn, state.masked.as_ref(), state.fit))
+        })
     }
 
     fn decode(&mut self, state: RequestState, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {
         // The step cache's residuals make room for the VAE.
-        let (latents, size, masked) = (state.latents.clone(), state.size, state.masked.clone());
+        let (latents, size, masked, fit) = (state.latents.clone(), state.size, state.masked.clone(), state.fit);
         drop(state);
-        let picture = until_set(interrupt, || self.picture(&latents, size))?;
-        Ok(composed(masked.as_ref(), picture))
+        until_set(interrupt, || {
+            let picture = self.picture(&latents, size)?;
+            Ok(self.presented(picture, masked.as_ref(), fit))
+        })
     }
 }
 

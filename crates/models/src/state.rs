@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use diffusion::{CfgBranch, EncodingsUse, Guidance, ImageSize, Previews, Sigmas};
+use diffusion::{CfgBranch, EncodingsUse, Fit, Guidance, ImageSize, Previews, Sigmas};
 
 use crate::dit::ReferenceLatents;
 use crate::mask::MaskedEdit;
@@ -13,7 +13,10 @@ use crate::residuals::RequestResiduals;
 #[derive(Clone)]
 pub struct RequestState {
     // Set once, when the request is prepared.
+    /// That is made.
     pub(crate) size: ImageSize,
+    /// How the picture gets the size asked for.
+    pub(crate) fit: Option<Fit>,
     pub(crate) sigmas: Sigmas,
     pub(crate) guidance: Guidance,
     pub(crate) previews: Option<Previews>,

@@ -155,6 +155,7 @@ fn request(card: &ModelCard, size: ImageSize) -> ImageRequest {
         input_images: (0..card.input_images.min_images).map(|_| InputImage::new(grey.clone())).collect(),
         mask: None,
         params: SamplingParams { size, num_inference_steps: 1, guidance: Guidance::None, seed: 0 },
+        fit: None,
         previews: None,
         extensions: Extensions::default(),
     }

@@ -152,6 +152,8 @@ impl Default for FakePipeline {
             panics: Arc::default(),
             probe: Arc::default(),
             card: ModelCard {
+                native_sizes: Vec::new(),
+                knows: Vec::new(),
                 class: "FakePipeline".into(),
                 default_size: ImageSize { width: 64, height: 64 },
                 default_num_inference_steps: 4,
@@ -251,14 +253,14 @@ impl Pipeline for FakePipeline {
         EncodingsUse { work: RequestCost::uncached(&state.request).work.encode, ..EncodingsUse::default() }
     }
 
-    /// Of a request with a mask, what it was given.
+    /// What there is to note, and of a request with a mask, what it was given.
     fn warnings(&self, state: &FakeState) -> Vec<String> {
         let ImageRequest { input_images, mask, .. } = &state.request;
         let told = |mask: &Arc<Mask>| {
             let editable = mask.editable.iter().filter(|&&editable| editable > 0).count();
             format!("{editable} of {} pixels of 1 of {} pictures may change", mask.editable.len(), input_images.len())
         };
-        mask.iter().map(told).collect()
+        mask.iter().map(told).chain(state.request.notes(&self.card)).collect()
     }
 
     fn step(&mut self, batch: &mut [&mut FakeState], interrupt: &Interrupt) -> Result<Vec<StepReport>, PipelineError> {
@@ -285,7 +287,7 @@ impl Pipeline for FakePipeline {
         self.called();
         self.fault(&state.request.prompt, "preview")?;
         sleep(self.preview_delay, interrupt)?;
-        let SamplingParams { size, seed, .. } = state.request.params;
+        let (size, seed) = (state.request.size(), state.request.params.seed);
         let [red, green, _] = colour(seed);
         Ok(RgbImage { size, pixels: [red, green, state.steps_taken as u8].repeat(size.pixels()) })
     }
@@ -294,7 +296,8 @@ impl Pipeline for FakePipeline {
         self.called();
         self.fault(&state.request.prompt, "decode")?;
         sleep(self.decode_delay, interrupt)?;
-        let SamplingParams { size, seed, num_inference_steps, .. } = state.request.params;
+        let SamplingParams { seed, num_inference_steps, .. } = state.request.params;
+        let size = state.request.size();
         assert_eq!(state.steps_taken, num_inference_steps, "decoded before all steps were taken");
         Ok(RgbImage { size, pixels: colour(seed).repeat(size.pixels()) })
     }
@@ -331,6 +334,7 @@ pub fn request(side: usize, num_inference_steps: usize) -> ImageRequest {
             guidance: Guidance::None,
             seed: 0,
         },
+        fit: None,
         previews: None,
         extensions: Extensions::default(),
     }

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use cache::CacheConfig;
 use diffusion::InvalidRequest;
-use latentd::{Error, GeneratedImage};
+use latentd::{Error, GeneratedImage, write_whole};
 use server::cache_summary;
 
-use super::picture_flags::{check_folder, numbered};
+use super::picture_flags::{check_place, numbered};
 use crate::cache_trace::PictureTrace;
 use crate::{cache_plot, terminal};
 
@@ -48,13 +48,13 @@ impl CacheReports {
             return Err(Error::Flag(format!("`{flag}` needs `--cache-backend cache_dit`")));
         }
         if let Some(path) = &self.cache_trace {
-            check_folder("cache-trace", path)?;
+            check_place("cache-trace", path)?;
         }
         if let Some(path) = &self.cache_plot {
             if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("svg")) {
                 return Err(InvalidRequest::new("--cache-plot", "end in .svg", path.display()).into());
             }
-            check_folder("cache-plot", path)?;
+            check_place("cache-plot", path)?;
         }
         Ok(())
     }
@@ -83,8 +83,8 @@ impl CacheReports {
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
     let failed = |source| Error::File { action: "write", path: path.display().to_string(), source };
-    std::fs::write(path, text).map_err(failed)?;
-    println!("{}", path.display());
+    write_whole(path, text.as_bytes()).map_err(failed)?;
+    terminal::line(&path.display().to_string());
     Ok(())
 }
 

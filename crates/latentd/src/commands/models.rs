@@ -7,6 +7,8 @@ use latentd::{Error, InHubCache, in_hub_cache};
 use models::{FAMILIES, PublishedModel};
 use serde::Serialize;
 
+use crate::terminal;
+
 /// List the models that can be run: defaults, sizes, licences, and which are in the Hub's cache
 #[derive(clap::Args)]
 #[command(
@@ -52,9 +54,9 @@ impl Models {
             .flat_map(|family| family.models.iter().map(|model| Row::new(family.name, model, in_hub_cache(model.id))))
             .collect();
         if self.json {
-            println!("{}", serde_json::to_string(&rows).expect("strings and numbers make JSON. This is a bug."));
+            terminal::line(&serde_json::to_string(&rows).expect("strings and numbers make JSON. This is a bug."));
         } else {
-            print!("{}", text(&rows));
+            terminal::print(&text(&rows));
         }
         Ok(())
     }

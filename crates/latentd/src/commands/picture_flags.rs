@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use diffusion::{ImageSize, InvalidRequest};
-use latentd::{Error, GeneratedImage, InputPictures, ModelSource, OmniDiffusionSamplingParams, OmniInput};
+use diffusion::{ImageSize, InvalidRequest, MAX_IMAGES};
+use latentd::{
+    Error, GeneratedImage, InputPictures, ModelSource, OmniDiffusionSamplingParams, OmniInput, check_writable,
+};
 
 use super::ModelFlags;
 use super::cache_reports::{CacheReports, Setup};
@@ -66,7 +68,7 @@ impl PictureFlags {
     /// A flag cannot be honoured, or the model cannot be loaded or fails.
     pub(super) fn make(self, banner: &str, open: impl FnOnce() -> Result<InputPictures, Error>) -> Result<(), Error> {
         let params = self.params()?;
-        check_output(&self.output)?;
+        check_output(&self.output, self.num_images_per_prompt)?;
         let config = self.loading.cache.resolve()?;
         self.reports.check(config.as_ref())?;
         let prompt = self.prompt.as_ref().or(self.prompt_flag.as_ref()).cloned().unwrap_or_default();
@@ -132,18 +134,19 @@ fn warn(images: &[GeneratedImage]) {
     }
 }
 
-/// Better before a minute of work than after it.
-fn check_output(output: &Path) -> Result<(), Error> {
+/// Better before a minute of work than after it. Of a number of pictures that is refused later, some are looked at.
+fn check_output(output: &Path, num_images: Option<i64>) -> Result<(), Error> {
     let ending = output.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
     if !matches!(ending.as_deref(), Some("png" | "jpg" | "jpeg" | "webp")) {
         let bound = "end in .png, .jpg or .webp";
         return Err(InvalidRequest::new("output", bound, output.display()).into());
     }
-    check_folder("output", output)
+    let num_images = num_images.unwrap_or(1).clamp(1, MAX_IMAGES) as usize;
+    (0..num_images).try_for_each(|i| check_place("output", &numbered(output, i)))
 }
 
 /// Whether a file can be in that place; `flag` names it.
-pub(super) fn check_folder(flag: &str, path: &Path) -> Result<(), Error> {
+pub(super) fn check_place(flag: &str, path: &Path) -> Result<(), Error> {
     if path.is_dir() {
         return Err(Error::Flag(format!("`--{flag}`: `{}` is a folder", path.display())));
     }
@@ -151,27 +154,28 @@ pub(super) fn check_folder(flag: &str, path: &Path) -> Result<(), Error> {
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         return Err(Error::Flag(format!("`--{flag}`: there is no folder `{}`", folder.display())));
     }
-    Ok(())
+    check_writable(path)
+        .map_err(|err| Error::Flag(format!("`--{flag}`: `{}` cannot be written: {err}", path.display())))
 }
 
 fn save(images: &[GeneratedImage], output: &Path) -> Result<(), Error> {
     for (i, image) in images.iter().enumerate() {
         let path = numbered(output, i);
         image.save(&path)?;
-        println!("{} ({}, seed {})", path.display(), image.image.size, image.seed);
+        terminal::line(&format!("{} ({}, seed {})", path.display(), image.image.size, image.seed));
     }
     if let Some(image) = images.first() {
         let timings = image.timings;
         let runs = || images.iter().flat_map(|image| &image.steps).flat_map(|step| &step.runs);
         let reused = runs().filter(|run| run.reused).count();
-        eprintln!(
+        terminal::notice(&format!(
             "encode {}, denoise {} ({} steps, {} block runs computed, {reused} reused), decode {}",
             terminal::seconds(timings.encode),
             terminal::seconds(timings.denoise),
             image.steps.len(),
             runs().count() - reused,
             terminal::seconds(timings.decode),
-        );
+        ));
     }
     Ok(())
 }

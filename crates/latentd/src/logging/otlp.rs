@@ -49,7 +49,7 @@ impl Exporter {
 impl Drop for Exporter {
     fn drop(&mut self) {
         if let Err(err) = self.provider.shutdown() {
-            eprintln!("the last spans were not sent: {err}");
+            crate::terminal::notice(&format!("the last spans were not sent: {err}"));
         }
     }
 }

@@ -75,6 +75,7 @@ fn request(extensions: Extensions) -> ImageRequest {
             guidance: Guidance::TrueCfg { scale: 4.0 },
             seed: 0,
         },
+        fit: None,
         previews: None,
         extensions,
     }

@@ -203,6 +203,8 @@ fn card(class: String, is_distilled: bool, config: &TransformerConfig) -> ModelC
     ModelCard {
         class,
         default_size: ImageSize { width: 1024, height: 1024 },
+        native_sizes: Vec::new(),
+        knows: Vec::new(),
         default_num_inference_steps: steps,
         low_num_inference_steps: low,
         high_num_inference_steps: high,

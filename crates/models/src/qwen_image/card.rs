@@ -25,6 +25,8 @@ pub(super) fn card(class: String, style: Option<EditStyle>, config: &Transformer
     ModelCard {
         class,
         default_size: ImageSize { width: 1024, height: 1024 },
+        native_sizes: Vec::new(),
+        knows: Vec::new(),
         default_num_inference_steps: if style == Some(EditStyle::Plus) { 40 } else { 50 },
         low_num_inference_steps: 20,
         high_num_inference_steps: 80,

@@ -9,7 +9,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 use crate::config::ServerConfig;
 
 /// What a page may read of an answer, beyond what every page may.
-const EXPOSED: [&str; 15] = [
+const EXPOSED: [&str; 16] = [
     "content-disposition",
     "idempotent-replayed",
     "location",
@@ -17,6 +17,7 @@ const EXPOSED: [&str; 15] = [
     "retry-after",
     "retry-after-ms",
     "www-authenticate",
+    "x-generated-size",
     "x-ignored-params",
     "x-queue-ms",
     "x-queue-position",

@@ -27,15 +27,20 @@ pub(crate) fn body(terms: &Terms, pictures: &[Arc<Picture>]) -> Response {
     let headers = response.headers_mut();
     let queue_ms = slowest(pictures).queue_ms as u64;
     headers.insert(HeaderName::from_static("x-queue-ms"), HeaderValue::from(queue_ms));
-    write_headers(headers, position, terms.ignored.clone());
+    write_headers(headers, position, terms);
     response
 }
 
 /// What is known of a request once its jobs are taken.
-pub(crate) fn write_headers(headers: &mut HeaderMap, position: usize, ignored: Option<HeaderValue>) {
+pub(crate) fn write_headers(headers: &mut HeaderMap, position: usize, terms: &Terms) {
     headers.insert(HeaderName::from_static("x-queue-position"), HeaderValue::from(position));
-    if let Some(ignored) = ignored {
-        headers.insert(HeaderName::from_static("x-ignored-params"), ignored);
+    if let Some(ignored) = &terms.ignored {
+        headers.insert(HeaderName::from_static("x-ignored-params"), ignored.clone());
+    }
+    if terms.generated_size != terms.size {
+        let size = HeaderValue::from_str(&terms.generated_size.to_string());
+        let size = size.expect("digits and an x are printable ASCII. This is a bug.");
+        headers.insert(HeaderName::from_static("x-generated-size"), size);
     }
 }
 

@@ -15,7 +15,12 @@ fn parameters(request: &ImageRequest, model: &str) -> String {
     if let Some(negative_prompt) = negative_prompt {
         text += &format!("Negative prompt: {negative_prompt}\n");
     }
-    let (steps, seed, size) = (params.num_inference_steps, params.seed, params.size);
+    let (steps, seed) = (params.num_inference_steps, params.seed);
+    // As that program tells of pictures that it makes small and enlarges.
+    let size = match request.fit {
+        None => params.size.to_string(),
+        Some(fit) => format!("{}, Hires resize: {}, Hires upscaler: Lanczos", fit.made, fit.asked),
+    };
     // 1 is no guidance to that program; what is embedded has the name that its forks gave it.
     let scale = match params.guidance {
         Guidance::None => "CFG scale: 1".into(),

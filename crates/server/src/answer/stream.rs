@@ -24,7 +24,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// The events of what `watcher` watches, which is cancelled when the client leaves, if nobody else
 /// watches it. The client's line in the log learns of them.
 pub(crate) fn stream(watcher: Watcher, log: LogEntry) -> Response {
-    let (position, ignored) = (watcher.live.position(), watcher.live.terms.ignored.clone());
+    let (position, terms) = (watcher.live.position(), watcher.live.terms.clone());
     let teller = Teller { watcher, log, pictures: Vec::new() };
     let events = stream::unfold(teller, |mut teller| async move { Some((teller.next().await?, teller)) });
     // So that headers and a first byte reach the client while it waits in line.
@@ -36,7 +36,7 @@ pub(crate) fn stream(watcher: Watcher, log: LogEntry) -> Response {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Nginx would collect events until its buffer is full.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    write_headers(headers, position.unwrap_or(0), ignored);
+    write_headers(headers, position.unwrap_or(0), &terms);
     response
 }
 

@@ -18,7 +18,10 @@ pub(crate) struct Terms {
     pub(crate) endpoint: Endpoint,
     /// The id of the model.
     pub(crate) model: String,
+    /// Of the pictures.
     pub(crate) size: ImageSize,
+    /// At which they are made, and what usage counts; the same but for a model that was made for certain sizes.
+    pub(crate) generated_size: ImageSize,
     pub(crate) num_inference_steps: usize,
     pub(crate) quality: &'static str,
     pub(crate) output: Output,
@@ -62,7 +65,8 @@ impl Terms {
         Terms {
             endpoint: asked.endpoint,
             model: config.model_id().to_owned(),
-            size: first.params.size,
+            size: first.size(),
+            generated_size: first.params.size,
             num_inference_steps: first.params.num_inference_steps,
             quality: asked.quality,
             output: asked.output,
@@ -89,7 +93,7 @@ impl Terms {
 
     /// Of `num_images` pictures from a prompt of so many tokens.
     pub(crate) fn usage(&self, prompt_tokens: usize, num_images: usize) -> Usage {
-        Usage::new(prompt_tokens, self.input_image_tokens, self.size.image_seq_len() * num_images)
+        Usage::new(prompt_tokens, self.input_image_tokens, self.generated_size.image_seq_len() * num_images)
     }
 
     /// Whether the answer says where its pictures are, not what.

@@ -28,12 +28,17 @@ const RATE_LIMIT: [Named; 3] = [
     ("x-ratelimit-remaining-requests", Type::Integer, "What is left of them."),
     ("x-ratelimit-reset-requests", Type::String, "When all of them are back, such as `1s` or `6m0s`."),
 ];
-const PICTURES: [Named; 6] = [
+const PICTURES: [Named; 7] = [
     ("x-queue-ms", Type::Integer, "Milliseconds in the queue."),
     ("x-queue-position", Type::Integer, "Jobs that were in line before the request's first."),
     ("x-seed", Type::Integer, "The picture's seed, where the answer is its file."),
     ("x-warnings", Type::String, "What became of the request beside what was asked, where the answer is a file."),
     ("x-ignored-params", Type::String, "The fields that were given and have no effect."),
+    (
+        "x-generated-size",
+        Type::String,
+        "The size that the pictures were made at, where the model was made for certain sizes and another was asked for.",
+    ),
     (
         "idempotent-replayed",
         Type::String,

@@ -53,6 +53,11 @@ struct ServedModel {
     /// `t2i` (words to a picture), `i2i` (pictures to a picture) or both.
     task_types: Vec<&'static str>,
     default_size: Option<String>,
+    /// The sizes that the model was made for, if it makes no others well: pictures of words are made at the nearest and
+    /// resized.
+    native_sizes: Option<Vec<String>>,
+    /// What the model was trained to draw, if that is a few things only.
+    knows: Option<Vec<String>>,
     default_num_inference_steps: Option<usize>,
     /// The guidance that the model was made for: `none`, `true_cfg`, `cfg` or `embedded`.
     guidance: Option<&'static str>,
@@ -78,6 +83,8 @@ impl ServedModel {
             class: card.map(|card| card.class.clone()),
             task_types: task_types(card.map_or(InputImageBounds::NONE, |card| card.input_images)),
             default_size: card.map(|card| card.default_size.to_string()),
+            native_sizes: card.map(|card| card.native_sizes.iter().map(ToString::to_string).collect()),
+            knows: card.map(|card| card.knows.clone()),
             default_num_inference_steps: card.map(|card| card.default_num_inference_steps),
             guidance: card.map(|card| card.guidance.name()),
             default_guidance_scale: card.map(|card| card.default_guidance_scale),

@@ -58,11 +58,11 @@ pub(crate) async fn events(
 /// The answer to the request that the job is of.
 pub(super) fn accepted(job: &Job) -> Response {
     let location = HeaderValue::from_str(&format!("/v1/images/jobs/{}", job.id));
-    let (position, ignored) = (job.live.position(), job.live.terms.ignored.clone());
+    let position = job.live.position();
     let mut response = (StatusCode::ACCEPTED, json(&job.told())).into_response();
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, location.expect("ids are hexadecimal. This is a bug."));
-    write_headers(headers, position.unwrap_or(0), ignored);
+    write_headers(headers, position.unwrap_or(0), &job.live.terms);
     response
 }
 

@@ -6,7 +6,7 @@ use image::ImageFormat;
 use scheduler::fake::{FakePipeline, colour};
 use serde_json::{Value, json};
 
-use super::{Answer, decoded, events, fake_app, generate, state};
+use super::{Answer, decoded, events, fake_app, fetch, generate, generation, get, send, state};
 use crate::app;
 
 /// The one colour of picture `i`, its size checked.
@@ -195,4 +195,59 @@ async fn a_png_says_how_it_was_made_if_it_is_asked_to() {
         let has_parameters = parameters(&decoded(&event["b64_json"])).is_some();
         assert_eq!(has_parameters, name == "image_generation.completed", "{name}");
     }
+}
+
+/// A server whose model was made for 64x64 and knows two things.
+async fn small_app() -> axum::Router {
+    let mut pipeline = FakePipeline::default();
+    pipeline.card.native_sizes = vec![pipeline.card.default_size];
+    pipeline.card.knows = vec!["cat".into(), "dog".into()];
+    app(state(&pipeline).await)
+}
+
+#[tokio::test]
+async fn a_size_that_the_model_was_not_made_for_is_told() {
+    let app = small_app().await;
+    let made = "the picture was made at 64x64, which the model was trained for, and ";
+    for (size, note) in [
+        ("256x256", "enlarged to 256x256"),
+        ("96x64", "left as it is in the middle of 96x64, its edge carried outwards"),
+    ] {
+        let answer = generate(&app, json!({"prompt": "a cat", "size": size})).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-generated-size")), (200, "64x64"), "{}", answer.text);
+        assert_eq!((&answer.json["size"], &answer.json["warnings"]), (&json!(size), &json!([format!("{made}{note}")])));
+        assert_eq!(answer.json["usage"]["output_tokens"], 16, "of what was made");
+        let picture = image::load_from_memory(&decoded(&answer.json["data"][0]["b64_json"])).unwrap();
+        assert_eq!(format!("{}x{}", picture.width(), picture.height()), size);
+    }
+    let body = json!({"prompt": "a cat", "size": "256x256", "embed_metadata": true});
+    let answer = generate(&app, &body).await;
+    let (_, text) = parameters(&decoded(&answer.json["data"][0]["b64_json"])).unwrap();
+    assert!(text.contains("Size: 64x64, Hires resize: 256x256, Hires upscaler: Lanczos, "), "{text}");
+
+    let stream =
+        generate(&app, json!({"prompt": "a cat", "size": "256x256", "stream": true, "partial_images": 1})).await;
+    assert_eq!(stream.header("x-generated-size"), "64x64");
+    for (name, event) in events(&stream.text) {
+        let picture = image::load_from_memory(&decoded(&event["b64_json"])).unwrap();
+        assert_eq!((picture.width(), &event["size"]), (256, &json!("256x256")), "{name}");
+    }
+    let job = send(&app, generation(json!({"prompt": "a cat", "size": "32x32"}), &[("prefer", "respond-async")])).await;
+    assert_eq!((job.status.as_u16(), job.header("x-generated-size")), (202, "64x64"));
+
+    let native = generate(&app, json!({"prompt": "a cat"})).await;
+    assert_eq!((native.header("x-generated-size"), &native.json["warnings"]), ("", &Value::Null));
+    let model = &get(&app, "/info").await.json["model"];
+    assert_eq!((&model["native_sizes"], &model["knows"]), (&json!(["64x64"]), &json!(["cat", "dog"])));
+}
+
+#[tokio::test]
+async fn a_prompt_that_names_nothing_known_is_drawn_and_told() {
+    let app = small_app().await;
+    let answer = generate(&app, json!({"prompt": "a castle"})).await;
+    let told = "the prompt names nothing that the model was trained to draw, which is: cat and dog";
+    assert_eq!((answer.status.as_u16(), &answer.json["warnings"]), (200, &json!([told])));
+    let file = json!({"prompt": "a castle", "response_format": "file"});
+    assert_eq!(fetch(&app, generation(file, &[])).await.0.headers["x-warnings"], told);
+    assert_eq!(generate(&app, json!({"prompt": "a dog"})).await.json["warnings"], Value::Null);
 }

@@ -117,15 +117,15 @@ impl Stages {
 
     fn print(&self, figures: &Figures) {
         if self.json {
-            println!("{}", serde_json::to_string(figures).expect("numbers make JSON. This is a bug."));
+            terminal::line(&serde_json::to_string(figures).expect("numbers make JSON. This is a bug."));
             return;
         }
         terminal::notice(&format!("medians of {} runs of {} steps, in milliseconds", figures.runs, figures.steps));
-        println!("load        {:9.1}", figures.load_ms);
-        println!("encode      {:9.1}   {:9.3} GFLOP", figures.encode_ms, figures.encode_gflop);
-        println!("step        {:9.2}   {:9.3} GFLOP", figures.step_ms, figures.step_gflop);
-        println!("decode      {:9.1}   {:9.3} GFLOP", figures.decode_ms, figures.decode_gflop);
-        println!("end to end  {:9.1}", figures.end_to_end_ms);
+        terminal::line(&format!("load        {:9.1}", figures.load_ms));
+        terminal::line(&format!("encode      {:9.1}   {:9.3} GFLOP", figures.encode_ms, figures.encode_gflop));
+        terminal::line(&format!("step        {:9.2}   {:9.3} GFLOP", figures.step_ms, figures.step_gflop));
+        terminal::line(&format!("decode      {:9.1}   {:9.3} GFLOP", figures.decode_ms, figures.decode_gflop));
+        terminal::line(&format!("end to end  {:9.1}", figures.end_to_end_ms));
     }
 }
 

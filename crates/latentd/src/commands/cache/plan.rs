@@ -7,6 +7,7 @@ use latentd::Error;
 use serde::Serialize;
 
 use super::Scenario;
+use crate::terminal;
 
 /// Steps on a line: fifty fit on a terminal of 80 columns.
 const STEPS_A_LINE: usize = 50;
@@ -49,9 +50,9 @@ impl Plan {
         let plan = cache::plan(&config, steps, &self.blocks);
         let report = Report::new(&plan, steps, &self.blocks);
         if self.json {
-            println!("{}", serde_json::to_string(&report).expect("strings and numbers make JSON. This is a bug."));
+            terminal::line(&serde_json::to_string(&report).expect("strings and numbers make JSON. This is a bug."));
         } else {
-            print!("{}", text(&report, &config));
+            terminal::print(&text(&report, &config));
         }
         Ok(())
     }

@@ -43,7 +43,7 @@ impl Simulate {
             terminal::notice(&format!("warning: {warning}"));
         }
         for run in stats.runs() {
-            println!("{}", run.decisions());
+            terminal::line(&run.decisions());
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use diffusion::{Guidance, ImageSize, InvalidRequest, MAX_INFERENCE_STEPS, Pipeline, RequestDraft};
 use indicatif::{ProgressBar, ProgressStyle};
-use latentd::{CacheFlags, Error, ModelSource};
+use latentd::{CacheFlags, Error, ModelSource, write_whole};
 use serde_json::Value;
 
 use self::inputs::Named;
@@ -24,7 +24,7 @@ use self::report::{Configuration, Report, StepCount};
 use self::rounds::{Rounds, Trial};
 use super::median;
 use crate::commands::ModelFlags;
-use crate::commands::picture_flags::check_folder;
+use crate::commands::picture_flags::check_place;
 use crate::terminal;
 
 /// Measure the step cache: speed and quality of configurations against the uncached pictures, and
@@ -104,7 +104,7 @@ impl Cache {
         self.decision(&mut rounds, &mut report)?;
         self.write(&report)?;
         report.warnings.iter().for_each(|warning| terminal::notice(&format!("warning: {warning}")));
-        print!("{}", report.markdown());
+        terminal::print(&report.markdown());
         Ok(())
     }
 
@@ -182,7 +182,7 @@ impl Cache {
     /// Better before an hour of work than after it.
     fn check_outputs(&self) -> Result<(), Error> {
         for (flag, path) in [("json", &self.json), ("plot", &self.plot)] {
-            path.as_deref().map_or(Ok(()), |path| check_folder(flag, path))?;
+            path.as_deref().map_or(Ok(()), |path| check_place(flag, path))?;
         }
         match &self.plot {
             Some(path) if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("svg")) => {
@@ -235,7 +235,7 @@ fn bar(pictures: usize) -> ProgressBar {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
-    std::fs::write(path, text).map_err(|source| Error::File {
+    write_whole(path, text.as_bytes()).map_err(|source| Error::File {
         action: "write",
         path: path.display().to_string(),
         source,

@@ -9,7 +9,7 @@ mod summary;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use latentd::Error;
+use latentd::{Error, write_whole};
 
 use crate::terminal;
 use client::Client;
@@ -67,7 +67,7 @@ impl Serve {
             let after = client.scrape().await?;
             Ok::<_, Error>(Summary::new(samples, took, &before.until(&after)))
         })?;
-        println!("{summary}");
+        terminal::line(&summary.to_string());
         if let Some(path) = &self.json {
             let json = serde_json::to_string_pretty(&summary).expect("numbers make JSON. This is a bug.");
             write(path, &(json + "\n"))?;
@@ -104,7 +104,7 @@ impl Serve {
 }
 
 fn write(path: &std::path::Path, text: &str) -> Result<(), Error> {
-    std::fs::write(path, text).map_err(|source| file("write", &path.display().to_string(), source))?;
+    write_whole(path, text.as_bytes()).map_err(|source| file("write", &path.display().to_string(), source))?;
     terminal::notice(&format!("wrote {}", path.display()));
     Ok(())
 }

@@ -1,0 +1,114 @@
+//! Files that are there whole or not at all.
+//!
+//! They are written beside their place and renamed into it, so that a full disk, or the end of the program, leaves
+//! what was there before.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::{Builder, NamedTempFile};
+
+/// Writes `bytes` to `path`. What a link leads to is written, not the link, and what is no file (a pipe) is written
+/// as it stands.
+///
+/// # Errors
+/// The operating system's reason; `path` is then what it was.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let before = fs::metadata(&place).ok();
+    if before.as_ref().is_some_and(|before| !before.is_file()) {
+        return fs::write(&place, bytes);
+    }
+    let mut file = beside(&place)?;
+    file.write_all(bytes)?;
+    if let Some(before) = before {
+        file.as_file().set_permissions(before.permissions())?;
+    }
+    // Some file systems tell only here that there is no room.
+    file.as_file().sync_data()?;
+    file.persist(&place)?;
+    Ok(())
+}
+
+/// Whether [`write_whole`] could write to `path` now. Nothing is left behind.
+///
+/// # Errors
+/// The operating system's reason.
+pub fn check_writable(path: &Path) -> io::Result<()> {
+    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if place.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if place.exists() && !place.is_file() {
+        return Ok(());
+    }
+    beside(&place).map(drop)
+}
+
+/// An empty file in the folder of `place`, which goes with the value.
+fn beside(place: &Path) -> io::Result<NamedTempFile> {
+    let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.map_or_else(|| PathBuf::from("."), Path::to_owned);
+    let mut builder = Builder::new();
+    let builder = builder.prefix(".latentd-").suffix(".tmp");
+    #[cfg(unix)]
+    let builder = {
+        use std::os::unix::fs::PermissionsExt;
+        // As of any new file: less what the umask takes.
+        builder.permissions(fs::Permissions::from_mode(0o666))
+    };
+    builder.tempfile_in(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = entries.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_written_over_and_nothing_stays_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        check_writable(&path).unwrap();
+        assert_eq!(names(folder.path()), [""; 0]);
+        for bytes in [&b"first"[..], b"second"] {
+            write_whole(&path, bytes).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
+        assert_eq!(names(folder.path()), ["a.png"]);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(check_writable(folder.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        let nowhere = folder.path().join("no/such/a.png");
+        assert_eq!(check_writable(&nowhere).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(write_whole(&nowhere, b"x").is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn modes_and_links_stay() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let (file, new, link) = ["file", "new", "link"].map(|name| folder.path().join(name)).into();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        fs::write(&file, "old").unwrap();
+        let of_any_new_file = mode(&file);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        symlink(&file, &link).unwrap();
+        write_whole(&link, b"new").unwrap();
+        write_whole(&new, b"new").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!((fs::read(&file).unwrap(), mode(&file)), (b"new".to_vec(), 0o600));
+        assert_eq!(mode(&new), of_any_new_file);
+    }
+}
