@@ -8,6 +8,7 @@
 
 mod cost;
 mod edit_size;
+mod effect;
 mod extensions;
 mod fit;
 mod guidance;
@@ -28,6 +29,7 @@ mod size;
 
 pub use cost::{Estimator, RequestCost, TOKEN_WORK, Work, expected_tokens};
 pub use edit_size::{EditSize, ShapeOf, capped, dimensions};
+pub use effect::WithoutEffect;
 pub use extensions::Extensions;
 pub use fit::{Fit, MAX_FITTED_PIXELS};
 pub use guidance::{CfgBranch, Guidance, GuidanceKind};
@@ -44,4 +46,4 @@ pub use quality::Quality;
 pub use request::{ImageRequest, RequestDraft, SamplingParams};
 pub use sigma_spacing::SigmaSpacing;
 pub use sigmas::{FlowMatchConfig, Sigmas, TimeShift, empirical_mu};
-pub use size::ImageSize;
+pub use size::{ImageSize, InvalidSize};

@@ -8,6 +8,9 @@ use crate::knowledge::unknown_prompt;
 use crate::limits::{self, InvalidRequest, Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
 use crate::{Extensions, Fit, Guidance, GuidanceKind, ImageSize, InputImage, Mask, ModelCard, Previews, Quality};
 
+/// The last seed: 0 follows it, so that every seed that is told can be given again.
+const MAX_SEED: u64 = i64::MAX as u64;
+
 /// What someone asked for, over HTTP or at the command line: every field may be missing.
 #[derive(Clone, Debug, Default)]
 pub struct RequestDraft {
@@ -90,7 +93,7 @@ impl ImageRequest {
 
 impl RequestDraft {
     /// Checks every field and fills in the model's defaults: one [`ImageRequest`] a picture,
-    /// seeds counting up from the given one. `random_seed` is asked once a picture where no
+    /// seeds counting up from the given one, and on from 0 behind the last. `random_seed` is asked once a picture where no
     /// seed is given.
     ///
     /// # Errors
@@ -110,17 +113,17 @@ impl RequestDraft {
         let asked = limits::size(self.size.unwrap_or_else(|| self.default_size(card, &limits)), &limits)?;
         let fit = Fit::nearest(asked, self.native_sizes(card));
         let size = fit.map_or(asked, |fit| fit.made);
-        let scale = self.guidance_scale(card)?;
+        self.guidance_scale(card)?;
         let first_seed = match self.seed {
             None | Some(-1) => None,
             Some(seed) => Some(limits::within("seed", seed, -1..=i64::MAX)? as u64),
         };
+        let guidance = self.guidance(card);
         let negative_prompt = self.negative_prompt.or_else(|| card.default_negative_prompt.clone());
-        let guidance = card.guidance.guidance(scale, negative_prompt.is_some());
         let negative_prompt = negative_prompt.filter(|_| guidance.branches().len() > 1);
         let mask = self.mask.map(Arc::new);
         let requests = (0..n as u64).map(|i| {
-            let seed = first_seed.map_or_else(|| u64::from(random_seed()), |seed| seed.wrapping_add(i));
+            let seed = first_seed.map_or_else(|| u64::from(random_seed()), |seed| (seed + i) & MAX_SEED);
             ImageRequest {
                 prompt: self.prompt.clone(),
                 negative_prompt: negative_prompt.clone(),
@@ -160,6 +163,13 @@ impl RequestDraft {
             GuidanceKind::None => None,
         };
         Ok(given.unwrap_or(card.default_guidance_scale))
+    }
+
+    /// The guidance that it comes to. A weight out of bounds is as none.
+    pub(crate) fn guidance(&self, card: &ModelCard) -> Guidance {
+        let scale = self.guidance_scale(card).unwrap_or(card.default_guidance_scale);
+        let has_negative_prompt = self.negative_prompt.is_some() || card.default_negative_prompt.is_some();
+        card.guidance.guidance(scale, has_negative_prompt)
     }
 
     /// The model's default size, or what its rule makes of the pictures to edit. Under the server's limit the
@@ -204,11 +214,11 @@ impl RequestDraft {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{EditSize, InputImageBounds, RgbImage};
 
-    fn card() -> ModelCard {
+    pub(crate) fn card() -> ModelCard {
         ModelCard {
             class: "QwenImagePipeline".into(),
             default_size: ImageSize { width: 128, height: 128 },
@@ -228,7 +238,7 @@ mod tests {
         }
     }
 
-    fn draft() -> RequestDraft {
+    pub(crate) fn draft() -> RequestDraft {
         RequestDraft { prompt: "a cat".into(), ..RequestDraft::default() }
     }
 
@@ -345,6 +355,12 @@ mod tests {
     fn pictures_of_one_request_count_their_seeds_up() {
         let requests = build(RequestDraft { n: Some(3), seed: Some(40), ..draft() }).unwrap();
         assert_eq!(requests.iter().map(|r| r.params.seed).collect::<Vec<_>>(), [40, 41, 42]);
+    }
+
+    #[test]
+    fn every_seed_that_is_made_can_be_asked_for() {
+        let last = build(RequestDraft { n: Some(3), seed: Some(i64::MAX), ..draft() }).unwrap();
+        assert_eq!(last.iter().map(|r| r.params.seed).collect::<Vec<_>>(), [i64::MAX as u64, 0, 1]);
     }
 
     #[test]

@@ -64,17 +64,29 @@ impl fmt::Display for ImageSize {
     }
 }
 
+/// Why a text is no size, as what it must do or be instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSize {
+    /// It is none at all.
+    #[error("be WIDTHxHEIGHT in pixels, such as 1024x1024")]
+    Form,
+    /// A side is 0.
+    #[error("have sides of at least 1 pixel")]
+    Empty,
+}
+
 impl FromStr for ImageSize {
-    type Err = ();
+    type Err = InvalidSize;
 
     /// Reads `WIDTHxHEIGHT`, both whole numbers of at least 1.
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (width, height) = text.split_once('x').ok_or(())?;
+    fn from_str(text: &str) -> Result<Self, InvalidSize> {
+        let (width, height) = text.split_once('x').ok_or(InvalidSize::Form)?;
         let side = |s: &str| match s.parse::<usize>() {
-            Ok(n) if n > 0 && s.bytes().all(|b| b.is_ascii_digit()) => Ok(n),
-            _ => Err(()),
+            Ok(n) if s.bytes().all(|b| b.is_ascii_digit()) => Ok(n),
+            _ => Err(InvalidSize::Form),
         };
-        Ok(ImageSize { width: side(width)?, height: side(height)? })
+        let size = ImageSize { width: side(width)?, height: side(height)? };
+        if size.width == 0 || size.height == 0 { Err(InvalidSize::Empty) } else { Ok(size) }
     }
 }
 
@@ -87,6 +99,10 @@ mod tests {
         assert_eq!("1024x768".parse::<ImageSize>().unwrap().to_string(), "1024x768");
         for bad in ["", "1024", "0x16", "16x0", "16x-16", "+16x16", "axb", "16x16x16", "1e3x16"] {
             assert!(bad.parse::<ImageSize>().is_err(), "{bad}");
+        }
+        let empty = "have sides of at least 1 pixel";
+        for (bad, bound) in [("0x0", empty), ("16x0", empty), ("0", "be WIDTHxHEIGHT in pixels, such as 1024x1024")] {
+            assert_eq!(bad.parse::<ImageSize>().unwrap_err().to_string(), bound, "{bad}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The flags of the step cache, under the guide's names, and what they come to.
 
-use cache::{CacheConfig, CacheOverrides};
+use cache::{CacheConfig, CacheOverrides, ConfigError};
 use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value};
 
@@ -74,17 +74,25 @@ impl CacheFlags {
             return match (&self.cache_config, single.keys().next()) {
                 (None, None) => Ok(None),
                 (Some(_), _) => Err(Error::Flag("`--cache-config` needs `--cache-backend cache_dit`".into())),
-                (None, Some(key)) => {
-                    let flag = key.to_lowercase().replace('_', "-");
-                    Err(Error::Flag(format!("`--cache-dit-{flag}` needs `--cache-backend cache_dit`")))
-                }
+                (None, Some(key)) => Err(Error::Flag(format!("`{}` needs `--cache-backend cache_dit`", flag_of(key)))),
             };
         }
         let mut config = CacheConfig::default();
         if let Some(text) = &self.cache_config {
-            config = overlay(&config, "--cache-config", &read_config(text)?)?;
+            let overrides = parsed(&read_config(text)?)?;
+            config = config.overlaid(&overrides).map_err(|err| Error::Flag(format!("`--cache-config`: {err}")))?;
         }
-        overlay(&config, "--cache-dit-*", &Value::Object(single).to_string()).map(Some)
+        let overrides = parsed(&Value::Object(single).to_string())?;
+        config.overlaid(&overrides).map(Some).map_err(|err| self.told(&err))
+    }
+
+    /// An error of the configuration that these flags describe, by the flag that its key was set by.
+    pub(crate) fn told(&self, err: &ConfigError) -> Error {
+        let flag = match self.single_flags().contains_key(err.key()) {
+            true => flag_of(err.key()),
+            false => "--cache-config".into(),
+        };
+        Error::Flag(format!("`{flag}`: {err}"))
     }
 
     /// The single flags as keys of the configuration.
@@ -108,18 +116,23 @@ impl CacheFlags {
 fn read_config(text: &str) -> Result<String, Error> {
     match text.strip_prefix('@') {
         None => Ok(text.to_owned()),
-        Some(path) => std::fs::read_to_string(path).map_err(|source| Error::File {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        }),
+        Some(path) => {
+            let text = std::fs::read_to_string(path);
+            let text = text.map_err(|source| Error::File { action: "read", path: path.to_owned(), source })?;
+            // Some editors begin a file with a byte order mark.
+            Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+        }
     }
 }
 
-fn overlay(config: &CacheConfig, flag: &str, json: &str) -> Result<CacheConfig, Error> {
-    let overrides: CacheOverrides =
-        serde_json::from_str(json).map_err(|err| Error::Flag(format!("`{flag}` is not a JSON object: {err}")))?;
-    config.overlaid(&overrides).map_err(|err| Error::Flag(format!("`{flag}`: {err}")))
+/// What `--cache-config` or the single flags say.
+fn parsed(json: &str) -> Result<CacheOverrides, Error> {
+    serde_json::from_str(json).map_err(|err| Error::Flag(format!("`--cache-config` is not a JSON object: {err}")))
+}
+
+/// The flag of its own that sets this key.
+fn flag_of(key: &str) -> String {
+    format!("--cache-dit-{}", key.to_lowercase().replace('_', "-"))
 }
 
 #[cfg(test)]
@@ -145,6 +158,26 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_the_model_is_told_by_the_flag_that_said_it() {
+        let told = |flags: CacheFlags| {
+            let config = flags.resolve().unwrap().unwrap();
+            flags.told(&config.validate(&[12]).unwrap_err()).to_string()
+        };
+        let single = CacheFlags { cache_dit_fn_compute_blocks: Some(99), ..flags(None) };
+        assert!(told(single).starts_with("`--cache-dit-fn-compute-blocks`: `Fn_compute_blocks` must be at most 12"));
+        let json = flags(Some(r#"{"Fn_compute_blocks": 99}"#));
+        assert!(told(json).starts_with("`--cache-config`: `Fn_compute_blocks` must be at most 12"));
+    }
+
+    #[test]
+    fn a_file_may_begin_with_a_byte_order_mark() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "\u{feff}{\"max_warmup_steps\": 8}").unwrap();
+        let config = flags(Some(&format!("@{}", file.path().display()))).resolve().unwrap().unwrap();
+        assert_eq!(config.max_warmup_steps, 8);
+    }
+
+    #[test]
     fn nothing_is_accepted_and_ignored() {
         let message = |flags: CacheFlags| flags.resolve().unwrap_err().to_string();
         let tuned = CacheFlags { cache_dit_fn_compute_blocks: Some(1), ..CacheFlags::default() };
@@ -155,6 +188,8 @@ mod tests {
         assert!(message(flags(Some(r#"{"max_warmup_stepz": 1}"#))).contains("Near: max_warmup_steps"));
         assert!(message(flags(Some("@/no/such/file"))).starts_with("cannot read `/no/such/file`"));
         let negative = CacheFlags { cache_dit_fn_compute_blocks: Some(0), ..flags(None) };
-        assert!(message(negative).contains("`Fn_compute_blocks` must be a whole number of at least 1. Given: 0"));
+        let expected =
+            "`--cache-dit-fn-compute-blocks`: `Fn_compute_blocks` must be a whole number of at least 1. Given: 0";
+        assert_eq!(message(negative), expected);
     }
 }

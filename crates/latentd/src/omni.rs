@@ -8,7 +8,7 @@ use diffusion::{
     BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport, Work,
 };
 use image::{ColorType, ImageFormat};
-use models::{AnyPipeline, LoadOptions, Overrides, RequestState};
+use models::{AnyPipeline, LoadError, LoadOptions, Overrides, RequestState};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
 use crate::device::{DeviceName, DtypeName};
@@ -67,7 +67,7 @@ pub struct GeneratedImage {
     pub seed: u64,
     /// What each step did.
     pub steps: Vec<StepReport>,
-    /// What the model has to say of what was asked, in sentences: what it could not do, how it used a mask.
+    /// What became of what was asked, in sentences: what had no effect, what the model could not do, how it used a mask.
     pub warnings: Vec<String>,
     /// Where the time of the whole call went.
     pub timings: Timings,
@@ -145,7 +145,9 @@ impl Omni {
         params: OmniDiffusionSamplingParams,
         mut progress: impl FnMut(StepProgress),
     ) -> Result<Vec<GeneratedImage>, Error> {
-        let requests = params.draft(input.into())?.build(self.card(), &self.limits, rand::random)?;
+        let draft = params.draft(input.into())?;
+        let idle: Vec<_> = draft.without_effect(self.card()).iter().map(ToString::to_string).collect();
+        let requests = draft.build(self.card(), &self.limits, rand::random)?;
         let started = Instant::now();
         let prepared = requests.iter().map(|request| self.pipeline.prepare(request, &Interrupt::default()));
         let mut states = prepared.collect::<Result<Vec<_>, _>>()?;
@@ -155,7 +157,8 @@ impl Omni {
         let steps = self.denoise(&requests, &mut states, &mut progress)?;
         let denoise = started.elapsed();
 
-        let warnings: Vec<_> = states.iter().map(|state| self.pipeline.warnings(state)).collect();
+        let warnings = states.iter().map(|state| [idle.clone(), self.pipeline.warnings(state)].concat());
+        let warnings: Vec<_> = warnings.collect();
         let started = Instant::now();
         let decoded = states.into_iter().map(|state| self.pipeline.decode(state, &Interrupt::default()));
         let images = decoded.collect::<Result<Vec<_>, _>>()?;
@@ -255,7 +258,10 @@ impl OmniBuilder {
         let report = |component, done, total| bars.update(component, done, total);
         let overrides = Overrides { edit_positions: self.edit_positions.into(), ..Overrides::default() };
         let options = LoadOptions { dtype, device, cache, overrides, ..LoadOptions::default() };
-        let pipeline = models::load(&checkpoint, &options, &report)?;
+        let pipeline = models::load(&checkpoint, &options, &report).map_err(|err| match err {
+            LoadError::Cache(err) => self.cache.told(&err),
+            err => err.into(),
+        })?;
         Ok(Omni { pipeline, limits: self.limits })
     }
 }

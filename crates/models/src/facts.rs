@@ -62,7 +62,7 @@ impl Facts {
             match size.parse::<ImageSize>() {
                 Ok(size) if size.pixels() <= MAX_AREA => {}
                 Ok(_) => return refuse(key, &format!("have at most {MAX_AREA} pixels"), format!("{size:?}")),
-                Err(()) => return refuse(key, "be WIDTHxHEIGHT, such as 128x128", format!("{size:?}")),
+                Err(_) => return refuse(key, "be WIDTHxHEIGHT, such as 128x128", format!("{size:?}")),
             }
         }
         for (key, number, most) in [

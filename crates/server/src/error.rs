@@ -8,12 +8,11 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytesize::ByteSize;
 use diffusion::{InvalidRequest, PipelineError};
-use hyper::ext::ReasonPhrase;
 use scheduler::{JobError, SubmitError};
 use tower_http::timeout::TimeoutError;
 
 use crate::answer::openai::{ErrorBody, ErrorResponse};
-use crate::request::PictureError;
+use crate::request::{Limit, PictureError};
 
 /// A failure, from whichever stage of a request.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +49,11 @@ pub(crate) enum ApiError {
     MethodNotAllowed { method: Method, path: String },
     #[error("Content-Type must be {expected}. Given: {given}")]
     ContentType { expected: &'static str, given: String },
-    #[error("The form cannot be read: {0}")]
-    InvalidForm(String),
+    #[error("Content-Encoding must be absent: bodies are taken as they are, not compressed. Given: {given}")]
+    ContentEncoding { given: String },
+    /// Of one part, where it has a name.
+    #[error("The form cannot be read: {message}")]
+    InvalidForm { message: String, param: Option<String> },
     /// A picture that cannot be decoded, or none at all.
     #[error(transparent)]
     InvalidImage(InvalidRequest),
@@ -59,8 +61,8 @@ pub(crate) enum ApiError {
     ImageTooLarge(InvalidRequest),
     #[error("Variations are not made here (nor any more by OpenAI). Use POST /v1/images/edits, with a prompt")]
     NoVariations,
-    #[error("The body must have at most {limit} bytes")]
-    BodyTooLarge { limit: usize },
+    #[error("The body must have at most {} bytes (the server's {})", limit.bytes, limit.flag)]
+    BodyTooLarge { limit: Limit },
     /// 429, as of a full queue: nothing was begun, and the uploads of others end soon.
     #[error("The uploads of all clients together hold as much as they may (the server's --max-upload-memory)")]
     UploadsFull,
@@ -110,8 +112,6 @@ const INTERNAL: &str =
     "The server failed to make the picture; its log has the reason under this request's x-request-id";
 
 const INTERNAL_CODE: &str = "internal_error";
-/// Most bytes of a reason phrase.
-const MAX_REASON: usize = 80;
 
 /// How long a client should wait while the model loads, another instance takes over, or uploads are read.
 const COME_BACK_IN: Duration = Duration::from_secs(5);
@@ -133,14 +133,14 @@ enum Retry {
 
 impl ApiError {
     /// Status, `type`, `code` and `param`.
-    fn parts(&self) -> (StatusCode, &'static str, &'static str, Option<&'static str>) {
+    fn parts(&self) -> (StatusCode, &'static str, &'static str, Option<&str>) {
         let invalid = |status, code, param| (status, "invalid_request_error", code, param);
         let bad_request = |code, param| invalid(StatusCode::BAD_REQUEST, code, param);
         let unavailable = |code| (StatusCode::SERVICE_UNAVAILABLE, "server_error", code, None);
         let internal = |code| (StatusCode::INTERNAL_SERVER_ERROR, "server_error", code, None);
         match self {
             ApiError::InvalidJson(_) | ApiError::NotAnObject(_) => bad_request("invalid_json", None),
-            ApiError::InvalidForm(_) => bad_request("invalid_multipart", None),
+            ApiError::InvalidForm { param, .. } => bad_request("invalid_multipart", param.as_deref()),
             ApiError::InvalidImage(err) => bad_request("invalid_image_file", Some(err.field)),
             ApiError::ImageTooLarge(err) => bad_request("image_too_large", Some(err.field)),
             ApiError::NoVariations => bad_request("unsupported_endpoint", None),
@@ -161,6 +161,9 @@ impl ApiError {
             ApiError::MethodNotAllowed { .. } => invalid(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", None),
             ApiError::ContentType { .. } => {
                 invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", None)
+            }
+            ApiError::ContentEncoding { .. } => {
+                invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", None)
             }
             ApiError::BodyTooLarge { .. } => invalid(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None),
             ApiError::UploadsFull => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "uploads_full", None),
@@ -245,6 +248,11 @@ fn refusal(err: &SubmitError) -> String {
 }
 
 impl ApiError {
+    /// What is wrong with a form, and with which of its parts.
+    pub(crate) fn form(message: impl Into<String>, param: Option<&str>) -> Self {
+        ApiError::InvalidForm { message: message.into(), param: param.map(str::to_owned) }
+    }
+
     /// Its stable name.
     pub(crate) fn code(&self) -> &'static str {
         self.parts().2
@@ -254,7 +262,7 @@ impl ApiError {
     pub(crate) fn body(&self) -> ErrorBody {
         let (_, r#type, code, param) = self.parts();
         let message = if code == INTERNAL_CODE { INTERNAL.to_owned() } else { self.to_string() };
-        ErrorBody { message, r#type, param, code }
+        ErrorBody { message, r#type, param: param.map(str::to_owned), code }
     }
 
     /// Tells the log what a client is not told.
@@ -270,28 +278,17 @@ impl IntoResponse for ApiError {
         self.log();
         let (status, _, code, _) = self.parts();
         let error = self.body();
-        let reason = reason_phrase(&error.message);
         let mut response = (status, Json(ErrorResponse { error })).into_response();
         response.extensions_mut().insert(ErrorCode(code));
-        if let Some(reason) = reason {
-            response.extensions_mut().insert(reason);
-        }
         self.retry().write(response.headers_mut());
+        if matches!(self, ApiError::ContentEncoding { .. }) {
+            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
-}
-
-/// What stands behind the status in HTTP/1.1: all that some clients show (Open WebUI). The beginning of
-/// the message, up to a whole word.
-fn reason_phrase(message: &str) -> Option<ReasonPhrase> {
-    let printable = |c: char| if c.is_ascii_graphic() { c } else { ' ' };
-    let text: String = message.chars().map(printable).take(MAX_REASON + 1).collect();
-    let end = if text.len() > MAX_REASON { text.rfind(' ').unwrap_or(MAX_REASON) } else { text.len() };
-    let text = text[..end].trim();
-    ReasonPhrase::try_from(text.as_bytes()).ok().filter(|_| !text.is_empty())
 }
 
 impl Retry {
@@ -356,17 +353,6 @@ mod tests {
 
     fn full(seconds: f64) -> SubmitError {
         SubmitError::QueueFull { waiting: 9, place_in: Duration::from_secs_f64(seconds) }
-    }
-
-    #[test]
-    fn the_reason_phrase_is_the_beginning_of_the_message() {
-        let phrase = |message: &str| String::from_utf8(reason_phrase(message).unwrap().as_bytes().to_vec()).unwrap();
-        assert_eq!(phrase("`n` must be 1. Given: 2"), "`n` must be 1. Given: 2");
-        assert_eq!(phrase("a\r\nb: \u{e9}\u{1f98a}!"), "a  b:   !");
-        let long = "word ".repeat(30);
-        assert_eq!(phrase(&long), "word ".repeat(16).trim_end());
-        assert_eq!(phrase(&"x".repeat(200)), "x".repeat(80));
-        assert!(reason_phrase("\u{e9}").is_none());
     }
 
     #[test]

@@ -131,6 +131,7 @@ pub(crate) fn digest(asked: &ImagesRequest) -> [u8; 32] {
         cache,
         safety_identifier,
         ignored,
+        warnings: _,
     } = asked;
     let how = (output, quality, delivery, run_async, return_timings, return_cache_stats, priority);
     let mut hash = Hash(Sha256::new());

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use diffusion::{ImageSize, InvalidRequest, MAX_IMAGES};
+use diffusion::{ImageSize, InvalidRequest, InvalidSize, MAX_IMAGES};
 use latentd::{
     Error, GeneratedImage, InputPictures, ModelSource, OmniDiffusionSamplingParams, OmniInput, check_writable,
 };
@@ -93,7 +93,7 @@ impl PictureFlags {
             Some(text) => {
                 let size: ImageSize = text
                     .parse()
-                    .map_err(|()| InvalidRequest::new("size", "be WIDTHxHEIGHT, such as 1024x1024", text))?;
+                    .map_err(|err: InvalidSize| InvalidRequest::new("size", err.to_string(), format!("{text:?}")))?;
                 (Some(size.width), Some(size.height))
             }
         };

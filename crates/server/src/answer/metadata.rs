@@ -11,9 +11,11 @@ pub(crate) fn of(requests: &[ImageRequest], model: &str) -> Vec<String> {
 
 fn parameters(request: &ImageRequest, model: &str) -> String {
     let ImageRequest { prompt, negative_prompt, params, .. } = request;
-    let mut text = format!("{prompt}\n");
+    // In a PNG's text NUL is not allowed: it ends the text for some readers.
+    let printed = |prompt: &str| prompt.replace('\0', "");
+    let mut text = format!("{}\n", printed(prompt));
     if let Some(negative_prompt) = negative_prompt {
-        text += &format!("Negative prompt: {negative_prompt}\n");
+        text += &format!("Negative prompt: {}\n", printed(negative_prompt));
     }
     let (steps, seed) = (params.num_inference_steps, params.seed);
     // As that program tells of pictures that it makes small and enlarges.

@@ -2,7 +2,7 @@
 //!
 //! Clients ignore keys that they do not know, so additions stand beside OpenAI's own. What a
 //! request says is read field by field in [`crate::request::validate`], because it must name the field
-//! that is wrong and list the ones that nobody asked for.
+//! that is wrong and list the ones that nobody took.
 
 use std::time::Duration;
 
@@ -149,6 +149,6 @@ pub(crate) struct ErrorResponse {
 pub(crate) struct ErrorBody {
     pub(crate) message: String,
     pub(crate) r#type: &'static str,
-    pub(crate) param: Option<&'static str>,
+    pub(crate) param: Option<String>,
     pub(crate) code: &'static str,
 }

@@ -67,7 +67,7 @@ impl Picture {
             timings: generated.timings,
             encode: begun.elapsed(),
             cache,
-            warnings: generated.warnings,
+            warnings: [terms.warnings.clone(), generated.warnings].concat(),
         })
     }
 }

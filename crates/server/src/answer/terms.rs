@@ -42,6 +42,8 @@ pub(crate) struct Terms {
     pub(crate) safety_identifier: Option<String>,
     /// Names of fields without effect, for a header.
     pub(crate) ignored: Option<HeaderValue>,
+    /// Why some of them have none, in sentences.
+    pub(crate) warnings: Vec<String>,
     /// Latent tokens of the pictures that the request brought.
     pub(crate) input_image_tokens: usize,
     /// What the files say of how they were made, one a picture, if they do.
@@ -81,6 +83,7 @@ impl Terms {
             return_cache_stats: asked.return_cache_stats,
             safety_identifier: asked.safety_identifier.clone(),
             ignored: ignored_params(&asked.ignored),
+            warnings: asked.warnings.clone(),
             input_image_tokens: first
                 .input_images
                 .iter()

@@ -54,7 +54,7 @@ const REFUSALS: [(u16, &str); 11] = [
     (404, "There is no such thing, at least not for this caller."),
     (408, "The upload stopped coming."),
     (413, "The body is too large. The rest of it is still read, so that the answer arrives."),
-    (415, "The body is of another type than the route takes."),
+    (415, "The body is of another type than the route takes, or compressed."),
     (429, "The key's limit is met, the queue is full, or the answer would come too late."),
     (500, "The server's own fault; its log has the reason under the request's id."),
     (503, "The model is loading, has failed, or the server is stopping."),

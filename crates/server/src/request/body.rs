@@ -1,6 +1,8 @@
 //! The body of a request as it arrives: its announced type and size, and what becomes of an upload
 //! that is refused.
 
+use std::collections::VecDeque;
+use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -51,6 +53,22 @@ impl MediaType {
     }
 }
 
+/// Refuses a body that is compressed: nothing is unpacked here, so that a small one stays small.
+///
+/// # Errors
+/// What it is compressed by.
+pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    let lines = headers.get_all(header::CONTENT_ENCODING).into_iter();
+    let codings = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    match codings.into_iter().find(|coding| !(coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))) {
+        None => Ok(()),
+        Some(coding) => {
+            let given = String::from_utf8_lossy(coding).chars().take(80).collect();
+            Err(ApiError::ContentEncoding { given })
+        }
+    }
+}
+
 /// The bytes that all uploads of a server may hold together; a cheap clone.
 #[derive(Clone, Debug)]
 pub(crate) struct UploadMemory(Arc<Semaphore>);
@@ -72,11 +90,77 @@ impl UploadMemory {
     }
 }
 
+/// Most bytes of a body, and the flag that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub(crate) bytes: usize,
+    pub(crate) flag: &'static str,
+}
+
+/// A body that has come, in blocks: none is moved as it grows, and each is given back once it was read.
+#[derive(Debug, Default)]
+pub(crate) struct Blocks {
+    blocks: VecDeque<Vec<u8>>,
+    /// Bytes of the first block that were read.
+    read: usize,
+    len: usize,
+}
+
+/// Bytes of a block.
+const BLOCK: usize = 64 << 10;
+
+impl Blocks {
+    fn extend(&mut self, mut piece: &[u8]) {
+        self.len += piece.len();
+        while !piece.is_empty() {
+            let is_first = self.blocks.is_empty();
+            match self.blocks.back_mut().filter(|block| block.len() < BLOCK) {
+                Some(block) => {
+                    let (now, later) = piece.split_at(piece.len().min(BLOCK - block.len()));
+                    block.extend_from_slice(now);
+                    piece = later;
+                }
+                // The first one grows with what comes.
+                None if is_first => self.blocks.push_back(Vec::new()),
+                None => self.blocks.push_back(Vec::with_capacity(BLOCK)),
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The whole of a body that is no longer than a block.
+    pub(crate) fn in_one_piece(&self) -> Option<&[u8]> {
+        match self.blocks.len() {
+            0 => Some(&[]),
+            1 => Some(&self.blocks[0]),
+            _ => None,
+        }
+    }
+}
+
+impl Read for Blocks {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let Some(block) = self.blocks.front() else { return Ok(0) };
+        let left = &block[self.read..];
+        let count = left.len().min(to.len());
+        to[..count].copy_from_slice(&left[..count]);
+        self.read += count;
+        if self.read == block.len() {
+            self.blocks.pop_front();
+            self.read = 0;
+        }
+        Ok(count)
+    }
+}
+
 /// A body of at most so many bytes, in pieces. What has come counts against the server's upload memory until
 /// the upload is dropped.
 pub(crate) struct Upload {
     stream: BodyDataStream,
-    limit: usize,
+    limit: Limit,
     read: usize,
     held: OwnedSemaphorePermit,
     /// The client asked first (`Expect: 100-continue`) and will not send what is refused.
@@ -86,7 +170,7 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    pub(crate) fn new(request: Request, limit: usize, memory: &UploadMemory) -> Self {
+    pub(crate) fn new(request: Request, limit: Limit, memory: &UploadMemory) -> Self {
         let (parts, body) = request.into_parts();
         let length = text(&parts.headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
         Upload {
@@ -95,7 +179,7 @@ impl Upload {
             read: 0,
             held: memory.none(),
             announced: parts.headers.contains_key(header::EXPECT),
-            too_large: length.is_some_and(|length| length > limit),
+            too_large: length.is_some_and(|length| length > limit.bytes),
         }
     }
 
@@ -103,12 +187,21 @@ impl Upload {
     ///
     /// # Errors
     /// It is too long, breaks off, stops coming, or the uploads hold as much as they may.
-    pub(crate) async fn bytes(&mut self) -> Result<Vec<u8>, ApiError> {
-        let mut bytes = Vec::new();
+    pub(crate) async fn body(&mut self) -> Result<Blocks, ApiError> {
+        let mut body = Blocks::default();
         while let Some(piece) = self.next().await {
-            bytes.extend_from_slice(&piece?);
+            body.extend(&piece?);
         }
-        Ok(bytes)
+        Ok(body)
+    }
+
+    /// So many bytes more of the memory of uploads, beside what the upload itself holds.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub(super) fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let bytes = u32::try_from(bytes).map_err(|_| ApiError::UploadsFull)?;
+        self.held.semaphore().clone().try_acquire_many_owned(bytes).map_err(|_| ApiError::UploadsFull)
     }
 
     /// As [`linger`], of what is left. What was read is let go.
@@ -117,15 +210,18 @@ impl Upload {
         read_over(stream, announced);
     }
 
+    fn too_large(&self) -> ApiError {
+        ApiError::BodyTooLarge { limit: self.limit }
+    }
+
     /// Counts a piece that has come.
     pub(super) fn account(&mut self, piece: &Bytes) -> Result<(), ApiError> {
         self.read += piece.len();
-        if self.read > self.limit {
-            return Err(ApiError::BodyTooLarge { limit: self.limit });
+        if self.read > self.limit.bytes {
+            return Err(self.too_large());
         }
-        let bytes = u32::try_from(piece.len()).map_err(|_| ApiError::UploadsFull)?;
-        let more = self.held.semaphore().clone().try_acquire_many_owned(bytes);
-        self.held.merge(more.map_err(|_| ApiError::UploadsFull)?);
+        let more = self.reserve(piece.len())?;
+        self.held.merge(more);
         Ok(())
     }
 }
@@ -161,7 +257,7 @@ impl Stream for Upload {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.too_large {
-            return Poll::Ready(Some(Err(ApiError::BodyTooLarge { limit: self.limit })));
+            return Poll::Ready(Some(Err(self.too_large())));
         }
         let Some(piece) = std::task::ready!(self.stream.poll_next_unpin(cx)) else { return Poll::Ready(None) };
         let piece = piece.map_err(error::unreadable);
@@ -171,4 +267,28 @@ impl Stream for Upload {
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_give_back_what_came() {
+        let bytes: Vec<u8> = (0..200_000_usize).map(|i| (i % 251) as u8).collect();
+        for piece in [1000, 65_536, 70_000, 200_000] {
+            let mut blocks = Blocks::default();
+            bytes.chunks(piece).for_each(|piece| blocks.extend(piece));
+            assert_eq!((blocks.len(), blocks.in_one_piece()), (bytes.len(), None), "{piece}");
+            assert!(blocks.blocks.iter().all(|block| block.capacity() <= 2 * BLOCK), "{piece}");
+            let mut read = Vec::new();
+            blocks.read_to_end(&mut read).unwrap();
+            assert!(read == bytes && blocks.blocks.is_empty(), "{piece}");
+        }
+        let mut small = Blocks::default();
+        assert_eq!(small.in_one_piece(), Some(&[][..]));
+        small.extend(b"ab");
+        small.extend(b"c");
+        assert_eq!(small.in_one_piece(), Some(&b"abc"[..]));
+    }
 }

@@ -1,15 +1,16 @@
 //! How the answer shall come: as JSON, as a file, as a stream, or later.
 
 use axum::http::{HeaderMap, HeaderName, header};
-use diffusion::{InvalidRequest, PreviewMethod, PreviewTimes, Previews};
+use diffusion::{InvalidRequest, PreviewTimes, Previews, WithoutEffect};
 
 use super::fields::Fields;
+use super::vocabulary as field;
 use super::{Delivery, ImageField, StreamOptions};
 use crate::answer::encode::OutputFormat;
 use crate::error::ApiError;
 
 /// Most previews of a picture that are counted out (OpenAI's bound).
-pub(crate) const MAX_PARTIAL_IMAGES: usize = 3;
+pub(crate) const MAX_PARTIAL_IMAGES: i64 = 3;
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// How the answer shall come.
@@ -23,30 +24,28 @@ pub(crate) struct Wanted {
     pub(crate) format: Option<OutputFormat>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Where the pictures stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResponseFormat {
     Field(ImageField),
     File,
 }
 
-pub(crate) const RESPONSE_FORMATS: [(&str, ResponseFormat); 3] = [
-    ("b64_json", ResponseFormat::Field(ImageField::B64Json)),
-    ("url", ResponseFormat::Field(ImageField::Url)),
-    ("file", ResponseFormat::File),
-];
-
-pub(crate) const PREVIEW_METHODS: [(&str, PreviewMethod); 2] =
-    [("latent2rgb", PreviewMethod::Latent2Rgb), ("vae", PreviewMethod::Vae)];
-
-/// What the fields and headers of a request ask for, where `field` is what its JSON holds unless it
-/// says otherwise. `Accept` never asks for a stream: SDKs send `application/json` with one.
+/// What the fields and headers of a request ask for, where `default` is what its JSON holds unless it
+/// says otherwise. `Accept` never asks for a stream: SDKs send `application/json` with one. What has no effect is put
+/// to `idle`.
 ///
 /// # Errors
 /// A field of a wrong type or value, or two that contradict each other.
-pub(crate) fn wanted(fields: &mut Fields, headers: &HeaderMap, field: ImageField) -> Result<Wanted, ApiError> {
-    let response_format = fields.one_of("response_format", &RESPONSE_FORMATS)?;
-    let streams = fields.flag("stream")?;
-    let run_async = fields.flag("async")? || prefers_async(headers);
+pub(crate) fn wanted(
+    fields: &mut Fields,
+    headers: &HeaderMap,
+    default: ImageField,
+    idle: &mut Vec<WithoutEffect>,
+) -> Result<Wanted, ApiError> {
+    let response_format = fields.take(&field::RESPONSE_FORMAT)?;
+    let streams = fields.take(&field::STREAM)?.unwrap_or(false);
+    let run_async = fields.take(&field::ASYNC)?.unwrap_or(false) || prefers_async(headers);
     let accepted = accepted_file(headers).filter(|_| matches!(response_format, None | Some(ResponseFormat::File)));
     let is_file = response_format == Some(ResponseFormat::File) || accepted.is_some();
     let alone = |name, other| {
@@ -59,39 +58,40 @@ pub(crate) fn wanted(fields: &mut Fields, headers: &HeaderMap, field: ImageField
         (_, true, true) => return alone("async", "a file (`response_format` or Accept)"),
         _ => {}
     }
-    let previews = if streams || run_async { previews(fields)? } else { None };
+    let previews = if streams || run_async { previews(fields, idle)? } else { None };
     let delivery = match response_format {
-        _ if streams => Delivery::Stream(StreamOptions { progress: fields.flag("stream_progress")? }),
+        _ if streams => {
+            let progress = fields.take(&field::STREAM_PROGRESS)?.unwrap_or(false);
+            Delivery::Stream(StreamOptions { progress })
+        }
         _ if is_file => Delivery::File,
         Some(ResponseFormat::Field(field)) => Delivery::Json(field),
-        _ => Delivery::Json(field),
+        _ => Delivery::Json(default),
     };
+    if streams && response_format == Some(ResponseFormat::Field(ImageField::Url)) {
+        idle.push(WithoutEffect::new("response_format", "a stream has its pictures in base64"));
+    }
     Ok(Wanted { delivery, run_async, previews, format: accepted.flatten() })
 }
 
-fn previews(fields: &mut Fields) -> Result<Option<Previews>, ApiError> {
-    let method = fields.one_of("preview_method", &PREVIEW_METHODS)?.unwrap_or_default();
-    let count = fields.integer("partial_images")?;
-    let interval = fields.integer("preview_interval")?;
+fn previews(fields: &mut Fields, idle: &mut Vec<WithoutEffect>) -> Result<Option<Previews>, ApiError> {
+    let method = fields.take(&field::PREVIEW_METHOD)?;
+    let count = fields.take(&field::PARTIAL_IMAGES)?;
+    let interval = fields.take(&field::PREVIEW_INTERVAL)?;
+    let whole = |number: i64| usize::try_from(number).expect("it is within its bounds. This is a bug.");
     let times = match (count, interval) {
         (Some(_), Some(interval)) => {
             let bound = "be absent where partial_images is given";
             return Err(InvalidRequest::new("preview_interval", bound, interval).into());
         }
         (None | Some(0), None) => None,
-        (Some(count), None) => {
-            let checked = usize::try_from(count).ok().filter(|count| *count <= MAX_PARTIAL_IMAGES);
-            let invalid =
-                || InvalidRequest::new("partial_images", format!("be between 0 and {MAX_PARTIAL_IMAGES}"), count);
-            Some(PreviewTimes::Count(checked.ok_or_else(invalid)?))
-        }
-        (None, Some(interval)) => {
-            let checked = usize::try_from(interval).ok().filter(|interval| *interval > 0);
-            let invalid = || InvalidRequest::new("preview_interval", "be at least 1", interval);
-            Some(PreviewTimes::Interval(checked.ok_or_else(invalid)?))
-        }
+        (Some(count), None) => Some(PreviewTimes::Count(whole(count))),
+        (None, Some(interval)) => Some(PreviewTimes::Interval(whole(interval))),
     };
-    Ok(times.map(|times| Previews { method, times }))
+    if method.is_some() && times.is_none() {
+        idle.push(WithoutEffect::new("preview_method", "there are no previews without `partial_images`"));
+    }
+    Ok(times.map(|times| Previews { method: method.unwrap_or_default(), times }))
 }
 
 /// RFC 7240's `respond-async`.
@@ -135,17 +135,25 @@ fn items(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use diffusion::PreviewMethod;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::request::json;
 
     fn headers(name: HeaderName, value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
     }
 
     fn read(value: Value, headers: &HeaderMap) -> Result<Wanted, String> {
-        let Value::Object(object) = value else { panic!("{value}") };
-        wanted(&mut Fields::typed(object), headers, ImageField::B64Json).map_err(|err| err.to_string())
+        wanted(&mut json::of_value(value), headers, ImageField::B64Json, &mut Vec::new()).map_err(|err| err.to_string())
+    }
+
+    /// The fields without effect.
+    fn idle(value: Value) -> Vec<&'static str> {
+        let mut idle = Vec::new();
+        wanted(&mut json::of_value(value), &HeaderMap::new(), ImageField::B64Json, &mut idle).unwrap();
+        idle.into_iter().map(|idle| idle.field).collect()
     }
 
     fn delivery(value: Value) -> Delivery {
@@ -220,6 +228,19 @@ mod tests {
         assert_eq!(previews(json!({"partial_images": 1, "preview_method": "vae"})), Some(vae));
         let progress = json!({"stream": true, "stream_progress": true});
         assert_eq!(delivery(progress), Delivery::Stream(StreamOptions { progress: true }));
+    }
+
+    #[test]
+    fn what_a_stream_does_not_take_is_said() {
+        assert_eq!(idle(json!({"stream": true, "response_format": "url"})), ["response_format"]);
+        assert_eq!(idle(json!({"stream": true, "preview_method": "vae"})), ["preview_method"]);
+        for all_count in [
+            json!({"stream": true, "response_format": "b64_json", "preview_method": "vae", "partial_images": 1}),
+            json!({"async": true, "response_format": "url"}),
+            json!({"response_format": "url"}),
+        ] {
+            assert!(idle(all_count).is_empty());
+        }
     }
 
     #[test]

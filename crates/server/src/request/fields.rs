@@ -1,242 +1,322 @@
-//! A request's fields, read one by one: wrong types are named, and what nobody asked for is known.
+//! A request's fields as they were given, of which each is taken once: wrong types are named, and what has no effect
+//! is known. Names that are in no [`vocabulary`] are noted, and their values skipped.
+
+use std::fmt;
 
 use diffusion::InvalidRequest;
-use serde_json::{Map, Number, Value};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
+use super::given::{Given, GivenSeed, Shape};
+use super::kinds::{Field, Kind};
+use super::vocabulary::{self, EXTRA_BODY};
 use crate::error::ApiError;
 
-#[cfg(test)]
-thread_local! {
-    /// The names that this thread's requests were asked for: those that /openapi.json lists.
-    pub(crate) static ASKED: std::cell::RefCell<std::collections::BTreeSet<String>> = Default::default();
-}
+/// Most bytes of the names without effect that are kept: as many as an answer tells of.
+const MAX_UNKNOWN_BYTES: usize = 1024;
 
-/// The fields of a request that were not read yet. `null` is the same as absent.
-#[derive(Debug)]
+/// The fields of a request that were not taken yet. `null` is the same as absent.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Fields {
-    values: Map<String, Value>,
+    values: Vec<(&'static str, Given)>,
+    /// Names without a meaning: as many as there is room for.
+    unknown: Vec<String>,
+    unknown_bytes: usize,
     /// The values came as text (a form): each is what its field's type makes of it, and an empty one
     /// is absent where text is not what the field holds.
     spelt: bool,
     /// Names that came again, of which the first value stands.
-    repeated: Vec<String>,
+    repeated: Vec<&'static str>,
 }
 
 impl Fields {
-    /// The fields of a JSON object.
-    pub(crate) fn typed(mut object: Map<String, Value>) -> Self {
-        object.retain(|_, value| !value.is_null());
-        Fields { values: object, spelt: false, repeated: Vec::new() }
+    /// The fields of a form, which came as text.
+    pub(crate) fn spelt() -> Self {
+        Fields { spelt: true, ..Fields::default() }
     }
 
-    /// The fields of a form, some of which came again.
-    pub(crate) fn spelt(texts: Map<String, Value>, repeated: Vec<String>) -> Self {
-        Fields { values: texts, spelt: true, repeated }
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.values.iter().any(|(known, _)| *known == name)
     }
 
-    pub(crate) fn any(&mut self, name: &str) -> Option<Value> {
-        #[cfg(test)]
-        ASKED.with_borrow_mut(|asked| asked.insert(name.to_owned()));
-        self.values.remove(name)
-    }
-
-    /// A field that may hold an object or a word.
-    pub(crate) fn structure(&mut self, name: &'static str) -> Option<Value> {
-        let value = self.any(name)?;
-        match &value {
-            Value::String(text) if self.spelt && text.is_empty() => None,
-            Value::String(text) if self.spelt && text.trim_start().starts_with('{') => {
-                Some(serde_json::from_str(text).unwrap_or(value))
-            }
-            _ => Some(value),
+    /// Of two values of a name the second stands, as wherever JSON is read.
+    pub(crate) fn set(&mut self, name: &'static str, given: Given) {
+        match self.values.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, value)) => *value = given,
+            None => self.values.push((name, given)),
         }
     }
 
-    /// The fields of the object `name` are fields of the request, unless those are there already.
+    /// A name that came again, and whose second value was not read.
+    pub(crate) fn note_repeated(&mut self, name: &'static str) {
+        self.repeated.push(name);
+    }
+
+    /// A name without a meaning.
+    pub(crate) fn note_unknown(&mut self, name: &str) {
+        let has_room =
+            self.unknown_bytes + name.len() <= MAX_UNKNOWN_BYTES && self.unknown.len() < MAX_UNKNOWN_BYTES / 8;
+        if has_room && !self.unknown.iter().any(|known| known == name) {
+            self.unknown_bytes += name.len();
+            self.unknown.push(name.to_owned());
+        }
+    }
+
+    /// The fields of `extra_body` are fields of the request, unless those are there already.
     ///
     /// # Errors
     /// It is no object.
-    pub(crate) fn merge(&mut self, name: &'static str) -> Result<(), ApiError> {
-        match self.structure(name) {
-            None => Ok(()),
-            Some(Value::Object(object)) => {
-                for (name, value) in object.into_iter().filter(|(_, value)| !value.is_null()) {
-                    self.values.entry(name).or_insert(value);
-                }
-                Ok(())
-            }
-            Some(other) => Err(ApiError::WrongType(InvalidRequest::new(name, "be an object", other))),
-        }
-    }
-
-    pub(crate) fn string(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
-        let text = self.any(name).map(|value| match value {
-            Value::String(text) => Ok(text),
-            other => Err(wrong_type(name, "be a string", other)),
-        });
-        text.transpose()
-    }
-
-    /// A string that is never empty: a name, a size, a choice.
-    pub(crate) fn word(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
-        let word = self.string(name)?;
-        Ok(word.filter(|word| !(self.spelt && word.is_empty())))
-    }
-
-    /// A whole number; `2.0` is one.
-    pub(crate) fn integer(&mut self, name: &'static str) -> Result<Option<i64>, ApiError> {
-        let Some(value) = self.value(name, number) else { return Ok(None) };
-        let bound = if value.is_u64() { "be an integer of 64 bits" } else { "be an integer" };
-        let whole = value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < (1_u64 << 53) as f64);
-        let integer = value.as_i64().or(whole.map(|number| number as i64));
-        integer.map(Some).ok_or_else(|| wrong_type(name, bound, value))
-    }
-
-    pub(crate) fn number(&mut self, name: &'static str) -> Result<Option<f64>, ApiError> {
-        let Some(value) = self.value(name, number) else { return Ok(None) };
-        value.as_f64().map(Some).ok_or_else(|| wrong_type(name, "be a number", value))
-    }
-
-    pub(crate) fn boolean(&mut self, name: &'static str) -> Result<Option<bool>, ApiError> {
-        let Some(value) = self.value(name, truth) else { return Ok(None) };
-        value.as_bool().map(Some).ok_or_else(|| wrong_type(name, "be true or false", value))
-    }
-
-    /// Whether a field that is off by default is on.
-    pub(crate) fn flag(&mut self, name: &'static str) -> Result<bool, ApiError> {
-        Ok(self.boolean(name)?.unwrap_or(false))
-    }
-
-    /// One of the words of `choices`, which stand for values.
-    pub(crate) fn one_of<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> Result<Option<T>, ApiError> {
-        let Some(word) = self.word(name)? else { return Ok(None) };
-        let chosen = choices.iter().find(|(choice, _)| *choice == word);
-        let (_, value) = chosen.ok_or_else(|| {
-            let words: Vec<_> = choices.iter().map(|(choice, _)| *choice).collect();
-            InvalidRequest::new(name, format!("be one of {}", words.join(", ")), format!("{word:?}"))
-        })?;
-        Ok(Some(*value))
-    }
-
-    /// A number under its name or another; given twice, both must agree.
-    pub(crate) fn aliased<T: PartialEq + ToString>(
-        &mut self,
-        names: &[&'static str],
-        read: impl Fn(&mut Self, &'static str) -> Result<Option<T>, ApiError>,
-    ) -> Result<Option<T>, ApiError> {
-        let mut found: Option<(&'static str, T)> = None;
-        for &name in names {
-            let Some(value) = read(self, name)? else { continue };
-            match &found {
-                Some((first, same)) if *same != value => {
-                    let bound = format!("equal {first}, {}", same.to_string());
-                    return Err(InvalidRequest::new(name, bound, value).into());
-                }
-                Some(_) => {}
-                None => found = Some((name, value)),
+    pub(crate) fn merge_extra_body(&mut self) -> Result<(), ApiError> {
+        let Some(more) = self.take(&EXTRA_BODY)? else { return Ok(()) };
+        for (name, given) in more.values {
+            if !self.contains(name) {
+                self.values.push((name, given));
             }
         }
-        Ok(found.map(|(_, value)| value))
+        more.unknown.iter().for_each(|name| self.note_unknown(name));
+        Ok(())
     }
 
-    /// The names of the fields that nobody asked for.
+    /// A value as it was given, whatever it is.
+    pub(crate) fn any(&mut self, name: &str) -> Option<Given> {
+        let at = self.values.iter().position(|(known, _)| *known == name)?;
+        Some(self.values.swap_remove(at).1)
+    }
+
+    /// The value of a field, under its name or another; given twice, both must agree.
     ///
     /// # Errors
-    /// One that was asked for came again: it is not known which was meant.
-    pub(crate) fn rest(self) -> Result<Vec<String>, ApiError> {
-        if let Some(name) = self.repeated.iter().find(|name| !self.values.contains_key(*name)) {
-            return Err(ApiError::InvalidForm(format!("{name:?} must be there once")));
+    /// It has a wrong type or is out of bounds.
+    pub(crate) fn take<K: Kind>(&mut self, field: &Field<K>) -> Result<Option<K::Value>, ApiError> {
+        debug_assert!(vocabulary::known(field.name).is_some(), "`{}` is in no vocabulary", field.name);
+        let mut found: Option<(&'static str, String, K::Value)> = None;
+        for name in field.names() {
+            let Some(given) = self.spoken(name, &field.kind) else { continue };
+            let shown = if field.aliases.is_empty() { String::new() } else { given.to_string() };
+            let value = field.kind.read(name, given)?;
+            match &found {
+                Some((first, same, known)) if *known != value => {
+                    return Err(InvalidRequest::new(name, format!("equal {first}, {same}"), shown).into());
+                }
+                Some(_) => {}
+                None => found = Some((name, shown, value)),
+            }
         }
-        Ok(self.values.into_iter().map(|(name, _)| name).collect())
+        Ok(found.map(|(_, _, value)| value))
     }
 
-    /// A value as JSON has it: text of a form is read by `reading`, where it can be.
-    fn value(&mut self, name: &str, reading: fn(&str) -> Option<Value>) -> Option<Value> {
+    /// A value as JSON has it: text of a form is what its field makes of it, where it can be.
+    fn spoken(&mut self, name: &str, kind: &impl Kind) -> Option<Given> {
         match self.any(name)? {
-            Value::String(text) if self.spelt && text.trim().is_empty() => None,
-            Value::String(text) if self.spelt => Some(reading(text.trim()).unwrap_or(Value::String(text))),
-            value => Some(value),
+            Given::Text(text) if self.spelt && !kind.keeps_empty() && text.trim().is_empty() => None,
+            Given::Text(text) if self.spelt => Some(kind.spelt(text.trim()).unwrap_or(Given::Text(text))),
+            given => Some(given),
+        }
+    }
+
+    /// The names of the fields that nobody took, in order.
+    ///
+    /// # Errors
+    /// One that was taken came again: it is not known which was meant.
+    pub(crate) fn rest(mut self) -> Result<Vec<String>, ApiError> {
+        if let Some(name) = self.repeated.iter().find(|name| !self.contains(name)) {
+            return Err(ApiError::form(format!("{name:?} must be there once"), Some(name)));
+        }
+        self.unknown.extend(self.values.into_iter().map(|(name, _)| name.to_owned()));
+        self.unknown.sort_unstable();
+        self.unknown.dedup();
+        Ok(self.unknown)
+    }
+}
+
+/// Reads an object's fields.
+pub(super) struct FieldsVisitor {
+    /// Whether pictures are kept; otherwise it is only known how many there are.
+    pub(super) keeps_pictures: bool,
+    /// Of fields within `extra_body`, in which that name means nothing.
+    is_nested: bool,
+}
+
+impl FieldsVisitor {
+    pub(super) fn whole(keeps_pictures: bool) -> Self {
+        FieldsVisitor { keeps_pictures, is_nested: false }
+    }
+
+    pub(super) fn nested(keeps_pictures: bool) -> Self {
+        FieldsVisitor { keeps_pictures, is_nested: true }
+    }
+
+    fn shape(&self, shape: Shape) -> Option<Shape> {
+        match shape {
+            Shape::Fields { .. } if self.is_nested => None,
+            Shape::Fields { .. } => Some(Shape::Fields { keeps_pictures: self.keeps_pictures }),
+            Shape::Picture | Shape::Pictures if !self.keeps_pictures => Some(Shape::Counted),
+            shape => Some(shape),
         }
     }
 }
 
-fn number(text: &str) -> Option<Value> {
-    let integer = text.parse::<i64>().map(Value::from).or_else(|_| text.parse::<u64>().map(Value::from));
-    integer.ok().or_else(|| Number::from_f64(text.parse().ok()?).map(Value::Number))
-}
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields;
 
-/// Python writes `True` where JavaScript writes `true`.
-fn truth(text: &str) -> Option<Value> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "1" => Some(true.into()),
-        "false" | "0" => Some(false.into()),
-        _ => None,
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Fields, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(name) = object.next_key_seed(NameSeed)? {
+            let name = match name {
+                Name::Known(name, shape) => match self.shape(shape) {
+                    Some(shape) => {
+                        match object.next_value_seed(GivenSeed(shape))? {
+                            Some(given) => fields.set(name, given),
+                            None => drop(fields.any(name)),
+                        }
+                        continue;
+                    }
+                    None => name.to_owned(),
+                },
+                Name::Unknown(name) => name,
+            };
+            if object.next_value::<Option<IgnoredAny>>()?.is_some() && !name.is_empty() {
+                fields.note_unknown(&name);
+            }
+        }
+        Ok(fields)
     }
 }
 
-fn wrong_type(name: &'static str, bound: &str, value: Value) -> ApiError {
-    ApiError::WrongType(InvalidRequest::new(name, bound, value))
+enum Name {
+    Known(&'static str, Shape),
+    /// Empty where it is too long to be told.
+    Unknown(String),
+}
+
+struct NameSeed;
+
+impl<'de> DeserializeSeed<'de> for NameSeed {
+    type Value = Name;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Name, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for NameSeed {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field's name")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Name, E> {
+        Ok(match vocabulary::known(name) {
+            Some((name, shape)) => Name::Known(name, shape),
+            None => Name::Unknown(if name.len() <= MAX_UNKNOWN_BYTES { name.to_owned() } else { String::new() }),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
+    use super::super::json;
+    use super::super::vocabulary::{
+        CACHE, GUIDANCE_SCALE, N, NUM_INFERENCE_STEPS, PROMPT, SEED, SIZE, STREAM, TRUE_CFG_SCALE, USER,
+    };
     use super::*;
 
     fn typed(value: Value) -> Fields {
-        let Value::Object(object) = value else { panic!("{value}") };
-        Fields::typed(object)
+        json::of_value(value)
     }
 
-    fn spelt(texts: &[(&str, &str)]) -> Fields {
-        Fields::spelt(texts.iter().map(|(name, text)| ((*name).to_owned(), (*text).into())).collect(), Vec::new())
+    fn spelt(texts: &[(&'static str, &str)]) -> Fields {
+        let mut fields = Fields::spelt();
+        texts.iter().for_each(|(name, text)| fields.set(name, Given::Text((*text).into())));
+        fields
+    }
+
+    fn told<T>(taken: Result<T, ApiError>) -> Result<T, String> {
+        taken.map_err(|err| err.to_string())
     }
 
     #[test]
     fn text_is_what_its_field_makes_of_it() {
-        let mut form = spelt(&[("a", "2"), ("b", " 2.0 "), ("c", "1e1"), ("d", "True"), ("e", "0"), ("f", "2")]);
-        assert_eq!(form.integer("a").unwrap(), Some(2));
-        assert_eq!(form.integer("b").unwrap(), Some(2));
-        assert_eq!(form.number("c").unwrap(), Some(10.0));
-        assert_eq!(form.boolean("d").unwrap(), Some(true));
-        assert_eq!(form.boolean("e").unwrap(), Some(false));
-        assert_eq!(form.string("f").unwrap().as_deref(), Some("2"));
+        let mut form =
+            spelt(&[("n", "2"), ("seed", " 2.0 "), ("guidance_scale", "1e1"), ("stream", "True"), ("prompt", "2")]);
+        assert_eq!((form.take(&N).unwrap(), form.take(&SEED).unwrap()), (Some(2), Some(2)));
+        assert_eq!(form.take(&GUIDANCE_SCALE).unwrap(), Some(10.0));
+        assert_eq!(form.take(&STREAM).unwrap(), Some(true));
+        assert_eq!(form.take(&PROMPT).unwrap().as_deref(), Some("2"));
+        assert_eq!(spelt(&[("stream", "0")]).take(&STREAM).unwrap(), Some(false));
         for bad in ["two", "1.5", "0x10", "NaN", "inf", "null", "99999999999999999999"] {
-            assert!(spelt(&[("n", bad)]).integer("n").is_err(), "{bad}");
+            let expected = told(spelt(&[("n", bad)]).take(&N)).unwrap_err();
+            assert!(expected.starts_with("`n` must be an integer"), "{expected}");
         }
-        assert!(spelt(&[("n", "yes")]).boolean("n").is_err());
-        assert!(typed(json!({"n": "2"})).integer("n").is_err(), "JSON has numbers of its own");
+        assert!(spelt(&[("stream", "yes")]).take(&STREAM).is_err());
+        assert!(typed(json!({"n": "2"})).take(&N).is_err(), "JSON has numbers of its own");
     }
 
     #[test]
     fn an_empty_text_is_absent_but_for_fields_of_text() {
-        let mut form = spelt(&[("n", ""), ("flag", " "), ("size", ""), ("cache", ""), ("prompt", "")]);
-        assert_eq!((form.integer("n").unwrap(), form.boolean("flag").unwrap()), (None, None));
-        assert_eq!((form.word("size").unwrap(), form.structure("cache")), (None, None));
-        assert_eq!(form.string("prompt").unwrap().as_deref(), Some(""));
-        assert_eq!(typed(json!({"size": ""})).word("size").unwrap().as_deref(), Some(""));
+        let mut form = spelt(&[("n", ""), ("stream", " "), ("size", ""), ("cache", ""), ("prompt", "")]);
+        assert_eq!((form.take(&N).unwrap(), form.take(&STREAM).unwrap()), (None, None));
+        assert_eq!((form.take(&SIZE).unwrap(), form.take(&CACHE).unwrap()), (None, None));
+        assert_eq!(form.take(&PROMPT).unwrap().as_deref(), Some(""));
+        assert_eq!(typed(json!({"size": ""})).take(&SIZE).unwrap().as_deref(), Some(""));
     }
 
     #[test]
     fn names_of_one_field_must_agree() {
-        let read = |value| typed(value).aliased(&["steps", "step"], Fields::integer).map_err(|err| err.to_string());
+        let read = |value| told(typed(value).take(&NUM_INFERENCE_STEPS));
         assert_eq!(read(json!({})), Ok(None));
         assert_eq!(read(json!({"step": 3})), Ok(Some(3)));
         assert_eq!(read(json!({"steps": 3, "step": 3.0})), Ok(Some(3)));
         assert_eq!(read(json!({"steps": 3, "step": 4})), Err("`step` must equal steps, 3. Given: 4".into()));
+        for name in TRUE_CFG_SCALE.names() {
+            assert_eq!(typed(json!({name: 2})).take(&TRUE_CFG_SCALE).unwrap(), Some(2.0));
+        }
     }
 
     #[test]
     fn merged_fields_lose_against_the_requests_own() {
-        let mut fields = typed(json!({"n": 1, "seed": null, "extra_body": {"n": 2, "seed": 3, "steps": null}}));
-        fields.merge("extra_body").unwrap();
-        assert_eq!((fields.integer("n").unwrap(), fields.integer("seed").unwrap()), (Some(1), Some(3)));
-        assert!(fields.rest().unwrap().is_empty());
+        let extra = json!({"n": 2, "seed": 3, "steps": null, "style": 1, "extra_body": {}});
+        let mut fields = typed(json!({"n": 1, "seed": null, "extra_body": extra}));
+        fields.merge_extra_body().unwrap();
+        assert_eq!((fields.take(&N).unwrap(), fields.take(&SEED).unwrap()), (Some(1), Some(3)));
+        assert_eq!(fields.rest().unwrap(), ["extra_body", "style"]);
         let mut form = spelt(&[("extra_body", r#"{"n": 2}"#)]);
-        form.merge("extra_body").unwrap();
-        assert_eq!(form.integer("n").unwrap(), Some(2));
-        assert!(typed(json!({"extra_body": 1})).merge("extra_body").is_err());
-        assert!(spelt(&[("extra_body", "{")]).merge("extra_body").is_err());
+        form.merge_extra_body().unwrap();
+        assert_eq!(form.take(&N).unwrap(), Some(2));
+        let wrong = told(typed(json!({"extra_body": 1})).merge_extra_body());
+        assert_eq!(wrong, Err("`extra_body` must be an object. Given: 1".into()));
+        assert!(spelt(&[("extra_body", "{")]).merge_extra_body().is_err());
+    }
+
+    #[test]
+    fn of_what_nobody_knows_some_names_are_kept() {
+        let mut object = serde_json::Map::new();
+        for i in 0..100_000 {
+            object.insert(format!("k{i}"), json!([{"a": i}]));
+        }
+        object.insert("x".repeat(5000), json!(1));
+        object.insert("nothing".into(), Value::Null);
+        let names = typed(Value::Object(object)).rest().unwrap();
+        assert!((100..=MAX_UNKNOWN_BYTES).contains(&names.len()), "{}", names.len());
+        assert!(names.iter().map(String::len).sum::<usize>() <= MAX_UNKNOWN_BYTES);
+        assert!(names.is_sorted() && names.iter().all(|name| name.starts_with('k')));
+    }
+
+    #[test]
+    fn of_a_wrong_type_its_beginning_is_kept() {
+        let told = |value| told(typed(json!({"user": value})).take(&USER)).unwrap_err();
+        let bound = "`user` must be a string. Given: ";
+        let whole = r#"{"a":[1,-2,0.5,null,true],"b":{"c":"\""}}"#;
+        assert_eq!(told(serde_json::from_str(whole).unwrap()), format!("{bound}{whole}"));
+        for long in [json!(vec![7; 100_000]), json!({"k": "x".repeat(100_000)}), json!([[vec!["é"; 5000]]])] {
+            let message = told(long);
+            assert!(message.ends_with('…') && message.chars().count() == bound.len() + 81, "{message}");
+        }
     }
 }

@@ -1,19 +1,117 @@
-//! A JSON object from the bytes of a body.
+//! The fields of a JSON object from the bytes of a body.
 
-use serde_json::Value;
+use std::fmt;
+use std::io::{BufReader, Read};
 
-use super::fields::Fields;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::de;
+
+use super::body::{Blocks, Upload};
+use super::fields::{Fields, FieldsVisitor};
 use crate::error::ApiError;
 
-/// The fields of a JSON object.
+/// What some editors and Windows programs write before a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Reads the fields of a JSON object. Of pictures it is only known how many there are, unless `keeps_pictures`.
+///
+/// A large body is read on a blocking thread, and given back while it is: with what is kept of it, and with the text
+/// that is being read, it has at most three times its bytes then, and touches two.
 ///
 /// # Errors
-/// It is no JSON, or no object.
-pub(crate) fn fields(bytes: &[u8]) -> Result<Fields, ApiError> {
-    match serde_json::from_slice(bytes).map_err(ApiError::InvalidJson)? {
-        Value::Object(object) => Ok(Fields::typed(object)),
-        Value::Array(_) => Err(ApiError::NotAnObject("an array")),
-        Value::String(_) => Err(ApiError::NotAnObject("a string")),
-        Value::Null | Value::Bool(_) | Value::Number(_) => Err(ApiError::NotAnObject("a single value")),
+/// The upload's own, or it is no JSON, or no object.
+pub(crate) async fn fields(upload: &mut Upload, keeps_pictures: bool) -> Result<Fields, ApiError> {
+    let body = upload.body().await?;
+    let Some(small) = body.in_one_piece() else {
+        let twice = upload.reserve(body.len())?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let _twice = twice;
+            of_large(body, keeps_pictures)
+        });
+        return reading.await.map_err(|err| ApiError::Internal(format!("reading a body: {err}")))?;
+    };
+    parse(de::SliceRead::new(small.strip_prefix(BYTE_ORDER_MARK).unwrap_or(small)), keeps_pictures)
+}
+
+fn of_large(body: Blocks, keeps_pictures: bool) -> Result<Fields, ApiError> {
+    let mut reader = BufReader::new(body);
+    let mut mark = [0; 3];
+    reader.read_exact(&mut mark).map_err(|err| ApiError::Internal(format!("reading a body: {err}")))?;
+    let begun = if mark == BYTE_ORDER_MARK { &[][..] } else { &mark };
+    parse(de::IoRead::new(begun.chain(reader)), keeps_pictures)
+}
+
+/// The fields of an object that stands within a form, if it is one.
+pub(super) fn nested(text: &str) -> Option<Fields> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let fields = json.deserialize_map(FieldsVisitor::nested(true)).ok()?;
+    json.end().is_ok().then_some(fields)
+}
+
+/// The fields that a body of this JSON has.
+#[cfg(test)]
+pub(super) fn of_value(value: serde_json::Value) -> Fields {
+    parse(de::SliceRead::new(value.to_string().as_bytes()), true).unwrap()
+}
+
+fn parse<'de>(bytes: impl de::Read<'de>, keeps_pictures: bool) -> Result<Fields, ApiError> {
+    let mut json = serde_json::Deserializer::new(bytes);
+    let read = json.deserialize_any(WholeVisitor { keeps_pictures }).and_then(|whole| json.end().map(|()| whole));
+    match read.map_err(ApiError::InvalidJson)? {
+        Whole::Object(fields) => Ok(fields),
+        Whole::Other(kind) => Err(ApiError::NotAnObject(kind)),
+    }
+}
+
+/// What a body holds.
+enum Whole {
+    Object(Fields),
+    Other(&'static str),
+}
+
+struct WholeVisitor {
+    keeps_pictures: bool,
+}
+
+const SINGLE: Whole = Whole::Other("a single value");
+
+impl<'de> Visitor<'de> for WholeVisitor {
+    type Value = Whole;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Whole, A::Error> {
+        FieldsVisitor::whole(self.keeps_pictures).visit_map(object).map(Whole::Object)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Whole, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Whole::Other("an array"))
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Whole, E> {
+        Ok(Whole::Other("a string"))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Whole, E> {
+        Ok(SINGLE)
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Whole, E> {
+        Ok(SINGLE)
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Whole, E> {
+        Ok(SINGLE)
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Whole, E> {
+        Ok(SINGLE)
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Whole, E> {
+        Ok(SINGLE)
     }
 }

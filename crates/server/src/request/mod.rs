@@ -4,8 +4,10 @@ mod body;
 mod colour;
 mod delivery;
 mod fields;
+mod given;
 mod job_options;
 mod json;
+mod kinds;
 mod multipart;
 mod picture_file;
 mod pictures;
@@ -13,22 +15,24 @@ mod remote;
 mod sources;
 mod step_cache;
 mod validate;
+mod vocabulary;
 
 use axum::extract::Request;
 use axum::http::HeaderMap;
 use cache::CacheConfig;
-use diffusion::{ImageRequest, InputImageBounds, InvalidRequest, Limits, ModelCard, RequestDraft};
+use diffusion::{ImageRequest, InputImageBounds, InvalidRequest, Limits, ModelCard, RequestDraft, WithoutEffect};
 
-pub(crate) use body::{UploadMemory, linger};
-pub(crate) use delivery::{MAX_PARTIAL_IMAGES, PREVIEW_METHODS, RESPONSE_FORMATS};
-#[cfg(test)]
-pub(crate) use fields::ASKED;
+pub(crate) use body::{Limit, UploadMemory, linger};
+pub(crate) use delivery::MAX_PARTIAL_IMAGES;
 pub(crate) use job_options::job_options;
+#[cfg(test)]
+pub(crate) use kinds::ALIASES;
+pub(crate) use kinds::listed;
 pub(crate) use picture_file::PictureError;
 pub use pictures::{InputPictures, input_pictures};
 pub use remote::{ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, InvalidHost};
 pub(crate) use sources::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, MAX_URL_CHARS};
-pub(crate) use validate::{BACKGROUNDS, FORMATS, QUALITIES};
+pub(crate) use vocabulary::FIELDS;
 
 use body::{MediaType, Upload};
 use fields::Fields;
@@ -70,6 +74,8 @@ pub(crate) struct ImagesRequest {
     pub(crate) safety_identifier: Option<String>,
     /// Names of fields that were given and have no effect.
     pub(crate) ignored: Vec<String>,
+    /// Why those that mean something elsewhere have none, in sentences.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// The files that are made of the pictures.
@@ -108,7 +114,15 @@ pub(crate) struct StreamOptions {
 }
 
 impl ImagesRequest {
-    /// One request a picture, with the model's defaults filled in. It takes the draft.
+    /// Remembers a field that has no effect.
+    fn note(&mut self, idle: WithoutEffect) {
+        self.warnings.push(idle.to_string());
+        if !self.ignored.iter().any(|name| name == idle.field) {
+            self.ignored.push(idle.field.to_owned());
+        }
+    }
+
+    /// One request a picture, with the model's defaults filled in. It takes the draft, and notes what of it has no effect.
     ///
     /// # Errors
     /// The first field that the model or the server's limits refuse.
@@ -124,27 +138,27 @@ impl ImagesRequest {
             draft.extensions.insert(own.clone());
         }
         check_taken(draft.input_images.len(), draft.mask.is_some(), &card.input_images)?;
+        draft.without_effect(card).into_iter().for_each(|idle| self.note(idle));
         Ok(draft.build(card, limits, random_seed)?)
     }
 }
 
 /// A model that makes pictures from text only says so.
 fn check_taken(images: usize, has_mask: bool, bounds: &InputImageBounds) -> Result<(), ApiError> {
-    if bounds.max_images > 0 || images == 0 {
-        return Ok(());
-    }
+    if bounds.max_images > 0 || images == 0 { Ok(()) } else { Err(takes_none(images, has_mask)) }
+}
+
+/// What is said where a model makes pictures from text only.
+fn takes_none(images: usize, has_mask: bool) -> ApiError {
     let bound = "be absent: the model makes pictures from text only, by POST /v1/images/generations";
-    let (field, given) = match (has_mask, images) {
-        (true, _) => (sources::MASK, "a mask".into()),
-        (false, 1) => ("image", "1 picture".into()),
-        (false, images) => ("image", format!("{images} pictures")),
-    };
-    Err(ApiError::Unsupported(InvalidRequest::new(field, bound, given)))
+    let (field, given) =
+        if has_mask { (sources::MASK, "a mask".into()) } else { ("image", given::pictures_of(images)) };
+    ApiError::Unsupported(InvalidRequest::new(field, bound, given))
 }
 
 /// Reads a whole request, whose bytes count against `memory` until its pictures are decoded. What depends on the
-/// model is checked by [`ImagesRequest::image_requests`], but for the number of pictures that would be fetched:
-/// `bounds` are those of the model, if it is loaded.
+/// model is checked by [`ImagesRequest::image_requests`], but for the number of pictures: `bounds` are those of the model,
+/// if it is loaded. Where it takes none, none is kept either.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
@@ -156,23 +170,33 @@ pub(crate) async fn read(
     bounds: Option<&InputImageBounds>,
 ) -> Result<ImagesRequest, ApiError> {
     let headers = request.headers().clone();
-    let limit = if endpoint == Endpoint::Edit { config.upload_limit } else { config.body_limit };
+    let limit = match endpoint {
+        Endpoint::Edit => Limit { bytes: config.upload_limit, flag: "--upload-limit" },
+        Endpoint::Generation => Limit { bytes: config.body_limit, flag: "--body-limit" },
+    };
+    let takes_pictures = bounds.is_none_or(|bounds| bounds.max_images > 0);
+    let keeps_pictures = endpoint == Endpoint::Edit && takes_pictures;
     let mut upload = Upload::new(request, limit, memory);
-    let (form, param) = match received(endpoint, &headers, &mut upload).await {
+    let (form, param) = match received(endpoint, &headers, &mut upload, keeps_pictures).await {
         Ok(received) => received,
         Err(err) => {
             upload.linger();
             return Err(err);
         }
     };
-    let Form { mut fields, images, mask, ignored } = form;
-    fields.merge("extra_body")?;
+    let Form { mut fields, images, num_images, mask, has_mask } = form;
+    fields.merge_extra_body()?;
+    if endpoint == Endpoint::Edit && !takes_pictures {
+        let (named, names_mask) = sources::brought(&mut fields);
+        validate::images_request(endpoint, &headers, fields, config)?;
+        return Err(takes_none(num_images + named, has_mask || names_mask));
+    }
     let fetcher = config.image_urls.as_ref();
-    let (named, mask) = match endpoint {
+    let (named, mask, param) = match endpoint {
         Endpoint::Edit => named(&mut fields, images, mask, param, fetcher)?,
-        Endpoint::Generation => (Vec::new(), None),
+        Endpoint::Generation => (Vec::new(), None, param),
     };
-    let mut asked = validate::images_request(endpoint, &headers, fields, ignored, config)?;
+    let mut asked = validate::images_request(endpoint, &headers, fields, config)?;
     // The model is asked last, as of all requests, but before anything is fetched for it.
     if let Some(bounds) = bounds.filter(|_| named.iter().chain(&mask).any(Named::is_elsewhere)) {
         check_taken(named.len(), mask.is_some(), bounds)?;
@@ -185,22 +209,22 @@ pub(crate) async fn read(
     Ok(asked)
 }
 
-/// The pictures and the mask of an edit.
+/// The pictures and the mask of an edit, and the field that is told of the pictures.
 fn named(
     fields: &mut Fields,
     images: Vec<Vec<u8>>,
     mask: Option<Vec<u8>>,
     param: &'static str,
     fetcher: Option<&ImageFetcher>,
-) -> Result<(Vec<Named>, Option<Named>), ApiError> {
+) -> Result<(Vec<Named>, Option<Named>, &'static str), ApiError> {
     let mask = sources::mask(fields, mask, fetcher)?;
-    let named = sources::sources(fields, images, param, fetcher).map_err(|err| match err {
+    let (named, param) = sources::sources(fields, images, param, fetcher).map_err(|err| match err {
         ApiError::Missing(_) if mask.is_some() => {
             InvalidRequest::new(sources::MASK, "come with the picture that it belongs to", "a mask alone").into()
         }
         err => err,
     })?;
-    Ok((named, mask))
+    Ok((named, mask, param))
 }
 
 /// What a request for variations of a picture is told, as OpenAI tells it.
@@ -214,13 +238,16 @@ async fn received(
     endpoint: Endpoint,
     headers: &HeaderMap,
     upload: &mut Upload,
+    keeps_pictures: bool,
 ) -> Result<(Form, &'static str), ApiError> {
     let expected = if endpoint == Endpoint::Edit { body::JSON_OR_FORM } else { body::JSON };
-    match MediaType::of(headers, expected)? {
+    let media_type = MediaType::of(headers, expected)?;
+    body::check_encoding(headers)?;
+    match media_type {
         MediaType::Json => {
-            let fields = json::fields(&upload.bytes().await?)?;
-            Ok((Form { fields, images: Vec::new(), mask: None, ignored: Vec::new() }, "images"))
+            let fields = json::fields(upload, keeps_pictures).await?;
+            Ok((Form { fields, images: Vec::new(), num_images: 0, mask: None, has_mask: false }, "images"))
         }
-        MediaType::Form { boundary } => Ok((multipart::form(upload, boundary).await?, "image")),
+        MediaType::Form { boundary } => Ok((multipart::form(upload, boundary, keeps_pictures).await?, "image")),
     }
 }

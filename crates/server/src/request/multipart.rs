@@ -9,11 +9,12 @@ use std::task::{Context, Poll};
 use axum::body::Bytes;
 use futures_util::{Stream, StreamExt};
 use multer::{Field, Multipart};
-use serde_json::{Map, Value};
 
 use super::body::Upload;
 use super::fields::Fields;
+use super::given::Given;
 use super::sources::{self, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES};
+use super::vocabulary;
 use crate::error::ApiError;
 
 /// Most parts of a form.
@@ -27,30 +28,31 @@ const MAX_HEAD_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct Form {
     pub(crate) fields: Fields,
-    /// The files of the pictures to edit.
+    /// The files of the pictures to edit, if they are kept.
     pub(crate) images: Vec<Vec<u8>>,
-    /// The file of the mask.
+    /// How many there were.
+    pub(crate) num_images: usize,
+    /// The file of the mask, if it is kept.
     pub(crate) mask: Option<Vec<u8>>,
-    /// Names of parts that have no meaning here.
-    pub(crate) ignored: Vec<String>,
+    pub(crate) has_mask: bool,
 }
 
-/// Reads a form to its end.
+/// Reads a form to its end. Of pictures it is only known how many there are, unless `keeps_pictures`.
 ///
 /// # Errors
 /// It breaks a bound, is no form, breaks off or stops coming.
-pub(crate) async fn form(upload: &mut Upload, boundary: String) -> Result<Form, ApiError> {
+pub(crate) async fn form(upload: &mut Upload, boundary: String, keeps_pictures: bool) -> Result<Form, ApiError> {
     let room = Arc::new(AtomicUsize::new(MAX_HEAD_BYTES));
     let mut parts = Multipart::new(Paced { upload, room: room.clone(), resting: false }, boundary);
-    let mut collected = Collected::default();
+    let mut form = Form { fields: Fields::spelt(), images: Vec::new(), num_images: 0, mask: None, has_mask: false };
     let mut num_parts = 0;
     while let Some(part) = parts.next_field().await.map_err(broken)? {
         num_parts += 1;
         if num_parts > MAX_PARTS {
-            return Err(ApiError::InvalidForm(format!("it must have at most {MAX_PARTS} parts")));
+            return Err(ApiError::form(format!("it must have at most {MAX_PARTS} parts"), None));
         }
         room.store(usize::MAX, Ordering::Relaxed);
-        collected.add(part).await?;
+        form.add(part, keeps_pictures).await?;
         room.store(MAX_HEAD_BYTES, Ordering::Relaxed);
     }
     drop(parts);
@@ -58,18 +60,10 @@ pub(crate) async fn form(upload: &mut Upload, boundary: String) -> Result<Form, 
     while let Some(piece) = upload.next().await {
         piece?;
     }
-    let Collected { texts, repeated, images, mask, ignored } = collected;
-    Ok(Form { fields: Fields::spelt(texts, repeated), images, mask, ignored })
-}
-
-#[derive(Default)]
-struct Collected {
-    texts: Map<String, Value>,
-    /// Names of texts that came again. Which of them mean something is not known here.
-    repeated: Vec<String>,
-    images: Vec<Vec<u8>>,
-    mask: Option<Vec<u8>>,
-    ignored: Vec<String>,
+    if form.num_images > MAX_INPUT_IMAGES {
+        return Err(sources::too_many("image", form.num_images));
+    }
+    Ok(form)
 }
 
 /// What a part is, by its name.
@@ -100,64 +94,89 @@ impl Part {
     }
 }
 
-impl Collected {
-    async fn add(&mut self, mut part: Field<'_>) -> Result<(), ApiError> {
+impl Form {
+    async fn add(&mut self, mut part: Field<'_>, keeps_pictures: bool) -> Result<(), ApiError> {
         let Some(name) = part.name().map(str::to_owned) else {
-            return Err(ApiError::InvalidForm("a part has no name".into()));
+            return Err(ApiError::form("a part has no name", None));
         };
         // A browser sends a part without a name for the file that nobody chose.
         let is_unchosen = part.file_name() == Some("");
         match Part::of(&name, part.file_name().is_some()) {
             Part::Image => {
-                let bytes = picture(&mut part, "image").await?;
-                if !(is_unchosen && bytes.is_empty()) {
-                    self.images.push(bytes);
+                let keeps = keeps_pictures && self.num_images < MAX_INPUT_IMAGES;
+                let file = picture(&mut part, "image", keeps).await?;
+                if is_unchosen && file.is_empty() {
+                    return Ok(());
                 }
-                if self.images.len() > MAX_INPUT_IMAGES {
-                    return Err(sources::too_many("image"));
-                }
+                self.num_images += 1;
+                self.images.extend(file.kept);
             }
             Part::Mask => {
-                let bytes = picture(&mut part, sources::MASK).await?;
+                let file = picture(&mut part, sources::MASK, keeps_pictures).await?;
                 // Clients send an empty text for none, too.
-                let is_absent = bytes.is_empty() && (is_unchosen || part.file_name().is_none());
-                if !is_absent && self.mask.replace(bytes).is_some() {
+                if file.is_empty() && (is_unchosen || part.file_name().is_none()) {
+                    return Ok(());
+                }
+                if std::mem::replace(&mut self.has_mask, true) {
                     return Err(sources::two_masks());
                 }
+                self.mask = file.kept;
             }
             Part::Markup => {
                 let bytes = skip(&mut part).await?;
                 if bytes > 0 {
-                    self.texts.insert("markup".into(), format!("a file of {bytes} bytes").into());
+                    self.fields.set("markup", Given::Text(format!("a file of {bytes} bytes")));
                 }
             }
-            Part::Text if self.texts.contains_key(&name) => {
-                skip(&mut part).await?;
-                self.repeated.push(name);
-            }
-            Part::Text => {
-                let Some(bytes) = read(&mut part, MAX_TEXT_BYTES).await? else {
-                    return Err(ApiError::InvalidForm(format!("{name:?} must have at most {MAX_TEXT_BYTES} bytes")));
-                };
-                let text = String::from_utf8(bytes);
-                let text = text.map_err(|_| ApiError::InvalidForm(format!("{name:?} must be UTF-8 text")))?;
-                self.texts.insert(name, text.into());
-            }
+            Part::Text => self.add_text(name, part).await?,
             Part::Unknown => {
                 skip(&mut part).await?;
-                if !self.ignored.contains(&name) {
-                    self.ignored.push(name);
-                }
+                self.fields.note_unknown(&name);
             }
+        }
+        Ok(())
+    }
+
+    async fn add_text(&mut self, name: String, mut part: Field<'_>) -> Result<(), ApiError> {
+        let known = vocabulary::known(&name).map(|(name, _)| name);
+        if let Some(name) = known.filter(|name| self.fields.contains(name)) {
+            skip(&mut part).await?;
+            self.fields.note_repeated(name);
+            return Ok(());
+        }
+        let refused = |what: &str| ApiError::form(format!("{name:?} must {what}"), Some(&name));
+        let Some(bytes) = read(&mut part, MAX_TEXT_BYTES).await? else {
+            return Err(refused(&format!("have at most {MAX_TEXT_BYTES} bytes")));
+        };
+        let text = String::from_utf8(bytes).map_err(|_| refused("be UTF-8 text"))?;
+        match known {
+            Some(name) => self.fields.set(name, Given::Text(text)),
+            None => self.fields.note_unknown(&name),
         }
         Ok(())
     }
 }
 
 /// The file of a part.
-async fn picture(part: &mut Field<'_>, param: &'static str) -> Result<Vec<u8>, ApiError> {
+struct File {
+    /// Its bytes, if they are kept.
+    kept: Option<Vec<u8>>,
+    len: usize,
+}
+
+impl File {
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+async fn picture(part: &mut Field<'_>, param: &'static str, keeps: bool) -> Result<File, ApiError> {
+    if !keeps {
+        return Ok(File { kept: None, len: skip(part).await? });
+    }
     let bytes = read(part, MAX_IMAGE_BYTES).await?;
-    bytes.ok_or_else(|| ApiError::ImageTooLarge(sources::file_too_large(param)))
+    let bytes = bytes.ok_or_else(|| ApiError::ImageTooLarge(sources::file_too_large(param)))?;
+    Ok(File { len: bytes.len(), kept: Some(bytes) })
 }
 
 /// The data of a part, unless it is longer than `limit`.
@@ -186,12 +205,12 @@ fn broken(err: multer::Error) -> ApiError {
     match err {
         multer::Error::StreamReadFailed(cause) => match cause.downcast::<ApiError>() {
             Ok(err) => *err,
-            Err(other) => ApiError::InvalidForm(other.to_string()),
+            Err(other) => ApiError::form(other.to_string(), None),
         },
         multer::Error::IncompleteFieldData { .. }
         | multer::Error::IncompleteHeaders
-        | multer::Error::IncompleteStream => ApiError::InvalidForm("it breaks off, or misses its last boundary".into()),
-        other => ApiError::InvalidForm(other.to_string()),
+        | multer::Error::IncompleteStream => ApiError::form("it breaks off, or misses its last boundary", None),
+        other => ApiError::form(other.to_string(), None),
     }
 }
 
@@ -220,7 +239,7 @@ impl Stream for Paced<'_> {
                 let room = self.room.load(Ordering::Relaxed);
                 if room == 0 {
                     let message = format!("a part must begin within {MAX_HEAD_BYTES} bytes");
-                    return Poll::Ready(Some(Err(ApiError::InvalidForm(message))));
+                    return Poll::Ready(Some(Err(ApiError::form(message, None))));
                 }
                 if room != usize::MAX {
                     self.room.store(room.saturating_sub(piece.len()), Ordering::Relaxed);

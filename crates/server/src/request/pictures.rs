@@ -1,5 +1,6 @@
 //! Decoding the pictures that a request or a command brings, and the mask of the first.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -134,8 +135,8 @@ fn data(url: &str, place: &Place) -> Result<Vec<u8>, PictureError> {
         return Err(broken());
     }
     let is_wrapped = text.bytes().any(|byte| byte.is_ascii_whitespace());
-    let text = if is_wrapped { text.split_ascii_whitespace().collect() } else { text.to_owned() };
-    let bytes = BASE64.decode(text).map_err(|err| place.invalid("be a URL of valid base64", err))?;
+    let text: Cow<str> = if is_wrapped { text.split_ascii_whitespace().collect() } else { text.into() };
+    let bytes = BASE64.decode(text.as_bytes()).map_err(|err| place.invalid("be a URL of valid base64", err))?;
     if bytes.len() > MAX_IMAGE_BYTES {
         Err(PictureError::TooLarge(sources::file_too_large(place.param)))
     } else {

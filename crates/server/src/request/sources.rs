@@ -2,11 +2,13 @@
 //! here.
 
 use diffusion::InvalidRequest;
-use serde_json::Value;
 use url::Url;
 
 use super::fields::Fields;
+use super::given::{Given, Picture, Pictures, pictures_of};
+use super::kinds::{self, Field};
 use super::remote::ImageFetcher;
+use super::vocabulary;
 use crate::error::ApiError;
 
 /// Most pictures that a request may bring (OpenAI's bound); models take fewer.
@@ -40,8 +42,8 @@ impl Named {
     }
 }
 
-/// The pictures of an edit: the files of its form, then those that its fields name. A field is told
-/// of as `image` in a form and as `images` in JSON.
+/// The pictures of an edit: the files of its form, then those that its fields name; and the field that is told of them:
+/// `param` for files, and otherwise the one that named the first.
 ///
 /// # Errors
 /// There is none, there are too many, or one is neither a file nor a URL that is taken.
@@ -50,23 +52,38 @@ pub(crate) fn sources(
     files: Vec<Vec<u8>>,
     param: &'static str,
     fetcher: Option<&ImageFetcher>,
-) -> Result<Vec<Named>, ApiError> {
+) -> Result<(Vec<Named>, &'static str), ApiError> {
+    let mut first = (!files.is_empty()).then_some(param);
     let mut sources = files.into_iter().map(|file| of_file(file, param, fetcher)).collect::<Result<Vec<_>, _>>()?;
-    for name in ["image", "images", "url"] {
-        let items = match fields.any(name) {
+    for field in FIELDS {
+        let pictures = match fields.take(&field)? {
             None => continue,
-            Some(Value::Array(items)) => items,
-            Some(one) => vec![one],
+            Some(Given::Pictures(pictures)) => pictures,
+            Some(Given::Text(url)) => Pictures { items: vec![Picture::Url(url)], count: 1 },
+            Some(other) => return Err(ApiError::WrongType(InvalidRequest::new(field.name, LIST, other))),
         };
-        if sources.len() + items.len() > MAX_INPUT_IMAGES {
-            return Err(too_many(param));
+        if sources.len() + pictures.count > MAX_INPUT_IMAGES {
+            return Err(too_many(field.name, sources.len() + pictures.count));
         }
-        for item in items {
-            sources.push(of_url(url_of(item, param, LIST)?, param, fetcher)?);
+        for picture in pictures.items {
+            sources.push(of_url(url_of(picture, field.name, LIST)?, field.name, fetcher)?);
+            first.get_or_insert(field.name);
         }
     }
-    if sources.is_empty() { Err(ApiError::Missing(param)) } else { Ok(sources) }
+    match first {
+        Some(first) => Ok((sources, first)),
+        None => Err(ApiError::Missing(param)),
+    }
 }
+
+/// How many pictures the fields name, and whether there is a mask among them.
+pub(crate) fn brought(fields: &mut Fields) -> (usize, bool) {
+    let pictures = FIELDS.iter().filter_map(|field| fields.any(field.name)).map(|given| given.len()).sum();
+    (pictures, fields.any(MASK).is_some_and(|mask| !mask.is_empty()))
+}
+
+/// The fields that name pictures.
+const FIELDS: [Field<kinds::Named>; 3] = [vocabulary::IMAGE, vocabulary::IMAGES, vocabulary::URL];
 
 /// The mask of an edit: the file of its form, or what its field names.
 ///
@@ -77,13 +94,20 @@ pub(crate) fn mask(
     file: Option<Vec<u8>>,
     fetcher: Option<&ImageFetcher>,
 ) -> Result<Option<Named>, ApiError> {
-    let field = fields.any(MASK).filter(|field| field.as_str() != Some(""));
-    match (file, field) {
-        (None, None) => Ok(None),
-        (Some(file), None) => of_file(file, MASK, fetcher).map(Some),
-        (None, Some(field)) => of_url(url_of(field, MASK, ONE)?, MASK, fetcher).map(Some),
-        (Some(_), Some(_)) => Err(two_masks()),
-    }
+    let given = fields.take(&vocabulary::MASK)?.filter(|given| given.as_text() != Some(""));
+    let given = match (file, given) {
+        (None, None) => return Ok(None),
+        (Some(file), None) => return of_file(file, MASK, fetcher).map(Some),
+        (None, Some(given)) => given,
+        (Some(_), Some(_)) => return Err(two_masks()),
+    };
+    let wrong = |given: Given| ApiError::WrongType(InvalidRequest::new(MASK, ONE, given));
+    let picture = match given {
+        Given::Text(url) => Picture::Url(url),
+        Given::Pictures(Pictures { mut items, .. }) if items.len() == 1 => items.remove(0),
+        other => return Err(wrong(other)),
+    };
+    of_url(url_of(picture, MASK, ONE)?, MASK, fetcher).map(Some)
 }
 
 /// The field of the mask.
@@ -104,20 +128,14 @@ fn of_file(file: Vec<u8>, param: &'static str, fetcher: Option<&ImageFetcher>) -
     }
 }
 
-/// OpenAI's `{"image_url": …}` or `{"file_id": …}`, or just the URL.
-fn url_of(item: Value, param: &'static str, form: &'static str) -> Result<String, ApiError> {
-    let wrong = |given| ApiError::WrongType(InvalidRequest::new(param, form, given));
-    match item {
-        Value::String(url) => Ok(url),
-        Value::Object(mut object) => match (object.remove("image_url"), object.remove("file_id")) {
-            (Some(Value::String(url)), None | Some(Value::Null)) => Ok(url),
-            (None | Some(Value::Null), Some(file_id)) if !file_id.is_null() => {
-                let bound = "have an image_url in place of a file_id: this server keeps no files";
-                Err(ApiError::Unsupported(InvalidRequest::new(param, bound, file_id)))
-            }
-            _ => Err(wrong(Value::Object(object))),
-        },
-        other => Err(wrong(other)),
+fn url_of(picture: Picture, param: &'static str, form: &'static str) -> Result<String, ApiError> {
+    match picture {
+        Picture::Url(url) => Ok(url),
+        Picture::FileId(file_id) => {
+            let bound = "have an image_url in place of a file_id: this server keeps no files";
+            Err(ApiError::Unsupported(InvalidRequest::new(param, bound, file_id)))
+        }
+        Picture::Other(shown) => Err(ApiError::WrongType(InvalidRequest::new(param, form, shown))),
     }
 }
 
@@ -149,9 +167,9 @@ fn of_url(url: String, param: &'static str, fetcher: Option<&ImageFetcher>) -> R
     }
 }
 
-pub(crate) fn too_many(param: &'static str) -> ApiError {
+pub(crate) fn too_many(param: &'static str, count: usize) -> ApiError {
     let bound = format!("be at most {MAX_INPUT_IMAGES} pictures");
-    InvalidRequest::new(param, bound, "more").into()
+    InvalidRequest::new(param, bound, pictures_of(count)).into()
 }
 
 pub(crate) fn two_masks() -> ApiError {
@@ -165,8 +183,9 @@ pub(crate) fn file_too_large(param: &'static str) -> InvalidRequest {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
+    use super::super::json;
     use super::super::remote::{ImageUrlSchemes, ImageUrls};
     use super::*;
 
@@ -175,9 +194,9 @@ mod tests {
     }
 
     fn read_with(fetcher: Option<&ImageFetcher>, value: Value, files: &[&[u8]]) -> Result<Vec<Named>, String> {
-        let Value::Object(object) = value else { panic!("{value}") };
         let files = files.iter().map(|file| file.to_vec()).collect();
-        sources(&mut Fields::typed(object), files, "images", fetcher).map_err(|err| err.to_string())
+        let sources = sources(&mut json::of_value(value), files, "images", fetcher);
+        sources.map(|(named, _)| named).map_err(|err| err.to_string())
     }
 
     fn url(text: &str) -> Named {
@@ -202,7 +221,10 @@ mod tests {
             (json!({}), "Missing required parameter: `images`"),
             (json!({"images": []}), "Missing required parameter: `images`"),
             (json!({"images": [{"file_id": "file-1"}]}), "`images` must have an image_url in place of a file_id"),
-            (json!({"images": [{"image_url": 1}]}), "`images` must be a list of {\"image_url\": URL}"),
+            (
+                json!({"images": [{"image_url": 1}]}),
+                "`images` must be a list of {\"image_url\": URL}. Given: {\"image_url\":1}",
+            ),
             (json!({"images": [{}]}), "`images` must be a list of"),
             (json!({"images": [[]]}), "`images` must be a list of"),
             (json!({"images": 5}), "`images` must be a list of"),
@@ -210,7 +232,15 @@ mod tests {
             (json!({"images": ["HTTP://127.0.0.1/"]}), "`images` must be sent whole"),
             (json!({"images": ["file:///etc/passwd"]}), "`images` must be a URL such as data:"),
             (json!({"images": ["iVBORw0KGgo"]}), "`images` must be a URL such as data:"),
-            (json!({"images": vec!["data:,"; 17]}), "`images` must be at most 16 pictures"),
+            (json!({"images": vec!["data:,"; 17]}), "`images` must be at most 16 pictures. Given: 17 pictures"),
+            (
+                json!({"images": vec!["data:,"; 16], "image": "data:,"}),
+                "`images` must be at most 16 pictures. Given: 17 pictures",
+            ),
+            // Told as the field that was given.
+            (json!({"image": 5}), "`image` must be a list of"),
+            (json!({"image": ["ftp://x"]}), "`image` must be a URL such as data:"),
+            (json!({"url": {}}), "`url` must be a list of {\"image_url\": URL}. Given: {}"),
             (json!({"images": [format!("data:,{}", "x".repeat(MAX_URL_CHARS))]}), "`images` must have URLs of at most"),
         ] {
             let message = read(value, &[]).unwrap_err();
@@ -222,8 +252,7 @@ mod tests {
     #[test]
     fn a_mask_is_one_file_or_one_url() {
         let read = |value, file: Option<&[u8]>| {
-            let Value::Object(object) = value else { panic!("{value}") };
-            mask(&mut Fields::typed(object), file.map(<[u8]>::to_vec), None).map_err(|err| err.to_string())
+            mask(&mut json::of_value(value), file.map(<[u8]>::to_vec), None).map_err(|err| err.to_string())
         };
         let one = "data:image/png;base64,AA";
         for (value, file, expected) in [

@@ -2,21 +2,21 @@
 
 use cache::{CacheConfig, CacheOverrides, ConfigError, KEYS, Quality};
 use diffusion::InvalidRequest;
-use serde_json::Value;
 
+use super::given::Given;
 use crate::error::ApiError;
 
 /// What a request's `cache` field means: `"off"`, a preset's name, or keys over `base`.
-pub(crate) fn request_config(value: Value, base: Option<&CacheConfig>) -> Result<CacheConfig, ApiError> {
-    match &value {
-        Value::String(word) if word == "off" => Ok(Quality::Lossless.config()),
-        Value::String(word) => Quality::named(word).map(Quality::config).ok_or_else(|| {
+pub(crate) fn request_config(given: Given, base: Option<&CacheConfig>) -> Result<CacheConfig, ApiError> {
+    match &given {
+        Given::Text(word) if word == "off" => Ok(Quality::Lossless.config()),
+        Given::Text(word) => Quality::named(word).map(Quality::config).ok_or_else(|| {
             let names: Vec<_> = Quality::NAMED.iter().map(|(name, _)| *name).collect();
             let bound = format!("be \"off\", one of {}, or an object of settings", names.join(", "));
             InvalidRequest::new("cache", bound, format!("{word:?}")).into()
         }),
-        Value::Object(_) => {
-            let overrides: CacheOverrides = serde_json::from_value(value)
+        Given::Settings(json) => {
+            let overrides: CacheOverrides = serde_json::from_str(json)
                 .map_err(|err| InvalidRequest::new("cache", "be an object of settings", err))?;
             let base = base.cloned().unwrap_or_default();
             Ok(base.overlaid(&overrides).map_err(invalid)?)
@@ -45,28 +45,35 @@ fn invalid(err: ConfigError) -> InvalidRequest {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::request::{json, vocabulary};
+
+    fn given(value: Value) -> Given {
+        json::of_value(json!({"cache": value})).take(&vocabulary::CACHE).unwrap().unwrap()
+    }
 
     #[test]
     fn a_word_or_an_object_over_the_operators_settings() {
         let base = CacheConfig { max_warmup_steps: 8, ..CacheConfig::default() };
-        let config = |value| request_config(value, Some(&base)).unwrap();
+        let config = |value| request_config(given(value), Some(&base)).unwrap();
         assert!(config(json!("off")).never_reuses());
         assert_eq!(config(json!("fast")), Quality::Fast.config());
         let own = config(json!({"residual_diff_threshold": 0.1}));
         assert_eq!((own.residual_diff_threshold, own.max_warmup_steps), (0.1, 8));
-        assert_eq!(request_config(json!({}), None).unwrap(), CacheConfig::default());
+        assert_eq!(request_config(given(json!({})), None).unwrap(), CacheConfig::default());
     }
 
     #[test]
     fn a_bad_setting_names_the_key() {
-        let message = |value| request_config(value, None).unwrap_err().to_string();
+        let message = |value| request_config(given(value), None).unwrap_err().to_string();
         let zero = message(json!({"Fn_compute_blocks": 0}));
         assert!(zero.starts_with("`Fn_compute_blocks` must be") && zero.ends_with("Given: 0"), "{zero}");
         assert!(message(json!({"warmups": 1})).ends_with("Given: warmups"));
         assert!(message(json!("quick")).starts_with("`cache` must be \"off\", one of lossless, high"));
-        assert!(message(json!(3)).starts_with("`cache` must be"));
+        for other in [json!(3), json!([]), json!({"warmups": "x".repeat(70_000)})] {
+            assert!(message(other).starts_with("`cache` must be"));
+        }
     }
 }

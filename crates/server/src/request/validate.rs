@@ -2,19 +2,17 @@
 
 use axum::http::HeaderMap;
 use cache::CacheConfig;
-use diffusion::{ImageSize, InvalidRequest, Quality, RequestDraft};
-use scheduler::PRIORITIES;
-use serde_json::Value;
+use diffusion::{ImageSize, InvalidRequest, InvalidSize, Quality, RequestDraft, WithoutEffect};
 
 use super::delivery::{self, Wanted};
 use super::fields::Fields;
+use super::vocabulary as field;
 use super::{Delivery, Endpoint, ImageField, ImagesRequest, Output, step_cache};
 use crate::answer::encode::OutputFormat;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 
-/// Reads a request for pictures off `fields`, but for the pictures that it brings; `ignored` are
-/// fields that were dropped already.
+/// Reads a request for pictures off `fields`, but for the pictures that it brings.
 ///
 /// # Errors
 /// The first field of a wrong type, or with a value that no model takes.
@@ -22,29 +20,28 @@ pub(crate) fn images_request(
     endpoint: Endpoint,
     headers: &HeaderMap,
     mut fields: Fields,
-    mut ignored: Vec<String>,
     config: &ServerConfig,
 ) -> Result<ImagesRequest, ApiError> {
     let model = model(&mut fields, &config.served_model_names)?;
     refuse_unsupported(endpoint, &mut fields)?;
+    let mut idle = Vec::new();
     let Wanted { delivery, run_async, previews, format } =
-        delivery::wanted(&mut fields, headers, default_field(&model))?;
-    let output = output(&mut fields, format, &mut ignored)?;
-    let quality = fields.one_of("quality", &QUALITIES)?.unwrap_or_default();
-    let return_timings = fields.flag("return_timings")?;
-    let return_cache_stats = fields.flag("return_cache_stats")?;
-    // Unread, it is listed with the fields that have no effect.
-    let priority = if config.priorities { priority(&mut fields)? } else { 0 };
+        delivery::wanted(&mut fields, headers, default_field(&model), &mut idle)?;
+    let output = output(&mut fields, format, &mut idle)?;
+    let quality = fields.take(&field::QUALITY)?.unwrap_or_default();
+    let return_timings = fields.take(&field::RETURN_TIMINGS)?.unwrap_or(false);
+    let return_cache_stats = fields.take(&field::RETURN_CACHE_STATS)?.unwrap_or(false);
+    let priority = priority(&mut fields, config)?;
     let cache = cache(&mut fields, config)?;
     // Who asks: of no effect on the picture.
-    fields.string("user")?;
-    let safety_identifier = fields.string("safety_identifier")?;
+    fields.take(&field::USER)?;
+    let safety_identifier = fields.take(&field::SAFETY_IDENTIFIER)?;
     let draft = RequestDraft { previews, ..draft(&mut fields, quality)? };
     if let (Delivery::File, Some(n @ 2..)) = (delivery, draft.n) {
         return Err(InvalidRequest::new("n", "be 1 where the answer is a file", n).into());
     }
-    ignored.extend(fields.rest()?);
-    Ok(ImagesRequest {
+    idle.extend(untold(delivery, return_timings, return_cache_stats, cache.is_some() || config.cache.is_some()));
+    let mut asked = ImagesRequest {
         endpoint,
         draft,
         output,
@@ -56,12 +53,32 @@ pub(crate) fn images_request(
         priority,
         cache,
         safety_identifier,
-        ignored,
-    })
+        ignored: fields.rest()?,
+        warnings: Vec::new(),
+    };
+    idle.into_iter().for_each(|idle| asked.note(idle));
+    Ok(asked)
+}
+
+/// What the answer has no place for, or nothing to say of.
+fn untold(
+    delivery: Delivery,
+    return_timings: bool,
+    return_cache_stats: bool,
+    has_cache: bool,
+) -> impl Iterator<Item = WithoutEffect> {
+    let why = |is_told: bool| match (delivery, is_told) {
+        (Delivery::File, _) => Some("the answer is a file"),
+        (_, false) => Some("there is no step cache"),
+        _ => None,
+    };
+    let timings = why(true).filter(|_| return_timings).map(|why| WithoutEffect::new("return_timings", why));
+    let stats = why(has_cache).filter(|_| return_cache_stats).map(|why| WithoutEffect::new("return_cache_stats", why));
+    timings.into_iter().chain(stats)
 }
 
 fn model(fields: &mut Fields, served_model_names: &[String]) -> Result<Option<String>, ApiError> {
-    match fields.word("model")? {
+    match fields.take(&field::MODEL)? {
         Some(given) if !served_model_names.contains(&given) => {
             let given = given.chars().take(80).collect();
             Err(ApiError::UnknownModel { given, available: served_model_names.to_vec() })
@@ -86,11 +103,11 @@ fn refuse_unsupported(endpoint: Endpoint, fields: &mut Fields) -> Result<(), Api
         Endpoint::Generation => &[("image", EDITS), ("images", EDITS), ("mask", EDITS)],
     };
     for &(name, bound) in refused {
-        if let Some(given) = fields.any(name).filter(|given| !is_empty(given)) {
+        if let Some(given) = fields.any(name).filter(|given| !given.is_empty()) {
             return Err(ApiError::Unsupported(InvalidRequest::new(name, bound, given)));
         }
     }
-    match fields.one_of("background", &BACKGROUNDS)? {
+    match fields.take(&field::BACKGROUND)? {
         Some(false) => {
             let bound = "be opaque or auto: the model has no alpha";
             Err(ApiError::Unsupported(InvalidRequest::new("background", bound, "\"transparent\"")))
@@ -99,22 +116,14 @@ fn refuse_unsupported(endpoint: Endpoint, fields: &mut Fields) -> Result<(), Api
     }
 }
 
-/// OpenAI's words, and whether the model can make such a picture.
-pub(crate) const BACKGROUNDS: [(&str, bool); 3] = [("auto", true), ("opaque", true), ("transparent", false)];
-
-fn is_empty(value: &Value) -> bool {
-    value.as_str() == Some("") || value.as_array().is_some_and(Vec::is_empty)
-}
-
-fn priority(fields: &mut Fields) -> Result<i8, ApiError> {
-    let Some(given) = fields.integer("priority")? else { return Ok(0) };
-    let priority = i8::try_from(given).ok().filter(|priority| PRIORITIES.contains(priority));
-    let bound = || format!("be between {} and {}", PRIORITIES.start(), PRIORITIES.end());
-    Ok(priority.ok_or_else(|| InvalidRequest::new("priority", bound(), given))?)
+/// Untaken where there are none, it is listed with the fields that have no effect.
+fn priority(fields: &mut Fields, config: &ServerConfig) -> Result<i8, ApiError> {
+    let given = if config.priorities { fields.take(&field::PRIORITY)? } else { None };
+    Ok(given.map_or(0, |priority| i8::try_from(priority).expect("it is within its bounds. This is a bug.")))
 }
 
 fn cache(fields: &mut Fields, config: &ServerConfig) -> Result<Option<CacheConfig>, ApiError> {
-    match fields.structure("cache") {
+    match fields.take(&field::CACHE)? {
         None => Ok(None),
         Some(given) if !config.allow_request_cache_config => {
             let bound = "be absent: the server was not started with --allow-request-cache-config";
@@ -124,72 +133,52 @@ fn cache(fields: &mut Fields, config: &ServerConfig) -> Result<Option<CacheConfi
     }
 }
 
-pub(crate) const FORMATS: [(&str, OutputFormat); 4] = [
-    ("png", OutputFormat::Png),
-    ("jpeg", OutputFormat::Jpeg),
-    ("jpg", OutputFormat::Jpeg),
-    ("webp", OutputFormat::WebP),
-];
-
 /// `accepted` is the format that `Accept` names.
-fn output(fields: &mut Fields, accepted: Option<OutputFormat>, ignored: &mut Vec<String>) -> Result<Output, ApiError> {
-    let format = fields.one_of("output_format", &FORMATS)?.or(accepted).unwrap_or(OutputFormat::Png);
-    let mut embed_metadata = fields.flag("embed_metadata")?;
+fn output(
+    fields: &mut Fields,
+    accepted: Option<OutputFormat>,
+    idle: &mut Vec<WithoutEffect>,
+) -> Result<Output, ApiError> {
+    let format = fields.take(&field::OUTPUT_FORMAT)?.or(accepted).unwrap_or(OutputFormat::Png);
+    let mut embed_metadata = fields.take(&field::EMBED_METADATA)?.unwrap_or(false);
     if embed_metadata && format != OutputFormat::Png {
-        ignored.push("embed_metadata".into());
+        idle.push(WithoutEffect::new("embed_metadata", "only a PNG says how it was made"));
         embed_metadata = false;
     }
-    let Some(compression) = fields.integer("output_compression")? else {
-        return Ok(Output { format, compression: 100, embed_metadata });
-    };
-    let checked = u8::try_from(compression).ok().filter(|quality| *quality <= 100);
-    let compression =
-        checked.ok_or_else(|| InvalidRequest::new("output_compression", "be between 0 and 100", compression))?;
-    if format != OutputFormat::Jpeg {
-        ignored.push("output_compression".into());
+    let compression = fields.take(&field::OUTPUT_COMPRESSION)?;
+    if compression.is_some() && format != OutputFormat::Jpeg {
+        idle.push(WithoutEffect::new("output_compression", "it is JPEG's quality"));
     }
+    let compression = u8::try_from(compression.unwrap_or(100)).expect("it is within its bounds. This is a bug.");
     Ok(Output { format, compression, embed_metadata })
 }
 
-/// Each of OpenAI's words, and what it stands for.
-pub(crate) const QUALITIES: [(&str, Quality); 8] = [
-    ("auto", Quality::Medium),
-    ("low", Quality::Low),
-    ("medium", Quality::Medium),
-    ("standard", Quality::Medium),
-    ("high", Quality::High),
-    ("hd", Quality::High),
-    ("xhigh", Quality::High),
-    ("max", Quality::High),
-];
-
-/// `steps`, `step` and `cfg` are the names of other servers, `cfg_scale` that of vllm-omni's scripts.
 fn draft(fields: &mut Fields, quality: Quality) -> Result<RequestDraft, ApiError> {
     Ok(RequestDraft {
-        prompt: fields.string("prompt")?.ok_or(ApiError::Missing("prompt"))?,
-        negative_prompt: fields.string("negative_prompt")?,
+        prompt: fields.take(&field::PROMPT)?.ok_or(ApiError::Missing("prompt"))?,
+        negative_prompt: fields.take(&field::NEGATIVE_PROMPT)?,
         size: size(fields)?,
-        n: fields.integer("n")?,
-        num_inference_steps: fields.aliased(&["num_inference_steps", "steps", "step"], Fields::integer)?,
+        n: fields.take(&field::N)?,
+        num_inference_steps: fields.take(&field::NUM_INFERENCE_STEPS)?,
         quality,
-        guidance_scale: fields.number("guidance_scale")?,
-        true_cfg_scale: fields.aliased(&["true_cfg_scale", "cfg_scale", "cfg"], Fields::number)?,
-        seed: fields.integer("seed")?,
+        guidance_scale: fields.take(&field::GUIDANCE_SCALE)?,
+        true_cfg_scale: fields.take(&field::TRUE_CFG_SCALE)?,
+        seed: fields.take(&field::SEED)?,
         ..RequestDraft::default()
     })
 }
 
 /// `WxH`, `width` and `height`, or `auto` for the model's default.
 fn size(fields: &mut Fields) -> Result<Option<ImageSize>, ApiError> {
-    let size: Option<ImageSize> = match fields.word("size")? {
+    let size: Option<ImageSize> = match fields.take(&field::SIZE)? {
         None => None,
         Some(auto) if auto == "auto" => None,
-        Some(text) => Some(text.parse().map_err(|()| {
-            let bound = "be WIDTHxHEIGHT in pixels, such as 1024x1024, or auto";
-            InvalidRequest::new("size", bound, format!("{text:?}"))
+        Some(text) => Some(text.parse().map_err(|err: InvalidSize| {
+            let or = if err == InvalidSize::Form { ", or auto" } else { "" };
+            InvalidRequest::new("size", format!("{err}{or}"), format!("{text:?}"))
         })?),
     };
-    let sides = match (side(fields, "width")?, side(fields, "height")?) {
+    let sides = match (side(fields.take(&field::WIDTH)?), side(fields.take(&field::HEIGHT)?)) {
         (None, None) => return Ok(size),
         (Some(width), Some(height)) => ImageSize { width, height },
         (Some(_), None) => return Err(ApiError::Missing("height")),
@@ -203,25 +192,24 @@ fn size(fields: &mut Fields) -> Result<Option<ImageSize>, ApiError> {
     }
 }
 
-fn side(fields: &mut Fields, name: &'static str) -> Result<Option<usize>, ApiError> {
-    let Some(given) = fields.integer(name)? else { return Ok(None) };
-    let side = usize::try_from(given).ok().filter(|side| *side > 0);
-    Ok(Some(side.ok_or_else(|| InvalidRequest::new(name, "be at least 1", given))?))
+fn side(given: Option<i64>) -> Option<usize> {
+    given.map(|side| usize::try_from(side).expect("it is within its bounds. This is a bug."))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::request::json;
 
     fn read(value: Value) -> Result<ImagesRequest, String> {
         let Value::Object(mut object) = value else { panic!("{value}") };
         object.insert("prompt".into(), "a cat".into());
         let mut config = ServerConfig::new("a/model");
         config.served_model_names.extend(["dall-e-2", "dall-e-3", "gpt-image-1"].map(String::from));
-        let fields = Fields::typed(object);
-        let asked = images_request(Endpoint::Generation, &HeaderMap::new(), fields, Vec::new(), &config);
+        let fields = json::of_value(Value::Object(object));
+        let asked = images_request(Endpoint::Generation, &HeaderMap::new(), fields, &config);
         asked.map_err(|err| err.to_string())
     }
 
@@ -246,6 +234,19 @@ mod tests {
         ] {
             assert_eq!(size(value), Err(expected.into()));
         }
+    }
+
+    #[test]
+    fn what_the_answer_cannot_tell_is_said() {
+        let told = |value| read(value).unwrap().warnings.join(" ");
+        assert_eq!(told(json!({"return_timings": true, "stream": true})), "");
+        let file = json!({"return_timings": true, "return_cache_stats": true, "response_format": "file"});
+        let expected = "`return_timings` has no effect: the answer is a file. `return_cache_stats` has no effect: the \
+            answer is a file.";
+        assert_eq!(told(file), expected);
+        let stats = read(json!({"return_cache_stats": true, "style": "vivid"})).unwrap();
+        assert_eq!(stats.warnings, ["`return_cache_stats` has no effect: there is no step cache."]);
+        assert_eq!(stats.ignored, ["style", "return_cache_stats"]);
     }
 
     #[test]

@@ -216,7 +216,7 @@ async fn a_model_takes_as_many_pictures_as_it_says() {
     assert_eq!(edit(&app, pictures(2)).await.status, 200);
     let message = "400 invalid_value image | `image` must be at most 2 pictures for this model. Given: 3 pictures";
     assert_eq!(error(&edit(&app, pictures(3)).await), message);
-    let message = "400 invalid_value image | `image` must be at most 16 pictures. Given: more";
+    let message = "400 invalid_value image | `image` must be at most 16 pictures. Given: 17 pictures";
     assert_eq!(error(&edit(&app, pictures(17)).await), message);
 }
 
@@ -258,7 +258,8 @@ async fn a_model_of_text_alone_says_so_once_a_request_can_be_read() {
     assert_eq!(error(&send(&app, post_json(json)).await), message);
     for (form, expected) in [
         (form().text("n", "x"), "400 invalid_type n"),
-        (form().file("image", "b", b"GIF89a"), "400 invalid_image_file image"),
+        // Whatever else is wrong with its pictures.
+        (form().file("image", "b", b"GIF89a"), "400 unsupported_value image | `image` must be absent: the model makes"),
         (
             form().file("mask", "m.png", &mask(2, 2)),
             "400 unsupported_value mask | `mask` must be absent: the model makes",
@@ -266,17 +267,41 @@ async fn a_model_of_text_alone_says_so_once_a_request_can_be_read() {
         (form().file("markup", "m.png", &png(2, 2)), "400 unsupported_value markup"),
         (form().text("background", "transparent"), "400 unsupported_value background"),
         (form().text("model", "gpt-9"), "404 model_not_found model"),
-        (Form::default().text("prompt", "x"), "400 missing_required_parameter image"),
+        (
+            Form::default().text("prompt", "x"),
+            "400 unsupported_value image | `image` must be absent: the model makes pictures from text only, by POST \
+             /v1/images/generations. Given: no picture",
+        ),
         (Form::default().file("image", "a", &png(2, 2)), "400 missing_required_parameter prompt"),
     ] {
         let answer = error(&edit(&app, form).await);
         assert!(answer.starts_with(expected), "{answer}");
     }
+    for (json, expected) in [
+        (json!({"images": vec![json!({"": 0}); 20]}), "image | `image` must be absent: the model makes"),
+        (json!({"image": "https://example.com/a.png", "extra_body": {"url": ["x"]}}), "image | `image` must be absent"),
+        (json!({"images": ["x"], "mask": {"image_url": "x"}}), "mask | `mask` must be absent"),
+    ] {
+        let mut json = json;
+        json["prompt"] = "x".into();
+        let answer = error(&send(&app, post_json(json)).await);
+        assert!(answer.starts_with(&format!("400 unsupported_value {expected}")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_edit_whose_pictures_are_missing_is_told_which_field_lacks() {
+    let app = editing_app().await;
+    let answer = error(&edit(&app, Form::default().text("prompt", "x")).await);
+    assert!(answer.starts_with("400 missing_required_parameter image |"), "{answer}");
+    let broken = Form::default().text("prompt", "x").file("image", "b", b"GIF89a");
+    let answer = error(&edit(&app, broken).await);
+    assert!(answer.starts_with("400 invalid_image_file image"), "{answer}");
 }
 
 #[tokio::test]
 async fn pictures_in_json_are_checked_alike() {
-    let app = fake_app().await;
+    let app = editing_app().await;
     let url = data_url(&png(2, 2));
     for (images, expected) in [
         (json!([]), "400 missing_required_parameter images"),
@@ -288,9 +313,12 @@ async fn pictures_in_json_are_checked_alike() {
     ] {
         let answer = send(&app, post_json(json!({"prompt": "x", "images": images}))).await;
         assert!(error(&answer).starts_with(expected), "{}", error(&answer));
+        // By the name that was given.
+        if images != json!([]) {
+            let answer = send(&app, post_json(json!({"prompt": "x", "image": images}))).await;
+            assert!(error(&answer).starts_with(expected.trim_end_matches('s')), "{}", error(&answer));
+        }
     }
-    let masked = json!({"prompt": "x", "images": [url], "mask": {"image_url": data_url(&mask(2, 2))}});
-    assert!(error(&send(&app, post_json(masked)).await).starts_with("400 unsupported_value mask"));
 }
 
 #[tokio::test]

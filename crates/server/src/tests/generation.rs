@@ -136,6 +136,42 @@ async fn fields_without_effect_are_listed() {
 }
 
 #[tokio::test]
+async fn what_has_no_effect_on_this_model_is_said() {
+    let app = fake_app().await;
+    let told = async |body: Value| {
+        let answer = generate(&app, body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        (answer.header("x-ignored-params").to_owned(), answer.json.get("warnings").cloned().unwrap_or_default())
+    };
+    let warning = "`true_cfg_scale` has no effect: guidance runs only with a `negative_prompt`, be it a space.";
+    let alone = told(json!({"prompt": "a cat", "cfg": 8, "style": "vivid"})).await;
+    assert_eq!(alone, ("style, true_cfg_scale".into(), json!([warning])));
+    for quiet in [json!({"prompt": "a cat", "true_cfg_scale": 8, "negative_prompt": " "}), json!({"prompt": "a cat"})] {
+        assert_eq!(told(quiet).await, (String::new(), Value::Null));
+    }
+    for (more, expected) in [
+        (json!({"guidance_scale": 3}), "guidance_scale"),
+        (json!({"negative_prompt": "fog", "true_cfg_scale": 1}), "negative_prompt"),
+        (json!({"quality": "high", "steps": 2}), "quality"),
+        (json!({"output_compression": 5}), "output_compression"),
+    ] {
+        let mut body = json!({"prompt": "a cat", "n": 2});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (ignored, warnings) = told(body).await;
+        assert_eq!(ignored, expected);
+        assert!(
+            warnings.as_array().unwrap().len() == 1 && warnings[0].as_str().unwrap().contains(expected),
+            "{warnings}"
+        );
+    }
+    let stream = json!({"prompt": "a cat", "stream": true, "response_format": "url"});
+    let answer = generate(&app, stream).await;
+    assert_eq!(answer.header("x-ignored-params"), "response_format");
+    let (_, completed) = events(&answer.text).pop().unwrap();
+    assert_eq!(completed["warnings"], json!(["`response_format` has no effect: a stream has its pictures in base64."]));
+}
+
+#[tokio::test]
 async fn the_answer_names_a_quality_that_strict_clients_take() {
     let app = fake_app().await;
     for (asked, answered) in
@@ -188,6 +224,9 @@ async fn a_png_says_how_it_was_made_if_it_is_asked_to() {
             assert_eq!(parameters(&file), Some((kind, expected)));
         }
     }
+    let with_nul = json!({"prompt": "a\0 cat", "embed_metadata": true});
+    let (_, text) = parameters(&decoded(&generate(&app, with_nul).await.json["data"][0]["b64_json"])).unwrap();
+    assert!(text.starts_with("a cat\n"), "{text:?}");
     let jpeg = json!({"prompt": "a cat", "embed_metadata": true, "output_format": "jpeg"});
     assert_eq!(generate(&app, jpeg).await.header("x-ignored-params"), "embed_metadata");
     let stream = json!({"prompt": "a cat", "embed_metadata": true, "stream": true, "partial_images": 1});

@@ -60,7 +60,7 @@ async fn every_bad_field_is_named() {
         ),
         (
             json!({"prompt": "x", "size": "0x64"}),
-            "400 invalid_value size | `size` must be WIDTHxHEIGHT in pixels, such as 1024x1024, or auto. Given: \"0x64\"",
+            "400 invalid_value size | `size` must have sides of at least 1 pixel. Given: \"0x64\"",
         ),
         (json!({"prompt": "x", "size": 64}), "400 invalid_type size | `size` must be a string. Given: 64"),
         (
@@ -147,12 +147,57 @@ async fn what_is_no_json_object_is_said() {
         let expected = format!("400 invalid_json - | The body must be a JSON object. Given: {kind}");
         assert_eq!(line(&generate(&app, body).await), expected);
     }
-    for body in ["{", "{\"prompt\": \"x\",}", "{'prompt': 'x'}", "{\"n\": 1e999}", &"[".repeat(100_000), "\u{feff}{}"] {
+    for body in ["{", "{\"prompt\": \"x\",}", "{'prompt': 'x'}", "{\"n\": 1e999}", &"[".repeat(100_000), "{} {}"] {
         assert!(line(&generate(&app, body).await).starts_with("400 invalid_json - | The body is not valid JSON: "));
     }
     let latin1 = Request::post("/v1/images/generations").header("content-type", "application/json");
     let answer = send(&app, latin1.body(Body::from(&b"{\"prompt\": \"\xe9\"}"[..])).unwrap()).await;
     assert!(line(&answer).starts_with("400 invalid_json"));
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_read_over() {
+    let app = fake_app().await;
+    // Also in front of a body that is long enough to be read elsewhere.
+    for padding in [0, 200_000] {
+        let body = json!({"prompt": "a cat", "padding": "x".repeat(padding)});
+        let answer = generate(&app, format!("\u{feff}{body}")).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-ignored-params")), (200, "padding"), "{}", answer.text);
+    }
+    assert!(line(&generate(&app, "\u{feff}").await).starts_with("400 invalid_json"));
+    assert!(line(&generate(&app, "\u{feff}\u{feff}{}").await).starts_with("400 invalid_json"));
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_told_so() {
+    let app = fake_app().await;
+    let post = async |coding: &str| {
+        let body = r#"{"prompt": "a cat"}"#;
+        send(&app, super::generation(body, &[("content-encoding", coding)])).await
+    };
+    for coding in ["identity", "Identity", ""] {
+        assert_eq!(post(coding).await.status, 200, "{coding}");
+    }
+    for (coding, given) in [("gzip", "gzip"), ("identity, br", "br"), ("GZIP", "GZIP")] {
+        let answer = post(coding).await;
+        let message = "Content-Encoding must be absent: bodies are taken as they are, not compressed. Given:";
+        assert_eq!(line(&answer), format!("415 unsupported_content_encoding - | {message} {given}"));
+        assert_eq!(answer.header("accept-encoding"), "identity");
+    }
+}
+
+#[tokio::test]
+async fn the_last_of_two_values_stands_and_a_long_body_is_told_as_a_short_one() {
+    let app = fake_app().await;
+    let body = |padding: usize, n: &str| {
+        format!(r#"{{"n": 1, "padding": "{}", "prompt": "x", "n": {n}}}"#, "x".repeat(padding))
+    };
+    for padding in [0, 300_000] {
+        assert_eq!(generate(&app, body(padding, "2")).await.json["data"].as_array().map(Vec::len), Some(2));
+        let expected = "400 invalid_type n | `n` must be an integer. Given: {\"a\":[null,1.5]}";
+        assert_eq!(line(&generate(&app, body(padding, r#"{"a": [null, 1.5]}"#)).await), expected);
+        assert!(line(&generate(&app, body(padding, "x")).await).starts_with("400 invalid_json"));
+    }
 }
 
 #[tokio::test]
@@ -187,7 +232,8 @@ async fn a_body_over_the_limit_is_refused() {
         format!("{head}{}\"}}", "x".repeat(bytes - head.len() - 2))
     };
     assert_eq!(generate(&app, body(limit)).await.status, 200);
-    let expected = format!("413 body_too_large - | The body must have at most {limit} bytes");
+    let expected =
+        format!("413 body_too_large - | The body must have at most {limit} bytes (the server's --body-limit)");
     assert_eq!(line(&generate(&app, body(limit + 1)).await), expected);
     let announced = Request::post("/v1/images/generations").header("content-type", "application/json");
     let announced = announced.header("content-length", limit + 1).body(Body::empty()).unwrap();

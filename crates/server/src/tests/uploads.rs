@@ -68,7 +68,10 @@ async fn everything_that_is_kept_has_a_bound() {
             "400 The form cannot be read: \"note\" m",
         ),
         (many, "400 The form cannot be read: it must have at most 128 parts"),
-        (form().file("attachment", "a", &long(64 << 20)), "413 The body must have at most 67108864 bytes"),
+        (
+            form().file("attachment", "a", &long(64 << 20)),
+            "413 The body must have at most 67108864 bytes (the server's --upload-limit)",
+        ),
     ] {
         let outcome = outcome(form.request()).await;
         assert!(outcome.starts_with(expected), "{outcome}");
@@ -86,6 +89,7 @@ async fn an_unknown_field_that_comes_again_is_listed_and_refuses_nothing() {
     assert_eq!((answer.status.as_u16(), answer.header("x-ignored-params")), (200, "note"), "{}", answer.text);
     let answer = send(&app, form().text("n", "1").text("n", "1").request()).await;
     assert_eq!((answer.status.as_u16(), &answer.json["error"]["code"]), (400, &json!("invalid_multipart")));
+    assert_eq!(answer.json["error"]["param"], "n");
 }
 
 #[tokio::test]
@@ -196,7 +200,9 @@ async fn a_search_for_the_next_part_ends() {
 
 #[tokio::test]
 async fn a_refused_form_is_read_on_so_that_the_answer_arrives() {
-    let state = state(&FakePipeline::default()).await;
+    let mut pipeline = FakePipeline::default();
+    pipeline.card.input_images = super::edits::takes(2);
+    let state = state(&pipeline).await;
     let server = served(&state).await;
     // By its length, by one of its files, and by its first part: each with far more to come than the
     // sockets hold.

@@ -80,7 +80,7 @@ impl Failed {
 fn together(err: ApiError, param: &'static str) -> ApiError {
     match err {
         ApiError::BodyTooLarge { limit } => {
-            let bound = format!("have at most {limit} bytes, together with the request");
+            let bound = format!("have at most {} bytes, together with the request", limit.bytes);
             ApiError::ImageTooLarge(InvalidRequest::new(param, bound, "more"))
         }
         err => err,
