@@ -44,7 +44,9 @@ impl Wire {
 }
 
 fn head(path: &str, content_type: &str, more: &str) -> String {
-    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\nconnection: close\r\n{more}\r\n\r\n")
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\nconnection: close\r\n{more}\r\n\r\n"
+    )
 }
 
 fn form_head(length: usize) -> String {
@@ -200,7 +202,7 @@ async fn a_client_that_asks_first_hears_before_it_sends() {
 async fn requests_in_one_write_are_answered_in_order() {
     let server = Server::start(&[]).await;
     let mut wire = Wire::open(&server).await;
-    let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\n{more}\r\n");
+    let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{more}\r\n");
     let close = "connection: close\r\n";
     wire.send(get("/livez", "") + &get("/nowhere", "") + &get("/version", close)).await;
     let text = wire.rest().await;

@@ -92,6 +92,31 @@ impl ImageRequest {
 }
 
 impl RequestDraft {
+    /// Checks every field but the pictures, for whoever has yet to get them. A size that follows from them is not
+    /// known yet.
+    ///
+    /// # Errors
+    /// As of [`RequestDraft::build`].
+    pub fn check(&self, card: &ModelCard, limits: &Limits) -> Result<(), InvalidRequest> {
+        self.check_prompt()?;
+        self.n()?;
+        self.num_inference_steps(card)?;
+        if let Some(size) = self.size {
+            limits::size(size, limits)?;
+        }
+        self.guidance_scale(card)?;
+        self.first_seed()?;
+        Ok(())
+    }
+
+    /// Pictures to make.
+    ///
+    /// # Errors
+    /// None, or too many.
+    pub fn n(&self) -> Result<usize, InvalidRequest> {
+        Ok(limits::within("n", self.n.unwrap_or(1), 1..=MAX_IMAGES)? as usize)
+    }
+
     /// Checks every field and fills in the model's defaults: one [`ImageRequest`] a picture,
     /// seeds counting up from the given one, and on from 0 behind the last. `random_seed` is asked once a picture where no
     /// seed is given.
@@ -106,18 +131,14 @@ impl RequestDraft {
     ) -> Result<Vec<ImageRequest>, InvalidRequest> {
         self.check_prompt()?;
         self.check_pictures(card)?;
-        let n = limits::within("n", self.n.unwrap_or(1), 1..=MAX_IMAGES)?;
-        let steps = self.num_inference_steps.unwrap_or(card.num_inference_steps(self.quality) as i64);
-        let num_inference_steps = limits::within("num_inference_steps", steps, 1..=MAX_INFERENCE_STEPS)? as usize;
+        let n = self.n()?;
+        let num_inference_steps = self.num_inference_steps(card)?;
         let limits = self.limits(card, limits);
         let asked = limits::size(self.size.unwrap_or_else(|| self.default_size(card, &limits)), &limits)?;
         let fit = Fit::nearest(asked, self.native_sizes(card));
         let size = fit.map_or(asked, |fit| fit.made);
         self.guidance_scale(card)?;
-        let first_seed = match self.seed {
-            None | Some(-1) => None,
-            Some(seed) => Some(limits::within("seed", seed, -1..=i64::MAX)? as u64),
-        };
+        let first_seed = self.first_seed()?;
         let guidance = self.guidance(card);
         let negative_prompt = self.negative_prompt.or_else(|| card.default_negative_prompt.clone());
         let negative_prompt = negative_prompt.filter(|_| guidance.branches().len() > 1);
@@ -136,6 +157,19 @@ impl RequestDraft {
             }
         });
         Ok(requests.collect())
+    }
+
+    fn num_inference_steps(&self, card: &ModelCard) -> Result<usize, InvalidRequest> {
+        let steps = self.num_inference_steps.unwrap_or(card.num_inference_steps(self.quality) as i64);
+        Ok(limits::within("num_inference_steps", steps, 1..=MAX_INFERENCE_STEPS)? as usize)
+    }
+
+    /// `None` where seeds are drawn.
+    fn first_seed(&self) -> Result<Option<u64>, InvalidRequest> {
+        match self.seed {
+            None | Some(-1) => Ok(None),
+            Some(seed) => Ok(Some(limits::within("seed", seed, -1..=i64::MAX)? as u64)),
+        }
     }
 
     /// The sizes that the picture may be made at; any where there are none. An edit follows its pictures instead.
@@ -395,7 +429,10 @@ pub(crate) mod tests {
             ),
         ];
         for (draft, message) in cases {
+            let checked = draft.check(&card(), &Limits { max_pixels: 1 << 20 });
+            assert_eq!(checked.unwrap_err().to_string(), message);
             assert_eq!(build(draft).unwrap_err(), message);
         }
+        assert_eq!(draft().check(&card(), &Limits { max_pixels: 1 }), Ok(()), "the pictures may give another size");
     }
 }

@@ -27,6 +27,9 @@ pub enum Error {
     /// A running server that was asked is not well; the message says which and why.
     #[error("{0}")]
     Unhealthy(String),
+    /// What makes the pictures of a server is gone.
+    #[error("the scheduler has ended, which is a fault of this program: the log has what came before")]
+    SchedulerEnded,
     /// A file could not be read or written.
     #[error("cannot {action} `{path}`: {source}")]
     File {
@@ -54,7 +57,11 @@ impl Error {
     /// 2 for what the user can mend, as clap has it for a bad flag; 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Load(LoadError::Device { .. }) | Error::Pipeline(_) | Error::Unhealthy(_) | Error::Output(_) => 1,
+            Error::Load(LoadError::Device { .. })
+            | Error::Pipeline(_)
+            | Error::Unhealthy(_)
+            | Error::Output(_)
+            | Error::SchedulerEnded => 1,
             _ => 2,
         }
     }

@@ -5,6 +5,9 @@ mod otlp;
 #[cfg(all(test, feature = "otlp"))]
 mod tests;
 
+use std::ffi::OsStr;
+use std::io::IsTerminal;
+
 use latentd::Error;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -80,16 +83,37 @@ pub(crate) fn init(flags: &LogFlags) -> Result<Option<std::convert::Infallible>,
     Ok(None)
 }
 
+/// Whoever reads a file or a container's log has no use for a terminal's escape codes. <https://no-color.org>
+fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
+}
+
 fn lines<S>(format: LogFormat) -> impl Layer<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
     let filter = EnvFilter::try_from_env("LATENTD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let is_coloured = is_coloured(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
     // A log that cannot be written has nobody to be told, and telling it would panic.
-    let lines = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false).with_target(false);
+    let lines =
+        fmt::layer().with_writer(std::io::stderr).log_internal_errors(false).with_ansi(is_coloured).with_target(false);
     let lines = match format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
     lines.with_filter(filter)
+}
+
+#[cfg(test)]
+mod colour {
+    use super::*;
+
+    #[test]
+    fn only_a_terminal_has_colours() {
+        for (is_terminal, no_color, expected) in
+            [(true, None, true), (true, Some(""), true), (true, Some("1"), false), (false, None, false)]
+        {
+            assert_eq!(is_coloured(is_terminal, no_color.map(OsStr::new)), expected, "{is_terminal} {no_color:?}");
+        }
+    }
 }

@@ -3,6 +3,8 @@
 //!
 //! ```sh
 //! cargo run --release -p server --example http_load            # all of it, about a minute
+//! http_load compare /path/to/another/http_load                 # requests a second of both, in turns
+//! http_load uploads                                            # memory under uploads that trickle
 //! ```
 //!
 //! | measure | what is in it |
@@ -29,7 +31,7 @@ use scheduler::fake::FakePipeline;
 use scheduler::{Scheduler, SchedulerConfig, SpawnOptions};
 use server::{AppState, Metrics, ServerConfig};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -43,6 +45,8 @@ async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", step_ms, side] => serve(step_ms.parse().unwrap(), side.parse().unwrap()).await,
+        ["compare", other] => compare(other).await,
+        ["uploads"] => trickling_uploads().await,
         _ => measure().await,
     }
 }
@@ -102,6 +106,86 @@ async fn throughput(name: &str, server: &Server, more: &'static str) -> f64 {
     rate
 }
 
+/// This build and another in turns of a second, so that both have the same of whatever else the machine does.
+async fn compare(other: &str) {
+    const ROUNDS: usize = 40;
+    for (name, side, more) in [("requests", 64, ""), ("replayed megabyte", 928, "idempotency-key: the-same\r\n")] {
+        let own = std::env::current_exe().unwrap();
+        let servers = [Server::of(own.to_str().unwrap(), 0, side).await, Server::of(other, 0, side).await];
+        let mut rates = [Vec::new(), Vec::new()];
+        for round in 0..ROUNDS {
+            // Each is first in every other round.
+            for i in [round % 2, 1 - round % 2] {
+                rates[i].push(answered(&servers[i], more, Duration::from_secs(1)).await);
+            }
+        }
+        let mut ratios: Vec<f64> = rates[0].iter().zip(&rates[1]).map(|(own, other)| own / other).collect();
+        let [own, other] = rates.map(|mut rates| median(&mut rates));
+        println!(
+            "{name}: {own:.0}/s and {other:.0}/s of the other, medians of {ROUNDS}; ratio {:.3}",
+            median(&mut ratios)
+        );
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Answers a second.
+async fn answered(server: &Server, more: &'static str, time: Duration) -> f64 {
+    let mut clients = JoinSet::new();
+    let begun = Instant::now();
+    for _ in 0..CONNECTIONS {
+        let mut client = Client::open(server, more).await;
+        clients.spawn(async move {
+            let mut answers = 0;
+            while begun.elapsed() < time {
+                client.generate().await;
+                answers += 1;
+            }
+            answers
+        });
+    }
+    let answers: usize = clients.join_all().await.into_iter().sum();
+    answers as f64 / begun.elapsed().as_secs_f64()
+}
+
+/// Forms of which a megabyte comes at once, and then next to nothing: of one address, and of several.
+async fn trickling_uploads() {
+    const MEGABYTE: usize = 1 << 20;
+    for (addresses, promised) in [(1, 256), (6, 1024)] {
+        let server = Server::start(3_600_000, 64).await;
+        let before = server.rss();
+        let mut uploads = Vec::new();
+        for i in 0..addresses * 320 {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(([127, 0, 0, 2 + (i % addresses) as u8], 0).into()).unwrap();
+            let mut client = Client::of(socket.connect(server.address.parse().unwrap()).await.unwrap(), "");
+            // One that is refused may be closed meanwhile.
+            let _ = client.stream.get_mut().write_all(UPLOAD.as_bytes()).await;
+            let _ = client.stream.get_mut().write_all(&vec![0; MEGABYTE]).await;
+            uploads.push(client);
+        }
+        let (mut most, begun) = (0, Instant::now());
+        while begun.elapsed() < Duration::from_secs(20) {
+            most = most.max(server.rss());
+            for client in &mut uploads {
+                let _ = client.stream.get_mut().try_write(b"x");
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let held = most.saturating_sub(before) as f64 / 1024.0;
+        println!(
+            "trickling uploads of 1 MiB, {} from {addresses} addresses: {held:.0} MiB held at most, {:.2} of the {promised} \
+             MiB that the flags promise",
+            uploads.len(),
+            held / f64::from(promised)
+        );
+    }
+}
+
 /// Requests that come when they come, whether or not the last one is answered: a request's time counts
 /// from when it was due.
 async fn latency(name: &str, server: &Server, more: &'static str, rate: f64) {
@@ -145,19 +229,21 @@ async fn idle_streams(server: &Server) {
 
 async fn slow_uploads(server: &Server) {
     let before = server.rss();
-    let head = "POST /v1/images/edits HTTP/1.1\r\nhost: x\r\ncontent-length: 4000000\r\n\
-        content-type: multipart/form-data; boundary=b\r\n\r\n\
-        --b\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a.png\"\r\n\r\n";
     let mut uploads = Vec::new();
     for _ in 0..UPLOADS {
         let mut client = Client::open(server, "").await;
-        client.stream.get_mut().write_all(head.as_bytes()).await.unwrap();
+        client.stream.get_mut().write_all(UPLOAD.as_bytes()).await.unwrap();
         client.stream.get_mut().write_all(&vec![0; 500_000]).await.unwrap();
         uploads.push(client);
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     report("slow uploads of 500 kB so far", UPLOADS, before, server.rss());
 }
+
+/// The beginning of a form.
+const UPLOAD: &str = "POST /v1/images/edits HTTP/1.1\r\nhost: x\r\ncontent-length: 4000000\r\n\
+    content-type: multipart/form-data; boundary=b\r\n\r\n\
+    --b\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a.png\"\r\n\r\n";
 
 fn report(name: &str, count: usize, before: usize, after: usize) {
     let each = after.saturating_sub(before) as f64 / count as f64;
@@ -182,6 +268,10 @@ impl Client {
     async fn open(server: &Server, more: &'static str) -> Self {
         let stream = TcpStream::connect(&server.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        Client::of(stream, more)
+    }
+
+    fn of(stream: TcpStream, more: &'static str) -> Self {
         Client { stream: BufReader::with_capacity(64 << 10, stream), body: Vec::new(), more }
     }
 
@@ -236,7 +326,12 @@ struct Server {
 
 impl Server {
     async fn start(step_ms: u64, side: usize) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        Server::of(std::env::current_exe().unwrap().to_str().unwrap(), step_ms, side).await
+    }
+
+    /// Of another build of this program.
+    async fn of(program: &str, step_ms: u64, side: usize) -> Self {
+        let mut command = Command::new(program);
         let mut child =
             command.args(["serve", &step_ms.to_string(), &side.to_string()]).stdout(Stdio::piped()).spawn().unwrap();
         let mut address = String::new();

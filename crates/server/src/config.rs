@@ -5,7 +5,8 @@ use std::time::Duration;
 use cache::CacheConfig;
 use diffusion::Limits;
 
-use crate::access::{AllowedOrigin, ApiKeys, RateLimit};
+use crate::access::{AllowedHosts, AllowedOrigin, ApiKeys, RateLimit};
+use crate::connections::Pace;
 use crate::request::ImageFetcher;
 
 /// The settings of the front end.
@@ -22,6 +23,8 @@ pub struct ServerConfig {
     /// Most bytes of all bodies together that are being read, JSON and forms. One that finds no room is
     /// answered 429.
     pub upload_memory: usize,
+    /// The most of these of one client: a key's, or an address's on a server without keys.
+    pub client_upload_memory: usize,
     /// What fetches pictures that edits name by URL; without it such URLs are refused.
     pub image_urls: Option<ImageFetcher>,
     /// The step cache that requests run under, if any.
@@ -36,12 +39,14 @@ pub struct ServerConfig {
     pub api_keys: ApiKeys,
     /// How many pictures each key may ask for.
     pub rate_limit: Option<RateLimit>,
+    /// The names that requests may be sent to.
+    pub allowed_hosts: AllowedHosts,
     /// The web pages that may call the server from a browser.
     pub cors_allow_origins: Vec<AllowedOrigin>,
     /// How long the head of a connection's first request may take; later heads may take longer.
     pub header_timeout: Duration,
-    /// How long an upload may make no progress.
-    pub body_timeout: Duration,
+    /// How slowly a body may come, and how slowly an answer may be taken: that by its rate alone.
+    pub pace: Pace,
     /// Where clients see this server, for URLs in answers; without it, what each request says.
     pub public_url: Option<String>,
     /// Most connections at a time; more wait for their turn.
@@ -80,6 +85,7 @@ impl ServerConfig {
             body_limit: 2 << 20,
             upload_limit: 64 << 20,
             upload_memory: 1 << 30,
+            client_upload_memory: 256 << 20,
             image_urls: None,
             cache: None,
             allow_request_cache_config: false,
@@ -87,9 +93,10 @@ impl ServerConfig {
             priorities: true,
             api_keys: ApiKeys::default(),
             rate_limit: None,
+            allowed_hosts: AllowedHosts::Any,
             cors_allow_origins: Vec::new(),
             header_timeout: Duration::from_secs(30),
-            body_timeout: Duration::from_secs(30),
+            pace: Pace { idle: Duration::from_secs(30), min_rate: 4 << 10, total: Duration::from_secs(600) },
             public_url: None,
             max_connections: 4096,
             build: BuildInfo::default(),

@@ -1,32 +1,44 @@
-//! Taking connections, HTTP/1.1 or HTTP/2 as the client begins, and giving up on those that stall.
+//! Taking connections, HTTP/1.1 or HTTP/2 as the client begins, and giving up on those that stall, trickle or rest.
+
+mod activity;
+mod pace;
+mod paced_body;
+mod paced_stream;
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::extract::ConnectInfo;
+use axum::http::{Request, Response};
 use axum::serve::Listener;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use tower::ServiceExt;
-use tower_http::timeout::TimeoutBody;
 
 use crate::config::ServerConfig;
+use activity::{Activity, AnswerBody};
+pub use pace::Pace;
+pub(crate) use pace::TooSlow;
+use paced_body::PacedBody;
+use paced_stream::PacedStream;
 
 /// How long a connection may rest between two requests. Longer than the minute of nginx and of AWS's
 /// balancers, so that they close first: one that sends on a connection which is being closed loses
 /// the request.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a connection that rested has to close in good order.
+const CLOSE: Duration = Duration::from_secs(10);
 /// HTTP/2 clients are asked this often whether they are there, and have as long to say so.
 const PING: Duration = Duration::from_secs(20);
 /// How long a peer may leave what was sent to it, and how often one that is silent is asked whether it is there.
@@ -44,40 +56,93 @@ pub(crate) async fn serve(
     config: &ServerConfig,
     closing: impl Future<Output = ()>,
 ) {
-    let (header_timeout, body_timeout) = (config.header_timeout, config.body_timeout);
-    let builder = builder(header_timeout);
+    let builder = builder(config.header_timeout);
     let places = Arc::new(Semaphore::new(config.max_connections));
-    let open = GracefulShutdown::new();
+    let (close, is_closing) = watch::channel(false);
     let mut closing = pin!(closing);
     loop {
-        let (stream, place) = tokio::select! {
+        let (stream, address, place) = tokio::select! {
             taken = take(&mut listener, &places) => taken,
             () = &mut closing => break,
         };
-        let begun = Arc::new(Notify::new());
-        let (app, first) = (app.clone(), begun.clone());
-        let service = service_fn(move |request: Request<Incoming>| {
-            begun.notify_one();
-            app.clone().oneshot(request.map(|body| Body::new(TimeoutBody::new(body_timeout, body))))
-        });
-        let connection = open.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+        let connection = Connection {
+            address,
+            app: app.clone(),
+            builder: builder.clone(),
+            header_timeout: config.header_timeout,
+            pace: config.pace,
+            is_closing: is_closing.clone(),
+        };
         tokio::spawn(async move {
             let _place = place;
-            let silent = async {
-                if timeout(header_timeout, first.notified()).await.is_ok() {
-                    std::future::pending::<()>().await;
-                }
-            };
-            tokio::select! {
-                result = connection => if let Err(err) = result {
-                    tracing::debug!(error = %err, "a connection failed");
-                },
-                () = silent => tracing::debug!("a connection brought no request in time"),
-            }
+            connection.serve(stream).await;
         });
     }
-    drop(listener);
-    open.shutdown().await;
+    drop((listener, is_closing));
+    let _ = close.send(true);
+    // Every connection holds a receiver.
+    close.closed().await;
+}
+
+/// One connection, and what it needs.
+struct Connection {
+    address: SocketAddr,
+    app: Router,
+    builder: Builder<TokioExecutor>,
+    header_timeout: Duration,
+    pace: Pace,
+    is_closing: watch::Receiver<bool>,
+}
+
+impl Connection {
+    /// Serves it until its client closes it, the server does, or patience with it ends.
+    async fn serve(self, stream: TcpStream) {
+        let Connection { address, app, builder, header_timeout, pace, mut is_closing } = self;
+        let (activity, begun) = (Activity::begin(), Arc::new(Notify::new()));
+        let stream = PacedStream::new(stream, pace, activity.clone());
+        let service = service_fn(|request: Request<Incoming>| {
+            begun.notify_one();
+            let (app, work) = (app.clone(), activity.work());
+            let mut request = request.map(|body| Body::new(PacedBody::new(body, pace)));
+            request.extensions_mut().insert(ConnectInfo(address));
+            async move {
+                app.oneshot(request).await.map(|answer: Response<Body>| answer.map(|body| AnswerBody::new(body, work)))
+            }
+        });
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let silent = async {
+            if timeout(header_timeout, begun.notified()).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            result = connection.as_mut() => return tell(result),
+            () = silent => return tracing::debug!("a connection brought no request in time"),
+            () = activity.rests_for(KEEP_ALIVE) => {
+                connection.as_mut().graceful_shutdown();
+                match timeout(CLOSE, connection).await {
+                    Ok(result) => tell(result),
+                    Err(_) => tracing::debug!("a connection that rested did not close in time"),
+                }
+                return;
+            }
+            () = told(&mut is_closing) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        tell(connection.await);
+    }
+}
+
+/// Comes once the server closes.
+async fn told(is_closing: &mut watch::Receiver<bool>) {
+    // An error is the end of the accepting task: that is the same.
+    let _ = is_closing.wait_for(|is_closing| *is_closing).await;
+}
+
+fn tell(result: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(err) = result {
+        tracing::debug!(error = %err, "a connection failed");
+    }
 }
 
 /// Hyper guards the head of every request but what it needs to tell HTTP/1.1 from HTTP/2.
@@ -90,10 +155,10 @@ fn builder(header_timeout: Duration) -> Builder<TokioExecutor> {
 }
 
 /// The next connection, once there is a place for it.
-async fn take(listener: &mut TcpListener, places: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+async fn take(listener: &mut TcpListener, places: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
     let place = places.clone().acquire_owned().await.expect("nobody closes the semaphore. This is a bug.");
     // Axum's, which waits where the system is out of file descriptors.
-    let (stream, _) = Listener::accept(listener).await;
+    let (stream, address) = Listener::accept(listener).await;
     // Answers are written whole: waiting to fill packets would only delay their last one.
     if let Err(err) = stream.set_nodelay(true) {
         tracing::debug!(error = %err, "no TCP_NODELAY");
@@ -101,7 +166,7 @@ async fn take(listener: &mut TcpListener, places: &Arc<Semaphore>) -> (TcpStream
     if let Err(err) = give_up_on_the_dead(&stream, PATIENCE) {
         tracing::debug!(error = %err, "no timeouts of TCP");
     }
-    (stream, place)
+    (stream, address, place)
 }
 
 /// Has the system break a connection whose peer is gone without a word (asked by keepalive), acknowledges nothing, or
@@ -109,8 +174,8 @@ async fn take(listener: &mut TcpListener, places: &Arc<Semaphore>) -> (TcpStream
 /// them.
 ///
 /// A peer that waits for its answer and one that will never read it look the same until the buffers of both systems
-/// are full, some megabytes: the job of the latter is finished for nothing. So are those of a peer that reads a
-/// byte now and then. Outside Linux only keepalive is there.
+/// are full, some megabytes: the job of the latter is finished for nothing. One that reads a byte now and then is
+/// given up by [`PacedStream`]. Outside Linux only keepalive is there.
 fn give_up_on_the_dead(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(patience).with_interval(PROBE))?;

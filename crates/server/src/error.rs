@@ -9,9 +9,9 @@ use axum::response::{IntoResponse, Response};
 use bytesize::ByteSize;
 use diffusion::{InvalidRequest, PipelineError};
 use scheduler::{JobError, SubmitError};
-use tower_http::timeout::TimeoutError;
 
 use crate::answer::openai::{ErrorBody, ErrorResponse};
+use crate::connections::TooSlow;
 use crate::request::{Limit, PictureError};
 
 /// A failure, from whichever stage of a request.
@@ -24,8 +24,12 @@ pub(crate) enum ApiError {
     #[error("The body could not be read: {0}")]
     UnreadableBody(axum::Error),
     /// 408, which clients may repeat: the network stalled, and nothing was begun.
-    #[error("The upload made no progress for too long (the server's --body-timeout)")]
-    StalledUpload,
+    #[error("The upload {0}")]
+    StalledUpload(TooSlow),
+    #[error("This server may not be asked as {0:?} (its --allowed-hosts)")]
+    HostNotAllowed(String),
+    #[error("Pages of {0} may not call this server (its --cors-allow-origin)")]
+    OriginNotAllowed(String),
     #[error("{}", invalid_key(*given))]
     InvalidApiKey { given: bool },
     #[error("This key has asked for as many pictures as it may for now; these are taken in {:.1} s", wait.as_secs_f64())]
@@ -66,6 +70,9 @@ pub(crate) enum ApiError {
     /// 429, as of a full queue: nothing was begun, and the uploads of others end soon.
     #[error("The uploads of all clients together hold as much as they may (the server's --max-upload-memory)")]
     UploadsFull,
+    /// The same of one client.
+    #[error("The uploads of this client hold as much as they may (the server's --max-client-upload-memory)")]
+    ClientUploadsFull,
     /// A full queue and a deadline that cannot be met are both 429, with the time after which it
     /// would be otherwise.
     #[error("{}", refusal(.0))]
@@ -145,7 +152,9 @@ impl ApiError {
             ApiError::ImageTooLarge(err) => bad_request("image_too_large", Some(err.field)),
             ApiError::NoVariations => bad_request("unsupported_endpoint", None),
             ApiError::UnreadableBody(_) => bad_request("invalid_body", None),
-            ApiError::StalledUpload => invalid(StatusCode::REQUEST_TIMEOUT, "upload_stalled", None),
+            ApiError::StalledUpload(_) => invalid(StatusCode::REQUEST_TIMEOUT, "upload_stalled", None),
+            ApiError::HostNotAllowed(_) => invalid(StatusCode::FORBIDDEN, "host_not_allowed", None),
+            ApiError::OriginNotAllowed(_) => invalid(StatusCode::FORBIDDEN, "origin_not_allowed", None),
             ApiError::InvalidApiKey { .. } => invalid(StatusCode::UNAUTHORIZED, "invalid_api_key", None),
             ApiError::RateLimited { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded", None)
@@ -166,7 +175,9 @@ impl ApiError {
                 invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", None)
             }
             ApiError::BodyTooLarge { .. } => invalid(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None),
-            ApiError::UploadsFull => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "uploads_full", None),
+            ApiError::UploadsFull | ApiError::ClientUploadsFull => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "uploads_full", None)
+            }
             ApiError::Submit(SubmitError::QueueFull { .. }) => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", None)
             }
@@ -206,7 +217,7 @@ impl ApiError {
                 Retry::After(predicted.saturating_sub(*deadline))
             }
             ApiError::JobsFull { wait } => Retry::After(*wait),
-            ApiError::UploadsFull => Retry::After(COME_BACK_IN),
+            ApiError::UploadsFull | ApiError::ClientUploadsFull => Retry::After(COME_BACK_IN),
             ApiError::Submit(SubmitError::Loading | SubmitError::ShuttingDown)
             | ApiError::Cancelled
             | ApiError::Job(JobError::ShuttingDown) => Retry::Elsewhere,
@@ -223,8 +234,8 @@ impl ApiError {
 pub(crate) fn unreadable(err: axum::Error) -> ApiError {
     let mut cause: Option<&dyn std::error::Error> = Some(&err);
     while let Some(err) = cause {
-        if err.is::<TimeoutError>() {
-            return ApiError::StalledUpload;
+        if let Some(too_slow) = err.downcast_ref::<TooSlow>() {
+            return ApiError::StalledUpload(*too_slow);
         }
         cause = err.source();
     }

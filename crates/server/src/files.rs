@@ -57,6 +57,25 @@ impl Files {
         path
     }
 
+    /// Whether the file behind this URL can still be fetched.
+    pub(crate) fn has(&self, url: &str, now: u64) -> bool {
+        let id = id_of(url);
+        self.kept().files.get(id).is_some_and(|file| file.expires > now)
+    }
+
+    /// Lets the file behind this URL go.
+    pub(crate) fn forget(&self, url: &str) {
+        let id = id_of(url);
+        let mut kept = self.kept();
+        kept.remove(id);
+        kept.order.retain(|known| known != id);
+    }
+
+    /// Lets go whose URL has expired.
+    pub(crate) fn expire(&self, now: u64) {
+        self.kept().make_way(0, now, self.max_bytes);
+    }
+
     /// The file of a URL with this id and query.
     ///
     /// # Errors
@@ -82,18 +101,35 @@ impl Files {
 
 impl Kept {
     fn put(&mut self, id: String, file: File, now: u64, max_bytes: usize) {
-        let is_over = |kept: &Kept| kept.bytes + file.bytes.len() > max_bytes;
-        while let Some(oldest) = self.order.front() {
-            if self.files.get(oldest).is_some_and(|oldest| oldest.expires > now) && !is_over(self) {
-                break;
-            }
-            let file = self.order.pop_front().and_then(|oldest| self.files.remove(&oldest));
-            self.bytes -= file.map_or(0, |file| file.bytes.len());
-        }
+        self.make_way(file.bytes.len(), now, max_bytes);
         self.bytes += file.bytes.len();
         self.order.push_back(id.clone());
         self.files.insert(id, file);
     }
+
+    /// Lets go what has expired, and the oldest until there is room for `bytes` more.
+    fn make_way(&mut self, bytes: usize, now: u64, max_bytes: usize) {
+        while let Some(oldest) = self.order.front() {
+            let has_expired = self.files.get(oldest).is_none_or(|oldest| oldest.expires <= now);
+            if !has_expired && self.bytes + bytes <= max_bytes {
+                break;
+            }
+            if let Some(oldest) = self.order.pop_front() {
+                self.remove(&oldest);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: &str) {
+        let file = self.files.remove(id);
+        self.bytes -= file.map_or(0, |file| file.bytes.len());
+    }
+}
+
+/// The id in a URL or a path of ours.
+fn id_of(url: &str) -> &str {
+    let file = url.rsplit_once('/').map_or(url, |(_, file)| file);
+    file.split('?').next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -152,12 +188,35 @@ mod tests {
         assert_eq!(files.kept().files.len(), 1);
     }
 
+    /// Bytes, and files by both counts.
+    fn size(files: &Files) -> (usize, usize, usize) {
+        let kept = files.kept();
+        (kept.bytes, kept.order.len(), kept.files.len())
+    }
+
     #[test]
-    fn what_has_expired_is_let_go() {
+    fn what_has_expired_is_let_go_by_the_next_file_or_by_time() {
         let files = Files::new(1000);
         put(&files, 10, NOW);
         put(&files, 20, NOW + LIFETIME);
-        let kept = files.kept();
-        assert_eq!((kept.bytes, kept.order.len(), kept.files.len()), (20, 1, 1));
+        assert_eq!(size(&files), (20, 1, 1));
+        files.expire(NOW + 2 * LIFETIME - 1);
+        assert_eq!(size(&files), (20, 1, 1));
+        files.expire(NOW + 2 * LIFETIME);
+        assert_eq!(size(&files), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_file_is_told_and_forgotten_by_its_url() {
+        let files = Files::new(1000);
+        let urls = [10, 20].map(|bytes| {
+            "https://images.example.com/latentd".to_owned() + &files.put(vec![7; bytes].into(), OutputFormat::Png, NOW)
+        });
+        assert!(files.has(&urls[0], NOW) && !files.has(&urls[0], NOW + LIFETIME));
+        files.forget(&urls[0]);
+        assert!(!files.has(&urls[0], NOW) && files.has(&urls[1], NOW));
+        assert_eq!(size(&files), (20, 1, 1));
+        files.forget(&urls[0]);
+        assert_eq!(size(&files), (20, 1, 1), "twice is once");
     }
 }

@@ -103,9 +103,25 @@ impl Jobs {
         job.ok_or_else(|| ApiError::JobNotFound(id.chars().take(80).collect()))
     }
 
+    /// Whether the job is kept still.
+    pub(crate) fn has(&self, id: &str, now: u64) -> bool {
+        self.kept(now).contains_key(id)
+    }
+
+    /// How many are kept, expired ones too.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Forgets a job.
     pub(crate) fn remove(&self, id: &str, now: u64) {
         self.kept(now).remove(id);
+    }
+
+    /// Lets go what has expired.
+    pub(crate) fn expire(&self, now: u64) {
+        drop(self.kept(now));
     }
 
     /// Those that have not expired.

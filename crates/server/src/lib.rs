@@ -5,7 +5,7 @@
 //! watches; when the last watcher leaves, as hyper lets it when its client does, the tickets drop and
 //! cancel the jobs), and `answer` (files, JSON and events, off the event loop). `jobs` are watched by the
 //! server itself, `idempotency` lets requests that come again watch what goes on already, and `files`
-//! keeps pictures behind URLs.
+//! keeps pictures behind URLs; `expiry` lets go of all three in time.
 //! `connections` takes clients on and `access` lets them in.
 //! `error` is the only place that knows which failure is which status, `access_log` writes the one
 //! line a request, and `metrics` counts.
@@ -17,6 +17,7 @@ mod clock;
 mod config;
 mod connections;
 mod error;
+mod expiry;
 mod files;
 mod idempotency;
 mod jobs;
@@ -35,9 +36,10 @@ mod state;
 mod tests;
 mod trace_context;
 
-pub use access::{AllowedOrigin, ApiKeys, InvalidKey, RateLimit};
+pub use access::{AllowedHost, AllowedHosts, AllowedOrigin, ApiKeys, InvalidAllowedHost, InvalidKey, RateLimit};
 pub use answer::cache_summary;
 pub use config::{BuildInfo, ServerConfig};
+pub use connections::Pace;
 pub use metrics::Metrics;
 pub use request::{ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, InputPictures, InvalidHost, input_pictures};
 pub use routes::app;

@@ -153,6 +153,21 @@ impl Live {
         self.told.borrow().pictures()
     }
 
+    /// Where the finished pictures can be fetched, if the answer says that.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        let told = self.told.borrow();
+        let urls = told.entries.values().filter_map(|entry| match entry {
+            Entry::Completed(picture) => picture.url.clone(),
+            _ => None,
+        });
+        urls.collect()
+    }
+
+    /// Lets the pictures and previews go, of a run that has ended. Readers that come later are told its end alone.
+    pub(crate) fn forget(&self) {
+        self.told.send_modify(|told| told.entries.clear());
+    }
+
     /// Bytes of all files that are kept for readers.
     pub(crate) fn bytes(&self) -> usize {
         self.told.borrow().bytes()

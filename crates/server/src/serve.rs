@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::connections;
+use crate::expiry;
 use crate::routes::app;
 use crate::state::AppState;
 
@@ -42,6 +43,7 @@ pub async fn serve(listener: TcpListener, state: AppState, mut stop: mpsc::Recei
     };
     let config = state.config.clone();
     tokio::select! {
+        () = expiry::run(state.clone()) => {}
         () = connections::serve(listener, app(state), &config, closed) => {}
         () = stopping => {}
     }

@@ -12,7 +12,7 @@ use crate::files::{self, Files};
 use crate::idempotency::Replays;
 use crate::jobs::{Bounds, Jobs};
 use crate::metrics::Metrics;
-use crate::request::UploadMemory;
+use crate::request::{UploadBounds, UploadMemory};
 
 /// What every handler can reach; a cheap clone.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl AppState {
     pub fn new(scheduler: Scheduler, config: ServerConfig, metrics: Metrics) -> Self {
         let access = Arc::new(Access::new(&config));
         let clock = Clock::default();
-        let uploads = UploadMemory::new(config.upload_memory);
+        let bounds = UploadBounds { all: config.upload_memory, client: config.client_upload_memory };
         AppState {
             scheduler,
             config: Arc::new(config),
@@ -45,14 +45,20 @@ impl AppState {
             files: Arc::new(Files::new(files::MAX_BYTES)),
             jobs: Arc::new(Jobs::new(Bounds::default())),
             replays: Arc::new(Replays::new(Bounds::default())),
-            uploads,
+            uploads: UploadMemory::new(bounds),
             started: clock.now(),
         }
     }
 
     /// The loaded model's card, or why there is none: the reason that a submission would get.
     pub(crate) fn card(&self) -> Result<Arc<ModelCard>, SubmitError> {
-        match &*self.scheduler.readiness().borrow() {
+        let readiness = self.scheduler.readiness();
+        let has_ended = readiness.has_changed().is_err();
+        match &*readiness.borrow() {
+            // What it said last is no longer true.
+            Readiness::Ready(_) | Readiness::Loading if has_ended => {
+                Err(SubmitError::Failed("the scheduler has ended".into()))
+            }
             Readiness::Ready(card) => Ok(card.clone()),
             Readiness::Loading => Err(SubmitError::Loading),
             Readiness::Draining => Err(SubmitError::ShuttingDown),

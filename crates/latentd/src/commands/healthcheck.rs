@@ -1,10 +1,13 @@
 //! `latentd healthcheck`: is the server there? For containers, whose image has no curl.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::value_parser;
 use latentd::Error;
 use serde_json::Value;
+
+use super::serve::address;
 
 /// Ask a running server whether it is well: exit code 0 if it is, 1 and a line if not
 #[derive(clap::Args)]
@@ -12,12 +15,13 @@ use serde_json::Value;
     after_help = "Examples:\n  latentd healthcheck\n  latentd healthcheck --ready --url http://10.0.0.7:8091 --timeout-seconds 1"
 )]
 pub(super) struct Healthcheck {
-    /// Where the server is; port LATENTD_PORT, or 8091, of this machine without it
+    /// Where the server is; without it, where LATENTD_HOST, LATENTD_PORT and the file LATENTD_CONFIG say, or port 8091
+    /// of this machine
     #[arg(long)]
     url: Option<String>,
     /// Port of the server on this machine
-    #[arg(long, default_value_t = 8091, env = "LATENTD_PORT", hide = true)]
-    port: u16,
+    #[arg(long, hide = true)]
+    port: Option<u16>,
     /// Longest to wait for the answer
     #[arg(long, default_value_t = 3, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..))]
     timeout_seconds: u64,
@@ -28,7 +32,7 @@ pub(super) struct Healthcheck {
 
 impl Healthcheck {
     pub(super) fn run(self) -> Result<(), Error> {
-        let url = self.probe();
+        let url = self.probe(|name| std::env::var_os(name))?;
         let unreachable = |err: reqwest::Error| Error::Unhealthy(format!("{url} does not answer: {}", cause(&err)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|err| Error::Unhealthy(format!("cannot ask {url}: {err}")))?;
@@ -37,12 +41,16 @@ impl Healthcheck {
     }
 
     /// The address that is asked.
-    fn probe(&self) -> String {
+    ///
+    /// # Errors
+    /// The server's own settings name none.
+    fn probe(&self, variable: impl Fn(&str) -> Option<OsString>) -> Result<String, Error> {
         let path = if self.ready { "/readyz" } else { "/livez" };
-        match &self.url {
-            Some(url) => format!("{}{path}", url.trim_end_matches('/')),
-            None => format!("http://127.0.0.1:{}{path}", self.port),
+        if let Some(url) = &self.url {
+            return Ok(format!("{}{path}", url.trim_end_matches('/')));
         }
+        let (host, port) = address(variable)?;
+        Ok(format!("http://{}:{}{path}", host.reached(), self.port.unwrap_or(port)))
     }
 
     async fn ask(&self, url: &str) -> reqwest::Result<(u16, String)> {
@@ -86,21 +94,48 @@ mod tests {
         healthcheck: Healthcheck,
     }
 
-    fn probe(arguments: &str) -> String {
+    fn probe(arguments: &str, variables: &[(&str, &str)]) -> Result<String, String> {
         let line = Line::try_parse_from(["healthcheck"].into_iter().chain(arguments.split_whitespace()));
-        line.unwrap_or_else(|err| panic!("{err}")).healthcheck.probe()
+        let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        line.unwrap_or_else(|err| panic!("{err}")).healthcheck.probe(variable).map_err(|err| err.to_string())
     }
 
     #[test]
     fn the_flags_say_where_and_what_to_ask() {
         for (arguments, url) in [
-            ("--port 8091", "http://127.0.0.1:8091/livez"),
+            ("", "http://127.0.0.1:8091/livez"),
             ("--port 9000 --ready", "http://127.0.0.1:9000/readyz"),
             ("--url http://gpu-3:80", "http://gpu-3:80/livez"),
             ("--port 9000 --url http://gpu-3:80/ --ready", "http://gpu-3:80/readyz"),
         ] {
-            assert_eq!(probe(arguments), url, "{arguments}");
+            assert_eq!(probe(arguments, &[]), Ok(url.into()), "{arguments}");
         }
+    }
+
+    #[test]
+    fn a_server_is_asked_where_its_own_settings_have_it_listen() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("server.toml");
+        std::fs::write(&path, "port = 9001\nhost = \"::\"\nnothing_like_it = 1\n").unwrap();
+        let config = ("LATENTD_CONFIG", path.to_str().unwrap());
+        for (variables, at) in [
+            (&[("LATENTD_PORT", "9000")][..], "127.0.0.1:9000"),
+            (&[("LATENTD_PORT", "9000\n")], "127.0.0.1:9000"),
+            (&[("LATENTD_PORT", "tcp://10.0.0.7:8091")], "127.0.0.1:8091"),
+            (&[("LATENTD_HOST", "::1")], "[::1]:8091"),
+            (&[("LATENTD_HOST", "[::1]"), ("LATENTD_PORT", "9000")], "[::1]:9000"),
+            (&[("LATENTD_HOST", "0.0.0.0")], "127.0.0.1:8091"),
+            (&[("LATENTD_HOST", "10.0.0.7")], "10.0.0.7:8091"),
+            (&[("LATENTD_HOST", "localhost")], "localhost:8091"),
+            (&[config], "[::1]:9001"),
+            (&[config, ("LATENTD_PORT", "9000")], "[::1]:9000"),
+            (&[config, ("LATENTD_PORT", "tcp://10.0.0.7:8091")], "[::1]:9001"),
+            (&[config, ("LATENTD_HOST", "127.0.0.1")], "127.0.0.1:9001"),
+        ] {
+            assert_eq!(probe("", variables), Ok(format!("http://{at}/livez")), "{variables:?}");
+        }
+        let err = probe("", &[("LATENTD_PORT", "eighty")]).unwrap_err();
+        assert!(err.starts_with("LATENTD_PORT: invalid digit"), "{err}");
     }
 
     #[test]

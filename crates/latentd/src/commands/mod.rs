@@ -6,6 +6,7 @@ mod cache_reports;
 mod edit;
 mod generate;
 mod healthcheck;
+mod host;
 mod memory;
 mod models;
 mod picture_flags;

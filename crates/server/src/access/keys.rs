@@ -44,12 +44,14 @@ pub enum InvalidKey {
 
 impl ApiKeys {
     /// Adds `NAME=KEY`, or a `KEY` that goes by its place, `#1` and so on. Closing `=` are part of a
-    /// key, as in base64.
+    /// key, as in base64; white space around it, which files and variables end with, is not.
     ///
     /// # Errors
     /// What is written is no key, or the key is there already.
     pub fn add(&mut self, entry: &str) -> Result<(), InvalidKey> {
+        let entry = entry.trim();
         let (name, key) = match entry.split_once('=') {
+            Some((_, "")) if is_base64(entry) => (None, entry),
             Some((name, key)) if key.is_empty() || key.contains(|c| c != '=') => (Some(name), key),
             _ => (None, entry),
         };
@@ -75,8 +77,9 @@ impl ApiKeys {
     }
 
     /// The entries of a file, each with the number of its line: blank lines and those that begin
-    /// with `#` say nothing.
+    /// with `#` say nothing, nor does a byte order mark.
     pub fn entries(text: &str) -> impl Iterator<Item = (usize, &str)> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim()));
         lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
     }
@@ -112,6 +115,22 @@ impl fmt::Debug for ApiKeys {
 
 fn hash(key: &str) -> [u8; 32] {
     Sha256::digest(key).into()
+}
+
+/// Fewest characters of a key in base64 that ends in one `=`: 17 random bytes.
+const MIN_BASE64: usize = 24;
+
+/// Whether `TEXT=` is a key in base64 with its padding, rather than a name whose key is missing: whole groups of four,
+/// long enough, and with letters of both cases, which random bytes are next to never without. What separates the words
+/// of a name is no digit of it.
+fn is_base64(text: &str) -> bool {
+    let digits = text.trim_end_matches('=');
+    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    text.len() >= MIN_BASE64
+        && text.len().is_multiple_of(4)
+        && digits.bytes().all(is_digit)
+        && digits.bytes().any(|byte| byte.is_ascii_uppercase())
+        && digits.bytes().any(|byte| byte.is_ascii_lowercase())
 }
 
 fn is_name(name: &str) -> bool {
@@ -165,9 +184,37 @@ mod tests {
         assert_eq!(format!("{:?}", keys(&["a=sk-1", "sk-2"]).unwrap()), r##"ApiKeys(["a", "#2"])"##);
     }
 
+    /// As `openssl rand -base64 32`, and `-base64 16`, write them.
+    const OPENSSL: [&str; 2] = ["4m1gJ3yZ0pX7+Qk/9sVbT2uR6wYcH8dLfA5eNoKxPjE=", "q0Zt5hR3xW7nB2cV8mK1aQ=="];
+
+    #[test]
+    fn a_key_in_base64_may_stand_alone() {
+        for key in OPENSSL {
+            check(&[key], key, Some("#1"));
+            check(&[&format!("team-a={key}")], key, Some("team-a"));
+        }
+        let without_signs = "4m1gJ3yZ0pX7aQkb9sVbT2uR6wYcH8dLfA5eNoKxPjE=";
+        check(&[without_signs], without_signs, Some("#1"));
+        // The name is there, and the variable that held the key was empty.
+        for missing in
+            ["team-a=", "production-web-site-12=", "Team-A-Of-The-West-Side=", "PRODUCTIONWEBSITENUMBER=", "teamA="]
+        {
+            assert_eq!(keys(&[missing]).unwrap_err(), InvalidKey::Empty, "{missing}");
+        }
+    }
+
+    #[test]
+    fn white_space_around_a_key_is_none_of_it() {
+        check(&["sk-1\n"], "sk-1", Some("#1"));
+        check(&[" team-a=sk-1\r\n"], "sk-1", Some("team-a"));
+        assert_eq!(keys(&[" \n"]).unwrap_err(), InvalidKey::Empty);
+        assert_eq!(keys(&["team-a=\n"]).unwrap_err(), InvalidKey::Empty);
+    }
+
     #[test]
     fn a_file_has_comments_and_its_lines_have_numbers() {
         let text = "# the keys\n\n  team-a=sk-1  \r\n#sk-0\nsk-2";
         assert_eq!(ApiKeys::entries(text).collect::<Vec<_>>(), [(3, "team-a=sk-1"), (5, "sk-2")]);
+        assert_eq!(ApiKeys::entries("\u{feff}sk-1\r\n").collect::<Vec<_>>(), [(1, "sk-1")]);
     }
 }

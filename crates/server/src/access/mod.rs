@@ -1,14 +1,19 @@
-//! Who may come in: named keys, and how much each may ask for.
+//! Who may come in: named keys, and how much each may ask for; and from where, by the request's Host and Origin.
 
+mod client;
 mod cors;
+mod hosts;
 mod keys;
+mod origin;
 mod rate_limit;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -17,12 +22,18 @@ use diffusion::InvalidRequest;
 use crate::access_log::LogEntry;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
+use crate::public_url::public_url;
 use crate::request;
+use crate::routes::PROBES;
 use crate::state::AppState;
 
+pub(crate) use client::Client;
 pub use cors::AllowedOrigin;
 pub(crate) use cors::cors_layer;
+use hosts::allowed_host;
+pub use hosts::{AllowedHost, AllowedHosts, InvalidAllowedHost};
 pub use keys::{ApiKeys, InvalidKey};
+use origin::allowed_origin;
 pub use rate_limit::RateLimit;
 use rate_limit::{RateLimiter, Standing};
 
@@ -37,6 +48,8 @@ pub(crate) struct Caller {
     /// One number for one caller for as long as the process lives; 0 for callers that cannot be told
     /// apart.
     pub(crate) owner: u64,
+    /// Whose share of uploads and of fetched pictures it takes.
+    pub(crate) client: Client,
 }
 
 /// The keys and what is left of their limits.
@@ -53,18 +66,20 @@ impl Access {
         Access { keys, limiter }
     }
 
-    /// Who sends these headers.
+    /// Who sends these headers from `address`.
     ///
     /// # Errors
     /// There are keys and the headers hold none of them.
-    fn caller(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    fn caller(&self, headers: &HeaderMap, address: Option<IpAddr>) -> Result<Caller, ApiError> {
         if self.keys.is_empty() {
-            return Ok(Caller { name: None, owner: bearer(headers).map_or(0, owner) });
+            let owner = bearer(headers).map_or(0, owner);
+            return Ok(Caller { name: None, owner, client: Client::new(None, address) });
         }
         let given = bearer(headers).or_else(|| headers.get(API_KEY)?.to_str().ok());
         let holder = given.and_then(|given| self.keys.holder(given));
         let holder = holder.ok_or(ApiError::InvalidApiKey { given: given.is_some() })?;
-        Ok(Caller { name: Some(self.keys.names()[holder].clone()), owner: holder as u64 + 1 })
+        let name = Some(self.keys.names()[holder].clone());
+        Ok(Caller { name, owner: holder as u64 + 1, client: Client::new(Some(holder), address) })
     }
 
     /// Takes one picture off the caller's limit, if requests like this one are limited: those that
@@ -84,24 +99,20 @@ impl Access {
     ///
     /// # Errors
     /// There is not as much, or never can be. The one is given back then: the request begins nothing.
-    pub(crate) fn count_rest(&self, owner: u64, pictures: usize) -> Result<(), ApiError> {
-        let Some((limiter, holder)) = self.bucket(owner) else { return Ok(()) };
+    pub(crate) fn count_rest(&self, owner: u64, pictures: usize) -> Result<Counted<'_>, ApiError> {
+        let Some((limiter, holder)) = self.bucket(owner) else { return Ok(Counted(None)) };
         if pictures > limiter.burst() as usize {
             limiter.give_back(holder, 1);
             let bound = format!("be at most {} (the server's --rate-limit)", limiter.burst());
             return Err(InvalidRequest::new("n", bound, pictures).into());
         }
-        let standing = limiter.take(holder, pictures as u32 - 1, Instant::now());
-        let Some(wait) = standing.and_then(|standing| standing.refused_for) else { return Ok(()) };
+        let rest = pictures as u32 - 1;
+        let standing = limiter.take(holder, rest, Instant::now());
+        let Some(wait) = standing.and_then(|standing| standing.refused_for) else {
+            return Ok(Counted(Some((limiter, holder, rest))));
+        };
         limiter.give_back(holder, 1);
         Err(ApiError::RateLimited { wait })
-    }
-
-    /// Gives back what [`Access::count_rest`] took: the pictures are not begun.
-    pub(crate) fn give_rest_back(&self, owner: u64, pictures: usize) {
-        if let Some((limiter, holder)) = self.bucket(owner) {
-            limiter.give_back(holder, pictures as u32 - 1);
-        }
     }
 
     /// Where the tokens of `owner` are, if they are limited.
@@ -110,13 +121,67 @@ impl Access {
     }
 }
 
+/// Pictures that were counted and not yet begun: they are given back unless they are, also where the client leaves
+/// first.
+#[must_use]
+pub(crate) struct Counted<'a>(Option<(&'a RateLimiter, usize, u32)>);
+
+impl Counted<'_> {
+    /// The pictures are begun.
+    pub(crate) fn begun(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if let Some((limiter, holder, pictures)) = self.0 {
+            limiter.give_back(holder, pictures);
+        }
+    }
+}
+
+/// Refuses what was sent to another name than the server's, and, where no key is asked for, what a page of another
+/// origin sent.
+pub(crate) async fn same_site(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    match check_site(&state.config, &request) {
+        Ok(()) => next.run(request).await,
+        Err(err) => {
+            request::linger(request);
+            err.into_response()
+        }
+    }
+}
+
+fn check_site(config: &ServerConfig, request: &Request) -> Result<(), ApiError> {
+    let (headers, uri) = (request.headers(), request.uri());
+    // HTTP/2 has the host in the URI. What is no text is no host.
+    let asked = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    let asked: Vec<_> = asked.chain(uri.authority().map(Authority::as_str)).collect();
+    let is_probe = PROBES.contains(&uri.path().trim_end_matches('/'));
+    if let Some(host) = asked.iter().find(|host| !allowed_host(host, &config.allowed_hosts, is_probe)) {
+        return Err(ApiError::HostNotAllowed(host.chars().take(80).collect()));
+    }
+    if !config.api_keys.is_empty() {
+        return Ok(());
+    }
+    let seen = origin::authority(&public_url(config.public_url.as_deref(), headers, uri));
+    let own: Vec<_> = asked.into_iter().chain(seen.as_ref().map(Authority::as_str)).collect();
+    if allowed_origin(request.method(), headers, &own, &config.cors_allow_origins) {
+        return Ok(());
+    }
+    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+    Err(ApiError::OriginNotAllowed(origin.unwrap_or("another origin").chars().take(80).collect()))
+}
+
 /// Lets in whoever has a key, within its limit, and tells the handler who it is.
 pub(crate) async fn guard(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     // A browser asks what it may send before it has a key to send.
     if request.method() == Method::OPTIONS {
         return next.run(request).await;
     }
-    let caller = match state.access.caller(request.headers()) {
+    let address = request.extensions().get().map(|ConnectInfo(address): &ConnectInfo<SocketAddr>| address.ip());
+    let caller = match state.access.caller(request.headers(), address) {
         Ok(caller) => caller,
         Err(err) => {
             request::linger(request);
@@ -170,7 +235,7 @@ mod tests {
         let access = Access::new(&ServerConfig::new("Fake/Fake-Image"));
         let owner = |authorization| {
             let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(authorization))]);
-            access.caller(&headers).unwrap().owner
+            access.caller(&headers, None).unwrap().owner
         };
         assert_eq!(owner("Bearer sk-1"), owner("bearer  sk-1 "));
         assert_ne!(owner("Bearer sk-1"), owner("Bearer sk-2"));
@@ -178,6 +243,6 @@ mod tests {
         for none in ["", "Bearer", "Bearer ", "Basic sk-1"] {
             assert_eq!(owner(none), 0, "{none}");
         }
-        assert_eq!(access.caller(&HeaderMap::new()).unwrap(), Caller::default());
+        assert_eq!(access.caller(&HeaderMap::new(), None).unwrap(), Caller::default());
     }
 }

@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,8 +12,9 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use futures_util::{Stream, StreamExt};
 use http_body::Body;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::upload_memory::HeldMemory;
+use crate::access::Client;
 use crate::error::{self, ApiError};
 
 /// How long, and for how many bytes, a refused upload is still read.
@@ -66,27 +66,6 @@ pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
             let given = String::from_utf8_lossy(coding).chars().take(80).collect();
             Err(ApiError::ContentEncoding { given })
         }
-    }
-}
-
-/// The bytes that all uploads of a server may hold together; a cheap clone.
-#[derive(Clone, Debug)]
-pub(crate) struct UploadMemory(Arc<Semaphore>);
-
-impl UploadMemory {
-    pub(crate) fn new(bytes: usize) -> Self {
-        UploadMemory(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
-    }
-
-    /// Bytes that are free.
-    #[cfg(test)]
-    pub(crate) fn left(&self) -> usize {
-        self.0.available_permits()
-    }
-
-    /// None of its bytes, for an upload to add to.
-    fn none(&self) -> OwnedSemaphorePermit {
-        self.0.clone().try_acquire_many_owned(0).expect("nobody closes the semaphore. This is a bug.")
     }
 }
 
@@ -162,7 +141,7 @@ pub(crate) struct Upload {
     stream: BodyDataStream,
     limit: Limit,
     read: usize,
-    held: OwnedSemaphorePermit,
+    held: HeldMemory,
     /// The client asked first (`Expect: 100-continue`) and will not send what is refused.
     announced: bool,
     /// `Content-Length` is over the limit.
@@ -170,17 +149,22 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    pub(crate) fn new(request: Request, limit: Limit, memory: &UploadMemory) -> Self {
+    pub(crate) fn new(request: Request, limit: Limit, held: HeldMemory) -> Self {
         let (parts, body) = request.into_parts();
         let length = text(&parts.headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
         Upload {
             stream: body.into_data_stream(),
             limit,
             read: 0,
-            held: memory.none(),
+            held,
             announced: parts.headers.contains_key(header::EXPECT),
             too_large: length.is_some_and(|length| length > limit.bytes),
         }
+    }
+
+    /// Who sends it.
+    pub(super) fn client(&self) -> Client {
+        self.held.client()
     }
 
     /// The whole body.
@@ -199,9 +183,8 @@ impl Upload {
     ///
     /// # Errors
     /// There is no room for them.
-    pub(super) fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
-        let bytes = u32::try_from(bytes).map_err(|_| ApiError::UploadsFull)?;
-        self.held.semaphore().clone().try_acquire_many_owned(bytes).map_err(|_| ApiError::UploadsFull)
+    pub(super) fn reserve(&self, bytes: usize) -> Result<HeldMemory, ApiError> {
+        self.held.beside(bytes)
     }
 
     /// As [`linger`], of what is left. What was read is let go.
@@ -220,9 +203,7 @@ impl Upload {
         if self.read > self.limit.bytes {
             return Err(self.too_large());
         }
-        let more = self.reserve(piece.len())?;
-        self.held.merge(more);
-        Ok(())
+        self.held.take(piece.len())
     }
 }
 

@@ -6,21 +6,29 @@ use axum::http::HeaderMap;
 use diffusion::InvalidRequest;
 use scheduler::JobOptions;
 
+use super::ImagesRequest;
 use crate::error::ApiError;
 
 /// How soon the client needs its answer, in seconds, by its own word.
 const X_REQUEST_TIMEOUT: &str = "x-request-timeout";
-/// When openai-python stops reading, in seconds; it is sent with every request.
+/// When openai-python stops reading, in seconds; it is sent with every request, 600 unless its user chose otherwise.
 const X_STAINLESS_READ_TIMEOUT: &str = "x-stainless-read-timeout";
 
 /// The longest deadline that is told apart from none: sums of times stay in range.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The options of a request with these headers, of this priority and this owner.
+/// The options of `owner`'s request with these headers.
 ///
 /// # Errors
 /// An `x-request-timeout` that is no time.
-pub(crate) fn job_options(headers: &HeaderMap, priority: i8, owner: u64) -> Result<JobOptions, ApiError> {
+pub(crate) fn job_options(headers: &HeaderMap, asked: &ImagesRequest, owner: u64) -> Result<JobOptions, ApiError> {
+    let deadline = deadline(headers, asked.is_waited_for())?;
+    Ok(JobOptions { priority: asked.priority, owner, deadline })
+}
+
+/// How soon the pictures are needed. The client's library stops reading after a silence: that is the wait for an
+/// answer in one piece. A stream is never silent for long, and a job is asked after.
+fn deadline(headers: &HeaderMap, is_waited_for: bool) -> Result<Option<Duration>, ApiError> {
     let own = match headers.get(X_REQUEST_TIMEOUT) {
         None => None,
         Some(given) => {
@@ -31,9 +39,9 @@ pub(crate) fn job_options(headers: &HeaderMap, priority: i8, owner: u64) -> Resu
         }
     };
     // The client's user did not choose this one, and cannot mend it.
-    let library = headers.get(X_STAINLESS_READ_TIMEOUT).and_then(|given| seconds(given.to_str().ok()?));
-    let deadline = own.into_iter().chain(library).min();
-    Ok(JobOptions { priority, owner, deadline })
+    let library = headers.get(X_STAINLESS_READ_TIMEOUT).filter(|_| is_waited_for);
+    let library = library.and_then(|given| seconds(given.to_str().ok()?));
+    Ok(own.into_iter().chain(library).min())
 }
 
 fn seconds(text: &str) -> Option<Duration> {
@@ -47,21 +55,22 @@ mod tests {
 
     use super::*;
 
-    fn options(headers: &[(&'static str, &str)]) -> Result<JobOptions, String> {
+    fn of(headers: &[(&'static str, &str)], is_waited_for: bool) -> Result<Option<f64>, String> {
         let headers = headers
             .iter()
             .map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap()));
-        job_options(&headers.collect(), 3, 7).map_err(|err| err.to_string())
+        let deadline = super::deadline(&headers.collect(), is_waited_for).map_err(|err| err.to_string())?;
+        Ok(deadline.map(|deadline| deadline.as_secs_f64()))
     }
 
     fn deadline(headers: &[(&'static str, &str)]) -> Option<f64> {
-        options(headers).unwrap().deadline.map(|deadline| deadline.as_secs_f64())
+        of(headers, true).unwrap()
     }
 
     #[test]
     fn the_sooner_of_the_two_timeouts_is_the_deadline() {
         let (own, library) = (X_REQUEST_TIMEOUT, X_STAINLESS_READ_TIMEOUT);
-        assert_eq!(options(&[]), Ok(JobOptions { priority: 3, owner: 7, deadline: None }));
+        assert_eq!(deadline(&[]), None);
         assert_eq!(deadline(&[(library, "600")]), Some(600.0));
         assert_eq!(deadline(&[(own, "2.5")]), Some(2.5));
         assert_eq!(deadline(&[(own, "700"), (library, "600")]), Some(600.0));
@@ -73,10 +82,17 @@ mod tests {
     }
 
     #[test]
+    fn what_a_library_waits_for_is_an_answer_in_one_piece() {
+        let (own, library) = (X_REQUEST_TIMEOUT, X_STAINLESS_READ_TIMEOUT);
+        assert_eq!(of(&[(library, "600")], false), Ok(None));
+        assert_eq!(of(&[(own, "700"), (library, "600")], false), Ok(Some(700.0)));
+    }
+
+    #[test]
     fn a_timeout_that_is_none_is_refused() {
         for bad in ["", "0", "-1", "soon", "NaN", "é"] {
             let expected = format!("`x-request-timeout` must be a number of seconds above 0. Given: {bad:?}");
-            assert_eq!(options(&[(X_REQUEST_TIMEOUT, bad)]), Err(expected));
+            assert_eq!(of(&[(X_REQUEST_TIMEOUT, bad)], false), Err(expected));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! From the bytes of a request to what is meant by them.
 
+mod attachments;
 mod body;
 mod colour;
 mod delivery;
@@ -14,6 +15,7 @@ mod pictures;
 mod remote;
 mod sources;
 mod step_cache;
+mod upload_memory;
 mod validate;
 mod vocabulary;
 
@@ -22,7 +24,8 @@ use axum::http::HeaderMap;
 use cache::CacheConfig;
 use diffusion::{ImageRequest, InputImageBounds, InvalidRequest, Limits, ModelCard, RequestDraft, WithoutEffect};
 
-pub(crate) use body::{Limit, UploadMemory, linger};
+pub(crate) use attachments::Attachments;
+pub(crate) use body::{Limit, linger};
 pub(crate) use delivery::MAX_PARTIAL_IMAGES;
 pub(crate) use job_options::job_options;
 #[cfg(test)]
@@ -32,6 +35,7 @@ pub(crate) use picture_file::PictureError;
 pub use pictures::{InputPictures, input_pictures};
 pub use remote::{ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, InvalidHost};
 pub(crate) use sources::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, MAX_URL_CHARS};
+pub(crate) use upload_memory::{HeldMemory, UploadBounds, UploadMemory};
 pub(crate) use vocabulary::FIELDS;
 
 use body::{MediaType, Upload};
@@ -122,30 +126,43 @@ impl ImagesRequest {
         }
     }
 
-    /// One request a picture, with the model's defaults filled in. It takes the draft, and notes what of it has no effect.
+    /// Whether the client waits for the answer in one piece, and is told nothing before it.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.run_async && !matches!(self.delivery, Delivery::Stream(_))
+    }
+
+    /// Checks everything that can be told without the pictures that the request brings.
+    ///
+    /// # Errors
+    /// The first field that the model or the server's limits refuse.
+    pub(crate) fn check(&self, attachments: &Attachments, card: &ModelCard, limits: &Limits) -> Result<(), ApiError> {
+        if let Some(own) = &self.cache {
+            step_cache::check_blocks(own, &card.num_blocks)?;
+        }
+        attachments.check_count(&card.input_images)?;
+        Ok(self.draft.check(card, limits)?)
+    }
+
+    /// One request a picture, with the model's defaults filled in. It takes the draft, and what the request brings, and
+    /// notes what of it has no effect.
     ///
     /// # Errors
     /// The first field that the model or the server's limits refuse.
     pub(crate) fn image_requests(
         &mut self,
+        pictures: InputPictures,
         card: &ModelCard,
         limits: &Limits,
         random_seed: impl FnMut() -> u32,
     ) -> Result<Vec<ImageRequest>, ApiError> {
         let mut draft = std::mem::take(&mut self.draft);
+        (draft.input_images, draft.mask) = (pictures.images, pictures.mask);
         if let Some(own) = &self.cache {
-            step_cache::check_blocks(own, &card.num_blocks)?;
             draft.extensions.insert(own.clone());
         }
-        check_taken(draft.input_images.len(), draft.mask.is_some(), &card.input_images)?;
         draft.without_effect(card).into_iter().for_each(|idle| self.note(idle));
         Ok(draft.build(card, limits, random_seed)?)
     }
-}
-
-/// A model that makes pictures from text only says so.
-fn check_taken(images: usize, has_mask: bool, bounds: &InputImageBounds) -> Result<(), ApiError> {
-    if bounds.max_images > 0 || images == 0 { Ok(()) } else { Err(takes_none(images, has_mask)) }
 }
 
 /// What is said where a model makes pictures from text only.
@@ -156,19 +173,24 @@ fn takes_none(images: usize, has_mask: bool) -> ApiError {
     ApiError::Unsupported(InvalidRequest::new(field, bound, given))
 }
 
-/// Reads a whole request, whose bytes count against `memory` until its pictures are decoded. What depends on the
-/// model is checked by [`ImagesRequest::image_requests`], but for the number of pictures: `bounds` are those of the model,
-/// if it is loaded. Where it takes none, none is kept either.
+/// A request that was read: what it asks for, and the pictures that it brings for that.
+pub(crate) struct Received {
+    pub(crate) asked: ImagesRequest,
+    pub(crate) attachments: Attachments,
+}
+
+/// Reads a whole request, whose bytes are held in `memory`. What depends on the model is checked by
+/// [`ImagesRequest::check`], but where it takes no pictures (`bounds` are its own, if it is loaded), none is kept either.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
-pub(crate) async fn read(
+pub(crate) async fn receive(
     endpoint: Endpoint,
     request: Request,
     config: &ServerConfig,
-    memory: &UploadMemory,
+    memory: HeldMemory,
     bounds: Option<&InputImageBounds>,
-) -> Result<ImagesRequest, ApiError> {
+) -> Result<Received, ApiError> {
     let headers = request.headers().clone();
     let limit = match endpoint {
         Endpoint::Edit => Limit { bytes: config.upload_limit, flag: "--upload-limit" },
@@ -196,15 +218,22 @@ pub(crate) async fn read(
         Endpoint::Edit => named(&mut fields, images, mask, param, fetcher)?,
         Endpoint::Generation => (Vec::new(), None, param),
     };
-    let mut asked = validate::images_request(endpoint, &headers, fields, config)?;
-    // The model is asked last, as of all requests, but before anything is fetched for it.
-    if let Some(bounds) = bounds.filter(|_| named.iter().chain(&mask).any(Named::is_elsewhere)) {
-        check_taken(named.len(), mask.is_some(), bounds)?;
-        bounds.check_count(named.len())?;
-    }
-    let sources = remote::fetched(named, fetcher, &mut upload, param).await?;
-    let mask = remote::fetched(mask.into_iter().collect(), fetcher, &mut upload, sources::MASK).await?.pop();
-    let pictures = pictures::decoded(sources, mask, param).await?;
+    let asked = validate::images_request(endpoint, &headers, fields, config)?;
+    Ok(Received { asked, attachments: Attachments::new(named, mask, param, upload) })
+}
+
+/// A request with its pictures, whatever model it is for.
+#[cfg(test)]
+pub(crate) async fn read(
+    endpoint: Endpoint,
+    request: Request,
+    config: &ServerConfig,
+    memory: &UploadMemory,
+    bounds: Option<&InputImageBounds>,
+) -> Result<ImagesRequest, ApiError> {
+    let received = receive(endpoint, request, config, memory.none(crate::access::Client::Unknown), bounds).await?;
+    let Received { mut asked, attachments } = received;
+    let pictures = attachments.decoded(config.image_urls.as_ref()).await?;
     (asked.draft.input_images, asked.draft.mask) = (pictures.images, pictures.mask);
     Ok(asked)
 }

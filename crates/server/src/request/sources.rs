@@ -36,12 +36,6 @@ pub(crate) enum Named {
     Elsewhere(Url),
 }
 
-impl Named {
-    pub(crate) fn is_elsewhere(&self) -> bool {
-        matches!(self, Named::Elsewhere(_))
-    }
-}
-
 /// The pictures of an edit: the files of its form, then those that its fields name; and the field that is told of them:
 /// `param` for files, and otherwise the one that named the first.
 ///

@@ -15,10 +15,11 @@ use crate::answer::body::body;
 use crate::answer::stream::stream;
 use crate::answer::terms::Terms;
 use crate::error::ApiError;
+use crate::expiry;
 use crate::idempotency::{self, Begun};
 use crate::live::{Live, Watcher};
 use crate::public_url::public_url;
-use crate::request::{self, Delivery, Endpoint, ImagesRequest, job_options};
+use crate::request::{self, Delivery, Endpoint, Received, job_options};
 use crate::run::Run;
 use crate::state::AppState;
 
@@ -64,19 +65,22 @@ async fn make(
             return Err(err);
         }
     };
+    let memory = state.uploads.none(caller.client);
     let bounds = state.card().ok().map(|card| card.input_images);
-    let asked = request::read(endpoint, request, &state.config, &state.uploads, bounds.as_ref()).await?;
-    let options = job_options(&headers, asked.priority, caller.owner)?;
+    let received = request::receive(endpoint, request, &state.config, memory, bounds.as_ref()).await?;
+    let options = job_options(&headers, &received.asked, caller.owner)?;
     let public_url = public_url(state.config.public_url.as_deref(), &headers, &uri);
+    let begin = |received| begin(&state, &log, received, options, public_url);
     let (begun, watcher, is_replay) = match key {
         None => {
-            let (begun, watcher) = begin(&state, &log, asked, options, public_url).await?;
+            let (begun, watcher) = begin(received).await?;
             (begun, watcher, false)
         }
         Some(key) => {
-            let (asked, digest) = digested(asked).await?;
-            let begin = begin(&state, &log, asked, options, public_url);
-            state.replays.once(key, digest, state.clock.now(), begin).await?
+            let (received, digest) = digested(received).await?;
+            let now = state.clock.now();
+            let can_be_told = |begun: &Begun| expiry::can_be_told(&state, begun, now);
+            state.replays.once(key, digest, now, can_be_told, begin(received)).await?
         }
     };
     if is_replay {
@@ -89,31 +93,32 @@ async fn make(
     Ok(response)
 }
 
-/// Submits what was asked for.
+/// Submits what was asked for. Everything that can be refused is, before a picture is fetched or decoded for it.
 async fn begin(
     state: &AppState,
     log: &LogEntry,
-    mut asked: ImagesRequest,
+    Received { mut asked, attachments }: Received,
     options: JobOptions,
     public_url: String,
 ) -> Result<(Begun, Watcher), ApiError> {
     let card = state.card().inspect_err(|err| state.metrics.refused(err))?;
-    let requests = asked.image_requests(&card, &state.config.limits, rand::random)?;
+    let limits = &state.config.limits;
+    asked.check(&attachments, &card, limits)?;
+    if asked.run_async {
+        state.jobs.check_room(state.clock.now())?;
+    }
+    let counted = state.access.count_rest(options.owner, asked.draft.n()?)?;
+    let pictures = attachments.decoded(state.config.image_urls.as_ref()).await?;
+    let requests = asked.image_requests(pictures, &card, limits, rand::random)?;
     let terms = Terms::new(&asked, &requests, &card, &state.config, public_url);
     note(log, &terms, options);
-    let now = state.clock.now();
-    if asked.run_async {
-        state.jobs.check_room(now)?;
-    }
-    let (owner, pictures) = (options.owner, requests.len());
-    state.access.count_rest(owner, pictures)?;
-    let submitted = submit(state, requests, options).await;
-    let tickets = submitted.inspect_err(|_| state.access.give_rest_back(owner, pictures))?;
+    let tickets = submit(state, requests, options).await?;
+    counted.begun();
     let watcher = Live::start(Run::new(tickets), terms, state);
     if !asked.run_async {
         return Ok((Begun::Live(watcher.live.clone()), watcher));
     }
-    let job = state.jobs.add(watcher.live.clone(), options.owner, now)?;
+    let job = state.jobs.add(watcher.live.clone(), options.owner, state.clock.now())?;
     tokio::spawn(jobs::follow(job.live.watch(), log.clone()).in_current_span());
     Ok((Begun::Job(job), watcher))
 }
@@ -142,10 +147,10 @@ async fn answer(begun: Begun, watcher: Watcher, log: LogEntry) -> Result<Respons
 }
 
 /// A request with the digest of what it means.
-async fn digested(asked: ImagesRequest) -> Result<(ImagesRequest, [u8; 32]), ApiError> {
+async fn digested(received: Received) -> Result<(Received, [u8; 32]), ApiError> {
     let digested = tokio::task::spawn_blocking(move || {
-        let digest = idempotency::digest(&asked);
-        (asked, digest)
+        let digest = idempotency::digest(&received);
+        (received, digest)
     });
     digested.await.map_err(|err| ApiError::Internal(format!("reading the request: {err}")))
 }

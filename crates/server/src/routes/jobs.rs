@@ -10,8 +10,9 @@ use crate::access_log::LogEntry;
 use crate::answer::body::{json, write_headers};
 use crate::answer::stream::stream;
 use crate::error::ApiError;
+use crate::expiry;
 use crate::jobs::Job;
-use crate::live::Watcher;
+use crate::live::{Failure, Watcher};
 use crate::state::AppState;
 
 /// `GET /v1/images/jobs/{id}`.
@@ -24,23 +25,29 @@ pub(crate) async fn status(
     Ok(json(&job.told()))
 }
 
-/// `DELETE /v1/images/jobs/{id}`: gives up a job that is going on, which is then kept as `cancelled`, and
-/// forgets one that has ended.
+/// `DELETE /v1/images/jobs/{id}`: gives up a job that is going on, which is then kept as `cancelled` without the
+/// pictures that it had, and forgets one that has ended. The answer tells it for the last time.
 pub(crate) async fn cancel(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let job = state.jobs.get(&id, caller.owner, state.clock.now())?;
-    if job.live.has_ended() {
+    let is_given_up = !job.live.has_ended() && give_up(&job).await;
+    if !is_given_up {
         state.jobs.remove(&id, state.clock.now());
-    } else {
-        let watcher = job.live.watch();
-        job.live.cancel();
-        // It is as it is told only when the driver is gone; it may have come to its end before.
-        let _ = watcher.finished().await;
     }
-    Ok(json(&job.told()))
+    let answer = json(&job.told());
+    expiry::forget(&state, &job);
+    Ok(answer)
+}
+
+/// Ends a job; whether it had not come to its end by itself before.
+async fn give_up(job: &Job) -> bool {
+    let watcher = job.live.watch();
+    job.live.cancel();
+    // It is as it is told only when the driver is gone.
+    matches!(watcher.finished().await, Err(Failure::Cancelled))
 }
 
 /// `GET /v1/images/jobs/{id}/events`: what a stream of the request would tell, from the beginning. Whoever

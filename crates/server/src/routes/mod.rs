@@ -101,7 +101,8 @@ fn keyed() -> Router<AppState> {
 /// id, its line in the log and its count.
 pub(crate) fn layered<S: Clone + Send + Sync + 'static>(router: Router<S>, state: &AppState) -> Router<S> {
     let observe = from_fn_with_state(state.clone(), access_log::observe);
-    let router = router.layer(CatchPanicLayer::custom(error::panicked));
+    let same_site = from_fn_with_state(state.clone(), access::same_site);
+    let router = router.layer(CatchPanicLayer::custom(error::panicked)).layer(same_site);
     match access::cors_layer(&state.config) {
         Some(cors) => router.layer(cors).layer(observe),
         None => router.layer(observe),

@@ -8,7 +8,7 @@ use scheduler::fake::FakePipeline;
 use serde_json::{Value, json};
 
 use super::{Answer, config, configured_state, get, load_becomes, send};
-use crate::{ServerConfig, app};
+use crate::{AllowedHosts, ServerConfig, app};
 
 async fn app_with(edit: impl FnOnce(&mut ServerConfig)) -> Router {
     let mut config = config();
@@ -197,10 +197,75 @@ async fn any_origin_is_never_given_credentials() {
 #[tokio::test]
 async fn by_default_pages_are_told_nothing() {
     let app = app_with(|_| {}).await;
-    for method in ["OPTIONS", "POST"] {
+    for method in ["OPTIONS", "POST", "GET"] {
         let answer = ask(&app, method, GENERATIONS, &PREFLIGHT).await;
         assert_eq!(answer.header("access-control-allow-origin"), "", "{method}");
     }
+}
+
+/// As on a server that listens at the loopback alone.
+fn of_this_machine(config: &mut ServerConfig) {
+    config.allowed_hosts = AllowedHosts::new(Vec::new(), Vec::new(), [127, 0, 0, 1].into(), false);
+}
+
+#[tokio::test]
+async fn a_name_that_was_made_to_lead_here_is_not_answered() {
+    let app = app_with(of_this_machine).await;
+    for path in ["/", "/v1/models", "/health", "/metrics", "/info", GENERATIONS, "/nowhere"] {
+        let method = if path == GENERATIONS { "POST" } else { "GET" };
+        let refused = ask(&app, method, path, &[("host", "evil.example:8091")]).await;
+        let code = &refused.json["error"]["code"];
+        assert_eq!((refused.status.as_u16(), code), (403, &json!("host_not_allowed")), "{path}");
+        assert!(refused.text.contains("--allowed-hosts") && !refused.header("x-request-id").is_empty());
+        let forged = [("host", "evil.example"), ("x-forwarded-host", "localhost"), ("origin", "http://localhost")];
+        assert_eq!(ask(&app, method, path, &forged).await.status, 403, "{path}");
+    }
+    for host in ["localhost:8091", "127.0.0.1:8091", "[::1]:8091"] {
+        assert_eq!(ask(&app, "POST", GENERATIONS, &[("host", host)]).await.status, 200, "{host}");
+    }
+    // HTTP/2 has the host in the URI.
+    for (authority, status) in [("localhost:8091", 200), ("evil.example", 403)] {
+        assert_eq!(ask(&app, "GET", &format!("http://{authority}/v1/models"), &[]).await.status, status, "{authority}");
+    }
+    assert_eq!(ask(&app, "GET", "/health", &[("host", "10.244.0.7:8091")]).await.status, 200, "a probe by address");
+    assert_eq!(ask(&app, "GET", "/v1/models", &[("host", "10.244.0.7:8091")]).await.status, 403);
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_makes_no_pictures_without_a_key() {
+    let page = [("origin", "https://evil.example"), ("host", "localhost:8091")];
+    let app = app_with(|_| {}).await;
+    let refused = ask(&app, "POST", GENERATIONS, &page).await;
+    assert_eq!((refused.status.as_u16(), &refused.json["error"]["code"]), (403, &json!("origin_not_allowed")));
+    let form = super::forms::Form::default().text("prompt", "a cat").request();
+    let (mut parts, body) = form.into_parts();
+    parts.headers.insert("origin", "null".parse().unwrap());
+    assert_eq!(send(&app, Request::from_parts(parts, body)).await.status, 403, "a form needs no question first");
+    for own in [
+        &[("origin", "http://localhost:8091"), ("host", "localhost:8091")][..],
+        &[("origin", "https://images.example.com"), ("host", "inner"), ("x-forwarded-host", "images.example.com")],
+        &[("host", "localhost:8091")],
+    ] {
+        assert_eq!(ask(&app, "POST", GENERATIONS, own).await.status, 200, "{own:?}");
+    }
+    let public = app_with(|config| config.public_url = Some("https://evil.example/x".into())).await;
+    assert_eq!(ask(&public, "POST", GENERATIONS, &page).await.status, 200, "the operator says that it is its own");
+    let keyed = app_with(keys).await;
+    assert_eq!(ask(&keyed, "POST", GENERATIONS, &[page[0], ("api-key", "sk-a")]).await.status, 200);
+}
+
+#[test]
+fn a_server_whose_scheduler_has_ended_is_not_well() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (of_scheduler, of_server) = (runtime(), runtime());
+    let state = of_scheduler.block_on(super::state(&FakePipeline::default()));
+    let app = app(state.clone());
+    let status = |path| of_server.block_on(get(&app, path)).status.as_u16();
+    assert_eq!(status("/health"), 200);
+    let mut readiness = state.scheduler.readiness();
+    of_scheduler.shutdown_timeout(std::time::Duration::from_secs(10));
+    assert!(of_server.block_on(async { readiness.wait_for(|_| false).await.is_err() }));
+    assert_eq!([status("/health"), status("/readyz"), status("/livez")], [503, 503, 200]);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use axum::http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -11,12 +12,13 @@ use scheduler::SchedulerConfig;
 use scheduler::fake::FakePipeline;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::sockets::{Served, answer, assert_status, gated, get, head, running_becomes, served, start_generation};
 use super::{config, configured_state, state};
-use crate::{AppState, ServerConfig};
+use crate::{AppState, ServerConfig, connections};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -105,7 +107,7 @@ async fn a_connection_may_rest_and_a_picture_may_take_longer_than_a_head() {
 
 #[tokio::test]
 async fn an_upload_that_stalls_is_answered_and_one_that_crawls_is_not() {
-    let server = served_with(|config| config.body_timeout = SHORT).await;
+    let server = served_with(|config| config.pace.idle = SHORT).await;
     let body = r#"{"prompt": "a cat"}"#;
     let stalled = connect(&server, (head(body.len(), "") + &body[..5]).as_bytes()).await;
     let stalled = answer(stalled).await;
@@ -149,10 +151,14 @@ type Sender = http2::SendRequest<Full<Bytes>>;
 
 /// A client that begins with HTTP/2, as gRPC clients and `curl --http2-prior-knowledge` do.
 async fn h2c(state: &AppState) -> Sender {
+    h2c_with(state, &mut http2::Builder::new(TokioExecutor::new())).await.0
+}
+
+/// The same with these settings, and the end of its connection.
+async fn h2c_with(state: &AppState, builder: &mut http2::Builder<TokioExecutor>) -> (Sender, JoinHandle<()>) {
     let stream = TcpStream::connect(served(state).await.address).await.unwrap();
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    sender
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+    (sender, tokio::spawn(async { drop(connection.await) }))
 }
 
 async fn generate(mut sender: Sender) -> hyper::Result<Response<Incoming>> {
@@ -188,6 +194,143 @@ async fn an_http2_client_that_resets_its_request_frees_the_worker_and_keeps_the_
     running_becomes(&state, 0).await;
     pipeline.gate.open();
     assert_eq!(generate(sender).await.unwrap().status(), 200);
+}
+
+/// Seconds until the connection of this client is closed.
+async fn closed_after(connection: JoinHandle<()>) -> u64 {
+    let begun = tokio::time::Instant::now();
+    timeout(Duration::from_secs(600), connection).await.expect("the connection is closed").unwrap();
+    begun.elapsed().as_secs()
+}
+
+/// The client answers pings all the time. The clock stands still once the worker is done, which is a thread of its own.
+#[tokio::test]
+async fn an_http2_connection_that_rests_is_closed() {
+    let state = state(&FakePipeline::default()).await;
+    let (sender, connection) = h2c_with(&state, &mut http2::Builder::new(TokioExecutor::new())).await;
+    let response = generate(sender.clone()).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    tokio::time::pause();
+    let seconds = closed_after(connection).await;
+    assert!((75..80).contains(&seconds), "{seconds} s");
+    drop(sender);
+}
+
+#[tokio::test]
+async fn an_http2_connection_whose_answer_is_not_taken_is_closed() {
+    let state = state(&FakePipeline::default()).await;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let (sender, connection) = h2c_with(&state, builder.initial_stream_window_size(1)).await;
+    let response = generate(sender.clone()).await.unwrap();
+    tokio::time::pause();
+    let seconds = closed_after(connection).await;
+    assert!((75..90).contains(&seconds), "{seconds} s");
+    assert!(response.into_body().collect().await.is_err(), "its end did not come");
+    drop(sender);
+}
+
+#[tokio::test]
+async fn an_http2_connection_stays_while_the_server_works() {
+    let pipeline = gated();
+    let state = state(&pipeline).await;
+    let (sender, mut connection) = h2c_with(&state, &mut http2::Builder::new(TokioExecutor::new())).await;
+    let picture = tokio::spawn(generate(sender.clone()));
+    running_becomes(&state, 1).await;
+    tokio::time::pause();
+    assert!(timeout(Duration::from_secs(1000), &mut connection).await.is_err());
+    tokio::time::resume();
+    pipeline.gate.open();
+    assert_eq!(picture.await.unwrap().unwrap().status(), 200);
+}
+
+/// What a client is told that sends this much of a body at once and then a byte every 29 seconds, and after how many
+/// seconds.
+async fn trickled(server: &Served, head: &str, begin: &[u8]) -> (String, u64) {
+    let mut client = connect(server, head.as_bytes()).await;
+    client.write_all(begin).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let (mut read, mut write) = client.split();
+    let trickling = async {
+        loop {
+            sleep(Duration::from_secs(29)).await;
+            if write.write_all(b" ").await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let mut text = Vec::new();
+    let answered = async {
+        tokio::select! {
+            read = read.read_to_end(&mut text) => drop(read),
+            () = trickling => {}
+        }
+    };
+    timeout(Duration::from_secs(7200), answered).await.expect("an answer");
+    (String::from_utf8(text).unwrap(), begun.elapsed().as_secs())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_trickles_is_given_up_whatever_its_type() {
+    let state = state(&FakePipeline::default()).await;
+    let server = served(&state).await;
+    let edit = |length| {
+        format!(
+            "POST /v1/images/edits HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\nconnection: close\r\n\
+             content-type: multipart/form-data; boundary=b\r\n\r\n"
+        )
+    };
+    let part = b"--b\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a\"\r\n\r\n".to_vec();
+    let large = [part.clone(), vec![b'x'; 1 << 20]].concat();
+    for (head, begin, expected) in [
+        (head(1000, ""), &b"{"[..], 30..60),
+        (edit(2 << 20), &part, 30..60),
+        // A megabyte at 4 KiB a second, and half a minute.
+        (edit(2 << 20), &large, 286..316),
+    ] {
+        let (answer, seconds) = trickled(&server, &head, begin).await;
+        assert_status(&answer, 408);
+        assert!(answer.contains(r#""code":"upload_stalled""#) && answer.contains("--min-transfer-rate"), "{answer}");
+        assert!(expected.contains(&seconds), "{seconds} s, not {expected:?}");
+        assert_eq!(state.uploads.left(), 1 << 30, "nothing is held any more");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_may_not_take_for_ever_however_steady_it_is() {
+    let server = served_with(|config| config.pace.min_rate = 0).await;
+    let (answer, seconds) = trickled(&server, &head(1000, ""), b"{").await;
+    assert_status(&answer, 408);
+    assert!(answer.contains("--upload-timeout"), "{answer}");
+    assert!((600..630).contains(&seconds), "{seconds} s");
+}
+
+/// How much of an answer of 64 MB a client gets that reads so many bytes a second.
+async fn read_slowly(bytes_per_second: usize) -> usize {
+    let mut config = config();
+    config.pace.min_rate = 1 << 20;
+    let app = Router::new().route("/", axum::routing::get(async || Bytes::from_static(&[7; 64 << 20])));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { connections::serve(listener, app, &config, std::future::pending()).await });
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let (mut read, mut buffer) = (0, vec![0; bytes_per_second]);
+    loop {
+        match client.read(&mut buffer).await {
+            Ok(0) | Err(_) => return read,
+            Ok(bytes) => read += bytes,
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_its_answer_too_slowly_is_given_up() {
+    // What both systems hold, some megabytes, arrives all the same.
+    let read = read_slowly(10_000).await;
+    assert!(read < 32 << 20, "{read} bytes");
+    let read = read_slowly(4 << 20).await;
+    assert!(read > 64 << 20, "{read} bytes");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::app;
 use crate::request::{self, Delivery, Endpoint, ImageField, ImagesRequest, UploadMemory};
 
 async fn read(request: Request<Body>) -> Result<ImagesRequest, String> {
-    request::read(Endpoint::Edit, request, &config(), &UploadMemory::new(usize::MAX), None)
+    request::read(Endpoint::Edit, request, &config(), &UploadMemory::of(usize::MAX), None)
         .await
         .map_err(|err| err.to_string())
 }
@@ -258,7 +258,7 @@ async fn a_model_of_text_alone_says_so_once_a_request_can_be_read() {
     assert_eq!(error(&send(&app, post_json(json)).await), message);
     for (form, expected) in [
         (form().text("n", "x"), "400 invalid_type n"),
-        // Whatever else is wrong with its pictures.
+        // Nothing is decoded for a model that has no use for it.
         (form().file("image", "b", b"GIF89a"), "400 unsupported_value image | `image` must be absent: the model makes"),
         (
             form().file("mask", "m.png", &mask(2, 2)),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
+use futures_util::FutureExt;
 use scheduler::fake::FakePipeline;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -13,8 +14,11 @@ use super::edits;
 use super::sockets::gated;
 use super::{Answer, decoded, events, fake_app, generation, load_becomes, send, state};
 use crate::app;
-use crate::idempotency::Replays;
+use crate::error::ApiError;
+use crate::files::Files;
+use crate::idempotency::{Begun, Key, Replays};
 use crate::jobs::Bounds;
+use crate::live::Watcher;
 
 async fn post(app: &Router, key: &str, body: Value) -> Answer {
     send(app, generation(body, &[("idempotency-key", key)])).await
@@ -180,6 +184,64 @@ async fn streams_and_jobs_are_replayed_too() {
     assert_eq!(second.header("location"), first.header("location"));
     super::jobs::ended(&app, first.json["id"].as_str().unwrap()).await;
     assert_eq!(pipeline.probe.batch_sizes().len(), 8, "two jobs of four steps");
+}
+
+#[tokio::test]
+async fn a_request_does_not_wait_for_one_of_another_key_that_is_about_to_begin() {
+    let replays = Replays::new(Bounds::default());
+    let key = |key: &str| Key { owner: 0, key: key.into() };
+    let never = || std::future::pending::<Result<(Begun, Watcher), ApiError>>();
+    let refused = || async { Err(ApiError::Missing("prompt")) };
+    let mut first = Box::pin(replays.once(key("a"), [0; 32], 0, |_| true, never()));
+    assert!((&mut first).now_or_never().is_none());
+    let other = replays.once(key("b"), [0; 32], 0, |_| true, refused()).now_or_never();
+    assert!(matches!(other, Some(Err(ApiError::Missing(_)))), "it begins, and fails, at once");
+    let reused = replays.once(key("a"), [1; 32], 0, |_| true, refused()).now_or_never();
+    assert!(matches!(reused, Some(Err(ApiError::KeyReused))));
+    let mut second = Box::pin(replays.once(key("a"), [0; 32], 0, |_| true, refused()));
+    assert!((&mut second).now_or_never().is_none(), "the first is about to begin");
+    // Its client leaves: the second is the first now.
+    drop(first);
+    assert!(matches!(second.await, Err(ApiError::Missing(_))));
+}
+
+#[tokio::test]
+async fn an_answer_whose_urls_lead_nowhere_is_not_told_again() {
+    let mut state = state(&FakePipeline::default()).await;
+    let body = json!({"prompt": "a cat", "response_format": "url"});
+    let urls = app(state.clone());
+    let replayed = async |app: &Router| post(app, "k", body.clone()).await.header("idempotent-replayed").to_owned();
+    assert_eq!([replayed(&urls).await, replayed(&urls).await], ["", "true"]);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    tokio::time::resume();
+    assert_eq!([replayed(&urls).await, replayed(&urls).await], ["", "true"], "the URLs have expired");
+    // Whoever is told the picture itself has it for a day.
+    post(&urls, "b64", cat()).await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    tokio::time::resume();
+    assert_eq!(post(&urls, "b64", cat()).await.header("idempotent-replayed"), "true");
+
+    state.files = Files::new(1).into();
+    let app = app(state);
+    assert_eq!(replayed(&app).await, "");
+    post(&app, "other", body.clone()).await;
+    assert_eq!(replayed(&app).await, "", "its file had to make way");
+}
+
+#[tokio::test]
+async fn a_job_that_is_not_kept_any_more_is_not_told_again() {
+    let app = fake_app().await;
+    let job = json!({"prompt": "a cat", "async": true});
+    let first = post(&app, "j", job.clone()).await;
+    super::jobs::ended(&app, first.json["id"].as_str().unwrap()).await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(3601)).await;
+    tokio::time::resume();
+    let again = post(&app, "j", job).await;
+    assert_eq!((again.status.as_u16(), again.header("idempotent-replayed")), (202, ""));
+    assert_ne!(again.json["id"], first.json["id"]);
 }
 
 #[tokio::test]

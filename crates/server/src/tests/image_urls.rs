@@ -6,16 +6,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{HeaderName, Request};
 use axum::routing::get;
 use diffusion::RgbImage;
+use scheduler::fake::FakePipeline;
+use scheduler::{Scheduler, SchedulerConfig, SpawnOptions};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::config;
-use super::edits::takes;
+use super::edits::{error, takes};
 use super::forms::{Form, mask, png, post_json};
+use super::{config, configured_state, send};
 use crate::request::{self, Endpoint, ImageFetcher, ImagesRequest, UploadMemory};
+use crate::{AppState, Metrics, ServerConfig, app};
 
 /// A server of pictures.
 struct Pictures {
@@ -24,7 +27,6 @@ struct Pictures {
     asked: Arc<AtomicUsize>,
     upload_limit: usize,
     upload_memory: usize,
-    max_images: usize,
 }
 
 impl Pictures {
@@ -41,7 +43,7 @@ impl Pictures {
         let text = get(async || ([("content-type", "image/png")], "no picture"));
         let app = Router::new().route("/cat.png", picture).route("/mask.png", mask).route("/text.png", text);
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Pictures { host, asked, upload_limit: 64 << 20, upload_memory: 64 << 20, max_images: 16 }
+        Pictures { host, asked, upload_limit: 64 << 20, upload_memory: 64 << 20 }
     }
 
     fn url(&self, path: &str) -> String {
@@ -52,9 +54,8 @@ impl Pictures {
         let mut config = config();
         config.image_urls = Some(ImageFetcher::of_this_machine(&self.host));
         config.upload_limit = self.upload_limit;
-        let memory = UploadMemory::new(self.upload_memory);
-        let bounds = takes(self.max_images);
-        request::read(Endpoint::Edit, request, &config, &memory, Some(&bounds)).await.map_err(|err| err.to_string())
+        let memory = UploadMemory::of(self.upload_memory);
+        request::read(Endpoint::Edit, request, &config, &memory, None).await.map_err(|err| err.to_string())
     }
 
     async fn read_json(&self, paths: &[&str], more: Value) -> Result<ImagesRequest, String> {
@@ -112,23 +113,119 @@ async fn what_is_no_picture_is_told_without_its_content() {
     assert!(message.starts_with("`images` must be of a host that the server's operator allows"), "{message}");
 }
 
-#[tokio::test]
-async fn nothing_is_fetched_for_a_request_that_is_wrong() {
-    let pictures = Pictures::serve().await;
-    let message = pictures.read_json(&["cat.png"], json!({"output_format": "gif"})).await.unwrap_err();
-    assert!(message.starts_with("`output_format` must be"), "{message}");
-    assert_eq!(pictures.asked.load(Ordering::Relaxed), 0);
+impl Pictures {
+    /// The settings of a server that fetches from here.
+    fn config(&self) -> ServerConfig {
+        let mut config = config();
+        config.image_urls = Some(ImageFetcher::of_this_machine(&self.host));
+        config
+    }
+
+    /// A server that fetches from here, and whose model takes two pictures.
+    async fn app(&self, edit: impl FnOnce(&mut ServerConfig)) -> Router {
+        let mut config = self.config();
+        edit(&mut config);
+        let mut pipeline = FakePipeline::default();
+        pipeline.card.input_images = takes(2);
+        app(configured_state(&pipeline, SchedulerConfig::default(), config).await)
+    }
+
+    /// An edit of a picture that is here, with more fields.
+    fn edit(&self, more: Value, headers: &[(&str, &str)]) -> Request<Body> {
+        let mut body = json!({"prompt": "make it night", "images": [self.url("cat.png")]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let mut request = post_json(body);
+        for (name, value) in headers {
+            request.headers_mut().insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        request
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
 }
 
 #[tokio::test]
-async fn nothing_is_fetched_for_a_model_that_takes_fewer_pictures() {
-    let mut pictures = Pictures::serve().await;
-    for (most, expected) in [(0, "`image` must be absent"), (1, "`image` must be at most 1 picture")] {
-        pictures.max_images = most;
-        let message = pictures.read_json(&["cat.png"; 2], json!({})).await.unwrap_err();
-        assert!(message.starts_with(expected), "{message}");
+async fn nothing_is_fetched_for_a_request_that_is_refused() {
+    let pictures = Pictures::serve().await;
+    let url = pictures.url("cat.png");
+    let app = pictures.app(|config| config.allow_request_cache_config = true).await;
+    for (more, expected) in [
+        (json!({"output_format": "gif"}), "400 invalid_value output_format"),
+        (json!({"prompt": " "}), "400 invalid_value prompt"),
+        (json!({"prompt": "x".repeat(32_001)}), "400 invalid_value prompt"),
+        (json!({"n": 11}), "400 invalid_value n"),
+        (json!({"size": "512x512"}), "400 invalid_value size"),
+        (json!({"num_inference_steps": 1001}), "400 invalid_value num_inference_steps"),
+        (json!({"seed": -2}), "400 invalid_value seed"),
+        (json!({"true_cfg_scale": 21}), "400 invalid_value true_cfg_scale"),
+        (json!({"cache": {"Fn_compute_blocks": 1000}}), "400 invalid_value Fn_compute_blocks"),
+        (json!({"images": [url, url, url]}), "400 invalid_value image"),
+    ] {
+        let answer = send(&app, pictures.edit(more, &[])).await;
+        assert!(error(&answer).starts_with(expected), "{expected}: {}", answer.text);
     }
-    assert_eq!(pictures.asked.load(Ordering::Relaxed), 0);
+    let answer = send(&app, pictures.edit(json!({}), &[("x-request-timeout", "soon")])).await;
+    assert_eq!(answer.status, 400);
+    assert_eq!(pictures.asked(), 0);
+    assert_eq!(send(&app, pictures.edit(json!({}), &[])).await.status, 200);
+    assert_eq!(pictures.asked(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_fetched_for_a_model_that_edits_nothing_or_is_not_there() {
+    let pictures = Pictures::serve().await;
+    let state = configured_state(&FakePipeline::default(), SchedulerConfig::default(), pictures.config()).await;
+    let answer = send(&app(state), pictures.edit(json!({}), &[])).await;
+    assert!(error(&answer).starts_with("400 unsupported_value image"), "{}", answer.text);
+
+    let (load, loaded) = std::sync::mpsc::channel::<()>();
+    let factory = move || {
+        let _ = loaded.recv();
+        FakePipeline::default().factory()()
+    };
+    let scheduler = Scheduler::spawn(SpawnOptions::default(), vec![factory]);
+    let app = app(AppState::new(scheduler, pictures.config(), Metrics::default()));
+    let answer = send(&app, pictures.edit(json!({}), &[])).await;
+    assert!(error(&answer).starts_with("503 model_loading"), "{}", answer.text);
+    assert_eq!(pictures.asked(), 0);
+    drop(load);
+}
+
+#[tokio::test]
+async fn nothing_is_fetched_beyond_the_rate_limit() {
+    let pictures = Pictures::serve().await;
+    let app = pictures.app(|config| {
+        config.api_keys.add("sk-a").unwrap();
+        config.rate_limit = Some("1:4".parse().unwrap());
+    });
+    let (app, key) = (app.await, ("api-key", "sk-a"));
+    let edit = async |more| {
+        let answer = send(&app, pictures.edit(more, &[key])).await;
+        format!("{} {}", answer.status.as_u16(), answer.header("x-ratelimit-remaining-requests"))
+    };
+    assert_eq!(edit(json!({"n": 5})).await, "400 4");
+    assert_eq!((edit(json!({"n": 3})).await, pictures.asked()), ("200 1".into(), 1));
+    assert_eq!((edit(json!({"n": 2})).await, pictures.asked()), ("429 1".into(), 1));
+    // What cannot be fetched begins nothing, but the request itself counts.
+    assert_eq!(edit(json!({"images": [pictures.url("gone.png")]})).await, "400 0");
+}
+
+#[tokio::test]
+async fn a_repeated_request_fetches_nothing() {
+    let pictures = Pictures::serve().await;
+    let app = pictures.app(|_| {}).await;
+    let edit = async |more| send(&app, pictures.edit(more, &[("idempotency-key", "k")])).await;
+    let first = edit(json!({})).await;
+    assert_eq!((first.status.as_u16(), pictures.asked()), (200, 1), "{}", first.text);
+    let again = edit(json!({})).await;
+    assert!(again.text == first.text && again.header("idempotent-replayed") == "true");
+    let other = edit(json!({"images": [pictures.url("mask.png")]})).await;
+    assert!(error(&other).starts_with("400 idempotency_key_reused"), "{}", other.text);
+    let bad = send(&app, pictures.edit(json!({}), &[("idempotency-key", "a b")])).await;
+    assert!(error(&bad).starts_with("400 invalid_value idempotency-key"), "{}", bad.text);
+    assert_eq!(pictures.asked(), 1);
 }
 
 #[tokio::test]

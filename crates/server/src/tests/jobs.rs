@@ -130,6 +130,71 @@ async fn a_job_can_be_given_up_and_forgotten() {
 }
 
 #[tokio::test]
+async fn delete_forgets_everything_of_a_job() {
+    let state = state(&FakePipeline::default()).await;
+    let app = app(state.clone());
+    let body = json!({"prompt": "a cat", "async": true, "response_format": "url", "n": 2});
+    let post = async || send(&app, generation(body.clone(), &[("idempotency-key", "k")])).await;
+    let job = id(&post().await);
+    let done = ended(&app, &job).await;
+    let path = |i: usize| done["result"]["data"][i]["url"].as_str().unwrap().replace("http://localhost", "");
+    let picture = async |i: usize| {
+        let request = Request::get(path(i)).body(Body::empty()).unwrap();
+        super::fetch(&app, request).await.0.status.as_u16()
+    };
+    assert_eq!([picture(0).await, picture(1).await], [200; 2]);
+    let kept = state.jobs.get(&job, 0, 0).unwrap().live;
+    assert!(kept.bytes() > 0);
+    assert_eq!(delete(&app, &job).await.json["status"], "completed");
+    assert_eq!([picture(0).await, picture(1).await], [404; 2]);
+    assert_eq!(kept.bytes(), 0, "whoever holds it holds no picture");
+    let again = post().await;
+    assert_eq!((again.status.as_u16(), again.header("idempotent-replayed")), (202, ""));
+    assert_ne!(id(&again), job);
+}
+
+#[tokio::test]
+async fn a_job_that_is_given_up_keeps_none_of_its_pictures() {
+    let pipeline = gated();
+    let mut config = config();
+    config.limits.max_pixels = 256 * 256;
+    let bounds = SchedulerConfig { max_batch: 1, max_waiting: 9, ..SchedulerConfig::default() };
+    let state = configured_state(&pipeline, bounds, config).await;
+    let app = app(state.clone());
+    let job = id(&submit(&app, json!({"n": 2, "steps": 2, "response_format": "url"})).await);
+    // The first picture has its two steps, the second one of its two.
+    pipeline.gate.allow(3);
+    let kept = state.jobs.get(&job, 0, 0).unwrap().live;
+    while kept.urls().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let url = kept.urls().remove(0);
+    assert_eq!(delete(&app, &job).await.json["status"], "cancelled");
+    pipeline.gate.open();
+    assert!(!state.files.has(&url, 0));
+    assert_eq!((kept.bytes(), &ask(&app, &job).await.json["status"]), (0, &json!("cancelled")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_is_let_go_though_nobody_asks() {
+    let state = state(&FakePipeline::default()).await;
+    let _server = served(&state).await;
+    let app = app(state.clone());
+    let body = json!({"prompt": "a cat", "async": true, "response_format": "url"});
+    let job = id(&send(&app, generation(body, &[("idempotency-key", "k")])).await);
+    let kept = state.jobs.get(&job, 0, 0).unwrap().live;
+    while !kept.has_ended() {
+        tokio::task::yield_now().await;
+    }
+    let url = kept.urls().remove(0);
+    let counts = || (state.jobs.len(), state.files.has(&url, 0), state.replays.len());
+    tokio::time::sleep(Duration::from_secs(3500)).await;
+    assert_eq!(counts(), (1, true, 1));
+    tokio::time::sleep(Duration::from_secs(150)).await;
+    assert_eq!(counts(), (0, false, 0));
+}
+
+#[tokio::test]
 async fn whoever_comes_late_is_told_everything() {
     let app = fake_app().await;
     let job = submit(&app, json!({"n": 2, "seed": 3, "num_inference_steps": 3})).await;

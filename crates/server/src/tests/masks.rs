@@ -119,7 +119,7 @@ async fn another_mask_is_another_request() {
 async fn a_mask_counts_into_the_memory_of_uploads() {
     let body = form().file("mask", "m.png", &mask(6, 4)).end();
     let read = async |bytes: usize| {
-        let memory = UploadMemory::new(bytes);
+        let memory = UploadMemory::of(bytes);
         let read = request::read(Endpoint::Edit, post(body.clone()), &config(), &memory, None).await;
         assert_eq!(memory.left(), bytes, "it is given back");
         read.map(|asked| asked.draft.mask.is_some()).map_err(|err| err.to_string())

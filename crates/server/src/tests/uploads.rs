@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::Request;
 use axum::response::IntoResponse;
 use futures_util::{StreamExt, stream};
@@ -14,6 +15,7 @@ use serde_json::{Map, Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tower::ServiceExt;
 
 use super::forms::{BOUNDARY, Form, in_pieces, png, post, post_json};
 use super::sockets::{answer, assert_status, served};
@@ -26,7 +28,7 @@ async fn outcome(request: Request<Body>) -> String {
 }
 
 async fn outcome_of(endpoint: Endpoint, request: Request<Body>) -> String {
-    match request::read(endpoint, request, &config(), &UploadMemory::new(usize::MAX), None).await {
+    match request::read(endpoint, request, &config(), &UploadMemory::of(usize::MAX), None).await {
         Ok(_) => "taken".into(),
         Err(err) => {
             let message = err.to_string();
@@ -119,7 +121,7 @@ async fn only_forms_and_json_are_taken() {
 
 #[tokio::test]
 async fn uploads_share_one_memory() {
-    let memory = UploadMemory::new(100_000);
+    let memory = UploadMemory::of(100_000);
     let outcome = async |endpoint, request| match request::read(endpoint, request, &config(), &memory, None).await {
         Ok(_) => "taken".into(),
         Err(err) => err.code().to_owned(),
@@ -158,6 +160,36 @@ async fn who_finds_no_room_is_told_when_to_come_back() {
     let answer = answer(client).await;
     assert_status(&answer, 429);
     assert!(answer.contains("\"code\":\"uploads_full\"") && answer.contains("retry-after: 5"), "{answer}");
+}
+
+/// Whoever sends from one address cannot shut the others out.
+#[tokio::test]
+async fn one_client_does_not_take_the_memory_of_all() {
+    let mut config = config();
+    (config.upload_memory, config.client_upload_memory) = (100_000, 40_000);
+    let state = configured_state(&FakePipeline::default(), SchedulerConfig::default(), config).await;
+    let app = crate::app(state.clone());
+    let from = |address: &str, body: Body| {
+        let mut request = super::generation("", &[]);
+        *request.body_mut() = body;
+        let address: std::net::IpAddr = address.parse().unwrap();
+        request.extensions_mut().insert(ConnectInfo(std::net::SocketAddr::new(address, 1)));
+        request
+    };
+    let begun = stream::iter([Ok::<_, Infallible>(vec![b' '; 30_000])]);
+    let slow = from("10.0.0.1", Body::from_stream(begun.chain(stream::pending())));
+    let mut slow = Box::pin(app.clone().oneshot(slow));
+    while state.uploads.left() != 70_000 {
+        let waited = timeout(Duration::from_millis(1), &mut slow).await;
+        assert!(waited.is_err(), "{waited:?}");
+    }
+    let body = || Body::from(json!({"prompt": "x".repeat(20_000)}).to_string());
+    let refused = send(&app, from("10.0.0.1", body())).await;
+    assert_eq!((refused.status.as_u16(), &refused.json["error"]["code"]), (429, &json!("uploads_full")));
+    assert!(refused.text.contains("--max-client-upload-memory"), "{}", refused.text);
+    assert_eq!(send(&app, from("10.0.0.2", body())).await.status, 200);
+    drop(slow);
+    assert_eq!(send(&app, from("10.0.0.1", body())).await.status, 200);
 }
 
 #[tokio::test]

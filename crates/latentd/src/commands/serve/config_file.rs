@@ -21,6 +21,8 @@ pub(super) fn read(path: &Path, mistakes: &mut Mistakes) -> Vec<Setting> {
 }
 
 fn settings(text: &str, path: &Path, mistakes: &mut Mistakes) -> Vec<Setting> {
+    // Some editors begin a file with it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let table = match text.parse::<Table>() {
         Ok(table) => table,
         Err(err) => {

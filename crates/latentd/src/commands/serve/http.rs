@@ -1,14 +1,19 @@
 //! The flags of the front end: who may come in, and for how long.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::value_parser;
 use latentd::Error;
-use server::{AllowedOrigin, ApiKeys, ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, RateLimit, ServerConfig};
+use reqwest::Url;
+use server::{
+    AllowedHost, AllowedHosts, AllowedOrigin, ApiKeys, ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, Pace,
+    RateLimit, ServerConfig,
+};
 
-use super::Mistakes;
+use super::{Host, Mistakes};
 
 /// [`ImageUrlSchemes`] as a flag's value.
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -32,6 +37,11 @@ pub(super) struct HttpFlags {
     /// :BURST). A request counts its `n`, and one even if it is refused. More are answered with 429
     #[arg(long, value_name = "PER_MINUTE[:BURST]", env = "LATENTD_RATE_LIMIT")]
     rate_limit: Option<RateLimit>,
+    /// Names and addresses that requests may be sent to, by their Host: NAME, *.NAME, an address, or * for all; may be
+    /// repeated. Those of this machine (localhost, 127.0.0.1, ::1) and of --public-url always are. Without one all are,
+    /// but for a server without keys that listens at this machine alone: web pages could reach it by a name of theirs
+    #[arg(long, value_name = "HOST", value_delimiter = ',', env = "LATENTD_ALLOWED_HOSTS")]
+    allowed_hosts: Vec<AllowedHost>,
     /// A web page's origin that may call the server from a browser, or * for all; may be repeated
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "LATENTD_CORS_ALLOW_ORIGIN")]
     cors_allow_origin: Vec<AllowedOrigin>,
@@ -41,6 +51,13 @@ pub(super) struct HttpFlags {
     /// Longest that an upload may make no progress
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = value_parser!(u64).range(1..=3600), env = "LATENTD_BODY_TIMEOUT")]
     body_timeout: u64,
+    /// Longest that an upload may take altogether
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = value_parser!(u64).range(1..=86400), env = "LATENTD_UPLOAD_TIMEOUT")]
+    upload_timeout: u64,
+    /// Fewest bytes a second, on average after half a minute, that a client may send of a body or take of an answer;
+    /// 0 for no bound
+    #[arg(long, value_name = "BYTES", default_value = "4KiB", env = "LATENTD_MIN_TRANSFER_RATE")]
+    min_transfer_rate: ByteSize,
     /// Most bytes of a JSON body, e.g. 2MiB
     #[arg(long, value_name = "BYTES", default_value = "2MiB", env = "LATENTD_BODY_LIMIT")]
     body_limit: ByteSize,
@@ -50,6 +67,10 @@ pub(super) struct HttpFlags {
     /// Most bytes of all bodies together that are being read; one that finds no room is answered with 429
     #[arg(long, value_name = "BYTES", default_value = "1GiB", env = "LATENTD_MAX_UPLOAD_MEMORY")]
     max_upload_memory: ByteSize,
+    /// The most of these of one client: of a key, or without keys of an address (of IPv6 a /64 network; behind a proxy
+    /// that is the proxy)
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", env = "LATENTD_MAX_CLIENT_UPLOAD_MEMORY")]
+    max_client_upload_memory: ByteSize,
     /// Fetch pictures that an edit names by URL, over https or also over http (`any`). Only from public addresses,
     /// but what fetches for its clients is better kept from what they should not reach by a firewall too
     #[arg(long, value_name = "SCHEMES", num_args = 0..=1, default_missing_value = "https", require_equals = true, env = "LATENTD_ALLOW_IMAGE_URLS")]
@@ -78,13 +99,26 @@ impl HttpFlags {
         }
         config.cors_allow_origins = self.cors_allow_origin.clone();
         config.header_timeout = Duration::from_secs(self.header_timeout);
-        config.body_timeout = Duration::from_secs(self.body_timeout);
+        config.pace = Pace {
+            idle: Duration::from_secs(self.body_timeout),
+            min_rate: self.min_transfer_rate.as_u64(),
+            total: Duration::from_secs(self.upload_timeout),
+        };
         config.body_limit = self.body_limit.as_u64() as usize;
         config.upload_limit = self.upload_limit.as_u64() as usize;
         config.upload_memory = self.max_upload_memory.as_u64() as usize;
+        config.client_upload_memory = self.max_client_upload_memory.as_u64() as usize;
         config.image_urls = self.image_urls(mistakes);
         config.public_url = self.public_url.clone();
         config.max_connections = self.max_connections as usize;
+    }
+
+    /// The names that requests may be sent to, on a server that was told to listen at `host` and does at `local`.
+    pub(super) fn allowed_hosts(&self, host: &Host, local: IpAddr, has_keys: bool) -> AllowedHosts {
+        let public = self.public_url.as_deref().and_then(|url| Url::parse(url).ok());
+        let public = public.and_then(|url| url.host_str()?.parse().ok());
+        let own = public.into_iter().chain(host.to_string().parse().ok());
+        AllowedHosts::new(self.allowed_hosts.clone(), own.collect(), local, has_keys)
     }
 
     fn image_urls(&self, mistakes: &mut Mistakes) -> Option<ImageFetcher> {
@@ -105,8 +139,13 @@ impl HttpFlags {
     /// The keys of both flags.
     fn keys(&self, mistakes: &mut Mistakes) -> ApiKeys {
         let mut keys = ApiKeys::default();
-        for (i, entry) in self.api_key.iter().enumerate() {
-            if let Err(err) = keys.add(entry) {
+        // A secret of several lines has a key a line.
+        let lines = |entry: &String| match entry.trim() {
+            "" => vec![String::new()],
+            entry => entry.lines().map(str::to_owned).collect(),
+        };
+        for (i, entry) in self.api_key.iter().flat_map(lines).enumerate() {
+            if let Err(err) = keys.add(&entry) {
                 mistakes.note(format!("`--api-key`, number {}: {err}", i + 1));
             }
         }

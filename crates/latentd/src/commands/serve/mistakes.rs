@@ -8,6 +8,8 @@ pub(super) struct Mistakes {
     lines: Vec<String>,
     /// The settings that are left out because of it.
     keys: Vec<String>,
+    /// Flags, as messages name them, and where their values really stand.
+    origins: Vec<(String, String)>,
 }
 
 impl Mistakes {
@@ -24,8 +26,15 @@ impl Mistakes {
         self.lines.len()
     }
 
+    /// From now on lines name this place for a flag that is not at the command line: what checks a value knows the
+    /// flag alone.
+    pub(super) fn stands(&mut self, flag: String, origin: String) {
+        self.origins.push((flag, origin));
+    }
+
     pub(super) fn note(&mut self, line: impl ToString) {
-        self.lines.push(line.to_string());
+        let line = line.to_string();
+        self.lines.push(self.origins.iter().fold(line, |line, (flag, origin)| line.replace(flag, origin)));
     }
 
     pub(super) fn note_setting(&mut self, key: &str, line: String) {

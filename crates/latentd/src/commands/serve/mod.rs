@@ -7,9 +7,9 @@ mod mistakes;
 mod tests;
 mod typed;
 
-pub(super) use typed::Typed;
+pub(super) use typed::{Typed, address};
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,13 +22,16 @@ use models::AnyPipeline;
 use scheduler::{Readiness, Scheduler, SchedulerConfig, SpawnOptions};
 use server::{AppState, Metrics, ServerConfig};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
+use super::host::Host;
 use super::scheduling::SchedulingFlags;
 use super::{Devices, ModelFlags};
 use crate::logging::{self, LogFlags};
 use crate::{build, terminal};
 use http::HttpFlags;
 use mistakes::Mistakes;
+use typed::Setting;
 
 /// Serve a model over the OpenAI Images API
 #[derive(clap::Args)]
@@ -48,9 +51,9 @@ pub(super) struct Serve {
     /// Port to listen on
     #[arg(long, default_value_t = 8091, env = "LATENTD_PORT")]
     port: u16,
-    /// Address to listen on
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED), env = "LATENTD_HOST")]
-    host: IpAddr,
+    /// Address to listen on, or a name that leads to one
+    #[arg(long, default_value = "0.0.0.0", env = "LATENTD_HOST")]
+    host: Host,
     /// What requests may call the model: its id, then aliases
     #[arg(long, value_delimiter = ',', value_name = "NAME", env = "LATENTD_SERVED_MODEL_NAME")]
     served_model_name: Vec<String>,
@@ -152,7 +155,7 @@ struct Settled {
 }
 
 impl Settled {
-    fn run(self) -> Result<(), Error> {
+    fn run(self, service_links: &[Setting]) -> Result<(), Error> {
         // Until the end: what is traced is sent in batches.
         let _tracing = logging::init(&self.serve.log)?;
         if self.source == ModelSource::Builtin {
@@ -160,6 +163,9 @@ impl Settled {
         }
         if let Some(file) = &self.serve.config {
             tracing::info!(file = %file.display(), "settings were read");
+        }
+        for link in service_links {
+            tracing::warn!("{link} tells of a Kubernetes service and is no port of ours: it is not used");
         }
         if self.workers_on_cpu > 1 {
             // Each step is spread over the pool whole; a second worker waits for the same cores.
@@ -175,10 +181,11 @@ impl Settled {
     }
 
     async fn serve(self) -> Result<(), Error> {
-        let Settled { serve, source, scheduling, config, .. } = self;
-        let address = SocketAddr::new(serve.host, serve.port);
-        let listener = TcpListener::bind(address).await.map_err(|source| serve.io("listen on", source))?;
+        let Settled { serve, source, scheduling, mut config, .. } = self;
+        let addresses = serve.host.addresses(serve.port).await.map_err(|source| serve.io("listen on", source))?;
+        let listener = TcpListener::bind(&*addresses).await.map_err(|source| serve.io("listen on", source))?;
         let address = listener.local_addr().map_err(|source| serve.io("listen on", source))?;
+        config.allowed_hosts = serve.http.allowed_hosts(&serve.host, address.ip(), !config.api_keys.is_empty());
 
         let metrics = Metrics::default();
         let options = SpawnOptions { config: scheduling, observer: Some(metrics.observer()) };
@@ -188,27 +195,31 @@ impl Settled {
         tracing::info!(%address, model = source.id(), memory_budget, "listening; loading the model");
 
         let stop = server::stop_on_signals().map_err(|source| serve.io("listen on", source))?;
-        let mut readiness = scheduler.readiness();
+        let readiness = scheduler.readiness();
         let serving = server::serve(listener, AppState::new(scheduler, config, metrics), stop);
-        let watching = async {
-            loop {
-                let now = readiness.borrow_and_update().clone();
-                match now {
-                    Readiness::Failed(reason) => return reason,
-                    Readiness::Ready(_) => tracing::info!(%address, "ready: POST /v1/images/generations"),
-                    Readiness::Loading | Readiness::Draining => {}
-                }
-                if readiness.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
         let ended = tokio::select! {
             result = serving => result.map_err(|source| serve.io("serve on", source)),
-            reason = watching => Err(Error::Flag(reason)),
+            err = lost(readiness, address) => Err(err),
         };
         stopped.set();
         ended
+    }
+}
+
+/// Tells when pictures are made, and comes when none will be any more though nobody asked for that.
+async fn lost(mut readiness: watch::Receiver<Readiness>, address: SocketAddr) -> Error {
+    loop {
+        let now = readiness.borrow_and_update().clone();
+        match &now {
+            Readiness::Failed(reason) => return Error::Flag(reason.clone()),
+            Readiness::Ready(_) => tracing::info!(%address, "ready: POST /v1/images/generations"),
+            Readiness::Loading | Readiness::Draining => {}
+        }
+        match readiness.changed().await {
+            Ok(()) => {}
+            Err(_) if now == Readiness::Draining => std::future::pending().await,
+            Err(_) => return Error::SchedulerEnded,
+        }
     }
 }
 

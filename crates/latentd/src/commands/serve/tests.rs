@@ -9,8 +9,10 @@ use clap::Arg;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
-use super::typed::{Origin, Setting, Typed, command, is_switch};
-use super::{Mistakes, Serve, Settled, config_file};
+use server::{AllowedHost, AllowedHosts};
+
+use super::typed::{Origin, Setting, Typed, command, is_switch, trimmed};
+use super::{Mistakes, Readiness, Serve, Settled, config_file, lost, watch};
 
 /// The file that is shipped: every key with its default.
 const SHIPPED: &str = include_str!("../../../../../config/server.toml");
@@ -121,6 +123,7 @@ fn a_flag_stands_over_the_file_and_the_file_over_the_default() {
     let port = |file, settings| settle(file, settings).unwrap().serve.port;
     assert_eq!(port("", vec![]), 8091);
     assert_eq!(port("port = 1", vec![]), 1);
+    assert_eq!(port("\u{feff}port = 1", vec![]), 1);
     assert_eq!(port("port = 1", vec![variable("port", "2")]), 2);
     assert_eq!(port("port = 1", vec![flag("port", "3")]), 3);
 
@@ -201,7 +204,7 @@ fn every_mistake_is_told_at_once() {
             Given: https://images.example.com",
         "`--max-batch` must be at least 1. Given: 0",
         "`--memory-budget` must be at least 1 byte. Given: 0",
-        "`--api-key`, number 1: the name before `=` must have 1 to 64 letters, digits, `-`, `_` and `.`",
+        "server.toml: `api_key`, number 1: the name before `=` must have 1 to 64 letters, digits, `-`, `_` and `.`",
     ];
     for line in expected {
         assert!(lines.iter().any(|known| known == line), "{line}\nis not in\n{}", lines.join("\n"));
@@ -223,11 +226,74 @@ fn what_hangs_on_a_mistake_is_not_one_itself() {
     let hosts = vec![flag("image_url_hosts", "example.com")];
     let expected = "`--image-url-hosts` needs `--allow-image-urls`: nothing is fetched without it";
     assert_eq!(refusals("", hosts), [expected]);
+    let key = vec![variable("api_key", "")];
+    assert_eq!(refusals("", key), ["LATENTD_API_KEY, number 1: a key must not be empty"]);
+    let none = vec![variable("max_batch", "0"), variable("rate_limit", "60")];
+    assert_eq!(
+        refusals("", none),
+        [
+            "LATENTD_MAX_BATCH must be at least 1. Given: 0",
+            "LATENTD_RATE_LIMIT needs `--api-key` or `--api-key-file`: without keys nobody is told apart"
+        ]
+    );
     let none = vec![flag("rate_limit", "60")];
     assert_eq!(
         refusals("", none),
         ["`--rate-limit` needs `--api-key` or `--api-key-file`: without keys nobody is told apart"]
     );
+}
+
+#[test]
+fn a_secret_ends_with_a_new_line_and_may_have_several() {
+    let names = |value: &str| {
+        let keys = settle("", vec![variable("api_key", value)]).unwrap().config.api_keys;
+        keys.names().iter().map(|name| name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("team-a=sk-1\n"), ["team-a"]);
+    assert_eq!(names("team-a=sk-1\r\nteam-b=sk-2\n"), ["team-a", "team-b"]);
+    assert_eq!(names("4m1gJ3yZ0pX7+Qk/9sVbT2uR6wYcH8dLfA5eNoKxPjE=\n"), ["#1"]);
+    assert_eq!(refusals("", vec![variable("api_key", "\n")]), ["LATENTD_API_KEY, number 1: a key must not be empty"]);
+    assert_eq!(trimmed("9000\n".as_ref()), "9000");
+}
+
+#[test]
+fn a_service_link_is_no_port() {
+    let mut typed = Typed::of(vec![variable("port", "tcp://10.0.0.7:8091"), variable("host", "::1")]);
+    let links: Vec<_> = typed.without_service_links().iter().map(|link| link.to_string()).collect();
+    assert_eq!(links, ["LATENTD_PORT"]);
+    let serve = typed.meant(&mut Mistakes::default()).unwrap();
+    assert_eq!((serve.port, serve.host.to_string()), (8091, "[::1]".into()));
+    let lines = refusals("", vec![flag("port", "tcp://10.0.0.7:8091")]);
+    assert!(lines[0].starts_with("`--port`: invalid digit"), "{lines:?}");
+}
+
+#[test]
+fn a_server_of_this_machine_alone_is_asked_by_its_own_names() {
+    let hosts = |settings, local: &str| {
+        let serve = settle("", settings).unwrap().serve;
+        serve.http.allowed_hosts(&serve.host, local.parse().unwrap(), false)
+    };
+    assert_eq!(hosts(vec![], "0.0.0.0"), AllowedHosts::Any);
+    let own = AllowedHost::Name("images.example.com".into());
+    let public = vec![flag("public_url", "https://Images.example.com:8443/x"), flag("host", "gpu-3")];
+    let expected = AllowedHosts::These(vec![own.clone(), AllowedHost::Name("gpu-3".into())]);
+    assert_eq!(hosts(public, "127.0.0.1"), expected);
+    let listed = vec![flag("allowed_hosts", "images.example.com"), flag("host", "10.0.0.7")];
+    let expected = AllowedHosts::These(vec![own, "10.0.0.7".parse().unwrap()]);
+    assert_eq!(hosts(listed, "10.0.0.7"), expected);
+}
+
+#[tokio::test]
+async fn a_server_whose_scheduler_ends_ends_too() {
+    let address = ([127, 0, 0, 1], 80).into();
+    let (sender, readiness) = watch::channel(Readiness::Loading);
+    drop(sender);
+    let err = lost(readiness, address).await;
+    assert_eq!((err.exit_code(), err.to_string().contains("scheduler has ended")), (1, true));
+    let (sender, readiness) = watch::channel(Readiness::Draining);
+    drop(sender);
+    let ended = tokio::time::timeout(std::time::Duration::from_millis(10), lost(readiness, address)).await;
+    assert!(ended.is_err(), "it was told to stop");
 }
 
 #[test]

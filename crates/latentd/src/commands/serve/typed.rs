@@ -15,7 +15,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use latentd::Error;
 
-use super::{Mistakes, Serve, config_file};
+use super::{Host, Mistakes, Serve, config_file};
 
 /// One setting, by the name of its field, which is its key in the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,14 +37,21 @@ pub(super) enum Origin {
 pub(crate) struct Typed(Vec<Setting>);
 
 impl Typed {
-    pub(crate) fn run(self) -> Result<(), Error> {
+    pub(crate) fn run(mut self) -> Result<(), Error> {
+        let links = self.without_service_links();
         let mut mistakes = Mistakes::default();
         let serve = self.meant(&mut mistakes);
         let settled = serve.and_then(|serve| serve.settle(&mut mistakes));
         match settled.filter(|_| mistakes.is_empty()) {
-            Some(settled) => settled.run(),
+            Some(settled) => settled.run(&links),
             None => Err(mistakes.into()),
         }
+    }
+
+    /// Leaves out what is no setting of ours, but how Kubernetes and Docker tell of a service that is called like us.
+    pub(super) fn without_service_links(&mut self) -> Vec<Setting> {
+        let links = self.0.extract_if(.., |setting| setting.is_service_link());
+        links.collect()
     }
 
     #[cfg(test)]
@@ -61,6 +68,9 @@ impl Typed {
             let is_new = |setting: &Setting| self.0.iter().all(|known| known.key != setting.key);
             let added: Vec<_> = in_file.into_iter().filter(is_new).collect();
             self.0.extend(added);
+        }
+        for setting in self.0.iter().filter(|setting| setting.origin != Origin::Flag) {
+            mistakes.stands(setting.flag(), setting.to_string());
         }
         self.0.retain(|setting| match parse(std::slice::from_ref(setting)) {
             Ok(_) => true,
@@ -80,15 +90,64 @@ impl Typed {
     }
 }
 
+impl Setting {
+    /// The flag, as messages name it.
+    fn flag(&self) -> String {
+        format!("`--{}`", self.key.replace('_', "-"))
+    }
+
+    /// `LATENTD_PORT=tcp://10.0.0.7:8091` is in every container of a Kubernetes namespace that has a service `latentd`.
+    fn is_service_link(&self) -> bool {
+        let is_link = |value: &OsString| {
+            let value = value.to_string_lossy();
+            ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme))
+        };
+        self.key == "port" && matches!(self.origin, Origin::Variable(_)) && self.values.iter().all(is_link)
+    }
+}
+
+/// Without the white space at its ends: secrets and files that variables are made of end with a new line.
+pub(super) fn trimmed(value: &OsStr) -> OsString {
+    value.to_str().map_or_else(|| value.to_owned(), |value| value.trim().into())
+}
+
 impl fmt::Display for Setting {
     /// Where to look for it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.origin {
-            Origin::Flag => write!(f, "`--{}`", self.key.replace('_', "-")),
+            Origin::Flag => f.write_str(&self.flag()),
             Origin::Variable(name) => f.write_str(name),
             Origin::File(path) => write!(f, "{}: `{}`", path.display(), self.key),
         }
     }
+}
+
+/// Where a server with these variables listens: what [`Typed`] would come to, without its other settings.
+///
+/// # Errors
+/// A port or a host that is none, where it stands.
+pub(crate) fn address(variable: impl Fn(&str) -> Option<OsString>) -> Result<(Host, u16), Error> {
+    let command = command();
+    let settings = command.get_arguments().filter_map(|arg| {
+        let (key, name) = (arg.get_id().to_string(), arg.get_env()?.to_str()?);
+        let values = vec![trimmed(&variable(name)?)];
+        ["config", "host", "port"].contains(&key.as_str()).then(|| Setting {
+            key,
+            values,
+            origin: Origin::Variable(name.into()),
+        })
+    });
+    let mut typed = Typed(settings.collect());
+    typed.without_service_links();
+    // The server tells what is wrong with the rest of the file.
+    let config = typed.0.iter().find(|setting| setting.key == "config").and_then(|setting| setting.values.first());
+    let in_file = config.map(|path| config_file::read(path.as_ref(), &mut Mistakes::default())).unwrap_or_default();
+    typed.0.extend(in_file);
+    let known = |key: &str| typed.0.iter().find(|setting| setting.key == key).cloned();
+    let settings: Vec<_> = ["host", "port"].into_iter().filter_map(known).collect();
+    let mut mistakes = Mistakes::default();
+    let serve = Typed(settings).meant(&mut mistakes);
+    serve.filter(|_| mistakes.is_empty()).map(|serve| (serve.host, serve.port)).ok_or_else(|| mistakes.into())
 }
 
 /// The flags of `serve`, as clap has them.
@@ -166,7 +225,11 @@ impl FromArgMatches for Typed {
                 ValueSource::EnvVariable => Origin::Variable(arg.get_env()?.to_string_lossy().into_owned()),
                 _ => return None,
             };
-            let values = matches.get_raw(key)?.map(OsStr::to_owned).collect();
+            let values = matches.get_raw(key)?;
+            let values = match origin {
+                Origin::Variable(_) => values.map(trimmed).collect(),
+                _ => values.map(OsStr::to_owned).collect(),
+            };
             Some(Setting { key: key.to_owned(), values, origin })
         });
         Ok(Typed(settings.collect()))

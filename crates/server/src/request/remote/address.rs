@@ -4,14 +4,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-/// What of IPv4 is not public: IANA's special-purpose registry, multicast, and what is reserved.
+/// What of IPv4 is not public: IANA's special-purpose registry, multicast, what is reserved, and the one address of
+/// the public range that leads to a cloud's own machine: Azure's agent, which knows what its guests must not.
 /// <https://www.iana.org/assignments/iana-ipv4-special-registry>
-const NOT_PUBLIC_V4: [Ipv4Net; 15] = [
+/// <https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16>
+const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
     v4([0, 0, 0, 0], 8),
     v4([10, 0, 0, 0], 8),
     v4([100, 64, 0, 0], 10),
     v4([127, 0, 0, 0], 8),
     v4([169, 254, 0, 0], 16),
+    v4([168, 63, 129, 16], 32),
     v4([172, 16, 0, 0], 12),
     v4([192, 0, 0, 0], 24),
     v4([192, 0, 2, 0], 24),
@@ -87,6 +90,8 @@ mod tests {
             "11.0.0.0",
             "100.63.255.255",
             "100.128.0.0",
+            "168.63.129.15",
+            "168.63.129.17",
             "172.15.255.255",
             "172.32.0.0",
             "192.0.1.0",
@@ -110,6 +115,8 @@ mod tests {
             "100.127.255.255",
             "127.0.0.1",
             "127.255.255.254",
+            "100.100.100.200",
+            "168.63.129.16",
             "169.254.169.254",
             "172.16.0.1",
             "172.31.255.255",
@@ -130,6 +137,8 @@ mod tests {
             "::127.0.0.1",
             "::ffff:127.0.0.1",
             "::ffff:10.0.0.1",
+            "::ffff:168.63.129.16",
+            "2002:a83f:8110::1",
             "64:ff9b::10.0.0.1",
             "64:ff9b:1::8.8.8.8",
             "100::1",

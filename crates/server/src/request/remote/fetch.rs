@@ -13,18 +13,17 @@ use axum::body::Bytes;
 use reqwest::dns::{Name, Resolve, Resolving};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, Response, header};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use url::Url;
 
 use super::address::is_public;
+use super::places::FetchPlaces;
 use super::policy::{ImageUrls, Refusal};
+use crate::access::Client as Caller;
 use crate::request::sources::MAX_IMAGE_BYTES;
 
 /// How long a picture may take, with all of its redirects.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Most pictures that are fetched at a time, for all clients; more wait for as long as a picture may take.
-static FETCHES: Semaphore = Semaphore::const_new(32);
 /// Most redirects of a picture.
 const MAX_REDIRECTS: usize = 3;
 
@@ -34,6 +33,7 @@ pub struct ImageFetcher {
     client: Client,
     allowed: Arc<ImageUrls>,
     is_public: fn(IpAddr) -> bool,
+    places: Arc<FetchPlaces>,
 }
 
 impl ImageFetcher {
@@ -68,7 +68,7 @@ impl ImageFetcher {
             .pool_max_idle_per_host(0)
             .timeout(timeout)
             .build()?;
-        Ok(ImageFetcher { client, allowed, is_public })
+        Ok(ImageFetcher { client, allowed, is_public, places: Arc::default() })
     }
 
     /// Fetches from `host` alone, on this machine.
@@ -88,17 +88,19 @@ impl ImageFetcher {
         Ok(url)
     }
 
-    /// The file behind a URL that was checked. `take` is shown each piece as it comes.
+    /// The file behind a URL that was checked, for `caller`. `take` is shown each piece as it comes. Where there is no
+    /// place, one is waited for as long as a picture may take.
     ///
     /// # Errors
     /// Why there is none, or what `take` says.
     pub(super) async fn fetch<E: From<FetchError>>(
         &self,
         url: Url,
+        caller: Caller,
         mut take: impl FnMut(&Bytes) -> Result<(), E>,
     ) -> Result<Vec<u8>, E> {
-        let place = timeout(TIMEOUT, FETCHES.acquire()).await.map_err(|_| FetchError::TimedOut)?;
-        let _place = place.expect("it is never closed. This is a bug.");
+        let place = timeout(TIMEOUT, self.places.take(caller)).await;
+        let _place = place.map_err(|_| FetchError::TimedOut)?;
         let request = self.client.get(url).header(header::ACCEPT, "image/*");
         let mut response = request.send().await.map_err(FetchError::from)?;
         check_head(&response)?;

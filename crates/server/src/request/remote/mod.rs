@@ -6,6 +6,7 @@
 
 mod address;
 mod fetch;
+mod places;
 mod policy;
 
 use std::sync::{Mutex, PoisonError};
@@ -34,6 +35,7 @@ pub(crate) async fn fetched(
     upload: &mut Upload,
     param: &'static str,
 ) -> Result<Vec<Source>, ApiError> {
+    let client = upload.client();
     let upload = Mutex::new(upload);
     let count = |piece: &Bytes| {
         let mut upload = upload.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,7 +45,7 @@ pub(crate) async fn fetched(
         match (named, fetcher) {
             (Named::Sent(source), _) => Ok(source),
             (Named::Elsewhere(url), Some(fetcher)) => {
-                let file = fetcher.fetch(url.clone(), count).await;
+                let file = fetcher.fetch(url.clone(), client, count).await;
                 file.map(Source::File).map_err(|failed| failed.told(&url, param))
             }
             (Named::Elsewhere(_), None) => unreachable!("such a URL was refused. This is a bug."),

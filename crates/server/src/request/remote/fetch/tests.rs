@@ -86,7 +86,7 @@ const NAMES: &[(&str, &[IpAddr])] =
 
 async fn fetched(fetcher: &ImageFetcher, url: &str) -> Result<Vec<u8>, FetchError> {
     let url = fetcher.check(url).unwrap();
-    fetcher.fetch(url, |_| Ok(())).await
+    fetcher.fetch(url, Caller::Unknown, |_| Ok(())).await
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn pieces_are_shown_as_they_come() {
     let fetcher = fetcher(port, NAMES);
     let url = fetcher.check(&format!("http://public.example:{port}/endless.png")).unwrap();
     let mut seen = 0;
-    let refused = fetcher.fetch(url, |piece| {
+    let refused = fetcher.fetch(url, Caller::Unknown, |piece| {
         seen += piece.len();
         if seen > 1 << 20 { Err(FetchError::Status(0)) } else { Ok(()) }
     });

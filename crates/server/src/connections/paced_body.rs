@@ -1,0 +1,70 @@
+//! The body of a request, given up where it comes too slowly.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum::BoxError;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::{Bytes, Incoming};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::pace::Pace;
+
+/// A body that ends with [`TooSlow`](super::pace::TooSlow) where its client keeps the server waiting for it. What has
+/// come already is never too slow.
+pub(super) struct PacedBody {
+    body: Incoming,
+    pace: Pace,
+    bytes: u64,
+    /// From the first time that there was something to wait for.
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    begun: Instant,
+    progressed: Instant,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl PacedBody {
+    pub(super) fn new(body: Incoming, pace: Pace) -> Self {
+        PacedBody { body, pace, bytes: 0, waiting: None }
+    }
+}
+
+impl Body for PacedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let PacedBody { body, pace, bytes, waiting } = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
+            if let Some(Ok(frame)) = &frame {
+                *bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            if let Some(waiting) = waiting {
+                waiting.progressed = Instant::now();
+            }
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let waiting = waiting.get_or_insert_with(|| {
+            let now = Instant::now();
+            Waiting { begun: now, progressed: now, patience: Box::pin(sleep_until(now)) }
+        });
+        let (after, why) = pace.ends(*bytes, waiting.progressed - waiting.begun);
+        let end = waiting.begun + after;
+        if waiting.patience.deadline() != end {
+            waiting.patience.as_mut().reset(end);
+        }
+        ready!(waiting.patience.as_mut().poll(cx));
+        Poll::Ready(Some(Err(why.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,98 @@
+//! A connection of TCP, broken where its peer takes what there is for it too slowly.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::activity::Activity;
+use super::pace::Pace;
+
+/// A connection that breaks where its peer reads too slowly: its answers are dropped then, and their jobs with them.
+pub(super) struct PacedStream {
+    stream: TcpStream,
+    pace: Pace,
+    activity: Activity,
+    /// From when the system had no room until all that there is was handed over.
+    blocked: Option<Blocked>,
+}
+
+struct Blocked {
+    begun: Instant,
+    /// What the peer had to take since, for the last of these bytes to have room.
+    bytes: u64,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl PacedStream {
+    pub(super) fn new(stream: TcpStream, pace: Pace, activity: Activity) -> Self {
+        PacedStream { stream, pace, activity, blocked: None }
+    }
+
+    /// The system took so much, or nothing yet.
+    fn judged(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match (&written, &mut self.blocked) {
+            (Poll::Ready(Ok(bytes)), Some(blocked)) => blocked.bytes += *bytes as u64,
+            (Poll::Ready(_), _) => {}
+            (Poll::Pending, _) => {
+                let (stream, activity) = (&self.stream, &self.activity);
+                let blocked = self.blocked.get_or_insert_with(|| {
+                    activity.blocked(true);
+                    let now = Instant::now();
+                    // The system tells of room only once a good part of what it holds is taken.
+                    let held = SockRef::from(stream).send_buffer_size().unwrap_or_default() as u64;
+                    Blocked { begun: now, bytes: held, patience: Box::pin(sleep_until(now)) }
+                });
+                let Some(end) = blocked.begun.checked_add(self.pace.lasts(blocked.bytes)) else { return Poll::Pending };
+                if blocked.patience.deadline() != end {
+                    blocked.patience.as_mut().reset(end);
+                }
+                ready!(blocked.patience.as_mut().poll(cx));
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads too slowly")));
+            }
+        }
+        written
+    }
+}
+
+impl AsyncRead for PacedStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for PacedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.judged(written, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.judged(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// Asked for once all was handed over.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.blocked.take().is_some() {
+            self.activity.blocked(false);
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
