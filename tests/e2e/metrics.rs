@@ -10,7 +10,7 @@ use crate::binary::{latentd, run, stderr};
 use crate::serve::Server;
 
 /// A scrape's samples, by name and labels.
-async fn samples(server: &Server) -> BTreeMap<String, f64> {
+pub async fn samples(server: &Server) -> BTreeMap<String, f64> {
     let text = reqwest::get(server.url("/metrics")).await.unwrap().text().await.unwrap();
     let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit_once(' ').unwrap());
     samples.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()

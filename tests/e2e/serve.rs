@@ -1,13 +1,14 @@
 //! `latentd serve`: a real server on a real socket.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use serde_json::{Value, json};
 
 use crate::binary::latentd;
+use crate::metrics::samples;
 
 /// A running server; killed with the value.
 pub struct Server {
@@ -68,6 +69,18 @@ impl Server {
 
     fn request_of(&self, content_type: &str, body: String) -> reqwest::RequestBuilder {
         reqwest::Client::new().post(self.url("/v1/images/generations")).header("content-type", content_type).body(body)
+    }
+
+    /// How it ended, which it does soon.
+    async fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(exit) = self.child.try_wait().unwrap() {
+                return exit;
+            }
+            assert!(Instant::now() < deadline, "the server ends");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     fn signal(&self, name: &str) {
@@ -158,6 +171,40 @@ async fn a_client_that_leaves_frees_the_worker() {
     assert!(started.elapsed() < Duration::from_secs(20), "the worker was freed: {:?}", started.elapsed());
 }
 
+/// A server of a tiny model that draws whatever size it is asked for, and a picture that takes it many minutes.
+async fn drawing_a_large_picture(arguments: &[&str]) -> (Server, String) {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/goldens/models/qwen-image");
+    let server = Server::start(&[&[model, "--max-generated-image-size", "4194304"], arguments].concat()).await;
+    let large = json!({"prompt": "a cat", "num_inference_steps": 1000, "size": "2048x2048"});
+    (server, large.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_picture_that_nobody_waits_for_frees_the_worker_within_its_step() {
+    let (server, large) = drawing_a_large_picture(&[]).await;
+    let given_up = server.request(large).timeout(Duration::from_secs(2)).send().await;
+    assert!(given_up.unwrap_err().is_timeout());
+    let small = json!({"prompt": "a dog", "num_inference_steps": 1, "size": "64x64"});
+    assert_eq!(server.post(&small).await.0, 200);
+    let samples = samples(&server).await;
+    let interrupted = ["count", "sum"].map(|of| samples[&format!("latentd_interrupt_duration_seconds_{of}")]);
+    assert!(interrupted[0] == 1.0 && interrupted[1] < 2.0, "{interrupted:?}");
+    assert_eq!(samples["latentd_workers_busy"], 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_no_time_left_ends_in_the_middle_of_a_step() {
+    let (mut server, large) = drawing_a_large_picture(&["--drain-timeout", "1"]).await;
+    let taken = tokio::spawn(server.request(large).send());
+    while samples(&server).await["latentd_workers_busy"] != 1.0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.signal("TERM");
+    let (status, error) = answer(taken.await.unwrap()).await;
+    assert_eq!((status, error["error"]["code"].as_str()), (503, Some("shutting_down")), "{error}");
+    assert!(server.ended().await.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_finishes_what_was_taken() {
     let mut server = Server::start(&[]).await;
@@ -167,13 +214,5 @@ async fn sigterm_finishes_what_was_taken() {
     server.signal("TERM");
     let (status, _) = answer(taken.await.unwrap()).await;
     assert_eq!(status, 200);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let exit = loop {
-        match server.child.try_wait().unwrap() {
-            Some(exit) => break exit,
-            None => assert!(Instant::now() < deadline, "the server ends"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    assert!(exit.success(), "{exit}");
+    assert!(server.ended().await.success());
 }

@@ -39,7 +39,7 @@ pub use input_image_bounds::InputImageBounds;
 pub use interrupt::Interrupt;
 pub use knowledge::unknown_prompt;
 pub use limits::{InvalidRequest, Limits, MAX_GUIDANCE, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
-pub use model_card::ModelCard;
+pub use model_card::{ModelCard, most_pixels};
 pub use pipeline::{BlockRun, EncodingsUse, Lookups, Pipeline, PipelineError, StepReport};
 pub use preview::{PreviewMethod, PreviewTimes, Previews};
 pub use quality::Quality;

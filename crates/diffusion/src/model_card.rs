@@ -15,6 +15,8 @@ pub struct ModelCard {
     /// What the model knows to draw, where that is a few things only; empty otherwise. A prompt that names none of them
     /// is drawn [with a warning](crate::unknown_prompt).
     pub knows: Vec<String>,
+    /// Most pixels of one picture, unless the operator says other: [`most_pixels`].
+    pub max_pixels: usize,
     /// Denoising steps when a request names none.
     pub default_num_inference_steps: usize,
     /// Denoising steps of [`Quality::Low`].
@@ -38,6 +40,14 @@ pub struct ModelCard {
     /// Transformer blocks of each segment (list of blocks) of the DiT: what a cache configuration is
     /// checked against.
     pub num_blocks: Vec<usize>,
+}
+
+/// Most pixels of one picture of a model that was made for pictures of `native` size: four times as many.
+///
+/// The attention of a step takes 16 times as long then. Further out it is the same again, and models repeat what they
+/// draw.
+pub fn most_pixels(native: ImageSize) -> usize {
+    native.pixels().saturating_mul(4)
 }
 
 impl ModelCard {

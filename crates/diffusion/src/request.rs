@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::edit_size::ShapeOf;
-use crate::fit::MAX_FITTED_PIXELS;
 use crate::knowledge::unknown_prompt;
 use crate::limits::{self, InvalidRequest, Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
 use crate::{Extensions, Fit, Guidance, GuidanceKind, ImageSize, InputImage, Mask, ModelCard, Previews, Quality};
@@ -102,7 +101,7 @@ impl RequestDraft {
         self.n()?;
         self.num_inference_steps(card)?;
         if let Some(size) = self.size {
-            limits::size(size, limits)?;
+            limits::size(size, limits.bound(card, self.native_sizes(card)))?;
         }
         self.guidance_scale(card)?;
         self.first_seed()?;
@@ -133,8 +132,8 @@ impl RequestDraft {
         self.check_pictures(card)?;
         let n = self.n()?;
         let num_inference_steps = self.num_inference_steps(card)?;
-        let limits = self.limits(card, limits);
-        let asked = limits::size(self.size.unwrap_or_else(|| self.default_size(card, &limits)), &limits)?;
+        let bound = limits.bound(card, self.native_sizes(card));
+        let asked = limits::size(self.size.unwrap_or_else(|| self.default_size(card, bound.pixels)), bound)?;
         let fit = Fit::nearest(asked, self.native_sizes(card));
         let size = fit.map_or(asked, |fit| fit.made);
         self.guidance_scale(card)?;
@@ -177,14 +176,6 @@ impl RequestDraft {
         if self.input_images.is_empty() { &card.native_sizes } else { &[] }
     }
 
-    /// The operator's bounds, and that of what is enlarged.
-    fn limits(&self, card: &ModelCard, limits: &Limits) -> Limits {
-        match self.native_sizes(card) {
-            [] => *limits,
-            _ => Limits { max_pixels: limits.max_pixels.min(MAX_FITTED_PIXELS) },
-        }
-    }
-
     /// The weight of the model's guidance. Both weights are checked, also the one that this model does not have.
     fn guidance_scale(&self, card: &ModelCard) -> Result<f64, InvalidRequest> {
         let plain = self.guidance_scale.map(|scale| limits::scale("guidance_scale", scale)).transpose()?;
@@ -208,14 +199,14 @@ impl RequestDraft {
 
     /// The model's default size, or what its rule makes of the pictures to edit. Under the server's limit the
     /// shape is kept.
-    fn default_size(&self, card: &ModelCard, limits: &Limits) -> ImageSize {
+    fn default_size(&self, card: &ModelCard, max_pixels: usize) -> ImageSize {
         let shape = match card.edit_size.shape_of() {
             ShapeOf::Last if self.mask.is_none() => self.input_images.last(),
             ShapeOf::First | ShapeOf::Last => self.input_images.first(),
         };
         let Some(shape) = shape.map(|input| input.image.size) else { return card.default_size };
         let size = card.edit_size.of(shape);
-        if size.pixels() <= limits.max_pixels { size } else { shape.scaled_to_area(limits.max_pixels) }
+        if size.pixels() <= max_pixels { size } else { shape.scaled_to_area(max_pixels) }
     }
 
     fn check_pictures(&self, card: &ModelCard) -> Result<(), InvalidRequest> {
@@ -258,6 +249,7 @@ pub(crate) mod tests {
             default_size: ImageSize { width: 128, height: 128 },
             native_sizes: Vec::new(),
             knows: Vec::new(),
+            max_pixels: 256 * 256,
             default_num_inference_steps: 20,
             low_num_inference_steps: 10,
             high_num_inference_steps: 40,
@@ -277,7 +269,7 @@ pub(crate) mod tests {
     }
 
     fn build(draft: RequestDraft) -> Result<Vec<ImageRequest>, String> {
-        draft.build(&card(), &Limits { max_pixels: 1 << 20 }, || 7).map_err(|err| err.to_string())
+        draft.build(&card(), &Limits { max_pixels: Some(1 << 20) }, || 7).map_err(|err| err.to_string())
     }
 
     #[test]
@@ -328,30 +320,51 @@ pub(crate) mod tests {
         let masked = RequestDraft { mask: mask(30, 90), ..edit.clone() };
         assert_eq!(size(masked), "64x224", "a mask belongs to the first");
         assert_eq!(size(RequestDraft { size: Some(ImageSize { width: 33, height: 65 }), ..edit.clone() }), "33x65");
-        let small = Limits { max_pixels: 4096 };
+        let small = Limits { max_pixels: Some(4096) };
         assert_eq!(edit.build(&card(), &small, || 7).unwrap()[0].params.size.to_string(), "80x48");
     }
 
     #[test]
     fn a_model_with_native_sizes_makes_the_nearest() {
         let card = ModelCard { native_sizes: vec![card().default_size], ..card() };
-        let build = |draft: RequestDraft, max_pixels| {
+        let build = |draft: RequestDraft, max_pixels: Option<usize>| {
             let requests = draft.build(&card, &Limits { max_pixels }, || 7);
             requests.map(|requests| requests[0].clone()).map_err(|err| err.to_string())
         };
         let of = |size: &str| RequestDraft { size: Some(size.parse().unwrap()), ..draft() };
-        let asked = |size: &str| build(of(size), usize::MAX);
+        let asked = |size: &str| build(of(size), None);
         for size in ["64x64", "1024x1024", "1792x1024", "4096x4096", "16384x1024"] {
             let request = asked(size).unwrap();
             assert_eq!((request.params.size, request.size().to_string()), (card.default_size, size.into()));
         }
         assert_eq!(asked("128x128").unwrap().fit, None);
-        assert_eq!(build(draft(), usize::MAX).unwrap().fit, None, "the default size is native");
+        assert_eq!(build(draft(), None).unwrap().fit, None, "the default size is native");
         assert!(asked("4097x4096").unwrap_err().contains("at most 16777216 pixels"), "{:?}", asked("4097x4096"));
-        assert!(build(of("256x256"), 65_535).unwrap_err().contains("at most 65535 pixels"), "the operator's limit");
+        assert!(
+            build(of("256x256"), Some(65_535)).unwrap_err().contains("at most 65535 pixels"),
+            "the operator's limit"
+        );
         let edit = RequestDraft { input_images: [picture(60, 45)].into(), ..of("96x64") };
-        let edit = build(edit, usize::MAX).unwrap();
+        let edit = build(edit, None).unwrap();
         assert_eq!((edit.fit, edit.params.size.to_string()), (None, "96x64".into()), "an edit follows its picture");
+    }
+
+    #[test]
+    fn a_picture_is_as_large_as_the_model_says_unless_the_operator_says_other() {
+        let size = |width, height, max_pixels| {
+            let draft = RequestDraft { size: Some(ImageSize { width, height }), ..draft() };
+            let built = draft.build(&card(), &Limits { max_pixels }, || 7);
+            built.map(|requests| requests[0].params.size.to_string()).map_err(|err| err.to_string())
+        };
+        assert_eq!(size(256, 256, None).as_deref(), Ok("256x256"), "four times 128x128");
+        assert_eq!(
+            size(257, 256, None).unwrap_err(),
+            "`size` must have at most 65536 pixels (the model's limit; --max-generated-image-size sets another). \
+             Given: 257x256"
+        );
+        assert_eq!(size(7680, 4320, Some(7680 * 4320)).as_deref(), Ok("7680x4320"));
+        assert_eq!(size(7680, 4320, Limits::NONE.max_pixels).as_deref(), Ok("7680x4320"));
+        assert!(size(256, 256, Some(65535)).unwrap_err().contains("at most 65535 pixels (the server's"));
     }
 
     #[test]
@@ -429,10 +442,14 @@ pub(crate) mod tests {
             ),
         ];
         for (draft, message) in cases {
-            let checked = draft.check(&card(), &Limits { max_pixels: 1 << 20 });
+            let checked = draft.check(&card(), &Limits { max_pixels: Some(1 << 20) });
             assert_eq!(checked.unwrap_err().to_string(), message);
             assert_eq!(build(draft).unwrap_err(), message);
         }
-        assert_eq!(draft().check(&card(), &Limits { max_pixels: 1 }), Ok(()), "the pictures may give another size");
+        assert_eq!(
+            draft().check(&card(), &Limits { max_pixels: Some(1) }),
+            Ok(()),
+            "the pictures may give another size"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! What a checkpoint says of itself beyond diffusers' files.
 
-use diffusion::{EditSize, ImageSize, MAX_INFERENCE_STEPS, ModelCard};
+use diffusion::{EditSize, ImageSize, MAX_INFERENCE_STEPS, ModelCard, most_pixels};
 use serde::Deserialize;
 
 use crate::bounds::ConfigFile;
@@ -12,6 +12,8 @@ const FILE: &str = "latentd.json";
 
 /// Most pixels of a picture: more than any model was made for.
 const MAX_AREA: usize = 4096 * 4096;
+/// Most pixels that a checkpoint may let its pictures have.
+const MAX_PIXELS: usize = 16_384 * 16_384;
 
 /// `latentd.json`: defaults of a checkpoint that are not its family's, such as those of a small model that was
 /// trained on small pictures.
@@ -26,6 +28,8 @@ pub struct Facts {
     /// What it was trained to draw, each as prompts name it, if that is a few things only: a prompt that names none of
     /// them is drawn with a warning.
     pub knows: Vec<String>,
+    /// Most pixels of one picture, unless the operator says other; without it, four times those of `size`.
+    pub max_pixels: Option<usize>,
     /// Steps when a request names none; a request of low quality takes half of them, one of high quality
     /// twice as many.
     pub num_inference_steps: Option<usize>,
@@ -67,6 +71,7 @@ impl Facts {
         }
         for (key, number, most) in [
             ("num_inference_steps", self.num_inference_steps, MAX_INFERENCE_STEPS as usize),
+            ("max_pixels", self.max_pixels, MAX_PIXELS),
             ("edit_area", self.edit_area, MAX_AREA),
             ("condition_area", self.condition_area, MAX_AREA),
         ] {
@@ -101,7 +106,7 @@ impl Facts {
 
     /// The family's card with what the checkpoint knows better.
     pub fn applied_to(&self, card: ModelCard) -> ModelCard {
-        let size = self.size.as_deref().and_then(|size| size.parse().ok());
+        let size: Option<ImageSize> = self.size.as_deref().and_then(|size| size.parse().ok());
         let edit_size = match (card.edit_size, self.edit_area) {
             (EditSize::Area { of, .. }, Some(area)) => EditSize::Area { area, of },
             (EditSize::Own { .. }, Some(max_area)) => EditSize::Own { max_area },
@@ -112,6 +117,7 @@ impl Facts {
             default_size: size.unwrap_or(card.default_size),
             native_sizes: self.native_sizes.iter().filter_map(|size| size.parse().ok()).collect(),
             knows: self.knows.clone(),
+            max_pixels: self.max_pixels.or(size.map(most_pixels)).unwrap_or(card.max_pixels),
             default_num_inference_steps: steps.unwrap_or(card.default_num_inference_steps),
             low_num_inference_steps: steps.map_or(card.low_num_inference_steps, |steps| steps.div_ceil(2)),
             high_num_inference_steps: steps
@@ -154,6 +160,7 @@ mod tests {
                 r#"{"num_inference_steps": 0}"#,
                 "`latentd.json`: `num_inference_steps` must be between 1 and 1000. Given: 0",
             ),
+            (r#"{"max_pixels": 0}"#, "`latentd.json`: `max_pixels` must be between 1 and 268435456. Given: 0"),
             (
                 r#"{"edit_area": 16777217}"#,
                 "`latentd.json`: `edit_area` must be between 1 and 16777216. Given: 16777217",
@@ -165,5 +172,36 @@ mod tests {
             assert!(message.starts_with(expected), "{message}");
         }
         assert_eq!(facts(r#"{"size": "128x96"}"#).unwrap().size.as_deref(), Some("128x96"));
+    }
+
+    #[test]
+    fn a_size_brings_its_limit_unless_that_is_said_too() {
+        let card = ModelCard {
+            class: "QwenImagePipeline".into(),
+            default_size: ImageSize { width: 1024, height: 1024 },
+            native_sizes: Vec::new(),
+            knows: Vec::new(),
+            max_pixels: 2048 * 2048,
+            default_num_inference_steps: 50,
+            low_num_inference_steps: 20,
+            high_num_inference_steps: 80,
+            guidance: diffusion::GuidanceKind::TrueCfg,
+            default_guidance_scale: 4.0,
+            default_negative_prompt: None,
+            input_images: diffusion::InputImageBounds::NONE,
+            edit_size: EditSize::Own { max_area: 1024 * 1024 },
+            max_prompt_tokens: 1024,
+            dim: 8,
+            num_blocks: vec![1],
+        };
+        let limit = |json| facts(json).unwrap().applied_to(card.clone()).max_pixels;
+        for (json, expected) in [
+            ("{}", 2048 * 2048),
+            (r#"{"size": "128x96"}"#, 256 * 192),
+            (r#"{"size": "128x96", "max_pixels": 1000}"#, 1000),
+            (r#"{"max_pixels": 5000000}"#, 5_000_000),
+        ] {
+            assert_eq!(limit(json), expected, "{json}");
+        }
     }
 }

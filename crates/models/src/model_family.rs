@@ -1,5 +1,7 @@
 //! What a family tells of itself before anything is loaded.
 
+use diffusion::{ImageSize, most_pixels};
+
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 use crate::options::{LoadOptions, Progress};
@@ -45,6 +47,14 @@ pub struct PublishedModel {
     pub memory_bytes: u64,
 }
 
+impl PublishedModel {
+    /// Most pixels of one picture, unless the operator says other.
+    pub fn max_pixels(&self) -> usize {
+        let (width, height) = self.size;
+        most_pixels(ImageSize { width, height })
+    }
+}
+
 /// What a model makes pictures from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Makes {
@@ -73,6 +83,7 @@ pub(crate) fn assert_as_published(card: &diffusion::ModelCard, model: &Published
     let id = model.id;
     assert_eq!(card.default_num_inference_steps, model.num_inference_steps, "{id}");
     assert_eq!((card.default_size.width, card.default_size.height), model.size, "{id}");
+    assert_eq!(card.max_pixels, model.max_pixels(), "{id}");
     assert_eq!(card.input_images.max_images, model.max_images, "{id}");
     assert_eq!(card.input_images.min_images > 0, model.makes == Makes::Edits, "{id}");
     assert_eq!(card.num_blocks, model.segments.iter().map(|(_, blocks)| *blocks).collect::<Vec<_>>(), "{id}");

@@ -156,6 +156,7 @@ impl Default for FakePipeline {
                 knows: Vec::new(),
                 class: "FakePipeline".into(),
                 default_size: ImageSize { width: 64, height: 64 },
+                max_pixels: 128 * 128,
                 default_num_inference_steps: 4,
                 low_num_inference_steps: 2,
                 high_num_inference_steps: 8,

@@ -31,6 +31,8 @@ struct Row {
     default_num_inference_steps: usize,
     default_guidance: &'static str,
     default_size: String,
+    /// Most pixels of a picture, unless `--max-generated-image-size` says other.
+    max_pixels: usize,
     segments: Vec<Segment>,
     licence: &'static str,
     disk_bytes: u64,
@@ -75,6 +77,7 @@ impl Row {
             default_num_inference_steps: model.num_inference_steps,
             default_guidance: model.guidance,
             default_size: format!("{width}x{height}"),
+            max_pixels: model.max_pixels(),
             segments: segments.collect(),
             licence: model.licence,
             disk_bytes: model.disk_bytes,
@@ -110,8 +113,12 @@ fn text(rows: &[Row]) -> String {
         let _ = writeln!(out, "  {} ({}{pictures}){place}", row.id, row.makes);
         let _ = writeln!(
             out,
-            "    {}: {} steps, guidance {}, {}",
-            row.pipeline, row.default_num_inference_steps, row.default_guidance, row.default_size
+            "    {}: {} steps, guidance {}, {}, up to {} megapixels",
+            row.pipeline,
+            row.default_num_inference_steps,
+            row.default_guidance,
+            row.default_size,
+            (row.max_pixels as f64 / 1e5).round() / 10.0,
         );
         let _ = writeln!(out, "    {}", segments.join(", "));
         if let Some(fault) = &row.hub_cache_fault {

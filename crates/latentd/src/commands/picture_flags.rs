@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use diffusion::{ImageSize, InvalidRequest, InvalidSize, MAX_IMAGES};
+use diffusion::{ImageSize, InvalidRequest, InvalidSize, Limits, MAX_IMAGES};
 use latentd::{
     Error, GeneratedImage, InputPictures, ModelSource, OmniDiffusionSamplingParams, OmniInput, check_writable,
 };
@@ -48,6 +48,9 @@ pub(super) struct PictureFlags {
     /// Width in pixels
     #[arg(long, requires = "height")]
     width: Option<usize>,
+    /// Most pixels of a picture; without it the model's limit, four times the pixels that it was made for
+    #[arg(long, value_name = "PIXELS")]
+    max_generated_image_size: Option<usize>,
     /// Pictures to make, with seeds counting up
     #[arg(long, alias = "num-outputs-per-prompt", short = 'n', value_name = "N", allow_negative_numbers = true)]
     num_images_per_prompt: Option<i64>,
@@ -76,7 +79,8 @@ impl PictureFlags {
         if self.model.is_none() {
             terminal::notice(banner);
         }
-        let mut omni = self.loading.builder(self.model.as_deref()).build()?;
+        let limits = Limits { max_pixels: self.max_generated_image_size };
+        let mut omni = self.loading.builder(self.model.as_deref()).limits(limits).build()?;
         let bar = StepsBar::new();
         let images = omni.generate_with_progress(input, params, |step| bar.update(step)).map_err(with_flags)?;
         bar.finish();

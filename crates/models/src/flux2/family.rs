@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use diffusion::{
     EditSize, FlowMatchConfig, GuidanceKind, ImageRequest, ImageSize, InputImageBounds, ModelCard, PipelineError,
-    RgbImage, Sigmas, empirical_mu,
+    RgbImage, Sigmas, empirical_mu, most_pixels,
 };
 use serde::Deserialize;
 
@@ -196,15 +196,19 @@ fn sizes(
     }
 }
 
+/// What the models were made for.
+const NATIVE_SIZE: ImageSize = ImageSize { width: 1024, height: 1024 };
+
 /// What the family says of itself where the checkpoint says nothing. The bounds of pictures are
 /// `Flux2ImageProcessor.check_image_input`'s, and four are as many as it was trained with.
 fn card(class: String, is_distilled: bool, config: &TransformerConfig) -> ModelCard {
     let (low, steps, high) = if is_distilled { (4, 4, 8) } else { (20, 50, 80) };
     ModelCard {
         class,
-        default_size: ImageSize { width: 1024, height: 1024 },
+        default_size: NATIVE_SIZE,
         native_sizes: Vec::new(),
         knows: Vec::new(),
+        max_pixels: most_pixels(NATIVE_SIZE),
         default_num_inference_steps: steps,
         low_num_inference_steps: low,
         high_num_inference_steps: high,

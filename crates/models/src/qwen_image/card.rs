@@ -1,6 +1,6 @@
 //! What Qwen-Image's pipelines say of themselves where the checkpoint says nothing.
 
-use diffusion::{EditSize, GuidanceKind, ImageSize, InputImageBounds, ModelCard, ShapeOf};
+use diffusion::{EditSize, GuidanceKind, ImageSize, InputImageBounds, ModelCard, ShapeOf, most_pixels};
 
 use super::config::TransformerConfig;
 use super::edit_prompt::EditStyle;
@@ -9,6 +9,8 @@ use super::prompt::MAX_PROMPT_TOKENS;
 /// Pixels, about, at which the text encoder sees a picture to edit. (Qwen-Image-Edit's, the first, sees it at the
 /// size at which it is edited.)
 pub(super) const CONDITION_AREA: usize = 384 * 384;
+/// What the models were made for.
+const NATIVE_SIZE: ImageSize = ImageSize { width: 1024, height: 1024 };
 /// Pixels, about, at which pictures are edited.
 const EDIT_AREA: usize = 1024 * 1024;
 /// The processor refuses pictures of which one side is longer than this many times the other.
@@ -24,9 +26,10 @@ pub(super) fn card(class: String, style: Option<EditStyle>, config: &Transformer
     };
     ModelCard {
         class,
-        default_size: ImageSize { width: 1024, height: 1024 },
+        default_size: NATIVE_SIZE,
         native_sizes: Vec::new(),
         knows: Vec::new(),
+        max_pixels: most_pixels(NATIVE_SIZE),
         default_num_inference_steps: if style == Some(EditStyle::Plus) { 40 } else { 50 },
         low_num_inference_steps: 20,
         high_num_inference_steps: 80,

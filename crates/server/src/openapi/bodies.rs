@@ -86,7 +86,8 @@ fn configured(name: &str, mut field: Object, config: &ServerConfig) -> Object {
         "size" => {
             let about = field.description.unwrap_or_default();
             let most = config.limits.max_pixels;
-            field.description = Some(format!("`WIDTHxHEIGHT` in pixels, at most {most} of them; {about}"));
+            let most = most.map_or("as many as the model takes".into(), |most| format!("at most {most} of them"));
+            field.description = Some(format!("`WIDTHxHEIGHT` in pixels, {most}; {about}"));
             field.extensions = Some(listed(&["width", "height"]));
         }
         "cache" if !config.allow_request_cache_config => {
@@ -168,7 +169,7 @@ mod tests {
     #[test]
     fn bounds_are_those_of_the_settings() {
         let mut config = config();
-        config.limits.max_pixels = 1234;
+        config.limits.max_pixels = Some(1234);
         config.priorities = false;
         let schema = serde_json::to_value(generation(&config)).unwrap();
         let size = &schema["properties"]["size"];

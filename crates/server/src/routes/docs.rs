@@ -7,6 +7,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use super::assets::{Asset, CSS, HTML, JS, answer, text};
+use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::openapi;
 use crate::state::AppState;
@@ -24,7 +25,11 @@ pub(crate) fn routes() -> Router<AppState> {
 }
 
 async fn document(State(state): State<AppState>) -> Response {
-    Json(openapi::document(&state.config)).into_response()
+    let mut config = ServerConfig::clone(&state.config);
+    if let Ok(card) = state.card() {
+        config.limits = config.limits.of(&card);
+    }
+    Json(openapi::document(&config)).into_response()
 }
 
 async fn page(headers: HeaderMap) -> Response {

@@ -19,10 +19,11 @@ pub(crate) async fn version(State(state): State<AppState>) -> Json<BuildInfo> {
 /// `GET /info`: enough for a page to offer what this server takes.
 pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
     let config = &state.config;
+    let card = state.card().ok();
     Json(Info {
         version: config.build.version,
-        model: ServedModel::new(&config.served_model_names, state.card().ok().as_deref()),
-        limits: ServedLimits::new(config),
+        model: ServedModel::new(&config.served_model_names, card.as_deref()),
+        limits: ServedLimits::new(config, card.as_deref()),
         cache: ServedCache::new(config),
         auth_required: !config.api_keys.is_empty(),
         priorities: config.priorities,
@@ -103,8 +104,8 @@ impl ServedModel {
 /// The bounds of a request.
 #[derive(Debug, Serialize, ToSchema)]
 struct ServedLimits {
-    /// Of one picture.
-    max_pixels: usize,
+    /// Of one picture: the operator's limit or else the model's, which is not known before it is loaded.
+    max_pixels: Option<usize>,
     /// Of one request.
     max_images: i64,
     max_inference_steps: i64,
@@ -116,9 +117,10 @@ struct ServedLimits {
 }
 
 impl ServedLimits {
-    fn new(config: &ServerConfig) -> Self {
+    fn new(config: &ServerConfig, card: Option<&ModelCard>) -> Self {
+        let max_pixels = card.map_or(config.limits.max_pixels, |card| Some(config.limits.max_pixels(card)));
         ServedLimits {
-            max_pixels: config.limits.max_pixels,
+            max_pixels,
             max_images: MAX_IMAGES,
             max_inference_steps: MAX_INFERENCE_STEPS,
             max_prompt_chars: MAX_PROMPT_CHARS,

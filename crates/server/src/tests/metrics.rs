@@ -74,6 +74,7 @@ async fn a_failed_picture_is_counted_with_its_reason() {
         ("invalid in prepare", "invalid_value", "invalid_value"),
         ("oom in step", "out_of_memory", "out_of_memory"),
         ("fail in decode", "model_error", "internal_error"),
+        ("nan in decode", "not_finite", "not_finite"),
         ("panic in step", "worker_crashed", "internal_error"),
     ];
     for (prompt, reason, outcome) in cases {
@@ -86,7 +87,7 @@ async fn a_failed_picture_is_counted_with_its_reason() {
         let runs = "cache_block_runs_total{decision=\"computed\",reason=\"uncached\",branch=\"cond\",\
             segment=\"transformer_blocks\"} 4";
         let expected = match reason {
-            "model_error" => vec![runs, &failed, &request],
+            "model_error" | "not_finite" => vec![runs, &failed, &request],
             "worker_crashed" => vec![&failed, &request, "worker_crashes_total 1"],
             _ => vec![failed.as_str(), &request],
         };

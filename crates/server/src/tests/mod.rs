@@ -54,7 +54,7 @@ impl Answer {
 pub(crate) fn config() -> ServerConfig {
     let mut config = ServerConfig::new("Fake/Fake-Image");
     config.served_model_names.push("gpt-image-1".into());
-    config.limits.max_pixels = 256 * 256;
+    config.limits.max_pixels = Some(256 * 256);
     config
 }
 

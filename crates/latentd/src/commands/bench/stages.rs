@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use diffusion::Limits;
 use latentd::{Error, GeneratedImage, OmniDiffusionSamplingParams};
 use serde::Serialize;
 
@@ -61,7 +62,7 @@ struct Figures {
 impl Stages {
     pub(super) fn run(self) -> Result<(), Error> {
         let started = Instant::now();
-        let mut omni = self.loading.builder(self.model.as_deref()).build()?;
+        let mut omni = self.loading.builder(self.model.as_deref()).limits(Limits::NONE).build()?;
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
 
         let (mut encode, mut step, mut decode, mut whole) = (vec![], vec![], vec![], vec![]);

@@ -57,9 +57,9 @@ pub(super) struct Serve {
     /// What requests may call the model: its id, then aliases
     #[arg(long, value_delimiter = ',', value_name = "NAME", env = "LATENTD_SERVED_MODEL_NAME")]
     served_model_name: Vec<String>,
-    /// Most pixels of a picture
-    #[arg(long, default_value_t = Limits::default().max_pixels, value_name = "PIXELS", env = "LATENTD_MAX_GENERATED_IMAGE_SIZE")]
-    max_generated_image_size: usize,
+    /// Most pixels of a picture; without it the model's limit, four times the pixels that it was made for
+    #[arg(long, value_name = "PIXELS", env = "LATENTD_MAX_GENERATED_IMAGE_SIZE")]
+    max_generated_image_size: Option<usize>,
     /// Seconds that a stopping server gives the pictures it has taken
     #[arg(long, default_value_t = 60, value_name = "SECONDS", env = "LATENTD_DRAIN_TIMEOUT")]
     drain_timeout: u64,
@@ -238,7 +238,7 @@ fn warm(builder: OmniBuilder, stopped: &Interrupt) -> Result<AnyPipeline, Error>
     let side = pipeline.card().default_size.width.min(256);
     let size = ImageSize { width: side, height: side };
     let draft = RequestDraft { size: Some(size), input_images: warm_up_pictures(pipeline.card()), ..draft };
-    let requests = draft.build(pipeline.card(), &Limits::default(), || 0)?;
+    let requests = draft.build(pipeline.card(), &Limits::NONE, || 0)?;
     let request: &ImageRequest = requests.first().expect("one picture. This is a bug.");
     let mut state = pipeline.prepare(request, stopped)?;
     for _ in 0..request.params.num_inference_steps {

@@ -99,7 +99,7 @@ impl Rounds {
             extensions,
             ..self.draft.clone()
         };
-        let requests = draft.build(self.pipeline.card(), &diffusion::Limits::default(), rand::random)?;
+        let requests = draft.build(self.pipeline.card(), &diffusion::Limits::NONE, rand::random)?;
         Ok(requests.into_iter().next().expect("a draft is a picture at least. This is a bug."))
     }
 
