@@ -154,7 +154,7 @@ impl CostModel {
 
 /// At most some thirty years, so that the sum of many is a duration too.
 fn duration(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds.max(0.0).min(1e9))
+    Duration::try_from_secs_f64(seconds.clamp(0.0, 1e9)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -12,10 +12,12 @@ use crate::config::{JobOptions, SchedulerConfig};
 use crate::policy::{self, Turn};
 use crate::state::{Job, JobId, State, WorkerId};
 
+/// How soon a request is needed.
+type DeadlineOf = Box<dyn Fn(&RequestCost) -> Option<Duration>>;
+
 pub(super) struct Latentd {
     state: State,
-    /// How soon a request is needed.
-    deadline: Box<dyn Fn(&RequestCost) -> Option<Duration>>,
+    deadline: DeadlineOf,
     refused: Vec<usize>,
 }
 
