@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use cache::{CacheConfig, CacheType};
 use diffusion::{
-    Extensions, GuidanceKind, ImageRequest, ImageSize, InputImage, Interrupt, Mask, Pipeline, PreviewMethod,
+    Extensions, Guidance, GuidanceKind, ImageRequest, ImageSize, InputImage, Interrupt, Mask, Pipeline, PreviewMethod,
     PreviewTimes, Previews, RgbImage, SamplingParams,
 };
 use models::{AnyPipeline, Checkpoint, LoadOptions, Overrides};
@@ -121,7 +121,7 @@ fn a_request_holds_what_its_estimate_says() {
                 // Company without a cache: what is kept of a step must not keep theirs too.
                 let mut requests = vec![request(None, true, false); company];
                 requests.push(request(config.as_ref(), guided, previews));
-                let said = requests.iter().map(|request| estimator(request).bytes as usize).sum();
+                let said = requests.iter().map(|request| estimator(request).memory.state as usize).sum();
                 let case = format!("{name}, guided {guided}, previews {previews}, company {company}");
                 let is_exact = config.as_ref().is_none_or(|config| config.bn_compute_blocks == 0);
                 check(&case, &mut model, &requests, said, is_exact);
@@ -142,7 +142,7 @@ fn an_edit_holds_what_its_estimate_says() {
                 let request = edit(request(config.as_ref(), guides, previews));
                 // The pixels that a mask keeps, three colours and how much may change, are not on the device.
                 let pixels = request.params.size.pixels() * 4;
-                let said = estimator(&request).bytes as usize + pixels;
+                let said = estimator(&request).memory.state as usize + pixels;
                 let is_exact = config.as_ref().is_none_or(|config| config.bn_compute_blocks == 0);
                 check(&format!("{folder}: {name}, previews {previews}"), &mut model, &[request], said, is_exact);
             }
@@ -163,4 +163,80 @@ fn edits(folder: &str) -> AnyPipeline {
     let options = LoadOptions { encoding_cache_bytes: 0, overrides, ..LoadOptions::default() };
     let checkpoint = Checkpoint::open(goldens.join("models").join(folder)).unwrap();
     models::load(&checkpoint, &options, &|_, _, _| ()).unwrap()
+}
+
+/// What the allocator saw of a stage at most, beside what was held when it began.
+fn most_during<T>(stage: impl FnOnce() -> T) -> (T, usize) {
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
+    let result = stage();
+    (result, ALLOCATOR.peak_usage().saturating_sub(before))
+}
+
+/// The peaks of encoding, of a step and of decoding, in bytes. Threads make themselves scratch memory when they first
+/// need some, so that the least of several runs counts.
+fn peaks(model: &mut AnyPipeline, request: &ImageRequest) -> [usize; 3] {
+    let interrupt = Interrupt::default();
+    let run = |_| {
+        let (mut state, encode) = most_during(|| model.prepare(request, &interrupt).unwrap());
+        model.step(&mut [&mut state], &interrupt).unwrap();
+        let (_, step) = most_during(|| model.step(&mut [&mut state], &interrupt).unwrap());
+        model.release(&mut state);
+        let (_, decode) = most_during(|| model.decode(state, &interrupt).unwrap());
+        [encode, step, decode]
+    };
+    let runs: Vec<_> = (0..3).map(run).collect();
+    [0, 1, 2].map(|stage| runs.iter().map(|run| run[stage]).min().unwrap())
+}
+
+/// The estimate of each stage may be exceeded by so much, and by no more than so often be too much.
+const EXCEEDED: f64 = 1.3;
+const TOO_MUCH: f64 = 3.0;
+
+#[test]
+fn the_stages_of_a_request_need_what_their_estimates_say() {
+    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let checkpoint = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
+    let options = LoadOptions { encoding_cache_bytes: 0, ..LoadOptions::default() };
+    let builtin = models::load(&checkpoint, &options, &|_, _, _| ()).unwrap();
+    let text = |side: usize| {
+        let mut request = request(None, true, false);
+        request.params.size = ImageSize { width: side, height: side };
+        request
+    };
+    let cases = [
+        ("built-in", builtin, vec![text(128), text(256), text(512)]),
+        ("qwen-image-edit-plus", edits("qwen-image-edit-plus"), vec![text(256), edit(text(256))]),
+        ("flux2-klein", edits("flux2-klein"), vec![text(256), edit(text(256))]),
+    ];
+    let mut wrong = Vec::new();
+    for (name, mut model, requests) in cases {
+        let estimator = model.estimator();
+        for mut request in requests {
+            if name == "flux2-klein" {
+                (request.params.guidance, request.negative_prompt) = (Guidance::None, None);
+            }
+            let memory = estimator(&request).memory;
+            let said = [memory.encode + memory.state, memory.step + memory.state, memory.decode];
+            let needed = peaks(&mut model, &request);
+            for ((stage, said), needed) in ["encode", "step", "decode"].into_iter().zip(said).zip(needed) {
+                let (said, needed) = (said as f64, needed as f64);
+                let line = format!(
+                    "{name}, {}, {} pictures, {stage}: {:.2} MiB said, {:.2} MiB needed, {:.2}",
+                    request.params.size,
+                    request.input_images.len(),
+                    said / f64::from(1 << 20),
+                    needed / f64::from(1 << 20),
+                    needed / said,
+                );
+                println!("{line}");
+                // Little things weigh in little stages.
+                let slack = 256.0 * 1024.0;
+                if needed > said * EXCEEDED + slack || said > needed * TOO_MUCH + slack {
+                    wrong.push(line);
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{ImageRequest, Previews};
+use crate::{ImageRequest, Previews, RequestMemory};
 
 /// The size of a request's work, for admission and for deciding what steps together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,8 +17,8 @@ pub struct RequestCost {
     pub previews: Option<Previews>,
     /// What each of its stages computes.
     pub work: Work,
-    /// Most bytes of device memory that its state holds at a time.
-    pub bytes: u64,
+    /// The memory that it needs.
+    pub memory: RequestMemory,
     /// The share of the blocks that runs in a step of which every pass is reused, above 0; 1 for a
     /// request without a step cache.
     pub least_share: f64,
@@ -67,7 +67,7 @@ impl RequestCost {
             steps: request.params.num_inference_steps,
             previews: request.previews,
             work: Work { encode, step, reused_step: step, preview: picture, decode: picture },
-            bytes: 0,
+            memory: RequestMemory::default(),
             least_share: 1.0,
             kind: 0,
         }
@@ -103,7 +103,7 @@ mod tests {
             steps: 1,
             previews: None,
             work,
-            bytes: 0,
+            memory: RequestMemory::default(),
             // One block of ten.
             least_share: 0.1,
             kind: 0,

@@ -38,6 +38,11 @@ pub trait Pipeline {
         EncodingsUse::default()
     }
 
+    /// Bytes of device memory that are kept between requests: earlier encodings, tables.
+    fn kept_bytes(&self) -> u64 {
+        0
+    }
+
     /// What whoever sent the request should know, in sentences: what was asked but cannot be had.
     fn warnings(&self, _state: &Self::State) -> Vec<String> {
         Vec::new()
@@ -64,6 +69,10 @@ pub trait Pipeline {
         method: PreviewMethod,
         interrupt: &Interrupt,
     ) -> Result<RgbImage, PipelineError>;
+
+    /// Lets go what only further steps would need, such as the step cache's residuals: asked before a request is
+    /// decoded, which it may be again where the first try ran out of memory.
+    fn release(&mut self, state: &mut Self::State);
 
     /// Turns the latents into a picture of the requested size.
     ///
@@ -96,6 +105,10 @@ impl<P: Pipeline + ?Sized> Pipeline for Box<P> {
         (**self).encodings(state)
     }
 
+    fn kept_bytes(&self) -> u64 {
+        (**self).kept_bytes()
+    }
+
     fn warnings(&self, state: &Self::State) -> Vec<String> {
         (**self).warnings(state)
     }
@@ -115,6 +128,10 @@ impl<P: Pipeline + ?Sized> Pipeline for Box<P> {
         interrupt: &Interrupt,
     ) -> Result<RgbImage, PipelineError> {
         (**self).preview(state, method, interrupt)
+    }
+
+    fn release(&mut self, state: &mut Self::State) {
+        (**self).release(state);
     }
 
     fn decode(&mut self, state: Self::State, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {

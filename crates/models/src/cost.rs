@@ -4,10 +4,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use cache::{CacheConfig, SegmentTokens};
-use diffusion::{CfgBranch, EditSize, ImageRequest, ImageSize, PreviewMethod, RequestCost, Work};
+use diffusion::{CfgBranch, EditSize, ImageRequest, ImageSize, PreviewMethod, RequestCost, RequestMemory, Work};
 
 use crate::dit::Segment;
 use crate::flops::{ModelFlops, sketch};
+use crate::peaks::Peaks;
 
 /// Tells the text tokens of a request's prompt.
 pub type TextTokens = Arc<dyn Fn(&str, &ImageRequest) -> TextLength + Send + Sync>;
@@ -43,6 +44,8 @@ pub struct RequestSizes {
     pub activation_bytes: usize,
     /// What the networks compute.
     pub flops: ModelFlops,
+    /// What the stages need while they run.
+    pub peaks: Peaks,
 }
 
 /// Tells the cost of requests to one model.
@@ -65,8 +68,11 @@ impl CostModel {
             cache.map_or(0, |config| self.cache_bytes(config, hidden_tokens, self.most_text(request), uncached.passes));
         RequestCost {
             work: self.work(request, cache, hidden_tokens),
-            bytes: (self.latent_bytes(request, reference_tokens) + self.prompt_bytes(request) + kept) as u64
-                + fitted_bytes(request),
+            memory: RequestMemory {
+                state: (self.latent_bytes(request, reference_tokens) + self.prompt_bytes(request) + kept) as u64
+                    + fitted_bytes(request),
+                ..self.peaks(request, reference_tokens)
+            },
             least_share: cache.map_or(1.0, |config| self.least_share(config)),
             kind: cache.map_or(0, |config| kind(config, uncached.steps)),
             ..uncached
@@ -137,6 +143,23 @@ impl CostModel {
     /// Image tokens of each picture to edit.
     fn reference_tokens(&self, request: &ImageRequest) -> impl Iterator<Item = usize> {
         request.input_images.iter().map(|input| self.edit_size.of(input.image.size).image_seq_len())
+    }
+
+    /// What the stages need while they run; nothing of the state.
+    fn peaks(&self, request: &ImageRequest, reference_tokens: usize) -> RequestMemory {
+        /// Sides of a token's part of the picture.
+        const PIXELS: usize = 16 * 16;
+        let RequestSizes { peaks, activation_bytes, .. } = self.sizes;
+        let own = request.params.size.image_seq_len();
+        let text: Vec<usize> = self.most_text_tokens(request).collect();
+        let passes: usize = text.iter().map(|text| own + reference_tokens + text).sum();
+        // Pictures and prompts are encoded one after the other. Under a mask, the first is at the size that is made.
+        let picture = self.reference_tokens(request).chain(request.mask.iter().map(|_| own)).max().unwrap_or(0);
+        let encode = (picture * PIXELS * peaks.vae_encoder).max(text.iter().max().unwrap_or(&0) * peaks.text);
+        // A preview may be decoded between two steps.
+        let decode = own * PIXELS * peaks.vae_decoder;
+        let bytes = |numbers: usize| (numbers * activation_bytes) as u64;
+        RequestMemory { state: 0, encode: bytes(encode), step: bytes(passes * peaks.block), decode: bytes(decode) }
     }
 
     /// Latents before and after a step: those of the last step are held until this one is known to have had

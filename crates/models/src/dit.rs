@@ -86,6 +86,9 @@ pub trait Dit {
     /// The lists of blocks, in the order in which they run.
     fn segments(&self) -> &[Segment];
 
+    /// Bytes of the tables that are kept for the next step.
+    fn kept_bytes(&self) -> usize;
+
     /// Embeds the rows of a step.
     ///
     /// # Errors

@@ -295,6 +295,10 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
         state.encodings
     }
 
+    fn kept_bytes(&self) -> u64 {
+        (self.encodings.bytes() + self.family.dit().kept_bytes()) as u64
+    }
+
     fn warnings(&self, state: &RequestState) -> Vec<String> {
         state.warnings.clone()
     }
@@ -325,6 +329,10 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
             let drawn = self.draw(clean, state.size, method)?;
             Ok(self.presented(drawn, state.masked.as_ref(), state.fit))
         })
+    }
+
+    fn release(&mut self, state: &mut RequestState) {
+        state.release();
     }
 
     fn decode(&mut self, state: RequestState, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {

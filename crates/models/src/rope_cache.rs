@@ -27,6 +27,11 @@ impl Default for RopeCache {
 }
 
 impl RopeCache {
+    /// Of all tables.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).bytes
+    }
+
     /// The table of `key`, by `make` if there is none yet.
     ///
     /// # Errors

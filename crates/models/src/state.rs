@@ -63,6 +63,12 @@ impl RequestState {
         if is_finished { Some(&self.latents) } else { self.estimate.as_ref() }
     }
 
+    /// Lets go what only further steps would need.
+    pub(crate) fn release(&mut self) {
+        (self.residuals, self.estimate, self.references) = (None, None, Arc::default());
+        self.branches.clear();
+    }
+
     /// The same request from other noise, of the shape that [`RequestState::latents`] has.
     pub fn with_latents(self, latents: Tensor) -> Self {
         debug_assert_eq!(latents.dims(), self.latents.dims());

@@ -15,9 +15,9 @@ use crate::state::{Job, Lane, LaneStatus, State};
 pub(crate) fn admit(state: &State, jobs: &[Job]) -> Result<(), SubmitError> {
     let config = &state.config;
     if let Some(budget) = config.memory_budget
-        && let Some(job) = jobs.iter().find(|job| job.cost.bytes > budget)
+        && let Some(job) = jobs.iter().find(|job| job.cost.memory.alone() > budget)
     {
-        return Err(SubmitError::TooLarge { bytes: job.cost.bytes, budget });
+        return Err(SubmitError::TooLarge { bytes: job.cost.memory.alone(), budget });
     }
     let crowded = state.waiting.len() + jobs.len() > config.max_waiting;
     let backlogged = config.max_backlog.is_some_and(|most| drain(state, jobs) > most);
@@ -106,7 +106,10 @@ fn all<'a>(state: &State, jobs: impl Iterator<Item = &'a Job>) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use diffusion::RequestMemory;
+
     use super::*;
+    use crate::backoff::Backoff;
     use crate::config::JobOptions;
     use crate::policy;
     use crate::state::JobId;
@@ -120,6 +123,7 @@ mod tests {
         max_deadline: None,
         priorities: true,
         calibration: Duration::ZERO,
+        backoff: Backoff { first: Duration::ZERO, most: Duration::ZERO },
     };
 
     fn jobs(ids: std::ops::Range<JobId>, steps: usize, deadline: Option<u32>) -> Vec<Job> {
@@ -260,7 +264,7 @@ mod tests {
     fn a_job_over_the_memory_budget_is_never_taken() {
         let mut state = books(CONFIG, 1);
         let mut jobs = jobs(0..2, 1, None);
-        jobs[1].cost.bytes = 11;
+        jobs[1].cost.memory = RequestMemory { state: 8, encode: 1, step: 2, decode: 3 };
         assert_eq!(state.submit(jobs), Err(SubmitError::TooLarge { bytes: 11, budget: 10 }));
     }
 }

@@ -76,8 +76,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// Measures one size; whether there was time for all of it.
     fn size<P: Pipeline>(&mut self, p: &mut P, divisor: usize, batches: &[usize]) -> Result<bool, PipelineError> {
-        let ImageSize { width, height } = p.card().default_size;
-        let request = request(p.card(), ImageSize { width: width.div_ceil(divisor), height: height.div_ceil(divisor) });
+        let request = request(p.card(), smaller(p.card().default_size, divisor));
         let cost = p.estimator()(&request);
         if !self.allows(predicted(&self.measured.steps, cost.work.step * batches[0] as f64)) {
             return Ok(false);
@@ -92,6 +91,7 @@ impl Bench<'_> {
         }
         if self.allows(predicted(&self.measured.decode, cost.work.decode)) {
             p.step(&mut [&mut state], self.interrupt)?;
+            p.release(&mut state);
             let begun = Instant::now();
             p.decode(state, self.interrupt)?;
             self.measured.decode.push((cost.work.decode, begun.elapsed().as_secs_f64()));
@@ -141,13 +141,18 @@ fn predicted(measured: &[(f64, f64)], work: f64) -> Duration {
     Duration::try_from_secs_f64(per_work * work).unwrap_or(Duration::MAX)
 }
 
+/// A size whose sides are divided by so much.
+pub(crate) fn smaller(ImageSize { width, height }: ImageSize, divisor: usize) -> ImageSize {
+    ImageSize { width: width.div_ceil(divisor), height: height.div_ceil(divisor) }
+}
+
 fn keep_least(least: &mut Option<f64>, seconds: f64) {
     *least = Some(least.map_or(seconds, |least| least.min(seconds)));
 }
 
 /// A request of one step, from as few pictures as the model makes one of. Its prompt has its size in it, so that
 /// no pipeline knows it already.
-fn request(card: &ModelCard, size: ImageSize) -> ImageRequest {
+pub(crate) fn request(card: &ModelCard, size: ImageSize) -> ImageRequest {
     let grey = RgbImage { size, pixels: vec![128; size.pixels() * 3] };
     ImageRequest {
         prompt: format!("a picture of {size} for measuring"),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::observer::Observer;
 
 /// How much a scheduler takes on.
@@ -26,6 +27,9 @@ pub struct SchedulerConfig {
     pub priorities: bool,
     /// Longest that one of the workers measures its pipeline before it takes jobs.
     pub calibration: Duration,
+    /// How long a worker waits that fails: before it loads its model again, and until it is given new jobs that
+    /// another can take.
+    pub backoff: Backoff,
 }
 
 impl Default for SchedulerConfig {
@@ -38,6 +42,7 @@ impl Default for SchedulerConfig {
             max_deadline: None,
             priorities: true,
             calibration: Duration::from_secs(5),
+            backoff: Backoff::default(),
         }
     }
 }

@@ -86,7 +86,7 @@ impl CostModel {
         match job.needs {
             Needs::Encode => self.turn(&self.encode, job.cost.work.encode),
             Needs::Preview => self.preview(&job.cost),
-            Needs::Step | Needs::Decode | Needs::DecodeAlone => 0.0,
+            Needs::Step | Needs::Decode => 0.0,
         }
     }
 

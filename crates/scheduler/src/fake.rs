@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use diffusion::{
     BlockRun, CfgBranch, EditSize, EncodingsUse, Estimator, Extensions, Guidance, GuidanceKind, ImageRequest,
     ImageSize, InputImageBounds, Interrupt, InvalidRequest, Mask, ModelCard, Pipeline, PipelineError, PreviewMethod,
-    RequestCost, RgbImage, SamplingParams, ShapeOf, StepReport,
+    RequestCost, RequestMemory, RgbImage, SamplingParams, ShapeOf, StepReport,
 };
 
 /// Paints a picture in the one colour that its seed says; the last number of a preview's colour is how
@@ -29,6 +29,8 @@ pub struct FakePipeline {
     pub gate: Gate,
     /// Tokens of the pictures that a step has memory for.
     pub memory: Option<usize>,
+    /// Whether the device fails in every step.
+    pub fails: bool,
     /// The calls, counted from 0 over all of a pipeline's stages and clones, that panic.
     pub panics: Arc<BTreeSet<usize>>,
     /// What the pipeline was seen to do.
@@ -149,6 +151,7 @@ impl Default for FakePipeline {
             decode_delay: Duration::ZERO,
             gate: Gate::default(),
             memory: None,
+            fails: false,
             panics: Arc::default(),
             probe: Arc::default(),
             card: ModelCard {
@@ -207,13 +210,20 @@ impl FakePipeline {
 pub struct FakeState {
     request: ImageRequest,
     steps_taken: usize,
+    is_released: bool,
     probe: Arc<Probe>,
 }
 
 impl Clone for FakeState {
     fn clone(&self) -> Self {
         self.probe.states.fetch_add(1, Ordering::SeqCst);
-        FakeState { request: self.request.clone(), steps_taken: self.steps_taken, probe: self.probe.clone() }
+        let FakeState { request, steps_taken, is_released, probe } = self;
+        FakeState {
+            request: request.clone(),
+            steps_taken: *steps_taken,
+            is_released: *is_released,
+            probe: probe.clone(),
+        }
     }
 }
 
@@ -233,7 +243,8 @@ impl Pipeline for FakePipeline {
     fn estimator(&self) -> Estimator {
         Arc::new(|request| {
             let cost = RequestCost::uncached(request);
-            RequestCost { bytes: cost.tokens as u64, ..cost }
+            let memory = RequestMemory { state: cost.tokens as u64, ..RequestMemory::default() };
+            RequestCost { memory, ..cost }
         })
     }
 
@@ -242,7 +253,7 @@ impl Pipeline for FakePipeline {
         self.called();
         self.fault(&request.prompt, "prepare")?;
         self.probe.states.fetch_add(1, Ordering::SeqCst);
-        Ok(FakeState { request: request.clone(), steps_taken: 0, probe: self.probe.clone() })
+        Ok(FakeState { request: request.clone(), steps_taken: 0, is_released: false, probe: self.probe.clone() })
     }
 
     fn prompt_tokens(&self, state: &FakeState) -> usize {
@@ -275,6 +286,9 @@ impl Pipeline for FakePipeline {
             batch.iter_mut().for_each(|state| state.steps_taken += 1000);
             return Err(PipelineError::OutOfMemory);
         }
+        if self.fails {
+            return Err(PipelineError::Model("the device is broken".into()));
+        }
         batch.iter().try_for_each(|state| self.fault(&state.request.prompt, "step"))?;
         Ok(batch.iter_mut().map(|state| report(state)).collect())
     }
@@ -293,12 +307,17 @@ impl Pipeline for FakePipeline {
         Ok(RgbImage { size, pixels: [red, green, state.steps_taken as u8].repeat(size.pixels()) })
     }
 
+    fn release(&mut self, state: &mut FakeState) {
+        state.is_released = true;
+    }
+
     fn decode(&mut self, state: FakeState, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {
         self.called();
         self.fault(&state.request.prompt, "decode")?;
         sleep(self.decode_delay, interrupt)?;
         let SamplingParams { seed, num_inference_steps, .. } = state.request.params;
         let size = state.request.size();
+        assert!(state.is_released, "what only steps need was held in a decoding");
         assert_eq!(state.steps_taken, num_inference_steps, "decoded before all steps were taken");
         Ok(RgbImage { size, pixels: colour(seed).repeat(size.pixels()) })
     }

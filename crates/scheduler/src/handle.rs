@@ -69,7 +69,7 @@ pub enum SubmitError {
 impl Scheduler {
     /// Starts one worker thread a factory. A pipeline is made on the thread that will use it, so
     /// it need not be `Send`; its factory loads and warms the model up, and is called again
-    /// should the pipeline panic.
+    /// should the pipeline panic or the device fail several times in a row.
     ///
     /// # Panics
     /// Outside a Tokio runtime, or when the system has no thread left.
@@ -90,13 +90,26 @@ impl Scheduler {
         let measure = MeasureOnce::new(config.calibration);
         let start = |(id, factory)| worker::spawn(id, factory, measure.clone(), shutdown.clone(), events.downgrade());
         let workers = Workers { inboxes: workers.map(start).collect(), interrupts };
-        tokio::spawn(EventLoop::new(state, workers, observer, readiness_sender, load_sender).run(inbox));
+        let event_loop = EventLoop::new(state, workers, observer, readiness_sender.clone(), load_sender);
+        let event_loop = tokio::spawn(event_loop.run(inbox));
+        tokio::spawn(async move {
+            if let Err(err) = event_loop.await {
+                tracing::error!(error = %err, "the scheduler's event loop ended");
+                readiness_sender.send_replace(Readiness::Failed(format!("the scheduler's event loop ended: {err}")));
+            }
+        });
         Scheduler { events, readiness, load, next_id: Arc::default() }
     }
 
     /// Whether jobs are taken, and the model's card once they are.
     pub fn readiness(&self) -> watch::Receiver<Readiness> {
         self.readiness.clone()
+    }
+
+    /// Returns once the event loop has ended although this handle is left: by a bug, or because its runtime stops.
+    /// Nothing is taken any more then, and [`Scheduler::readiness`] fails.
+    pub async fn ended(&self) {
+        self.events.closed().await;
     }
 
     /// How many jobs wait and run.
@@ -128,8 +141,8 @@ impl Scheduler {
         let (submissions, tickets) = requests.into_iter().map(|request| self.ticket(request)).unzip();
         let (reply, accepted) = oneshot::channel();
         let submitted = self.events.send(Event::Submit { submissions, options, reply });
-        submitted.map_err(|_| SubmitError::ShuttingDown)?;
-        accepted.await.map_err(|_| SubmitError::ShuttingDown)??;
+        submitted.map_err(|_| self.gone())?;
+        accepted.await.map_err(|_| self.gone())??;
         Ok(tickets)
     }
 
@@ -143,6 +156,14 @@ impl Scheduler {
         }
         if tokio::time::timeout(timeout, &mut done).await.is_err() && self.events.send(Event::Abort).is_ok() {
             let _ = done.await;
+        }
+    }
+
+    /// Why nothing is taken, where the event loop is gone.
+    fn gone(&self) -> SubmitError {
+        match &*self.readiness.borrow() {
+            Readiness::Failed(reason) => SubmitError::Failed(reason.clone()),
+            _ => SubmitError::ShuttingDown,
         }
     }
 

@@ -48,6 +48,10 @@ pub enum Update {
     },
     /// A step is behind it.
     Stepped(StepReport),
+    /// The worker that ran it failed, or had no memory for it beside others: it is in line again and runs from its
+    /// start, to the same picture. The steps that were told are void and will be told again; previews that were told
+    /// are not.
+    Restarted,
     /// What the picture will look like, as far as the last step foresees.
     Preview {
         /// Counts the job's previews, from 0.
@@ -65,9 +69,12 @@ pub enum JobError {
     /// The pipeline refused the job or could not do its part.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
-    /// The worker that ran the job crashed.
-    #[error("the worker that ran this job crashed")]
+    /// The worker that ran the job crashed, and none is left.
+    #[error("the worker that ran this job crashed, and none is left")]
     Crashed,
+    /// The pipeline panicked at this job, once with whatever stepped with it and once alone.
+    #[error("the model crashed at this job twice: {0}")]
+    CrashesModel(String),
     /// The job was not done by its deadline.
     #[error("the job was not done by its deadline")]
     TooLate,

@@ -18,6 +18,7 @@
 //! [`Ticket`] cancels it wherever it is; a turn whose jobs are all gone is interrupted, one that serves others goes on.
 
 mod admission;
+mod backoff;
 mod calibration;
 mod config;
 mod cost;
@@ -25,6 +26,7 @@ mod curve;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
 mod handle;
+mod health;
 mod interrupts;
 mod job;
 mod mean;
@@ -33,6 +35,7 @@ mod observer;
 mod ordering;
 mod policy;
 mod readiness;
+mod retries;
 mod reuse;
 mod run;
 mod sharing;
@@ -46,8 +49,10 @@ mod testing;
 mod tests;
 mod ticket;
 mod times;
+mod trial;
 mod worker;
 
+pub use backoff::Backoff;
 pub use config::{JobOptions, PRIORITIES, SchedulerConfig, SpawnOptions};
 pub use handle::{Scheduler, SubmitError};
 pub use job::{Generated, JobError, Outcome, Timings, Update};

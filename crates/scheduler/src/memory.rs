@@ -1,64 +1,165 @@
-//! How much the jobs of one lane may hold: what the operator says, and what running out has taught.
+//! How much the jobs of one lane may need: what the operator says, and what running out has taught.
 //!
-//! A job's estimate is of what it carries from step to step. What its steps need beside that depends on
-//! their company, the device and its other users, and shows only when it is too much.
+//! Estimates know neither the device's other users nor how its memory is cut up. So running out lowers the bound to a
+//! part of what was too much. Turns that go well raise it again, until it is forgotten: what was too much once may
+//! have been someone else's doing. The more often memory runs out, the longer that takes, so that a bound which is
+//! right costs a step only now and then.
 
-/// The bound of a lane, in bytes of estimates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What is left of a bound that was too much, in eighths.
+const CUT: u64 = 7;
+
+/// Turns that go well before the bound is raised: at first, and at most.
+const PATIENCE: (u32, u32) = (16, 1024);
+
+/// The bound of a lane, in bytes of estimates: of all states that it holds, and of the turn that needs most beside
+/// them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MemoryBound {
-    /// What was held and fitted, when a little more did not.
-    learnt: Option<u64>,
+    learnt: Option<Learnt>,
+    /// Turns that went well since the bound was changed last.
+    went_well: u32,
+    /// How many have to.
+    patience: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Learnt {
+    bound: u64,
+    /// The most that was too much. Once the bound is there again, there is none.
+    too_much: u64,
+}
+
+impl Default for MemoryBound {
+    fn default() -> Self {
+        MemoryBound { learnt: None, went_well: 0, patience: PATIENCE.0 }
+    }
 }
 
 impl MemoryBound {
-    /// The lane ran out of memory, and without the job that failed it holds `left`, which is taken to fit. A
-    /// job that was alone says nothing of company.
-    pub(crate) fn ran_out(&mut self, left: u64) {
-        if left > 0 {
-            self.learnt = Some(self.learnt.map_or(left, |learnt| learnt.min(left)));
-        }
+    /// A turn ran out that needed so much, and that had company: a job alone says nothing of what fits together.
+    pub(crate) fn ran_out(&mut self, needed: u64) {
+        let known = self.learnt.unwrap_or(Learnt { bound: needed, too_much: needed });
+        let bound = needed.min(known.bound);
+        let learnt = Learnt { bound: bound / 8 * CUT + bound % 8 * CUT / 8, too_much: known.too_much.max(needed) };
+        // Several jobs of one batch that run out one after the other are one lesson.
+        let patience = if self.went_well > 0 || self.learnt.is_none() { self.patience * 2 } else { self.patience };
+        *self = MemoryBound { learnt: Some(learnt), went_well: 0, patience: patience.min(PATIENCE.1) };
     }
 
-    /// What the lane may hold beside the `held` bytes within the operator's `budget`. A lane that holds nothing
-    /// may hold any job that was admitted: otherwise it would wait for ever.
-    pub(crate) fn room(&self, budget: Option<u64>, held: u64) -> u64 {
-        let learnt = self.learnt.filter(|_| held > 0);
-        let bound = budget.into_iter().chain(learnt).min().unwrap_or(u64::MAX);
-        bound.saturating_sub(held)
+    /// A turn went well.
+    pub(crate) fn went_well(&mut self) {
+        self.went_well += 1;
+        if self.went_well < self.patience {
+            return;
+        }
+        self.went_well = 0;
+        let Some(Learnt { bound, too_much }) = self.learnt else {
+            self.patience = (self.patience / 2).max(PATIENCE.0);
+            return;
+        };
+        let raised = bound.saturating_add(bound / CUT + 1);
+        self.learnt = (raised < too_much).then_some(Learnt { bound: raised, too_much });
+    }
+
+    /// The most that the lane's jobs may need, within the operator's `budget`.
+    pub(crate) fn most(&self, budget: Option<u64>) -> u64 {
+        budget.into_iter().chain(self.learnt.map(|learnt| learnt.bound)).min().unwrap_or(u64::MAX)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn after(left: &[u64]) -> MemoryBound {
+    fn after(needed: &[u64]) -> MemoryBound {
         let mut bound = MemoryBound::default();
-        left.iter().for_each(|&left| bound.ran_out(left));
+        needed.iter().for_each(|&needed| bound.ran_out(needed));
         bound
     }
 
-    #[test]
-    fn what_ran_out_is_not_held_again() {
-        let bound = after(&[50]);
-        assert_eq!(bound.room(None, 50), 0, "nothing takes the place of the one that failed");
-        assert_eq!(bound.room(None, 30), 20);
-        assert_eq!(bound.room(Some(40), 30), 10, "the operator's budget is less");
-    }
-
-    #[test]
-    fn the_least_that_was_learnt_counts() {
-        for left in [[60, 30], [30, 60]] {
-            assert_eq!(after(&left).room(None, 10), 20);
+    /// Turns that go well until nothing is known any more.
+    fn turns_until_forgotten(bound: &mut MemoryBound) -> u32 {
+        for turns in 0.. {
+            if bound.learnt.is_none() {
+                return turns;
+            }
+            bound.went_well();
         }
+        unreachable!()
     }
 
     #[test]
-    fn a_job_alone_teaches_nothing_and_is_never_shut_out() {
-        assert_eq!(after(&[0]), MemoryBound::default());
-        let bound = after(&[30]);
-        assert_eq!(bound.room(Some(100), 0), 100);
-        assert_eq!(bound.room(None, 0), u64::MAX);
-        assert_eq!(bound.room(Some(100), 40), 0);
+    fn what_was_too_much_is_not_tried_again() {
+        let bound = after(&[80]);
+        assert_eq!(bound.most(None), 70);
+        assert_eq!(bound.most(Some(60)), 60, "the operator's budget is less");
+        assert_eq!(after(&[80, 70]).most(None), 61);
+        assert_eq!(after(&[80, 800]).most(None), 61, "it was more than the bound, but that was too much too");
+    }
+
+    #[test]
+    fn a_bound_is_forgotten_when_turns_go_well() {
+        let mut bound = after(&[80]);
+        assert_eq!(turns_until_forgotten(&mut bound), 32);
+        assert_eq!(bound.most(Some(1000)), 1000);
+    }
+
+    #[test]
+    fn what_runs_out_again_and_again_is_tried_ever_more_rarely() {
+        let mut bound = MemoryBound::default();
+        let turns: Vec<_> = (0..8)
+            .map(|_| {
+                bound.ran_out(80);
+                turns_until_forgotten(&mut bound)
+            })
+            .collect();
+        assert_eq!(turns, [32, 64, 128, 256, 512, 1024, 1024, 1024]);
+        (0..20_000).for_each(|_| bound.went_well());
+        bound.ran_out(80);
+        assert_eq!(turns_until_forgotten(&mut bound), 32, "that was long ago");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Lesson {
+        RanOut(u64),
+        WentWell(u16),
+    }
+
+    fn any_lessons() -> impl Strategy<Value = Vec<Lesson>> {
+        let lesson = prop_oneof![
+            (1..u64::MAX).prop_map(Lesson::RanOut),
+            (1..1000_u64).prop_map(Lesson::RanOut),
+            any::<u16>().prop_map(Lesson::WentWell),
+        ];
+        prop::collection::vec(lesson, 0..30)
+    }
+
+    proptest! {
+        /// Whatever was learnt: running out lowers the bound below what was too much, success never lowers it, the
+        /// operator's budget holds, and success forgets everything.
+        #[test]
+        fn a_bound_falls_by_failures_and_grows_back_by_successes(lessons in any_lessons(), budget in 1..u64::MAX) {
+            let mut bound = MemoryBound::default();
+            for lesson in lessons {
+                let before = bound.most(None);
+                match lesson {
+                    Lesson::RanOut(needed) => {
+                        bound.ran_out(needed);
+                        prop_assert!(bound.most(None) < needed && bound.most(None) <= before.saturating_sub(1));
+                    }
+                    Lesson::WentWell(times) => {
+                        (0..times).for_each(|_| bound.went_well());
+                        prop_assert!(bound.most(None) >= before);
+                    }
+                }
+                prop_assert!(bound.most(Some(budget)) <= budget);
+                prop_assert!(bound.patience >= PATIENCE.0 && bound.patience <= PATIENCE.1);
+            }
+            // From 1 to 2^64 in steps of an eighth.
+            (0..340 * PATIENCE.1).for_each(|_| bound.went_well());
+            prop_assert_eq!(bound.most(None), u64::MAX);
+        }
     }
 }

@@ -67,8 +67,10 @@ pub enum Observation<'a> {
         /// How long it went on.
         after: Duration,
     },
-    /// A worker's pipeline panicked or its thread ended.
+    /// A worker's pipeline panicked, failed its trial or did not load again, or its thread ended.
     Crashed,
+    /// A job whose worker failed, or that had too little memory beside others, is in line again.
+    Restarted,
     /// What is in hand; shown after every change.
     Load {
         /// Jobs in line that no worker has taken up.

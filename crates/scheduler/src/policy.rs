@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use crate::ordering::Ordering;
-use crate::state::{Job, JobId, Lane, LaneStatus, Needs, State, WorkerId};
+use crate::state::{Company, Job, JobId, Lane, LaneStatus, Needs, State, WorkerId};
 use crate::step::Step;
 
 /// One turn of one worker: what to drop first, then what to do.
@@ -31,7 +31,7 @@ pub(crate) enum Turn {
 }
 
 /// The next turn of each idle worker that has something to do; the worker with least work in hand
-/// chooses first.
+/// chooses first, and one that has just failed chooses nothing new while another can work.
 pub(crate) fn assign(state: &State, now: Duration) -> Vec<(WorkerId, Assignment)> {
     let mut idle: Vec<_> = state.lanes.iter().enumerate().filter(|(_, lane)| lane.status == LaneStatus::Idle).collect();
     if idle.is_empty() {
@@ -43,7 +43,9 @@ pub(crate) fn assign(state: &State, now: Duration) -> Vec<(WorkerId, Assignment)
 
     let mut assignments = Vec::new();
     for (worker, lane) in idle {
-        let turn = decode(lane, &ordering).or_else(|| encode_or_step(state, lane, &waiting, &ordering));
+        let is_shunned = lane.health.shunned_until(now).is_some() && state.has_fit_peer(worker, now);
+        let offered = if is_shunned { &[] } else { &waiting[..] };
+        let turn = decode(lane, &ordering).or_else(|| encode_or_step(state, lane, offered, &ordering));
         if let Some(Turn::Encode(id)) = turn {
             waiting.retain(|job| job.id != id);
         }
@@ -54,19 +56,29 @@ pub(crate) fn assign(state: &State, now: Duration) -> Vec<(WorkerId, Assignment)
     assignments
 }
 
+/// The jobs of a lane that may have a turn. One that had too little memory beside others waits until nothing else is
+/// held, but not for those that wait for it.
+fn ready(lane: &Lane) -> impl Iterator<Item = &Job> {
+    let is_stuck = lane.is_stuck();
+    lane.running.iter().filter(move |job| is_stuck || job.company != Company::None)
+}
+
+/// Those of them that may have a step, or the preview before it.
+fn stepping(lane: &Lane) -> impl Iterator<Item = &Job> {
+    ready(lane).filter(|job| matches!(job.needs, Needs::Step | Needs::Preview))
+}
+
 /// A finished job is decoded before anything else: its client waits for nothing but this, and its
-/// memory is wanted. One that ran out of memory is decoded once nothing else is held.
+/// memory is wanted.
 fn decode(lane: &Lane, ordering: &Ordering<'_>) -> Option<Turn> {
-    let all_alone = lane.running.iter().all(|job| job.needs == Needs::DecodeAlone);
-    let ready = |job: &&Job| job.needs == Needs::Decode || all_alone;
-    let first = lane.running.iter().filter(ready).min_by_key(|job| ordering.rank(job));
-    first.map(|job| Turn::Decode(job.id))
+    let finished = ready(lane).filter(|job| job.needs == Needs::Decode);
+    finished.min_by_key(|job| ordering.rank(job)).map(|job| Turn::Decode(job.id))
 }
 
 /// Fills a step, in order. A waiting job that wins a place in it is encoded first, and a preview that is due is
 /// drawn first.
 fn encode_or_step(state: &State, lane: &Lane, waiting: &[&Job], ordering: &Ordering<'_>) -> Option<Turn> {
-    let stepping = lane.running.iter().filter(|job| matches!(job.needs, Needs::Step | Needs::Preview));
+    let stepping = stepping(lane);
     let mut candidates: Vec<_> = stepping.chain(waiting.iter().copied()).map(|job| (ordering.rank(job), job)).collect();
     candidates.sort_unstable_by_key(|(rank, _)| *rank);
 
@@ -76,7 +88,7 @@ fn encode_or_step(state: &State, lane: &Lane, waiting: &[&Job], ordering: &Order
         let is_behind = rank.is_behind();
         if job.needs == Needs::Encode && !room.fits(job) {
             room.is_kept |= is_behind;
-        } else if step.is_joined_by(&rank, job) {
+        } else if step.is_joined_by(&rank, job) && (step.jobs.is_empty() || room.steps(&step, job)) {
             room.take(job);
             step.add(rank, job);
         } else if is_behind {
@@ -87,7 +99,7 @@ fn encode_or_step(state: &State, lane: &Lane, waiting: &[&Job], ordering: &Order
     let first = step.jobs.iter().find_map(|(_, job)| match job.needs {
         Needs::Encode => Some(Turn::Encode(job.id)),
         Needs::Preview => Some(Turn::Preview(job.id)),
-        Needs::Step | Needs::Decode | Needs::DecodeAlone => None,
+        Needs::Step | Needs::Decode => None,
     });
     let taken = || Turn::Step(step.jobs.iter().map(|(_, job)| job.id).collect());
     first.or_else(|| (!step.jobs.is_empty()).then(taken))
@@ -96,7 +108,13 @@ fn encode_or_step(state: &State, lane: &Lane, waiting: &[&Job], ordering: &Order
 /// What a lane may still take up.
 struct Room {
     places: usize,
-    bytes: u64,
+    /// The most bytes that all may need.
+    most: u64,
+    /// Of the states that are held.
+    states: u64,
+    /// The most that a turn of one job needs beside them.
+    peak: u64,
+    is_empty: bool,
     /// Whether what is left, and what becomes free, is kept for a job that it is not enough for yet.
     is_kept: bool,
 }
@@ -105,21 +123,38 @@ impl Room {
     fn new(state: &State, lane: &Lane) -> Self {
         Room {
             places: state.config.max_batch.saturating_sub(lane.running.len()),
-            bytes: lane.memory.room(state.config.memory_budget, lane.held()),
-            // For a picture that is decoded once nothing else is held.
-            is_kept: lane.running.iter().any(|job| job.needs == Needs::DecodeAlone),
+            most: lane.memory.most(state.config.memory_budget.map(|budget| budget.saturating_sub(lane.kept))),
+            states: lane.held(),
+            peak: lane.running.iter().map(|job| job.cost.memory.peak()).max().unwrap_or(0),
+            is_empty: lane.running.is_empty(),
+            is_kept: lane.running.iter().any(|job| job.company == Company::None),
         }
     }
 
+    /// Whether a waiting job has a place. Any job that was admitted has one where there is nothing else: otherwise it
+    /// would wait for ever.
     fn fits(&self, job: &Job) -> bool {
-        !self.is_kept && self.places > 0 && job.cost.bytes <= self.bytes
+        let memory = job.cost.memory;
+        let needs = self.states.saturating_add(memory.state).saturating_add(self.peak.max(memory.peak()));
+        let has_room = self.is_empty || job.company != Company::None && needs <= self.most;
+        !self.is_kept && self.places > 0 && has_room
+    }
+
+    /// Whether there is memory for a step that this job joins.
+    fn steps(&self, step: &Step<'_>, job: &Job) -> bool {
+        let state = if job.needs == Needs::Encode { job.cost.memory.state } else { 0 };
+        let step = step.memory.saturating_add(job.cost.memory.step);
+        self.states.saturating_add(state).saturating_add(step) <= self.most
     }
 
     /// Counts a waiting job as taken up; one that runs has its place.
     fn take(&mut self, job: &Job) {
         if job.needs == Needs::Encode {
             self.places -= 1;
-            self.bytes -= job.cost.bytes;
+            self.states = self.states.saturating_add(job.cost.memory.state);
+            self.peak = self.peak.max(job.cost.memory.peak());
+            self.is_empty = false;
+            self.is_kept |= job.company == Company::None;
         }
     }
 }

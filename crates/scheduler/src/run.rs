@@ -13,29 +13,33 @@ use tracing::Span;
 use crate::calibration::Calibration;
 use crate::config::JobOptions;
 use crate::handle::SubmitError;
+use crate::health::Next;
 use crate::interrupts::Interrupts;
 use crate::job::{Generated, JobError, Outcome, Timings, Update};
 use crate::observer::{Observation, Observer};
 use crate::policy::{self, Turn};
 use crate::readiness::{Load, Readiness};
-use crate::state::{Job, JobId, LaneStatus, State, WorkerId};
+use crate::retries::Retried;
+use crate::state::{Job, JobId, LaneStatus, Needs, State, WorkerId};
 use crate::ticket::NOT_WAITING;
-use crate::worker::{Command, Done, Prepared, Work};
+use crate::worker::{Command, Done, Order, Prepared, Work};
 
-/// Everything that can happen to the scheduler, besides the passing of a deadline.
+/// Everything that can happen to the scheduler, besides the passing of time.
 pub(crate) enum Event {
     /// New jobs, to be taken all or none.
     Submit { submissions: Vec<Submission>, options: JobOptions, reply: oneshot::Sender<Result<(), SubmitError>> },
     /// Nobody waits for the job any more.
     Cancel(JobId),
     /// A worker has its model, measured it, and is idle.
-    Loaded { worker: WorkerId, card: ModelCard, estimator: Estimator, calibration: Calibration },
+    Loaded { worker: WorkerId, card: Arc<ModelCard>, estimator: Estimator, calibration: Calibration },
     /// A worker did what it was told, in so much time.
     Turned { worker: WorkerId, done: Done, took: Duration },
-    /// A worker's pipeline panicked; the worker loads its model again.
+    /// A worker's pipeline panicked; the worker waits to be told to load its model again.
     Crashed { worker: WorkerId, reason: String },
+    /// A worker's model did not load, or not to a pipeline that works; the worker waits to be told to try again.
+    NotLoaded { worker: WorkerId, reason: String },
     /// A worker's thread ended.
-    Lost { worker: WorkerId, reason: String },
+    Lost { worker: WorkerId },
     /// Take nothing more, and say when all is done.
     Drain(oneshot::Sender<()>),
     /// Answer everything now.
@@ -54,8 +58,8 @@ pub(crate) struct Submission {
 
 /// A job that was taken and not answered.
 struct Unanswered {
-    /// Until a worker is told to encode it.
-    request: Option<Box<ImageRequest>>,
+    /// Kept to the end: the job may have to run again.
+    request: Arc<ImageRequest>,
     updates: mpsc::UnboundedSender<Update>,
     position: Arc<AtomicUsize>,
     /// Its position when it was submitted; kept up to the answer.
@@ -83,7 +87,7 @@ impl Unanswered {
 /// The ways to the workers.
 pub(crate) struct Workers {
     /// Of each worker.
-    pub(crate) inboxes: Vec<std_mpsc::Sender<Command>>,
+    pub(crate) inboxes: Vec<std_mpsc::Sender<Order>>,
     pub(crate) interrupts: Interrupts,
 }
 
@@ -131,9 +135,9 @@ impl EventLoop {
     /// Ends once every handle and ticket is gone; the workers' inboxes close with it, and their turns are interrupted.
     pub(crate) async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) {
         loop {
-            let deadline = self.state.next_deadline().and_then(|deadline| self.started.checked_add(deadline));
-            let event = match deadline {
-                Some(deadline) => tokio::time::timeout_at(deadline, events.recv()).await,
+            let alarm = self.state.next_alarm(self.now()).and_then(|alarm| self.started.checked_add(alarm));
+            let event = match alarm {
+                Some(alarm) => tokio::time::timeout_at(alarm, events.recv()).await,
                 None => Ok(events.recv().await),
             };
             self.state.advance(self.now());
@@ -144,6 +148,7 @@ impl EventLoop {
             }
             self.expire();
             self.interrupt();
+            self.mend();
             self.dispatch();
             self.publish();
         }
@@ -168,7 +173,7 @@ impl EventLoop {
             }
             Event::Loaded { worker, card, estimator, calibration } => {
                 tracing::info!(worker, model = card.class, steps = ?calibration.steps, "the worker is ready");
-                self.card.get_or_insert_with(|| Arc::new(card));
+                self.card.get_or_insert(card);
                 self.estimator = Some(estimator);
                 self.state.cost.calibrate(&calibration);
                 self.state.loaded(worker);
@@ -184,14 +189,16 @@ impl EventLoop {
                 self.turned(worker, done, &jobs, took);
             }
             Event::Crashed { worker, reason } => {
-                tracing::error!(worker, reason, "the pipeline panicked, loading the model again");
-                self.crashed(worker, LaneStatus::Loading);
+                let next = self.state.lanes[worker].health.broke(self.state.config.backoff);
+                tracing::error!(worker, reason, ?next, "the pipeline panicked");
+                self.broke(worker, next, reason);
             }
-            Event::Lost { worker, reason } => {
-                tracing::error!(worker, reason, "the worker is lost");
-                self.lost = reason;
-                self.crashed(worker, LaneStatus::Lost);
+            Event::NotLoaded { worker, reason } => {
+                let next = self.state.lanes[worker].health.did_not_load(self.state.config.backoff);
+                tracing::error!(worker, reason, ?next, "the model did not load");
+                self.broke(worker, next, reason);
             }
+            Event::Lost { worker } => self.broke(worker, Next::Lose, "its thread panicked".into()),
             Event::Drain(drained) => self.draining.get_or_insert_default().push(drained),
             Event::Abort => {
                 let ids: Vec<_> = self.jobs.keys().copied().collect();
@@ -214,7 +221,7 @@ impl EventLoop {
         let line = self.state.line(arrived);
         for Submission { id, request, updates, position, span } in submissions {
             let job = Unanswered {
-                request: Some(request),
+                request: request.into(),
                 updates,
                 first_position: line.iter().position(|other| *other == id).unwrap_or_default(),
                 position,
@@ -238,6 +245,7 @@ impl EventLoop {
             Done::Nothing => {}
             Done::Encoded { id, result: Ok(prepared) } => {
                 self.state.encoded(id, prepared.encodings.work, took);
+                self.state.lanes[worker].kept = prepared.kept;
                 if let Some(job) = self.jobs.get_mut(&id) {
                     job.prepared = prepared;
                     job.timings.encode = took;
@@ -245,6 +253,7 @@ impl EventLoop {
             }
             Done::Stepped(Ok(reports)) => {
                 self.state.stepped(jobs, &reports, took);
+                self.state.went_well(worker, false);
                 for (job, report) in jobs.iter().zip(reports) {
                     if let Some(job) = self.jobs.get_mut(&job.id) {
                         job.timings.denoise += took;
@@ -253,31 +262,29 @@ impl EventLoop {
                     }
                 }
             }
-            Done::Previewed { id, result } => self.previewed(id, result, took),
+            Done::Previewed { id, result } => self.previewed(worker, id, result, took),
             Done::Decoded { id, result: Ok(image) } => {
                 self.state.decoded(id, took);
+                self.state.went_well(worker, true);
                 if let Some(job) = self.jobs.get_mut(&id) {
                     let generated = job.generated(image, took);
                     self.answer(id, Ok(generated));
                 }
             }
-            Done::Stepped(Err(PipelineError::OutOfMemory)) => self.out_of_memory(worker, jobs),
-            Done::Decoded { id, result: Err(PipelineError::OutOfMemory) } if self.state.put_off(id) => {
-                tracing::warn!(id, "out of memory in a decoding, to be tried again once nothing else is held");
+            Done::Tried(Ok(())) => self.state.lanes[worker].health.fit(),
+            Done::Tried(Err(err)) => {
+                let next = self.state.lanes[worker].health.broke(self.state.config.backoff);
+                tracing::error!(worker, error = %err, ?next, "the pipeline failed its trial");
+                self.broke(worker, next, err.to_string());
             }
-            Done::Encoded { id, result: Err(PipelineError::OutOfMemory) } => {
-                self.give_up(id, PipelineError::OutOfMemory.into());
-                self.state.ran_out(worker);
-            }
-            Done::Encoded { id, result: Err(err) } | Done::Decoded { id, result: Err(err) } => {
-                self.give_up(id, err.into());
-            }
-            Done::Stepped(Err(err)) => jobs.iter().for_each(|job| self.give_up(job.id, err.clone().into())),
+            Done::Encoded { result: Err(err), .. }
+            | Done::Decoded { result: Err(err), .. }
+            | Done::Stepped(Err(err)) => self.failed(worker, jobs, err),
         }
     }
 
     /// Nothing depends on a preview: one that fails is left out.
-    fn previewed(&mut self, id: JobId, result: Result<RgbImage, PipelineError>, took: Duration) {
+    fn previewed(&mut self, worker: WorkerId, id: JobId, result: Result<RgbImage, PipelineError>, took: Duration) {
         self.state.previewed(id, result.is_ok().then_some(took));
         match result {
             Ok(image) => {
@@ -288,16 +295,34 @@ impl EventLoop {
                 }
             }
             Err(PipelineError::Interrupted) => {}
-            Err(err) => tracing::warn!(id, error = %err, "a preview is left out"),
+            Err(err) => {
+                tracing::warn!(id, error = %err, "a preview is left out");
+                if let PipelineError::Model(_) = err {
+                    let now = self.now();
+                    self.state.lanes[worker].health.failed(now, self.state.config.backoff);
+                }
+            }
         }
     }
 
-    /// A step of `jobs` ran out of memory and was taken back: the largest fails, the others go on.
-    fn out_of_memory(&mut self, worker: WorkerId, jobs: &[Job]) {
-        if let Some(id) = self.state.largest(jobs) {
-            tracing::warn!(id, "out of memory in a step, its largest job fails");
-            self.give_up(id, PipelineError::OutOfMemory.into());
-            self.state.ran_out(worker);
+    /// A turn for `jobs` failed.
+    fn failed(&mut self, worker: WorkerId, jobs: &[Job], err: PipelineError) {
+        match err {
+            PipelineError::OutOfMemory => {
+                tracing::warn!(worker, jobs = jobs.len(), "out of memory");
+                let refused = self.state.ran_out(worker, jobs);
+                refused.into_iter().for_each(|id| self.give_up(id, PipelineError::OutOfMemory.into()));
+                // An encoding leaves nothing behind; what was stepped or decoded is held as it was.
+                let encoded = jobs.iter().filter(|job| job.needs == Needs::Encode).map(|job| job.id);
+                self.told_restarted(encoded.collect());
+            }
+            PipelineError::Model(_) => {
+                tracing::error!(worker, jobs = jobs.len(), error = %err, "the device failed");
+                let Retried { again, refused } = self.state.device_failed(worker, jobs, self.now());
+                self.told_restarted(again);
+                refused.into_iter().for_each(|id| self.give_up(id, err.clone().into()));
+            }
+            err => jobs.iter().for_each(|job| self.give_up(job.id, err.clone().into())),
         }
     }
 
@@ -323,14 +348,52 @@ impl EventLoop {
         }
     }
 
-    /// Answers what the worker was running and, when no worker is left, everything.
-    fn crashed(&mut self, worker: WorkerId, status: LaneStatus) {
-        self.observe(&Observation::Crashed);
-        let mut ids = self.state.emptied(worker, status);
-        if self.state.lanes.iter().all(|lane| lane.status == LaneStatus::Lost) {
-            ids = self.jobs.keys().copied().collect();
+    /// The worker has no pipeline any more: what it ran is run again or, when no worker is left, answered.
+    fn broke(&mut self, worker: WorkerId, next: Next, reason: String) {
+        if self.state.lanes[worker].status == LaneStatus::Lost {
+            return;
         }
-        ids.into_iter().for_each(|id| self.answer(id, Err(JobError::Crashed)));
+        self.observe(&Observation::Crashed);
+        let Retried { again, refused } = self.state.pipeline_lost(worker, next, self.now());
+        self.told_restarted(again);
+        refused.into_iter().for_each(|id| self.answer(id, Err(JobError::CrashesModel(reason.clone()))));
+        if next == Next::Lose {
+            tracing::error!(worker, reason, "the worker is lost");
+            self.lost = reason;
+            // One whose thread is gone needs no telling.
+            let _ = self.workers.inboxes[worker].send(Order::End);
+        }
+        if self.state.lanes.iter().all(|lane| lane.status == LaneStatus::Lost) {
+            let ids: Vec<_> = self.jobs.keys().copied().collect();
+            ids.into_iter().for_each(|id| self.answer(id, Err(JobError::Crashed)));
+        }
+    }
+
+    /// Tells those that are in line again.
+    fn told_restarted(&mut self, ids: Vec<JobId>) {
+        for id in ids {
+            let is_waiting = self.state.waiting.iter().any(|job| job.id == id);
+            let Some(job) = self.jobs.get_mut(&id).filter(|_| is_waiting) else { continue };
+            tracing::info!(id, "the job runs again from its start");
+            (job.steps, job.prepared, job.timings) = (Vec::new(), Prepared::default(), Timings::default());
+            job.queue_span = tracing::info_span!(parent: &job.span, "queue");
+            let _ = job.updates.send(Update::Restarted);
+            self.observe(&Observation::Restarted);
+        }
+    }
+
+    /// Has workers load their model again whose time has come, and those tried that failed several times.
+    fn mend(&mut self) {
+        for worker in self.state.reloads(self.now()) {
+            tracing::info!(worker, "loading the model again");
+            let _ = self.workers.inboxes[worker].send(Order::Load);
+        }
+        for (worker, drop) in self.state.trials() {
+            tracing::warn!(worker, "the worker failed several times in a row and is tried");
+            let interrupt = self.workers.interrupts.begin(worker);
+            let _ =
+                self.workers.inboxes[worker].send(Order::Turn(Command { drop, work: Some(Work::Trial), interrupt }));
+        }
     }
 
     /// The one place where a job is answered, and where it is forgotten.
@@ -356,7 +419,8 @@ impl EventLoop {
             });
             // A worker that is gone says so itself.
             let interrupt = self.workers.interrupts.begin(worker);
-            let _ = self.workers.inboxes[worker].send(Command { drop: assignment.drop, work, interrupt });
+            let command = Command { drop: assignment.drop, work, interrupt };
+            let _ = self.workers.inboxes[worker].send(Order::Turn(command));
         }
     }
 
@@ -367,9 +431,8 @@ impl EventLoop {
         let queued = job.timings.queue;
         let _ = job.updates.send(Update::Started { queued });
         job.position.store(NOT_WAITING, Ordering::Relaxed);
-        let request = job.request.take().expect("a job is taken up once. This is a bug.");
         job.queue_span = Span::none();
-        let work = Work::Encode(id, request, job.span.clone());
+        let work = Work::Encode(id, job.request.clone(), job.span.clone());
         self.observe(&Observation::Started { queued });
         work
     }
@@ -428,8 +491,10 @@ impl EventLoop {
         match &self.card {
             _ if self.draining.is_some() => Readiness::Draining,
             Some(card) if any(&[LaneStatus::Idle, LaneStatus::Busy]) => Readiness::Ready(card.clone()),
-            _ if any(&[LaneStatus::Loading]) => Readiness::Loading,
-            _ => Readiness::Failed(self.lost.clone()),
+            _ if self.state.lanes.iter().all(|lane| lane.status == LaneStatus::Lost) => {
+                Readiness::Failed(self.lost.clone())
+            }
+            _ => Readiness::Loading,
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::admission;
 use crate::config::{JobOptions, PRIORITIES, SchedulerConfig};
 use crate::cost::CostModel;
 use crate::handle::SubmitError;
+use crate::health::Health;
 use crate::memory::MemoryBound;
 use crate::ordering::Ordering;
 use crate::policy::{Assignment, Turn};
@@ -30,6 +31,22 @@ pub(crate) struct Job {
     pub(crate) priority: i8,
     pub(crate) owner: u64,
     pub(crate) needs: Needs,
+    /// Previews that it has had, before it began again too: each is drawn once.
+    pub(crate) previews_had: usize,
+    pub(crate) company: Company,
+    /// Turns for it in which the pipeline panicked or the device failed. With one, it is a suspect and steps alone.
+    pub(crate) faults: u8,
+}
+
+/// What the memory of its worker has room for beside a job, as running out has taught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Company {
+    /// Others step with it.
+    Stepping,
+    /// Others are held while it has its turns.
+    Held,
+    /// Nothing else is held.
+    None,
 }
 
 /// The turn that a job needs next.
@@ -40,8 +57,6 @@ pub(crate) enum Needs {
     /// The picture on the way that is due after its last step.
     Preview,
     Decode,
-    /// A decoding on a worker that holds nothing else: the first ran out of memory.
-    DecodeAlone,
 }
 
 impl Job {
@@ -56,6 +71,9 @@ impl Job {
             priority: options.priority.clamp(*PRIORITIES.start(), *PRIORITIES.end()),
             owner: options.owner,
             needs: Needs::Encode,
+            previews_had: 0,
+            company: Company::Stepping,
+            faults: 0,
         }
     }
 
@@ -67,13 +85,15 @@ impl Job {
     /// Previews that are still to be drawn, the one that is due included.
     pub(crate) fn previews_left(&self) -> usize {
         let due = usize::from(self.needs == Needs::Preview);
-        self.cost.previews_due(self.cost.steps) - self.cost.previews_due(self.steps_taken()) + due
+        let behind = self.cost.previews_due(self.steps_taken()).max(self.previews_had);
+        self.cost.previews_due(self.cost.steps) - behind + due
     }
 
     /// What it needs after a step.
     fn next_need(&self) -> Needs {
         let taken = self.steps_taken();
-        match self.cost.previews_due(taken) > self.cost.previews_due(taken - 1) {
+        let behind = self.cost.previews_due(taken - 1).max(self.previews_had);
+        match self.cost.previews_due(taken) > behind {
             _ if self.steps_left == 0 => Needs::Decode,
             true => Needs::Preview,
             false => Needs::Step,
@@ -83,6 +103,11 @@ impl Job {
     /// The job as it was when it came.
     pub(crate) fn whole(&self) -> Job {
         Job { steps_left: self.cost.steps, needs: Needs::Encode, ..*self }
+    }
+
+    /// Whether no other job takes part in its steps.
+    pub(crate) fn steps_alone(&self) -> bool {
+        self.faults > 0 || self.company > Company::Stepping
     }
 }
 
@@ -99,25 +124,34 @@ pub(crate) struct Lane {
     /// When that turn will end, as predicted.
     pub(crate) turn_ends: Duration,
     pub(crate) memory: MemoryBound,
+    /// Bytes that its pipeline keeps whatever it runs, as it said last.
+    pub(crate) kept: u64,
+    pub(crate) health: Health,
 }
 
 impl Lane {
     /// A worker that loads its model.
     fn new() -> Self {
-        let memory = MemoryBound::default();
         Lane {
             status: LaneStatus::Loading,
             running: Vec::new(),
             cancelled: Vec::new(),
             at_work: Vec::new(),
             turn_ends: Duration::ZERO,
-            memory,
+            memory: MemoryBound::default(),
+            kept: 0,
+            health: Health::default(),
         }
     }
 
-    /// The memory that its jobs are estimated to hold, in bytes.
+    /// The memory that the states of its jobs are estimated to hold, in bytes.
     pub(crate) fn held(&self) -> u64 {
-        self.running.iter().map(|job| job.cost.bytes).sum()
+        self.running.iter().map(|job| job.cost.memory.state).sum()
+    }
+
+    /// Whether each of its jobs waits for the others to be gone.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.running.iter().all(|job| job.company == Company::None)
     }
 }
 
@@ -126,6 +160,8 @@ pub(crate) enum LaneStatus {
     Loading,
     Idle,
     Busy,
+    /// It has no pipeline and is told to load it again at this time.
+    Resting(Duration),
     Lost,
 }
 
@@ -216,7 +252,9 @@ impl State {
 
     /// The worker has its model and nothing else.
     pub(crate) fn loaded(&mut self, worker: WorkerId) {
-        self.lanes[worker].status = LaneStatus::Idle;
+        let lane = &mut self.lanes[worker];
+        lane.status = LaneStatus::Idle;
+        lane.health.fit();
     }
 
     /// The worker's turn is over; the jobs that it was for are returned.
@@ -258,6 +296,7 @@ impl State {
     pub(crate) fn previewed(&mut self, id: JobId, took: Option<Duration>) {
         let Some(job) = self.running_mut(id) else { return };
         job.needs = Needs::Step;
+        job.previews_had = job.cost.previews_due(job.steps_taken());
         let cost = job.cost;
         took.into_iter().for_each(|took| self.cost.observe_preview(&cost, took));
     }
@@ -271,34 +310,6 @@ impl State {
         self.ended(id);
     }
 
-    /// The job's decoding ran out of memory. Whether it is worth another try, once its worker holds
-    /// nothing else: it is if there was something else, the first time.
-    pub(crate) fn put_off(&mut self, id: JobId) -> bool {
-        let lane = self.lanes.iter_mut().find(|lane| lane.running.iter().any(|job| job.id == id));
-        let Some(lane) = lane else { return false };
-        let had_company = lane.running.len() > 1;
-        let job = lane.running.iter_mut().find(|job| job.id == id).expect("found above. This is a bug.");
-        let first_time = std::mem::replace(&mut job.needs, Needs::DecodeAlone) != Needs::DecodeAlone;
-        had_company && first_time
-    }
-
-    /// The worker ran out of memory, and the job that failed is no longer in hand.
-    pub(crate) fn ran_out(&mut self, worker: WorkerId) {
-        let lane = &mut self.lanes[worker];
-        lane.memory.ran_out(lane.held());
-    }
-
-    /// Of the jobs of a step that are still in hand, the one that holds most memory; the youngest of
-    /// several.
-    pub(crate) fn largest(&self, jobs: &[Job]) -> Option<JobId> {
-        let in_hand = |job: &&Job| self.jobs().any(|other| other.id == job.id);
-        let largest = jobs.iter().filter(in_hand).max_by(|a, b| {
-            let work = || a.cost.work.step.total_cmp(&b.cost.work.step);
-            a.cost.bytes.cmp(&b.cost.bytes).then_with(work).then(a.id.cmp(&b.id))
-        });
-        largest.map(|job| job.id)
-    }
-
     /// When the first deadline of a job in hand passes.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.jobs().filter_map(|job| job.deadline).min()
@@ -308,17 +319,6 @@ impl State {
     pub(crate) fn expired(&self, now: Duration) -> Vec<JobId> {
         let expired = self.jobs().filter(|job| job.deadline.is_some_and(|deadline| deadline <= now));
         expired.map(|job| job.id).collect()
-    }
-
-    /// The worker no longer holds anything; what it was running is returned.
-    pub(crate) fn emptied(&mut self, worker: WorkerId, status: LaneStatus) -> Vec<JobId> {
-        let lane = &mut self.lanes[worker];
-        lane.status = status;
-        lane.cancelled.clear();
-        lane.at_work.clear();
-        let ended: Vec<_> = lane.running.drain(..).map(|job| job.id).collect();
-        ended.iter().for_each(|&id| self.sharing.leave(id));
-        ended
     }
 
     /// Enters what the policy decided.

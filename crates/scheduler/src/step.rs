@@ -32,28 +32,33 @@ pub(crate) struct Step<'a> {
     cost: &'a CostModel,
     now: Duration,
     load: f64,
+    /// Bytes that it needs beside all states.
+    pub(crate) memory: u64,
     pub(crate) jobs: Vec<(Rank, &'a Job)>,
 }
 
 impl<'a> Step<'a> {
     pub(crate) fn new(cost: &'a CostModel, now: Duration) -> Self {
-        Step { cost, now, load: 0.0, jobs: Vec::new() }
+        Step { cost, now, load: 0.0, memory: 0, jobs: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, rank: Rank, job: &'a Job) {
         self.load += self.cost.load(&job.cost);
+        self.memory = self.memory.saturating_add(job.cost.memory.step);
         self.jobs.push((rank, job));
     }
 
-    /// Whether this job, the next in order, has a place; the first always has.
+    /// Whether this job, the next in order, has a place; the first always has, and one that steps alone no company.
     pub(crate) fn is_joined_by(&self, rank: &Rank, job: &Job) -> bool {
         let load = self.cost.load(&job.cost);
         let (so_far, seconds) = (self.cost.step(self.load), self.cost.step(self.load + load));
         let saves = so_far + self.cost.step(load) >= seconds * (1.0 + GAIN);
         let pays = self.load < self.cost.budget() && saves || seconds <= so_far * (1.0 + NOTHING);
         let delay = self.cost.before_step(job);
+        let is_alone = job.steps_alone() || self.jobs.iter().any(|(_, mate)| mate.steps_alone());
         self.jobs.is_empty()
-            || pays
+            || !is_alone
+                && pays
                 && seconds <= self.limit(rank)
                 && self.jobs.iter().all(|(_, mate)| self.affords(mate, delay, seconds))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use diffusion::{RequestCost, StepReport, Work};
+use diffusion::{RequestCost, RequestMemory, StepReport, Work};
 
 use crate::calibration::Calibration;
 use crate::config::SchedulerConfig;
@@ -16,7 +16,16 @@ pub(crate) const TICK: Duration = Duration::from_secs(1);
 pub(crate) fn cost(tokens: usize, steps: usize) -> RequestCost {
     let picture = tokens as f64;
     let work = Work { encode: 1.0, step: picture, reused_step: picture, preview: picture, decode: picture };
-    RequestCost { tokens, passes: 1, steps, previews: None, work, bytes: 0, least_share: 1.0, kind: 0 }
+    RequestCost {
+        tokens,
+        passes: 1,
+        steps,
+        previews: None,
+        work,
+        memory: RequestMemory::default(),
+        least_share: 1.0,
+        kind: 0,
+    }
 }
 
 /// Books of workers that are ready. Their steps are full at 64 tokens.
@@ -32,31 +41,31 @@ pub(crate) fn books(config: SchedulerConfig, n_workers: usize) -> State {
 /// `failing` run out of memory in it. Returns the jobs that ended.
 pub(crate) fn done(state: &mut State, worker: WorkerId, turn: Option<Turn>, failing: &[JobId]) -> Vec<JobId> {
     let jobs = state.turned(worker);
-    let fails = jobs.iter().any(|job| failing.contains(&job.id));
-    let mut ended = Vec::new();
+    if jobs.iter().any(|job| failing.contains(&job.id)) {
+        if let Some(Turn::Preview(id)) = turn {
+            state.previewed(id, None);
+            return Vec::new();
+        }
+        let ended: Vec<_> = state.ran_out(worker, &jobs).into_iter().collect();
+        ended.iter().for_each(|&id| state.cancel(id));
+        return ended;
+    }
     match turn {
         Some(Turn::Encode(id)) => state.encoded(id, 1.0, TICK),
-        Some(Turn::Preview(id)) => {
-            state.previewed(id, (!fails).then(|| TICK.mul_f64(jobs[0].cost.work.preview / 16.0)))
-        }
-        Some(Turn::Step(_)) if fails => ended.extend(state.largest(&jobs)),
+        Some(Turn::Preview(id)) => state.previewed(id, Some(TICK.mul_f64(jobs[0].cost.work.preview / 16.0))),
         Some(Turn::Step(_)) => {
             let load = jobs.iter().map(|job| job.cost.work.step).sum();
             let took = Duration::from_secs_f64(state.cost.step(load));
             let report = StepReport { step_index: 0, runs: Vec::new(), computed_share: 1.0 };
             state.stepped(&jobs, &vec![report; jobs.len()], took);
+            state.went_well(worker, false);
         }
-        Some(Turn::Decode(id)) if fails && state.put_off(id) => {}
-        Some(Turn::Decode(id)) if fails => ended.push(id),
         Some(Turn::Decode(id)) => {
             state.decoded(id, TICK.mul_f64(jobs[0].cost.tokens as f64 / 16.0));
+            state.went_well(worker, true);
             return vec![id];
         }
         None => {}
     }
-    ended.iter().for_each(|&id| state.cancel(id));
-    if fails && !ended.is_empty() {
-        state.ran_out(worker);
-    }
-    ended
+    Vec::new()
 }

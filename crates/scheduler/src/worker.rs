@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc as std_mpsc;
+use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::Instant;
 
 use diffusion::{EncodingsUse, ImageRequest, Interrupt, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport};
@@ -14,6 +14,16 @@ use tracing::{Span, info_span};
 use crate::calibration::MeasureOnce;
 use crate::run::Event;
 use crate::state::{JobId, WorkerId};
+use crate::trial::pass_trial;
+
+/// What the event loop tells a worker.
+pub(crate) enum Order {
+    Turn(Command),
+    /// Drop the pipeline, if there is one, and load the model again.
+    Load,
+    /// End.
+    End,
+}
 
 /// One turn: what to drop first, then what to do until `interrupt` is set.
 pub(crate) struct Command {
@@ -24,10 +34,12 @@ pub(crate) struct Command {
 
 pub(crate) enum Work {
     /// The span is what the job's own spans belong to.
-    Encode(JobId, Box<ImageRequest>, Span),
+    Encode(JobId, Arc<ImageRequest>, Span),
     Step(Vec<JobId>),
     Preview(JobId, PreviewMethod),
     Decode(JobId),
+    /// Show that the pipeline can make a picture.
+    Trial,
 }
 
 /// What the pipeline said of a job when it encoded it.
@@ -35,6 +47,8 @@ pub(crate) enum Work {
 pub(crate) struct Prepared {
     pub(crate) prompt_tokens: usize,
     pub(crate) encodings: EncodingsUse,
+    /// Bytes that the pipeline keeps whatever it runs.
+    pub(crate) kept: u64,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -57,6 +71,7 @@ pub(crate) enum Done {
         id: JobId,
         result: Result<RgbImage, PipelineError>,
     },
+    Tried(Result<(), PipelineError>),
 }
 
 /// Starts the thread of a worker, which ends once the returned inbox is dropped. If no other worker's
@@ -67,22 +82,29 @@ pub(crate) fn spawn<P, E, F>(
     measure: MeasureOnce,
     shutdown: Interrupt,
     events: mpsc::WeakUnboundedSender<Event>,
-) -> std_mpsc::Sender<Command>
+) -> std_mpsc::Sender<Order>
 where
     P: Pipeline,
     E: fmt::Display,
     F: Fn() -> Result<P, E> + Send + 'static,
 {
     let (sender, inbox) = std_mpsc::channel();
-    let mut reports = Reports { worker, events, reason: None };
+    let reports = Reports { worker, events };
     let main = move || {
-        while let Some(pipeline) = load(&factory, &measure, &shutdown, &mut reports) {
-            let mut worker = Worker { pipeline, jobs: BTreeMap::new() };
-            // What a panic leaves behind, the pipeline and every state, is dropped and not used again.
-            match catch_unwind(AssertUnwindSafe(|| worker.run(&inbox, &reports))) {
-                Ok(()) => return,
-                Err(panic) => reports.send(Event::Crashed { worker: reports.worker, reason: message(&*panic) }),
+        let mut is_first = true;
+        loop {
+            match live(&factory, (&measure, &shutdown), is_first, &inbox, &reports) {
+                Life::Ended => return,
+                Life::LoadAgain => {}
+                // Nothing of the pipeline is left by now.
+                Life::Broke(event) => {
+                    reports.send(event);
+                    if !is_told_to_load(&inbox) {
+                        return;
+                    }
+                }
             }
+            is_first = false;
         }
     };
     let thread = std::thread::Builder::new().name(format!("worker-{worker}")).spawn(main);
@@ -90,25 +112,63 @@ where
     sender
 }
 
-/// Makes the pipeline; without one, the thread ends and its reports say why.
+/// How the life of a pipeline ended.
+enum Life {
+    /// The event loop needs the worker no more.
+    Ended,
+    LoadAgain,
+    /// By itself, or before it began; what to tell the event loop.
+    Broke(Event),
+}
+
+/// Makes a pipeline and does what it is told with it. What a panic leaves behind, the pipeline and every state, is
+/// dropped and not used again.
+fn live<P: Pipeline, E: fmt::Display>(
+    factory: &impl Fn() -> Result<P, E>,
+    (measure, shutdown): (&MeasureOnce, &Interrupt),
+    is_first: bool,
+    inbox: &std_mpsc::Receiver<Order>,
+    reports: &Reports,
+) -> Life {
+    let worker = reports.worker;
+    let loaded = catch_unwind(AssertUnwindSafe(|| load(factory, measure, shutdown, is_first, reports)));
+    let pipeline = match loaded.unwrap_or_else(|panic| Err(format!("it panicked: {}", message(&*panic)))) {
+        Ok(pipeline) => pipeline,
+        Err(reason) => return Life::Broke(Event::NotLoaded { worker, reason }),
+    };
+    let mut held = Worker { pipeline, jobs: BTreeMap::new() };
+    match catch_unwind(AssertUnwindSafe(|| held.run(inbox, reports))) {
+        Ok(true) => Life::LoadAgain,
+        Ok(false) => Life::Ended,
+        Err(panic) => Life::Broke(Event::Crashed { worker, reason: message(&*panic) }),
+    }
+}
+
+/// Makes the pipeline. One that takes another's place has to show that it works.
+///
+/// # Errors
+/// Why there is none.
 fn load<P: Pipeline, E: fmt::Display>(
     factory: impl Fn() -> Result<P, E>,
     measure: &MeasureOnce,
     shutdown: &Interrupt,
-    reports: &mut Reports,
-) -> Option<P> {
-    match factory() {
-        Ok(mut pipeline) => {
-            let (card, estimator) = (pipeline.card().clone(), pipeline.estimator());
-            let calibration = measure.calibrate(&mut pipeline, shutdown);
-            reports.send(Event::Loaded { worker: reports.worker, card, estimator, calibration });
-            Some(pipeline)
-        }
-        Err(err) => {
-            reports.reason = Some(err.to_string());
-            None
-        }
+    is_first: bool,
+    reports: &Reports,
+) -> Result<P, String> {
+    let mut pipeline = factory().map_err(|err| err.to_string())?;
+    if !is_first {
+        pass_trial(&mut pipeline, shutdown).map_err(|err| err.to_string())?;
     }
+    let (card, estimator) = (Arc::new(pipeline.card().clone()), pipeline.estimator());
+    let calibration = measure.calibrate(&mut pipeline, shutdown);
+    reports.send(Event::Loaded { worker: reports.worker, card, estimator, calibration });
+    Ok(pipeline)
+}
+
+/// Waits until the model is to be loaded again; whether it ever is.
+fn is_told_to_load(inbox: &std_mpsc::Receiver<Order>) -> bool {
+    // Turns that were ordered before it broke are void.
+    inbox.iter().find(|order| !matches!(order, Order::Turn(_))).is_some_and(|order| matches!(order, Order::Load))
 }
 
 /// A worker's way back to the event loop. Weak, so that workers do not keep the loop alive:
@@ -116,7 +176,6 @@ fn load<P: Pipeline, E: fmt::Display>(
 struct Reports {
     worker: WorkerId,
     events: mpsc::WeakUnboundedSender<Event>,
-    reason: Option<String>,
 }
 
 impl Reports {
@@ -130,8 +189,7 @@ impl Reports {
 impl Drop for Reports {
     /// Runs however the thread ends, so that no job waits on a dead one.
     fn drop(&mut self) {
-        let reason = self.reason.take().unwrap_or_else(|| "its thread panicked".into());
-        self.send(Event::Lost { worker: self.worker, reason });
+        self.send(Event::Lost { worker: self.worker });
     }
 }
 
@@ -148,14 +206,20 @@ struct Held<S> {
 }
 
 impl<P: Pipeline> Worker<P> {
-    /// Ends when the event loop drops its side of `inbox`.
-    fn run(&mut self, inbox: &std_mpsc::Receiver<Command>, reports: &Reports) {
-        for Command { drop, work, interrupt } in inbox {
+    /// Ends when the event loop drops its side of `inbox` or says so; whether the model is to be loaded again.
+    fn run(&mut self, inbox: &std_mpsc::Receiver<Order>, reports: &Reports) -> bool {
+        for order in inbox {
+            let Command { drop, work, interrupt } = match order {
+                Order::Turn(command) => command,
+                Order::Load => return true,
+                Order::End => return false,
+            };
             drop.iter().for_each(|id| _ = self.jobs.remove(id));
             let started = Instant::now();
             let done = work.map_or(Done::Nothing, |work| self.turn(work, &interrupt));
             reports.send(Event::Turned { worker: reports.worker, done, took: started.elapsed() });
         }
+        false
     }
 
     fn turn(&mut self, work: Work, interrupt: &Interrupt) -> Done {
@@ -164,6 +228,7 @@ impl<P: Pipeline> Worker<P> {
             Work::Step(ids) => Done::Stepped(self.step(&ids, interrupt)),
             Work::Preview(id, method) => Done::Previewed { id, result: self.preview(id, method, interrupt) },
             Work::Decode(id) => Done::Decoded { id, result: self.decode(id, interrupt) },
+            Work::Trial => Done::Tried(pass_trial(&mut self.pipeline, interrupt)),
         }
     }
 
@@ -185,6 +250,7 @@ impl<P: Pipeline> Worker<P> {
         let prepared = Prepared {
             prompt_tokens: self.pipeline.prompt_tokens(&state),
             encodings: self.pipeline.encodings(&state),
+            kept: self.pipeline.kept_bytes(),
             warnings: self.pipeline.warnings(&state),
         };
         self.jobs.insert(id, Held { state, span });
@@ -212,7 +278,8 @@ impl<P: Pipeline> Worker<P> {
     }
 
     fn decode(&mut self, id: JobId, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {
-        let job = self.jobs.remove(&id).expect("an encoded job has a state. This is a bug.");
+        let mut job = self.jobs.remove(&id).expect("an encoded job has a state. This is a bug.");
+        self.pipeline.release(&mut job.state);
         let decode = || self.pipeline.decode(job.state.clone(), interrupt);
         let result = info_span!(parent: &job.span, "decode").in_scope(decode);
         if let Err(PipelineError::OutOfMemory) = result {

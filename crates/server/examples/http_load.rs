@@ -452,6 +452,8 @@ impl Pipeline for Painted {
         self.fake.preview(state, method, interrupt)
     }
 
+    fn release(&mut self, _state: &mut Self::State) {}
+
     fn decode(&mut self, _state: Self::State, _: &Interrupt) -> Result<RgbImage, PipelineError> {
         Ok(self.picture.clone())
     }

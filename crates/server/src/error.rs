@@ -120,6 +120,12 @@ const INTERNAL: &str =
 
 const INTERNAL_CODE: &str = "internal_error";
 
+/// As [`INTERNAL`], of a request that is to blame itself.
+const CRASHES_MODEL: &str = "The model crashed at this request, twice, and it is not tried again; the server's log has \
+    the reason under this request's x-request-id";
+
+const CRASHES_MODEL_CODE: &str = "crashes_model";
+
 /// How long a client should wait while the model loads, another instance takes over, or uploads are read.
 const COME_BACK_IN: Duration = Duration::from_secs(5);
 /// The bounds of Retry-After: the Node client ignores more than a minute and asks at once.
@@ -202,6 +208,7 @@ impl ApiError {
             ApiError::FileNotFound => invalid(StatusCode::NOT_FOUND, "file_not_found", None),
             ApiError::Job(JobError::Pipeline(PipelineError::OutOfMemory)) => internal("out_of_memory"),
             ApiError::Job(JobError::Pipeline(PipelineError::NotFinite { .. })) => internal("not_finite"),
+            ApiError::Job(JobError::CrashesModel(_)) => internal(CRASHES_MODEL_CODE),
             ApiError::Job(
                 JobError::Pipeline(PipelineError::Model(_) | PipelineError::Interrupted) | JobError::Crashed,
             )
@@ -272,13 +279,17 @@ impl ApiError {
     /// What a client is told.
     pub(crate) fn body(&self) -> ErrorBody {
         let (_, r#type, code, param) = self.parts();
-        let message = if code == INTERNAL_CODE { INTERNAL.to_owned() } else { self.to_string() };
+        let message = match code {
+            INTERNAL_CODE => INTERNAL.to_owned(),
+            CRASHES_MODEL_CODE => CRASHES_MODEL.to_owned(),
+            _ => self.to_string(),
+        };
         ErrorBody { message, r#type, param: param.map(str::to_owned), code }
     }
 
     /// Tells the log what a client is not told.
     pub(crate) fn log(&self) {
-        if self.code() == INTERNAL_CODE {
+        if [INTERNAL_CODE, CRASHES_MODEL_CODE].contains(&self.code()) {
             tracing::error!(error = %self, "the request failed");
         }
     }
@@ -383,6 +394,9 @@ mod tests {
         assert_eq!(line(ApiError::RateLimited { wait: Duration::from_secs(90) }), "429 rate_limit_exceeded - 60");
         assert_eq!(line(ApiError::UploadsFull), "429 uploads_full - 5");
         assert_eq!(line(JobError::Crashed), "500 internal_error false -");
+        let crashes = JobError::CrashesModel("index out of bounds".into());
+        assert_eq!(line(crashes.clone()), "500 crashes_model false -");
+        assert!(!ApiError::from(crashes).body().message.contains("bounds"), "the reason is for the log");
         assert_eq!(line(ApiError::Missing("prompt")), "400 missing_required_parameter - -");
     }
 }

@@ -65,6 +65,11 @@ struct Ended {
 #[derive(Clone, Debug)]
 pub(crate) enum Entry {
     Step(Arc<Step>),
+    /// The steps of this picture that were told are void, and told anew.
+    Restarted {
+        image_index: usize,
+        created_at: u64,
+    },
     Partial(Arc<Partial>),
     Completed(Arc<Picture>),
 }
@@ -232,6 +237,15 @@ impl Told {
         self.entries.retain(|_, entry| !matches!(entry, Entry::Partial(partial) if partial.image_index == of));
     }
 
+    /// Lets the steps of a picture go: whoever comes later is told those that count.
+    fn forget_steps(&mut self, of: usize) {
+        self.entries.retain(|_, entry| match entry {
+            Entry::Step(step) => step.image_index != of,
+            Entry::Restarted { image_index, .. } => *image_index != of,
+            _ => true,
+        });
+    }
+
     fn pictures(&self) -> Vec<Arc<Picture>> {
         let completed = self.entries.values().filter_map(|entry| match entry {
             Entry::Completed(picture) => Some(picture.clone()),
@@ -245,6 +259,7 @@ impl Told {
     fn bytes(&self) -> usize {
         let bytes = |entry: &Entry| match entry {
             Entry::Step(step) => size_of::<Step>() + size_of_val(&*step.report.runs),
+            Entry::Restarted { .. } => size_of::<Entry>(),
             Entry::Partial(partial) => partial.file.len(),
             Entry::Completed(picture) => picture.file.len(),
         };
@@ -358,6 +373,16 @@ impl Driver {
                     told.steps_taken += 1;
                     if terms.progress {
                         told.push(Entry::Step(Arc::new(Step { image_index, created_at: now, report })));
+                    }
+                });
+                return None;
+            }
+            RunEvent::Restarted { image_index, steps_taken } => {
+                told.send_modify(|told| {
+                    told.steps_taken -= steps_taken;
+                    told.forget_steps(image_index);
+                    if terms.progress {
+                        told.push(Entry::Restarted { image_index, created_at: now });
                     }
                 });
                 return None;

@@ -21,6 +21,8 @@ struct Picture {
     ticket: Option<Ticket>,
     /// The step that was taken last.
     step_index: usize,
+    /// Since its job began, or began again.
+    steps_taken: usize,
 }
 
 /// What happened to one of a request's pictures, which count from 0 in the order of their seeds.
@@ -30,6 +32,8 @@ pub(crate) enum RunEvent {
     Started,
     /// A step is behind it.
     Stepped { image_index: usize, report: StepReport },
+    /// Its job runs again from its start: so many steps that were told are void. Previews are not told twice.
+    Restarted { image_index: usize, steps_taken: usize },
     /// What it will look like, as far as step `step_index` foresees.
     Preview { image_index: usize, partial_image_index: usize, step_index: usize, image: RgbImage },
     /// It is done.
@@ -39,7 +43,8 @@ pub(crate) enum RunEvent {
 impl Run {
     /// Of the jobs behind `tickets`, one a picture.
     pub(crate) fn new(tickets: Vec<Ticket>) -> Self {
-        let pictures = tickets.into_iter().map(|ticket| Picture { ticket: Some(ticket), step_index: 0 });
+        let pictures =
+            tickets.into_iter().map(|ticket| Picture { ticket: Some(ticket), step_index: 0, steps_taken: 0 });
         Run { pictures: pictures.collect(), turn: 0 }
     }
 
@@ -55,8 +60,14 @@ impl Run {
         Some(match update {
             Update::Started { .. } => Ok(RunEvent::Started),
             Update::Stepped(report) => {
-                self.pictures[image_index].step_index = report.step_index;
+                let picture = &mut self.pictures[image_index];
+                picture.step_index = report.step_index;
+                picture.steps_taken += 1;
                 Ok(RunEvent::Stepped { image_index, report })
+            }
+            Update::Restarted => {
+                let steps_taken = std::mem::take(&mut self.pictures[image_index].steps_taken);
+                Ok(RunEvent::Restarted { image_index, steps_taken })
             }
             Update::Preview { index, image } => {
                 let step_index = self.pictures[image_index].step_index;

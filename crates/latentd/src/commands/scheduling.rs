@@ -26,8 +26,9 @@ pub(super) struct SchedulingFlags {
     /// Longest that a request may take; one that would take longer is answered with 429
     #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..), env = "LATENTD_MAX_REQUEST_SECONDS")]
     max_request_seconds: Option<u64>,
-    /// Most memory that the pictures in hand may take on one device, e.g. 4GiB; weights and the arithmetic of
-    /// a step come on top. On the CPU half of what is available at the start without it, on a GPU unbounded
+    /// Most memory that the pictures in hand may take on one device, e.g. 4GiB, with what encoding, a step and
+    /// decoding need meanwhile and the encodings that are kept; weights come on top. On the CPU half of what is
+    /// available at the start without it, on a GPU unbounded
     #[arg(long, value_name = "BYTES", env = "LATENTD_MEMORY_BUDGET")]
     memory_budget: Option<ByteSize>,
     /// Ignore the `priority` of requests

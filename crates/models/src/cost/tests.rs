@@ -8,6 +8,8 @@ use crate::{flux2, qwen_image};
 
 const MIB: u64 = 1 << 20;
 
+const PEAKS: Peaks = Peaks { text: 1000, block: 30_000, vae_encoder: 300, vae_decoder: 400 };
+
 fn segment(name: &'static str, num_blocks: usize, is_dual: bool, encoder_is_used: bool) -> Segment {
     Segment { name, num_blocks, is_dual, encoder_is_used }
 }
@@ -41,6 +43,7 @@ fn qwen_image(cache: Option<CacheConfig>) -> CostModel {
         patches: Some(Arc::new(|_| 28 * 28)),
         activation_bytes: 2,
         flops: flops(vec![qwen_image::flops::block(&qwen_image::TransformerConfig::default())], 3584),
+        peaks: PEAKS,
     };
     CostModel { sizes, edit_size: EditSize::Area { area: 1 << 20, of: ShapeOf::Last }, cache }
 }
@@ -59,6 +62,7 @@ fn klein(cache: Option<CacheConfig>) -> CostModel {
         patches: None,
         activation_bytes: 2,
         flops: flops(flux2::flops::blocks(&klein), 7680),
+        peaks: PEAKS,
     };
     CostModel { sizes, edit_size: EditSize::Own { max_area: 1 << 20 }, cache }
 }
@@ -88,11 +92,11 @@ fn the_cache_outweighs_the_rest_of_a_request() {
     assert_eq!((uncached.tokens, uncached.passes, uncached.steps), (4096, 2, 50));
     assert_eq!((uncached.least_share, uncached.kind), (1.0, 0));
     // Latents before and after a step, each of 1 MiB.
-    assert!((2 * MIB..3 * MIB).contains(&uncached.bytes), "{}", uncached.bytes);
+    assert!((2 * MIB..3 * MIB).contains(&uncached.memory.state), "{}", uncached.memory.state);
 
     // Two branches, each with two residuals of 24 MiB before and after a step.
     let cached = CostModel { cache: Some(CacheConfig::default()), ..model }.cost(&request(Extensions::default()));
-    assert_eq!(cached.bytes - uncached.bytes, 2 * (2 + 2) * 24 * MIB);
+    assert_eq!(cached.memory.state - uncached.memory.state, 2 * (2 + 2) * 24 * MIB);
     assert_eq!(cached.least_share, 1.0 / 60.0);
 }
 
@@ -101,10 +105,10 @@ fn a_computed_step_stores_the_same_whatever_is_kept() {
     let model = qwen_image(None);
     let long = |extensions| ImageRequest { prompt: "a".repeat(1019), ..request(extensions) };
     let bytes = |config: CacheConfig| {
-        let uncached = model.cost(&long(Extensions::default())).bytes;
+        let uncached = model.cost(&long(Extensions::default())).memory.state;
         let mut extensions = Extensions::default();
         extensions.insert(config);
-        (model.cost(&long(extensions)).bytes - uncached) / MIB
+        (model.cost(&long(extensions)).memory.state - uncached) / MIB
     };
     let taylor = |taylorseer_order| CacheConfig { enable_taylorseer: true, taylorseer_order, ..CacheConfig::default() };
     // 24 MiB of image tokens; 6 MiB of the 1024 tokens that this prompt may have.
@@ -122,7 +126,7 @@ fn previews_hold_an_estimate_of_the_latents() {
     let times = diffusion::PreviewTimes::Count(1);
     let previews = diffusion::Previews { method: diffusion::PreviewMethod::Latent2Rgb, times };
     let with = ImageRequest { previews: Some(previews), ..without.clone() };
-    assert_eq!(model.cost(&with).bytes - model.cost(&without).bytes, 2 * MIB);
+    assert_eq!(model.cost(&with).memory.state - model.cost(&without).memory.state, 2 * MIB);
 }
 
 #[test]
@@ -148,7 +152,7 @@ fn both_segments_of_klein_are_kept_and_their_text() {
     assert_eq!(uncached.passes, 1);
     // A token is 6 KiB: 4096 of image (24 MiB) and 512 of text (3 MiB). Each residual is there twice, the old and the
     // new: image twice and text once in the dual segment, all of it twice in the single one.
-    assert_eq!(cached.bytes - uncached.bytes, 2 * (2 * 24 + 3 + 2 * 27) * MIB);
+    assert_eq!(cached.memory.state - uncached.memory.state, 2 * (2 * 24 + 3 + 2 * 27) * MIB);
     assert_eq!(cached.least_share, 2.0 / 25.0);
 }
 
@@ -162,7 +166,7 @@ fn pictures_to_edit_are_tokens_of_every_pass() {
     let without = request(Extensions::default());
     let with = ImageRequest { input_images: [picture(64), picture(32)].into(), ..without.clone() };
     let (before, after) = (qwen_image(None).cost(&without), qwen_image(None).cost(&with));
-    assert_eq!(after.bytes - before.bytes, 2 * MIB, "each at a megapixel");
+    assert_eq!(after.memory.state - before.memory.state, 2 * MIB, "each at a megapixel");
     // Thrice the image tokens, and attention grows with their square.
     assert!((3.0..4.5).contains(&(after.work.step / before.work.step)), "{:?}", after.work);
     let each = 784.0 * 1e9 + 784.0 * 784.0 * 1e4 + 4096.0 * 1e9;
@@ -173,7 +177,23 @@ fn pictures_to_edit_are_tokens_of_every_pass() {
         mask: Some(Arc::new(Mask { size: picture(64).image.size, editable: vec![255; 4096] })),
         ..with.clone()
     };
-    assert_eq!(qwen_image(None).cost(&masked).bytes - after.bytes, 2 * MIB, "the picture and the noise");
+    assert_eq!(qwen_image(None).cost(&masked).memory.state - after.memory.state, 2 * MIB, "the picture and the noise");
+}
+
+#[test]
+fn each_stage_needs_memory_of_its_own() {
+    let model = qwen_image(None);
+    let text = |prompt: usize| prompt.div_ceil(1) + 5;
+    let mut request = request(Extensions::default());
+    let memory = model.cost(&request).memory;
+    // Two passes: of the prompt's 50 bytes at most so many tokens, and of the negative prompt's 1.
+    assert_eq!(memory.step, ((4096 + text(50)) + (4096 + text(1))) as u64 * 30_000 * 2);
+    assert_eq!(memory.decode, (1024 * 1024 * 400 * 2) as u64);
+    assert_eq!(memory.encode, (text(50) * 1000 * 2) as u64);
+    request.input_images = [picture(64), picture(32)].into();
+    let edit = model.cost(&request).memory;
+    assert_eq!(edit.encode, (1024 * 1024 * 300 * 2) as u64, "one picture after the other");
+    assert_eq!(edit.step - memory.step, 2 * 2 * 4096 * 30_000 * 2);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::flops::ModelFlops;
 use crate::noise::randn;
 use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
+use crate::peaks::{self, Peaks, Resolution};
 use crate::qwen_decoder::DecoderConfig;
 use crate::schedule::flow_match_config;
 use crate::weights::Precision;
@@ -71,6 +72,8 @@ impl Flux2Klein {
         if let Some(cache) = &options.cache {
             cache.validate(&card.num_blocks)?;
         }
+        let text = DecoderConfig::load(checkpoint, "text_encoder")?;
+        let peaks = peaks(&config, &vae_config, &text, &options.device);
         let report = |done, total| progress("text encoder", done, total);
         let text_encoder = open("text_encoder")?.only(is_read_of_text_encoder);
         let prompts = PromptEncoder::load(checkpoint, &text_encoder.scope("", &report), max_sequence_length)?;
@@ -84,7 +87,13 @@ impl Flux2Klein {
             (Vae::load(&vae_config, &scope)?, VaeEncoder::load(&vae_config, &scope)?)
         };
         Ok(Flux2Klein {
-            sizes: sizes(&config, &transformer, flops(&config, &vae_config, &prompts), &precision, max_sequence_length),
+            sizes: sizes(
+                &config,
+                &transformer,
+                (flops(&config, &vae_config, &prompts), peaks),
+                &precision,
+                max_sequence_length,
+            ),
             card: ModelCard { max_prompt_tokens: prompts.max_prompt_tokens(), ..card },
             prompts,
             transformer,
@@ -178,7 +187,7 @@ fn is_read_of_text_encoder(name: &str) -> bool {
 fn sizes(
     config: &TransformerConfig,
     transformer: &Transformer,
-    flops: ModelFlops,
+    (flops, peaks): (ModelFlops, Peaks),
     precision: &Precision,
     max_sequence_length: usize,
 ) -> RequestSizes {
@@ -193,6 +202,25 @@ fn sizes(
         patches: None,
         activation_bytes: precision.activations.size_in_bytes(),
         flops,
+        peaks,
+    }
+}
+
+/// The feed-forward network holds gate and up in one, and their product; a single-stream block beside that its queries,
+/// keys and values.
+fn peaks(config: &TransformerConfig, vae_config: &VaeConfig, text: &DecoderConfig, device: &Device) -> Peaks {
+    let dim = config.dim();
+    let feed_forward = 3 * config.mlp_hidden_dim() + if config.num_single_layers > 0 { 3 * dim } else { 0 };
+    let vae = |widths: &[usize], input: &dyn Fn(usize) -> usize| {
+        let resolution = |(i, &output)| Resolution { input: input(i), output };
+        peaks::vae(&widths.iter().enumerate().map(resolution).collect::<Vec<_>>(), device.is_cpu())
+    };
+    let (up, down) = (vae_config.decoder_widths(), &vae_config.block_out_channels);
+    Peaks {
+        text: peaks::text(text),
+        block: peaks::block(dim, feed_forward, config.attention_head_dim),
+        vae_encoder: vae(down, &|i| down[i.saturating_sub(1)]),
+        vae_decoder: vae(up, &|i| *up.get(i + 1).unwrap_or(&up[i])),
     }
 }
 

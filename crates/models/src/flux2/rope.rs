@@ -32,6 +32,11 @@ impl RopeTables {
         RopeTables { axes_dims, theta: config.rope_theta, device, made: RopeCache::default() }
     }
 
+    /// Of all tables that are kept.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.made.bytes()
+    }
+
     /// Text positions, then the positions of every picture of `grids`, of one row of a batch: the
     /// picture that is made is at time 0, its references behind it in time.
     ///

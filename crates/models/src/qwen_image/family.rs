@@ -21,6 +21,7 @@ use crate::family::{Family, VisionFeatures, pixels};
 use crate::noise::randn;
 use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
+use crate::peaks::{self, Peaks, Resolution};
 use crate::qwen_decoder::DecoderConfig;
 use crate::schedule::flow_match_config;
 use crate::weights::Precision;
@@ -94,6 +95,7 @@ impl QwenImage {
                 patches: conditioner.patches(),
                 flops: flops(&config, &vae_config, &conditioner),
                 activation_bytes: precision.activations.size_in_bytes(),
+                peaks: peaks(&config, &vae_config, &DecoderConfig::load(checkpoint, "text_encoder")?, &options.device),
             },
             conditioner,
             transformer,
@@ -149,6 +151,25 @@ fn is_read_of_text_encoder(name: &str, edits: bool) -> bool {
 fn is_read_of_vae(name: &str, edits: bool) -> bool {
     let encodes = name.starts_with("encoder.") || name.starts_with("quant_conv.");
     !name.contains(".time_conv.") && (edits || !encodes)
+}
+
+/// The feed-forward network holds its inner numbers, four times as many as there are outside.
+fn peaks(config: &TransformerConfig, vae: &VaeConfig, text: &DecoderConfig, device: &Device) -> Peaks {
+    let dim = config.dim();
+    let widths: Vec<usize> = vae.dim_mult.iter().map(|mult| mult * vae.base_dim).collect();
+    // An upsampler halves the channels that it passes up.
+    let above = |i: usize| widths.get(i + 1).map_or(widths[i], |width| width / 2);
+    let below = |i: usize| if i == 0 { vae.base_dim } else { widths[i - 1] };
+    let resolutions = |input: &dyn Fn(usize) -> usize| {
+        let resolution = |(i, &output)| Resolution { input: input(i), output };
+        peaks::vae(&widths.iter().enumerate().map(resolution).collect::<Vec<_>>(), device.is_cpu())
+    };
+    Peaks {
+        text: peaks::text(text),
+        block: peaks::block(dim, 4 * dim, config.attention_head_dim),
+        vae_encoder: resolutions(&below),
+        vae_decoder: resolutions(&above),
+    }
 }
 
 impl Family for QwenImage {

@@ -26,6 +26,11 @@ impl RopeTables {
         RopeTables { axes_dims, device, made: RopeCache::default() }
     }
 
+    /// Of all tables that are kept.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.made.bytes()
+    }
+
     /// Text positions, then the positions of every picture of `grids`, of one row of a batch.
     ///
     /// Each picture is a frame, its rows and columns counted from its centre; text goes on along all

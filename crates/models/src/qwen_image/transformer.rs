@@ -169,6 +169,10 @@ impl Dit for Transformer {
         &self.segments
     }
 
+    fn kept_bytes(&self) -> usize {
+        self.rope.kept_bytes()
+    }
+
     fn begin(&self, rows: &[DitRow<'_>]) -> Result<(Streams, Conditioning)> {
         let pictures = |row: &DitRow<'_>| row.token_grids().iter().map(|(rows, columns)| rows * columns).sum();
         let latents: Vec<&Tensor> = rows

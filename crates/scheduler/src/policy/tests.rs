@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use diffusion::{PreviewMethod, PreviewTimes, Previews, RequestCost};
+use diffusion::{PreviewMethod, PreviewTimes, Previews, RequestCost, RequestMemory};
 
 use super::*;
 use crate::calibration::Calibration;
 use crate::config::{JobOptions, SchedulerConfig};
+use crate::health::Next;
 use crate::testing::{TICK, books, cost};
 
 fn letter(id: JobId) -> char {
@@ -24,6 +25,11 @@ use Outside::{Cancel, Fails, Submit};
 
 fn job(id: JobId, cost: RequestCost, round: u32) -> Job {
     Job::new(id, cost, JobOptions::default(), TICK * round)
+}
+
+/// Of a request that needs memory for its state alone.
+fn state_of(bytes: u64) -> RequestMemory {
+    RequestMemory { state: bytes, ..RequestMemory::default() }
 }
 
 /// The word of a turn: `+a` encodes, `ab` steps both, `a?` previews, `a!` decodes, `-a` drops.
@@ -194,7 +200,7 @@ fn priority_goes_first_and_is_hardly_slowed_down() {
 
 #[test]
 fn a_job_that_does_not_fit_into_memory_waits_and_others_pass_it() {
-    let bytes = |bytes, tokens, steps| RequestCost { bytes, ..cost(tokens, steps) };
+    let bytes = |bytes, tokens, steps| RequestCost { memory: state_of(bytes), ..cost(tokens, steps) };
     let mut state = line(9, &[]);
     state.config.memory_budget = Some(10);
     let jobs = [bytes(6, 16, 3), bytes(6, 16, 3), bytes(3, 16, 4)];
@@ -204,7 +210,7 @@ fn a_job_that_does_not_fit_into_memory_waits_and_others_pass_it() {
 
 #[test]
 fn memory_is_kept_for_a_job_that_is_behind() {
-    let bytes = |bytes, steps| RequestCost { bytes, ..cost(16, steps) };
+    let bytes = |bytes, steps| RequestCost { memory: state_of(bytes), ..cost(16, steps) };
     let mut state = line(9, &[]);
     state.config.memory_budget = Some(10);
     state.submit(vec![job(0, bytes(6, 30), 0)]).unwrap();
@@ -268,6 +274,53 @@ fn a_preview_that_is_due_is_dropped_with_its_job_or_left_out() {
 }
 
 #[test]
+fn the_memory_of_a_step_bounds_who_steps_together() {
+    let memory = |step| RequestMemory { state: 1, step, ..RequestMemory::default() };
+    let play_with = |budget, steps: &[u64]| {
+        let mut state = line(9, &[]);
+        state.config.memory_budget = Some(budget);
+        let jobs = (0..).zip(steps).map(|(id, &step)| job(id, RequestCost { memory: memory(step), ..cost(16, 1) }, 0));
+        state.submit(jobs.collect()).unwrap();
+        play(state, vec![])
+    };
+    // Three states and the steps of two, or of three.
+    assert_eq!(play_with(11, &[4, 4, 4]), "+a +b ab a! b! +c c c!");
+    assert_eq!(play_with(15, &[4, 4, 4]), "+a +b +c abc a! b! c!");
+    // The peaks of two are not needed at once unless they step together.
+    assert_eq!(play_with(9, &[7, 7]), "+a a a! +b b b!");
+}
+
+#[test]
+fn what_a_pipeline_keeps_leaves_less_for_jobs_and_always_room_for_one() {
+    let play_with = |kept| {
+        let mut state = line(9, &[]);
+        state.config.memory_budget = Some(10);
+        state.lanes[0].kept = kept;
+        state
+            .submit((0..2).map(|id| job(id, RequestCost { memory: state_of(4), ..cost(16, 1) }, 0)).collect())
+            .unwrap();
+        play(state, vec![])
+    };
+    assert_eq!(play_with(2), "+a +b ab a! b!");
+    assert_eq!(play_with(3), "+a a a! +b b b!");
+    assert_eq!(play_with(30), "+a a a! +b b b!");
+}
+
+#[test]
+fn a_job_is_taken_up_where_the_largest_decoding_has_room() {
+    let memory = |decode| RequestMemory { state: 2, decode, ..RequestMemory::default() };
+    let play_with = |budget| {
+        let mut state = line(9, &[]);
+        state.config.memory_budget = Some(budget);
+        let jobs = [6, 1].map(|decode| RequestCost { memory: memory(decode), ..cost(16, 1) });
+        state.submit((0..).zip(jobs).map(|(id, cost)| job(id, cost, 0)).collect()).unwrap();
+        play(state, vec![])
+    };
+    assert_eq!(play_with(10), "+a +b ab a! b!");
+    assert_eq!(play_with(9), "+a a a! +b b b!");
+}
+
+#[test]
 fn a_cancelled_job_is_dropped_at_the_next_turn_and_leaves_the_line() {
     assert_eq!(play(line(2, &[9, 1]), vec![(3, Cancel(0))]), "+b +a ba -ab!");
     assert_eq!(play(line(1, &[9]), vec![(2, Cancel(0))]), "+a a -a");
@@ -289,7 +342,7 @@ fn workers_share_one_line_and_the_one_with_least_work_chooses_first() {
 fn only_an_idle_worker_is_given_a_turn() {
     let mut state = books(SchedulerConfig { max_batch: 1, ..SchedulerConfig::default() }, 2);
     state.submit(vec![job(0, cost(64, 1), 0), job(1, cost(64, 1), 0)]).unwrap();
-    assert_eq!(state.emptied(0, LaneStatus::Lost), []);
+    state.pipeline_lost(0, Next::Lose, Duration::ZERO);
     assert_eq!(play(state, vec![]), "|+a |a |a! |+b |b |b!");
 }
 
@@ -302,10 +355,11 @@ fn a_decoding_that_ran_out_of_memory_is_tried_again_once_nothing_else_is_held() 
 
 #[test]
 fn company_that_ran_out_of_memory_is_not_kept_again() {
-    let small = |id, round| Submit(job(id, RequestCost { bytes: 5, ..cost(16, 3) }, round));
+    let memory = RequestMemory { state: 1, step: 4, ..RequestMemory::default() };
+    let small = |id, round| Submit(job(id, RequestCost { memory, ..cost(16, 3) }, round));
     let outside = vec![(0, small(0, 0)), (0, small(1, 0)), (0, small(2, 0)), (3, Fails(2)), (4, small(3, 4))];
-    // Three were too many, so that `d` waits for one of the two that are left.
-    assert_eq!(play(line(9, &[]), outside), "+a +b +c abc -cab ab ab a! b! +d d d d d!");
+    // Three were too many: `c` steps alone, and nobody joins the two that are left.
+    assert_eq!(play(line(9, &[]), outside), "+a +b +c abc ab ab ab a! b! c c c c! +d d d d d!");
 }
 
 #[test]

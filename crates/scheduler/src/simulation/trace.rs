@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use diffusion::{ImageSize, RequestCost, Work};
+use diffusion::{ImageSize, RequestCost, RequestMemory, Work};
 
 use super::scenario::{Mix, Scenario};
 
@@ -53,7 +53,16 @@ fn arrival(mix: &Mix, at: Duration) -> Arrival {
 pub(super) fn cost(tokens: usize, passes: usize, steps: usize) -> RequestCost {
     let (picture, step) = (tokens as f64, (tokens * passes) as f64);
     let work = Work { encode: 1.0, step, reused_step: step, preview: picture, decode: picture };
-    RequestCost { tokens, passes, steps, previews: None, work, bytes: 0, least_share: 1.0, kind: 0 }
+    RequestCost {
+        tokens,
+        passes,
+        steps,
+        previews: None,
+        work,
+        memory: RequestMemory::default(),
+        least_share: 1.0,
+        kind: 0,
+    }
 }
 
 /// Steele, Lea and Flood's SplitMix64: the same numbers on every machine.

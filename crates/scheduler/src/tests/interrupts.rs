@@ -22,6 +22,7 @@ fn notes() -> (Notes, Observer) {
                 Observation::Cancelled => "cancelled".into(),
                 Observation::Interrupted { .. } => "interrupted".into(),
                 Observation::Crashed => "crashed".into(),
+                Observation::Restarted => "restarted".into(),
                 Observation::Answered { outcome, .. } => format!("answered {}", outcome.is_ok()),
                 Observation::Load { running, busy_workers, .. } => format!("{running} in {busy_workers}"),
                 Observation::Submitted { .. } | Observation::Refused(_) | Observation::Started { .. } => return,

@@ -17,6 +17,7 @@ async fn a_job_reports_every_step_and_ends_in_its_picture() {
             Update::Stepped(report) => steps.push(report),
             Update::Done(outcome) => break outcome.unwrap(),
             Update::Started { .. } => panic!("started twice"),
+            Update::Restarted => panic!("nothing failed"),
             Update::Preview { .. } => panic!("no previews were asked for"),
         }
     };
@@ -46,6 +47,7 @@ async fn an_observer_sees_everything_in_order() {
             Observation::Cancelled => "cancelled".into(),
             Observation::Crashed => "crashed".into(),
             Observation::Interrupted { .. } => "interrupted".into(),
+            Observation::Restarted => "restarted".into(),
             Observation::Load { .. } => return,
         };
         notes.lock().unwrap().push(note);
@@ -67,7 +69,7 @@ async fn an_observer_sees_everything_in_order() {
     pipeline.gate.open();
     let expected = [
         "submitted 1, started, encoded, stepped 1 16 1, stepped 1 16 1, decoded, answered true",
-        "submitted 1, started, encoded, crashed, answered false",
+        "submitted 1, started, encoded, crashed, restarted, started, encoded, crashed, answered false",
         "submitted 1, started, encoded, stepped 1 16 1, cancelled",
         "refused: the server is shutting down",
     ];

@@ -34,7 +34,7 @@ async fn a_model_that_does_not_load_is_said_and_refuses() {
     let panicking = || -> Result<FakePipeline, &str> { panic!("while loading") };
     let failed = [
         (Scheduler::spawn(CONFIG, vec![failing]), "no such folder"),
-        (Scheduler::spawn(CONFIG, vec![panicking]), "its thread panicked"),
+        (Scheduler::spawn(CONFIG, vec![panicking]), "it panicked: while loading"),
     ];
     for (scheduler, reason) in failed {
         becomes(&scheduler, Readiness::Failed(reason.into())).await;

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 
 use crate::fake::{FakePipeline, Gate, colour, request};
 use crate::{
-    JobError, JobOptions, Load, Observation, Observer, Outcome, Readiness, Scheduler, SchedulerConfig, SpawnOptions,
-    SubmitError, Ticket, Update,
+    Backoff, JobError, JobOptions, Load, Observation, Observer, Outcome, Readiness, Scheduler, SchedulerConfig,
+    SpawnOptions, SubmitError, Ticket, Update,
 };
 
 const CONFIG: SchedulerConfig = SchedulerConfig {
@@ -29,6 +29,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     max_deadline: None,
     priorities: true,
     calibration: Duration::ZERO,
+    backoff: Backoff { first: Duration::from_millis(1), most: Duration::from_millis(4) },
 };
 
 async fn ready(scheduler: &Scheduler) {

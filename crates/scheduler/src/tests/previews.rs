@@ -16,6 +16,7 @@ async fn news(mut ticket: Ticket) -> Vec<String> {
         news.push(match update {
             Update::Started { .. } => "started".into(),
             Update::Stepped(report) => format!("step {}", report.step_index),
+            Update::Restarted => "restarted".into(),
             Update::Preview { index, image } => format!("preview {index} after {}", image.pixels[2]),
             Update::Done(outcome) => format!("done {}", outcome.is_ok()),
         });

@@ -101,6 +101,18 @@ struct ProgressRun {
     residual_diff: Option<f32>,
 }
 
+/// A picture is made again from its start, for whoever asked with `stream_progress`: the server failed at it, or had
+/// too little memory. Its `progress` events begin again from step 0, and the picture will be the same; previews that
+/// were sent are not sent again.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RestartedEvent {
+    /// `image_generation.restarted` or `image_edit.restarted`.
+    r#type: &'static str,
+    image_index: usize,
+    /// Seconds since 1970.
+    created_at: u64,
+}
+
 /// A failure after the stream began: nothing comes after it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ErrorEvent {
@@ -158,6 +170,12 @@ pub(crate) fn progress(terms: &Terms, step: &Step) -> Event {
     event(r#type, &progress)
 }
 
+/// The event of a picture that is made again.
+pub(crate) fn restarted(terms: &Terms, image_index: usize, created_at: u64) -> Event {
+    let r#type = names(terms.endpoint).restarted;
+    event(r#type, &RestartedEvent { r#type, image_index, created_at })
+}
+
 /// The event of a failure.
 pub(crate) fn error(err: &ApiError) -> Event {
     let r#type = "error";
@@ -185,6 +203,7 @@ fn event(name: &str, data: &impl Serialize) -> Event {
 struct Names {
     partial_image: &'static str,
     progress: &'static str,
+    restarted: &'static str,
     completed: &'static str,
 }
 
@@ -193,11 +212,13 @@ fn names(endpoint: Endpoint) -> Names {
         Endpoint::Generation => Names {
             partial_image: "image_generation.partial_image",
             progress: "image_generation.progress",
+            restarted: "image_generation.restarted",
             completed: "image_generation.completed",
         },
         Endpoint::Edit => Names {
             partial_image: "image_edit.partial_image",
             progress: "image_edit.progress",
+            restarted: "image_edit.restarted",
             completed: "image_edit.completed",
         },
     }

@@ -52,6 +52,9 @@ impl Teller {
         let terms = self.watcher.live.terms.clone();
         match self.watcher.next().await? {
             Ok(Entry::Step(step)) => Some(events::progress(&terms, &step)),
+            Ok(Entry::Restarted { image_index, created_at }) => {
+                Some(events::restarted(&terms, image_index, created_at))
+            }
             Ok(Entry::Partial(partial)) => {
                 self.log.first_partial();
                 self.written(terms, move |terms| events::partial_image(terms, &partial)).await

@@ -93,6 +93,7 @@ pub(super) fn failure(err: &JobError) -> &'static str {
         JobError::Pipeline(PipelineError::NotFinite { .. }) => "not_finite",
         JobError::Pipeline(PipelineError::Interrupted) => "interrupted",
         JobError::Crashed => "worker_crashed",
+        JobError::CrashesModel(_) => "crashes_model",
         JobError::TooLate => "deadline_exceeded",
         JobError::ShuttingDown => "shutting_down",
     }

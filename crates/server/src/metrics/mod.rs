@@ -88,6 +88,7 @@ struct Families {
     failed: Family<ReasonLabels, Counter>,
     cancelled: Counter,
     interrupt_duration: Histogram,
+    restarted: Counter,
     worker_crashes: Counter,
     block_runs: Family<BlockRunLabels, Counter>,
     residual_diff: Histogram,
@@ -167,7 +168,18 @@ impl Default for Metrics {
                 "How long a worker went on at a turn that nobody waited for any more",
                 seconds(),
             ),
-            worker_crashes: named(own, "worker_crashes", "Panics and losses of workers", Counter::default()),
+            restarted: named(
+                own,
+                "restarted",
+                "Pictures made again from their start: their worker failed, or had too little memory",
+                Counter::default(),
+            ),
+            worker_crashes: named(
+                own,
+                "worker_crashes",
+                "Panics, failed trials, failed loads and losses of workers",
+                Counter::default(),
+            ),
             block_runs: named(
                 own,
                 "cache_block_runs",

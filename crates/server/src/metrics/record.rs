@@ -54,6 +54,9 @@ impl Metrics {
                 families.cancelled.inc();
             }
             Observation::Interrupted { after } => families.interrupt_duration.observe(after.as_secs_f64()),
+            Observation::Restarted => {
+                families.restarted.inc();
+            }
             Observation::Crashed => {
                 families.worker_crashes.inc();
             }

@@ -116,6 +116,7 @@ pub(super) fn stream_event() -> Schema {
     let events = [
         ("PartialImageEvent", &["image_generation.partial_image", "image_edit.partial_image"][..]),
         ("ProgressEvent", &["image_generation.progress", "image_edit.progress"]),
+        ("RestartedEvent", &["image_generation.restarted", "image_edit.restarted"]),
         ("CompletedEvent", &["image_generation.completed", "image_edit.completed"]),
         ("ErrorEvent", &["error"]),
     ];

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 
-use crate::answer::events::{CompletedEvent, ErrorEvent, PartialImageEvent, ProgressEvent};
+use crate::answer::events::{CompletedEvent, ErrorEvent, PartialImageEvent, ProgressEvent, RestartedEvent};
 use crate::answer::openai::{ErrorResponse, ImagesResponse, Model, ModelList};
 use crate::config::{BuildInfo, ServerConfig};
 use crate::jobs::ImageJob;
@@ -37,6 +37,7 @@ fn components(config: &ServerConfig) -> Components {
     add::<ErrorResponse>(&mut schemas);
     add::<PartialImageEvent>(&mut schemas);
     add::<ProgressEvent>(&mut schemas);
+    add::<RestartedEvent>(&mut schemas);
     add::<CompletedEvent>(&mut schemas);
     add::<ErrorEvent>(&mut schemas);
     add::<ImageJob>(&mut schemas);

@@ -1,5 +1,6 @@
 //! Requests that are answered later.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -323,4 +324,26 @@ async fn a_server_that_stops_finishes_its_jobs_and_takes_no_more() {
     pipeline.gate.open();
     draining.await.unwrap();
     assert_eq!(ended(&app, &job).await["status"], "completed");
+}
+
+#[tokio::test]
+async fn progress_falls_back_when_a_job_runs_again_and_never_passes_the_end() {
+    let pipeline = FakePipeline { panics: Arc::new([3].into()), ..gated() };
+    let state = state(&pipeline).await;
+    let app = app(state.clone());
+    let job = id(&submit(&app, json!({"steps": 4})).await);
+    let progress_becomes = async |expected: u64| {
+        while ask(&app, &job).await.json["progress"] != expected {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    // The third step panics: after two of four steps there are none.
+    pipeline.gate.allow(2);
+    progress_becomes(50).await;
+    // The panic, the trial of the new pipeline, and one step.
+    pipeline.gate.allow(3);
+    progress_becomes(25).await;
+    pipeline.gate.open();
+    let ended = ended(&app, &job).await;
+    assert_eq!((&ended["status"], &ended["progress"]), (&json!("completed"), &json!(100)));
 }

@@ -75,7 +75,7 @@ async fn a_failed_picture_is_counted_with_its_reason() {
         ("oom in step", "out_of_memory", "out_of_memory"),
         ("fail in decode", "model_error", "internal_error"),
         ("nan in decode", "not_finite", "not_finite"),
-        ("panic in step", "worker_crashed", "internal_error"),
+        ("panic in step", "crashes_model", "crashes_model"),
     ];
     for (prompt, reason, outcome) in cases {
         let app = fake_app().await;
@@ -84,11 +84,19 @@ async fn a_failed_picture_is_counted_with_its_reason() {
         let counted = counted(&before, &scrape(&app).await);
         let ends: Vec<_> = counted.iter().filter(|line| !line.contains("_count")).map(String::as_str).collect();
         let (failed, request) = (format!("failed_total{{reason=\"{reason}\"}} 1"), request(outcome));
-        let runs = "cache_block_runs_total{decision=\"computed\",reason=\"uncached\",branch=\"cond\",\
-            segment=\"transformer_blocks\"} 4";
+        let runs = |steps: usize| {
+            format!(
+                "cache_block_runs_total{{decision=\"computed\",reason=\"uncached\",branch=\"cond\",\
+                 segment=\"transformer_blocks\"}} {steps}"
+            )
+        };
+        let (once, twice) = (runs(4), runs(8));
+        let restarted = "restarted_total 1";
         let expected = match reason {
-            "model_error" | "not_finite" => vec![runs, &failed, &request],
-            "worker_crashed" => vec![&failed, &request, "worker_crashes_total 1"],
+            "not_finite" => vec![once.as_str(), &failed, &request],
+            // Each twice.
+            "model_error" => vec![twice.as_str(), &failed, &request, restarted],
+            "crashes_model" => vec![failed.as_str(), &request, restarted, "worker_crashes_total 2"],
             _ => vec![failed.as_str(), &request],
         };
         assert_eq!(ends, expected, "{prompt}");

@@ -28,7 +28,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::response::Parts;
 use axum::http::{HeaderMap, Request, StatusCode};
 use scheduler::fake::FakePipeline;
-use scheduler::{Load, Readiness, Scheduler, SchedulerConfig, SpawnOptions};
+use scheduler::{Backoff, Load, Readiness, Scheduler, SchedulerConfig, SpawnOptions};
 use serde_json::Value;
 use tokio::time::timeout;
 use tower::ServiceExt;
@@ -77,7 +77,8 @@ pub(crate) async fn configured_state(
     config: ServerConfig,
 ) -> AppState {
     let metrics = Metrics::default();
-    let bounds = SchedulerConfig { calibration: Duration::ZERO, ..bounds };
+    let backoff = Backoff { first: Duration::from_millis(1), most: Duration::from_millis(4) };
+    let bounds = SchedulerConfig { calibration: Duration::ZERO, backoff, ..bounds };
     let options = SpawnOptions { config: bounds, observer: Some(metrics.observer()) };
     let scheduler = Scheduler::spawn(options, vec![pipeline.factory()]);
     let is_ready = |readiness: &Readiness| matches!(readiness, Readiness::Ready(_));

@@ -251,7 +251,11 @@ async fn a_fault_of_the_pipeline_is_told_apart_from_a_bad_request() {
         ("oom in step", "500 out_of_memory - | out of device memory"),
         ("invalid in prepare", "400 invalid_value prompt | `prompt` must have at most 512 tokens. Given: 513 tokens"),
         // Last: the model is loading again after it.
-        ("panic in step", internal),
+        (
+            "panic in step",
+            "500 crashes_model - | The model crashed at this request, twice, and it is not tried again; \
+             the server's log has the reason under this request's x-request-id",
+        ),
     ];
     for (prompt, expected) in cases {
         // Several pictures: all or an error.
