@@ -48,9 +48,10 @@ mod tests {
 
     #[test]
     fn a_key_stands_over_the_address() {
-        let address = Some(IpAddr::from([10, 0, 0, 1]));
+        let ip = IpAddr::from([10, 0, 0, 1]);
+        let address = Some(ip);
         assert_eq!(Client::new(Some(3), address), Client::Key(3));
-        assert_eq!(Client::new(None, address), Client::Address(address.unwrap()));
+        assert_eq!(Client::new(None, address), Client::Address(ip));
         assert_eq!(Client::new(None, None), Client::Unknown);
     }
 }
