@@ -14,7 +14,7 @@ use crate::serve::Server;
 /// A model that does nothing but edit, and takes four pictures at most.
 const EDIT_PLUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/goldens/models/qwen-image-edit-plus");
 /// A model that makes pictures from words too, and takes four at most.
-const KLEIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/goldens/models/flux2-klein");
+pub const KLEIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/goldens/models/flux2-klein");
 
 const RED: [u8; 3] = [200, 30, 30];
 

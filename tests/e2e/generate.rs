@@ -68,8 +68,8 @@ fn bad_numbers_name_the_field_the_bound_and_the_value() {
         (&["--seed", "-2"], "`seed` must be between -1 and 9223372036854775807. Given: -2"),
         (&["-n", "0"], "`n` must be between 1 and 10. Given: 0"),
         (&["-n", "11"], "`n` must be between 1 and 10. Given: 11"),
-        (&["--size", "large"], "`size` must be WIDTHxHEIGHT, such as 1024x1024. Given: large"),
-        (&["--size", "0x64"], "`size` must be WIDTHxHEIGHT, such as 1024x1024. Given: 0x64"),
+        (&["--size", "large"], "`size` must be WIDTHxHEIGHT in pixels, such as 1024x1024. Given: \"large\""),
+        (&["--size", "0x64"], "`size` must have sides of at least 1 pixel. Given: \"0x64\""),
         (&["--prompt="], "`prompt` must not be empty. Given: \"\""),
         (&["--true-cfg-scale", "-1"], "`true_cfg_scale` must be between 0 and 20. Given: -1"),
     ] {

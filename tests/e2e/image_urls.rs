@@ -4,6 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
+use crate::edit::KLEIN;
 use crate::serve::Server;
 
 /// Somebody on this machine whom the server must leave alone.
@@ -37,7 +38,7 @@ async fn refusal(server: &Server, url: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_fetched_unless_the_operator_allows_it() {
-    let (server, bystander) = (Server::start(&[]).await, Bystander::new());
+    let (server, bystander) = (Server::start(&[KLEIN]).await, Bystander::new());
     let message = refusal(&server, &bystander.url()).await;
     assert!(message.contains("its operator can allow it with --allow-image-urls"), "{message}");
     assert!(!bystander.was_called());
@@ -48,10 +49,12 @@ async fn a_server_that_fetches_pictures_reaches_nobody_on_its_own_machine() {
     let bystander = Bystander::new();
     let port = bystander.0.local_addr().unwrap().port();
     let hosts = format!("127.0.0.1:{port},localhost:{port}");
-    let server = Server::start(&["--allow-image-urls=any", "--image-url-hosts", &hosts]).await;
+    let flags = ["--allow-image-urls=any", "--image-url-hosts", &hosts];
+    let server = Server::start(&[&[KLEIN][..], &flags].concat()).await;
     let message = refusal(&server, &bystander.url()).await;
     assert!(message.contains("be of a public address"), "{message}");
     // Nothing is fetched for a model that takes no pictures.
+    let server = Server::start(&flags).await;
     let message = refusal(&server, &format!("http://localhost:{port}/cat.png")).await;
     assert!(message.contains("`image` must be absent"), "{message}");
     assert!(!bystander.was_called());

@@ -170,8 +170,8 @@ async fn a_request_says_how_long_it_may_take() {
 fn every_flag_is_an_environment_variable_too() {
     let refused = |variables: &[(&str, &str)]| stderr(&run(latentd().arg("serve").envs(variables.iter().copied())));
     for (name, value, told) in [
-        ("LATENTD_MAX_BATCH", "0", "`--max-batch` must be at least 1. Given: 0"),
-        ("LATENTD_MEMORY_BUDGET", "0B", "`--memory-budget` must be at least 1 byte. Given: 0"),
+        ("LATENTD_MAX_BATCH", "0", "LATENTD_MAX_BATCH must be at least 1. Given: 0"),
+        ("LATENTD_MEMORY_BUDGET", "0B", "LATENTD_MEMORY_BUDGET must be at least 1 byte. Given: 0"),
         ("LATENTD_MAX_BACKLOG_SECONDS", "0", "LATENTD_MAX_BACKLOG_SECONDS: 0 is not in 1.."),
         ("LATENTD_MAX_REQUEST_SECONDS", "0", "LATENTD_MAX_REQUEST_SECONDS: 0 is not in 1.."),
         ("LATENTD_DEVICE", "cpu,gpu", "LATENTD_DEVICE: must be `auto`, `cpu`, `cuda` or `cuda:N`. Given: cpu,gpu"),
@@ -184,7 +184,7 @@ fn every_flag_is_an_environment_variable_too() {
     for switch in ["NO_PRIORITIES", "ALLOW_REQUEST_CACHE_CONFIG", "ENABLE_CACHE_DIT_SUMMARY"] {
         for value in ["1", "true", "off"] {
             let message = refused(&[(&format!("LATENTD_{switch}"), value), ("LATENTD_MAX_BATCH", "0")]);
-            assert!(message.contains("`--max-batch` must be at least 1"), "{switch}={value}: {message}");
+            assert!(message.contains("LATENTD_MAX_BATCH must be at least 1"), "{switch}={value}: {message}");
         }
     }
 }

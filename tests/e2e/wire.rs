@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::edit::KLEIN;
 use crate::serve::Server;
 
 const BOUNDARY: &str = "----latentd";
@@ -161,7 +162,7 @@ async fn a_broken_form_is_a_400() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_picture_of_a_gigabyte_is_refused_by_its_header() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&[KLEIN]).await;
     let body = [part("prompt", b"a cat"), part("image", &png_head(20_000, 20_000)), end()].concat();
     let begun = Instant::now();
     let answer = edit(&server, body).await;
@@ -219,7 +220,7 @@ async fn http2_is_spoken_to_clients_that_begin_with_it() {
         [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream], payload].concat()
     };
     // GET, http, then a literal path and a literal authority (RFC 7541, static table).
-    let headers = [&[0x82, 0x86, 0x04, 6][..], b"/livez", &[0x01, 1, b'x']].concat();
+    let headers = [&[0x82, 0x86, 0x04, 6][..], b"/livez", &[0x01, 9], b"localhost"].concat();
     wire.send([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..], &frame(1, 5, 1, &headers)].concat())
         .await;
     loop {
