@@ -53,6 +53,41 @@ fn all_mistakes_are_told_at_once() {
     assert_eq!(message.lines().count(), 7, "{message}");
 }
 
+/// Kubernetes puts the address of a service called `latentd` into `LATENTD_PORT`; a container's log is a file.
+#[test]
+fn a_server_in_a_pod_listens_where_its_file_says() {
+    let folder = folder();
+    let file = folder.path().join("server.toml");
+    fs::write(&file, "\u{feff}port = 0\nhost = \"localhost\"\n").unwrap();
+    let variables = [
+        ("LATENTD_PORT", "tcp://10.0.0.7:8091"),
+        ("LATENTD_SERVICE_HOST", "10.0.0.7"),
+        ("LATENTD_CONFIG", file.to_str().unwrap()),
+        ("LATENTD_API_KEY", "4m1gJ3yZ0pX7+Qk/9sVbT2uR6wYcH8dLfA5eNoKxPjE=\n"),
+    ];
+    let mut command = latentd();
+    command.arg("serve").envs(variables).env_remove("NO_COLOR").stderr(Stdio::piped());
+    let mut server = command.spawn().unwrap();
+    let (mut log, mut address) = (String::new(), None);
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines().map_while(Result::ok);
+    while let Some(line) = lines.next().filter(|_| address.is_none()) {
+        address = line.split_once("address=").and_then(|(_, rest)| rest.split_whitespace().next().map(str::to_owned));
+        log += &(line + "\n");
+    }
+    std::thread::spawn(move || lines.for_each(drop));
+    let address = address.unwrap_or_else(|| panic!("{log}"));
+    let well = run(latentd().args(["healthcheck", "--url", &format!("http://{address}")]));
+    let unwell = run(latentd().arg("healthcheck").envs(variables));
+    let _ = server.kill();
+    let _ = server.wait();
+    assert!(!log.contains('\u{1b}') && log.contains("LATENTD_PORT tells of a Kubernetes service"), "{log}");
+    assert!(address.starts_with("127.0.0.1:") || address.starts_with("[::1]:"), "{address}");
+    assert_eq!(well.status.code(), Some(0), "{}", stderr(&well));
+    // Its port is any that is free, so nobody is at the one of the file.
+    let message = stderr(&unwell);
+    assert!(unwell.status.code() == Some(1) && message.contains("http://localhost:0/livez"), "{message}");
+}
+
 #[test]
 fn the_version_says_what_was_built() {
     let output = run(latentd().arg("--version"));
