@@ -63,6 +63,10 @@ async fn an_observer_sees_everything_in_order() {
     let mut leaving = scheduler.submit(request(64, 3), JobOptions::default()).await.unwrap();
     after_step(&mut leaving, 0).await;
     drop(leaving);
+    // The next step had begun, and waits at the gate.
+    while seen.lock().unwrap().last().is_none_or(|last| last != "interrupted") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     scheduler.drain(Duration::from_secs(9)).await;
     scheduler.submit(request(64, 1), JobOptions::default()).await.unwrap_err();
     let seen = seen.lock().unwrap().clone();
@@ -70,7 +74,7 @@ async fn an_observer_sees_everything_in_order() {
     let expected = [
         "submitted 1, started, encoded, stepped 1 16 1, stepped 1 16 1, decoded, answered true",
         "submitted 1, started, encoded, crashed, restarted, started, encoded, crashed, answered false",
-        "submitted 1, started, encoded, stepped 1 16 1, cancelled",
+        "submitted 1, started, encoded, stepped 1 16 1, cancelled, interrupted",
         "refused: the server is shutting down",
     ];
     assert_eq!(seen.join(", "), expected.join(", "));
