@@ -7,7 +7,7 @@ import schemathesis
 # Fields whose meaning depends on each other, on the model, or on the product of two numbers.
 BEYOND_SCHEMAS = {
     "size", "width", "height", "n", "stream", "async", "preview_interval", "partial_images", "preview_method", "cache",
-    "extra_body", "image", "images", "x-request-timeout", "idempotency-key", "prompt", "num_inference_steps",
+    "extra_body", "image", "images", "mask", "x-request-timeout", "idempotency-key", "prompt", "num_inference_steps",
 }
 # A form's parts that come twice, a key that comes with two bodies, and what is refused always.
 BEYOND_SCHEMAS_CODES = {"invalid_multipart", "idempotency_key_reused", "unsupported_endpoint"}
