@@ -81,6 +81,20 @@ impl CostModel {
         self.left(job, self.step(self.load(&job.cost)))
     }
 
+    /// How long a job takes on a device of its own, and what is left of it as of [`CostModel::alone`]. Asked for at every
+    /// turn for each job that is in hand: what both have in common is looked up once.
+    pub(crate) fn whole_and_left(&self, job: &Job) -> (Duration, Duration) {
+        let step = self.step(self.load(&job.cost));
+        let preview = self.preview(&job.cost);
+        let decode = self.turn(&self.decode, job.cost.work.decode);
+        let encode = self.turn(&self.encode, job.cost.work.encode);
+        let previews = |job: &Job| if preview > 0.0 { preview * job.previews_left() as f64 } else { 0.0 };
+        let whole = encode + step * job.cost.steps as f64 + previews(&job.whole()) + decode;
+        let encode = if job.needs == Needs::Encode { encode } else { 0.0 };
+        let left = encode + step * job.steps_left as f64 + previews(job) + decode;
+        (duration(whole), duration(left))
+    }
+
     /// Seconds that go by before a job can take its next step, once its turn begins.
     pub(crate) fn before_step(&self, job: &Job) -> f64 {
         match job.needs {
@@ -120,7 +134,7 @@ impl CostModel {
     /// Seconds of a turn with so much work; of a kind that was never seen, what full steps would take for it.
     fn turn(&self, times: &Times, work: f64) -> f64 {
         let curve = times.curve();
-        curve.map_or_else(|| self.curve().best_seconds_per_load(self.budget()) * work, |curve| curve.seconds(work))
+        curve.map_or_else(|| self.curve().full_seconds_per_load() * work, |curve| curve.seconds(work))
     }
 
     /// A step with this load, as it turned out, took so long.
@@ -154,7 +168,8 @@ impl CostModel {
 
 /// At most some thirty years, so that the sum of many is a duration too.
 fn duration(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds.clamp(0.0, 1e9)).unwrap_or_default()
+    // To the nearest; what is no number is 0.
+    Duration::from_nanos((seconds.clamp(0.0, 1e9) * 1e9 + 0.5) as u64)
 }
 
 #[cfg(test)]
@@ -189,6 +204,8 @@ mod tests {
         assert_eq!(seconds(model().work(&small)), 9.0);
         let encoded = Job { needs: Needs::Step, steps_left: 2, ..small };
         assert_eq!(seconds(model().alone(&encoded)), 6.0);
+        let (whole, left) = model().whole_and_left(&encoded);
+        assert_eq!((seconds(whole), seconds(left)), (15.0, 6.0));
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub(crate) struct Curve {
     best: Vec<f64>,
     /// The load from which on more is not worth its while.
     budget: f64,
+    /// Seconds for a unit of load in a turn of that load or more. Asked for many times for each job that is in hand.
+    full: f64,
 }
 
 impl Curve {
@@ -37,7 +39,9 @@ impl Curve {
         points.insert(0, (0.0, fixed_part(&points)));
         let best = best(&points);
         let budget = budget(&points, best[0] / SATURATED);
-        Some(Curve { points, best, budget })
+        let mut curve = Curve { points, best, budget, full: 0.0 };
+        curve.full = curve.best_seconds_per_load(budget);
+        Some(curve)
     }
 
     /// Beyond the last point a step takes as long for each unit of load as there: nothing says that
@@ -54,6 +58,11 @@ impl Curve {
     /// The least load whose throughput is as good as [`SATURATED`] of the best.
     pub(crate) fn budget(&self) -> f64 {
         self.budget
+    }
+
+    /// Seconds for a unit of load in a turn that is full: of [`Curve::budget`] or more.
+    pub(crate) fn full_seconds_per_load(&self) -> f64 {
+        self.full
     }
 
     /// Fewest seconds for a unit of load that a turn of this load or more takes: what company can make of it.
@@ -133,6 +142,7 @@ mod tests {
         let best = [5.0, 20.0, 40.0, 80.0].map(|load| curve.best_seconds_per_load(load));
         assert_eq!(best, [0.05, 0.05, 0.225, 0.225]);
         assert_eq!(curve.best_seconds_per_load(0.0), 0.05);
+        assert_eq!(curve.full_seconds_per_load(), curve.best_seconds_per_load(curve.budget()));
     }
 
     #[test]

@@ -72,8 +72,8 @@ impl<'a> Ordering<'a> {
     }
 
     fn behind(&self, job: &Job) -> Option<u64> {
-        let whole = self.cost.alone(&job.whole());
-        let served = whole.saturating_sub(self.cost.alone(job));
+        let (whole, left) = self.cost.whole_and_left(job);
+        let served = whole.saturating_sub(left);
         let waited = self.now.saturating_sub(job.arrived + served);
         let lag = self.sharing.share(job.id, job.owner).saturating_sub(served);
         let is_behind = waited >= whole.mul_f64(PATIENCE) && lag > Duration::ZERO;

@@ -78,7 +78,7 @@ impl<'a> Step<'a> {
 
     /// Whether a job that waits so many seconds more has not waited too long.
     fn puts_up_with(&self, job: &Job, slower: f64) -> bool {
-        let (whole, left) = (self.cost.alone(&job.whole()), self.cost.alone(job));
+        let (whole, left) = self.cost.whole_and_left(job);
         let waited = (self.now - job.arrived).saturating_sub(whole.saturating_sub(left)).as_secs_f64();
         let most = COMPANY * whole.as_secs_f64();
         waited > most || waited + slower <= most

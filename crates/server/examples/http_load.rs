@@ -379,6 +379,9 @@ impl Drop for Server {
 async fn serve(step_ms: u64, side: usize) {
     let mut fake = FakePipeline { step_delay: Duration::from_millis(step_ms), ..FakePipeline::default() };
     fake.card.default_size = ImageSize { width: side, height: side };
+    fake.card.max_pixels = side * side;
+    // Or the pictures of uploads would be read over.
+    fake.card.input_images.max_images = 1;
     let painted = Painted { picture: picture(side), fake };
     let metrics = Metrics::default();
     let config = SchedulerConfig {

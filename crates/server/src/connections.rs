@@ -44,9 +44,9 @@ const PING: Duration = Duration::from_secs(20);
 /// How long a peer may leave what was sent to it, and how often one that is silent is asked whether it is there.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PROBE: Duration = Duration::from_secs(15);
-/// Most bytes that HTTP/1 holds of a connection. An upload holds them beside what has come of it; an answer of
-/// megabytes is written in the fewer calls the more they are: measured, a third more answers a second than with a
-/// quarter of it.
+/// Most bytes that HTTP/1 holds of what is sent on a connection: an answer of megabytes is written in the fewer calls the
+/// more they are. Measured, a third more answers a second than with a quarter of it. Of what comes it holds less
+/// (`paced_stream`).
 const BUFFER: usize = 256 << 10;
 
 /// Serves `app` until `closing`, and then until every connection has had its answers.

@@ -165,7 +165,9 @@ fn check_site(config: &ServerConfig, request: &Request) -> Result<(), ApiError> 
     if !config.api_keys.is_empty() {
         return Ok(());
     }
-    let seen = origin::authority(&public_url(config.public_url.as_deref(), headers, uri));
+    let is_of_a_page = headers.contains_key(header::ORIGIN);
+    let seen = is_of_a_page.then(|| public_url(config.public_url.as_deref(), headers, uri));
+    let seen = seen.and_then(|seen| origin::authority(&seen));
     let own: Vec<_> = asked.into_iter().chain(seen.as_ref().map(Authority::as_str)).collect();
     if allowed_origin(request.method(), headers, &own, &config.cors_allow_origins) {
         return Ok(());

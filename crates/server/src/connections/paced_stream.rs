@@ -12,6 +12,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::activity::Activity;
 use super::pace::Pace;
 
+/// Most bytes that are read at once. Hyper makes room for twice of what the last read filled, and keeps that for as long
+/// as the connection lives: of many uploads that trickle, much more than what has come of them.
+const MOST_READ: usize = 16 << 10;
+
 /// A connection that breaks where its peer reads too slowly: its answers are dropped then, and their jobs with them.
 pub(super) struct PacedStream {
     stream: TcpStream,
@@ -61,7 +65,12 @@ impl PacedStream {
 
 impl AsyncRead for PacedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let most = buf.remaining().min(MOST_READ);
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        let read = part.filled().len();
+        buf.advance(read);
+        Poll::Ready(Ok(()))
     }
 }
 

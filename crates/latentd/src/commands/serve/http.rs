@@ -82,7 +82,7 @@ pub(super) struct HttpFlags {
     /// it, what each request was sent to
     #[arg(long, value_name = "URL", value_parser = public_url, env = "LATENTD_PUBLIC_URL")]
     public_url: Option<String>,
-    /// Most connections at a time; more wait for their turn
+    /// Most connections at a time, which take up to 256 KiB each beside what their uploads hold; more wait for their turn
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = value_parser!(u32).range(1..), env = "LATENTD_MAX_CONNECTIONS")]
     max_connections: u32,
 }
