@@ -4,6 +4,7 @@ mod activity;
 mod pace;
 mod paced_body;
 mod paced_stream;
+mod progress;
 
 use std::io;
 use std::net::SocketAddr;

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-/// How long the other end is given before its rate is looked at.
-const GRACE: Duration = Duration::from_secs(30);
+use super::progress::{Progress, Window};
+
+/// How far back a transfer's rate is looked at, and so how long the other end is given before it is.
+const WINDOW: Duration = Duration::from_secs(30);
 
 /// How slow a transfer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     /// Longest without a byte.
     pub idle: Duration,
-    /// Fewest bytes a second, on average after half a minute; none where it is 0.
+    /// Fewest bytes a second in any half a minute; none where it is 0.
     pub min_rate: u64,
     /// Longest altogether.
     pub total: Duration,
@@ -31,25 +33,26 @@ pub(crate) enum TooSlow {
 }
 
 impl Pace {
-    /// When patience ends, and why, counted from the beginning of a transfer whose last progress was at `progressed`
-    /// and brought it to so many `bytes`.
-    pub(super) fn ends(self, bytes: u64, progressed: Duration) -> (Duration, TooSlow) {
-        let idle = (progressed.saturating_add(self.idle), TooSlow::Idle);
-        let rate = (self.lasts(bytes), TooSlow::Rate);
-        let total = (self.total, TooSlow::Total);
-        [idle, rate, total].into_iter().min_by_key(|(at, _)| *at).unwrap_or(total)
+    /// What a transfer must bring, and in what time, where the system tells of none of it before `held` bytes of it are
+    /// gone.
+    pub(super) fn window(self, held: u64) -> Window {
+        let more = held.checked_div(self.min_rate).map_or(Duration::ZERO, Duration::from_secs);
+        let least = WINDOW.as_secs().saturating_mul(self.min_rate).saturating_add(held);
+        Window { span: WINDOW + more, least: if self.min_rate == 0 { 0 } else { least } }
     }
 
-    /// How long so many bytes may take by their rate alone.
-    pub(super) fn lasts(self, bytes: u64) -> Duration {
-        bytes
-            .checked_div(self.min_rate)
-            .map_or(Duration::MAX, |seconds| GRACE.saturating_add(Duration::from_secs(seconds)))
+    /// When patience with an upload ends, and why, counted from its beginning.
+    pub(super) fn ends(self, progress: &Progress) -> (Duration, TooSlow) {
+        let idle = (progress.latest().saturating_add(self.idle), TooSlow::Idle);
+        let rate = (progress.falls_short(), TooSlow::Rate);
+        let total = (self.total, TooSlow::Total);
+        [idle, rate, total].into_iter().min_by_key(|(at, _)| *at).unwrap_or(total)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::progress::progress;
     use super::*;
 
     const fn seconds(seconds: u64) -> Duration {
@@ -59,25 +62,37 @@ mod tests {
     #[test]
     fn patience_ends_with_the_first_of_silence_rate_and_time() {
         let pace = Pace { idle: seconds(10), min_rate: 1000, total: seconds(100) };
-        for (bytes, progressed, expected) in [
-            (0, 0, (10, TooSlow::Idle)),
-            (5000, 25, (35, TooSlow::Idle)),
-            (5000, 26, (35, TooSlow::Rate)),
-            // A byte every nine seconds.
-            (3, 27, (30, TooSlow::Rate)),
-            (60_000, 89, (90, TooSlow::Rate)),
-            (60_000_000, 95, (100, TooSlow::Total)),
+        // A byte every nine seconds, and a thousand every second.
+        let trickling: Vec<_> = (0..4).map(|i| (9 * i, 1)).collect();
+        let steady: Vec<_> = (0..100).map(|i| (i, 1000)).collect();
+        for (given, expected) in [
+            (&[][..], (10, TooSlow::Idle)),
+            (&[(25, 50_000)], (35, TooSlow::Idle)),
+            (&[(26, 5000)], (30, TooSlow::Rate)),
+            (&trickling, (30, TooSlow::Rate)),
+            // A head start counts for half a minute.
+            (&[(0, 60_000_000), (29, 1)], (30, TooSlow::Rate)),
+            (&steady, (100, TooSlow::Total)),
         ] {
-            let (at, why) = pace.ends(bytes, seconds(progressed));
-            assert_eq!((at.as_secs(), why), expected, "{bytes} bytes, the last at {progressed} s");
+            let (at, why) = pace.ends(&progress(pace.window(0), given));
+            assert_eq!((at.as_secs(), why), expected, "{given:?}");
         }
     }
 
     #[test]
     fn without_a_rate_only_silence_and_time_count() {
         let pace = Pace { idle: seconds(10), min_rate: 0, total: seconds(100) };
-        assert_eq!(pace.ends(0, seconds(50)), (seconds(60), TooSlow::Idle));
-        assert_eq!(pace.lasts(u64::MAX), Duration::MAX);
-        assert_eq!(Pace { min_rate: 1, ..pace }.ends(u64::MAX, Duration::MAX), (seconds(100), TooSlow::Total));
+        for held in [0, 5000] {
+            let window = pace.window(held);
+            assert_eq!(pace.ends(&progress(window, &[(50, 1)])), (seconds(60), TooSlow::Idle));
+            assert_eq!(progress(window, &[(0, 1)]).falls_short(), Duration::MAX);
+        }
+    }
+
+    #[test]
+    fn what_the_system_holds_is_given_its_time() {
+        let pace = Pace { idle: seconds(10), min_rate: 1000, total: seconds(100) };
+        assert_eq!(pace.window(0), Window { span: seconds(30), least: 30_000 });
+        assert_eq!(pace.window(50_000), Window { span: seconds(80), least: 80_000 });
     }
 }

@@ -9,26 +9,26 @@ use hyper::body::{Bytes, Incoming};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::pace::Pace;
+use super::progress::Progress;
 
 /// A body that ends with [`TooSlow`](super::pace::TooSlow) where its client keeps the server waiting for it. What has
 /// come already is never too slow.
 pub(super) struct PacedBody {
     body: Incoming,
     pace: Pace,
-    bytes: u64,
     /// From the first time that there was something to wait for.
     waiting: Option<Waiting>,
 }
 
 struct Waiting {
     begun: Instant,
-    progressed: Instant,
+    progress: Progress,
     patience: Pin<Box<Sleep>>,
 }
 
 impl PacedBody {
     pub(super) fn new(body: Incoming, pace: Pace) -> Self {
-        PacedBody { body, pace, bytes: 0, waiting: None }
+        PacedBody { body, pace, waiting: None }
     }
 }
 
@@ -37,21 +37,19 @@ impl Body for PacedBody {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let PacedBody { body, pace, bytes, waiting } = &mut *self;
+        let PacedBody { body, pace, waiting } = &mut *self;
         if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
-            if let Some(Ok(frame)) = &frame {
-                *bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-            }
-            if let Some(waiting) = waiting {
-                waiting.progressed = Instant::now();
+            if let (Some(waiting), Some(Ok(frame))) = (waiting, &frame) {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                waiting.progress.note(waiting.begun.elapsed(), bytes as u64);
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let waiting = waiting.get_or_insert_with(|| {
             let now = Instant::now();
-            Waiting { begun: now, progressed: now, patience: Box::pin(sleep_until(now)) }
+            Waiting { begun: now, progress: Progress::begin(pace.window(0)), patience: Box::pin(sleep_until(now)) }
         });
-        let (after, why) = pace.ends(*bytes, waiting.progressed - waiting.begun);
+        let (after, why) = pace.ends(&waiting.progress);
         let end = waiting.begun + after;
         if waiting.patience.deadline() != end {
             waiting.patience.as_mut().reset(end);

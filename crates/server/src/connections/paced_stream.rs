@@ -11,6 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::activity::Activity;
 use super::pace::Pace;
+use super::progress::Progress;
 
 /// Most bytes that are read at once. Hyper makes room for twice of what the last read filled, and keeps that for as long
 /// as the connection lives: of many uploads that trickle, much more than what has come of them.
@@ -27,8 +28,8 @@ pub(super) struct PacedStream {
 
 struct Blocked {
     begun: Instant,
-    /// What the peer had to take since, for the last of these bytes to have room.
-    bytes: u64,
+    /// What the system took since.
+    progress: Progress,
     patience: Pin<Box<Sleep>>,
 }
 
@@ -40,18 +41,23 @@ impl PacedStream {
     /// The system took so much, or nothing yet.
     fn judged(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match (&written, &mut self.blocked) {
-            (Poll::Ready(Ok(bytes)), Some(blocked)) => blocked.bytes += *bytes as u64,
+            (Poll::Ready(Ok(bytes)), Some(blocked)) => blocked.progress.note(blocked.begun.elapsed(), *bytes as u64),
             (Poll::Ready(_), _) => {}
             (Poll::Pending, _) => {
-                let (stream, activity) = (&self.stream, &self.activity);
+                let (stream, activity, pace) = (&self.stream, &self.activity, self.pace);
                 let blocked = self.blocked.get_or_insert_with(|| {
                     activity.blocked(true);
                     let now = Instant::now();
-                    // The system tells of room only once a good part of what it holds is taken.
-                    let held = SockRef::from(stream).send_buffer_size().unwrap_or_default() as u64;
-                    Blocked { begun: now, bytes: held, patience: Box::pin(sleep_until(now)) }
+                    Blocked {
+                        begun: now,
+                        progress: Progress::begin(pace.window(0)),
+                        patience: Box::pin(sleep_until(now)),
+                    }
                 });
-                let Some(end) = blocked.begun.checked_add(self.pace.lasts(blocked.bytes)) else { return Poll::Pending };
+                // The system tells of room only once a good part of what it holds is taken, and comes to hold more.
+                let held = SockRef::from(stream).send_buffer_size().unwrap_or_default() as u64;
+                blocked.progress.widen(pace.window(held));
+                let Some(end) = blocked.begun.checked_add(blocked.progress.falls_short()) else { return Poll::Pending };
                 if blocked.patience.deadline() != end {
                     blocked.patience.as_mut().reset(end);
                 }

@@ -54,7 +54,7 @@ pub(super) struct HttpFlags {
     /// Longest that an upload may take altogether
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = value_parser!(u64).range(1..=86400), env = "LATENTD_UPLOAD_TIMEOUT")]
     upload_timeout: u64,
-    /// Fewest bytes a second, on average after half a minute, that a client may send of a body or take of an answer;
+    /// Fewest bytes a second, in any half a minute, that a client may send of a body or take of an answer;
     /// 0 for no bound
     #[arg(long, value_name = "BYTES", default_value = "4KiB", env = "LATENTD_MIN_TRANSFER_RATE")]
     min_transfer_rate: ByteSize,
