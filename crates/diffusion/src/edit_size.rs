@@ -46,6 +46,16 @@ impl EditSize {
         }
     }
 
+    /// A size no larger than that of any edit under a limit of so many pixels.
+    pub(crate) fn least(self, max_pixels: usize) -> ImageSize {
+        let side = match self {
+            // Each side is rounded, never to less than half of it.
+            EditSize::Area { area, .. } => (area.min(max_pixels) / 4).isqrt().max(1),
+            EditSize::Own { .. } => 1,
+        };
+        ImageSize { width: side, height: side }
+    }
+
     /// Which picture gives the shape. Under a mask, which belongs to the first, it is always that.
     pub fn shape_of(self) -> ShapeOf {
         match self {

@@ -28,7 +28,7 @@ impl InputImageBounds {
         let bound = if count < self.min_images {
             "be given: the model makes pictures from pictures, by POST /v1/images/edits or `latentd edit`".into()
         } else if self.max_images == 0 && count > 0 {
-            "be absent: the model makes pictures from text only".into()
+            "be absent: the model makes pictures from text only. One that edits: Qwen/Qwen-Image-Edit-2511".into()
         } else if count > self.max_images {
             format!("be at most {} for this model", count_of(self.max_images))
         } else {
@@ -43,19 +43,23 @@ impl InputImageBounds {
     /// As of [`InputImageBounds::check_count`], or the first whose size is out of bounds; the field is `image`.
     pub fn check(&self, sizes: &[ImageSize]) -> Result<(), InvalidRequest> {
         self.check_count(sizes.len())?;
-        for (size, number) in sizes.iter().zip(1..) {
-            let given = format!("{size} (picture {number})");
-            if size.width.min(size.height) < self.min_side {
-                let bound = format!("have sides of at least {} pixels for this model", self.min_side);
-                return Err(InvalidRequest::new("image", bound, given));
-            }
-            let (long, short) = (size.width.max(size.height) as f64, size.width.min(size.height) as f64);
-            if long / short > self.max_ratio {
-                let bound = format!("be at most {} times as long as wide for this model", self.max_ratio);
-                return Err(InvalidRequest::new("image", bound, given));
-            }
-        }
-        Ok(())
+        sizes.iter().zip(1..).try_for_each(|(size, number)| self.check_size(*size, number))
+    }
+
+    /// Checks the size of one of them, which count from 1.
+    ///
+    /// # Errors
+    /// It is out of bounds; the field is `image`.
+    pub fn check_size(&self, size: ImageSize, number: usize) -> Result<(), InvalidRequest> {
+        let (long, short) = (size.width.max(size.height), size.width.min(size.height));
+        let bound = if short < self.min_side {
+            format!("have sides of at least {} pixels for this model", self.min_side)
+        } else if long as f64 / short as f64 > self.max_ratio {
+            format!("be at most {} times as long as wide for this model", self.max_ratio)
+        } else {
+            return Ok(());
+        };
+        Err(InvalidRequest::new("image", bound, format!("{size} (picture {number})")))
     }
 }
 
@@ -88,7 +92,11 @@ mod tests {
             assert!(message.starts_with(expected), "{message}");
         }
         let refused = InputImageBounds::NONE.check(&[size(64, 64)]).unwrap_err().to_string();
-        assert_eq!(refused, "`image` must be absent: the model makes pictures from text only. Given: 1 picture");
+        assert_eq!(
+            refused,
+            "`image` must be absent: the model makes pictures from text only. One that edits: \
+            Qwen/Qwen-Image-Edit-2511. Given: 1 picture"
+        );
         assert_eq!(InputImageBounds::NONE.check(&[]), Ok(()));
     }
 }

@@ -126,10 +126,30 @@ impl RequestDraft {
         self,
         card: &ModelCard,
         limits: &Limits,
-        mut random_seed: impl FnMut() -> u32,
+        random_seed: impl FnMut() -> u32,
     ) -> Result<Vec<ImageRequest>, InvalidRequest> {
         self.check_prompt()?;
         self.check_pictures(card)?;
+        self.filled(card, limits, random_seed)
+    }
+
+    /// What an edit comes to at the least, for whoever has yet to get its pictures: as many requests, none of which costs
+    /// more than it will with them.
+    ///
+    /// # Errors
+    /// As of [`RequestDraft::check`].
+    pub fn least(&self, card: &ModelCard, limits: &Limits) -> Result<Vec<ImageRequest>, InvalidRequest> {
+        self.check_prompt()?;
+        let size = self.size.unwrap_or_else(|| card.edit_size.least(limits.max_pixels(card)));
+        RequestDraft { size: Some(size), ..self.clone() }.filled(card, limits, || 0)
+    }
+
+    fn filled(
+        self,
+        card: &ModelCard,
+        limits: &Limits,
+        mut random_seed: impl FnMut() -> u32,
+    ) -> Result<Vec<ImageRequest>, InvalidRequest> {
         let n = self.n()?;
         let num_inference_steps = self.num_inference_steps(card)?;
         let bound = limits.bound(card, self.native_sizes(card));

@@ -14,7 +14,7 @@ use crate::config::{JobOptions, SpawnOptions};
 use crate::interrupts::Interrupts;
 use crate::readiness::{Load, Readiness};
 use crate::run::{Event, EventLoop, Submission, Workers};
-use crate::state::State;
+use crate::state::{JobId, State};
 use crate::ticket::{NOT_WAITING, Ticket};
 use crate::worker;
 
@@ -146,6 +146,17 @@ impl Scheduler {
         Ok(tickets)
     }
 
+    /// Whether such requests would be taken now: for whoever has yet to get something dear for them.
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    pub async fn check(&self, requests: Vec<ImageRequest>, options: JobOptions) -> Result<(), SubmitError> {
+        let requests = requests.into_iter().map(|request| (self.next_id(), request)).collect();
+        let (reply, checked) = oneshot::channel();
+        self.events.send(Event::Check { requests, options, reply }).map_err(|_| self.gone())?;
+        checked.await.map_err(|_| self.gone())?
+    }
+
     /// Takes nothing more, finishes what was taken, and answers whatever is left after
     /// `timeout` with [`JobError::ShuttingDown`](crate::JobError::ShuttingDown), interrupting its turns. Returns once
     /// every job is answered.
@@ -167,8 +178,12 @@ impl Scheduler {
         }
     }
 
+    fn next_id(&self) -> JobId {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn ticket(&self, request: ImageRequest) -> (Submission, Ticket) {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id();
         let (sender, updates) = mpsc::unbounded_channel();
         let position = Arc::new(AtomicUsize::new(NOT_WAITING));
         let events = self.events.clone();

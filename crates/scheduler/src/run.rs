@@ -28,6 +28,8 @@ use crate::worker::{Command, Done, Order, Prepared, Work};
 pub(crate) enum Event {
     /// New jobs, to be taken all or none.
     Submit { submissions: Vec<Submission>, options: JobOptions, reply: oneshot::Sender<Result<(), SubmitError>> },
+    /// Whether such jobs would be taken now.
+    Check { requests: Vec<(JobId, ImageRequest)>, options: JobOptions, reply: oneshot::Sender<Result<(), SubmitError>> },
     /// Nobody waits for the job any more.
     Cancel(JobId),
     /// A worker has its model, measured it, and is idle.
@@ -165,6 +167,14 @@ impl EventLoop {
                 });
                 let _ = reply.send(accepted);
             }
+            Event::Check { requests, options, reply } => {
+                let jobs = self.entries(requests.iter().map(|(id, request)| (*id, request)), options);
+                let checked = jobs.and_then(|jobs| self.state.check(jobs));
+                if let Err(err) = &checked {
+                    self.observe(&Observation::Refused(err));
+                }
+                let _ = reply.send(checked.map(drop));
+            }
             Event::Cancel(id) => {
                 self.state.cancel(id);
                 if self.jobs.remove(&id).is_some() {
@@ -208,16 +218,9 @@ impl EventLoop {
     }
 
     fn submit(&mut self, submissions: Vec<Submission>, options: JobOptions) -> Result<(), SubmitError> {
-        match self.now_ready() {
-            Readiness::Ready(_) => {}
-            Readiness::Loading => return Err(SubmitError::Loading),
-            Readiness::Failed(reason) => return Err(SubmitError::Failed(reason)),
-            Readiness::Draining => return Err(SubmitError::ShuttingDown),
-        }
+        let jobs = self.entries(submissions.iter().map(|s| (s.id, &*s.request)), options)?;
         let arrived = self.now();
-        let estimator = self.estimator.as_ref().expect("a ready worker left one. This is a bug.");
-        let job = |s: &Submission| Job::new(s.id, estimator(&s.request), options, arrived);
-        self.state.submit(submissions.iter().map(job).collect())?;
+        self.state.submit(jobs)?;
         let line = self.state.line(arrived);
         for Submission { id, request, updates, position, span } in submissions {
             let job = Unanswered {
@@ -236,6 +239,23 @@ impl EventLoop {
             self.jobs.insert(id, job);
         }
         Ok(())
+    }
+
+    /// Jobs for these requests, as they stand in the books if they come now.
+    fn entries<'r>(
+        &self,
+        requests: impl Iterator<Item = (JobId, &'r ImageRequest)>,
+        options: JobOptions,
+    ) -> Result<Vec<Job>, SubmitError> {
+        match self.now_ready() {
+            Readiness::Ready(_) => {}
+            Readiness::Loading => return Err(SubmitError::Loading),
+            Readiness::Failed(reason) => return Err(SubmitError::Failed(reason)),
+            Readiness::Draining => return Err(SubmitError::ShuttingDown),
+        }
+        let arrived = self.now();
+        let estimator = self.estimator.as_ref().expect("a ready worker left one. This is a bug.");
+        Ok(requests.map(|(id, request)| Job::new(id, estimator(request), options, arrived)).collect())
     }
 
     /// Enters what a turn for `jobs` did. A job that was cancelled meanwhile is not found, here and

@@ -210,17 +210,22 @@ impl State {
     ///
     /// # Errors
     /// The bound that they exceed.
-    pub(crate) fn submit(&mut self, mut jobs: Vec<Job>) -> Result<(), SubmitError> {
+    pub(crate) fn submit(&mut self, jobs: Vec<Job>) -> Result<(), SubmitError> {
+        for job in self.check(jobs)? {
+            self.sharing.join(job.id, job.owner);
+            self.waiting.push(job);
+        }
+        Ok(())
+    }
+
+    /// The jobs as they would be put in line.
+    pub(crate) fn check(&self, mut jobs: Vec<Job>) -> Result<Vec<Job>, SubmitError> {
         for job in &mut jobs {
             let longest = self.config.max_deadline.map(|from_now| job.arrived.saturating_add(from_now));
             job.deadline = job.deadline.into_iter().chain(longest).min();
         }
         admission::admit(self, &jobs)?;
-        for job in jobs {
-            self.sharing.join(job.id, job.owner);
-            self.waiting.push(job);
-        }
-        Ok(())
+        Ok(jobs)
     }
 
     /// The line, in the order in which it will be served as things stand.

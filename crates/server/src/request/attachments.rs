@@ -51,6 +51,21 @@ impl Attachments {
         }
     }
 
+    /// Whether one of them is to be fetched.
+    pub(crate) fn are_elsewhere(&self) -> bool {
+        self.images.iter().chain(&self.mask).any(|named| matches!(named, Named::Elsewhere(_)))
+    }
+
+    /// The same, once what came along is known to be pictures that a model with these bounds takes.
+    ///
+    /// # Errors
+    /// The first that is none, and why.
+    pub(crate) async fn judged(self, bounds: InputImageBounds) -> Result<Self, ApiError> {
+        let Attachments { images, mask, param, upload } = self;
+        let (images, mask) = pictures::judged(images, mask, param, bounds).await?;
+        Ok(Attachments { images, mask, param, upload })
+    }
+
     /// Fetches what is elsewhere, all at a time, and decodes all of them.
     ///
     /// # Errors

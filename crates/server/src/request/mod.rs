@@ -143,6 +143,18 @@ impl ImagesRequest {
         Ok(self.draft.check(card, limits)?)
     }
 
+    /// What it comes to at the least, whatever pictures it will have.
+    ///
+    /// # Errors
+    /// As of [`ImagesRequest::check`].
+    pub(crate) fn least_requests(&self, card: &ModelCard, limits: &Limits) -> Result<Vec<ImageRequest>, ApiError> {
+        let mut draft = self.draft.clone();
+        if let Some(own) = &self.cache {
+            draft.extensions.insert(own.clone());
+        }
+        Ok(draft.least(card, limits)?)
+    }
+
     /// One request a picture, with the model's defaults filled in. It takes the draft, and what the request brings, and
     /// notes what of it has no effect.
     ///

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use diffusion::{ImageSize, InputImage, InvalidRequest, Mask};
+use diffusion::{ImageSize, InputImage, InputImageBounds, InvalidRequest, Mask, RgbImage};
 use tokio::sync::Semaphore;
 
 use super::picture_file::{MAX_PIXELS, PictureError, PictureFile, Place};
-use super::sources::{self, MAX_IMAGE_BYTES, Source};
+use super::sources::{self, MAX_IMAGE_BYTES, Named, Source};
 use crate::error::ApiError;
 
 /// Most requests whose pictures are decoded at a time: one of 64 megapixels takes up to 0.8 GB while
@@ -55,17 +55,66 @@ pub(crate) async fn decoded(
     if sources.is_empty() {
         return Ok(InputPictures::default());
     }
+    decoding(param, move || Ok(decode_all(sources, mask, param)?)).await
+}
+
+/// Judges, of pictures and a mask, those that came along, while others are yet to be fetched. They are decoded for that,
+/// and not kept: fetching may take long, and bytes are fewer than pixels.
+///
+/// # Errors
+/// The first that [`decoded`] would refuse, whatever the others are, or whose size the model does not take.
+pub(crate) async fn judged(
+    images: Vec<Named>,
+    mask: Option<Named>,
+    param: &'static str,
+    bounds: InputImageBounds,
+) -> Result<(Vec<Named>, Option<Named>), ApiError> {
+    decoding(param, move || {
+        judge_all(&images, mask.as_ref(), param, &bounds)?;
+        Ok((images, mask))
+    })
+    .await
+}
+
+/// What is decoded on a blocking thread.
+async fn decoding<T: Send + 'static>(
+    param: &'static str,
+    decode: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
     let permit = DECODERS.acquire().await.expect("it is never closed. This is a bug.");
     // The client may leave meanwhile, and the work goes on: so does its permit.
     let decoding = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        decode_all(sources, mask, param)
+        decode()
     });
-    let decoded = decoding.await.unwrap_or_else(|panic| {
+    decoding.await.unwrap_or_else(|panic| {
         tracing::error!(%panic, "decoding a picture panicked");
-        Err(Place { param, idx: 0, count: 1 }.invalid("be a whole picture", "one that cannot be decoded"))
-    });
-    Ok(decoded?)
+        Err(Place { param, idx: 0, count: 1 }.invalid("be a whole picture", "one that cannot be decoded").into())
+    })
+}
+
+fn judge_all(
+    images: &[Named],
+    mask: Option<&Named>,
+    param: &'static str,
+    bounds: &InputImageBounds,
+) -> Result<(), ApiError> {
+    let mut pixels_left = MAX_PIXELS;
+    let mut first = None;
+    for (idx, named) in images.iter().enumerate() {
+        let Named::Sent(source) = named else { continue };
+        let place = Place { param, idx, count: images.len() };
+        let (sides, picture) = decode(source, pixels_left, &place)?;
+        bounds.check_size(picture.size, idx + 1)?;
+        pixels_left -= sides.stored.pixels();
+        if idx == 0 {
+            first = Some(sides);
+        }
+    }
+    if let Some(Named::Sent(mask)) = mask {
+        decode_mask(mask, first, pixels_left)?;
+    }
+    Ok(())
 }
 
 fn decode_all(sources: Vec<Source>, mask: Option<Source>, param: &'static str) -> Result<InputPictures, PictureError> {
@@ -74,30 +123,32 @@ fn decode_all(sources: Vec<Source>, mask: Option<Source>, param: &'static str) -
     let mut first = None;
     let mut images = Vec::with_capacity(count);
     for (idx, source) in sources.into_iter().enumerate() {
-        let place = Place { param, idx, count };
-        let bytes = bytes(source, &place)?;
-        let file = PictureFile::open(&bytes, pixels_left, &place)?;
-        first.get_or_insert_with(|| FirstSize { upright: file.upright_size(), stored: file.stored_size() });
-        pixels_left -= file.stored_size().pixels();
-        images.push(InputImage::new(file.opaque()?));
+        let (sides, picture) = decode(&source, pixels_left, &Place { param, idx, count })?;
+        pixels_left -= sides.stored.pixels();
+        first.get_or_insert(sides);
+        images.push(InputImage::new(picture));
     }
-    let mask = match (mask, first) {
-        (Some(mask), Some(first)) => Some(decode_mask(mask, first, pixels_left)?),
-        _ => None,
-    };
+    let mask = mask.filter(|_| first.is_some()).map(|mask| decode_mask(&mask, first, pixels_left)).transpose()?;
     Ok(InputPictures { images: images.into(), mask })
 }
 
-/// The sides of the picture that a mask is for.
+/// The sides of a picture.
 #[derive(Clone, Copy)]
-struct FirstSize {
+struct Sides {
     upright: ImageSize,
     stored: ImageSize,
 }
 
-/// A mask is turned upright by its own EXIF, as pictures are, and lies on the upright picture.
-fn decode_mask(source: Source, first: FirstSize, pixels_left: usize) -> Result<Mask, PictureError> {
-    let place = Place { param: "mask", idx: 0, count: 1 };
+fn decode(source: &Source, pixels_left: usize, place: &Place) -> Result<(Sides, RgbImage), PictureError> {
+    let bytes = bytes(source, place)?;
+    let file = PictureFile::open(&bytes, pixels_left, place)?;
+    Ok((Sides { upright: file.upright_size(), stored: file.stored_size() }, file.opaque()?))
+}
+
+/// A mask is turned upright by its own EXIF, as pictures are, and lies on the upright picture: on `first`, if that is
+/// known yet.
+fn decode_mask(source: &Source, first: Option<Sides>, pixels_left: usize) -> Result<Mask, PictureError> {
+    let place = Place { param: sources::MASK, idx: 0, count: 1 };
     let bytes = bytes(source, &place)?;
     let file = PictureFile::open(&bytes, pixels_left, &place)?;
     if !file.has_alpha() {
@@ -105,7 +156,7 @@ fn decode_mask(source: Source, first: FirstSize, pixels_left: usize) -> Result<M
         return Err(place.invalid(bound, "a picture without one"));
     }
     let size = file.upright_size();
-    if size != first.upright {
+    if let Some(first) = first.filter(|first| first.upright != size) {
         let mut bound = format!("be as large as the (first) picture, {}", first.upright);
         if first.stored != first.upright {
             bound += &format!(" (once that is turned upright: its file has {})", first.stored);
@@ -120,10 +171,10 @@ fn decode_mask(source: Source, first: FirstSize, pixels_left: usize) -> Result<M
 }
 
 /// The bytes of a picture's file.
-fn bytes(source: Source, place: &Place) -> Result<Vec<u8>, PictureError> {
+fn bytes<'s>(source: &'s Source, place: &Place) -> Result<Cow<'s, [u8]>, PictureError> {
     match source {
-        Source::File(file) => Ok(file),
-        Source::DataUrl(url) => data(&url, place),
+        Source::File(file) => Ok(file.into()),
+        Source::DataUrl(url) => Ok(data(url, place)?.into()),
     }
 }
 

@@ -4,8 +4,7 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
-use diffusion::ImageRequest;
-use scheduler::{JobOptions, SubmitError, Ticket};
+use scheduler::{JobOptions, SubmitError};
 use tracing::Instrument;
 
 use super::jobs;
@@ -97,7 +96,7 @@ async fn make(
 async fn begin(
     state: &AppState,
     log: &LogEntry,
-    Received { mut asked, attachments }: Received,
+    Received { mut asked, mut attachments }: Received,
     options: JobOptions,
     public_url: String,
 ) -> Result<(Begun, Watcher), ApiError> {
@@ -108,11 +107,16 @@ async fn begin(
         state.jobs.check_room(state.clock.now())?;
     }
     let counted = state.access.count_rest(options.owner, asked.draft.n()?)?;
+    if attachments.are_elsewhere() {
+        attachments = attachments.judged(card.input_images).await?;
+        let least = asked.least_requests(&card, limits)?;
+        taken(state, state.scheduler.check(least, options)).await?;
+    }
     let pictures = attachments.decoded(state.config.image_urls.as_ref()).await?;
     let requests = asked.image_requests(pictures, &card, limits, rand::random)?;
     let terms = Terms::new(&asked, &requests, &card, &state.config, public_url);
     note(log, &terms, options);
-    let tickets = submit(state, requests, options).await?;
+    let tickets = taken(state, state.scheduler.submit_all(requests, options)).await?;
     counted.begun();
     let watcher = Live::start(Run::new(tickets), terms, state);
     if !asked.run_async {
@@ -123,11 +127,11 @@ async fn begin(
     Ok((Begun::Job(job), watcher))
 }
 
-async fn submit(state: &AppState, requests: Vec<ImageRequest>, options: JobOptions) -> Result<Vec<Ticket>, ApiError> {
+/// What the scheduler answers. A server that has nothing else to do will never be sooner done.
+async fn taken<T>(state: &AppState, asked: impl Future<Output = Result<T, SubmitError>>) -> Result<T, ApiError> {
     let load = *state.scheduler.load().borrow();
     let is_idle = load.waiting + load.running == 0;
-    let submitted = state.scheduler.submit_all(requests, options).await;
-    submitted.map_err(|err| match err {
+    asked.await.map_err(|err| match err {
         SubmitError::TooLate { .. } if is_idle => ApiError::NeverInTime(err),
         err => err.into(),
     })

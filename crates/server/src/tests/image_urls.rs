@@ -9,14 +9,14 @@ use axum::body::Body;
 use axum::http::{HeaderName, Request};
 use axum::routing::get;
 use diffusion::RgbImage;
-use scheduler::fake::FakePipeline;
+use scheduler::fake::{FakePipeline, Gate};
 use scheduler::{Scheduler, SchedulerConfig, SpawnOptions};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::edits::{error, takes};
 use super::forms::{Form, mask, png, post_json};
-use super::{config, configured_state, send};
+use super::{config, configured_state, generate, load_becomes, send};
 use crate::request::{self, Endpoint, ImageFetcher, ImagesRequest, UploadMemory};
 use crate::{AppState, Metrics, ServerConfig, app};
 
@@ -171,6 +171,66 @@ async fn nothing_is_fetched_for_a_request_that_is_refused() {
     assert_eq!(pictures.asked(), 0);
     assert_eq!(send(&app, pictures.edit(json!({}), &[])).await.status, 200);
     assert_eq!(pictures.asked(), 1);
+}
+
+#[tokio::test]
+async fn what_came_along_is_judged_before_anything_is_fetched() {
+    let pictures = Pictures::serve().await;
+    let (url, app) = (pictures.url("cat.png"), pictures.app(|_| {}).await);
+    let file = |file: &[u8]| {
+        use base64::Engine;
+        format!("data:image/png;base64,{}", base64::engine::general_purpose::STANDARD.encode(file))
+    };
+    let (cat, torn) = (file(&png(6, 4)), file(&png(6, 4)[..40]));
+    for (more, expected) in [
+        (json!({"mask": "data:,"}), "400 invalid_image_file mask"),
+        (json!({"mask": "data:image/png;base64,"}), "400 invalid_image_file mask"),
+        (json!({"mask": cat}), "400 invalid_image_file mask"),
+        (json!({"images": [url, "data:,"]}), "400 invalid_image_file images"),
+        (json!({"images": [url, torn]}), "400 invalid_image_file images"),
+        (json!({"images": [url, file(&png(1, 1000))]}), "400 invalid_value image"),
+        (json!({"images": [cat, url], "mask": file(&mask(4, 6))}), "400 invalid_image_file mask"),
+        (json!({"images": [cat, torn], "mask": pictures.url("mask.png")}), "400 invalid_image_file images"),
+    ] {
+        let answer = send(&app, pictures.edit(more, &[])).await;
+        assert!(error(&answer).starts_with(expected), "{expected}: {}", answer.text);
+    }
+    assert_eq!(pictures.asked(), 0);
+    let both = json!({"images": [url, cat], "mask": file(&mask(6, 4))});
+    assert_eq!(send(&app, pictures.edit(both, &[])).await.status, 200);
+    assert_eq!(pictures.asked(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_fetched_for_a_deadline_that_cannot_be_kept_or_a_full_line() {
+    let pictures = Pictures::serve().await;
+    let mut pipeline = FakePipeline { gate: Gate::closed(), ..FakePipeline::default() };
+    pipeline.card.input_images = takes(2);
+    let bounds = SchedulerConfig { max_batch: 1, max_waiting: 1, ..SchedulerConfig::default() };
+    let state = configured_state(&pipeline, bounds, pictures.config()).await;
+    let app = app(state.clone());
+    let hurried = [("x-request-timeout", "0.000001")];
+    let answer = send(&app, pictures.edit(json!({"num_inference_steps": 1000}), &hurried)).await;
+    assert!(error(&answer).starts_with("429 deadline_too_short"), "{}", answer.text);
+    assert_eq!((answer.header("x-should-retry"), pictures.asked()), ("false", 0));
+
+    let generating = || {
+        tokio::spawn({
+            let app = app.clone();
+            async move { generate(&app, json!({"prompt": "a cat"})).await }
+        })
+    };
+    let running = generating();
+    load_becomes(&state, |load| load.running == 1).await;
+    let waiting = generating();
+    load_becomes(&state, |load| load.waiting == 1).await;
+    let answer = send(&app, pictures.edit(json!({}), &[])).await;
+    assert!(error(&answer).starts_with("429 queue_full"), "{}", answer.text);
+    assert_eq!(pictures.asked(), 0);
+    pipeline.gate.open();
+    assert_eq!((running.await.unwrap().status.as_u16(), waiting.await.unwrap().status.as_u16()), (200, 200));
+    let answer = send(&app, pictures.edit(json!({}), &[("x-request-timeout", "60")])).await;
+    assert_eq!((answer.status.as_u16(), pictures.asked()), (200, 1), "{}", answer.text);
 }
 
 #[tokio::test]
