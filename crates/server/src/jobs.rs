@@ -47,6 +47,8 @@ pub(crate) struct Job {
     /// In seconds since 1970.
     created_at: u64,
     pub(crate) live: Live,
+    /// Whether someone was told its end.
+    is_told: bool,
 }
 
 /// A job as it is told.
@@ -79,7 +81,8 @@ impl Jobs {
     /// # Errors
     /// As of [`Jobs::check_room`].
     pub(crate) fn add(&self, live: Live, owner: u64, now: u64) -> Result<Job, ApiError> {
-        let job = Job { id: format!("job_{:032x}", rand::random::<u128>()), owner, created_at: now, live };
+        let job =
+            Job { id: format!("job_{:032x}", rand::random::<u128>()), owner, created_at: now, live, is_told: false };
         let mut kept = self.kept(now);
         has_room(&kept, self.bounds, now)?;
         kept.insert(job.id.clone(), job.clone());
@@ -106,6 +109,19 @@ impl Jobs {
     /// Whether the job is kept still.
     pub(crate) fn has(&self, id: &str, now: u64) -> bool {
         self.kept(now).contains_key(id)
+    }
+
+    /// Someone was told the end of a job, or follows it to that.
+    pub(crate) fn note_told(&self, id: &str, now: u64) {
+        if let Some(job) = self.kept(now).get_mut(id) {
+            job.is_told = true;
+        }
+    }
+
+    /// Whether nobody has to ask after any of them any more. Where its pictures are URLs of this server, who was told
+    /// them comes again.
+    pub(crate) fn are_all_told(&self, now: u64) -> bool {
+        self.kept(now).values().all(|job| job.is_told && !job.live.terms.answers_with_urls())
     }
 
     /// How many are kept, expired ones too.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::connections;
 use crate::expiry;
@@ -13,25 +14,31 @@ use crate::state::AppState;
 
 /// How long, once every job is answered, the answers may take to reach their clients.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long, once every job is answered, whoever asks after an async one may take to be told, and how often it is looked
+/// whether all were.
+const TELL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(50));
 
 /// Serves connections until told to stop.
 ///
 /// The first message of `stop` turns readiness to 503 and refuses new jobs, while connections
-/// are still taken, so that a load balancer sees it; what was taken is finished, within the
-/// configured time. The second message returns at once. When `stop` is closed, that is no message.
+/// are still taken, so that a load balancer sees it; what was taken is finished, and the ends of async
+/// jobs are told, within the configured time. The second message returns at once. When `stop` is closed, that is no message.
 ///
 /// # Errors
 /// None that is known: connections that fail are dropped alone.
 pub async fn serve(listener: TcpListener, state: AppState, mut stop: mpsc::Receiver<()>) -> io::Result<()> {
-    let (scheduler, drain_timeout) = (state.scheduler.clone(), state.config.drain_timeout);
+    let draining = state.clone();
     let (close, closing) = oneshot::channel::<()>();
     let stopping = async move {
         told(&mut stop).await;
         tracing::info!("stopping: finishing what was taken");
         let finish = async {
-            scheduler.drain(drain_timeout).await;
+            let (begun, drain_timeout) = (Instant::now(), draining.config.drain_timeout);
+            draining.scheduler.drain(drain_timeout).await;
+            let left = drain_timeout.saturating_sub(begun.elapsed());
+            let _ = timeout(left.min(TELL.0), all_told(&draining)).await;
             let _ = close.send(());
-            tokio::time::sleep(CLOSE_TIMEOUT).await;
+            sleep(CLOSE_TIMEOUT).await;
         };
         tokio::select! {
             () = finish => tracing::warn!("stopping: some connections did not close in time"),
@@ -48,6 +55,13 @@ pub async fn serve(listener: TcpListener, state: AppState, mut stop: mpsc::Recei
         () = stopping => {}
     }
     Ok(())
+}
+
+/// Comes once every async job was asked after since its end: it is lost with this process.
+async fn all_told(state: &AppState) {
+    while !state.jobs.are_all_told(state.clock.now()) {
+        sleep(TELL.1).await;
+    }
 }
 
 async fn told(stop: &mut mpsc::Receiver<()>) {

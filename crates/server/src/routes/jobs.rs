@@ -21,7 +21,12 @@ pub(crate) async fn status(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let job = state.jobs.get(&id, caller.owner, state.clock.now())?;
+    let now = state.clock.now();
+    let job = state.jobs.get(&id, caller.owner, now)?;
+    // Before it is told: what ends meanwhile is asked after again.
+    if job.live.has_ended() {
+        state.jobs.note_told(&id, now);
+    }
     Ok(json(&job.told()))
 }
 
@@ -34,7 +39,9 @@ pub(crate) async fn cancel(
 ) -> Result<Response, ApiError> {
     let job = state.jobs.get(&id, caller.owner, state.clock.now())?;
     let is_given_up = !job.live.has_ended() && give_up(&job).await;
-    if !is_given_up {
+    if is_given_up {
+        state.jobs.note_told(&id, state.clock.now());
+    } else {
         state.jobs.remove(&id, state.clock.now());
     }
     let answer = json(&job.told());
@@ -58,7 +65,9 @@ pub(crate) async fn events(
     Extension(log): Extension<LogEntry>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let job = state.jobs.get(&id, caller.owner, state.clock.now())?;
+    let now = state.clock.now();
+    let job = state.jobs.get(&id, caller.owner, now)?;
+    state.jobs.note_told(&id, now);
     Ok(stream(job.live.watch(), log))
 }
 

@@ -7,14 +7,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt;
-use scheduler::SchedulerConfig;
 use scheduler::fake::FakePipeline;
+use scheduler::{Readiness, SchedulerConfig};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower::ServiceExt;
 
-use super::sockets::{gated, head, served};
+use super::sockets::{self, gated, head, served};
 use super::{
     Answer, config, configured_state, decoded, events, fake_app, generate, generation, get, load_becomes, send, state,
 };
@@ -107,6 +107,40 @@ async fn a_job_outlives_its_clients_connection() {
     drop(followed.await.unwrap());
     pipeline.gate.open();
     assert_eq!(ended(&app, &id).await["status"], "completed");
+}
+
+/// Has a server stop while it runs an async job, and tells how its end is told, and how long the server stays.
+async fn stopped(drain_timeout: Duration, asks: bool) -> Duration {
+    let pipeline = gated();
+    let mut state = state(&pipeline).await;
+    Arc::get_mut(&mut state.config).unwrap().drain_timeout = drain_timeout;
+    let server = served(&state).await;
+    let job = id(&submit(&app(state.clone()), json!({})).await);
+    load_becomes(&state, |load| load.running == 1).await;
+    server.stop.send(()).await.unwrap();
+    let mut readiness = state.scheduler.readiness();
+    readiness.wait_for(|readiness| *readiness == Readiness::Draining).await.unwrap();
+    let path = format!("/v1/images/jobs/{job}");
+    assert!(sockets::get(server.address, &path).await.contains(r#""status":"in_progress""#));
+    pipeline.gate.open();
+    let begun = std::time::Instant::now();
+    // Some clients ask once a second.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    if asks {
+        let told = sockets::get(server.address, &path).await;
+        assert!(told.contains(r#""status":"completed""#) && told.contains("b64_json"), "{}", &told[..200]);
+    }
+    timeout(Duration::from_secs(20), server.ended).await.expect("nothing keeps the server").unwrap().unwrap();
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn a_job_that_ends_while_the_server_stops_can_be_asked_after() {
+    let told = stopped(Duration::from_secs(60), true).await;
+    assert!(told < Duration::from_secs(4), "nothing is left to tell after {told:?}");
+    let (lost, hurried) = tokio::join!(stopped(Duration::from_secs(60), false), stopped(Duration::from_secs(2), false));
+    assert!((5..8).contains(&lost.as_secs()), "nobody asks for {lost:?}");
+    assert!((1..4).contains(&hurried.as_secs()), "the drain timeout holds: {hurried:?}");
 }
 
 #[tokio::test]

@@ -17,8 +17,8 @@ use crate::{AppState, serve};
 /// A server on a port of its own.
 pub(super) struct Served {
     pub(super) address: SocketAddr,
-    stop: mpsc::Sender<()>,
-    ended: JoinHandle<std::io::Result<()>>,
+    pub(super) stop: mpsc::Sender<()>,
+    pub(super) ended: JoinHandle<std::io::Result<()>>,
 }
 
 pub(super) async fn served(state: &AppState) -> Served {
