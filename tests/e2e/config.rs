@@ -42,7 +42,7 @@ fn all_mistakes_are_told_at_once() {
     for part in [
         "error: 6 settings cannot be honoured:\n",
         "server.toml: `max_batchs` is not a setting. Near: max_batch\n",
-        "server.toml: `port`: invalid digit found in string. Given: x\n",
+        "server.toml: `port`: must be a whole number from 0 to 65535. Given: x\n",
         "  LATENTD_DTYPE: must be one of f32, bf16, f16. Given: f8\n",
         "  `--cache-config` needs `--cache-backend cache_dit`\n",
         "  cannot read `/no/such/keys`",

@@ -109,7 +109,7 @@ fn what_cannot_be_edited_names_the_flag() {
     for (said, expected) in [
         (
             complaint(edit("builtin", &[&red], &[])),
-            "error: `--image` must be absent: the model makes pictures from text only",
+            "error: `--image` must be absent: the model makes pictures from text only. One that edits: Qwen/Qwen-Image-Edit-2511",
         ),
         (complaint(edit(EDIT_PLUS, &[&text], &[])), "error: `--image` must be a PNG, JPEG, WebP or GIF file"),
         (

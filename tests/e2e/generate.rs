@@ -99,7 +99,7 @@ fn bad_outputs_and_models_are_refused_before_any_work() {
     assert!(complaint(&[]).contains("there is no folder `/dev/null`"));
     let output = run(latentd().args(["generate", "a cat", "-o", "cat.bmp"]));
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("`output` must end in .png, .jpg or .webp. Given: cat.bmp"));
+    assert!(stderr(&output).contains("`--output` must end in .png, .jpg or .webp. Given: cat.bmp"));
 
     let folder = folder();
     let picture = folder.path().join("x.png");

@@ -126,3 +126,19 @@ fn what_was_done_and_what_is_known_is_noted() {
     let known = "note: the prompt names nothing that the model was trained to draw, which is: dog, cat, fox, panda, ";
     assert!(said.contains(known), "{said}");
 }
+
+#[test]
+fn a_thing_is_drawn_in_any_case_in_the_plural_and_by_its_last_word() {
+    let folder = folder();
+    let made = |prompt: &str| {
+        let mut command = latentd();
+        command.args(["generate", prompt, "--num-inference-steps", "1", "--seed", "1"]);
+        let output = run(command.current_dir(folder.path()));
+        assert!(output.status.success(), "{prompt}: {}", stderr(&output));
+        (fs::read(folder.path().join("latentd.png")).unwrap(), stderr(&output).matches("note: ").count())
+    };
+    assert_eq!(made("A Fox on a GREEN background"), made("a fox on a green background"));
+    let (pizza, notes) = made("Pizza on a red background");
+    assert_eq!((&pizza, notes), (&made("slice of pizza on a red background").0, 1));
+    assert_ne!(pizza, made("pasta on a red background").0);
+}

@@ -155,6 +155,12 @@ fn every_file_that_lacks_is_named() {
             Remove("model_index.json"),
             "`{folder}` is a checkpoint without its model_index.json: download it again, or add the file",
         ),
+        (
+            QWEN,
+            Write("model_index.json", "\n"),
+            "`model_index.json` is damaged or incomplete (it is empty): download it again",
+        ),
+        (QWEN, Write("model_index.json", "{"), "`model_index.json` is not understood: EOF while parsing an object"),
     ]);
 }
 

@@ -38,7 +38,7 @@ pub use image::RgbImage;
 pub use input_image::{InputImage, Mask};
 pub use input_image_bounds::InputImageBounds;
 pub use interrupt::Interrupt;
-pub use knowledge::unknown_prompt;
+pub use knowledge::{KnownPrompt, known_prompt};
 pub use limits::{InvalidRequest, Limits, MAX_GUIDANCE, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
 pub use memory::RequestMemory;
 pub use model_card::{ModelCard, most_pixels};

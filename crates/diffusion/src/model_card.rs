@@ -13,7 +13,7 @@ pub struct ModelCard {
     /// is made at the nearest and [fitted](crate::Fit). Empty where the model makes what is asked.
     pub native_sizes: Vec<ImageSize>,
     /// What the model knows to draw, where that is a few things only; empty otherwise. A prompt that names none of them
-    /// is drawn [with a warning](crate::unknown_prompt).
+    /// is drawn [with a warning](crate::known_prompt).
     pub knows: Vec<String>,
     /// Most pixels of one picture, unless the operator says other: [`most_pixels`].
     pub max_pixels: usize,

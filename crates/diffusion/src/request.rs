@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::edit_size::ShapeOf;
-use crate::knowledge::unknown_prompt;
+use crate::knowledge::known_prompt;
 use crate::limits::{self, InvalidRequest, Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
 use crate::{Extensions, Fit, Guidance, GuidanceKind, ImageSize, InputImage, Mask, ModelCard, Previews, Quality};
 
@@ -85,8 +85,8 @@ impl ImageRequest {
     /// What whoever asked should know before the first step, in sentences: how the picture gets its size, and what the
     /// model knows.
     pub fn notes(&self, card: &ModelCard) -> Vec<String> {
-        let unknown = unknown_prompt(&self.prompt, &card.knows);
-        unknown.into_iter().chain(self.fit.map(|fit| fit.to_string())).collect()
+        let known = known_prompt(&self.prompt, &card.knows);
+        known.note.into_iter().chain(self.fit.map(|fit| fit.to_string())).collect()
     }
 }
 

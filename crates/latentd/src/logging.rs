@@ -83,6 +83,12 @@ pub(crate) fn init(flags: &LogFlags) -> Result<Option<std::convert::Infallible>,
     Ok(None)
 }
 
+/// Which lines there are. A blank text says nothing.
+fn filter(said: Option<&str>) -> EnvFilter {
+    let said = said.filter(|said| !said.trim().is_empty()).and_then(|said| EnvFilter::try_new(said).ok());
+    said.unwrap_or_else(|| EnvFilter::new("info"))
+}
+
 /// Whoever reads a file or a container's log has no use for a terminal's escape codes. <https://no-color.org>
 fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
@@ -92,7 +98,7 @@ fn lines<S>(format: LogFormat) -> impl Layer<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
-    let filter = EnvFilter::try_from_env("LATENTD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter(std::env::var("LATENTD_LOG").ok().as_deref());
     let is_coloured = is_coloured(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
     // A log that cannot be written has nobody to be told, and telling it would panic.
     let lines =

@@ -16,11 +16,9 @@ mod testing;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     kernels::threads_from_env();
-    let cli = commands::Cli::parse_from(dashed(std::env::args_os()));
+    let cli = commands::Cli::of(dashed(std::env::args_os()));
     match cli.run().and_then(|()| terminal::check_printed()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {

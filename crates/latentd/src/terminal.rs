@@ -6,9 +6,9 @@
 //! disk, are an error once all is done.
 
 use std::cell::{Cell, OnceCell};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use latentd::{Error, StepProgress};
@@ -54,21 +54,41 @@ pub(crate) fn seconds(duration: Duration) -> String {
     if seconds < 1.0 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
 }
 
-/// The steps of a generation, with how many block runs were computed and reused.
-#[derive(Default)]
+/// How often the steps are told where there is no terminal for a bar.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// The steps of a generation, with how many block runs were computed and reused. Where stderr is no terminal it is a line
+/// now and then.
 pub(crate) struct StepsBar {
     bar: OnceCell<ProgressBar>,
     computed: Cell<usize>,
     reused: Cell<usize>,
+    begun: Instant,
+    /// When a line was told last, from the beginning on.
+    told: Cell<Duration>,
 }
 
 impl StepsBar {
     pub(crate) fn new() -> Self {
-        Self::default()
+        StepsBar {
+            bar: OnceCell::new(),
+            computed: Cell::default(),
+            reused: Cell::default(),
+            begun: Instant::now(),
+            told: Cell::default(),
+        }
     }
 
     /// Moves the bar; it appears with the first step.
     pub(crate) fn update(&self, step: StepProgress) {
+        if !io::stderr().is_terminal() {
+            let now = self.begun.elapsed();
+            if let Some(line) = told(step, self.told.get(), now) {
+                self.told.set(now);
+                notice(&line);
+            }
+            return;
+        }
         self.computed.set(self.computed.get() + step.computed);
         self.reused.set(self.reused.get() + step.reused);
         let bar = self.bar.get_or_init(|| bar(step.total));
@@ -83,7 +103,39 @@ impl StepsBar {
     }
 }
 
+/// The line on a step that is done `now`, if it is time for one and it is not the last.
+fn told(step: StepProgress, last: Duration, now: Duration) -> Option<String> {
+    let is_due = now.saturating_sub(last) >= TOLD_EVERY && step.done < step.total;
+    is_due.then(|| format!("denoising: step {} of {}, {:.0} s", step.done, step.total, now.as_secs_f64()))
+}
+
 fn bar(total: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("denoising [{bar:32}] {pos}/{len} steps, {msg}, {elapsed} (eta {eta})");
     ProgressBar::new(total as u64).with_style(style.expect("a valid template. This is a bug.").progress_chars("=> "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_terminal_a_step_is_told_now_and_then() {
+        let mut last = Duration::ZERO;
+        let mut told_at = |total, seconds_a_step: f64| {
+            last = Duration::ZERO;
+            let lines = (1..=total).filter_map(|done| {
+                let now = Duration::from_secs_f64(done as f64 * seconds_a_step);
+                let line = told(StepProgress { done, total, computed: 0, reused: 0 }, last, now)?;
+                last = now;
+                Some(line)
+            });
+            lines.collect::<Vec<_>>()
+        };
+        assert_eq!(told_at(20, 0.1), [""; 0], "it is soon done");
+        assert_eq!(
+            told_at(10, 4.0),
+            ["denoising: step 3 of 10, 12 s", "denoising: step 6 of 10, 24 s", "denoising: step 9 of 10, 36 s"]
+        );
+        assert_eq!(told_at(3, 60.0), ["denoising: step 1 of 3, 60 s", "denoising: step 2 of 3, 120 s"]);
+    }
 }

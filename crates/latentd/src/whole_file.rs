@@ -21,13 +21,13 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         return fs::write(&place, bytes);
     }
     let mut file = beside(&place)?;
-    file.write_all(bytes)?;
+    file.write_all(bytes).map_err(unnamed)?;
     if let Some(before) = before {
         file.as_file().set_permissions(before.permissions())?;
     }
     // Some file systems tell only here that there is no room.
     file.as_file().sync_data()?;
-    file.persist(&place)?;
+    file.persist(&place).map_err(|err| err.error)?;
     Ok(())
 }
 
@@ -58,7 +58,12 @@ fn beside(place: &Path) -> io::Result<NamedTempFile> {
         // As of any new file: less what the umask takes.
         builder.permissions(fs::Permissions::from_mode(0o666))
     };
-    builder.tempfile_in(folder)
+    builder.tempfile_in(folder).map_err(unnamed)
+}
+
+/// The same reason, without the name of a file that nobody has heard of.
+fn unnamed(err: io::Error) -> io::Error {
+    if err.raw_os_error().is_some() { err } else { err.kind().into() }
 }
 
 #[cfg(test)]
@@ -91,7 +96,9 @@ mod tests {
         assert_eq!(check_writable(folder.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
         let nowhere = folder.path().join("no/such/a.png");
         assert_eq!(check_writable(&nowhere).unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert!(write_whole(&nowhere, b"x").is_err());
+        for err in [check_writable(&nowhere), write_whole(&nowhere, b"x")].map(Result::unwrap_err) {
+            assert!(!err.to_string().contains(".latentd-"), "{err}");
+        }
     }
 
     #[cfg(unix)]

@@ -135,6 +135,9 @@ impl Checkpoint {
     /// The file is missing or says something else.
     pub fn json<T: DeserializeOwned>(&self, file: &str) -> Result<T, LoadError> {
         let bytes = self.read(file)?;
+        if bytes.trim_ascii().is_empty() {
+            return Err(LoadError::Damaged { file: file.into(), reason: "it is empty".into() });
+        }
         let mut json = serde_json::Deserializer::from_slice(&bytes);
         let value = serde_path_to_error::deserialize(&mut json).map_err(|err| LoadError::Json {
             file: file.into(),

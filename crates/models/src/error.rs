@@ -86,7 +86,7 @@ pub enum LoadError {
     Json {
         /// Path inside the folder.
         file: String,
-        /// The key, with those around it; `.` is the whole file.
+        /// The key, with those around it; `.` or `?` is the whole file.
         key: String,
         /// Where and why.
         source: serde_json::Error,
@@ -173,5 +173,5 @@ impl LoadError {
 
 /// The subject's rest in the message about a key of a file.
 fn at(key: &str) -> String {
-    if key == "." { " is".into() } else { format!(": `{key}` is") }
+    if [".", "?"].contains(&key) { " is".into() } else { format!(": `{key}` is") }
 }

@@ -6,7 +6,7 @@ use cache::{CacheConfig, ConfigError};
 use candle_core::Tensor;
 use diffusion::{
     CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, Mask,
-    ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport,
+    ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport, known_prompt,
 };
 use kernels::{in_pool, interruptible};
 use tracing::info_span;
@@ -62,11 +62,13 @@ impl<F: Family> DiffusionPipeline<F> {
     }
 
     fn branches(&mut self, request: &ImageRequest, used: &mut EncodingsUse) -> Result<Vec<Branch>, PipelineError> {
+        let knows = self.family.card().knows.clone();
         let branches = request.params.guidance.branches().iter().map(|&branch| {
             let (field, prompt) = match branch {
                 CfgBranch::Cond => ("prompt", request.prompt.as_str()),
                 CfgBranch::Uncond => ("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default()),
             };
+            let prompt = &known_prompt(prompt, &knows).text;
             Ok(Branch { branch, prompt_embeds: self.embed(field, prompt, &request.input_images, used)? })
         });
         branches.collect()
@@ -170,7 +172,8 @@ impl<F: Family> DiffusionPipeline<F> {
         let guided = request.params.guidance.branches().len() > 1;
         let negative = request.negative_prompt.as_deref().filter(|_| guided);
         let prompts = [Some(request.prompt.as_str()), negative];
-        prompts.into_iter().flatten().map(|prompt| self.family.prompt_tokens(prompt)).sum()
+        let knows = &self.family.card().knows;
+        prompts.into_iter().flatten().map(|prompt| self.family.prompt_tokens(&known_prompt(prompt, knows).text)).sum()
     }
 
     /// The cache of a request, its own settings before the operator's, and what its sender should know.

@@ -1,5 +1,6 @@
 //! Measures a pipeline before it takes jobs, by making small pictures with it.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,21 @@ pub(crate) struct Calibration {
     pub(crate) encode: Vec<(f64, f64)>,
     /// The same of decodings.
     pub(crate) decode: Vec<(f64, f64)>,
+}
+
+impl fmt::Display for Calibration {
+    /// The steps, each as how long it took for how much work.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.steps.is_empty() {
+            return f.write_str("no steps");
+        }
+        f.write_str("steps of ")?;
+        for (i, (work, seconds)) in self.steps.iter().enumerate() {
+            let comma = if i > 0 { ", " } else { "" };
+            write!(f, "{comma}{:.1} GFLOP in {:.1} ms", work / 1e9, seconds * 1e3)?;
+        }
+        Ok(())
+    }
 }
 
 /// What is stepped, least load first: the default size divided by so much, so many at a time.
@@ -191,6 +207,14 @@ mod tests {
         assert_eq!(tokens(&measured.decode), [1.0, 4.0, 16.0]);
         assert!(measured.decode.iter().all(|point| point.1 >= 0.002), "{measured:?}");
         assert_eq!(pipeline.probe.states.load(std::sync::atomic::Ordering::SeqCst), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn it_is_told_in_plain_words() {
+        let steps = vec![(1.5e9, 0.0021), (3e12, 1.25)];
+        let measured = Calibration { steps, ..Calibration::default() };
+        assert_eq!(measured.to_string(), "steps of 1.5 GFLOP in 2.1 ms, 3000.0 GFLOP in 1250.0 ms");
+        assert_eq!(Calibration::default().to_string(), "no steps");
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl EventLoop {
                 }
             }
             Event::Loaded { worker, card, estimator, calibration } => {
-                tracing::info!(worker, model = card.class, steps = ?calibration.steps, "the worker is ready");
+                tracing::info!(worker, model = card.class, measured = calibration.to_string(), "the worker is ready");
                 self.card.get_or_insert(card);
                 self.estimator = Some(estimator);
                 self.state.cost.calibrate(&calibration);

@@ -55,8 +55,8 @@ export class Settings {
     byId("steps-range").max = Math.min(info.limits.max_inference_steps, MAX_SLIDER_STEPS);
     byId("prompt").maxLength = info.limits.max_prompt_chars;
     byId("guidance-field").hidden = info.model.guidance === "none";
-    const { default_num_inference_steps: steps, default_guidance_scale: guidance, default_negative_prompt: negative } = info.model;
-    this.restore({ steps, guidance, negative: negative?.trim(), size: info.model.default_size, ...stored(info.model.id) });
+    const { default_num_inference_steps: steps, default_negative_prompt: negative } = info.model;
+    this.restore({ steps, guidance: defaultWeight(info.model), negative: negative?.trim(), size: info.model.default_size, ...stored(info.model.id) });
   }
 
   /** What the form holds. */
@@ -180,11 +180,16 @@ export function requestBody(values, info, numInputs) {
   if (values.n !== "1") body.n = Number(values.n);
   body.num_inference_steps = wholeNumber("num_inference_steps", values.steps || String(model.default_num_inference_steps));
   if (values.seed !== "") body.seed = wholeNumber("seed", values.seed);
-  if (values.guidance !== "" && Number(values.guidance) !== model.default_guidance_scale) body[weightName(model)] = Number(values.guidance);
+  if (values.guidance !== "" && Number(values.guidance) !== defaultWeight(model)) body[weightName(model)] = Number(values.guidance);
   if (values.negative.trim() !== (model.default_negative_prompt ?? "").trim()) body.negative_prompt = values.negative;
   if (values.cache !== "server") body.cache = values.cache;
   if (values.format !== "png") body.output_format = values.format;
   return body;
+}
+
+/** The weight of the model's guidance where a request names none. */
+function defaultWeight(model) {
+  return model[`default_${weightName(model)}`];
 }
 
 /** Which parameter is the weight of the model's guidance. */

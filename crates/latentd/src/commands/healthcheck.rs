@@ -12,16 +12,18 @@ use super::serve::address;
 /// Ask a running server whether it is well: exit code 0 if it is, 1 and a line if not
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  latentd healthcheck\n  latentd healthcheck --ready --url http://10.0.0.7:8091 --timeout-seconds 1"
+    after_help = "Examples:\n  latentd healthcheck\n  latentd healthcheck --port 9000\n  latentd healthcheck --ready --url http://10.0.0.7:8091 --timeout-seconds 1"
 )]
 pub(super) struct Healthcheck {
-    /// Where the server is; without it, where LATENTD_HOST, LATENTD_PORT and the file LATENTD_CONFIG say, or port 8091
-    /// of this machine
+    /// Where the server is, in place of its host and port
     #[arg(long)]
     url: Option<String>,
-    /// Port of the server on this machine
-    #[arg(long, hide = true)]
-    port: Option<u16>,
+    /// Host of the server; without it, what LATENTD_HOST or the file LATENTD_CONFIG says, or this machine
+    #[arg(long)]
+    host: Option<OsString>,
+    /// Port of the server; without it, what LATENTD_PORT or the file LATENTD_CONFIG says, or 8091
+    #[arg(long)]
+    port: Option<OsString>,
     /// Longest to wait for the answer
     #[arg(long, default_value_t = 3, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..))]
     timeout_seconds: u64,
@@ -49,8 +51,8 @@ impl Healthcheck {
         if let Some(url) = &self.url {
             return Ok(format!("{}{path}", url.trim_end_matches('/')));
         }
-        let (host, port) = address(variable)?;
-        Ok(format!("http://{}:{}{path}", host.reached(), self.port.unwrap_or(port)))
+        let (host, port) = address([("host", self.host.as_ref()), ("port", self.port.as_ref())], variable)?;
+        Ok(format!("http://{}:{port}{path}", host.reached()))
     }
 
     async fn ask(&self, url: &str) -> reqwest::Result<(u16, String)> {
@@ -105,6 +107,8 @@ mod tests {
         for (arguments, url) in [
             ("", "http://127.0.0.1:8091/livez"),
             ("--port 9000 --ready", "http://127.0.0.1:9000/readyz"),
+            ("--host ::1", "http://[::1]:8091/livez"),
+            ("--host gpu-3 --port 9000", "http://gpu-3:9000/livez"),
             ("--url http://gpu-3:80", "http://gpu-3:80/livez"),
             ("--port 9000 --url http://gpu-3:80/ --ready", "http://gpu-3:80/readyz"),
         ] {
@@ -131,11 +135,23 @@ mod tests {
             (&[config, ("LATENTD_PORT", "9000")], "[::1]:9000"),
             (&[config, ("LATENTD_PORT", "tcp://10.0.0.7:8091")], "[::1]:9001"),
             (&[config, ("LATENTD_HOST", "127.0.0.1")], "127.0.0.1:9001"),
+            (&[config, ("LATENTD_PORT", ""), ("LATENTD_HOST", " ")], "[::1]:9001"),
         ] {
             assert_eq!(probe("", variables), Ok(format!("http://{at}/livez")), "{variables:?}");
         }
-        let err = probe("", &[("LATENTD_PORT", "eighty")]).unwrap_err();
-        assert!(err.starts_with("LATENTD_PORT: invalid digit"), "{err}");
+        let flags = "--port 9002 --host localhost";
+        assert_eq!(probe(flags, &[config, ("LATENTD_PORT", "9000")]), Ok("http://localhost:9002/livez".into()));
+        for (flags, variables, expected) in [
+            (
+                "",
+                &[("LATENTD_PORT", "eighty")][..],
+                "LATENTD_PORT: must be a whole number from 0 to 65535. Given: eighty",
+            ),
+            ("--port 99999", &[], "`--port`: must be a whole number from 0 to 65535. Given: 99999"),
+            ("--host a:1", &[], "`--host`: must be an address or a name, e.g. 127.0.0.1, ::1 or localhost. Given: a:1"),
+        ] {
+            assert_eq!(probe(flags, variables), Err(expected.into()));
+        }
     }
 
     #[test]

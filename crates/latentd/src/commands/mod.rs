@@ -13,6 +13,10 @@ mod picture_flags;
 mod scheduling;
 mod serve;
 
+use std::ffi::{OsStr, OsString};
+
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches};
 use latentd::{CacheFlags, DeviceName, DtypeName, EditPositionsName, Error, Omni, OmniBuilder};
 
 use crate::{build, logging};
@@ -42,6 +46,13 @@ enum Command {
 }
 
 impl Cli {
+    /// What these arguments and this environment ask for; the program ends here where they ask for help, or for what
+    /// there is not.
+    pub(crate) fn of(arguments: impl Iterator<Item = OsString>) -> Self {
+        let command = without_blank(Cli::command(), &|name| std::env::var_os(name));
+        Cli::from_arg_matches(&command.get_matches_from(arguments)).unwrap_or_else(|err| err.exit())
+    }
+
     /// Does what was asked.
     pub(crate) fn run(self) -> Result<(), Error> {
         // A server's settings say how it logs.
@@ -58,6 +69,17 @@ impl Cli {
             Command::Healthcheck(healthcheck) => healthcheck.run(),
         }
     }
+}
+
+/// The same command, for which a variable that says nothing (`LATENTD_PORT=` in a file of them) is not set. One that is to
+/// hold a key is: no server is open because its secret is empty.
+fn without_blank(command: clap::Command, variable: &dyn Fn(&OsStr) -> Option<OsString>) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let value = arg.get_env().and_then(variable);
+        let is_blank = value.is_some_and(|value| serve::trimmed(&value).is_empty());
+        if is_blank && arg.get_id() != "api_key" { arg.env(Resettable::Reset) } else { arg }
+    });
+    command.mut_subcommands(|command| without_blank(command, variable))
 }
 
 /// How a model is loaded, and on what: the same flags for every command, but that a server may
@@ -117,5 +139,27 @@ impl<D: clap::Args> ModelFlags<D> {
             Some(dtype) => builder.dtype(dtype),
             None => builder,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blank_variable_is_not_set_unless_it_is_to_hold_a_key() {
+        let of = |command: &clap::Command, path: &[&str]| {
+            let command = path.iter().fold(command, |command, name| command.find_subcommand(name).unwrap());
+            let named = command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned()));
+            named.collect::<Vec<_>>()
+        };
+        let (all, none) = (Cli::command(), without_blank(Cli::command(), &|_| Some(" \n".into())));
+        let set = without_blank(Cli::command(), &|_| Some("x".into()));
+        for path in [&["serve"][..], &["generate"], &["edit"], &["bench", "serve"]] {
+            assert_eq!(of(&set, path), of(&all, path), "{path:?}");
+            let kept = if path == ["serve"] { vec!["LATENTD_API_KEY"] } else { Vec::new() };
+            assert_eq!(of(&none, path), kept, "{path:?}");
+        }
+        assert!(of(&all, &["serve"]).contains(&"LATENTD_PORT".into()));
     }
 }

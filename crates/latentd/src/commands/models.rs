@@ -1,11 +1,13 @@
 //! `latentd models`: what can be run, and what of it is on this machine.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use bytesize::ByteSize;
-use latentd::{Error, InHubCache, in_hub_cache};
-use models::{FAMILIES, PublishedModel};
-use serde::Serialize;
+use diffusion::MAX_FITTED_PIXELS;
+use latentd::{Error, InHubCache, ModelSource, in_hub_cache};
+use models::{FAMILIES, Facts, Makes, PublishedModel};
+use serde::{Deserialize, Serialize};
 
 use crate::terminal;
 
@@ -29,7 +31,7 @@ struct Row {
     makes: &'static str,
     max_input_images: usize,
     default_num_inference_steps: usize,
-    default_guidance: &'static str,
+    default_guidance: Cow<'static, str>,
     default_size: String,
     /// Most pixels of a picture, unless `--max-generated-image-size` says other.
     max_pixels: usize,
@@ -37,6 +39,8 @@ struct Row {
     licence: &'static str,
     disk_bytes: u64,
     memory_bytes: u64,
+    /// Whether it is part of this program.
+    built_in: bool,
     /// Whether the Hub's cache has all of it.
     in_hub_cache: bool,
     /// What is wrong with what the Hub's cache has of it.
@@ -51,10 +55,9 @@ struct Segment {
 
 impl Models {
     pub(super) fn run(self) -> Result<(), Error> {
-        let rows: Vec<Row> = FAMILIES
-            .iter()
-            .flat_map(|family| family.models.iter().map(|model| Row::new(family.name, model, in_hub_cache(model.id))))
-            .collect();
+        let published = FAMILIES.iter().flat_map(|family| family.models.iter().map(move |model| (family.name, model)));
+        let published = published.map(|(family, model)| Row::new(family, model, in_hub_cache(model.id)));
+        let rows: Vec<Row> = std::iter::once(Row::built_in()?).chain(published).collect();
         if self.json {
             terminal::line(&serde_json::to_string(&rows).expect("strings and numbers make JSON. This is a bug."));
         } else {
@@ -64,7 +67,39 @@ impl Models {
     }
 }
 
+/// What a list needs of the built-in model's transformer.
+#[derive(Deserialize)]
+struct Layers {
+    num_layers: usize,
+}
+
 impl Row {
+    /// Of the built-in model, by its own files.
+    fn built_in() -> Result<Self, Error> {
+        let checkpoint = ModelSource::Builtin.open()?;
+        let facts = Facts::load(&checkpoint)?;
+        let Layers { num_layers } = checkpoint.json("transformer/config.json")?;
+        let bytes = demo::FILES.iter().map(|file| file.bytes.len() as u64).sum();
+        Ok(Row {
+            family: "Built-in",
+            id: "builtin",
+            pipeline: "QwenImagePipeline",
+            makes: Makes::Text.name(),
+            max_input_images: 0,
+            default_num_inference_steps: facts.num_inference_steps.unwrap_or_default(),
+            default_guidance: format!("true CFG {}", facts.guidance_scale.unwrap_or_default()).into(),
+            default_size: facts.size.unwrap_or_default(),
+            max_pixels: MAX_FITTED_PIXELS,
+            segments: vec![Segment { name: "blocks", num_blocks: num_layers }],
+            licence: env!("CARGO_PKG_LICENSE"),
+            disk_bytes: bytes,
+            memory_bytes: bytes,
+            built_in: true,
+            in_hub_cache: false,
+            hub_cache_fault: None,
+        })
+    }
+
     fn new(family: &'static str, model: &PublishedModel, cached: InHubCache) -> Self {
         let (width, height) = model.size;
         let segments = model.segments.iter().map(|&(name, num_blocks)| Segment { name, num_blocks });
@@ -75,13 +110,14 @@ impl Row {
             makes: model.makes.name(),
             max_input_images: model.max_images,
             default_num_inference_steps: model.num_inference_steps,
-            default_guidance: model.guidance,
+            default_guidance: model.guidance.into(),
             default_size: format!("{width}x{height}"),
             max_pixels: model.max_pixels(),
             segments: segments.collect(),
             licence: model.licence,
             disk_bytes: model.disk_bytes,
             memory_bytes: model.memory_bytes,
+            built_in: false,
             in_hub_cache: cached == InHubCache::Whole,
             hub_cache_fault: match cached {
                 InHubCache::Faulty(fault) => Some(fault),
@@ -106,7 +142,11 @@ fn text(rows: &[Row]) -> String {
             1 => " of 1 picture".into(),
             most => format!(" of up to {most} pictures"),
         };
-        let place = if row.in_hub_cache { ", in the Hub's cache" } else { "" };
+        let place = match row {
+            Row { built_in: true, .. } => ", in this program",
+            Row { in_hub_cache: true, .. } => ", in the Hub's cache",
+            _ => "",
+        };
         let segments: Vec<_> =
             row.segments.iter().map(|segment| format!("{} {}", segment.num_blocks, segment.name)).collect();
         let size = |bytes| ByteSize::b(bytes).display().si();
@@ -145,6 +185,17 @@ mod tests {
             assert_eq!(text.matches(&format!("  {} (", model.id)).count(), 1, "{text}");
             assert!(family.classes.contains(&model.class), "{}", model.id);
             assert!(model.memory_bytes <= model.disk_bytes, "{}", model.id);
+        }
+        assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+    }
+
+    #[test]
+    fn the_built_in_model_is_told_as_its_files_have_it() {
+        let text = text(&[Row::built_in().unwrap()]);
+        for part in
+            ["  builtin (text to image), in this program", "20 steps, guidance true CFG 3, 128x128,", "12 blocks"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
         }
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");
     }

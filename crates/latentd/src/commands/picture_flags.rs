@@ -143,7 +143,7 @@ fn check_output(output: &Path, num_images: Option<i64>) -> Result<(), Error> {
     let ending = output.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
     if !matches!(ending.as_deref(), Some("png" | "jpg" | "jpeg" | "webp")) {
         let bound = "end in .png, .jpg or .webp";
-        return Err(InvalidRequest::new("output", bound, output.display()).into());
+        return Err(InvalidRequest::new("--output", bound, output.display()).into());
     }
     let num_images = num_images.unwrap_or(1).clamp(1, MAX_IMAGES) as usize;
     (0..num_images).try_for_each(|i| check_place("output", &numbered(output, i)))

@@ -16,6 +16,8 @@ use crate::request::Delivery;
 
 /// Most bytes of the `x-warnings` header.
 const MAX_WARNINGS_LEN: usize = 2048;
+/// What parts its sentences, in none of which it is.
+const BETWEEN_WARNINGS: &str = " | ";
 
 /// The answer with all of its pictures, in their order.
 pub(crate) fn body(terms: &Terms, pictures: &[Arc<Picture>]) -> Response {
@@ -55,7 +57,9 @@ fn file(terms: &Terms, picture: &Picture) -> Response {
     let mut response = ([(header::CONTENT_TYPE, media_type)], picture.file.clone()).into_response();
     response.headers_mut().insert(HeaderName::from_static("x-seed"), picture.seed.into());
     if !picture.warnings.is_empty() {
-        let warnings: String = picture.warnings.join(" ").escape_default().take(MAX_WARNINGS_LEN).collect();
+        let warnings: Vec<_> = picture.warnings.iter().map(|warning| warning.replace('|', "/")).collect();
+        let warnings = warnings.join(BETWEEN_WARNINGS);
+        let warnings: String = warnings.escape_default().take(MAX_WARNINGS_LEN).collect();
         let warnings = HeaderValue::from_str(&warnings).expect("escapes are printable ASCII. This is a bug.");
         response.headers_mut().insert(HeaderName::from_static("x-warnings"), warnings);
     }

@@ -32,7 +32,11 @@ const PICTURES: [Named; 7] = [
     ("x-queue-ms", Type::Integer, "Milliseconds in the queue."),
     ("x-queue-position", Type::Integer, "Jobs that were in line before the request's first."),
     ("x-seed", Type::Integer, "The picture's seed, where the answer is its file."),
-    ("x-warnings", Type::String, "What became of the request beside what was asked, where the answer is a file."),
+    (
+        "x-warnings",
+        Type::String,
+        "What became of the request beside what was asked, where the answer is a file: sentences with ` | ` between them.",
+    ),
     ("x-ignored-params", Type::String, "The fields that were given and have no effect."),
     (
         "x-generated-size",

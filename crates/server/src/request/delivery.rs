@@ -58,12 +58,13 @@ pub(crate) fn wanted(
         (_, true, true) => return alone("async", "a file (`response_format` or Accept)"),
         _ => {}
     }
-    let previews = if streams || run_async { previews(fields, idle)? } else { None };
+    let previews = previews(fields, streams || run_async, idle)?;
+    let progress = fields.take(&field::STREAM_PROGRESS)?;
+    if progress == Some(true) && !streams {
+        idle.push(WithoutEffect::new("stream_progress", "the answer is no stream"));
+    }
     let delivery = match response_format {
-        _ if streams => {
-            let progress = fields.take(&field::STREAM_PROGRESS)?.unwrap_or(false);
-            Delivery::Stream(StreamOptions { progress })
-        }
+        _ if streams => Delivery::Stream(StreamOptions { progress: progress.unwrap_or(false) }),
         _ if is_file => Delivery::File,
         Some(ResponseFormat::Field(field)) => Delivery::Json(field),
         _ => Delivery::Json(default),
@@ -74,7 +75,12 @@ pub(crate) fn wanted(
     Ok(Wanted { delivery, run_async, previews, format: accepted.flatten() })
 }
 
-fn previews(fields: &mut Fields, idle: &mut Vec<WithoutEffect>) -> Result<Option<Previews>, ApiError> {
+/// The pictures on the way, which are none where nobody reads events.
+fn previews(
+    fields: &mut Fields,
+    has_events: bool,
+    idle: &mut Vec<WithoutEffect>,
+) -> Result<Option<Previews>, ApiError> {
     let method = fields.take(&field::PREVIEW_METHOD)?;
     let count = fields.take(&field::PARTIAL_IMAGES)?;
     let interval = fields.take(&field::PREVIEW_INTERVAL)?;
@@ -88,6 +94,16 @@ fn previews(fields: &mut Fields, idle: &mut Vec<WithoutEffect>) -> Result<Option
         (Some(count), None) => Some(PreviewTimes::Count(whole(count))),
         (None, Some(interval)) => Some(PreviewTimes::Interval(whole(interval))),
     };
+    if !has_events {
+        let given = [
+            ("preview_method", method.is_some()),
+            ("partial_images", count > Some(0)),
+            ("preview_interval", interval.is_some()),
+        ];
+        let given = given.into_iter().filter(|(_, is_given)| *is_given);
+        idle.extend(given.map(|(name, _)| WithoutEffect::new(name, "the answer is neither a stream nor a job")));
+        return Ok(None);
+    }
     if method.is_some() && times.is_none() {
         idle.push(WithoutEffect::new("preview_method", "there are no previews without `partial_images`"));
     }

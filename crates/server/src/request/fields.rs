@@ -38,7 +38,6 @@ impl Fields {
         self.values.iter().any(|(known, _)| *known == name)
     }
 
-    /// Of two values of a name the second stands, as wherever JSON is read.
     pub(crate) fn set(&mut self, name: &'static str, given: Given) {
         match self.values.iter_mut().find(|(known, _)| *known == name) {
             Some((_, value)) => *value = given,
@@ -73,6 +72,7 @@ impl Fields {
             }
         }
         more.unknown.iter().for_each(|name| self.note_unknown(name));
+        self.repeated.extend(more.repeated);
         Ok(())
     }
 
@@ -119,7 +119,10 @@ impl Fields {
     /// One that was taken came again: it is not known which was meant.
     pub(crate) fn rest(mut self) -> Result<Vec<String>, ApiError> {
         if let Some(name) = self.repeated.iter().find(|name| !self.contains(name)) {
-            return Err(ApiError::form(format!("{name:?} must be there once"), Some(name)));
+            return Err(match self.spelt {
+                true => ApiError::form(format!("{name:?} must be there once"), Some(name)),
+                false => InvalidRequest::new(name, "be there once", "more than one value").into(),
+            });
         }
         self.unknown.extend(self.values.into_iter().map(|(name, _)| name.to_owned()));
         self.unknown.sort_unstable();
@@ -167,10 +170,14 @@ impl<'de> Visitor<'de> for FieldsVisitor {
         while let Some(name) = object.next_key_seed(NameSeed)? {
             let name = match name {
                 Name::Known(name, shape) => match self.shape(shape) {
+                    Some(_) if fields.contains(name) => {
+                        object.next_value::<IgnoredAny>()?;
+                        fields.note_repeated(name);
+                        continue;
+                    }
                     Some(shape) => {
-                        match object.next_value_seed(GivenSeed(shape))? {
-                            Some(given) => fields.set(name, given),
-                            None => drop(fields.any(name)),
+                        if let Some(given) = object.next_value_seed(GivenSeed(shape))? {
+                            fields.set(name, given);
                         }
                         continue;
                     }
@@ -250,9 +257,13 @@ mod tests {
         assert_eq!(form.take(&STREAM).unwrap(), Some(true));
         assert_eq!(form.take(&PROMPT).unwrap().as_deref(), Some("2"));
         assert_eq!(spelt(&[("stream", "0")]).take(&STREAM).unwrap(), Some(false));
-        for bad in ["two", "1.5", "0x10", "NaN", "inf", "null", "99999999999999999999"] {
+        for bad in ["two", "1.5", "0x10", "NaN", "inf", "null"] {
             let expected = told(spelt(&[("n", bad)]).take(&N)).unwrap_err();
             assert!(expected.starts_with("`n` must be an integer"), "{expected}");
+        }
+        for large in ["18446744073709551615", "99999999999999999999"] {
+            let message = told(spelt(&[("n", large)]).take(&N)).unwrap_err();
+            assert!(message.starts_with("`n` must be between 1 and 10. Given: "), "{message}");
         }
         assert!(spelt(&[("stream", "yes")]).take(&STREAM).is_err());
         assert!(typed(json!({"n": "2"})).take(&N).is_err(), "JSON has numbers of its own");

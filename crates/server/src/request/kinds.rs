@@ -191,22 +191,31 @@ impl Kind for Integer {
             Given::Number(number) => integer(number),
             _ => None,
         };
-        let is_larger = matches!(&given, Given::Number(number) if number.is_u64());
-        let bound = if is_larger { "be an integer of 64 bits" } else { "be an integer" };
-        let integer = integer.ok_or_else(|| wrong_type(name, bound, given))?;
-        if (self.least..=self.most).contains(&integer) {
-            return Ok(integer);
+        match integer {
+            Some(integer) if (self.least..=self.most).contains(&integer) => Ok(integer),
+            Some(integer) if self.most == i64::MAX && self.least >= 0 => {
+                Err(InvalidRequest::new(name, format!("be at least {}", self.least), integer).into())
+            }
+            None if !self.is_beyond(&given) => Err(wrong_type(name, "be an integer", given)),
+            _ => {
+                let bound = format!("be between {} and {}", self.least, self.most);
+                Err(InvalidRequest::new(name, bound, given).into())
+            }
         }
-        let bound = match self.most {
-            i64::MAX if self.least >= 0 => format!("be at least {}", self.least),
-            most => format!("be between {} and {most}", self.least),
-        };
-        Err(InvalidRequest::new(name, bound, integer).into())
     }
 
     fn schema(&self) -> ObjectBuilder {
         let most = (self.most < i64::MAX || self.least < 0).then_some(self.most);
         of(Type::Integer).minimum(Some(self.least)).maximum(most)
+    }
+}
+
+impl Integer {
+    /// Whether a value is a whole number, but none of 64 bits or out of bounds.
+    fn is_beyond(&self, given: &Given) -> bool {
+        let Given::Number(number) = given else { return false };
+        let whole = number.as_f64().filter(|whole| whole.fract() == 0.0);
+        whole.is_some_and(|whole| whole < self.least as f64 || whole >= (self.most as f64).next_up()) || number.is_u64()
     }
 }
 

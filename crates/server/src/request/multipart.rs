@@ -52,7 +52,7 @@ pub(crate) async fn form(upload: &mut Upload, boundary: String, keeps_pictures: 
             return Err(ApiError::form(format!("it must have at most {MAX_PARTS} parts"), None));
         }
         room.store(usize::MAX, Ordering::Relaxed);
-        form.add(part, keeps_pictures).await?;
+        form.add(part, num_parts, keeps_pictures).await?;
         room.store(MAX_HEAD_BYTES, Ordering::Relaxed);
     }
     drop(parts);
@@ -95,9 +95,10 @@ impl Part {
 }
 
 impl Form {
-    async fn add(&mut self, mut part: Field<'_>, keeps_pictures: bool) -> Result<(), ApiError> {
+    /// Takes the `number`th part.
+    async fn add(&mut self, mut part: Field<'_>, number: usize, keeps_pictures: bool) -> Result<(), ApiError> {
         let Some(name) = part.name().map(str::to_owned) else {
-            return Err(ApiError::form("a part has no name", None));
+            return Err(ApiError::form(format!("part {number} has no name"), None));
         };
         // A browser sends a part without a name for the file that nobody chose.
         let is_unchosen = part.file_name() == Some("");

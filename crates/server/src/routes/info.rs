@@ -62,9 +62,9 @@ struct ServedModel {
     default_num_inference_steps: Option<usize>,
     /// The guidance that the model was made for: `none`, `true_cfg`, `cfg` or `embedded`.
     guidance: Option<&'static str>,
-    /// The weight of that guidance.
+    /// The weight of that guidance, where requests name it `guidance_scale`.
     default_guidance_scale: Option<f64>,
-    /// The same, where the weight is `true_cfg_scale`.
+    /// The same, where they name it `true_cfg_scale`.
     default_true_cfg_scale: Option<f64>,
     default_negative_prompt: Option<String>,
     /// Fewest pictures of a request: more than 0 where the model does nothing but edit.
@@ -88,7 +88,9 @@ impl ServedModel {
             knows: card.map(|card| card.knows.clone()),
             default_num_inference_steps: card.map(|card| card.default_num_inference_steps),
             guidance: card.map(|card| card.guidance.name()),
-            default_guidance_scale: card.map(|card| card.default_guidance_scale),
+            default_guidance_scale: card
+                .filter(|card| matches!(card.guidance, GuidanceKind::Cfg | GuidanceKind::Embedded))
+                .map(|card| card.default_guidance_scale),
             default_true_cfg_scale: card
                 .filter(|card| card.guidance == GuidanceKind::TrueCfg)
                 .map(|card| card.default_guidance_scale),

@@ -289,4 +289,8 @@ async fn a_prompt_that_names_nothing_known_is_drawn_and_told() {
     let file = json!({"prompt": "a castle", "response_format": "file"});
     assert_eq!(fetch(&app, generation(file, &[])).await.0.headers["x-warnings"], told);
     assert_eq!(generate(&app, json!({"prompt": "a dog"})).await.json["warnings"], Value::Null);
+    let other = json!({"prompt": "Cats", "partial_images": 2, "response_format": "file"});
+    let expected = "`partial_images` has no effect: the answer is neither a stream nor a job. | `cats` is drawn as `cat`, the \
+        name that the model knows";
+    assert_eq!(fetch(&app, generation(other, &[])).await.0.headers["x-warnings"], expected);
 }

@@ -29,6 +29,27 @@ fn line(answer: &Answer) -> String {
 }
 
 #[tokio::test]
+async fn a_name_stands_in_a_body_once() {
+    let app = fake_app().await;
+    for (body, name) in [
+        (r#"{"prompt": "a cat", "prompt": "a dog"}"#, "prompt"),
+        (r#"{"prompt": "a cat", "n": 1, "n": 1}"#, "n"),
+        (r#"{"prompt": "a cat", "n": 1, "n": null}"#, "n"),
+        (r#"{"prompt": "a cat", "extra_body": {"seed": 1, "seed": 2}}"#, "seed"),
+    ] {
+        let expected = format!("400 invalid_value {name} | `{name}` must be there once. Given: more than one value");
+        assert_eq!(line(&generate(&app, body).await), expected, "{body}");
+    }
+    for body in [
+        r#"{"prompt": "a cat", "n": null, "n": 1}"#,
+        r#"{"prompt": "a cat", "seed": 1, "extra_body": {"seed": 2}}"#,
+        r#"{"prompt": "a cat", "unknown": 1, "unknown": 2}"#,
+    ] {
+        assert_eq!(generate(&app, body).await.status, 200, "{body}");
+    }
+}
+
+#[tokio::test]
 async fn every_bad_field_is_named() {
     let app = fake_app().await;
     let cases = [
@@ -85,7 +106,24 @@ async fn every_bad_field_is_named() {
         ),
         (
             json!({"prompt": "x", "seed": u64::MAX}),
-            "400 invalid_type seed | `seed` must be an integer of 64 bits. Given: 18446744073709551615",
+            "400 invalid_value seed | `seed` must be between -1 and 9223372036854775807. Given: 18446744073709551615",
+        ),
+        (json!({"prompt": "x", "n": 1e30}), "400 invalid_value n | `n` must be between 1 and 10. Given: 1e+30"),
+        (
+            json!({"prompt": "x", "width": u64::MAX, "height": 64}),
+            "400 invalid_value width | `width` must be between 1 and 9223372036854775807. Given: 18446744073709551615",
+        ),
+        (
+            json!({"prompt": "x", "partial_images": "two"}),
+            "400 invalid_type partial_images | `partial_images` must be an integer. Given: \"two\"",
+        ),
+        (
+            json!({"prompt": "x", "preview_interval": 0}),
+            "400 invalid_value preview_interval | `preview_interval` must be at least 1. Given: 0",
+        ),
+        (
+            json!({"prompt": "x", "stream_progress": "yes"}),
+            "400 invalid_type stream_progress | `stream_progress` must be true or false. Given: \"yes\"",
         ),
         (
             json!({"prompt": "x", "guidance_scale": "high"}),
@@ -187,16 +225,17 @@ async fn a_compressed_body_is_told_so() {
 }
 
 #[tokio::test]
-async fn the_last_of_two_values_stands_and_a_long_body_is_told_as_a_short_one() {
+async fn a_long_body_is_told_as_a_short_one() {
     let app = fake_app().await;
-    let body = |padding: usize, n: &str| {
-        format!(r#"{{"n": 1, "padding": "{}", "prompt": "x", "n": {n}}}"#, "x".repeat(padding))
-    };
+    let body =
+        |padding: usize, n: &str| format!(r#"{{"padding": "{}", "prompt": "x", "n": {n}}}"#, "x".repeat(padding));
     for padding in [0, 300_000] {
         assert_eq!(generate(&app, body(padding, "2")).await.json["data"].as_array().map(Vec::len), Some(2));
         let expected = "400 invalid_type n | `n` must be an integer. Given: {\"a\":[null,1.5]}";
         assert_eq!(line(&generate(&app, body(padding, r#"{"a": [null, 1.5]}"#)).await), expected);
         assert!(line(&generate(&app, body(padding, "x")).await).starts_with("400 invalid_json"));
+        let expected = "400 invalid_value n | `n` must be there once. Given: more than one value";
+        assert_eq!(line(&generate(&app, body(padding, r#"1, "n": [[]]"#)).await), expected);
     }
 }
 

@@ -50,10 +50,10 @@ async fn a_model_that_takes_pictures_says_so() {
 #[tokio::test]
 async fn the_models_guidance_is_told_with_its_weight() {
     for (kind, expected) in [
-        (GuidanceKind::TrueCfg, json!(["true_cfg", 4.0, 4.0])),
+        (GuidanceKind::TrueCfg, json!(["true_cfg", null, 4.0])),
         (GuidanceKind::Cfg, json!(["cfg", 4.0, null])),
         (GuidanceKind::Embedded, json!(["embedded", 4.0, null])),
-        (GuidanceKind::None, json!(["none", 4.0, null])),
+        (GuidanceKind::None, json!(["none", null, null])),
     ] {
         let mut pipeline = FakePipeline::default();
         pipeline.card.guidance = kind;

@@ -64,7 +64,7 @@ async fn everything_that_is_kept_has_a_bound() {
         (form().file("image", "b", &long((20 << 20) + 1)), "400 `image` must be a file of at most 20971520 bytes"),
         (form().text("note", "a").text("note", "b").text("note", "c"), "taken"),
         (form().text("prompt", "again"), "400 The form cannot be read: \"prompt\" must be there once"),
-        (form().part("Content-Disposition: form-data", b"x"), "400 The form cannot be read: a part has no name"),
+        (form().part("Content-Disposition: form-data", b"x"), "400 The form cannot be read: part 3 has no name"),
         (
             form().part("Content-Disposition: form-data; name=\"note\"", b"\xff"),
             "400 The form cannot be read: \"note\" m",

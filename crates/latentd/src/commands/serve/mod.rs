@@ -7,7 +7,7 @@ mod mistakes;
 mod tests;
 mod typed;
 
-pub(super) use typed::{Typed, address};
+pub(super) use typed::{Typed, address, trimmed};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -158,9 +158,6 @@ impl Settled {
     fn run(self, service_links: &[Setting]) -> Result<(), Error> {
         // Until the end: what is traced is sent in batches.
         let _tracing = logging::init(&self.serve.log)?;
-        if self.source == ModelSource::Builtin {
-            terminal::notice(&builtin_banner("serve"));
-        }
         if let Some(file) = &self.serve.config {
             tracing::info!(file = %file.display(), "settings were read");
         }
@@ -185,6 +182,9 @@ impl Settled {
         let addresses = serve.host.addresses(serve.port).await.map_err(|source| serve.io("listen on", source))?;
         let listener = TcpListener::bind(&*addresses).await.map_err(|source| serve.io("listen on", source))?;
         let address = listener.local_addr().map_err(|source| serve.io("listen on", source))?;
+        if source == ModelSource::Builtin {
+            terminal::notice(&builtin_banner("serve"));
+        }
         config.allowed_hosts = serve.http.allowed_hosts(&serve.host, address.ip(), !config.api_keys.is_empty());
 
         let metrics = Metrics::default();

@@ -194,8 +194,8 @@ fn every_mistake_is_told_at_once() {
         "server.toml: `nothing_like_it` is not a setting",
         "server.toml: `no_priorities` must be true or false, not an integer",
         "server.toml: `max_waiting` must be a single value, not an array",
-        "server.toml: `port`: invalid digit found in string. Given: eighty",
-        "LATENTD_HEADER_TIMEOUT: 0 is not in 1..=3600. Given: 0",
+        "server.toml: `port`: must be a whole number from 0 to 65535. Given: eighty",
+        "LATENTD_HEADER_TIMEOUT: must be a whole number from 1 to 3600. Given: 0",
         "`--dtype`: must be one of f32, bf16, f16. Given: f8",
         "`--cors-allow-origin`: must be `*` or an origin as browsers send it, e.g. https://app.example.com. \
             Given: app.example.com",
@@ -258,6 +258,26 @@ fn a_secret_ends_with_a_new_line_and_may_have_several() {
 }
 
 #[test]
+fn a_number_that_is_none_is_told_its_bounds() {
+    for (setting, expected) in [
+        (flag("port", "99999"), "`--port`: must be a whole number from 0 to 65535. Given: 99999"),
+        (variable("port", "-1"), "LATENTD_PORT: must be a whole number from 0 to 65535. Given: -1"),
+        (
+            variable("memory_budget", "lots"),
+            "LATENTD_MEMORY_BUDGET: must be a number of bytes, such as 4GiB or 500MB. Given: lots",
+        ),
+        (
+            flag("body_limit", "4 apples"),
+            "`--body-limit`: must be a number of bytes, such as 4GiB or 500MB. Given: 4 apples",
+        ),
+        (flag("body_timeout", "soon"), "`--body-timeout`: must be a whole number from 1 to 3600. Given: soon"),
+        (flag("drain_timeout", "x"), "`--drain-timeout`: must be a whole number. Given: x"),
+    ] {
+        assert_eq!(refusals("", vec![setting]), [expected]);
+    }
+}
+
+#[test]
 fn a_service_link_is_no_port() {
     let mut typed = Typed::of(vec![variable("port", "tcp://10.0.0.7:8091"), variable("host", "::1")]);
     let links: Vec<_> = typed.without_service_links().iter().map(|link| link.to_string()).collect();
@@ -265,7 +285,7 @@ fn a_service_link_is_no_port() {
     let serve = typed.meant(&mut Mistakes::default()).unwrap();
     assert_eq!((serve.port, serve.host.to_string()), (8091, "[::1]".into()));
     let lines = refusals("", vec![flag("port", "tcp://10.0.0.7:8091")]);
-    assert!(lines[0].starts_with("`--port`: invalid digit"), "{lines:?}");
+    assert!(lines[0].starts_with("`--port`: must be a whole number from 0 to 65535. Given: tcp:"), "{lines:?}");
 }
 
 #[test]

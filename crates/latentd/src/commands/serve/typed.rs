@@ -107,7 +107,7 @@ impl Setting {
 }
 
 /// Without the white space at its ends: secrets and files that variables are made of end with a new line.
-pub(super) fn trimmed(value: &OsStr) -> OsString {
+pub(crate) fn trimmed(value: &OsStr) -> OsString {
     value.to_str().map_or_else(|| value.to_owned(), |value| value.trim().into())
 }
 
@@ -122,22 +122,28 @@ impl fmt::Display for Setting {
     }
 }
 
-/// Where a server with these variables listens: what [`Typed`] would come to, without its other settings.
+/// Where a server with these flags and variables listens: what [`Typed`] would come to, without its other settings.
 ///
 /// # Errors
 /// A port or a host that is none, where it stands.
-pub(crate) fn address(variable: impl Fn(&str) -> Option<OsString>) -> Result<(Host, u16), Error> {
+pub(crate) fn address(
+    flags: [(&str, Option<&OsString>); 2],
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<(Host, u16), Error> {
+    let flags = flags.into_iter().filter_map(|(key, value)| {
+        Some(Setting { key: key.into(), values: vec![value?.clone()], origin: Origin::Flag })
+    });
     let command = command();
-    let settings = command.get_arguments().filter_map(|arg| {
+    let variables = command.get_arguments().filter_map(|arg| {
         let (key, name) = (arg.get_id().to_string(), arg.get_env()?.to_str()?);
-        let values = vec![trimmed(&variable(name)?)];
+        let value = Some(trimmed(&variable(name)?)).filter(|value| !value.is_empty())?;
         ["config", "host", "port"].contains(&key.as_str()).then(|| Setting {
             key,
-            values,
+            values: vec![value],
             origin: Origin::Variable(name.into()),
         })
     });
-    let mut typed = Typed(settings.collect());
+    let mut typed = Typed(flags.chain(variables).collect());
     typed.without_service_links();
     // The server tells what is wrong with the rest of the file.
     let config = typed.0.iter().find(|setting| setting.key == "config").and_then(|setting| setting.values.first());
@@ -192,9 +198,38 @@ fn reason(err: &clap::Error, setting: &Setting) -> String {
         return format!("must be one of {}. Given: {given}", names.join(", "));
     }
     match std::error::Error::source(err) {
-        Some(reason) => format!("{reason}. Given: {given}"),
+        Some(reason) => format!("{}. Given: {given}", plain(&reason.to_string(), &setting.key)),
         None => first_line(err),
     }
+}
+
+/// A reason in words, where it is one of Rust's own: they do not name the bound, or only in Rust.
+fn plain(reason: &str, key: &str) -> String {
+    if reason.contains("ByteSize") || reason.contains("SI unit") {
+        return "must be a number of bytes, such as 4GiB or 500MB".into();
+    }
+    if let Some(range) = range(reason) {
+        return format!("must be a whole number {range}");
+    }
+    let of_rust = ["invalid digit found in string", "cannot parse integer from empty string", "number too "];
+    if !of_rust.iter().any(|beginning| reason.starts_with(beginning)) {
+        return reason.to_owned();
+    }
+    // What the flag says of a number that is too large for it.
+    let largest = Setting { key: key.into(), values: vec![i64::MAX.to_string().into()], origin: Origin::Flag };
+    let refused = parse(&[largest]).err();
+    let range = refused.and_then(|err| range(&std::error::Error::source(&err)?.to_string()));
+    range.map_or_else(|| "must be a whole number".into(), |range| format!("must be a whole number {range}"))
+}
+
+/// Clap's `0 is not in 1..=9`, without the number.
+fn range(reason: &str) -> Option<String> {
+    let (_, range) = reason.split_once(" is not in ")?;
+    let (least, most) = range.split_once("..")?;
+    Some(match most.strip_prefix('=') {
+        Some(most) => format!("from {least} to {most}"),
+        None => format!("of at least {least}"),
+    })
 }
 
 fn first_line(err: &clap::Error) -> String {
