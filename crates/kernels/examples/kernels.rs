@@ -1,8 +1,8 @@
-//! Times every operation against its plain-candle reference.
+//! Times every operation by the kernels of each instruction set, and by its plain-candle reference.
 //!
-//!     cargo run --release -p kernels --example kernels [word of an operation's name]...
+//!     cargo run --release -p kernels --example kernels [--sets avx2,avx512] [word of an operation's name]...
 //!
-//! Medians of the runs of a second or two each.
+//! Milliseconds: medians of the runs of half a second each.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,8 @@ use std::time::Instant;
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::{
     AttentionStream, CausalAttention, Conv3x3, GroupNorm, JointAttention, Linear, RopeTable, RowLayout, SelfAttention,
-    add_weighted, attention, channel_norm, modulated_layer_norm, residual_diffs, rms_norm, swiglu, with_reference,
+    add_weighted, attention, channel_norm, modulated_layer_norm, residual_diffs, rms_norm, swiglu,
+    with_instruction_set,
 };
 
 // As a server should: glibc gives large results back to the system, and on a batch of small
@@ -20,10 +21,14 @@ static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<()> {
     kernels::threads_from_env();
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    println!("{:<44} {:>12} {:>12} {:>7}", "operation", "kernels us", "candle us", "ratio");
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    let mut sets: Vec<String> = kernels::instruction_sets().map(str::to_string).collect();
+    if let Some(flag) = words.iter().position(|word| word == "--sets").filter(|flag| flag + 1 < words.len()) {
+        sets = words.drain(flag..flag + 2).nth(1).unwrap_or_default().split(',').map(str::to_string).collect();
+    }
+    println!("{:<56} {}", "operation, ms", sets.iter().map(|set| format!("{set:>12}")).collect::<String>());
     kernels::in_pool(&Device::Cpu, || {
-        let mut bench = Bench { words };
+        let mut bench = Bench { words, sets };
         blocks(&mut bench)?;
         linears(&mut bench)?;
         attentions(&mut bench)?;
@@ -34,30 +39,35 @@ fn main() -> Result<()> {
 
 struct Bench {
     words: Vec<String>,
+    sets: Vec<String>,
 }
 
 impl Bench {
-    /// Times `run` of what `build` makes, once for the kernels and once for the reference.
+    /// Times `run` of what `build` makes, once for each set.
     fn time<T, R>(&mut self, name: &str, build: impl Fn() -> Result<T>, run: impl Fn(&T) -> Result<R>) -> Result<()> {
         if !self.words.is_empty() && !self.words.iter().any(|word| name.contains(word.as_str())) {
             return Ok(());
         }
-        let (fast, plain) = (build()?, with_reference(&build)?);
-        // One after the other: candle's own pool spins for a while after each of its operations.
-        let fast = median(|| run(&fast))?;
-        let plain = median(|| with_reference(|| run(&plain)))?;
-        println!("{name:<44} {fast:>12.1} {plain:>12.1} {:>7.2}", fast / plain);
+        let on = |set: &str, work: &dyn Fn() -> Result<f64>| {
+            with_instruction_set(set, work).map_err(candle_core::Error::msg).flatten()
+        };
+        let mut line = format!("{name:<56} ");
+        for set in &self.sets {
+            // One after the other: candle's own pool spins for a while after each of its operations.
+            line += &format!("{:>12.4}", on(set, &|| build().and_then(|built| median(|| run(&built))))?);
+        }
+        println!("{line}");
         Ok(())
     }
 }
 
-/// The median time of a run in microseconds, over one to two seconds.
+/// The median time of a run in milliseconds, over half a second.
 fn median<R>(run: impl Fn() -> Result<R>) -> Result<f64> {
     let (start, mut times) = (Instant::now(), Vec::new());
-    while times.len() < 3 || (start.elapsed().as_secs_f64() < 1.5 && times.len() < 1000) {
+    while times.len() < 3 || (start.elapsed().as_secs_f64() < 0.5 && times.len() < 1000) {
         let start = Instant::now();
         std::hint::black_box(run()?);
-        times.push(start.elapsed().as_secs_f64() * 1e6);
+        times.push(start.elapsed().as_secs_f64() * 1e3);
     }
     times.sort_by(f64::total_cmp);
     Ok(times[times.len() / 2])

@@ -2,54 +2,12 @@
 //! plain one of a VAE or a vision tower.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-use crate::avx2::Avx2;
-use crate::avx2::attention::{joint, plain};
-use crate::dispatch::{self, F32, avx2};
+use crate::devices::backend;
 use crate::norm::rms_norm_reference;
-use crate::{RopeTable, RowLayout, check_interrupt};
-
-/// One of the two token streams of a [`JointAttention`].
-#[derive(Clone, Copy, Debug)]
-pub struct AttentionStream<'a> {
-    /// `[tokens, 3 * dim]`: queries, keys, values side by side.
-    pub qkv: &'a Tensor,
-    /// `[head_dim]`, the weight of the queries' RMSNorm.
-    pub norm_q: &'a Tensor,
-    /// `[head_dim]`, the weight of the keys' RMSNorm.
-    pub norm_k: &'a Tensor,
-    /// Which tokens belong to which row.
-    pub rows: &'a RowLayout,
-}
-
-/// Attention of every row over its own text and image tokens, with RMSNorm of each head's
-/// queries and keys and interleaved RoPE in f32:
-/// <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/transformers/transformer_qwenimage.py#L473>.
-#[derive(Clone, Copy, Debug)]
-pub struct JointAttention<'a> {
-    /// The prompt's tokens: first in the joint order. A row may have none.
-    pub text: AttentionStream<'a>,
-    /// The picture's tokens.
-    pub image: AttentionStream<'a>,
-    /// One table a row: the positions of its text, then of its image.
-    pub rope: &'a [Arc<RopeTable>],
-    /// Heads of `dim / num_heads` features.
-    pub num_heads: usize,
-    /// Of the RMSNorms.
-    pub eps: f64,
-}
-
-/// The numbers of an [`AttentionStream`].
-#[derive(Clone, Copy)]
-pub(crate) struct Stream<'a> {
-    pub(crate) qkv: &'a [f32],
-    pub(crate) norm_q: &'a [f32],
-    pub(crate) norm_k: &'a [f32],
-    pub(crate) rows: &'a RowLayout,
-}
+use crate::{AttentionStream, JointAttention, RopeTable, check_interrupt};
 
 /// Scores that one call may hold at a time, in elements: longer sequences go through in
 /// blocks of queries.
@@ -62,36 +20,10 @@ impl JointAttention<'_> {
     /// A shape does not fit.
     pub fn forward(&self) -> Result<(Tensor, Tensor)> {
         self.check()?;
-        if let Some(avx2) = avx2()
-            && self.head_dim()? % 16 == 0
-            && let Some(attended) = self.forward_avx2(avx2)?
-        {
-            return Ok(attended);
+        match backend(self.image.qkv.device()).joint_attention(self)? {
+            Some(attended) => Ok(attended),
+            None => self.forward_reference(),
         }
-        self.forward_reference()
-    }
-
-    /// `None` if the tensors are not f32 in host memory.
-    fn forward_avx2(&self, avx2: Avx2) -> Result<Option<(Tensor, Tensor)>> {
-        let wide = |t: &Tensor| t.to_dtype(DType::F32)?.contiguous();
-        let operands = |stream: &AttentionStream| -> Result<[Tensor; 3]> {
-            Ok([stream.qkv.contiguous()?, wide(stream.norm_q)?, wide(stream.norm_k)?])
-        };
-        let operands = [operands(&self.text)?, operands(&self.image)?];
-        let tables = self.rope.iter().map(|table| Some((F32::of(table.cos())?, F32::of(table.sin())?)));
-        let [Some(text), Some(image)] =
-            operands.each_ref().map(|[qkv, norm_q, norm_k]| Some((F32::of(qkv)?, F32::of(norm_q)?, F32::of(norm_k)?)))
-        else {
-            return Ok(None);
-        };
-        let Some(tables) = tables.collect::<Option<Vec<_>>>() else { return Ok(None) };
-        let streams = [(&text, self.text.rows), (&image, self.image.rows)]
-            .map(|((qkv, norm_q, norm_k), rows)| Stream { qkv, norm_q, norm_k, rows });
-        let rope: Vec<(&[f32], &[f32])> = tables.iter().map(|(cos, sin)| (&**cos, &**sin)).collect();
-        let [text, image] = joint(avx2, streams, &rope, self.num_heads, self.eps);
-        let dim = self.image.qkv.dim(1)? / 3;
-        let text = dispatch::tensor(text, (self.text.rows.total(), dim))?;
-        Ok(Some((text, dispatch::tensor(image, (self.image.rows.total(), dim))?)))
     }
 
     fn head_dim(&self) -> Result<usize> {
@@ -183,15 +115,10 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, num_heads: usize) -> Result
     if k.dims() != [keys, dim] || v.dims() != [keys, dim] {
         bail!("k and v must be [{keys}, {dim}]. Given: {:?}, {:?}", k.dims(), v.dims())
     }
-    if let Some(avx2) = avx2()
-        && (dim / num_heads).is_multiple_of(16)
-        && keys > 0
-        && let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?)
-        && let (Some(queries), Some(k), Some(v)) = (F32::of(&q), F32::of(&k), F32::of(&v))
-    {
-        return dispatch::tensor(plain(avx2, &queries, &k, &v, num_heads, dim), q.shape());
+    match backend(q.device()).attention(q, k, v, num_heads)? {
+        Some(attended) => Ok(attended),
+        None => attention_reference(q, k, v, num_heads),
     }
-    attention_reference(q, k, v, num_heads)
 }
 
 fn attention_reference(q: &Tensor, k: &Tensor, v: &Tensor, num_heads: usize) -> Result<Tensor> {
@@ -229,10 +156,13 @@ fn concatenate(parts: Vec<Tensor>, qkv: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use candle_core::Device;
 
     use super::*;
-    use crate::testing::{assert_close, numbers, randn};
+    use crate::RowLayout;
+    use crate::testing::{assert_close, numbers, on_each_set, randn};
     use crate::with_reference;
 
     /// Inputs of a joint attention over rows of some text and image tokens.
@@ -283,91 +213,103 @@ mod tests {
 
     #[test]
     fn joint_attention_agrees_with_candle() {
-        let cases: [(&[usize], &[usize], usize, usize); 6] = [
-            (&[18, 11], &[64, 64], 5, 32),
-            (&[1], &[1], 1, 16),
-            (&[7, 0, 3], &[20, 49, 0], 3, 64),
-            (&[5], &[543], 2, 128),
-            (&[0, 0], &[9, 5], 2, 16),
-            (&[4, 3], &[9, 5], 2, 24),
-        ];
-        for (text, image, num_heads, head_dim) in cases {
-            let inputs = Inputs::new(text, image, num_heads, head_dim);
-            let expected = with_reference(|| inputs.forward());
-            for ((given, expected), stream) in inputs.forward().iter().zip(&expected).zip(["text", "image"]) {
-                assert_close(&format!("{stream} {text:?} {image:?} {num_heads}x{head_dim}"), given, expected, 3e-6);
+        on_each_set(|_| {
+            let cases: [(&[usize], &[usize], usize, usize); 6] = [
+                (&[18, 11], &[64, 64], 5, 32),
+                (&[1], &[1], 1, 16),
+                (&[7, 0, 3], &[20, 49, 0], 3, 64),
+                (&[5], &[543], 2, 128),
+                (&[0, 0], &[9, 5], 2, 16),
+                (&[4, 3], &[9, 5], 2, 24),
+            ];
+            for (text, image, num_heads, head_dim) in cases {
+                let inputs = Inputs::new(text, image, num_heads, head_dim);
+                let expected = with_reference(|| inputs.forward());
+                for ((given, expected), stream) in inputs.forward().iter().zip(&expected).zip(["text", "image"]) {
+                    assert_close(&format!("{stream} {text:?} {image:?} {num_heads}x{head_dim}"), given, expected, 3e-6);
+                }
             }
-        }
+        });
     }
 
     #[test]
     fn a_row_does_not_depend_on_its_company() {
-        let inputs = Inputs::new(&[18, 0, 7], &[64, 600, 31], 3, 32);
-        let together = inputs.forward();
-        for row in 0..3 {
-            for (i, alone) in inputs.row(row).forward().iter().enumerate() {
-                let tokens = inputs.rows[i].range(row);
-                let of_row = together[i].narrow(0, tokens.start, tokens.len()).unwrap();
-                assert_eq!(numbers(&of_row), numbers(alone), "row {row}");
+        on_each_set(|_| {
+            let inputs = Inputs::new(&[18, 0, 7], &[64, 600, 31], 3, 32);
+            let together = inputs.forward();
+            for row in 0..3 {
+                for (i, alone) in inputs.row(row).forward().iter().enumerate() {
+                    let tokens = inputs.rows[i].range(row);
+                    let of_row = together[i].narrow(0, tokens.start, tokens.len()).unwrap();
+                    assert_eq!(numbers(&of_row), numbers(alone), "row {row}");
+                }
             }
-        }
+        });
     }
 
     /// One text token and one image token, one head, straight from the formulas in f64.
     #[test]
     fn two_tokens_by_hand() {
-        let inputs = Inputs::new(&[1], &[1], 1, 16);
-        let rows = inputs.qkv.each_ref().map(numbers);
-        let norms = inputs.norms.each_ref().map(numbers);
-        let (cos, sin) = (numbers(inputs.rope[0].cos()), numbers(inputs.rope[0].sin()));
-        let part = |token: usize, part: usize| -> Vec<f64> {
-            let x: Vec<f64> = rows[token][part * 16..][..16].iter().map(|x| f64::from(*x)).collect();
-            if part == 2 {
-                return x;
+        on_each_set(|_| {
+            let inputs = Inputs::new(&[1], &[1], 1, 16);
+            let rows = inputs.qkv.each_ref().map(numbers);
+            let norms = inputs.norms.each_ref().map(numbers);
+            let (cos, sin) = (numbers(inputs.rope[0].cos()), numbers(inputs.rope[0].sin()));
+            let part = |token: usize, part: usize| -> Vec<f64> {
+                let x: Vec<f64> = rows[token][part * 16..][..16].iter().map(|x| f64::from(*x)).collect();
+                if part == 2 {
+                    return x;
+                }
+                let length = (x.iter().map(|x| x * x).sum::<f64>() / 16.0 + 1e-6).sqrt();
+                let norm = &norms[2 * token + part];
+                let y: Vec<f64> = x.iter().zip(norm).map(|(x, w)| x / length * f64::from(*w)).collect();
+                let turned = (0..8).flat_map(|i| {
+                    let (c, s) = (f64::from(cos[token * 8 + i]), f64::from(sin[token * 8 + i]));
+                    [y[2 * i] * c - y[2 * i + 1] * s, y[2 * i + 1] * c + y[2 * i] * s]
+                });
+                turned.collect()
+            };
+            let weight = |query: usize, key: usize| -> f64 {
+                (part(query, 0).iter().zip(part(key, 1)).map(|(q, k)| q * k).sum::<f64>() / 4.0).exp()
+            };
+            for given in [inputs.forward(), with_reference(|| inputs.forward())] {
+                for (query, given) in given.iter().enumerate() {
+                    let (a, b) = (weight(query, 0), weight(query, 1));
+                    let values = part(0, 2).into_iter().zip(part(1, 2));
+                    let expected: Vec<f32> = values.map(|(x, y)| ((a * x + b * y) / (a + b)) as f32).collect();
+                    let expected = Tensor::from_vec(expected, (1, 16), &Device::Cpu).unwrap();
+                    assert_close("by hand", given, &expected, 1e-6);
+                }
             }
-            let length = (x.iter().map(|x| x * x).sum::<f64>() / 16.0 + 1e-6).sqrt();
-            let norm = &norms[2 * token + part];
-            let y: Vec<f64> = x.iter().zip(norm).map(|(x, w)| x / length * f64::from(*w)).collect();
-            let turned = (0..8).flat_map(|i| {
-                let (c, s) = (f64::from(cos[token * 8 + i]), f64::from(sin[token * 8 + i]));
-                [y[2 * i] * c - y[2 * i + 1] * s, y[2 * i + 1] * c + y[2 * i] * s]
-            });
-            turned.collect()
-        };
-        let weight = |query: usize, key: usize| -> f64 {
-            (part(query, 0).iter().zip(part(key, 1)).map(|(q, k)| q * k).sum::<f64>() / 4.0).exp()
-        };
-        for given in [inputs.forward(), with_reference(|| inputs.forward())] {
-            for (query, given) in given.iter().enumerate() {
-                let (a, b) = (weight(query, 0), weight(query, 1));
-                let values = part(0, 2).into_iter().zip(part(1, 2));
-                let expected: Vec<f32> = values.map(|(x, y)| ((a * x + b * y) / (a + b)) as f32).collect();
-                let expected = Tensor::from_vec(expected, (1, 16), &Device::Cpu).unwrap();
-                assert_close("by hand", given, &expected, 1e-6);
-            }
-        }
+        });
     }
 
     #[test]
     fn half_precision_takes_the_reference() {
-        let inputs = Inputs::new(&[7, 3], &[20, 9], 3, 32);
-        let expected = inputs.forward();
-        let half = Inputs { qkv: inputs.qkv.each_ref().map(|t| t.to_dtype(DType::BF16).unwrap()), ..inputs };
-        for (given, expected) in half.forward().iter().zip(&expected) {
-            assert_eq!(given.dtype(), DType::BF16);
-            assert_close("bf16", given, expected, 2e-2);
-        }
+        on_each_set(|_| {
+            let inputs = Inputs::new(&[7, 3], &[20, 9], 3, 32);
+            let expected = inputs.forward();
+            let half = Inputs { qkv: inputs.qkv.each_ref().map(|t| t.to_dtype(DType::BF16).unwrap()), ..inputs };
+            for (given, expected) in half.forward().iter().zip(&expected) {
+                assert_eq!(given.dtype(), DType::BF16);
+                assert_close("bf16", given, expected, 2e-2);
+            }
+        });
     }
 
     #[test]
     fn plain_attention_agrees_with_candle() {
-        for (queries, keys, num_heads, head_dim) in [(1, 1, 1, 16), (50, 33, 3, 32), (600, 601, 1, 96), (9, 9, 2, 20)] {
-            let q = randn(1, (queries, num_heads * head_dim));
-            let (k, v) = (randn(2, (keys, num_heads * head_dim)), randn(3, (keys, num_heads * head_dim)));
-            let given = attention(&q, &k, &v, num_heads).unwrap();
-            let expected = with_reference(|| attention(&q, &k, &v, num_heads)).unwrap();
-            assert_close(&format!("attention {queries} {keys} {num_heads}x{head_dim}"), &given, &expected, 3e-6);
-        }
+        on_each_set(|_| {
+            for (queries, keys, num_heads, head_dim) in
+                [(1, 1, 1, 16), (50, 33, 3, 32), (600, 601, 1, 96), (9, 9, 2, 20)]
+            {
+                let q = randn(1, (queries, num_heads * head_dim));
+                let (k, v) = (randn(2, (keys, num_heads * head_dim)), randn(3, (keys, num_heads * head_dim)));
+                let given = attention(&q, &k, &v, num_heads).unwrap();
+                let expected = with_reference(|| attention(&q, &k, &v, num_heads)).unwrap();
+                assert_close(&format!("attention {queries} {keys} {num_heads}x{head_dim}"), &given, &expected, 3e-6);
+            }
+        });
     }
 
     #[test]

@@ -2,56 +2,9 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::avx2::attention::causal;
-use crate::dispatch::{self, F32, avx2};
+use crate::CausalAttention;
+use crate::devices::backend;
 use crate::norm::rms_norm_reference;
-
-/// Causal attention of one sequence with half-split RoPE (Hugging Face's `rotate_half`),
-/// grouped key and value heads and an f32 softmax.
-#[derive(Clone, Copy, Debug)]
-pub struct CausalAttention<'a> {
-    /// `[tokens, (num_heads + 2 * num_kv_heads) * head_dim]`: queries, keys, values side by side.
-    pub qkv: &'a Tensor,
-    /// RMSNorms of every head's queries and keys, ahead of the rotation.
-    pub norms: Option<HeadNorms<'a>>,
-    /// `[tokens, head_dim / 2]`, the cosines of each token's angles.
-    pub cos: &'a Tensor,
-    /// `[tokens, head_dim / 2]`, the sines.
-    pub sin: &'a Tensor,
-    /// Query heads.
-    pub num_heads: usize,
-    /// Key and value heads, each shared by `num_heads / num_kv_heads` query heads.
-    pub num_kv_heads: usize,
-    /// Tokens ahead of the padding, at least 1: no query sees a key from there on. Padding has
-    /// queries all the same, which see every valid key.
-    pub valid: usize,
-}
-
-/// Weights `[head_dim]` of the RMSNorms of a head's queries and keys.
-#[derive(Clone, Copy, Debug)]
-pub struct HeadNorms<'a> {
-    /// Of the queries.
-    pub q: &'a Tensor,
-    /// Of the keys.
-    pub k: &'a Tensor,
-    /// Added to the mean squares.
-    pub eps: f64,
-}
-
-/// The numbers of a causal attention.
-#[derive(Clone, Copy)]
-pub(crate) struct Causal<'a> {
-    pub(crate) qkv: &'a [f32],
-    /// Of queries and keys.
-    pub(crate) norms: Option<(&'a [f32], &'a [f32])>,
-    pub(crate) eps: f64,
-    pub(crate) cos: &'a [f32],
-    pub(crate) sin: &'a [f32],
-    pub(crate) num_heads: usize,
-    pub(crate) num_kv_heads: usize,
-    pub(crate) head_dim: usize,
-    pub(crate) valid: usize,
-}
 
 impl CausalAttention<'_> {
     /// The attended values, `[tokens, num_heads * head_dim]`.
@@ -60,13 +13,10 @@ impl CausalAttention<'_> {
     /// A shape does not fit.
     pub fn forward(&self) -> Result<Tensor> {
         let head_dim = self.check()?;
-        if let Some(avx2) = avx2()
-            && head_dim.is_multiple_of(16)
-            && let Some(attended) = self.forward_avx2(avx2, head_dim)?
-        {
-            return Ok(attended);
+        match backend(self.qkv.device()).causal_attention(self)? {
+            Some(attended) => Ok(attended),
+            None => self.forward_reference(head_dim),
         }
-        self.forward_reference(head_dim)
     }
 
     /// The features of a head, once every shape is known to fit.
@@ -92,29 +42,6 @@ impl CausalAttention<'_> {
             bail!("valid must be from 1 to the {tokens} tokens. Given: {}", self.valid)
         }
         Ok(head_dim)
-    }
-
-    /// `None` if the tensors are not f32 in host memory.
-    fn forward_avx2(&self, avx2: crate::avx2::Avx2, head_dim: usize) -> Result<Option<Tensor>> {
-        let wide = |t: &Tensor| t.to_dtype(DType::F32)?.contiguous();
-        let (qkv, cos, sin) = (self.qkv.contiguous()?, wide(self.cos)?, wide(self.sin)?);
-        let norms =
-            self.norms.map(|norms| Ok::<_, candle_core::Error>((wide(norms.q)?, wide(norms.k)?))).transpose()?;
-        let (Some(qkv), Some(cos), Some(sin)) = (F32::of(&qkv), F32::of(&cos), F32::of(&sin)) else { return Ok(None) };
-        let norms = norms.as_ref().map(|(q, k)| F32::of(q).zip(F32::of(k)));
-        let Some(norms) = norms.map_or(Some(None), |norms| norms.map(Some)) else { return Ok(None) };
-        let inputs = Causal {
-            qkv: &qkv,
-            norms: norms.as_ref().map(|(q, k)| (&**q, &**k)),
-            eps: self.norms.map_or(0.0, |norms| norms.eps),
-            cos: &cos,
-            sin: &sin,
-            num_heads: self.num_heads,
-            num_kv_heads: self.num_kv_heads,
-            head_dim,
-            valid: self.valid,
-        };
-        dispatch::tensor(causal(avx2, inputs), (self.qkv.dim(0)?, self.num_heads * head_dim)).map(Some)
     }
 
     fn forward_reference(&self, head_dim: usize) -> Result<Tensor> {
@@ -159,7 +86,8 @@ fn causal_mask(tokens: usize, valid: usize, like: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, numbers, randn};
+    use crate::HeadNorms;
+    use crate::testing::{assert_close, numbers, on_each_set, randn};
     use crate::with_reference;
 
     struct Inputs {
@@ -225,84 +153,95 @@ mod tests {
 
     #[test]
     fn kernels_agree_with_candle() {
-        for (tokens, valid, heads, head_dim) in [
-            (1, 1, (1, 1), 16),
-            (37, 37, (6, 2), 32),
-            (101, 101, (4, 4), 64),
-            (600, 600, (4, 2), 128),
-            (9, 9, (2, 1), 24),
-            (64, 1, (4, 2), 16),
-            (64, 16, (4, 2), 16),
-            (130, 49, (6, 2), 32),
-            (130, 129, (6, 2), 32),
-            (9, 5, (2, 1), 24),
-        ] {
-            let plain = Inputs { valid, ..Inputs::new(tokens, heads, head_dim) };
-            let normed = Inputs { valid, ..Inputs::new(tokens, heads, head_dim).with_norms() };
-            for (inputs, kind) in [(plain, "causal"), (normed, "causal with norms")] {
-                let name = format!("{kind} {valid} of {tokens} {heads:?}x{head_dim}");
-                let [given, expected] = inputs.both();
-                assert_close(&name, &given, &expected, 3e-6);
+        on_each_set(|_| {
+            for (tokens, valid, heads, head_dim) in [
+                (1, 1, (1, 1), 16),
+                (37, 37, (6, 2), 32),
+                (101, 101, (4, 4), 64),
+                (600, 600, (4, 2), 128),
+                (9, 9, (2, 1), 24),
+                (64, 1, (4, 2), 16),
+                (64, 16, (4, 2), 16),
+                (130, 49, (6, 2), 32),
+                (130, 129, (6, 2), 32),
+                (9, 5, (2, 1), 24),
+            ] {
+                let plain = Inputs { valid, ..Inputs::new(tokens, heads, head_dim) };
+                let normed = Inputs { valid, ..Inputs::new(tokens, heads, head_dim).with_norms() };
+                for (inputs, kind) in [(plain, "causal"), (normed, "causal with norms")] {
+                    let name = format!("{kind} {valid} of {tokens} {heads:?}x{head_dim}");
+                    let [given, expected] = inputs.both();
+                    assert_close(&name, &given, &expected, 3e-6);
+                }
             }
-        }
+        });
     }
 
     #[test]
     fn a_token_does_not_see_its_future() {
-        let long = Inputs::new(70, (4, 2), 32);
-        let short = long.start(50);
-        for (long, short) in long.both().iter().zip(short.both()) {
-            assert_close("start", &long.narrow(0, 0, 50).unwrap(), &short, 1e-6);
-        }
+        on_each_set(|_| {
+            let long = Inputs::new(70, (4, 2), 32);
+            let short = long.start(50);
+            for (long, short) in long.both().iter().zip(short.both()) {
+                assert_close("start", &long.narrow(0, 0, 50).unwrap(), &short, 1e-6);
+            }
+        });
     }
 
     #[test]
     fn padding_is_seen_by_nobody() {
-        let padded = Inputs { valid: 50, ..Inputs::new(70, (4, 2), 32).with_norms() };
-        let short = padded.start(50);
-        for (padded, short) in padded.both().iter().zip(short.both()) {
-            assert_close("valid", &padded.narrow(0, 0, 50).unwrap(), &short, 1e-6);
-        }
-        // Other keys and values behind the valid ones change nothing, not even for the padding.
-        let (head_dim, query_width) = (32, 4 * 32);
-        let noise = randn(9, (70, 2 * 2 * head_dim));
-        let queries = padded.qkv.narrow(1, 0, query_width).unwrap();
-        let noisy = Tensor::cat(&[&queries, &noise], 1).unwrap();
-        let qkv = Tensor::cat(&[padded.qkv.narrow(0, 0, 50).unwrap(), noisy.narrow(0, 50, 20).unwrap()], 0).unwrap();
-        let other =
-            Inputs { qkv, norms: padded.norms.clone(), cos: padded.cos.clone(), sin: padded.sin.clone(), ..padded };
-        for (given, expected) in other.both().iter().zip(padded.both()) {
-            assert_eq!(numbers(given), numbers(&expected));
-        }
+        on_each_set(|_| {
+            let padded = Inputs { valid: 50, ..Inputs::new(70, (4, 2), 32).with_norms() };
+            let short = padded.start(50);
+            for (padded, short) in padded.both().iter().zip(short.both()) {
+                assert_close("valid", &padded.narrow(0, 0, 50).unwrap(), &short, 1e-6);
+            }
+            // Other keys and values behind the valid ones change nothing, not even for the padding.
+            let (head_dim, query_width) = (32, 4 * 32);
+            let noise = randn(9, (70, 2 * 2 * head_dim));
+            let queries = padded.qkv.narrow(1, 0, query_width).unwrap();
+            let noisy = Tensor::cat(&[&queries, &noise], 1).unwrap();
+            let qkv =
+                Tensor::cat(&[padded.qkv.narrow(0, 0, 50).unwrap(), noisy.narrow(0, 50, 20).unwrap()], 0).unwrap();
+            let other =
+                Inputs { qkv, norms: padded.norms.clone(), cos: padded.cos.clone(), sin: padded.sin.clone(), ..padded };
+            for (given, expected) in other.both().iter().zip(padded.both()) {
+                assert_eq!(numbers(given), numbers(&expected));
+            }
+        });
     }
 
     #[test]
     fn the_first_token_sees_itself_only() {
-        // Its own value, once for each query head of the group.
-        let inputs = Inputs::new(5, (4, 2), 16);
-        let value = inputs.qkv.narrow(0, 0, 1).unwrap().narrow(1, 6 * 16, 2 * 16).unwrap();
-        let value = value.reshape((2, 1, 16)).unwrap();
-        let expected = value.broadcast_as((2, 2, 16)).unwrap().reshape((1, 64)).unwrap();
-        for given in inputs.both() {
-            assert_close("first token", &given.narrow(0, 0, 1).unwrap(), &expected, 1e-6);
-        }
+        on_each_set(|_| {
+            // Its own value, once for each query head of the group.
+            let inputs = Inputs::new(5, (4, 2), 16);
+            let value = inputs.qkv.narrow(0, 0, 1).unwrap().narrow(1, 6 * 16, 2 * 16).unwrap();
+            let value = value.reshape((2, 1, 16)).unwrap();
+            let expected = value.broadcast_as((2, 2, 16)).unwrap().reshape((1, 64)).unwrap();
+            for given in inputs.both() {
+                assert_close("first token", &given.narrow(0, 0, 1).unwrap(), &expected, 1e-6);
+            }
+        });
     }
 
     #[test]
     fn a_head_s_norm_takes_its_length_away() {
-        let inputs = Inputs::new(20, (4, 2), 32).with_norms();
-        let factors = Tensor::cat(
-            &[
-                Tensor::full(7f32, 6 * 32, &candle_core::Device::Cpu).unwrap(),
-                Tensor::ones(2 * 32, DType::F32, &candle_core::Device::Cpu).unwrap(),
-            ],
-            0,
-        )
-        .unwrap();
-        let louder = Inputs { qkv: inputs.qkv.broadcast_mul(&factors).unwrap(), ..inputs.start(20) };
-        for (given, expected) in louder.both().iter().zip(inputs.both()) {
-            assert_close("louder", given, &expected, 1e-5);
-        }
+        on_each_set(|_| {
+            let inputs = Inputs::new(20, (4, 2), 32).with_norms();
+            let factors = Tensor::cat(
+                &[
+                    Tensor::full(7f32, 6 * 32, &candle_core::Device::Cpu).unwrap(),
+                    Tensor::ones(2 * 32, DType::F32, &candle_core::Device::Cpu).unwrap(),
+                ],
+                0,
+            )
+            .unwrap();
+            let louder = Inputs { qkv: inputs.qkv.broadcast_mul(&factors).unwrap(), ..inputs.start(20) };
+            for (given, expected) in louder.both().iter().zip(inputs.both()) {
+                assert_close("louder", given, &expected, 1e-5);
+            }
+        });
     }
 
     #[test]

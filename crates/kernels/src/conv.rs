@@ -1,11 +1,13 @@
 //! 3x3 convolutions of `[h, w, c]` pictures, with what a VAE does right before and after.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use std::sync::Arc;
 
-use crate::avx2::conv::Packed;
-use crate::channel_norm;
-use crate::dispatch::{self, F32, avx2};
-use crate::group_norm::{Affine, GroupNorm};
+use candle_core::{DType, Result, Tensor, bail};
+
+use crate::backend::PackedConv;
+use crate::devices::backend;
+use crate::operands::ConvInput;
+use crate::{GroupNorm, channel_norm};
 
 /// A 3x3 convolution with zero padding 1.
 ///
@@ -20,20 +22,7 @@ enum Weights {
         weight: Tensor,
         bias: Tensor,
     },
-    Packed(Packed),
-}
-
-/// What is done to a picture on its way into a convolution.
-#[derive(Clone, Copy)]
-pub(crate) enum Input<'a> {
-    /// Nothing.
-    Plain,
-    /// `silu(channel_norm(x, gamma))`
-    NormSilu(&'a [f32]),
-    /// `silu((x - mean) * scale + bias)`
-    AffineSilu(&'a Affine),
-    /// Every pixel twice both ways.
-    Upsampled,
+    Packed(Arc<dyn PackedConv>),
 }
 
 impl Conv3x3 {
@@ -49,12 +38,10 @@ impl Conv3x3 {
         if bias.dims() != [out_channels] {
             bail!("bias must be [{out_channels}]. Given: {:?}", bias.dims())
         }
-        if let Some(avx2) = avx2()
-            && let (Some(weight), Some(bias)) = (F32::of(&wide(weight)?), F32::of(&wide(bias)?))
-        {
-            return Ok(Conv3x3(Weights::Packed(Packed::new(avx2, &weight, &bias, in_channels))));
-        }
-        Ok(Conv3x3(Weights::Plain { weight: weight.contiguous()?, bias: bias.contiguous()? }))
+        Ok(Conv3x3(match backend(weight.device()).pack_conv(weight, bias)? {
+            Some(packed) => Weights::Packed(packed.into()),
+            None => Weights::Plain { weight: weight.contiguous()?, bias: bias.contiguous()? },
+        }))
     }
 
     /// `[h, w, in]` to `[h, w, out]`.
@@ -63,7 +50,7 @@ impl Conv3x3 {
     /// `x` has another number of channels.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
-        if let Some(out) = self.packed_forward(x, Input::Plain, None)? {
+        if let Some(out) = self.packed(x, ConvInput::Plain, None)? {
             return Ok(out);
         }
         self.reference(x, 1, 1)
@@ -80,10 +67,7 @@ impl Conv3x3 {
         if gamma.dims() != [self.in_channels()] {
             bail!("gamma must be [{}]. Given: {:?}", self.in_channels(), gamma.dims())
         }
-        if self.in_channels().is_multiple_of(8)
-            && let Some(gamma) = F32::of(&gamma.to_dtype(DType::F32)?.contiguous()?)
-            && let Some(out) = self.packed_forward(x, Input::NormSilu(&gamma), residual)?
-        {
+        if let Some(out) = self.packed(x, ConvInput::NormSilu(gamma), residual)? {
             return Ok(out);
         }
         let convolved = self.forward(&channel_norm(x, gamma)?.silu()?)?;
@@ -100,10 +84,8 @@ impl Conv3x3 {
     pub fn forward_group_norm_silu(&self, x: &Tensor, norm: &GroupNorm, residual: Option<&Tensor>) -> Result<Tensor> {
         self.check(x)?;
         self.check_residual(x, residual)?;
-        if self.packed().is_some()
-            && let Some(affine) = norm.affine(&wide(x)?)?
-            && let Some(out) = self.packed_forward(x, Input::AffineSilu(&affine), residual)?
-        {
+        norm.check(x)?;
+        if let Some(out) = self.packed(x, ConvInput::GroupNormSilu(norm), residual)? {
             return Ok(out);
         }
         let convolved = self.forward(&norm.forward_silu(x)?)?;
@@ -119,7 +101,7 @@ impl Conv3x3 {
     /// `x` has another number of channels.
     pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
-        if let Some(out) = self.packed_forward(x, Input::Upsampled, None)? {
+        if let Some(out) = self.packed(x, ConvInput::Upsampled, None)? {
             return Ok(out);
         }
         let (height, width, channels) = x.dims3()?;
@@ -138,11 +120,10 @@ impl Conv3x3 {
         if height < 2 || width < 2 {
             bail!("x must have sides of at least 2 pixels. Given: {height}, {width}")
         }
-        if let Some(packed) = self.packed()
-            && let Some(pixels) = F32::of(&wide(x)?)
+        if let Weights::Packed(packed) = &self.0
+            && let Some(out) = packed.forward_stride2(x)?
         {
-            let out = packed.forward_stride2(&pixels, (height, width));
-            return dispatch::tensor(out, (height / 2, width / 2, packed.out_channels()))?.to_dtype(x.dtype());
+            return Ok(out);
         }
         self.reference(&x.pad_with_zeros(0, 0, 1)?.pad_with_zeros(1, 0, 1)?, 0, 2)
     }
@@ -180,37 +161,18 @@ impl Conv3x3 {
         }
     }
 
-    /// The packed weights, unless the reference is asked for.
-    fn packed(&self) -> Option<&Packed> {
+    /// The convolution by the backend, `None` where the reference is to be taken.
+    fn packed(&self, x: &Tensor, input: ConvInput<'_>, residual: Option<&Tensor>) -> Result<Option<Tensor>> {
         match &self.0 {
-            Weights::Packed(packed) => avx2().map(|_| packed),
-            Weights::Plain { .. } => None,
+            Weights::Packed(packed) => packed.forward(x, input, residual),
+            Weights::Plain { .. } => Ok(None),
         }
-    }
-
-    /// Half-precision pictures are widened, as the weights are f32. `None` if the weights or
-    /// the pictures lie elsewhere.
-    fn packed_forward(&self, x: &Tensor, input: Input<'_>, residual: Option<&Tensor>) -> Result<Option<Tensor>> {
-        let Some(packed) = self.packed() else { return Ok(None) };
-        let residual = residual.map(wide).transpose()?;
-        let residual = residual.as_ref().map(F32::of);
-        let pixels = wide(x)?;
-        let (Some(pixels), false) = (F32::of(&pixels), matches!(residual, Some(None))) else { return Ok(None) };
-        let (height, width, _) = x.dims3()?;
-        let scale = if let Input::Upsampled = input { 2 } else { 1 };
-        let out = packed.forward(&pixels, (height, width), input, residual.flatten().as_deref());
-        let shape = (scale * height, scale * width, packed.out_channels());
-        dispatch::tensor(out, shape)?.to_dtype(x.dtype()).map(Some)
     }
 
     fn reference(&self, x: &Tensor, padding: usize, stride: usize) -> Result<Tensor> {
         let (weight, bias) = match &self.0 {
             Weights::Plain { weight, bias } => (weight.clone(), bias.clone()),
-            Weights::Packed(packed) => {
-                let (weight, bias) = packed.unpack();
-                let weight = Tensor::from_vec(weight, (self.out_channels(), self.in_channels(), 3, 3), &Device::Cpu)?;
-                (weight, Tensor::from_vec(bias, self.out_channels(), &Device::Cpu)?)
-            }
+            Weights::Packed(packed) => packed.unpack()?,
         };
         // candle's convolution of half-precision pictures exists on devices only.
         let dtype = if x.device().is_cpu() { DType::F32 } else { x.dtype() };
@@ -221,15 +183,12 @@ impl Conv3x3 {
     }
 }
 
-/// Contiguous and f32.
-fn wide(t: &Tensor) -> Result<Tensor> {
-    t.to_dtype(DType::F32)?.contiguous()
-}
-
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
-    use crate::testing::{assert_close, numbers, randn};
+    use crate::testing::{assert_close, numbers, on_each_set, randn};
     use crate::with_reference;
 
     /// Winograd's error is ten times a direct convolution's.
@@ -269,67 +228,76 @@ mod tests {
 
     #[test]
     fn kernels_agree_with_candle() {
-        // Direct (few input or output channels, of which a panel's rest is narrow, or nearly whole) and Winograd, sides
-        // of 4 and not.
-        for (size, in_channels, out_channels) in [
-            ((1, 1), 8, 16),
-            ((2, 3), 16, 24),
-            ((9, 7), 24, 40),
-            ((16, 16), 16, 20),
-            ((35, 21), 8, 100),
-            ((13, 50), 3, 32),
-            ((12, 18), 40, 3),
-            ((6, 5), 520, 16),
-            ((19, 21), 8, 8),
-            ((5, 9), 3, 24),
-            ((4, 8), 12, 29),
-        ] {
-            let case = Case::new(size, in_channels, out_channels);
-            case.check("forward", |conv| conv.forward(&case.x));
-            case.check("upsampled", |conv| conv.forward_upsampled(&case.x));
-            case.check("norm", |conv| conv.forward_norm_silu(&case.x, &case.gamma, None));
-            case.check("norm + residual", |conv| conv.forward_norm_silu(&case.x, &case.gamma, Some(&case.residual)));
-            case.check("group norm", |conv| conv.forward_group_norm_silu(&case.x, &case.norm, None));
-            case.check("group norm + residual", |conv| {
-                conv.forward_group_norm_silu(&case.x, &case.norm, Some(&case.residual))
-            });
-            if size.0 > 1 {
-                case.check("stride 2", |conv| conv.forward_stride2(&case.x));
+        on_each_set(|_| {
+            // Direct (few input or output channels, of which a panel's rest is narrow, or nearly whole) and Winograd, sides
+            // of 4 and not.
+            for (size, in_channels, out_channels) in [
+                ((1, 1), 8, 16),
+                ((2, 3), 16, 24),
+                ((9, 7), 24, 40),
+                ((16, 16), 16, 20),
+                ((35, 21), 8, 100),
+                ((13, 50), 3, 32),
+                ((12, 18), 40, 3),
+                ((6, 5), 520, 16),
+                ((19, 21), 8, 8),
+                ((5, 9), 3, 24),
+                ((4, 8), 12, 29),
+            ] {
+                let case = Case::new(size, in_channels, out_channels);
+                case.check("forward", |conv| conv.forward(&case.x));
+                case.check("upsampled", |conv| conv.forward_upsampled(&case.x));
+                case.check("norm", |conv| conv.forward_norm_silu(&case.x, &case.gamma, None));
+                case.check("norm + residual", |conv| {
+                    conv.forward_norm_silu(&case.x, &case.gamma, Some(&case.residual))
+                });
+                case.check("group norm", |conv| conv.forward_group_norm_silu(&case.x, &case.norm, None));
+                case.check("group norm + residual", |conv| {
+                    conv.forward_group_norm_silu(&case.x, &case.norm, Some(&case.residual))
+                });
+                if size.0 > 1 {
+                    case.check("stride 2", |conv| conv.forward_stride2(&case.x));
+                }
             }
-        }
+        });
     }
 
     /// A weight of ones counts the pixels under it.
     #[test]
     fn borders_are_zero() {
-        let ones = |channels| Tensor::ones((channels, 8, 3, 3), DType::F32, &Device::Cpu).unwrap();
-        let x = Tensor::ones((4, 4, 8), DType::F32, &Device::Cpu).unwrap();
-        for channels in [1, 16] {
-            let conv =
-                Conv3x3::new(&ones(channels), &Tensor::zeros(channels, DType::F32, &Device::Cpu).unwrap()).unwrap();
-            let first = |t: Tensor| numbers(&t.narrow(2, 0, 1).unwrap()).iter().map(|x| x.round()).collect::<Vec<_>>();
-            let both = || (first(conv.forward(&x).unwrap()), first(conv.forward_stride2(&x).unwrap()));
-            let (c, e, m) = (32.0, 48.0, 72.0);
-            let whole = vec![c, e, e, c, e, m, m, e, e, m, m, e, c, e, e, c];
-            for given in [both(), with_reference(both)] {
-                assert_eq!(given, (whole.clone(), vec![m, e, e, c]));
+        on_each_set(|_| {
+            let ones = |channels| Tensor::ones((channels, 8, 3, 3), DType::F32, &Device::Cpu).unwrap();
+            let x = Tensor::ones((4, 4, 8), DType::F32, &Device::Cpu).unwrap();
+            for channels in [1, 16] {
+                let conv =
+                    Conv3x3::new(&ones(channels), &Tensor::zeros(channels, DType::F32, &Device::Cpu).unwrap()).unwrap();
+                let first =
+                    |t: Tensor| numbers(&t.narrow(2, 0, 1).unwrap()).iter().map(|x| x.round()).collect::<Vec<_>>();
+                let both = || (first(conv.forward(&x).unwrap()), first(conv.forward_stride2(&x).unwrap()));
+                let (c, e, m) = (32.0, 48.0, 72.0);
+                let whole = vec![c, e, e, c, e, m, m, e, e, m, m, e, c, e, e, c];
+                for given in [both(), with_reference(both)] {
+                    assert_eq!(given, (whole.clone(), vec![m, e, e, c]));
+                }
             }
-        }
+        });
     }
 
     #[test]
     fn packed_weights_serve_half_precision_and_the_reference() {
-        let case = Case::new((6, 5), 16, 20);
-        let half = case.x.to_dtype(DType::BF16).unwrap();
-        let gamma = case.gamma.to_dtype(DType::BF16).unwrap();
-        let given = case.fast.forward_norm_silu(&half, &gamma, None).unwrap();
-        assert_eq!(given.dtype(), DType::BF16);
-        let expected = case.fast.forward_norm_silu(&case.x, &case.gamma, None).unwrap();
-        assert_close("bf16", &given, &expected, 2e-2);
-        let plain = case.plain.forward_norm_silu(&half, &gamma, None).unwrap();
-        assert_close("bf16 reference", &plain, &expected, 2e-2);
-        let unpacked = with_reference(|| case.fast.forward(&case.x)).unwrap();
-        assert_eq!(numbers(&unpacked), numbers(&case.plain.forward(&case.x).unwrap()));
+        on_each_set(|_| {
+            let case = Case::new((6, 5), 16, 20);
+            let half = case.x.to_dtype(DType::BF16).unwrap();
+            let gamma = case.gamma.to_dtype(DType::BF16).unwrap();
+            let given = case.fast.forward_norm_silu(&half, &gamma, None).unwrap();
+            assert_eq!(given.dtype(), DType::BF16);
+            let expected = case.fast.forward_norm_silu(&case.x, &case.gamma, None).unwrap();
+            assert_close("bf16", &given, &expected, 2e-2);
+            let plain = case.plain.forward_norm_silu(&half, &gamma, None).unwrap();
+            assert_close("bf16 reference", &plain, &expected, 2e-2);
+            let unpacked = with_reference(|| case.fast.forward(&case.x)).unwrap();
+            assert_eq!(numbers(&unpacked), numbers(&case.plain.forward(&case.x).unwrap()));
+        });
     }
 
     #[test]

@@ -2,25 +2,8 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::avx2::group_norm;
-use crate::dispatch::{self, F32, avx2};
-
-/// `(x - mean) / sqrt(variance + eps) * weight + bias`, in f32, with the mean and the variance of
-/// all pixels and the channels of a group: <https://arxiv.org/abs/1803.08494>.
-#[derive(Clone, Debug)]
-pub struct GroupNorm {
-    weight: Tensor,
-    bias: Tensor,
-    num_groups: usize,
-    eps: f64,
-}
-
-/// What a group norm does to the channels of one picture: `(x - mean) * scale + bias`.
-pub(crate) struct Affine {
-    pub(crate) mean: Vec<f32>,
-    pub(crate) scale: Vec<f32>,
-    pub(crate) bias: Vec<f32>,
-}
+use crate::GroupNorm;
+use crate::devices::backend;
 
 impl GroupNorm {
     /// From a `[c]` weight and bias of any float type.
@@ -55,26 +38,11 @@ impl GroupNorm {
         self.normed(x, true)
     }
 
-    /// The norm of the picture `x`, for a kernel that reads `x` itself. `None` where the
-    /// reference is to be taken.
-    pub(crate) fn affine(&self, x: &Tensor) -> Result<Option<Affine>> {
-        self.check(x)?;
-        if self.channels().is_multiple_of(8)
-            && let Some(avx2) = avx2()
-            && let (Some(weight), Some(bias)) = (F32::of(&self.weight), F32::of(&self.bias))
-            && let Some(pixels) = F32::of(&x.contiguous()?)
-        {
-            return Ok(Some(group_norm::affine(avx2, &pixels, (&weight, &bias), self.num_groups, self.eps)));
-        }
-        Ok(None)
-    }
-
     fn normed(&self, x: &Tensor, silu: bool) -> Result<Tensor> {
+        self.check(x)?;
         let x = x.contiguous()?;
-        if let Some(affine) = self.affine(&x)?
-            && let (Some(avx2), Some(pixels)) = (avx2(), F32::of(&x))
-        {
-            return dispatch::tensor(group_norm::apply(avx2, &pixels, &affine, silu), x.shape());
+        if let Some(normed) = backend(x.device()).group_norm(&x, self, silu)? {
+            return Ok(normed);
         }
         let normed = self.reference(&x)?;
         if silu { normed.silu() } else { Ok(normed) }
@@ -84,7 +52,8 @@ impl GroupNorm {
         self.weight.elem_count()
     }
 
-    fn check(&self, x: &Tensor) -> Result<()> {
+    /// Whether `x` is a picture with these channels.
+    pub(crate) fn check(&self, x: &Tensor) -> Result<()> {
         let (height, width, channels) = x.dims3()?;
         if channels != self.channels() || height == 0 || width == 0 {
             bail!("x must have {} channels and not be empty. Given: {:?}", self.channels(), x.dims())
@@ -108,7 +77,7 @@ impl GroupNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, numbers, randn};
+    use crate::testing::{assert_close, numbers, on_each_set, randn};
     use crate::with_reference;
 
     fn norm(channels: usize, num_groups: usize) -> GroupNorm {
@@ -117,26 +86,28 @@ mod tests {
 
     #[test]
     fn kernels_agree_with_candle() {
-        // One pixel, groups of one channel, one group, channels not a multiple of 8, more than a block of pixels.
-        for (height, width, channels, num_groups) in [
-            (1, 1, 8, 2),
-            (1, 1, 8, 8),
-            (5, 3, 16, 4),
-            (7, 9, 24, 24),
-            (4, 4, 12, 3),
-            (40, 33, 40, 1),
-            (23, 31, 96, 32),
-            (64, 64, 136, 17),
-        ] {
-            let norm = norm(channels, num_groups);
-            // Each channel has a mean of its own, far from 0.
-            let means = (randn(3, channels) * 5.0).unwrap();
-            let x = randn(4, (height, width, channels)).broadcast_add(&means).unwrap();
-            let name = format!("{height}x{width}x{channels}, {num_groups} groups");
-            let (plain, silu) = (|| norm.forward(&x).unwrap(), || norm.forward_silu(&x).unwrap());
-            assert_close(&format!("group norm {name}"), &plain(), &with_reference(plain), 2e-6);
-            assert_close(&format!("group norm + silu {name}"), &silu(), &with_reference(silu), 2e-6);
-        }
+        on_each_set(|_| {
+            // One pixel, groups of one channel, one group, channels not a multiple of 8, more than a block of pixels.
+            for (height, width, channels, num_groups) in [
+                (1, 1, 8, 2),
+                (1, 1, 8, 8),
+                (5, 3, 16, 4),
+                (7, 9, 24, 24),
+                (4, 4, 12, 3),
+                (40, 33, 40, 1),
+                (23, 31, 96, 32),
+                (64, 64, 136, 17),
+            ] {
+                let norm = norm(channels, num_groups);
+                // Each channel has a mean of its own, far from 0.
+                let means = (randn(3, channels) * 5.0).unwrap();
+                let x = randn(4, (height, width, channels)).broadcast_add(&means).unwrap();
+                let name = format!("{height}x{width}x{channels}, {num_groups} groups");
+                let (plain, silu) = (|| norm.forward(&x).unwrap(), || norm.forward_silu(&x).unwrap());
+                assert_close(&format!("group norm {name}"), &plain(), &with_reference(plain), 2e-6);
+                assert_close(&format!("group norm + silu {name}"), &silu(), &with_reference(silu), 2e-6);
+            }
+        });
     }
 
     /// Expected numbers by Python: `x = [i * i for i in range(32)]`, group 1 of 2 of pixels of 8 channels is
@@ -144,45 +115,53 @@ mod tests {
     /// `y = (x[13] - m) / sqrt(v + .25) * 5 + 2` and `y / (1 + exp(-y))`.
     #[test]
     fn group_norm_is_its_formula() {
-        let cpu = &candle_core::Device::Cpu;
-        let x = Tensor::from_vec((0..32).map(|i| (i * i) as f32).collect(), (2, 2, 8), cpu).unwrap();
-        let (weight, bias) = (Tensor::arange(0f32, 8.0, cpu).unwrap(), Tensor::full(2f32, 8, cpu).unwrap());
-        let norm = GroupNorm::new(&weight, &bias, 2, 0.25).unwrap();
-        let both = || [norm.forward(&x).unwrap(), norm.forward_silu(&x).unwrap()].map(|t| numbers(&t)[13]);
-        for given in [both(), with_reference(both)] {
-            for (given, expected) in given.iter().zip([-1.387_235, -0.277_238_3]) {
-                assert!((given - expected).abs() < 1e-5, "{given} {expected}");
+        on_each_set(|_| {
+            let cpu = &candle_core::Device::Cpu;
+            let x = Tensor::from_vec((0..32).map(|i| (i * i) as f32).collect(), (2, 2, 8), cpu).unwrap();
+            let (weight, bias) = (Tensor::arange(0f32, 8.0, cpu).unwrap(), Tensor::full(2f32, 8, cpu).unwrap());
+            let norm = GroupNorm::new(&weight, &bias, 2, 0.25).unwrap();
+            let both = || [norm.forward(&x).unwrap(), norm.forward_silu(&x).unwrap()].map(|t| numbers(&t)[13]);
+            for given in [both(), with_reference(both)] {
+                for (given, expected) in given.iter().zip([-1.387_235, -0.277_238_3]) {
+                    assert!((given - expected).abs() < 1e-5, "{given} {expected}");
+                }
             }
-        }
+        });
     }
 
     /// Where all numbers of a group are alike nothing but the bias is left, however large they are.
     #[test]
     fn a_flat_picture_becomes_the_bias() {
-        let norm = norm(16, 4);
-        let x = Tensor::full(1234.567f32, (20, 20, 16), &candle_core::Device::Cpu).unwrap();
-        let bias = norm.bias.broadcast_as((20, 20, 16)).unwrap();
-        assert_eq!(numbers(&norm.forward(&x).unwrap()), numbers(&bias));
+        on_each_set(|_| {
+            let norm = norm(16, 4);
+            let x = Tensor::full(1234.567f32, (20, 20, 16), &candle_core::Device::Cpu).unwrap();
+            let bias = norm.bias.broadcast_as((20, 20, 16)).unwrap();
+            assert_eq!(numbers(&norm.forward(&x).unwrap()), numbers(&bias));
+        });
     }
 
     /// In f32 the mean of the squares less the square of the mean would be off by a third here.
     #[test]
     fn a_variance_far_from_zero_keeps_its_digits() {
-        let norm = norm(8, 2);
-        let x = randn(5, (90, 90, 8));
-        // Multiples of 2^-10, which stay exact at 1000.
-        let x = ((x * 1024.0).unwrap().round().unwrap() / 1024.0).unwrap();
-        let far = norm.forward(&(&x + 1000.0).unwrap()).unwrap();
-        assert_close("at 1000", &far, &norm.forward(&x).unwrap(), 1e-4);
+        on_each_set(|_| {
+            let norm = norm(8, 2);
+            let x = randn(5, (90, 90, 8));
+            // Multiples of 2^-10, which stay exact at 1000.
+            let x = ((x * 1024.0).unwrap().round().unwrap() / 1024.0).unwrap();
+            let far = norm.forward(&(&x + 1000.0).unwrap()).unwrap();
+            assert_close("at 1000", &far, &norm.forward(&x).unwrap(), 1e-4);
+        });
     }
 
     #[test]
     fn half_precision_stays_so() {
-        let norm = norm(16, 4);
-        let x = randn(1, (4, 5, 16));
-        let normed = norm.forward_silu(&x.to_dtype(DType::BF16).unwrap()).unwrap();
-        assert_eq!(normed.dtype(), DType::BF16);
-        assert_close("group norm bf16", &normed, &norm.forward_silu(&x).unwrap(), 2e-2);
+        on_each_set(|_| {
+            let norm = norm(16, 4);
+            let x = randn(1, (4, 5, 16));
+            let normed = norm.forward_silu(&x.to_dtype(DType::BF16).unwrap()).unwrap();
+            assert_eq!(normed.dtype(), DType::BF16);
+            assert_close("group norm bf16", &normed, &norm.forward_silu(&x).unwrap(), 2e-2);
+        });
     }
 
     #[test]

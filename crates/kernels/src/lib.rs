@@ -6,24 +6,21 @@
 //! its row, attention stays inside its row.
 //!
 //! Every operation has a reference made of candle operations, right for any device and float
-//! type: it is what the tests compare with and what runs where there is nothing faster.
-
-#![cfg_attr(
-    not(target_arch = "x86_64"),
-    allow(dead_code, unreachable_code, reason = "nobody there calls the kernels that this is for")
-)]
+//! type: it is what the tests compare with and what runs where there is nothing faster. What is faster is a *backend's*
+//! (`backend.rs`): the CPU's kernels stand in `cpu`, one source for all sets of vector instructions (`cpu/sets.rs`).
 
 mod activation;
 mod attention;
-#[cfg_attr(not(target_arch = "x86_64"), path = "no_avx2.rs")]
-mod avx2;
+mod backend;
 mod causal;
 mod conv;
-mod dispatch;
+mod cpu;
+mod devices;
 mod group_norm;
 mod interrupt;
 mod linear;
 mod norm;
+mod operands;
 mod rope;
 mod rows;
 mod self_attention;
@@ -33,16 +30,14 @@ mod testing;
 mod threads;
 
 pub use activation::swiglu;
-pub use attention::{AttentionStream, JointAttention, attention};
-pub use causal::{CausalAttention, HeadNorms};
+pub use attention::attention;
 pub use conv::Conv3x3;
-pub use dispatch::with_reference;
-pub use group_norm::GroupNorm;
+pub use cpu::sets::{instruction_set, instruction_sets, with_instruction_set, with_reference};
 pub use interrupt::{Watch, check_interrupt, interruptible};
 pub use linear::Linear;
 pub use norm::{channel_norm, modulated_layer_norm, rms_norm};
+pub use operands::{AttentionStream, CausalAttention, GroupNorm, HeadNorms, JointAttention, SelfAttention};
 pub use rope::RopeTable;
 pub use rows::RowLayout;
-pub use self_attention::SelfAttention;
 pub use step::{add_weighted, residual_diffs};
 pub use threads::{in_pool, threads_from_env};

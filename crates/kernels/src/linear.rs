@@ -1,14 +1,17 @@
 //! The affine map `y = x W^T + b`, packed once when a model is loaded.
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use std::sync::Arc;
+
+use candle_core::{D, Result, Tensor, bail};
 
 use crate::RowLayout;
-use crate::avx2::linear::Packed;
-use crate::dispatch::{self, F32, RowVectors, avx2};
+use crate::backend::PackedLinear;
+use crate::devices::backend;
+use crate::operands::Epilogue;
 
 /// An affine map of the last dimension.
 ///
-/// In host memory its weight is packed for the processor and keeps its float type, so that a
+/// Its weight is laid out once for the device it lies on. In host memory it keeps its float type, so that a
 /// bf16 checkpoint stays half as large while the sums are f32.
 #[derive(Clone, Debug)]
 pub struct Linear(Weights);
@@ -20,19 +23,7 @@ enum Weights {
         weight: Tensor,
         bias: Option<Tensor>,
     },
-    Packed(Packed),
-}
-
-/// What is done to a product's sums before they are stored.
-#[derive(Clone, Copy)]
-pub(crate) enum Epilogue<'a> {
-    /// Nothing.
-    None,
-    /// The tanh approximation of GELU.
-    Gelu,
-    /// `residual + gate * sum`: `residual` is `[tokens, out]`, the gate of a token begins at
-    /// `gate[gate_offsets[token]]`.
-    Gated { residual: &'a [f32], gate: &'a [f32], gate_offsets: &'a [usize] },
+    Packed(Arc<dyn PackedLinear>),
 }
 
 impl Linear {
@@ -53,13 +44,10 @@ impl Linear {
         check_parts(parts)?;
         let weights = parts.iter().map(|(weight, _)| weight.contiguous()).collect::<Result<Vec<_>>>()?;
         let bias = parts.iter().any(|(_, bias)| bias.is_some()).then(|| cat_bias(parts)).transpose()?;
-        if let Some(avx2) = avx2() {
-            let bias = bias.as_ref().map(|bias| bias.to_dtype(DType::F32)?.to_vec1::<f32>()).transpose()?;
-            if let Some(packed) = Packed::new(avx2, &weights, &bias.unwrap_or_default())? {
-                return Ok(Linear(Weights::Packed(packed)));
-            }
-        }
-        Ok(Linear(Weights::Plain { weight: Tensor::cat(&weights, 0)?, bias }))
+        Ok(Linear(match backend(weights[0].device()).pack_linear(&weights, bias.as_ref())? {
+            Some(packed) => Weights::Packed(packed.into()),
+            None => Weights::Plain { weight: Tensor::cat(&weights, 0)?, bias },
+        }))
     }
 
     /// `[.., in]` to `[.., out]`.
@@ -68,8 +56,8 @@ impl Linear {
     /// `x` has another last dimension.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
-        match self.packed() {
-            Some(packed) => packed_forward(packed, x, Epilogue::None),
+        match self.packed(x, Epilogue::None)? {
+            Some(product) => Ok(product),
             None => self.reference(x),
         }
     }
@@ -80,8 +68,8 @@ impl Linear {
     /// `x` has another last dimension.
     pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
-        match self.packed() {
-            Some(packed) => packed_forward(packed, x, Epilogue::Gelu),
+        match self.packed(x, Epilogue::Gelu)? {
+            Some(activated) => Ok(activated),
             None => self.reference(x)?.gelu(),
         }
     }
@@ -100,16 +88,10 @@ impl Linear {
         if residual.dims() != expected {
             bail!("residual must be {expected:?}. Given: {:?}", residual.dims())
         }
-        if let Some(packed) = self.packed()
-            && let (residual, Some(gate)) = (residual.contiguous()?, RowVectors::of(gate))
-            && let Some(residual) = F32::of(&residual)
-        {
-            let offsets = rows.iter().enumerate().flat_map(|(row, tokens)| tokens.map(move |_| row));
-            let gate_offsets: Vec<_> = offsets.map(|row| row * gate.stride()).collect();
-            let gated = Epilogue::Gated { residual: &residual, gate: gate.as_slice(), gate_offsets: &gate_offsets };
-            return packed_forward(packed, x, gated);
+        match self.packed(x, Epilogue::Gated { residual, gate, rows })? {
+            Some(sum) => Ok(sum),
+            None => residual + (self.forward(x)? * rows.expand(&gate.to_dtype(x.dtype())?)?)?,
         }
-        residual + (self.forward(x)? * rows.expand(&gate.to_dtype(x.dtype())?)?)?
     }
 
     /// The last dimension of its input.
@@ -136,11 +118,11 @@ impl Linear {
         Ok(())
     }
 
-    /// The packed weights, unless the reference is asked for.
-    fn packed(&self) -> Option<&Packed> {
+    /// The product by the backend, `None` where the reference is to be taken.
+    fn packed(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
         match &self.0 {
-            Weights::Packed(packed) => avx2().map(|_| packed),
-            Weights::Plain { .. } => None,
+            Weights::Packed(packed) => packed.forward(x, epilogue),
+            Weights::Plain { .. } => Ok(None),
         }
     }
 
@@ -186,14 +168,6 @@ fn cat_bias(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<Tensor> {
     Tensor::cat(&biases.collect::<Result<Vec<_>>>()?, 0)
 }
 
-/// Half-precision activations are widened: the product with packed weights is f32.
-fn packed_forward(packed: &Packed, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Tensor> {
-    let wide = x.to_dtype(DType::F32)?.contiguous()?;
-    let Some(numbers) = F32::of(&wide) else { bail!("x must lie in host memory as the weight does") };
-    let out = packed.forward(&numbers, epilogue);
-    dispatch::tensor(out, out_shape(x, packed.out_features()))?.to_dtype(x.dtype())
-}
-
 /// The shape of `x` with another last dimension.
 fn out_shape(x: &Tensor, features: usize) -> Vec<usize> {
     let mut shape = x.dims().to_vec();
@@ -204,8 +178,10 @@ fn out_shape(x: &Tensor, features: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
-    use crate::testing::{assert_close, numbers, randn};
+    use crate::testing::{assert_close, numbers, on_each_set, randn};
     use crate::with_reference;
 
     /// Shapes with odd ends: tokens not of 6, outputs not of 16, sums of several blocks.
@@ -234,82 +210,100 @@ mod tests {
 
     #[test]
     fn kernels_agree_with_candle() {
-        for dtype in [DType::F32, DType::BF16, DType::F16] {
-            for (tokens, k, n) in SHAPES {
-                let (fast, plain) = linears(dtype, n, k);
-                assert!(matches!(plain.0, Weights::Plain { .. }));
-                let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
-                let (gate, rows) = (randn(5, (3, 6 * n)).narrow(1, 2 * n, n).unwrap(), rows_of(tokens));
-                let name = |op| format!("{op} {tokens}x{k}x{n} {dtype:?}");
-                assert_close(&name("forward"), &fast.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 2e-6);
-                assert_close(&name("gelu"), &fast.forward_gelu(&x).unwrap(), &plain.forward_gelu(&x).unwrap(), 2e-6);
-                let gated = |linear: &Linear| linear.forward_gated(&x, &residual, &gate, &rows).unwrap();
-                assert_close(&name("gated"), &gated(&fast), &gated(&plain), 2e-6);
+        on_each_set(|_| {
+            for dtype in [DType::F32, DType::BF16, DType::F16] {
+                for (tokens, k, n) in SHAPES {
+                    let (fast, plain) = linears(dtype, n, k);
+                    assert!(matches!(plain.0, Weights::Plain { .. }));
+                    let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
+                    let (gate, rows) = (randn(5, (3, 6 * n)).narrow(1, 2 * n, n).unwrap(), rows_of(tokens));
+                    let name = |op| format!("{op} {tokens}x{k}x{n} {dtype:?}");
+                    assert_close(&name("forward"), &fast.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 2e-6);
+                    assert_close(
+                        &name("gelu"),
+                        &fast.forward_gelu(&x).unwrap(),
+                        &plain.forward_gelu(&x).unwrap(),
+                        2e-6,
+                    );
+                    let gated = |linear: &Linear| linear.forward_gated(&x, &residual, &gate, &rows).unwrap();
+                    assert_close(&name("gated"), &gated(&fast), &gated(&plain), 2e-6);
+                }
             }
-        }
+        });
     }
 
     #[test]
     fn a_small_map_by_hand() {
-        let cpu = &candle_core::Device::Cpu;
-        let (weight, bias) = (Tensor::new(&[[1f32, 2.0], [3.0, 4.0]], cpu), Tensor::new(&[0.5f32, -0.5], cpu));
-        let linear = Linear::new(&weight.unwrap(), Some(&bias.unwrap())).unwrap();
-        let x = Tensor::new(&[[1f32, 1.0], [10.0, 0.0]], cpu).unwrap();
-        let residual = Tensor::new(&[[1f32, 1.0], [1.0, 1.0]], cpu).unwrap();
-        let gate = Tensor::new(&[[1f32, 2.0], [0.0, -1.0]], cpu).unwrap();
-        let gated =
-            |linear: &Linear| numbers(&linear.forward_gated(&x, &residual, &gate, &RowLayout::new(&[1, 1])).unwrap());
-        for given in [gated(&linear), with_reference(|| gated(&linear))] {
-            assert_eq!(given, [4.5, 14.0, 1.0, -28.5]);
-        }
+        on_each_set(|_| {
+            let cpu = &candle_core::Device::Cpu;
+            let (weight, bias) = (Tensor::new(&[[1f32, 2.0], [3.0, 4.0]], cpu), Tensor::new(&[0.5f32, -0.5], cpu));
+            let linear = Linear::new(&weight.unwrap(), Some(&bias.unwrap())).unwrap();
+            let x = Tensor::new(&[[1f32, 1.0], [10.0, 0.0]], cpu).unwrap();
+            let residual = Tensor::new(&[[1f32, 1.0], [1.0, 1.0]], cpu).unwrap();
+            let gate = Tensor::new(&[[1f32, 2.0], [0.0, -1.0]], cpu).unwrap();
+            let gated = |linear: &Linear| {
+                numbers(&linear.forward_gated(&x, &residual, &gate, &RowLayout::new(&[1, 1])).unwrap())
+            };
+            for given in [gated(&linear), with_reference(|| gated(&linear))] {
+                assert_eq!(given, [4.5, 14.0, 1.0, -28.5]);
+            }
+        });
     }
 
     #[test]
     fn a_row_does_not_depend_on_its_company() {
-        for (tokens, k, n) in SHAPES {
-            let (fast, _) = linears(DType::F32, n, k);
-            let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
-            let (gate, rows) = (randn(5, (3, n)), rows_of(tokens));
-            let together = [fast.forward_gelu(&x), fast.forward_gated(&x, &residual, &gate, &rows)];
-            let row = rows.range(2);
-            let of_row = |t: &Tensor| t.narrow(0, row.start, row.len()).unwrap();
-            let gate = gate.narrow(0, 2, 1).unwrap();
-            let layout = RowLayout::new(&[row.len()]);
-            let alone =
-                [fast.forward_gelu(&of_row(&x)), fast.forward_gated(&of_row(&x), &of_row(&residual), &gate, &layout)];
-            for (together, alone) in together.iter().zip(&alone) {
-                assert_eq!(numbers(&of_row(together.as_ref().unwrap())), numbers(alone.as_ref().unwrap()), "{k}");
+        on_each_set(|_| {
+            for (tokens, k, n) in SHAPES {
+                let (fast, _) = linears(DType::F32, n, k);
+                let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
+                let (gate, rows) = (randn(5, (3, n)), rows_of(tokens));
+                let together = [fast.forward_gelu(&x), fast.forward_gated(&x, &residual, &gate, &rows)];
+                let row = rows.range(2);
+                let of_row = |t: &Tensor| t.narrow(0, row.start, row.len()).unwrap();
+                let gate = gate.narrow(0, 2, 1).unwrap();
+                let layout = RowLayout::new(&[row.len()]);
+                let alone = [
+                    fast.forward_gelu(&of_row(&x)),
+                    fast.forward_gated(&of_row(&x), &of_row(&residual), &gate, &layout),
+                ];
+                for (together, alone) in together.iter().zip(&alone) {
+                    assert_eq!(numbers(&of_row(together.as_ref().unwrap())), numbers(alone.as_ref().unwrap()), "{k}");
+                }
             }
-        }
+        });
     }
 
     #[test]
     fn parts_lie_side_by_side() {
-        let (q, k, x) = (randn(1, (20, 12)), randn(2, (7, 12)), randn(3, (2, 5, 12)));
-        let bias = randn(4, 7);
-        let fused = Linear::cat(&[(&q, None), (&k, Some(&bias))]).unwrap();
-        assert_eq!((fused.in_features(), fused.out_features()), (12, 27));
-        let expected =
-            [Linear::new(&q, None), Linear::new(&k, Some(&bias))].map(|part| part.unwrap().forward(&x).unwrap());
-        assert_close("cat", &fused.forward(&x).unwrap(), &Tensor::cat(&expected, 2).unwrap(), 1e-7);
-        let half = [&q, &k].map(|t| t.to_dtype(DType::BF16).unwrap());
-        let fused_half = Linear::cat(&[(&half[0], None), (&half[1], None)]).unwrap();
-        let plain = with_reference(|| Linear::cat(&[(&half[0], None), (&half[1], None)])).unwrap();
-        assert_close("cat bf16", &fused_half.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 1e-6);
-        let (plain, unpacked) = (with_reference(|| fused.forward(&x)), fused.forward(&x));
-        assert_close("unpacked", &unpacked.unwrap(), &plain.unwrap(), 1e-6);
+        on_each_set(|_| {
+            let (q, k, x) = (randn(1, (20, 12)), randn(2, (7, 12)), randn(3, (2, 5, 12)));
+            let bias = randn(4, 7);
+            let fused = Linear::cat(&[(&q, None), (&k, Some(&bias))]).unwrap();
+            assert_eq!((fused.in_features(), fused.out_features()), (12, 27));
+            let expected =
+                [Linear::new(&q, None), Linear::new(&k, Some(&bias))].map(|part| part.unwrap().forward(&x).unwrap());
+            assert_close("cat", &fused.forward(&x).unwrap(), &Tensor::cat(&expected, 2).unwrap(), 1e-7);
+            let half = [&q, &k].map(|t| t.to_dtype(DType::BF16).unwrap());
+            let fused_half = Linear::cat(&[(&half[0], None), (&half[1], None)]).unwrap();
+            let plain = with_reference(|| Linear::cat(&[(&half[0], None), (&half[1], None)])).unwrap();
+            assert_close("cat bf16", &fused_half.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 1e-6);
+            let (plain, unpacked) = (with_reference(|| fused.forward(&x)), fused.forward(&x));
+            assert_close("unpacked", &unpacked.unwrap(), &plain.unwrap(), 1e-6);
+        });
     }
 
     #[test]
     fn half_precision_activations_stay_so() {
-        let (linear, _) = linears(DType::BF16, 48, 64);
-        let x = randn(3, (5, 64));
-        let half = linear.forward(&x.to_dtype(DType::BF16).unwrap()).unwrap();
-        assert_eq!(half.dtype(), DType::BF16);
-        assert_close("bf16", &half, &linear.forward(&x).unwrap(), 2e-2);
-        let (gate, rows) = (randn(5, (1, 48)).to_dtype(DType::BF16).unwrap(), RowLayout::new(&[5]));
-        let gated = linear.forward_gated(&x.to_dtype(DType::BF16).unwrap(), &half, &gate, &rows).unwrap();
-        assert_eq!(gated.dtype(), DType::BF16);
+        on_each_set(|_| {
+            let (linear, _) = linears(DType::BF16, 48, 64);
+            let x = randn(3, (5, 64));
+            let half = linear.forward(&x.to_dtype(DType::BF16).unwrap()).unwrap();
+            assert_eq!(half.dtype(), DType::BF16);
+            assert_close("bf16", &half, &linear.forward(&x).unwrap(), 2e-2);
+            let (gate, rows) = (randn(5, (1, 48)).to_dtype(DType::BF16).unwrap(), RowLayout::new(&[5]));
+            let gated = linear.forward_gated(&x.to_dtype(DType::BF16).unwrap(), &half, &gate, &rows).unwrap();
+            assert_eq!(gated.dtype(), DType::BF16);
+        });
     }
 
     #[test]

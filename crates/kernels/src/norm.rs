@@ -3,8 +3,7 @@
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use crate::RowLayout;
-use crate::avx2::norm;
-use crate::dispatch::{self, F32, RowVectors, avx2};
+use crate::devices::backend;
 
 /// `layer_norm(x) * (1 + scale[row]) + shift[row]`, the norm without weights: what a block
 /// does with the outputs of its modulation.
@@ -17,16 +16,10 @@ use crate::dispatch::{self, F32, RowVectors, avx2};
 pub fn modulated_layer_norm(x: &Tensor, shift: &Tensor, scale: &Tensor, rows: &RowLayout, eps: f64) -> Result<Tensor> {
     rows.check("shift", x, shift)?;
     rows.check("scale", x, scale)?;
-    let (_, dim) = x.dims2()?;
-    if dim % 8 == 0
-        && let Some(avx2) = avx2()
-        && let Some(numbers) = F32::of(&x.contiguous()?)
-        && let (Some(shift), Some(scale)) = (RowVectors::of(shift), RowVectors::of(scale))
-    {
-        let out = norm::modulated_layer_norm(avx2, &numbers, dim, (&shift, &scale), rows, eps);
-        return dispatch::tensor(out, x.shape());
+    match backend(x.device()).modulated_layer_norm(x, shift, scale, rows, eps)? {
+        Some(normed) => Ok(normed),
+        None => modulated_layer_norm_reference(x, shift, scale, rows, eps),
     }
-    modulated_layer_norm_reference(x, shift, scale, rows, eps)
 }
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension, in f32.
@@ -35,14 +28,10 @@ pub fn modulated_layer_norm(x: &Tensor, shift: &Tensor, scale: &Tensor, rows: &R
 /// `weight` does not have the last dimension of `x`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     check_weight("weight", x, weight)?;
-    if weight.elem_count().is_multiple_of(8)
-        && let Some(avx2) = avx2()
-        && let Some(numbers) = F32::of(&x.contiguous()?)
-        && let Some(weight) = F32::of(&weight.to_dtype(DType::F32)?.contiguous()?)
-    {
-        return dispatch::tensor(norm::rms_norm(avx2, &numbers, &weight, eps), x.shape());
+    match backend(x.device()).rms_norm(x, weight, eps)? {
+        Some(normed) => Ok(normed),
+        None => rms_norm_reference(x, weight, eps),
     }
-    rms_norm_reference(x, weight, eps)
 }
 
 /// `x / max(||x||, 1e-12) * sqrt(c) * gamma` over the channels of an `[h, w, c]` picture, in
@@ -53,18 +42,14 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// `gamma` does not have one element a channel.
 pub fn channel_norm(x: &Tensor, gamma: &Tensor) -> Result<Tensor> {
     check_weight("gamma", x, gamma)?;
-    if gamma.elem_count().is_multiple_of(8)
-        && let Some(avx2) = avx2()
-        && let Some(numbers) = F32::of(&x.contiguous()?)
-        && let Some(gamma) = F32::of(&gamma.to_dtype(DType::F32)?.contiguous()?)
-    {
-        return dispatch::tensor(norm::channel_norm(avx2, &numbers, &gamma), x.shape());
+    match backend(x.device()).channel_norm(x, gamma)? {
+        Some(normed) => Ok(normed),
+        None => channel_norm_reference(x, gamma),
     }
-    channel_norm_reference(x, gamma)
 }
 
 /// The smallest length that `channel_norm` divides by.
-pub(crate) const MIN_LENGTH: f64 = 1e-12;
+const MIN_LENGTH: f64 = 1e-12;
 
 fn check_weight(name: &str, x: &Tensor, weight: &Tensor) -> Result<()> {
     let dim = x.dim(D::Minus1)?;
@@ -103,26 +88,28 @@ fn channel_norm_reference(x: &Tensor, gamma: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, numbers, randn};
+    use crate::testing::{assert_close, numbers, on_each_set, randn};
     use crate::with_reference;
 
     #[test]
     fn kernels_agree_with_candle() {
-        for (tokens, dim) in [(1, 8), (7, 40), (13, 192), (101, 640), (5, 12)] {
-            let x = ((randn(1, (tokens, dim)) * 3.0).unwrap() + 1.5).unwrap();
-            let modulation = randn(2, (3, 6 * dim));
-            let [shift, scale] = [0, 1].map(|i| modulation.narrow(1, i * dim, dim).unwrap());
-            let rows = RowLayout::new(&[tokens / 2, 0, tokens - tokens / 2]);
-            let modulated = || modulated_layer_norm(&x, &shift, &scale, &rows, 1e-6).unwrap();
-            let weight = randn(3, dim);
-            let rms = || rms_norm(&x, &weight, 1e-6).unwrap();
-            let pixels = x.reshape((tokens, 1, dim)).unwrap();
-            let channel = || channel_norm(&pixels, &weight).unwrap();
-            let name = |op| format!("{op} {tokens}x{dim}");
-            assert_close(&name("layer norm"), &modulated(), &with_reference(modulated), 2e-6);
-            assert_close(&name("rms norm"), &rms(), &with_reference(rms), 1e-6);
-            assert_close(&name("channel norm"), &channel(), &with_reference(channel), 1e-6);
-        }
+        on_each_set(|_| {
+            for (tokens, dim) in [(1, 8), (7, 40), (13, 192), (101, 640), (5, 12)] {
+                let x = ((randn(1, (tokens, dim)) * 3.0).unwrap() + 1.5).unwrap();
+                let modulation = randn(2, (3, 6 * dim));
+                let [shift, scale] = [0, 1].map(|i| modulation.narrow(1, i * dim, dim).unwrap());
+                let rows = RowLayout::new(&[tokens / 2, 0, tokens - tokens / 2]);
+                let modulated = || modulated_layer_norm(&x, &shift, &scale, &rows, 1e-6).unwrap();
+                let weight = randn(3, dim);
+                let rms = || rms_norm(&x, &weight, 1e-6).unwrap();
+                let pixels = x.reshape((tokens, 1, dim)).unwrap();
+                let channel = || channel_norm(&pixels, &weight).unwrap();
+                let name = |op| format!("{op} {tokens}x{dim}");
+                assert_close(&name("layer norm"), &modulated(), &with_reference(modulated), 2e-6);
+                assert_close(&name("rms norm"), &rms(), &with_reference(rms), 1e-6);
+                assert_close(&name("channel norm"), &channel(), &with_reference(channel), 1e-6);
+            }
+        });
     }
 
     /// Expected numbers by Python:
@@ -131,47 +118,55 @@ mod tests {
     /// and `x[5] / sqrt(sum(a * a for a in x)) * 8 ** .5`.
     #[test]
     fn norms_are_their_formulas() {
-        let cpu = &candle_core::Device::Cpu;
-        let x = Tensor::from_vec((0..8).map(|i| (i * i) as f32).collect(), (1, 8), cpu).unwrap();
-        let (shift, scale) = (Tensor::full(2f32, (1, 8), cpu).unwrap(), Tensor::full(0.5f32, (1, 8), cpu).unwrap());
-        let weight = Tensor::arange(0f32, 8.0, cpu).unwrap();
-        let all = || {
-            let modulated = modulated_layer_norm(&x, &shift, &scale, &RowLayout::new(&[1]), 0.25).unwrap();
-            let rms = rms_norm(&x, &weight, 0.25).unwrap();
-            let channel = channel_norm(&x.unsqueeze(0).unwrap(), &weight.ones_like().unwrap()).unwrap();
-            [modulated, rms, channel].map(|t| numbers(&t)[5])
-        };
-        for given in [all(), with_reference(all)] {
-            for (given, expected) in given.iter().zip([2.674_124_2, 5.169_218_6, 1.034_064_8]) {
-                assert!((given - expected).abs() < 1e-5, "{given} {expected}");
+        on_each_set(|_| {
+            let cpu = &candle_core::Device::Cpu;
+            let x = Tensor::from_vec((0..8).map(|i| (i * i) as f32).collect(), (1, 8), cpu).unwrap();
+            let (shift, scale) = (Tensor::full(2f32, (1, 8), cpu).unwrap(), Tensor::full(0.5f32, (1, 8), cpu).unwrap());
+            let weight = Tensor::arange(0f32, 8.0, cpu).unwrap();
+            let all = || {
+                let modulated = modulated_layer_norm(&x, &shift, &scale, &RowLayout::new(&[1]), 0.25).unwrap();
+                let rms = rms_norm(&x, &weight, 0.25).unwrap();
+                let channel = channel_norm(&x.unsqueeze(0).unwrap(), &weight.ones_like().unwrap()).unwrap();
+                [modulated, rms, channel].map(|t| numbers(&t)[5])
+            };
+            for given in [all(), with_reference(all)] {
+                for (given, expected) in given.iter().zip([2.674_124_2, 5.169_218_6, 1.034_064_8]) {
+                    assert!((given - expected).abs() < 1e-5, "{given} {expected}");
+                }
             }
-        }
+        });
     }
 
     #[test]
     fn a_pixel_without_length_stays_zero() {
-        let (x, gamma) = (randn(1, (2, 3, 8)).zeros_like().unwrap(), randn(2, 8));
-        for norm in [channel_norm(&x, &gamma), with_reference(|| channel_norm(&x, &gamma))] {
-            assert_eq!(numbers(&norm.unwrap()), [0.0; 48]);
-        }
+        on_each_set(|_| {
+            let (x, gamma) = (randn(1, (2, 3, 8)).zeros_like().unwrap(), randn(2, 8));
+            for norm in [channel_norm(&x, &gamma), with_reference(|| channel_norm(&x, &gamma))] {
+                assert_eq!(numbers(&norm.unwrap()), [0.0; 48]);
+            }
+        });
     }
 
     #[test]
     fn a_row_does_not_depend_on_its_company() {
-        let (x, modulation) = (randn(1, (400, 64)), randn(2, (2, 64)));
-        let rows = RowLayout::new(&[147, 253]);
-        let together = modulated_layer_norm(&x, &modulation, &modulation, &rows, 1e-6).unwrap();
-        let (x, modulation) = (x.narrow(0, 147, 253).unwrap(), modulation.narrow(0, 1, 1).unwrap());
-        let alone = modulated_layer_norm(&x, &modulation, &modulation, &RowLayout::new(&[253]), 1e-6).unwrap();
-        assert_eq!(numbers(&together.narrow(0, 147, 253).unwrap()), numbers(&alone));
+        on_each_set(|_| {
+            let (x, modulation) = (randn(1, (400, 64)), randn(2, (2, 64)));
+            let rows = RowLayout::new(&[147, 253]);
+            let together = modulated_layer_norm(&x, &modulation, &modulation, &rows, 1e-6).unwrap();
+            let (x, modulation) = (x.narrow(0, 147, 253).unwrap(), modulation.narrow(0, 1, 1).unwrap());
+            let alone = modulated_layer_norm(&x, &modulation, &modulation, &RowLayout::new(&[253]), 1e-6).unwrap();
+            assert_eq!(numbers(&together.narrow(0, 147, 253).unwrap()), numbers(&alone));
+        });
     }
 
     #[test]
     fn half_precision_stays_so() {
-        let x = randn(1, (4, 16));
-        let (half, weight) = (x.to_dtype(DType::BF16).unwrap(), randn(2, 16));
-        let normed = rms_norm(&half, &weight, 1e-6).unwrap();
-        assert_eq!(normed.dtype(), DType::BF16);
-        assert_close("rms norm bf16", &normed, &rms_norm(&x, &weight, 1e-6).unwrap(), 1e-2);
+        on_each_set(|_| {
+            let x = randn(1, (4, 16));
+            let (half, weight) = (x.to_dtype(DType::BF16).unwrap(), randn(2, 16));
+            let normed = rms_norm(&half, &weight, 1e-6).unwrap();
+            assert_eq!(normed.dtype(), DType::BF16);
+            assert_close("rms norm bf16", &normed, &rms_norm(&x, &weight, 1e-6).unwrap(), 1e-2);
+        });
     }
 }

@@ -2,29 +2,9 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::RowLayout;
+use crate::SelfAttention;
 use crate::attention::heads_reference;
-use crate::avx2::Avx2;
-use crate::avx2::attention::rotary_rows;
-use crate::dispatch::{self, F32, avx2};
-
-/// Attention of every row over all of its own tokens, with half-split RoPE (Hugging Face's
-/// `rotate_half`) and an f32 softmax:
-/// <https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py>,
-/// `Qwen2_5_VLVisionAttention`.
-#[derive(Clone, Copy, Debug)]
-pub struct SelfAttention<'a> {
-    /// `[tokens, 3 * dim]`: queries, keys, values side by side.
-    pub qkv: &'a Tensor,
-    /// `[tokens, head_dim / 2]`, the cosines of each token's angles.
-    pub cos: &'a Tensor,
-    /// `[tokens, head_dim / 2]`, the sines.
-    pub sin: &'a Tensor,
-    /// Which tokens see each other.
-    pub rows: &'a RowLayout,
-    /// Heads of `dim / num_heads` features.
-    pub num_heads: usize,
-}
+use crate::devices::backend;
 
 impl SelfAttention<'_> {
     /// The attended values, `[tokens, dim]`.
@@ -33,13 +13,10 @@ impl SelfAttention<'_> {
     /// A shape does not fit.
     pub fn forward(&self) -> Result<Tensor> {
         let head_dim = self.check()?;
-        if let Some(avx2) = avx2()
-            && head_dim.is_multiple_of(16)
-            && let Some(attended) = self.forward_avx2(avx2, self.num_heads * head_dim)?
-        {
-            return Ok(attended);
+        match backend(self.qkv.device()).self_attention(self)? {
+            Some(attended) => Ok(attended),
+            None => self.forward_reference(head_dim),
         }
-        self.forward_reference(head_dim)
     }
 
     /// The features of a head, once every shape is known to fit.
@@ -58,15 +35,6 @@ impl SelfAttention<'_> {
             }
         }
         Ok(head_dim)
-    }
-
-    /// `None` if the tensors are not f32 in host memory.
-    fn forward_avx2(&self, avx2: Avx2, dim: usize) -> Result<Option<Tensor>> {
-        let wide = |t: &Tensor| t.to_dtype(DType::F32)?.contiguous();
-        let (qkv, cos, sin) = (self.qkv.contiguous()?, wide(self.cos)?, wide(self.sin)?);
-        let (Some(qkv), Some(cos), Some(sin)) = (F32::of(&qkv), F32::of(&cos), F32::of(&sin)) else { return Ok(None) };
-        let attended = rotary_rows(avx2, &qkv, (&cos, &sin), self.rows, self.num_heads, dim);
-        dispatch::tensor(attended, (self.rows.total(), dim)).map(Some)
     }
 
     fn forward_reference(&self, head_dim: usize) -> Result<Tensor> {
@@ -96,8 +64,8 @@ impl SelfAttention<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, numbers, randn};
-    use crate::{CausalAttention, with_reference};
+    use crate::testing::{assert_close, numbers, on_each_set, randn};
+    use crate::{CausalAttention, RowLayout, with_reference};
 
     struct Inputs {
         qkv: Tensor,
@@ -145,51 +113,59 @@ mod tests {
 
     #[test]
     fn kernels_agree_with_candle() {
-        let cases: [(&[usize], usize, usize); 6] = [
-            (&[1], 1, 16),
-            (&[64, 48, 16, 12], 2, 16),
-            (&[64, 0, 64, 3], 4, 80),
-            (&[600, 7], 2, 64),
-            (&[0, 0], 2, 16),
-            (&[9, 5], 2, 24),
-        ];
-        for (lengths, num_heads, head_dim) in cases {
-            let [given, expected] = Inputs::new(lengths, num_heads, head_dim).both();
-            assert_close(&format!("self-attention {lengths:?} {num_heads}x{head_dim}"), &given, &expected, 3e-6);
-        }
+        on_each_set(|_| {
+            let cases: [(&[usize], usize, usize); 6] = [
+                (&[1], 1, 16),
+                (&[64, 48, 16, 12], 2, 16),
+                (&[64, 0, 64, 3], 4, 80),
+                (&[600, 7], 2, 64),
+                (&[0, 0], 2, 16),
+                (&[9, 5], 2, 24),
+            ];
+            for (lengths, num_heads, head_dim) in cases {
+                let [given, expected] = Inputs::new(lengths, num_heads, head_dim).both();
+                assert_close(&format!("self-attention {lengths:?} {num_heads}x{head_dim}"), &given, &expected, 3e-6);
+            }
+        });
     }
 
     #[test]
     fn a_row_does_not_depend_on_its_company() {
-        let inputs = Inputs::new(&[64, 0, 600, 31], 3, 32);
-        let together = inputs.forward();
-        for row in 0..4 {
-            let tokens = inputs.rows.range(row);
-            let of_row = together.narrow(0, tokens.start, tokens.len()).unwrap();
-            assert_eq!(numbers(&of_row), numbers(&inputs.row(row).forward()), "row {row}");
-        }
+        on_each_set(|_| {
+            let inputs = Inputs::new(&[64, 0, 600, 31], 3, 32);
+            let together = inputs.forward();
+            for row in 0..4 {
+                let tokens = inputs.rows.range(row);
+                let of_row = together.narrow(0, tokens.start, tokens.len()).unwrap();
+                assert_eq!(numbers(&of_row), numbers(&inputs.row(row).forward()), "row {row}");
+            }
+        });
     }
 
     /// The last token of a causal attention sees every token, as all do here.
     #[test]
     fn the_last_token_is_that_of_a_causal_attention() {
-        let inputs = Inputs::new(&[37], 3, 32);
-        let Inputs { qkv, cos, sin, .. } = &inputs;
-        let causal = CausalAttention { qkv, norms: None, cos, sin, num_heads: 3, num_kv_heads: 3, valid: 37 };
-        let last = |t: &Tensor| t.narrow(0, 36, 1).unwrap();
-        let expected = last(&causal.forward().unwrap());
-        for given in inputs.both() {
-            assert_close("last token", &last(&given), &expected, 1e-6);
-        }
+        on_each_set(|_| {
+            let inputs = Inputs::new(&[37], 3, 32);
+            let Inputs { qkv, cos, sin, .. } = &inputs;
+            let causal = CausalAttention { qkv, norms: None, cos, sin, num_heads: 3, num_kv_heads: 3, valid: 37 };
+            let last = |t: &Tensor| t.narrow(0, 36, 1).unwrap();
+            let expected = last(&causal.forward().unwrap());
+            for given in inputs.both() {
+                assert_close("last token", &last(&given), &expected, 1e-6);
+            }
+        });
     }
 
     #[test]
     fn half_precision_takes_the_reference() {
-        let inputs = Inputs::new(&[20, 9], 3, 32);
-        let expected = inputs.forward();
-        let half = Inputs { qkv: inputs.qkv.to_dtype(DType::BF16).unwrap(), ..inputs }.forward();
-        assert_eq!(half.dtype(), DType::BF16);
-        assert_close("bf16", &half, &expected, 2e-2);
+        on_each_set(|_| {
+            let inputs = Inputs::new(&[20, 9], 3, 32);
+            let expected = inputs.forward();
+            let half = Inputs { qkv: inputs.qkv.to_dtype(DType::BF16).unwrap(), ..inputs }.forward();
+            assert_eq!(half.dtype(), DType::BF16);
+            assert_close("bf16", &half, &expected, 2e-2);
+        });
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use crate::RowLayout;
-use crate::avx2::{Avx2, step};
-use crate::dispatch::{self, F32, avx2};
+use crate::devices::backend;
 
 /// `mean(|previous - current|) / mean(|previous|)` of each row that has a previous value,
 /// cache-dit's measure of change, NaN where both means are 0:
@@ -27,13 +26,10 @@ pub fn residual_diffs(current: &Tensor, previous: &[Option<&Tensor>], rows: &Row
             bail!("previous of row {row} must be {expected:?}. Given: {:?}", previous.dims())
         }
     }
-    if let Some(avx2) = avx2()
-        && let Some(current) = F32::of(&current.contiguous()?)
-        && let Some(diffs) = residual_diffs_avx2(avx2, &current, previous, rows, dim)?
-    {
-        return Ok(diffs);
+    match backend(current.device()).residual_diffs(current, previous, rows)? {
+        Some(diffs) => Ok(diffs),
+        None => residual_diffs_reference(current, previous, rows),
     }
-    residual_diffs_reference(current, previous, rows)
 }
 
 /// `x + sum(weight * term)`: a forecast from stored derivatives, or a reused residual.
@@ -44,37 +40,10 @@ pub fn add_weighted(x: &Tensor, terms: &[(f64, &Tensor)]) -> Result<Tensor> {
     if let Some((_, term)) = terms.iter().find(|(_, term)| term.dims() != x.dims()) {
         bail!("terms must be {:?} as x is. Given: {:?}", x.dims(), term.dims())
     }
-    if let Some(avx2) = avx2()
-        && let Some(numbers) = F32::of(&x.contiguous()?)
-        && let tensors = terms.iter().map(|(_, term)| term.contiguous()).collect::<Result<Vec<_>>>()?
-        && let Some(views) = tensors.iter().map(F32::of).collect::<Option<Vec<_>>>()
-    {
-        let terms: Vec<_> = terms.iter().zip(&views).map(|((weight, _), term)| (*weight as f32, &**term)).collect();
-        return dispatch::tensor(step::add_weighted(avx2, &numbers, &terms), x.shape());
+    match backend(x.device()).add_weighted(x, terms)? {
+        Some(sum) => Ok(sum),
+        None => add_weighted_reference(x, terms),
     }
-    add_weighted_reference(x, terms)
-}
-
-/// `None` if a previous value is not f32 in host memory.
-fn residual_diffs_avx2(
-    avx2: Avx2,
-    current: &[f32],
-    previous: &[Option<&Tensor>],
-    rows: &RowLayout,
-    dim: usize,
-) -> Result<Option<Vec<Option<f32>>>> {
-    let mut diffs = Vec::new();
-    for (tokens, previous) in rows.iter().zip(previous) {
-        let Some(previous) = previous else {
-            diffs.push(None);
-            continue;
-        };
-        let previous = previous.contiguous()?;
-        let Some(previous) = F32::of(&previous) else { return Ok(None) };
-        let (diff, size) = step::abs_sums(avx2, &current[tokens.start * dim..tokens.end * dim], &previous);
-        diffs.push(Some((diff / size) as f32));
-    }
-    Ok(Some(diffs))
 }
 
 fn residual_diffs_reference(
@@ -106,65 +75,76 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::testing::{assert_close, numbers, randn};
+    use crate::testing::{assert_close, numbers, on_each_set, randn};
     use crate::with_reference;
 
     #[test]
     fn diffs_agree_with_candle() {
-        for (lengths, dim) in [(&[18usize, 0, 64, 3][..], 160), (&[5], 7), (&[300, 411], 192)] {
-            let rows = RowLayout::new(lengths);
-            let current = randn(1, (rows.total(), dim));
-            let previous: Vec<_> = lengths.iter().enumerate().map(|(i, n)| randn(2 + i as u64, (*n, dim))).collect();
-            // The second row has no previous value.
-            let previous: Vec<_> = previous.iter().enumerate().map(|(i, t)| (i != 1).then_some(t)).collect();
-            let given = residual_diffs(&current, &previous, &rows).unwrap();
-            let expected = with_reference(|| residual_diffs(&current, &previous, &rows)).unwrap();
-            for (given, expected) in given.iter().zip(expected) {
-                assert_eq!(given.is_some(), expected.is_some());
-                let (given, expected) = (given.unwrap_or(1.0), expected.unwrap_or(1.0));
-                assert!((given / expected - 1.0).abs() < 2e-6, "{given} {expected}");
+        on_each_set(|_| {
+            for (lengths, dim) in [(&[18usize, 0, 64, 3][..], 160), (&[5], 7), (&[300, 411], 192)] {
+                let rows = RowLayout::new(lengths);
+                let current = randn(1, (rows.total(), dim));
+                let previous: Vec<_> =
+                    lengths.iter().enumerate().map(|(i, n)| randn(2 + i as u64, (*n, dim))).collect();
+                // The second row has no previous value.
+                let previous: Vec<_> = previous.iter().enumerate().map(|(i, t)| (i != 1).then_some(t)).collect();
+                let given = residual_diffs(&current, &previous, &rows).unwrap();
+                let expected = with_reference(|| residual_diffs(&current, &previous, &rows)).unwrap();
+                for (given, expected) in given.iter().zip(expected) {
+                    assert_eq!(given.is_some(), expected.is_some());
+                    let (given, expected) = (given.unwrap_or(1.0), expected.unwrap_or(1.0));
+                    assert!((given / expected - 1.0).abs() < 2e-6, "{given} {expected}");
+                }
             }
-        }
+        });
     }
 
     #[test]
     fn a_row_is_compared_with_its_own_past() {
-        let rows = RowLayout::new(&[1, 1, 1, 1]);
-        let current = Tensor::new(&[[3f32, -1.0], [2.0, 2.0], [0.0, 0.0], [1.0, 0.0]], &Device::Cpu).unwrap();
-        let previous = [[2f32, -2.0], [0.0, 0.0], [0.0, 0.0]].map(|x| Tensor::new(&[x], &Device::Cpu).unwrap());
-        let previous = [Some(&previous[0]), None, Some(&previous[1]), Some(&previous[2])];
-        let diffs = || residual_diffs(&current, &previous, &rows).unwrap();
-        for given in [diffs(), with_reference(diffs)] {
-            // |2 - 3| + |-2 + 1| of |2| + |-2|; nothing of nothing; something of nothing.
-            assert_eq!((given[0], given[1], given[3]), (Some(0.5), None, Some(f32::INFINITY)));
-            assert!(given[2].unwrap().is_nan());
-        }
+        on_each_set(|_| {
+            let rows = RowLayout::new(&[1, 1, 1, 1]);
+            let current = Tensor::new(&[[3f32, -1.0], [2.0, 2.0], [0.0, 0.0], [1.0, 0.0]], &Device::Cpu).unwrap();
+            let previous = [[2f32, -2.0], [0.0, 0.0], [0.0, 0.0]].map(|x| Tensor::new(&[x], &Device::Cpu).unwrap());
+            let previous = [Some(&previous[0]), None, Some(&previous[1]), Some(&previous[2])];
+            let diffs = || residual_diffs(&current, &previous, &rows).unwrap();
+            for given in [diffs(), with_reference(diffs)] {
+                // |2 - 3| + |-2 + 1| of |2| + |-2|; nothing of nothing; something of nothing.
+                assert_eq!((given[0], given[1], given[3]), (Some(0.5), None, Some(f32::INFINITY)));
+                assert!(given[2].unwrap().is_nan());
+            }
+        });
     }
 
     #[test]
     fn a_row_does_not_depend_on_its_company() {
-        let rows = RowLayout::new(&[37, 700]);
-        let (current, previous) = (randn(1, (737, 192)), randn(2, (700, 192)));
-        let together = residual_diffs(&current, &[None, Some(&previous)], &rows).unwrap();
-        let current = current.narrow(0, 37, 700).unwrap();
-        assert_eq!(together[1], residual_diffs(&current, &[Some(&previous)], &RowLayout::new(&[700])).unwrap()[0]);
+        on_each_set(|_| {
+            let rows = RowLayout::new(&[37, 700]);
+            let (current, previous) = (randn(1, (737, 192)), randn(2, (700, 192)));
+            let together = residual_diffs(&current, &[None, Some(&previous)], &rows).unwrap();
+            let current = current.narrow(0, 37, 700).unwrap();
+            assert_eq!(together[1], residual_diffs(&current, &[Some(&previous)], &RowLayout::new(&[700])).unwrap()[0]);
+        });
     }
 
     #[test]
     fn weighted_sums_agree_with_candle() {
-        for (tokens, dim) in [(1, 5), (64, 160), (700, 193)] {
-            let [x, a, b] = [1, 2, 3].map(|seed| randn(seed, (tokens, dim)));
-            for terms in [&[][..], &[(1.0, &a)], &[(-0.5, &a), (2.25, &b)]] {
-                let sum = || add_weighted(&x, terms).unwrap();
-                assert_close("weighted sum", &sum(), &with_reference(sum), 3e-7);
+        on_each_set(|_| {
+            for (tokens, dim) in [(1, 5), (64, 160), (700, 193)] {
+                let [x, a, b] = [1, 2, 3].map(|seed| randn(seed, (tokens, dim)));
+                for terms in [&[][..], &[(1.0, &a)], &[(-0.5, &a), (2.25, &b)]] {
+                    let sum = || add_weighted(&x, terms).unwrap();
+                    assert_close("weighted sum", &sum(), &with_reference(sum), 3e-7);
+                }
             }
-        }
+        });
     }
 
     #[test]
     fn a_weighted_sum_by_hand() {
-        let [x, a, b] = [[1f32, 2.0], [10.0, 20.0], [4.0, 0.0]].map(|x| Tensor::new(&x, &Device::Cpu).unwrap());
-        let sum = || numbers(&add_weighted(&x, &[(0.5, &a), (-1.0, &b)]).unwrap());
-        assert_eq!((sum(), with_reference(sum)), (vec![2.0, 12.0], vec![2.0, 12.0]));
+        on_each_set(|_| {
+            let [x, a, b] = [[1f32, 2.0], [10.0, 20.0], [4.0, 0.0]].map(|x| Tensor::new(&x, &Device::Cpu).unwrap());
+            let sum = || numbers(&add_weighted(&x, &[(0.5, &a), (-1.0, &b)]).unwrap());
+            assert_eq!((sum(), with_reference(sum)), (vec![2.0, 12.0], vec![2.0, 12.0]));
+        });
     }
 }

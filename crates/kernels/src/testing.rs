@@ -2,6 +2,9 @@
 
 use candle_core::{DType, Device, Shape, Tensor};
 
+use crate::cpu::sets::sets;
+use crate::with_instruction_set;
+
 /// Roughly normal numbers (mean 0, variance 1), the same for the same seed.
 pub(crate) fn randn(seed: u64, shape: impl Into<Shape>) -> Tensor {
     let shape = shape.into();
@@ -33,4 +36,32 @@ pub(crate) fn assert_close(name: &str, given: &Tensor, expected: &Tensor, tolera
     let error = given.iter().zip(&expected).fold(0f32, |error, (a, b)| error.max((a - b).abs())) / largest;
     println!("{name}: error {error:.1e}, tolerance {tolerance:.0e}");
     assert!(error <= tolerance, "{name}: error {error:e}, tolerance {tolerance:e}");
+}
+
+/// Calls `check(set, name)` for every set of vector instructions that this processor has, and names those it lacks.
+macro_rules! on_each_simd {
+    ($check:ident) => {{
+        $check(crate::cpu::portable::Portable, "portable");
+        #[cfg(target_arch = "x86_64")]
+        {
+            match crate::cpu::avx2::Avx2::detect() {
+                Some(set) => $check(set, "avx2"),
+                None => println!("kernels not run here: no avx2"),
+            }
+            match crate::cpu::avx512::Avx512::detect() {
+                Some(set) => $check(set, "avx512"),
+                None => println!("kernels not run here: no avx512"),
+            }
+        }
+    }};
+}
+pub(crate) use on_each_simd;
+
+/// Runs `check` with the kernels of every set that this processor has, and names those it lacks.
+pub(crate) fn on_each_set(check: impl Fn(&str)) {
+    for set in sets() {
+        if with_instruction_set(set.name, || check(set.name)).is_err() {
+            println!("kernels not run here: no {}", set.name);
+        }
+    }
 }

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code, reason = "std::env::set_var is unsafe; it is called before there are threads")]
 
+use std::collections::HashSet;
+
 use candle_core::Device;
 
 use crate::Watch;
@@ -11,7 +13,8 @@ use crate::Watch;
 ///
 /// candle asks the operating system for the number of CPUs at every matrix product unless
 /// `RAYON_NUM_THREADS` is set, 35 us each time. This sets it, and `CANDLE_NUM_THREADS` for
-/// candle's elementwise operations, to the number of CPUs where they are not set.
+/// candle's elementwise operations, to the number of cores where they are not set: those that this process may use by
+/// its affinity and its container's quota. Two hyperthreads count as the one core whose multipliers they share.
 ///
 /// Changing the environment is sound only while nobody else can read it, so this does nothing
 /// in a process that already has a second thread, or where it cannot count them (it can on
@@ -20,11 +23,11 @@ pub fn threads_from_env() {
     if num_threads() != Some(1) {
         return;
     }
-    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get()).to_string();
+    let cores = num_cores().to_string();
     for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
         if std::env::var_os(name).is_none() {
             // SAFETY: this is the only thread of the process, so nothing reads the environment.
-            unsafe { std::env::set_var(name, &cpus) };
+            unsafe { std::env::set_var(name, &cores) };
         }
     }
 }
@@ -43,6 +46,34 @@ pub fn in_pool<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| watch.scope(work))
 }
 
+/// Cores that this process may use; where the system does not tell them from hyperthreads, CPUs.
+fn num_cores() -> usize {
+    // Of the affinity mask and the quotas of cgroups.
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let siblings = |cpu: usize| {
+        std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).ok()
+    };
+    distinct_cores(&status, siblings).map_or(cpus, |cores| cores.clamp(1, cpus))
+}
+
+/// Cores that the allowed CPUs of a `/proc/PID/status` lie on; CPUs of one core have the same list of siblings.
+fn distinct_cores(status: &str, siblings: impl Fn(usize) -> Option<String>) -> Option<usize> {
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    let cores: Option<HashSet<_>> = cpu_list(allowed)?.into_iter().map(siblings).collect();
+    Some(cores?.len())
+}
+
+/// `0-2,8` is 0, 1, 2, 8. `None` of anything else.
+fn cpu_list(list: &str) -> Option<Vec<usize>> {
+    let mut cpus = Vec::new();
+    for range in list.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        cpus.extend(first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?);
+    }
+    Some(cpus)
+}
+
 /// Threads of this process, `None` where it cannot be known.
 fn num_threads() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/task").ok()?.count())
@@ -56,6 +87,16 @@ mod tests {
     fn work_on_the_cpu_runs_in_the_pool() {
         assert_eq!(rayon::current_thread_index(), None);
         assert!(in_pool(&Device::Cpu, rayon::current_thread_index).is_some());
+    }
+
+    #[test]
+    fn hyperthreads_of_a_core_count_once() {
+        let siblings = |cpu: usize| Some(format!("{}-{}", cpu / 2 * 2, cpu / 2 * 2 + 1));
+        let cores = |list: &str| distinct_cores(&format!("Name:\tlatentd\nCpus_allowed_list:\t{list}\n"), siblings);
+        assert_eq!([cores("0-7"), cores("0,2,4-5"), cores("3")], [Some(4), Some(3), Some(1)]);
+        assert_eq!([cores("0-"), distinct_cores("Name:\tlatentd\n", siblings)], [None; 2]);
+        assert_eq!(distinct_cores("Cpus_allowed_list:\t0", |_| None), None);
+        assert!((1..=std::thread::available_parallelism().unwrap().get()).contains(&num_cores()));
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn convolutions() -> Vec<Case> {
 
 fn cases() -> Vec<Case> {
     let (linear, x) = (Linear::new(&randn(&[64, 128]), None).unwrap(), randn(&[1440, 128]));
-    let product = case("linear", 10, move || linear.forward(&x));
+    let product = case("linear", 6, move || linear.forward(&x));
     [vec![product], attentions(), convolutions()].into_iter().flatten().collect()
 }
 

@@ -19,7 +19,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     kernels::threads_from_env();
     let cli = commands::Cli::of(dashed(std::env::args_os()));
-    match cli.run().and_then(|()| terminal::check_printed()) {
+    let chosen = kernels::instruction_set().map_err(latentd::Error::Flag);
+    match chosen.and_then(|_| cli.run()).and_then(|()| terminal::check_printed()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             terminal::notice(&format!("error: {err}"));

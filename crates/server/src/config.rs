@@ -12,6 +12,8 @@ use crate::request::ImageFetcher;
 /// The settings of the front end.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
+    /// The instructions that the kernels of a worker on the CPU are made of, e.g. `avx512`.
+    pub instruction_set: Option<&'static str>,
     /// What requests may call the model: first its id, then aliases. Never empty.
     pub served_model_names: Vec<String>,
     /// The bounds of a request.
@@ -80,6 +82,7 @@ impl ServerConfig {
     /// The defaults, for a model called `id`.
     pub fn new(id: impl Into<String>) -> Self {
         ServerConfig {
+            instruction_set: None,
             served_model_names: vec![id.into()],
             limits: Limits::default(),
             body_limit: 2 << 20,

@@ -25,6 +25,7 @@ pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
         model: ServedModel::new(&config.served_model_names, card.as_deref()),
         limits: ServedLimits::new(config, card.as_deref()),
         cache: ServedCache::new(config),
+        instruction_set: config.instruction_set,
         auth_required: !config.api_keys.is_empty(),
         priorities: config.priorities,
     })
@@ -37,6 +38,8 @@ pub(crate) struct Info {
     model: ServedModel,
     limits: ServedLimits,
     cache: ServedCache,
+    /// The instructions that the kernels of a worker on the CPU are made of, e.g. `avx512`.
+    instruction_set: Option<&'static str>,
     /// Whether requests need a key.
     auth_required: bool,
     /// Whether a request may bring a priority.

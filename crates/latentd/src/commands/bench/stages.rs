@@ -47,6 +47,8 @@ pub(super) struct Stages {
 /// Milliseconds of each stage, medians over the runs, and billions of floating point operations that it is taken for.
 #[derive(Serialize)]
 struct Figures {
+    /// Of the CPU's kernels.
+    instruction_set: &'static str,
     load_ms: f64,
     encode_ms: f64,
     step_ms: f64,
@@ -89,6 +91,7 @@ impl Stages {
         }
         let work = omni.work(&self.prompt, self.params())?;
         let figures = Figures {
+            instruction_set: kernels::instruction_set().unwrap_or_default(),
             load_ms,
             encode_ms: median(encode),
             step_ms: median(step),
@@ -121,7 +124,10 @@ impl Stages {
             terminal::line(&serde_json::to_string(figures).expect("numbers make JSON. This is a bug."));
             return;
         }
-        terminal::notice(&format!("medians of {} runs of {} steps, in milliseconds", figures.runs, figures.steps));
+        terminal::notice(&format!(
+            "medians of {} runs of {} steps, in milliseconds; kernels on the CPU: {}",
+            figures.runs, figures.steps, figures.instruction_set
+        ));
         terminal::line(&format!("load        {:9.1}", figures.load_ms));
         terminal::line(&format!("encode      {:9.1}   {:9.3} GFLOP", figures.encode_ms, figures.encode_gflop));
         terminal::line(&format!("step        {:9.2}   {:9.3} GFLOP", figures.step_ms, figures.step_gflop));

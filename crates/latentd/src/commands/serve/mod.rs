@@ -137,6 +137,7 @@ impl Serve {
         config.priorities = self.scheduling.priorities();
         config.drain_timeout = Duration::from_secs(self.drain_timeout);
         config.build = build::info();
+        config.instruction_set = kernels::instruction_set().ok();
         config
     }
 
@@ -192,7 +193,8 @@ impl Settled {
         let stopped = Interrupt::default();
         let scheduler = Scheduler::spawn(options, serve.factories(&stopped));
         let memory_budget = scheduling.memory_budget.map(|bytes| ByteSize::b(bytes).to_string());
-        tracing::info!(%address, model = source.id(), memory_budget, "listening; loading the model");
+        let instruction_set = kernels::instruction_set().unwrap_or_default();
+        tracing::info!(%address, model = source.id(), memory_budget, instruction_set, "listening; loading the model");
 
         let stop = server::stop_on_signals().map_err(|source| serve.io("listen on", source))?;
         let readiness = scheduler.readiness();

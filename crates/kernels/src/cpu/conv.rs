@@ -7,16 +7,14 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use super::Avx2;
-use super::gemm::{Finish, Left, Output, PANEL, STRIP, strip};
-use super::group_norm::silu_pixel;
+use super::gemm::{Epilogue, Finish, Left, Output, PANEL, Right, Size, finish, multiply};
+use super::group_norm::{Affine, silu_pixel};
 use super::narrow_conv::{NARROW, Narrow};
 use super::norm::channel_norm_silu_pixel;
 use super::parallel::{SharedMut, at_least, split};
+use super::simd::{Simd, vectorized};
 use super::winograd;
 use crate::Watch;
-use crate::conv::Input;
-use crate::linear::Epilogue;
 
 /// Output rows of a band: the border of two rows is little beside them.
 const BAND: usize = 16;
@@ -29,7 +27,7 @@ thread_local! {
 }
 
 /// Weights as panels of 16 output channels, `[out / 16][ky][kx * in + i][16]`, the last one
-/// filled up with zeros. There are none without AVX2.
+/// filled up with zeros.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
     pub(super) in_channels: usize,
@@ -38,6 +36,19 @@ pub(crate) struct Packed {
     pub(super) bias: Vec<[f32; PANEL]>,
     /// The same weights transformed, four times as large: made when first needed.
     winograd: OnceLock<Vec<f32>>,
+}
+
+/// What is done to a picture on its way into a convolution.
+#[derive(Clone, Copy)]
+pub(crate) enum Input<'a> {
+    /// Nothing.
+    Plain,
+    /// `silu(channel_norm(x, gamma))`
+    NormSilu(&'a [f32]),
+    /// `silu((x - mean) * scale + bias)`
+    AffineSilu(&'a Affine),
+    /// Every pixel twice both ways.
+    Upsampled,
 }
 
 /// A picture on its way into a convolution; `height` and `width` are those the convolution sees.
@@ -52,7 +63,7 @@ pub(super) struct Picture<'a> {
 
 impl Packed {
     /// From `[out, in, 3, 3]` weights and an `[out]` bias.
-    pub(crate) fn new(_: Avx2, weight: &[f32], bias: &[f32], in_channels: usize) -> Packed {
+    pub(crate) fn new(weight: &[f32], bias: &[f32], in_channels: usize) -> Packed {
         let out_channels = bias.len();
         let mut padded = vec![[0.0; PANEL]; out_channels.div_ceil(PANEL)];
         padded.as_flattened_mut()[..out_channels].copy_from_slice(bias);
@@ -88,10 +99,10 @@ impl Packed {
     }
 
     /// The convolution with zero padding 1 of what `input` makes of an `[height, width, in]`
-    /// picture, plus `residual`; not all of it, or nothing, once the work is interrupted. A norm needs a
-    /// multiple of 8 channels.
-    pub(crate) fn forward(
+    /// picture, plus `residual`; not all of it, or nothing, once the work is interrupted.
+    pub(super) fn forward<S: Simd>(
         &self,
+        s: S,
         pixels: &[f32],
         (height, width): (usize, usize),
         input: Input<'_>,
@@ -102,20 +113,21 @@ impl Packed {
         let picture = Picture { pixels, height, width, channels: self.in_channels, input };
         // Winograd pays by the output channel and transforms eight input channels at a time.
         if self.in_channels.is_multiple_of(8) && self.out_channels >= PANEL {
-            let weights = self.winograd.get_or_init(|| winograd::transform_weights(self));
-            return winograd::forward(self, weights, picture, residual);
+            let weights = self.winograd.get_or_init(|| winograd::transform_weights(s, self));
+            return winograd::forward(s, self, weights, picture, residual);
         }
-        self.direct(picture, (height, width), 1, residual)
+        self.direct(s, picture, (height, width), 1, residual)
     }
 
     /// Every second pixel of the convolution padded at the right and the bottom only.
-    pub(crate) fn forward_stride2(&self, pixels: &[f32], (height, width): (usize, usize)) -> Vec<f32> {
+    pub(super) fn forward_stride2<S: Simd>(&self, s: S, pixels: &[f32], (height, width): (usize, usize)) -> Vec<f32> {
         let picture = Picture { pixels, height, width, channels: self.in_channels, input: Input::Plain };
-        self.direct(picture, (height / 2, width / 2), 2, None)
+        self.direct(s, picture, (height / 2, width / 2), 2, None)
     }
 
-    fn direct(
+    fn direct<S: Simd>(
         &self,
+        s: S,
         picture: Picture<'_>,
         (height, width): (usize, usize),
         stride: usize,
@@ -134,8 +146,8 @@ impl Packed {
                     }
                     let rows = band * band_rows..height.min((band + 1) * band_rows);
                     let numbers = rows.start * width * self.out_channels..rows.end * width * self.out_channels;
-                    // SAFETY: the proof was given to `new`; no two bands share a row.
-                    unsafe { self.direct_band(picture, rows, width, stride, scratch, shared) };
+                    // SAFETY: no two bands share a row.
+                    vectorized!(s, unsafe { self.direct_band(s, picture, rows, (width, stride), scratch, shared) });
                     let Some(residual) = residual else { continue };
                     // SAFETY: the band has just been written, by us.
                     let out = unsafe {
@@ -155,14 +167,14 @@ impl Packed {
     }
 
     /// # Safety
-    /// The processor has AVX2 and FMA, and nobody else writes these rows of `out`.
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn direct_band(
+    /// Nobody else writes these rows of `out`.
+    #[inline(always)]
+    unsafe fn direct_band<S: Simd>(
         &self,
+        s: S,
         picture: Picture<'_>,
         rows: Range<usize>,
-        width: usize,
-        stride: usize,
+        (width, stride): (usize, usize),
         scratch: &mut Vec<f32>,
         out: SharedMut,
     ) {
@@ -172,8 +184,8 @@ impl Packed {
         let in_rows = (rows.len() - 1) * stride + 3;
         let first_row = (rows.start * stride) as isize - left as isize;
         let input = at_least(scratch, in_rows * columns * self.in_channels);
-        picture.fill(first_row, left, columns, input);
-        let band = DirectBand { weights: self, input, columns, stride, rows: rows.len(), width };
+        picture.fill(s, first_row, left, columns, input);
+        let band = DirectBand { set: s, weights: self, input, columns, stride, rows: rows.len(), width };
         let first = rows.start * width * self.out_channels;
         for panel in 0..self.bias.len() {
             let column = panel * PANEL;
@@ -195,7 +207,8 @@ impl Packed {
 }
 
 /// A band with its input laid out: `rows` rows of `width` outputs.
-struct DirectBand<'a> {
+struct DirectBand<'a, S> {
+    set: S,
     weights: &'a Packed,
     input: &'a [f32],
     columns: usize,
@@ -204,19 +217,19 @@ struct DirectBand<'a> {
     width: usize,
 }
 
-impl DirectBand<'_> {
+impl<S: Simd> DirectBand<'_, S> {
     /// The three taps of a row lie side by side in the input, so that a convolution is three
     /// matrix products whose left rows overlap.
     ///
     /// # Safety
-    /// The processor has AVX2 and FMA, and `out` is writable for all pixels by 16.
-    #[target_feature(enable = "avx2,fma")]
+    /// `out` is writable for all pixels by 16.
+    #[inline(always)]
     unsafe fn panel(&self, panel: usize, out: Output) {
         let in_channels = self.weights.in_channels;
         let (taps, step) = (3 * in_channels, self.stride * in_channels);
         let block = taps.div_ceil(taps.div_ceil(BLOCK_K));
-        let finish =
-            Finish { bias: &self.weights.bias[panel], epilogue: Epilogue::None, row: 0, column: 0, columns: 0 };
+        let bias = &self.weights.bias[panel];
+        let end = Finish { bias, epilogue: Epilogue::None, row: 0, column: 0, columns: 0 };
         for ky in 0..3 {
             for from in (0..taps).step_by(block) {
                 let len = block.min(taps - from);
@@ -224,27 +237,27 @@ impl DirectBand<'_> {
                 let weights = &self.weights.panels[((panel * 3 + ky) * taps + from) * PANEL..][..len * PANEL];
                 for y in 0..self.rows {
                     let row = &self.input[(y * self.stride + ky) * self.columns * in_channels..];
-                    for x in (0..self.width).step_by(STRIP) {
-                        let left = Left { start: row[x * step + from..].as_ptr(), row_stride: step, stride: 1 };
-                        let start = out.start.wrapping_add((y * self.width + x) * out.row_stride);
-                        let out = Output { start, ..out };
-                        let pixels = STRIP.min(self.width - x);
-                        // SAFETY: the row holds the taps of all its outputs; the caller
-                        // promises the outputs.
-                        unsafe { strip(pixels, len, left, weights.as_ptr(), out, first, last.then_some(&finish)) };
+                    let left = Left { start: row[from..].as_ptr(), row_stride: step, stride: 1 };
+                    let right = Right { start: weights.as_ptr(), stride: 0 };
+                    let start = out.start.wrapping_add(y * self.width * out.row_stride);
+                    let (out, size) = (Output { start, ..out }, Size { rows: self.width, panels: 1, k: len });
+                    // SAFETY: the row holds the taps of all its outputs; the caller promises the outputs.
+                    unsafe {
+                        multiply(self.set, size, left, right, out, first);
+                        if last {
+                            finish(self.set, self.width, out, &end);
+                        }
                     }
                 }
             }
         }
     }
-}
 
-impl DirectBand<'_> {
     /// A panel that sticks out is computed aside.
     ///
     /// # Safety
-    /// The processor has AVX2 and FMA, and `out` is writable for these channels of all pixels.
-    #[target_feature(enable = "avx2,fma")]
+    /// `out` is writable for these channels of all pixels.
+    #[inline(always)]
     unsafe fn panel_aside(&self, panel: usize, channels: usize, out: Output) {
         let mut aside = vec![0.0; self.rows * self.width * PANEL];
         // SAFETY: the buffer holds the panel's columns of all pixels.
@@ -261,7 +274,7 @@ impl DirectBand<'_> {
     ///
     /// # Safety
     /// As for `panel_aside`.
-    #[target_feature(enable = "avx2,fma")]
+    #[inline(always)]
     unsafe fn narrow(&self, panel: usize, channels: usize, out: Output) {
         let in_channels = self.weights.in_channels;
         let taps = 3 * in_channels;
@@ -276,7 +289,7 @@ impl DirectBand<'_> {
             let rows = [0, 1, 2].map(|ky| &self.input[(y * self.stride + ky) * self.columns * in_channels..]);
             let start = out.start.wrapping_add(y * self.width * out.row_stride);
             // SAFETY: the row is one of the band's, the channels are the caller's promise.
-            unsafe { narrow.row(rows, self.width, start, out.row_stride) };
+            unsafe { narrow.row(self.set.octets(), rows, self.width, start, out.row_stride) };
         }
     }
 }
@@ -284,8 +297,8 @@ impl DirectBand<'_> {
 impl Picture<'_> {
     /// Writes rows from `first_row` on (perhaps above or below the picture: zeros) with `left`
     /// zeros before and more behind, `columns` pixels in all, until `out` is full.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn fill(&self, first_row: isize, left: usize, columns: usize, out: &mut [f32]) {
+    #[inline(always)]
+    pub(super) fn fill<S: Simd>(&self, s: S, first_row: isize, left: usize, columns: usize, out: &mut [f32]) {
         let channels = self.channels;
         for (y, out) in (first_row..).zip(out.chunks_exact_mut(columns * channels)) {
             if y < 0 || y as usize >= self.height {
@@ -296,25 +309,25 @@ impl Picture<'_> {
             let (row, behind) = rest.split_at_mut(self.width * channels);
             before.fill(0.0);
             behind.fill(0.0);
-            self.fill_row(y as usize, row);
+            self.fill_row(s, y as usize, row);
         }
     }
 
-    #[target_feature(enable = "avx2,fma")]
-    fn fill_row(&self, y: usize, out: &mut [f32]) {
+    #[inline(always)]
+    fn fill_row<S: Simd>(&self, s: S, y: usize, out: &mut [f32]) {
         let row_len = out.len();
         match self.input {
             Input::Plain => out.copy_from_slice(&self.pixels[y * row_len..][..row_len]),
             Input::NormSilu(gamma) => {
                 let pixels = self.pixels[y * row_len..][..row_len].chunks_exact(self.channels);
                 for (out, pixel) in out.chunks_exact_mut(self.channels).zip(pixels) {
-                    channel_norm_silu_pixel(pixel, gamma, out);
+                    channel_norm_silu_pixel(s, pixel, gamma, out);
                 }
             }
             Input::AffineSilu(affine) => {
                 let pixels = self.pixels[y * row_len..][..row_len].chunks_exact(self.channels);
                 for (out, pixel) in out.chunks_exact_mut(self.channels).zip(pixels) {
-                    silu_pixel(pixel, affine, out);
+                    silu_pixel(s, pixel, affine, out);
                 }
             }
             Input::Upsampled => {

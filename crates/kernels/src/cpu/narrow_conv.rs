@@ -4,10 +4,8 @@
 //! A panel of sixteen would be half empty. Here a tile is eight pixels by eight channels, and stays in registers over
 //! all nine places of the kernel: their sums are too short to be worth writing down in between.
 
-use std::arch::x86_64::{_mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_storeu_ps};
-
 use super::gemm::PANEL;
-use super::simd::{F32x8, load_at, splat, store_at};
+use super::simd::Simd;
 
 /// Pixels of a tile: as many sums as multiply-adds are under way at a time.
 const PIXELS: usize = 8;
@@ -29,61 +27,73 @@ pub(super) struct Narrow<'a> {
 }
 
 impl Narrow<'_> {
-    /// A row of `width` output pixels from the three input rows, its pixels `pixel_stride` apart from `out` on.
+    /// `s` has vectors of eight. A row of `width` output pixels from the three input rows, its pixels `pixel_stride` apart from `out` on.
     ///
     /// # Safety
-    /// The processor has AVX2 and FMA, and `out` is writable for the channels of all pixels.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn row(&self, rows: [&[f32]; 3], width: usize, out: *mut f32, pixel_stride: usize) {
+    /// `out` is writable for the channels of all pixels.
+    #[inline(always)]
+    pub(super) unsafe fn row<S: Simd>(
+        &self,
+        s: S,
+        rows: [&[f32]; 3],
+        width: usize,
+        out: *mut f32,
+        pixel_stride: usize,
+    ) {
         assert!(rows.iter().all(|row| row.len() >= (width - 1) * self.step + self.taps));
         assert!(self.panel.len() >= 3 * self.taps * PANEL && self.channels <= NARROW);
         let rows = rows.map(<[f32]>::as_ptr);
         // SAFETY: the rows hold the taps of every pixel, as asserted; the caller promises the outputs.
         unsafe {
             if width < PIXELS {
-                return (0..width).for_each(|x| self.tile::<1>(rows, x, out, pixel_stride));
+                return (0..width).for_each(|x| self.tile::<S, 1>(s, rows, x, out, pixel_stride));
             }
             // The last tile may overlap the one before: it writes the same numbers again.
             for x in (0..width).step_by(PIXELS) {
-                self.tile::<PIXELS>(rows, x.min(width - PIXELS), out, pixel_stride);
+                self.tile::<S, PIXELS>(s, rows, x.min(width - PIXELS), out, pixel_stride);
             }
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile<const PIXELS: usize>(&self, rows: [*const f32; 3], x: usize, out: *mut f32, pixel_stride: usize) {
-        let mut sums = [splat(0.0); PIXELS];
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const PIXELS: usize>(
+        &self,
+        s: S,
+        rows: [*const f32; 3],
+        x: usize,
+        out: *mut f32,
+        pixel_stride: usize,
+    ) {
+        let mut sums = [s.splat(0.0); PIXELS];
         // SAFETY: `row` has asserted that the rows and the panel hold what is read, its caller that `out` is there.
         unsafe {
             for (ky, row) in rows.into_iter().enumerate() {
                 let pixels: [*const f32; PIXELS] = std::array::from_fn(|i| row.wrapping_add((x + i) * self.step));
                 let weights = self.panel.as_ptr().add(ky * self.taps * PANEL);
                 for tap in 0..self.taps {
-                    let weight = _mm256_loadu_ps(weights.add(tap * PANEL));
+                    let weight = s.load_from(weights.add(tap * PANEL));
                     for (sum, pixel) in sums.iter_mut().zip(pixels) {
-                        *sum = _mm256_fmadd_ps(_mm256_broadcast_ss(&*pixel.add(tap)), weight, *sum);
+                        *sum = s.fma(s.splat(*pixel.add(tap)), weight, *sum);
                     }
                 }
             }
-            let bias = load_at(self.bias, 0);
+            let bias = s.load(self.bias);
             for (i, sum) in sums.into_iter().enumerate() {
-                self.write(_mm256_add_ps(sum, bias), out.wrapping_add((x + i) * pixel_stride));
+                self.write(s, s.add(sum, bias), out.wrapping_add((x + i) * pixel_stride));
             }
         }
     }
 
     /// # Safety
     /// The channels of a pixel can be written from `out` on.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn write(&self, value: F32x8, out: *mut f32) {
+    #[inline(always)]
+    unsafe fn write<S: Simd>(&self, s: S, value: S::Vector, out: *mut f32) {
         if self.channels == NARROW {
             // SAFETY: eight channels are the caller's promise.
-            return unsafe { _mm256_storeu_ps(out, value) };
+            return unsafe { s.store_to(out, value) };
         }
         let mut eight = [0.0; NARROW];
-        store_at(&mut eight, 0, value);
+        s.store(&mut eight, value);
         // SAFETY: so many channels are the caller's promise.
         unsafe { eight.as_ptr().copy_to_nonoverlapping(out, self.channels) };
     }

@@ -2,20 +2,42 @@
 
 use rayon::prelude::*;
 
-use super::Avx2;
 use super::head::{Destination, Head, Rotation, Segment};
 use super::parallel::SharedMut;
-use crate::attention::Stream;
-use crate::causal::Causal;
+use super::simd::Simd;
 use crate::{RowLayout, Watch};
+
+/// The numbers of a token stream of a joint attention.
+#[derive(Clone, Copy)]
+pub(crate) struct Stream<'a> {
+    pub(super) qkv: &'a [f32],
+    pub(super) norm_q: &'a [f32],
+    pub(super) norm_k: &'a [f32],
+    pub(super) rows: &'a RowLayout,
+}
+
+/// The numbers of a causal attention.
+#[derive(Clone, Copy)]
+pub(crate) struct Causal<'a> {
+    pub(super) qkv: &'a [f32],
+    /// Of queries and keys.
+    pub(super) norms: Option<(&'a [f32], &'a [f32])>,
+    pub(super) eps: f64,
+    pub(super) cos: &'a [f32],
+    pub(super) sin: &'a [f32],
+    pub(super) num_heads: usize,
+    pub(super) num_kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) valid: usize,
+}
 
 /// Multiply-adds below which a whole attention stays on one thread.
 const MIN_PARALLEL: usize = 100_000;
 
 /// See [`crate::JointAttention`]; `rope` holds the cosines and sines of each row. The head's
 /// dimension, which the norms have, is a multiple of 16.
-pub(crate) fn joint(
-    _: Avx2,
+pub(super) fn joint<S: Simd>(
+    s: S,
     streams: [Stream<'_>; 2],
     rope: &[(&[f32], &[f32])],
     num_heads: usize,
@@ -49,13 +71,13 @@ pub(crate) fn joint(
     };
     let work = (0..rope.len()).map(|row| lengths(row).pow(2) * dim).sum();
     let tasks = (0..rope.len() * num_heads).filter(|task| lengths(task / num_heads) > 0);
-    // SAFETY: the token proves the features; a head of a row writes columns and rows of its own.
-    run(tasks.collect(), work, |task, watch| unsafe { head(task).attend(watch) });
+    // SAFETY: a head of a row writes columns and rows of its own.
+    run(tasks.collect(), work, |task, watch| unsafe { head(task).attend(s, watch) });
     outs
 }
 
 /// See [`crate::attention`]; the head's dimension is a multiple of 16.
-pub(crate) fn plain(_: Avx2, q: &[f32], k: &[f32], v: &[f32], num_heads: usize, dim: usize) -> Vec<f32> {
+pub(super) fn plain<S: Simd>(s: S, q: &[f32], k: &[f32], v: &[f32], num_heads: usize, dim: usize) -> Vec<f32> {
     let head_dim = dim / num_heads;
     let mut out = vec![0.0; q.len()];
     let shared = SharedMut::new(&mut out);
@@ -66,13 +88,13 @@ pub(crate) fn plain(_: Avx2, q: &[f32], k: &[f32], v: &[f32], num_heads: usize, 
         Head { head_dim, keys, values, queries, rotation: Rotation::None, eps: 0.0, causal: false }
     };
     let work = q.len() * k.len() / dim;
-    // SAFETY: the token proves the features; a head writes columns of its own.
-    run((0..num_heads).collect(), work, |task, watch| unsafe { head(task).attend(watch) });
+    // SAFETY: a head writes columns of its own.
+    run((0..num_heads).collect(), work, |task, watch| unsafe { head(task).attend(s, watch) });
     out
 }
 
 /// See [`crate::CausalAttention`]; the head's dimension is a multiple of 16.
-pub(crate) fn causal(_: Avx2, inputs: Causal<'_>) -> Vec<f32> {
+pub(super) fn causal<S: Simd>(s: S, inputs: Causal<'_>) -> Vec<f32> {
     let Causal { qkv, norms, eps, cos, sin, num_heads, num_kv_heads, head_dim, valid } = inputs;
     let (dim, group) = (num_heads * head_dim, num_heads / num_kv_heads);
     let row_len = dim + 2 * num_kv_heads * head_dim;
@@ -92,14 +114,14 @@ pub(crate) fn causal(_: Avx2, inputs: Causal<'_>) -> Vec<f32> {
         let rotation = Rotation::HalfSplit { cos, sin };
         Head { head_dim, keys, values, queries: queries.collect(), rotation, eps: eps as f32, causal: true }
     };
-    // SAFETY: the token proves the features; the heads of a group write columns of their own.
-    run((0..num_kv_heads).collect(), tokens * valid * dim, |task, watch| unsafe { head(task).attend(watch) });
+    // SAFETY: the heads of a group write columns of their own.
+    run((0..num_kv_heads).collect(), tokens * valid * dim, |task, watch| unsafe { head(task).attend(s, watch) });
     out
 }
 
 /// See [`crate::SelfAttention`]; the head's dimension is a multiple of 16.
-pub(crate) fn rotary_rows(
-    _: Avx2,
+pub(super) fn rotary_rows<S: Simd>(
+    s: S,
     qkv: &[f32],
     (cos, sin): (&[f32], &[f32]),
     rows: &RowLayout,
@@ -126,8 +148,8 @@ pub(crate) fn rotary_rows(
     };
     let work = rows.iter().map(|tokens| tokens.len().pow(2) * dim).sum();
     let tasks = (0..rows.num_rows() * num_heads).filter(|task| rows.length(task / num_heads) > 0);
-    // SAFETY: the token proves the features; a head of a row writes columns and rows of its own.
-    run(tasks.collect(), work, |task, watch| unsafe { head(task).attend(watch) });
+    // SAFETY: a head of a row writes columns and rows of its own.
+    run(tasks.collect(), work, |task, watch| unsafe { head(task).attend(s, watch) });
     out
 }
 

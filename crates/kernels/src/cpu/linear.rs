@@ -2,21 +2,16 @@
 //!
 //! Half-precision weights stay so in memory and are widened a panel at a time; sums are f32.
 
-use std::arch::x86_64::{
-    __m128i, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch, _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
-    _mm256_slli_epi32, _mm256_storeu_ps,
-};
 use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::Avx2;
-use super::gemm::{Finish, Left, Output, PANEL, STRIP, strip};
+use super::gemm::{Epilogue, Finish, Left, Output, PANEL, Right, Size, finish, tile};
 use super::parallel::{SharedMut, split};
+use super::simd::{Simd, vectorized};
 use crate::Watch;
-use crate::linear::Epilogue;
 
 /// Multiply-adds below which a product is not worth a second thread.
 const MIN_PARALLEL: usize = 200_000;
@@ -24,14 +19,9 @@ const MIN_PARALLEL: usize = 200_000;
 const MIN_TALL_ROWS: usize = 48;
 /// Floats of a left operand that the caches near a core no longer hold.
 const MIN_TALL: usize = 1 << 16;
-/// Most rows of a packed left operand.
-const BLOCK_ROWS: usize = 144;
-/// Longest part of a sum in one go: what keeps a panel in the first-level cache.
-const SHORT_BLOCK_K: usize = 512;
-const TALL_BLOCK_K: usize = 320;
 
 /// The weight of a linear map as panels of 16 outputs, `[out / 16][in][16]`, the last one
-/// filled up with zeros. There are none without AVX2.
+/// filled up with zeros.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
     in_features: usize,
@@ -50,7 +40,7 @@ enum Panels {
 impl Packed {
     /// Packs `[out, in]` weights, one below the other. `None` if they are not of one float
     /// type of at most 32 bits, in host memory.
-    pub(crate) fn new(_: Avx2, weights: &[Tensor], bias: &[f32]) -> Result<Option<Packed>> {
+    pub(crate) fn new(weights: &[Tensor], bias: &[f32]) -> Result<Option<Packed>> {
         let in_features = weights[0].dim(1)?;
         let out_features = weights.iter().map(|weight| weight.dims()[0]).sum();
         let panels = match weights[0].dtype() {
@@ -86,14 +76,14 @@ impl Packed {
     }
 
     /// `[tokens, in]` to `[tokens, out]`; nothing, or not all of it, once the work is interrupted.
-    pub(crate) fn forward(&self, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
+    pub(super) fn forward<S: Simd>(&self, s: S, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
         if self.out_features.is_multiple_of(PANEL) {
-            return self.padded_forward(x, epilogue);
+            return self.padded_forward(s, x, epilogue);
         }
         // The last panel sticks out: it is computed whole and cut off, and what is read at
         // the places of the result (residual and gate) is added after that.
         let during = if let Epilogue::Gated { .. } = epilogue { Epilogue::None } else { epilogue };
-        let padded = self.padded_forward(x, during);
+        let padded = self.padded_forward(s, x, during);
         let rows = padded.chunks_exact(self.bias.len() * PANEL);
         let mut out: Vec<f32> = rows.flat_map(|row| &row[..self.out_features]).copied().collect();
         if let Epilogue::Gated { residual, gate, gate_offsets } = epilogue {
@@ -108,29 +98,31 @@ impl Packed {
     }
 
     /// The product with as many columns as there are in all panels; nothing once the work is interrupted.
-    fn padded_forward(&self, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
+    fn padded_forward<S: Simd>(&self, s: S, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
         let columns = self.bias.len() * PANEL;
         let tokens = x.len() / self.in_features;
         assert_eq!(x.len(), tokens * self.in_features, "rows of x are whole. This is a bug.");
         let mut out = Vec::with_capacity(tokens * columns);
-        let product = Product { weights: self, x, tokens, columns, epilogue, out: SharedMut::spare(&mut out) };
+        let product = Product { set: s, weights: self, x, tokens, columns, epilogue, out: SharedMut::spare(&mut out) };
         let (watch, work) = (Watch::current(), tokens * columns * self.in_features);
         if tokens >= MIN_TALL_ROWS && x.len() >= MIN_TALL {
-            let threads = rayon::current_num_threads();
-            let blocks = tokens.div_ceil(BLOCK_ROWS).next_multiple_of(threads);
-            let block_rows = tokens.div_ceil(blocks).next_multiple_of(STRIP);
+            let block_rows = block_rows::<S>(tokens, rayon::current_num_threads());
             (0..tokens.div_ceil(block_rows)).into_par_iter().for_each(|block| {
                 if watch.is_set() {
                     return;
                 }
                 let rows = block * block_rows..tokens.min((block + 1) * block_rows);
-                // SAFETY: `new` was given the proof of the features; no two blocks share a row.
-                unsafe { product.tall_block(rows) }
+                // SAFETY: no two blocks share a row.
+                vectorized!(s, unsafe { product.tall_block(rows) });
             });
         } else {
-            let min_panels = if work < MIN_PARALLEL { self.bias.len() } else { 1 };
-            // SAFETY: `new` was given the proof of the features; no two ranges share a column.
-            split(self.bias.len(), min_panels, &|panels| unsafe { product.columns(panels) });
+            let groups = self.bias.len().div_ceil(S::TILE.panels);
+            let min_groups = if work < MIN_PARALLEL { groups } else { 1 };
+            split(groups, min_groups, &|groups| {
+                let panels = groups.start * S::TILE.panels..self.bias.len().min(groups.end * S::TILE.panels);
+                // SAFETY: no two ranges share a column.
+                vectorized!(s, unsafe { product.columns(panels) });
+            });
         }
         if watch.is_set() {
             // Some blocks may be missing.
@@ -141,46 +133,44 @@ impl Packed {
         out
     }
 
-    /// A part of a panel, rows `from` to `from + len` of it, widened into `scratch` if need be.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn panel<'a>(&'a self, panel: usize, from: usize, len: usize, scratch: &'a mut Vec<f32>) -> &'a [f32] {
-        let start = (panel * self.in_features + from) * PANEL;
-        let range = start..start + len * PANEL;
-        match &self.panels {
-            Panels::F32(panels) => return &panels[range],
-            Panels::Bf16(panels) => {
-                scratch.resize(len * PANEL, 0.0);
-                widen_bf16(&panels[range], scratch);
-            }
-            Panels::F16(panels) => {
-                scratch.resize(len * PANEL, 0.0);
-                // SAFETY: `new` was given the proof of F16C.
-                unsafe { widen_f16(&panels[range], scratch) };
+    /// Rows `from` to `from + len` of some panels, widened into `scratch` if need be.
+    #[inline(always)]
+    fn part<S: Simd>(&self, s: S, panels: Range<usize>, from: usize, len: usize, scratch: &mut Vec<f32>) -> Right {
+        let start = |panel: usize| (panel * self.in_features + from) * PANEL;
+        if let Panels::F32(numbers) = &self.panels {
+            return Right { start: numbers[start(panels.start)..].as_ptr(), stride: self.in_features * PANEL };
+        }
+        scratch.resize(panels.len() * len * PANEL, 0.0);
+        for (panel, wide) in panels.zip(scratch.chunks_exact_mut(len * PANEL)) {
+            let range = start(panel)..start(panel) + len * PANEL;
+            match &self.panels {
+                Panels::F32(numbers) => wide.copy_from_slice(&numbers[range]),
+                Panels::Bf16(numbers) => s.widen_bf16(&numbers[range], wide),
+                Panels::F16(numbers) => s.widen_f16(&numbers[range], wide),
             }
         }
-        scratch
+        Right { start: scratch.as_ptr(), stride: len * PANEL }
     }
 
     /// Asks for a share of a part of a panel to be brought near.
-    #[inline]
-    fn prefetch(&self, panel: usize, from: usize, len: usize, share: usize, shares: usize) {
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, panel: usize, from: usize, len: usize, (share, shares): (usize, usize)) {
         let (start, size) = match &self.panels {
-            Panels::F32(panels) => (panels.as_ptr().cast::<i8>(), size_of::<f32>()),
-            Panels::Bf16(panels) => (panels.as_ptr().cast::<i8>(), size_of::<bf16>()),
-            Panels::F16(panels) => (panels.as_ptr().cast::<i8>(), size_of::<f16>()),
+            Panels::F32(panels) => (panels.as_ptr().cast::<u8>(), size_of::<f32>()),
+            Panels::Bf16(panels) => (panels.as_ptr().cast::<u8>(), size_of::<bf16>()),
+            Panels::F16(panels) => (panels.as_ptr().cast::<u8>(), size_of::<f16>()),
         };
         let bytes = len * PANEL * size;
         let offset = (panel * self.in_features + from) * PANEL * size;
         for byte in (bytes * share / shares..bytes * (share + 1) / shares).step_by(64) {
-            // SAFETY: a prefetch reads nothing; the address need not even exist.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(offset + byte)) };
+            s.prefetch(start.wrapping_add(offset + byte));
         }
     }
 }
 
 /// One product under way.
-struct Product<'a> {
+struct Product<'a, S> {
+    set: S,
     weights: &'a Packed,
     x: &'a [f32],
     tokens: usize,
@@ -189,26 +179,36 @@ struct Product<'a> {
     out: SharedMut,
 }
 
-impl Product<'_> {
+/// Where in a product a tile lies.
+struct Place {
+    row: usize,
+    rows: usize,
+    panels: Range<usize>,
+    k: Range<usize>,
+}
+
+impl<S: Simd> Product<'_, S> {
     /// The columns of some panels, the left operand read where it lies.
     ///
     /// # Safety
-    /// The processor has AVX2 and FMA, and nobody else writes these columns.
-    #[target_feature(enable = "avx2,fma")]
+    /// Nobody else writes these columns.
+    #[inline(always)]
     unsafe fn columns(&self, panels: Range<usize>) {
         let in_features = self.weights.in_features;
-        let block = even_block(in_features, SHORT_BLOCK_K);
+        let block = even_block(in_features, S::TILE.short_k);
         let mut scratch = Vec::new();
-        for panel in panels {
+        for panel in panels.clone().step_by(S::TILE.panels) {
+            let panels = panel..panels.end.min(panel + S::TILE.panels);
             for from in (0..in_features).step_by(block) {
                 let len = block.min(in_features - from);
-                let weights = self.weights.panel(panel, from, len, &mut scratch);
-                for row in (0..self.tokens).step_by(STRIP) {
+                let weights = self.weights.part(self.set, panels.clone(), from, len, &mut scratch);
+                for row in (0..self.tokens).step_by(S::TILE.rows) {
                     let start = self.x[row * in_features + from..].as_ptr();
                     let left = Left { start, row_stride: in_features, stride: 1 };
-                    let rows = STRIP.min(self.tokens - row);
+                    let rows = S::TILE.rows.min(self.tokens - row);
+                    let place = Place { row, rows, panels: panels.clone(), k: from..from + len };
                     // SAFETY: `rows` rows of x lie from `row` on, each `len` long from `from` on.
-                    unsafe { self.strip(row, rows, panel, from..from + len, left, weights) };
+                    unsafe { self.tile(place, left, weights) };
                 }
             }
         }
@@ -217,61 +217,75 @@ impl Product<'_> {
     /// Some rows of the result, the left operand packed so that a tile reads it in order.
     ///
     /// # Safety
-    /// The processor has AVX2 and FMA, and nobody else writes these rows.
-    #[target_feature(enable = "avx2,fma")]
+    /// Nobody else writes these rows.
+    #[inline(always)]
     unsafe fn tall_block(&self, rows: Range<usize>) {
-        let in_features = self.weights.in_features;
-        let block = even_block(in_features, TALL_BLOCK_K);
+        let (in_features, tile_rows) = (self.weights.in_features, S::TILE.rows);
+        let block = even_block(in_features, S::TILE.tall_k);
         let num_panels = self.weights.bias.len();
-        let strips = rows.len().div_ceil(STRIP);
-        let (mut scratch, mut packed) = (Vec::new(), vec![0.0; strips * STRIP * block]);
+        let strips = rows.len().div_ceil(tile_rows);
+        let (mut scratch, mut packed) = (Vec::new(), vec![0.0; strips * tile_rows * block]);
         for from in (0..in_features).step_by(block) {
             let len = block.min(in_features - from);
             self.pack_left(rows.clone(), from..from + len, &mut packed);
-            for panel in 0..num_panels {
-                let weights = self.weights.panel(panel, from, len, &mut scratch);
-                for (index, left) in packed.chunks_exact(STRIP * len).take(strips).enumerate() {
-                    if panel + 1 < num_panels {
-                        self.weights.prefetch(panel + 1, from, len, index, strips);
+            for panel in (0..num_panels).step_by(S::TILE.panels) {
+                let panels = panel..num_panels.min(panel + S::TILE.panels);
+                let next = panels.end..num_panels.min(panels.end + S::TILE.panels);
+                let weights = self.weights.part(self.set, panels.clone(), from, len, &mut scratch);
+                for (index, left) in packed.chunks_exact(tile_rows * len).take(strips).enumerate() {
+                    for panel in next.clone() {
+                        self.weights.prefetch(self.set, panel, from, len, (index, strips));
                     }
-                    let row = rows.start + index * STRIP;
-                    let left = Left { start: left.as_ptr(), row_stride: 1, stride: STRIP };
-                    // SAFETY: a packed strip holds 6 rows of `len`.
-                    unsafe { self.strip(row, STRIP.min(rows.end - row), panel, from..from + len, left, weights) };
+                    let row = rows.start + index * tile_rows;
+                    let left = Left { start: left.as_ptr(), row_stride: 1, stride: tile_rows };
+                    let num_rows = tile_rows.min(rows.end - row);
+                    let place = Place { row, rows: num_rows, panels: panels.clone(), k: from..from + len };
+                    // SAFETY: a packed strip holds a tile's rows of `len`.
+                    unsafe { self.tile(place, left, weights) };
                 }
             }
         }
     }
 
-    /// `[6-row strip][k][6]`; what lies behind the last row is left as it is.
+    /// `[strip][k][rows of a tile]`; what lies behind the last row is left as it is.
+    #[inline(always)]
     fn pack_left(&self, rows: Range<usize>, k: Range<usize>, packed: &mut [f32]) {
-        let first = rows.start;
+        let (first, tile_rows) = (rows.start, S::TILE.rows);
         for row in rows {
-            let (index, lane) = ((row - first) / STRIP, (row - first) % STRIP);
+            let (index, lane) = ((row - first) / tile_rows, (row - first) % tile_rows);
             let x = &self.x[row * self.weights.in_features..][k.clone()];
-            let strip = &mut packed[index * STRIP * k.len()..][..STRIP * k.len()];
-            strip.iter_mut().skip(lane).step_by(STRIP).zip(x).for_each(|(to, x)| *to = *x);
+            let strip = &mut packed[index * tile_rows * k.len()..][..tile_rows * k.len()];
+            strip.iter_mut().skip(lane).step_by(tile_rows).zip(x).for_each(|(to, x)| *to = *x);
         }
     }
 
-    /// Adds the part `k` of the sums of one strip of rows and one panel of columns.
+    /// Adds a part of the sums of one tile.
     ///
     /// # Safety
-    /// The processor has AVX2 and FMA, nobody else writes there, and `left` holds the rows.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn strip(&self, row: usize, rows: usize, panel: usize, k: Range<usize>, left: Left, weights: &[f32]) {
-        let column = panel * PANEL;
-        let last = k.end == self.weights.in_features;
-        let span = (rows - 1) * self.columns + PANEL;
-        let finish =
-            Finish { bias: &self.weights.bias[panel], epilogue: self.epilogue, row, column, columns: self.columns };
+    /// Nobody else writes there, and `left` holds the rows.
+    #[inline(always)]
+    unsafe fn tile(&self, place: Place, left: Left, weights: Right) {
+        let Place { row, rows, panels, k } = place;
+        let column = panels.start * PANEL;
+        let span = (rows - 1) * self.columns + panels.len() * PANEL;
+        let size = Size { rows, panels: panels.len(), k: k.len() };
         // SAFETY: row and column lie inside the result; the rest is the caller's promise.
         unsafe {
             let out = Output { start: self.out.at(row * self.columns + column, span), row_stride: self.columns };
-            strip(rows, k.len(), left, weights.as_ptr(), out, k.start == 0, last.then_some(&finish));
+            tile(self.set, size, left, weights, out, k.start == 0);
+            if k.end == self.weights.in_features {
+                let bias = self.weights.bias[panels].as_flattened();
+                let end = Finish { bias, epilogue: self.epilogue, row, column, columns: self.columns };
+                finish(self.set, rows, out, &end);
+            }
         }
     }
+}
+
+/// Rows of a block, so that every thread has as many blocks as any other.
+fn block_rows<S: Simd>(tokens: usize, threads: usize) -> usize {
+    let blocks = tokens.div_ceil(S::TILE.tall_rows).next_multiple_of(threads);
+    tokens.div_ceil(blocks).next_multiple_of(S::TILE.rows)
 }
 
 /// The size of the fewest equal blocks of at most `most` that `n` falls into.
@@ -306,27 +320,4 @@ fn unpack<T: WithDType + Default>(panels: &[T], (out_features, in_features): (us
         row.iter_mut().zip(panel.iter().skip(column % PANEL).step_by(PANEL)).for_each(|(to, x)| *to = *x);
     }
     weight
-}
-
-/// Both as long, a multiple of 8.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn widen_bf16(from: &[bf16], to: &mut [f32]) {
-    for (from, to) in from.as_chunks::<8>().0.iter().zip(to.as_chunks_mut::<8>().0) {
-        // SAFETY: both arrays are eight long. A bf16 is the upper half of an f32.
-        unsafe {
-            let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast::<__m128i>()));
-            _mm256_storeu_ps(to.as_mut_ptr(), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)));
-        }
-    }
-}
-
-/// Both as long, a multiple of 8.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn widen_f16(from: &[f16], to: &mut [f32]) {
-    for (from, to) in from.as_chunks::<8>().0.iter().zip(to.as_chunks_mut::<8>().0) {
-        // SAFETY: both arrays are eight long.
-        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast::<__m128i>()))) };
-    }
 }

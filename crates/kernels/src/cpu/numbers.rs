@@ -1,48 +1,20 @@
-//! Which path an operation takes: AVX2 kernels for f32 on a CPU that has them, candle's
-//! operations for the rest.
+//! Tensors in host memory as numbers, and back.
 
-use std::cell::Cell;
 use std::ops::Range;
 
-use candle_core::{CpuStorage, Device, Result, Shape, Storage, StorageRef, Tensor};
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, StorageRef, Tensor};
 
-use crate::avx2::Avx2;
 use crate::check_interrupt;
 
-thread_local! {
-    static REFERENCE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `work` with every operation that this thread calls on its plain-candle reference:
-/// for comparisons and timings.
-///
-/// A [`crate::Linear`] or [`crate::Conv3x3`] made inside keeps its weights as they are; one
-/// made outside unpacks them at every call.
-pub fn with_reference<T>(work: impl FnOnce() -> T) -> T {
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            REFERENCE.set(self.0);
-        }
-    }
-    let _restore = Restore(REFERENCE.replace(true));
-    work()
-}
-
-/// The proof that AVX2 kernels may run, unless the reference is asked for.
-pub(crate) fn avx2() -> Option<Avx2> {
-    if REFERENCE.get() { None } else { Avx2::detect() }
-}
-
 /// The numbers of a contiguous f32 tensor in host memory.
-pub(crate) struct F32<'a> {
+pub(super) struct F32<'a> {
     storage: StorageRef<'a>,
     range: Range<usize>,
 }
 
 impl<'a> F32<'a> {
     /// `None` for another device, type or order.
-    pub(crate) fn of(tensor: &'a Tensor) -> Option<Self> {
+    pub(super) fn of(tensor: &'a Tensor) -> Option<Self> {
         let (storage, layout) = tensor.storage_and_layout();
         let (start, end) = layout.contiguous_offsets()?;
         matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))).then_some(F32 { storage, range: start..end })
@@ -71,7 +43,7 @@ pub(crate) struct RowVectors<'a> {
 
 impl<'a> RowVectors<'a> {
     /// `None` for another device or type, or if the elements of a vector are apart.
-    pub(crate) fn of(vectors: &'a Tensor) -> Option<Self> {
+    pub(super) fn of(vectors: &'a Tensor) -> Option<Self> {
         let (storage, layout) = vectors.storage_and_layout();
         let (&[num_rows, dim], &[stride, 1]) = (layout.dims(), layout.stride()) else { return None };
         let start = layout.start_offset();
@@ -85,7 +57,7 @@ impl<'a> RowVectors<'a> {
     }
 
     /// All numbers from the first vector on, in which vector `row` begins at `row * stride()`.
-    pub(crate) fn as_slice(&self) -> &[f32] {
+    pub(super) fn as_slice(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(numbers)) if self.num_rows > 0 => {
                 &numbers[self.start..self.start + (self.num_rows - 1) * self.stride + self.dim]
@@ -95,16 +67,21 @@ impl<'a> RowVectors<'a> {
     }
 
     /// From one vector to the next.
-    pub(crate) fn stride(&self) -> usize {
+    pub(super) fn stride(&self) -> usize {
         self.stride
     }
+}
+
+/// Contiguous and f32.
+pub(super) fn wide(tensor: &Tensor) -> Result<Tensor> {
+    tensor.to_dtype(DType::F32)?.contiguous()
 }
 
 /// A tensor in host memory that takes over the `numbers` of a kernel.
 ///
 /// # Errors
 /// The kernel was interrupted: then the numbers are not whole, or none.
-pub(crate) fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+pub(super) fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     check_interrupt()?;
     Tensor::from_vec(numbers, shape.into(), &Device::Cpu)
 }

@@ -1,0 +1,119 @@
+//! What a backend may do better than candle's operations.
+//!
+//! An operation checks its operands, asks the backend, and falls back on its reference where the answer is `None`: for
+//! an operation, a float type or a shape that the backend has nothing for.
+
+use std::fmt::Debug;
+
+use candle_core::{Result, Tensor};
+
+use crate::RowLayout;
+use crate::operands::{CausalAttention, ConvInput, Epilogue, GroupNorm, JointAttention, SelfAttention};
+
+/// A device's own implementations. Operands have been checked, and lie on its device.
+pub(crate) trait Backend: Sync {
+    /// The attended values of text and image.
+    fn joint_attention(&self, _: &JointAttention<'_>) -> Result<Option<(Tensor, Tensor)>> {
+        Ok(None)
+    }
+
+    /// Of `[tokens, heads * head_dim]` queries, keys and values.
+    fn attention(&self, _q: &Tensor, _k: &Tensor, _v: &Tensor, _num_heads: usize) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// See [`CausalAttention`].
+    fn causal_attention(&self, _: &CausalAttention<'_>) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// See [`SelfAttention`].
+    fn self_attention(&self, _: &SelfAttention<'_>) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// The norm of an `[h, w, c]` picture, and perhaps its SiLU.
+    fn group_norm(&self, _x: &Tensor, _: &GroupNorm, _with_silu: bool) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// See [`crate::modulated_layer_norm`].
+    fn modulated_layer_norm(
+        &self,
+        _x: &Tensor,
+        _shift: &Tensor,
+        _scale: &Tensor,
+        _: &RowLayout,
+        _eps: f64,
+    ) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// See [`crate::rms_norm`].
+    fn rms_norm(&self, _x: &Tensor, _weight: &Tensor, _eps: f64) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// See [`crate::channel_norm`].
+    fn channel_norm(&self, _x: &Tensor, _gamma: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// See [`crate::swiglu`].
+    fn swiglu(&self, _gate_up: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// See [`crate::residual_diffs`].
+    fn residual_diffs(
+        &self,
+        _current: &Tensor,
+        _previous: &[Option<&Tensor>],
+        _: &RowLayout,
+    ) -> Result<Option<Vec<Option<f32>>>> {
+        Ok(None)
+    }
+
+    /// See [`crate::add_weighted`].
+    fn add_weighted(&self, _x: &Tensor, _terms: &[(f64, &Tensor)]) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// Contiguous `[out, in]` weights of one float type, one below the other, and an `[out]` bias, laid out for the
+    /// device.
+    fn pack_linear(&self, _weights: &[Tensor], _bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
+        Ok(None)
+    }
+
+    /// `[out, in, 3, 3]` weights and an `[out]` bias laid out for the device.
+    fn pack_conv(&self, _weight: &Tensor, _bias: &Tensor) -> Result<Option<Box<dyn PackedConv>>> {
+        Ok(None)
+    }
+}
+
+/// The backend that has nothing of its own.
+pub(crate) struct Reference;
+
+impl Backend for Reference {}
+
+/// A linear map's weights as a backend lays them out.
+pub(crate) trait PackedLinear: Debug + Send + Sync {
+    fn in_features(&self) -> usize;
+    fn out_features(&self) -> usize;
+    /// The `[out, in]` weight as it was given, and the bias.
+    fn unpack(&self) -> Result<(Tensor, Tensor)>;
+    /// `[.., in]` to `[.., out]`, in the type of `x`; `None` where the reference is to be taken.
+    fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>>;
+}
+
+/// A convolution's weights as a backend lays them out.
+pub(crate) trait PackedConv: Debug + Send + Sync {
+    fn in_channels(&self) -> usize;
+    fn out_channels(&self) -> usize;
+    /// The `[out, in, 3, 3]` weight as it was given, and the bias.
+    fn unpack(&self) -> Result<(Tensor, Tensor)>;
+    /// `[h, w, in]` to `[h, w, out]` plus `residual`, in the type of `x`; `None` where the reference is to be taken.
+    fn forward(&self, x: &Tensor, input: ConvInput<'_>, residual: Option<&Tensor>) -> Result<Option<Tensor>>;
+    /// See [`crate::Conv3x3::forward_stride2`].
+    fn forward_stride2(&self, x: &Tensor) -> Result<Option<Tensor>>;
+}

@@ -1,0 +1,287 @@
+//! Attention of one head of one row, over keys and values packed into panels.
+//!
+//! The queries go through in blocks of 48, so that only 48 rows of scores exist at a time.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::gemm::{Left, Output, PANEL, Right, Size, multiply};
+use super::norm::{scaled, sum_of_squares};
+use super::parallel::SharedMut;
+use super::simd::{Simd, exp, map, vectorized};
+use crate::Watch;
+
+/// Queries of a block.
+const QUERY_BLOCK: usize = 48;
+/// Keys whose values are summed in one go: that part of a panel stays in the first cache.
+const KEY_BLOCK: usize = 256;
+/// Scores of a head from which its query blocks may go to several threads.
+const MIN_PARALLEL_SCORES: usize = 512 * 512;
+
+/// One head's columns of consecutive tokens.
+#[derive(Clone, Copy)]
+pub(super) struct Segment<'a> {
+    /// The row of the first token and all that follow.
+    pub(super) rows: &'a [f32],
+    pub(super) row_len: usize,
+    pub(super) column: usize,
+    pub(super) tokens: usize,
+    /// The weight of an RMSNorm over the head's features.
+    pub(super) norm: Option<&'a [f32]>,
+}
+
+/// Where one head's columns of consecutive tokens go.
+#[derive(Clone, Copy)]
+pub(super) struct Destination {
+    pub(super) out: SharedMut,
+    pub(super) first_row: usize,
+    pub(super) row_len: usize,
+    pub(super) column: usize,
+    pub(super) tokens: usize,
+}
+
+/// Which rotation RoPE makes of a head's features, with its `[positions, head_dim / 2]` tables.
+#[derive(Clone, Copy)]
+pub(super) enum Rotation<'a> {
+    None,
+    /// Of the pairs `(x[2i], x[2i + 1])`.
+    Interleaved {
+        cos: &'a [f32],
+        sin: &'a [f32],
+    },
+    /// Of the pairs `(x[i], x[i + head_dim / 2])`.
+    HalfSplit {
+        cos: &'a [f32],
+        sin: &'a [f32],
+    },
+}
+
+/// A key head and the query heads that share it. Tokens lie in two segments, the second one
+/// perhaps empty, and count on from the first to the second.
+pub(super) struct Head<'a> {
+    /// A multiple of 16.
+    pub(super) head_dim: usize,
+    pub(super) keys: [Segment<'a>; 2],
+    pub(super) values: [Segment<'a>; 2],
+    pub(super) queries: Vec<([Segment<'a>; 2], [Destination; 2])>,
+    pub(super) rotation: Rotation<'a>,
+    /// Of the RMSNorms.
+    pub(super) eps: f32,
+    /// Whether query i sees the keys up to i only.
+    pub(super) causal: bool,
+}
+
+/// Keys as `[tokens / 16][head_dim][16]`, values as `[head_dim / 16][tokens][16]`.
+struct Packed {
+    tokens: usize,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Head<'_> {
+    /// Attends and writes every destination, until `watch` says stop.
+    ///
+    /// # Safety
+    /// The destinations lie inside their matrices and nobody else writes there.
+    pub(super) unsafe fn attend<S: Simd>(&self, s: S, watch: &Watch) {
+        let packed = vectorized!(s, self.pack(s));
+        let num_queries = tokens(&self.queries[0].0);
+        let blocks = num_queries.div_ceil(QUERY_BLOCK);
+        let run = |index: usize| {
+            if watch.is_set() {
+                return;
+            }
+            let (queries, destinations) = &self.queries[index / blocks];
+            let start = index % blocks * QUERY_BLOCK;
+            let block = start..num_queries.min(start + QUERY_BLOCK);
+            // SAFETY: the caller's promises; no two blocks share a query.
+            vectorized!(s, unsafe { self.attend_block(s, &packed, queries, destinations, block) });
+        };
+        if num_queries * packed.tokens < MIN_PARALLEL_SCORES {
+            (0..self.queries.len() * blocks).for_each(run);
+        } else {
+            (0..self.queries.len() * blocks).into_par_iter().for_each(run);
+        }
+    }
+
+    #[inline(always)]
+    fn pack<S: Simd>(&self, s: S) -> Packed {
+        let (head_dim, tokens) = (self.head_dim, tokens(&self.keys));
+        let mut keys = vec![0.0; tokens.div_ceil(PANEL) * PANEL * head_dim];
+        let mut values = vec![0.0; tokens * head_dim];
+        let mut row = vec![0.0; head_dim];
+        for token in 0..tokens {
+            self.prepare(s, &self.keys, token, 1.0, &mut row);
+            let panel = &mut keys[token / PANEL * PANEL * head_dim..][..PANEL * head_dim];
+            panel.iter_mut().skip(token % PANEL).step_by(PANEL).zip(&row).for_each(|(to, x)| *to = *x);
+            let (value, _) = token_row(&self.values, token, head_dim);
+            for (panel, part) in value.chunks_exact(PANEL).enumerate() {
+                values[(panel * tokens + token) * PANEL..][..PANEL].copy_from_slice(part);
+            }
+        }
+        Packed { tokens, keys, values }
+    }
+
+    /// # Safety
+    /// As for `attend`.
+    #[inline(always)]
+    unsafe fn attend_block<S: Simd>(
+        &self,
+        s: S,
+        packed: &Packed,
+        queries: &[Segment<'_>; 2],
+        destinations: &[Destination; 2],
+        block: Range<usize>,
+    ) {
+        let (head_dim, rows) = (self.head_dim, block.len());
+        let visible = if self.causal { block.end.min(packed.tokens) } else { packed.tokens };
+        let columns = visible.next_multiple_of(PANEL);
+        let mut scratch = vec![0.0; rows * (2 * head_dim + columns)];
+        let (prepared, rest) = scratch.split_at_mut(rows * head_dim);
+        let (attended, scores) = rest.split_at_mut(rows * head_dim);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        for (token, row) in block.clone().zip(prepared.chunks_exact_mut(head_dim)) {
+            self.prepare(s, queries, token, scale, row);
+        }
+        score(s, prepared, head_dim, &packed.keys, columns, scores);
+        let mut sums = [0.0; QUERY_BLOCK];
+        for (row, scores) in scores.chunks_exact_mut(columns).enumerate() {
+            let visible = if self.causal { visible.min(block.start + row + 1) } else { visible };
+            sums[row] = softmax(s, scores, visible);
+        }
+        average(s, scores, columns, visible, packed, head_dim, attended);
+        for ((token, row), sum) in block.zip(attended.chunks_exact(head_dim)).zip(sums) {
+            // SAFETY: the token is one of the block's.
+            unsafe { write(s, destinations, token, row, 1.0 / sum) };
+        }
+    }
+
+    /// One token's features of this head: normalised, rotated, scaled.
+    #[inline(always)]
+    fn prepare<S: Simd>(&self, s: S, segments: &[Segment<'_>; 2], token: usize, scale: f32, out: &mut [f32]) {
+        let (x, norm) = token_row(segments, token, out.len());
+        if let Some(norm) = norm {
+            let factor = scale / (sum_of_squares(s, x) / x.len() as f32 + self.eps).sqrt();
+            scaled(s, x, factor, norm, out);
+        } else {
+            map(
+                s,
+                out,
+                x,
+                #[inline(always)]
+                |x| s.mul(x, s.splat(scale)),
+            );
+        }
+        let half = out.len() / 2;
+        let at = |table: &[f32]| token * half..(token * half + half).min(table.len());
+        match self.rotation {
+            Rotation::None => {}
+            Rotation::Interleaved { cos, sin } => rotate_interleaved(s, out, &cos[at(cos)], &sin[at(sin)]),
+            Rotation::HalfSplit { cos, sin } => rotate_halves(s, out, &cos[at(cos)], &sin[at(sin)]),
+        }
+    }
+}
+
+fn tokens(segments: &[Segment<'_>; 2]) -> usize {
+    segments[0].tokens + segments[1].tokens
+}
+
+/// The head's columns of a token, and its norm's weight.
+#[inline]
+fn token_row<'a>(segments: &[Segment<'a>; 2], token: usize, head_dim: usize) -> (&'a [f32], Option<&'a [f32]>) {
+    let [first, second] = segments;
+    let (segment, row) = if token < first.tokens { (first, token) } else { (second, token - first.tokens) };
+    (&segment.rows[row * segment.row_len + segment.column..][..head_dim], segment.norm)
+}
+
+#[inline(always)]
+fn rotate_interleaved<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let tables = cos.chunks(S::LANES / 2).zip(sin.chunks(S::LANES / 2));
+    for (x, (cos, sin)) in x.chunks_mut(S::LANES).zip(tables) {
+        let rotated = s.rotate_pairs(s.load_some(x), cos, sin);
+        s.store_some(x, rotated);
+    }
+}
+
+#[inline(always)]
+fn rotate_halves<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (first, second) = x.split_at_mut(cos.len());
+    let halves = first.chunks_mut(S::LANES).zip(second.chunks_mut(S::LANES));
+    for ((a, b), (cos, sin)) in halves.zip(cos.chunks(S::LANES).zip(sin.chunks(S::LANES))) {
+        let (x, y, cos, sin) = (s.load_some(a), s.load_some(b), s.load_some(cos), s.load_some(sin));
+        s.store_some(a, s.fnma(y, sin, s.mul(x, cos)));
+        s.store_some(b, s.fma(x, sin, s.mul(y, cos)));
+    }
+}
+
+/// `[rows, columns]` of scores, all columns of whole panels.
+#[inline(always)]
+fn score<S: Simd>(s: S, queries: &[f32], head_dim: usize, keys: &[f32], columns: usize, scores: &mut [f32]) {
+    let rows = queries.len() / head_dim;
+    assert!(keys.len() >= columns * head_dim && scores.len() >= rows * columns);
+    let left = Left { start: queries.as_ptr(), row_stride: head_dim, stride: 1 };
+    let right = Right { start: keys.as_ptr(), stride: head_dim * PANEL };
+    let out = Output { start: scores.as_mut_ptr(), row_stride: columns };
+    let size = Size { rows, panels: columns / PANEL, k: head_dim };
+    // SAFETY: as asserted.
+    unsafe { multiply(s, size, left, right, out, true) };
+}
+
+/// `e^(score - largest)` of the visible scores, 0 for the rest; returns the sum.
+#[inline(always)]
+fn softmax<S: Simd>(s: S, scores: &mut [f32], visible: usize) -> f32 {
+    scores[visible..].fill(f32::NEG_INFINITY);
+    let mut largest = s.splat(f32::NEG_INFINITY);
+    for x in scores.chunks_exact(S::LANES) {
+        largest = s.max(largest, s.load(x));
+    }
+    let (largest, mut total) = (s.splat(s.largest(largest)), s.splat(0.0));
+    for x in scores.chunks_exact_mut(S::LANES) {
+        let weight = exp(s, s.sub(s.load(x), largest));
+        total = s.add(total, weight);
+        s.store(x, weight);
+    }
+    s.sum(total)
+}
+
+/// Sums of the values by the weights: `[rows, head_dim]`.
+#[inline(always)]
+fn average<S: Simd>(
+    s: S,
+    weights: &[f32],
+    columns: usize,
+    visible: usize,
+    packed: &Packed,
+    head_dim: usize,
+    out: &mut [f32],
+) {
+    let rows = out.len() / head_dim;
+    assert!(weights.len() >= rows * columns && packed.values.len() >= packed.tokens * head_dim);
+    for key in (0..visible).step_by(KEY_BLOCK) {
+        let left = Left { start: weights[key..].as_ptr(), row_stride: columns, stride: 1 };
+        let right = Right { start: packed.values[key * PANEL..].as_ptr(), stride: packed.tokens * PANEL };
+        let out = Output { start: out.as_mut_ptr(), row_stride: head_dim };
+        let size = Size { rows, panels: head_dim / PANEL, k: KEY_BLOCK.min(visible - key) };
+        // SAFETY: as asserted.
+        unsafe { multiply(s, size, left, right, out, key == 0) };
+    }
+}
+
+/// # Safety
+/// The token lies inside its destination, where nobody else writes.
+#[inline(always)]
+unsafe fn write<S: Simd>(s: S, destinations: &[Destination; 2], token: usize, row: &[f32], factor: f32) {
+    let [first, second] = destinations;
+    let (to, token) = if token < first.tokens { (first, token) } else { (second, token - first.tokens) };
+    let index = (to.first_row + token) * to.row_len + to.column;
+    // SAFETY: the caller promises that this row of the destination is there and ours.
+    let out = unsafe { std::slice::from_raw_parts_mut(to.out.at(index, row.len()), row.len()) };
+    map(
+        s,
+        out,
+        row,
+        #[inline(always)]
+        |x| s.mul(x, s.splat(factor)),
+    );
+}

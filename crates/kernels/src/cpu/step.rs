@@ -1,0 +1,77 @@
+//! One pass over memory for the sums of the cached step.
+
+use rayon::prelude::*;
+
+use super::parallel::split_rows;
+use super::simd::{Simd, vectorized};
+
+/// Floats below which a second thread costs more than it gains.
+const MIN_PARALLEL: usize = 1 << 15;
+/// Floats that are summed in f32 before the sum goes on in f64.
+const BLOCK: usize = 1024;
+
+/// `sum(|previous - current|)` and `sum(|previous|)`.
+///
+/// Blocks of 1024 are summed a vector abreast in f32 and their sums in f64, in an order
+/// that depends on the length only.
+pub(super) fn abs_sums<S: Simd>(s: S, current: &[f32], previous: &[f32]) -> (f64, f64) {
+    let block = |(current, previous): (&[f32], &[f32])| vectorized!(s, block_sums(s, current, previous));
+    let sums: Vec<_> = if current.len() < 2 * MIN_PARALLEL {
+        current.chunks(BLOCK).zip(previous.chunks(BLOCK)).map(block).collect()
+    } else {
+        let blocks = current.par_chunks(BLOCK).zip(previous.par_chunks(BLOCK));
+        blocks.with_min_len(MIN_PARALLEL / BLOCK).map(block).collect()
+    };
+    sums.iter().fold((0.0, 0.0), |(diff, size), block| (diff + f64::from(block.0), size + f64::from(block.1)))
+}
+
+/// `x + sum(weight * term)`, every term as long as `x`.
+pub(super) fn add_weighted<S: Simd>(s: S, x: &[f32], terms: &[(f32, &[f32])]) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    split_rows(&mut out, 1, MIN_PARALLEL, &|first, out| {
+        let range = first..first + out.len();
+        let terms: Vec<_> = terms.iter().map(|(weight, term)| (*weight, &term[range.clone()])).collect();
+        vectorized!(s, add_weighted_part(s, &x[range], &terms, out));
+    });
+    out
+}
+
+#[inline(always)]
+fn block_sums<S: Simd>(s: S, current: &[f32], previous: &[f32]) -> (f32, f32) {
+    let ((c, c_rest), (p, p_rest)) = (split(s, current), split(s, previous));
+    let (mut diff, mut size) = (s.splat(0.0), s.splat(0.0));
+    for (current, previous) in c.chunks_exact(S::LANES).zip(p.chunks_exact(S::LANES)) {
+        let (current, previous) = (s.load(current), s.load(previous));
+        diff = s.add(diff, s.abs(s.sub(previous, current)));
+        size = s.add(size, s.abs(previous));
+    }
+    let rest = c_rest.iter().zip(p_rest);
+    rest.fold((s.sum(diff), s.sum(size)), |(diff, size), (c, p)| (diff + (p - c).abs(), size + p.abs()))
+}
+
+/// Whole vectors, and what is left.
+#[inline(always)]
+fn split<S: Simd>(_: S, x: &[f32]) -> (&[f32], &[f32]) {
+    x.split_at(x.len() / S::LANES * S::LANES)
+}
+
+/// The end goes through the same fused operation as the rest, so that a number does not depend on where the work
+/// was cut.
+#[inline(always)]
+fn add_weighted_part<S: Simd>(s: S, x: &[f32], terms: &[(f32, &[f32])], out: &mut [f32]) {
+    let whole = x.len() / S::LANES * S::LANES;
+    for i in (0..whole).step_by(S::LANES) {
+        let mut total = s.load(&x[i..]);
+        for (weight, term) in terms {
+            total = s.fma(s.splat(*weight), s.load(&term[i..]), total);
+        }
+        s.store(&mut out[i..], total);
+    }
+    if whole < x.len() {
+        let mut total = s.load_part(&x[whole..]);
+        for (weight, term) in terms {
+            total = s.fma(s.splat(*weight), s.load_part(&term[whole..]), total);
+        }
+        s.store_part(&mut out[whole..], total);
+    }
+}

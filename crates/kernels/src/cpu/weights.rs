@@ -1,0 +1,98 @@
+//! Packed weights behind the operations that use them: tensors in, tensors out.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use super::conv::{self, Input};
+use super::gemm;
+use super::linear;
+use super::numbers::{F32, RowVectors, tensor, wide};
+use super::sets;
+use crate::backend::{PackedConv, PackedLinear};
+use crate::operands::{ConvInput, Epilogue};
+
+/// Half-precision activations are widened: the sums are f32.
+impl PackedLinear for linear::Packed {
+    fn in_features(&self) -> usize {
+        self.in_features()
+    }
+
+    fn out_features(&self) -> usize {
+        self.out_features()
+    }
+
+    fn unpack(&self) -> Result<(Tensor, Tensor)> {
+        self.unpack()
+    }
+
+    fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
+        let Some(kernels) = sets::current() else { return Ok(None) };
+        let wide_x = wide(x)?;
+        let Some(numbers) = F32::of(&wide_x) else { bail!("x must lie in host memory as the weight does") };
+        let out = match epilogue {
+            Epilogue::None => kernels.linear(self, &numbers, gemm::Epilogue::None),
+            Epilogue::Gelu => kernels.linear(self, &numbers, gemm::Epilogue::Gelu),
+            Epilogue::Gated { residual, gate, rows } => {
+                let residual = residual.contiguous()?;
+                let (Some(residual), Some(gate)) = (F32::of(&residual), RowVectors::of(gate)) else { return Ok(None) };
+                let row_of = rows.iter().enumerate().flat_map(|(row, tokens)| tokens.map(move |_| row));
+                let gate_offsets: Vec<_> = row_of.map(|row| row * gate.stride()).collect();
+                let (residual, gate) = (&*residual, gate.as_slice());
+                kernels.linear(self, &numbers, gemm::Epilogue::Gated { residual, gate, gate_offsets: &gate_offsets })
+            }
+        };
+        let mut shape = x.dims().to_vec();
+        shape.pop();
+        shape.push(self.out_features());
+        tensor(out, shape)?.to_dtype(x.dtype()).map(Some)
+    }
+}
+
+/// Half-precision pictures are widened, as the weights are f32.
+impl PackedConv for conv::Packed {
+    fn in_channels(&self) -> usize {
+        self.in_channels()
+    }
+
+    fn out_channels(&self) -> usize {
+        self.out_channels()
+    }
+
+    fn unpack(&self) -> Result<(Tensor, Tensor)> {
+        let (weight, bias) = self.unpack();
+        let weight = Tensor::from_vec(weight, (self.out_channels(), self.in_channels(), 3, 3), &Device::Cpu)?;
+        Ok((weight, Tensor::from_vec(bias, self.out_channels(), &Device::Cpu)?))
+    }
+
+    fn forward(&self, x: &Tensor, input: ConvInput<'_>, residual: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let Some(kernels) = sets::current() else { return Ok(None) };
+        let (height, width, _) = x.dims3()?;
+        let (pixels, residual) = (wide(x)?, residual.map(wide).transpose()?);
+        let residual = residual.as_ref().map(F32::of);
+        let (Some(pixels), false) = (F32::of(&pixels), matches!(residual, Some(None))) else { return Ok(None) };
+        let convolve =
+            |input| kernels.conv(self, &pixels, (height, width), input, residual.as_ref().and_then(Option::as_deref));
+        let (out, scale) = match input {
+            ConvInput::Plain => (convolve(Input::Plain), 1),
+            ConvInput::Upsampled => (convolve(Input::Upsampled), 2),
+            ConvInput::NormSilu(gamma) => {
+                let gamma = gamma.to_dtype(DType::F32)?.contiguous()?;
+                let Some(gamma) = F32::of(&gamma) else { return Ok(None) };
+                (convolve(Input::NormSilu(&gamma)), 1)
+            }
+            ConvInput::GroupNormSilu(norm) => {
+                let (Some(weight), Some(bias)) = (F32::of(&norm.weight), F32::of(&norm.bias)) else { return Ok(None) };
+                let affine = kernels.group_norm(&pixels, (&weight, &bias), norm.num_groups, norm.eps);
+                (convolve(Input::AffineSilu(&affine)), 1)
+            }
+        };
+        tensor(out, (scale * height, scale * width, self.out_channels()))?.to_dtype(x.dtype()).map(Some)
+    }
+
+    fn forward_stride2(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        let (height, width, _) = x.dims3()?;
+        let (Some(kernels), pixels) = (sets::current(), wide(x)?) else { return Ok(None) };
+        let Some(pixels) = F32::of(&pixels) else { return Ok(None) };
+        let out = kernels.conv_stride2(self, &pixels, (height, width));
+        tensor(out, (height / 2, width / 2, self.out_channels()))?.to_dtype(x.dtype()).map(Some)
+    }
+}
