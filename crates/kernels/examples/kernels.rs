@@ -1,6 +1,6 @@
 //! Times every operation by the kernels of each instruction set, and by its plain-candle reference.
 //!
-//!     cargo run --release -p kernels --example kernels [--sets avx2,avx512] [word of an operation's name]...
+//!     cargo run --release -p kernels --example kernels [--sets avx2,fastest] [word of an operation's name]...
 //!
 //! Milliseconds: medians of the runs of half a second each.
 
@@ -24,7 +24,9 @@ fn main() -> Result<()> {
     let mut words: Vec<String> = std::env::args().skip(1).collect();
     let mut sets: Vec<String> = kernels::instruction_sets().map(str::to_string).collect();
     if let Some(flag) = words.iter().position(|word| word == "--sets").filter(|flag| flag + 1 < words.len()) {
-        sets = words.drain(flag..flag + 2).nth(1).unwrap_or_default().split(',').map(str::to_string).collect();
+        let named = words.drain(flag..flag + 2).nth(1).unwrap_or_default();
+        let fastest = kernels::instruction_set().map_err(candle_core::Error::msg)?;
+        sets = named.split(',').map(|set| if set == "fastest" { fastest } else { set }.to_string()).collect();
     }
     println!("{:<56} {}", "operation, ms", sets.iter().map(|set| format!("{set:>12}")).collect::<String>());
     kernels::in_pool(&Device::Cpu, || {
