@@ -8,10 +8,10 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::time::Instant;
+use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
-use models::{Checkpoint, Dit, DitRow, Precision, ReferenceLatents, flux2, qwen_image, randn};
+use models::{Checkpoint, Dit, DitRow, Precision, ReferenceLatents, block_times, flux2, qwen_image, randn};
 use serde::Deserialize;
 
 // As a server should, see kernels' example.
@@ -68,7 +68,6 @@ fn class_times(checkpoint: &Checkpoint, class: &Class, size: &Size) -> Result<BT
     }
 }
 
-/// Medians of the passes of a second or two, after one to warm up.
 fn times<D: Dit>(dit: &D, class: &Class, size: &Size) -> Result<BTreeMap<String, f64>> {
     let random = |seed, rows: usize, columns: usize| {
         Tensor::from_vec(randn(seed, rows * columns), (rows, columns), &Device::Cpu)
@@ -85,39 +84,5 @@ fn times<D: Dit>(dit: &D, class: &Class, size: &Size) -> Result<BTreeMap<String,
         sigma: 0.5,
         guidance: None,
     };
-    let mut times = BTreeMap::new();
-    pass(dit, &row, &mut times)?;
-    times.clear();
-    let (start, mut passes) = (Instant::now(), 0);
-    while passes < 3 || (start.elapsed().as_secs_f64() < 1.5 && passes < 1000) {
-        pass(dit, &row, &mut times)?;
-        passes += 1;
-    }
-    Ok(times.into_iter().map(|(name, times)| (name, median(times))).collect())
-}
-
-/// One pass; the time of each block goes to its list's, and that of the whole to `step_ms`.
-fn pass<D: Dit>(dit: &D, row: &DitRow<'_>, times: &mut BTreeMap<String, Vec<f64>>) -> Result<()> {
-    let whole = Instant::now();
-    let (mut streams, context) = dit.begin(&[*row])?;
-    for (segment, blocks) in dit.segments().iter().enumerate() {
-        streams = dit.enter(segment, streams, &context)?;
-        for index in 0..blocks.num_blocks {
-            let block = Instant::now();
-            streams = dit.block(segment, index, &streams, &context)?;
-            times.entry(format!("{}_ms", blocks.name)).or_default().push(milliseconds(block));
-        }
-    }
-    std::hint::black_box(dit.end(&streams, &context)?);
-    times.entry("step_ms".into()).or_default().push(milliseconds(whole));
-    Ok(())
-}
-
-fn milliseconds(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    Ok(block_times(dit, &row, Duration::from_millis(1500))?)
 }

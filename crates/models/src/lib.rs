@@ -5,6 +5,7 @@
 //! the VAE ends it. Channels, clients and the clock are unknown here; the step cache decides in numbers,
 //! in its own crate, and only this one holds tensors.
 
+mod block_times;
 mod bounds;
 mod checkpoint;
 mod cost;
@@ -44,6 +45,7 @@ mod tokenizer;
 mod weight_files;
 mod weights;
 
+pub use block_times::block_times;
 pub use checkpoint::Checkpoint;
 pub use cost::{PatchesOf, RequestSizes, TextLength, TextTokens};
 pub use dit::{Dit, DitRow, ReferenceLatents, Segment, Streams};

@@ -131,13 +131,22 @@ impl Bytes {
 
 /// The tensors of one component.
 pub struct Weights {
-    shards: Vec<Shard>,
-    by_name: HashMap<String, (usize, TensorInfo)>,
+    source: Source,
     /// The component's only file, or the index of its files.
     named: String,
     precision: Precision,
     total_bytes: usize,
     loaded_bytes: Cell<usize>,
+}
+
+/// Where tensors come from.
+enum Source {
+    Files {
+        shards: Vec<Shard>,
+        by_name: HashMap<String, (usize, TensorInfo)>,
+    },
+    /// Whatever is asked for, made up: to time a network without its weights.
+    Random,
 }
 
 fn total_bytes(by_name: &HashMap<String, (usize, TensorInfo)>) -> usize {
@@ -150,14 +159,25 @@ impl Weights {
         let by_name: HashMap<_, _> = tensors
             .flat_map(|(i, shard)| shard.tensors.iter().map(move |(name, info)| (name.clone(), (i, info.clone()))))
             .collect();
-        Weights { shards, total_bytes: total_bytes(&by_name), by_name, named, precision, loaded_bytes: Cell::new(0) }
+        let total_bytes = total_bytes(&by_name);
+        let source = Source::Files { shards, by_name };
+        Weights { source, total_bytes, named, precision, loaded_bytes: Cell::new(0) }
+    }
+
+    /// Normal numbers in place of every required tensor, and no optional ones: for timing a network whose weights are
+    /// not at hand.
+    pub fn random(precision: Precision) -> Self {
+        let named = "random weights".to_owned();
+        Weights { source: Source::Random, total_bytes: 0, named, precision, loaded_bytes: Cell::new(0) }
     }
 
     /// Without the tensors that are not `needed`, by name: they are not loaded, and do not count as what there is to
     /// load.
     pub(crate) fn only(mut self, needed: impl Fn(&str) -> bool) -> Self {
-        self.by_name.retain(|name, _| needed(name));
-        self.total_bytes = total_bytes(&self.by_name);
+        if let Source::Files { by_name, .. } = &mut self.source {
+            by_name.retain(|name, _| needed(name));
+            self.total_bytes = total_bytes(by_name);
+        }
         self
     }
 
@@ -168,7 +188,7 @@ impl Weights {
 
     /// Whether there is a tensor called `name`.
     pub fn has(&self, name: &str) -> bool {
-        self.by_name.contains_key(name)
+        matches!(&self.source, Source::Files { by_name, .. } if by_name.contains_key(name))
     }
 
     /// Bytes on disk of all tensors that there are to load.
@@ -177,10 +197,14 @@ impl Weights {
     }
 
     fn load(&self, name: &str, expected: &Shape) -> Result<Tensor, LoadError> {
-        let Some((shard, info)) = self.by_name.get(name) else {
+        let (shards, by_name) = match &self.source {
+            Source::Files { shards, by_name } => (shards, by_name),
+            Source::Random => return self.made_up(expected),
+        };
+        let Some((shard, info)) = by_name.get(name) else {
             return Err(LoadError::MissingTensor { file: self.named.clone(), tensor: name.into() });
         };
-        let shard = &self.shards[*shard];
+        let shard = &shards[*shard];
         if info.shape != expected.dims() {
             return Err(LoadError::Misshapen {
                 file: shard.file.clone(),
@@ -206,6 +230,17 @@ impl Weights {
         shard.bytes.release(&info.range);
         self.loaded_bytes.set(self.loaded_bytes.get() + info.range.len());
         Ok(tensor)
+    }
+}
+
+impl Weights {
+    /// Of variance `1 / in`, so that a signal keeps its size on its way through the layers.
+    fn made_up(&self, shape: &Shape) -> Result<Tensor, LoadError> {
+        let inputs = shape.dims().iter().skip(1).product::<usize>().max(1) as f64;
+        let Precision { weights, device, .. } = &self.precision;
+        Tensor::randn(0f32, inputs.powf(-0.5) as f32, shape, device)
+            .and_then(|tensor| tensor.to_dtype(*weights))
+            .map_err(|source| LoadError::Device { file: self.named.clone(), source })
     }
 }
 

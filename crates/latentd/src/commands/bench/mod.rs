@@ -3,6 +3,7 @@
 mod cache;
 mod serve;
 mod stages;
+mod synthetic;
 
 use latentd::Error;
 

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
+use candle_core::Device;
 use diffusion::Limits;
-use latentd::{Error, GeneratedImage, OmniDiffusionSamplingParams};
+use latentd::{DtypeName, Error, GeneratedImage, OmniDiffusionSamplingParams};
 use serde::Serialize;
 
-use super::median;
+use super::{median, synthetic};
 use crate::commands::ModelFlags;
 use crate::terminal;
 
@@ -37,6 +38,13 @@ pub(super) struct Stages {
     /// Counted runs, after one that is not; the figures are their medians
     #[arg(long, default_value_t = 5, value_name = "N")]
     runs: usize,
+    /// Time a few blocks of this model's true width, with random weights, and reckon the rest: nothing is downloaded
+    #[arg(long, value_enum, value_name = "MODEL", conflicts_with_all = ["model", "prompt", "negative_prompt", "true_cfg_scale", "num_inference_steps", "runs"])]
+    synthetic: Option<synthetic::Model>,
+    /// Blocks of each list that are timed
+    #[arg(long, default_value_t = 2, value_name = "N", requires = "synthetic",
+        value_parser = clap::value_parser!(u8).range(1..=8))]
+    layers: u8,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -63,6 +71,9 @@ struct Figures {
 
 impl Stages {
     pub(super) fn run(self) -> Result<(), Error> {
+        if let Some(model) = self.synthetic {
+            return self.synthetic(model).run(self.json);
+        }
         let started = Instant::now();
         let mut omni = self.loading.builder(self.model.as_deref()).limits(Limits::NONE).build()?;
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -105,6 +116,16 @@ impl Stages {
         };
         self.print(&figures);
         Ok(())
+    }
+
+    fn synthetic(&self, model: synthetic::Model) -> synthetic::Synthetic {
+        synthetic::Synthetic {
+            model,
+            layers: usize::from(self.layers),
+            height: self.height.unwrap_or(512),
+            width: self.width.unwrap_or(512),
+            dtype: DtypeName::resolve(self.loading.dtype, &Device::Cpu),
+        }
     }
 
     fn params(&self) -> OmniDiffusionSamplingParams {
