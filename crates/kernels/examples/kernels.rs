@@ -33,6 +33,7 @@ fn main() -> Result<()> {
         let mut bench = Bench { words, sets };
         blocks(&mut bench)?;
         linears(&mut bench)?;
+        tiles(&mut bench)?;
         attentions(&mut bench)?;
         rows(&mut bench)?;
         convolutions(&mut bench)
@@ -184,6 +185,19 @@ fn linears(bench: &mut Bench) -> Result<()> {
     }
     let x = randn((64, 192))?;
     bench.time("linear + gelu 64x192x768", || linear(768, 192, DType::F32), |linear| linear.forward_gelu(&x))
+}
+
+/// Products in fewer bits.
+fn tiles(bench: &mut Bench) -> Result<()> {
+    let int8 = |n: usize, k: usize| Linear::int8(&[(&randn((n, k))?, Some(&randn(n)?))]);
+    for (tokens, n, k) in [(64, 480, 160), (1, 3072, 3072), (1024, 3072, 3072), (1024, 3072, 12288), (4608, 3072, 3072)]
+    {
+        let x = randn((tokens, k))?;
+        bench.time(&format!("linear {tokens}x{k}x{n} int8"), || int8(n, k), |linear| linear.forward(&x))?;
+    }
+    let x = randn((1024, 3072))?;
+    bench.time("linear + gelu 1024x3072x12288 F32", || linear(12288, 3072, DType::F32), |up| up.forward_gelu(&x))?;
+    bench.time("linear + gelu 1024x3072x12288 int8", || int8(12288, 3072), |up| up.forward_gelu(&x))
 }
 
 fn attentions(bench: &mut Bench) -> Result<()> {

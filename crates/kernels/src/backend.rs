@@ -85,6 +85,11 @@ pub(crate) trait Backend: Sync {
         Ok(None)
     }
 
+    /// As `pack_linear`, with weights and rows rounded to eight bits: see [`crate::Linear::int8`].
+    fn pack_int8(&self, _weights: &[Tensor], _bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
+        Ok(None)
+    }
+
     /// `[out, in, 3, 3]` weights and an `[out]` bias laid out for the device.
     fn pack_conv(&self, _weight: &Tensor, _bias: &Tensor) -> Result<Option<Box<dyn PackedConv>>> {
         Ok(None)
@@ -100,7 +105,7 @@ impl Backend for Reference {}
 pub(crate) trait PackedLinear: Debug + Send + Sync {
     fn in_features(&self) -> usize;
     fn out_features(&self) -> usize;
-    /// The `[out, in]` weight as it was given, and the bias.
+    /// The `[out, in]` weight as it was given, or as it was rounded to eight bits, and the bias.
     fn unpack(&self) -> Result<(Tensor, Tensor)>;
     /// `[.., in]` to `[.., out]`, in the type of `x`; `None` where the reference is to be taken.
     fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>>;

@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 
 use crate::RowLayout;
 use crate::backend::PackedLinear;
 use crate::devices::backend;
 use crate::operands::Epilogue;
 
+/// Longest sum of an eight-bit product that 32 bits hold whatever the numbers are.
+const MAX_INT8_FEATURES: usize = 65_536;
+
 /// An affine map of the last dimension.
 ///
 /// Its weight is laid out once for the device it lies on. In host memory it keeps its float type, so that a
-/// bf16 checkpoint stays half as large while the sums are f32.
+/// bf16 checkpoint stays half as large while the sums are f32. Where the processor multiplies bf16 (AMX), the
+/// rows that meet a bf16 weight are rounded to bf16 too; those that meet any other are not.
 #[derive(Clone, Debug)]
 pub struct Linear(Weights);
 
@@ -42,11 +46,31 @@ impl Linear {
     /// A shape does not fit, or the weights are of different types.
     pub fn cat(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<Linear> {
         check_parts(parts)?;
-        let weights = parts.iter().map(|(weight, _)| weight.contiguous()).collect::<Result<Vec<_>>>()?;
-        let bias = parts.iter().any(|(_, bias)| bias.is_some()).then(|| cat_bias(parts)).transpose()?;
+        let (weights, bias) = contiguous(parts)?;
         Ok(Linear(match backend(weights[0].device()).pack_linear(&weights, bias.as_ref())? {
             Some(packed) => Weights::Packed(packed.into()),
             None => Weights::Plain { weight: Tensor::cat(&weights, 0)?, bias },
+        }))
+    }
+
+    /// As [`Linear::cat`], in products of eight-bit integers: each output's weights and each row of the input are
+    /// scaled so that their largest magnitude is 127, and rounded. Sums are exact; scales, bias and what follows are
+    /// f32. A weight takes one byte.
+    ///
+    /// Where there are no such products it is the f32 product with the rounded weight.
+    ///
+    /// # Errors
+    /// A shape does not fit, the weights are of different types, or an input is wider than 65,536.
+    pub fn int8(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<Linear> {
+        check_parts(parts)?;
+        let in_features = parts[0].0.dim(1)?;
+        if in_features > MAX_INT8_FEATURES {
+            bail!("weight must have at most {MAX_INT8_FEATURES} columns for eight-bit products. Given: {in_features}")
+        }
+        let (weights, bias) = contiguous(parts)?;
+        Ok(Linear(match backend(weights[0].device()).pack_int8(&weights, bias.as_ref())? {
+            Some(packed) => Weights::Packed(packed.into()),
+            None => Weights::Plain { weight: rounded_to_int8(&Tensor::cat(&weights, 0)?)?, bias },
         }))
     }
 
@@ -141,6 +165,21 @@ impl Linear {
     }
 }
 
+/// The weights, and their biases side by side if there are any.
+fn contiguous(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<(Vec<Tensor>, Option<Tensor>)> {
+    let weights = parts.iter().map(|(weight, _)| weight.contiguous()).collect::<Result<_>>()?;
+    let bias = parts.iter().any(|(_, bias)| bias.is_some()).then(|| cat_bias(parts)).transpose()?;
+    Ok((weights, bias))
+}
+
+/// The weight with each output's numbers as multiples of 1/127 of the largest.
+fn rounded_to_int8(weight: &Tensor) -> Result<Tensor> {
+    let wide = weight.to_dtype(DType::F32)?;
+    // Of a row of zeros any scale is right.
+    let scale = (wide.abs()?.max_keepdim(1)?.maximum(1e-30)? / 127.0)?;
+    wide.broadcast_div(&scale)?.round()?.broadcast_mul(&scale)?.to_dtype(weight.dtype())
+}
+
 fn check_parts(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<()> {
     let Some((first, _)) = parts.first() else { bail!("parts must not be empty") };
     let (_, in_features) = first.dims2()?;
@@ -178,8 +217,6 @@ fn out_shape(x: &Tensor, features: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
-
     use super::*;
     use crate::testing::{assert_close, numbers, on_each_set, randn};
     use crate::with_reference;
@@ -204,30 +241,59 @@ mod tests {
         (new(), with_reference(new))
     }
 
+    fn int8(n: usize, k: usize) -> (Linear, Linear) {
+        let (weight, bias) = ((randn(1, (n, k)) * 0.1).unwrap(), randn(2, n));
+        let new = || Linear::int8(&[(&weight, Some(&bias))]).unwrap();
+        (new(), with_reference(new))
+    }
+
+    /// How far products may be from candle's: those of bf16 tiles round their rows.
+    fn tolerance(set: &str, dtype: DType) -> f32 {
+        if (set, dtype) == ("amx", DType::BF16) { 6e-3 } else { 2e-6 }
+    }
+
     fn rows_of(tokens: usize) -> RowLayout {
         RowLayout::new(&[tokens / 3, 0, tokens - tokens / 3])
     }
 
+    /// Checks every product of two maps, `[k]` to `[n]`.
+    fn check(name: &str, (fast, plain): (Linear, Linear), (tokens, k, n): (usize, usize, usize), tolerance: f32) {
+        assert!(matches!(plain.0, Weights::Plain { .. }));
+        let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
+        let (gate, rows) = (randn(5, (3, 6 * n)).narrow(1, 2 * n, n).unwrap(), rows_of(tokens));
+        let name = |op| format!("{op} {tokens}x{k}x{n} {name}");
+        assert_close(&name("forward"), &fast.forward(&x).unwrap(), &plain.forward(&x).unwrap(), tolerance);
+        assert_close(&name("gelu"), &fast.forward_gelu(&x).unwrap(), &plain.forward_gelu(&x).unwrap(), tolerance);
+        let gated = |linear: &Linear| linear.forward_gated(&x, &residual, &gate, &rows).unwrap();
+        assert_close(&name("gated"), &gated(&fast), &gated(&plain), tolerance);
+    }
+
     #[test]
     fn kernels_agree_with_candle() {
-        on_each_set(|_| {
-            for dtype in [DType::F32, DType::BF16, DType::F16] {
-                for (tokens, k, n) in SHAPES {
-                    let (fast, plain) = linears(dtype, n, k);
-                    assert!(matches!(plain.0, Weights::Plain { .. }));
-                    let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
-                    let (gate, rows) = (randn(5, (3, 6 * n)).narrow(1, 2 * n, n).unwrap(), rows_of(tokens));
-                    let name = |op| format!("{op} {tokens}x{k}x{n} {dtype:?}");
-                    assert_close(&name("forward"), &fast.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 2e-6);
-                    assert_close(
-                        &name("gelu"),
-                        &fast.forward_gelu(&x).unwrap(),
-                        &plain.forward_gelu(&x).unwrap(),
-                        2e-6,
-                    );
-                    let gated = |linear: &Linear| linear.forward_gated(&x, &residual, &gate, &rows).unwrap();
-                    assert_close(&name("gated"), &gated(&fast), &gated(&plain), 2e-6);
+        on_each_set(|set| {
+            for shape in SHAPES {
+                let (_, k, n) = shape;
+                for dtype in [DType::F32, DType::BF16, DType::F16] {
+                    check(&format!("{dtype:?} {set}"), linears(dtype, n, k), shape, tolerance(set, dtype));
                 }
+                // The reference rounds no rows.
+                check(&format!("int8 {set}"), int8(n, k), shape, 2e-2);
+            }
+        });
+    }
+
+    #[test]
+    fn eight_bit_weights_are_multiples_of_a_scale() {
+        on_each_set(|_| {
+            let weight = Tensor::new(&[[1.27f32, -0.5, 0.004], [0.0, 0.0, 0.0]], &candle_core::Device::Cpu).unwrap();
+            let linear = Linear::int8(&[(&weight, None)]).unwrap();
+            let plain = with_reference(|| Linear::int8(&[(&weight, None)])).unwrap();
+            let expected = Tensor::new(&[[1.27f32, -0.5, 0.0], [0.0, 0.0, 0.0]], &candle_core::Device::Cpu).unwrap();
+            let unit = Tensor::eye(3, DType::F32, &candle_core::Device::Cpu).unwrap();
+            let expected = expected.t().unwrap().contiguous().unwrap();
+            let unpacked = with_reference(|| linear.forward(&unit)).unwrap();
+            for given in [linear.forward(&unit).unwrap(), unpacked, plain.forward(&unit).unwrap()] {
+                assert_close("rounded", &given, &expected, 1e-6);
             }
         });
     }
@@ -250,24 +316,29 @@ mod tests {
         });
     }
 
+    /// Checks that rows 2 of [`rows_of`] come out as they do alone.
+    fn check_company(fast: &Linear, (tokens, k, n): (usize, usize, usize)) {
+        let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
+        let (gate, rows) = (randn(5, (3, n)), rows_of(tokens));
+        let together = [fast.forward_gelu(&x), fast.forward_gated(&x, &residual, &gate, &rows)];
+        let row = rows.range(2);
+        let of_row = |t: &Tensor| t.narrow(0, row.start, row.len()).unwrap();
+        let gate = gate.narrow(0, 2, 1).unwrap();
+        let layout = RowLayout::new(&[row.len()]);
+        let alone =
+            [fast.forward_gelu(&of_row(&x)), fast.forward_gated(&of_row(&x), &of_row(&residual), &gate, &layout)];
+        for (together, alone) in together.iter().zip(&alone) {
+            assert_eq!(numbers(&of_row(together.as_ref().unwrap())), numbers(alone.as_ref().unwrap()), "{k}");
+        }
+    }
+
     #[test]
     fn a_row_does_not_depend_on_its_company() {
         on_each_set(|_| {
-            for (tokens, k, n) in SHAPES {
-                let (fast, _) = linears(DType::F32, n, k);
-                let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
-                let (gate, rows) = (randn(5, (3, n)), rows_of(tokens));
-                let together = [fast.forward_gelu(&x), fast.forward_gated(&x, &residual, &gate, &rows)];
-                let row = rows.range(2);
-                let of_row = |t: &Tensor| t.narrow(0, row.start, row.len()).unwrap();
-                let gate = gate.narrow(0, 2, 1).unwrap();
-                let layout = RowLayout::new(&[row.len()]);
-                let alone = [
-                    fast.forward_gelu(&of_row(&x)),
-                    fast.forward_gated(&of_row(&x), &of_row(&residual), &gate, &layout),
-                ];
-                for (together, alone) in together.iter().zip(&alone) {
-                    assert_eq!(numbers(&of_row(together.as_ref().unwrap())), numbers(alone.as_ref().unwrap()), "{k}");
+            for shape in SHAPES {
+                let (_, k, n) = shape;
+                for (fast, _) in [linears(DType::F32, n, k), linears(DType::BF16, n, k), int8(n, k)] {
+                    check_company(&fast, shape);
                 }
             }
         });
@@ -275,7 +346,7 @@ mod tests {
 
     #[test]
     fn parts_lie_side_by_side() {
-        on_each_set(|_| {
+        on_each_set(|set| {
             let (q, k, x) = (randn(1, (20, 12)), randn(2, (7, 12)), randn(3, (2, 5, 12)));
             let bias = randn(4, 7);
             let fused = Linear::cat(&[(&q, None), (&k, Some(&bias))]).unwrap();
@@ -286,7 +357,12 @@ mod tests {
             let half = [&q, &k].map(|t| t.to_dtype(DType::BF16).unwrap());
             let fused_half = Linear::cat(&[(&half[0], None), (&half[1], None)]).unwrap();
             let plain = with_reference(|| Linear::cat(&[(&half[0], None), (&half[1], None)])).unwrap();
-            assert_close("cat bf16", &fused_half.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 1e-6);
+            let tolerance = tolerance(set, DType::BF16);
+            assert_close("cat bf16", &fused_half.forward(&x).unwrap(), &plain.forward(&x).unwrap(), tolerance);
+            let int8 = |parts: &[(&Tensor, Option<&Tensor>)]| Linear::int8(parts).unwrap().forward(&x).unwrap();
+            let expected = [int8(&[(&q, None)]), int8(&[(&k, Some(&bias))])];
+            let fused_int8 = int8(&[(&q, None), (&k, Some(&bias))]);
+            assert_close("cat int8", &fused_int8, &Tensor::cat(&expected, 2).unwrap(), 1e-7);
             let (plain, unpacked) = (with_reference(|| fused.forward(&x)), fused.forward(&x));
             assert_close("unpacked", &unpacked.unwrap(), &plain.unwrap(), 1e-6);
         });
@@ -313,6 +389,10 @@ mod tests {
         assert!(message.starts_with("x must have 8 features. Given: 9"), "{message}");
         let gated =
             linear.forward_gated(&randn(2, (3, 8)), &randn(2, (3, 4)), &randn(2, (2, 4)), &RowLayout::new(&[3]));
+        let wide = Tensor::zeros((1, 65_537), DType::F32, &candle_core::Device::Cpu).unwrap();
+        let message = Linear::int8(&[(&wide, None)]).unwrap_err().to_string();
+        let expected = "weight must have at most 65536 columns for eight-bit products. Given: 65537";
+        assert!(message.starts_with(expected), "{message}");
         let message = gated.unwrap_err().to_string();
         assert!(message.starts_with("gate must be [1, 4], one vector a row. Given: [2, 4]"), "{message}");
     }

@@ -80,8 +80,10 @@ fn convolutions() -> Vec<Case> {
 
 fn cases() -> Vec<Case> {
     let (linear, x) = (Linear::new(&randn(&[64, 128]), None).unwrap(), randn(&[1440, 128]));
-    let product = case("linear", 6, move || linear.forward(&x));
-    [vec![product], attentions(), convolutions()].into_iter().flatten().collect()
+    let (int8, wide) = (Linear::int8(&[(&randn(&[64, 128]), None)]).unwrap(), x.clone());
+    let products =
+        vec![case("linear", 6, move || linear.forward(&x)), case("int8 linear", 6, move || int8.forward(&wide))];
+    [products, attentions(), convolutions()].into_iter().flatten().collect()
 }
 
 /// The operation interrupted at its look number `at`, and how often it was let go on.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use kernels::{
     AttentionStream, CausalAttention, Conv3x3, GroupNorm, JointAttention, Linear, RopeTable, RowLayout, SelfAttention,
     add_weighted, modulated_layer_norm, residual_diffs,
@@ -33,6 +33,9 @@ fn everything() -> Result<Vec<f32>> {
     let stream = |qkv, rows| AttentionStream { qkv, norm_q: &norm, norm_k: &norm, rows };
     let (text, image) = (stream(&text, &text_rows), stream(&qkv, &rows));
     let (text, image) = JointAttention { text, image, rope: &rope, num_heads: 6, eps: 1e-6 }.forward()?;
+    let int8 = Linear::int8(&[(&numbers(15, &[500, 192])?, Some(&numbers(16, &[500])?))])?;
+    let bf16 = Linear::new(&numbers(17, &[500, 192])?.to_dtype(DType::BF16)?, None)?;
+    let in_fewer_bits = [int8.forward(&x)?, int8.forward_gelu(&x.narrow(0, 0, 37)?)?, bf16.forward(&x)?];
     let hidden = narrow.forward_gated(&wide.forward_gelu(&image)?, &x, &vectors, &rows)?;
     let angles = numbers(9, &[712, 16])?;
     let grouped = Tensor::cat(&[&hidden, &x.narrow(1, 0, 128)?], 1)?;
@@ -54,7 +57,7 @@ fn everything() -> Result<Vec<f32>> {
     let previous = hidden.narrow(0, 301, 411)?;
     let diffs = residual_diffs(&sum, &[None, None, Some(&previous)], &rows)?;
     let mut all = diffs.into_iter().flatten().collect::<Vec<_>>();
-    for tensor in [&text, &sum, &windows].into_iter().chain(&pictures) {
+    for tensor in [&text, &sum, &windows].into_iter().chain(&pictures).chain(&in_fewer_bits) {
         all.extend(tensor.flatten_all()?.to_vec1::<f32>()?);
     }
     Ok(all)

@@ -14,7 +14,7 @@ use super::simd::{Simd, vectorized};
 use crate::Watch;
 
 /// Multiply-adds below which a product is not worth a second thread.
-const MIN_PARALLEL: usize = 200_000;
+pub(super) const MIN_PARALLEL: usize = 200_000;
 /// Rows from which the left operand is packed too, if it is also larger than [`MIN_TALL`].
 const MIN_TALL_ROWS: usize = 48;
 /// Floats of a left operand that the caches near a core no longer hold.
@@ -77,24 +77,7 @@ impl Packed {
 
     /// `[tokens, in]` to `[tokens, out]`; nothing, or not all of it, once the work is interrupted.
     pub(super) fn forward<S: Simd>(&self, s: S, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
-        if self.out_features.is_multiple_of(PANEL) {
-            return self.padded_forward(s, x, epilogue);
-        }
-        // The last panel sticks out: it is computed whole and cut off, and what is read at
-        // the places of the result (residual and gate) is added after that.
-        let during = if let Epilogue::Gated { .. } = epilogue { Epilogue::None } else { epilogue };
-        let padded = self.padded_forward(s, x, during);
-        let rows = padded.chunks_exact(self.bias.len() * PANEL);
-        let mut out: Vec<f32> = rows.flat_map(|row| &row[..self.out_features]).copied().collect();
-        if let Epilogue::Gated { residual, gate, gate_offsets } = epilogue {
-            let rows = out.chunks_exact_mut(self.out_features).zip(residual.chunks_exact(self.out_features));
-            for ((row, residual), &offset) in rows.zip(gate_offsets) {
-                for ((x, residual), gate) in row.iter_mut().zip(residual).zip(&gate[offset..]) {
-                    *x = *x * gate + residual;
-                }
-            }
-        }
-        out
+        cut_to(self.out_features, epilogue, |epilogue| self.padded_forward(s, x, epilogue))
     }
 
     /// The product with as many columns as there are in all panels; nothing once the work is interrupted.
@@ -282,6 +265,32 @@ impl<S: Simd> Product<'_, S> {
     }
 }
 
+/// The `[tokens, out_features]` result of a product that computes whole panels.
+///
+/// Where the last one sticks out it is cut off, and what is read at the places of the result (residual and gate) is
+/// added after that.
+pub(super) fn cut_to(
+    out_features: usize,
+    epilogue: Epilogue<'_>,
+    product: impl FnOnce(Epilogue<'_>) -> Vec<f32>,
+) -> Vec<f32> {
+    if out_features.is_multiple_of(PANEL) {
+        return product(epilogue);
+    }
+    let padded = product(if let Epilogue::Gated { .. } = epilogue { Epilogue::None } else { epilogue });
+    let rows = padded.chunks_exact(out_features.next_multiple_of(PANEL));
+    let mut out: Vec<f32> = rows.flat_map(|row| &row[..out_features]).copied().collect();
+    if let Epilogue::Gated { residual, gate, gate_offsets } = epilogue {
+        let rows = out.chunks_exact_mut(out_features).zip(residual.chunks_exact(out_features));
+        for ((row, residual), &offset) in rows.zip(gate_offsets) {
+            for ((x, residual), gate) in row.iter_mut().zip(residual).zip(&gate[offset..]) {
+                *x = *x * gate + residual;
+            }
+        }
+    }
+    out
+}
+
 /// Rows of a block, so that every thread has as many blocks as any other.
 fn block_rows<S: Simd>(tokens: usize, threads: usize) -> usize {
     let blocks = tokens.div_ceil(S::TILE.tall_rows).next_multiple_of(threads);
@@ -289,11 +298,16 @@ fn block_rows<S: Simd>(tokens: usize, threads: usize) -> usize {
 }
 
 /// The size of the fewest equal blocks of at most `most` that `n` falls into.
-fn even_block(n: usize, most: usize) -> usize {
+pub(super) fn even_block(n: usize, most: usize) -> usize {
     n.div_ceil(n.div_ceil(most))
 }
 
-fn pack<T: WithDType + Default>(weights: &[Tensor], in_features: usize) -> Result<Vec<T>> {
+/// What `work` makes of the rows of contiguous `[out, in]` weights in host memory, one below the other.
+pub(super) fn with_rows<T: WithDType, R>(
+    weights: &[Tensor],
+    in_features: usize,
+    work: impl FnOnce(&[&[T]]) -> R,
+) -> Result<R> {
     let storages: Vec<_> = weights.iter().map(Tensor::storage_and_layout).collect();
     let mut rows = Vec::new();
     for (storage, layout) in &storages {
@@ -301,16 +315,22 @@ fn pack<T: WithDType + Default>(weights: &[Tensor], in_features: usize) -> Resul
         let Storage::Cpu(storage) = &**storage else { candle_core::bail!("weight must lie in host memory") };
         rows.extend(T::cpu_storage_as_slice(storage)?[start..end].chunks_exact(in_features));
     }
-    let mut panels = vec![T::default(); rows.len().div_ceil(PANEL) * PANEL * in_features];
-    panels.par_chunks_mut(PANEL * in_features).zip(rows.par_chunks(PANEL)).for_each(|(panel, rows)| {
-        // In parts that stay in the first-level cache while sixteen rows are woven into them.
-        for (part, from) in panel.chunks_mut(PANEL * 64).zip((0..).step_by(64)) {
-            for (column, row) in rows.iter().enumerate() {
-                part.iter_mut().skip(column).step_by(PANEL).zip(&row[from..]).for_each(|(to, x)| *to = *x);
+    Ok(work(&rows))
+}
+
+fn pack<T: WithDType + Default>(weights: &[Tensor], in_features: usize) -> Result<Vec<T>> {
+    with_rows(weights, in_features, |rows: &[&[T]]| {
+        let mut panels = vec![T::default(); rows.len().div_ceil(PANEL) * PANEL * in_features];
+        panels.par_chunks_mut(PANEL * in_features).zip(rows.par_chunks(PANEL)).for_each(|(panel, rows)| {
+            // In parts that stay in the first-level cache while sixteen rows are woven into them.
+            for (part, from) in panel.chunks_mut(PANEL * 64).zip((0..).step_by(64)) {
+                for (column, row) in rows.iter().enumerate() {
+                    part.iter_mut().skip(column).step_by(PANEL).zip(&row[from..]).for_each(|(to, x)| *to = *x);
+                }
             }
-        }
-    });
-    Ok(panels)
+        });
+        panels
+    })
 }
 
 fn unpack<T: WithDType + Default>(panels: &[T], (out_features, in_features): (usize, usize)) -> Vec<T> {

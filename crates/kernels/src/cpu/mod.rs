@@ -6,15 +6,19 @@
 
 #![allow(unsafe_code, reason = "vector intrinsics, and tiles written through pointers")]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+mod bf16;
 mod conv;
 mod gemm;
 mod group_norm;
 mod head;
+mod int8;
 mod kernels;
 mod linear;
 mod narrow_conv;
@@ -25,12 +29,20 @@ pub(crate) mod portable;
 pub(crate) mod sets;
 mod simd;
 mod step;
+mod tile_linear;
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 mod weights;
+#[cfg(target_arch = "x86_64")]
+mod widened;
 mod winograd;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use self::attention::{Causal, Stream};
+use self::bf16::Bf16;
+use self::int8::Int8;
 use self::kernels::Kernels;
 use self::numbers::{F32, RowVectors, tensor, wide};
 use crate::RowLayout;
@@ -43,6 +55,15 @@ pub(crate) struct Cpu;
 /// The kernels in use, for heads of these many features.
 fn kernels_for(head_dim: usize) -> Option<&'static dyn Kernels> {
     sets::current().filter(|_| head_dim.is_multiple_of(16))
+}
+
+fn boxed(packed: impl PackedLinear + 'static) -> Box<dyn PackedLinear> {
+    Box::new(packed)
+}
+
+/// The numbers of a bias, none where there is none.
+fn bias_numbers(bias: Option<&Tensor>) -> Result<Vec<f32>> {
+    Ok(bias.map(|bias| wide(bias)?.to_vec1::<f32>()).transpose()?.unwrap_or_default())
 }
 
 impl Backend for Cpu {
@@ -185,8 +206,18 @@ impl Backend for Cpu {
         if sets::current().is_none() {
             return Ok(None);
         }
-        let bias = bias.map(|bias| wide(bias)?.to_vec1::<f32>()).transpose()?.unwrap_or_default();
-        Ok(linear::Packed::new(weights, &bias)?.map(|packed| Box::new(packed) as Box<dyn PackedLinear>))
+        let bias = bias_numbers(bias)?;
+        if sets::current_tiles().is_some_and(|tiles| tiles.bf16.is_some()) && weights[0].dtype() == DType::BF16 {
+            return Ok(tile_linear::Packed::<Bf16>::new(weights, &bias)?.map(boxed));
+        }
+        Ok(linear::Packed::new(weights, &bias)?.map(boxed))
+    }
+
+    fn pack_int8(&self, weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
+        if sets::current().is_none() {
+            return Ok(None);
+        }
+        Ok(tile_linear::Packed::<Int8>::new(weights, &bias_numbers(bias)?)?.map(boxed))
     }
 
     fn pack_conv(&self, weight: &Tensor, bias: &Tensor) -> Result<Option<Box<dyn PackedConv>>> {

@@ -3,8 +3,12 @@
 use std::cell::Cell;
 use std::sync::OnceLock;
 
+use super::bf16::Bf16;
+use super::int8::Int8;
 use super::kernels::Kernels;
 use super::portable::Portable;
+use super::simd::Simd;
+use super::tiles::{Multiplier, Plain, TileLinear, With};
 
 /// The environment variable that names the set to use.
 const VARIABLE: &str = "LATENTD_CPU";
@@ -16,20 +20,54 @@ pub(crate) struct Set {
     by_default: bool,
     /// `None` where this processor lacks the instructions.
     pub(crate) kernels: Option<Box<dyn Kernels>>,
+    /// As `kernels`.
+    pub(crate) tiles: Option<Tiles>,
+}
+
+/// The products in fewer bits than f32 that a set has.
+pub(crate) struct Tiles {
+    pub(crate) int8: Box<dyn TileLinear<Int8>>,
+    /// `None` where f32 products of widened numbers are faster.
+    pub(crate) bf16: Option<Box<dyn TileLinear<Bf16>>>,
+}
+
+impl Set {
+    fn new<S: Simd>(name: &'static str, set: Option<S>, tiles: impl FnOnce(S) -> Tiles) -> Set {
+        let kernels = set.map(|set| Box::new(set) as Box<dyn Kernels>);
+        Set { name, by_default: true, kernels, tiles: set.map(tiles) }
+    }
+}
+
+impl Tiles {
+    fn int8<S: Simd, M: Multiplier<Int8>>(set: S, multiplier: M) -> Tiles {
+        Tiles { int8: Box::new(With(set, multiplier)), bf16: None }
+    }
+
+    fn plain<S: Simd>(set: S) -> Tiles {
+        Tiles::int8(set, Plain)
+    }
 }
 
 /// From the plainest to the fastest. A new set is a line here.
 fn table() -> Vec<Set> {
-    fn kernels<K: Kernels + 'static>(kernels: Option<K>) -> Option<Box<dyn Kernels>> {
-        kernels.map(|kernels| Box::new(kernels) as Box<dyn Kernels>)
+    let portable = Set::new("portable", Some(Portable), Tiles::plain);
+    let mut table = vec![Set { by_default: cfg!(target_arch = "aarch64"), ..portable }];
+    #[cfg(target_arch = "x86_64")]
+    {
+        use super::{amx::Amx, avx2::Avx2, avx512::Avx512, vnni::Vnni, widened::Widened};
+        let avx512 = Avx512::detect();
+        let amx = avx512.and_then(|set| Amx::detect(set).map(|amx| (set, amx)));
+        let widened = |set| Tiles::int8(set, Widened::new(set));
+        table.push(Set::new("avx2", Avx2::detect(), widened));
+        table.push(Set::new("avx512", avx512, |set| match Vnni::detect(set) {
+            Some(vnni) => Tiles::int8(set, vnni),
+            None => Tiles::int8(set, Widened::new(set.octets())),
+        }));
+        let tiles = amx.map(|(set, amx)| Tiles { bf16: Some(Box::new(With(set, amx))), ..Tiles::int8(set, amx) });
+        let kernels = amx.map(|(set, _)| Box::new(set) as Box<dyn Kernels>);
+        table.push(Set { name: "amx", by_default: true, kernels, tiles });
     }
-    vec![
-        Set { name: "portable", by_default: cfg!(target_arch = "aarch64"), kernels: kernels(Some(Portable)) },
-        #[cfg(target_arch = "x86_64")]
-        Set { name: "avx2", by_default: true, kernels: kernels(super::avx2::Avx2::detect()) },
-        #[cfg(target_arch = "x86_64")]
-        Set { name: "avx512", by_default: true, kernels: kernels(super::avx512::Avx512::detect()) },
-    ]
+    table
 }
 
 /// The name that stands for candle's operations.
@@ -61,14 +99,23 @@ pub fn instruction_sets() -> impl Iterator<Item = &'static str> {
 
 /// The kernels in use, `None` for the reference.
 pub(crate) fn current() -> Option<&'static dyn Kernels> {
+    current_set()?.kernels.as_deref()
+}
+
+/// The products of tiles in use, `None` for the reference.
+pub(crate) fn current_tiles() -> Option<&'static Tiles> {
+    current_set()?.tiles.as_ref()
+}
+
+fn current_set() -> Option<&'static Set> {
     match OF_THREAD.get().unwrap_or_else(of_process) {
         Choice::Reference => None,
-        Choice::Set(index) => sets()[index].kernels.as_deref(),
+        Choice::Set(index) => Some(&sets()[index]),
     }
 }
 
 /// The instruction set that operations on the CPU use in this process: the fastest that the processor has, or the one
-/// that the environment variable `LATENTD_CPU` names (`reference`, `portable`, `avx2`, `avx512`).
+/// that the environment variable `LATENTD_CPU` names (`reference`, `portable`, `avx2`, `avx512`, `amx`).
 ///
 /// # Errors
 /// `LATENTD_CPU` names none, or one that this processor lacks. Operations then use the fastest.

@@ -2,11 +2,14 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
+use super::bf16::Bf16;
 use super::conv::{self, Input};
 use super::gemm;
+use super::int8::Int8;
 use super::linear;
 use super::numbers::{F32, RowVectors, tensor, wide};
 use super::sets;
+use super::tile_linear;
 use crate::backend::{PackedConv, PackedLinear};
 use crate::operands::{ConvInput, Epilogue};
 
@@ -26,25 +29,75 @@ impl PackedLinear for linear::Packed {
 
     fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
         let Some(kernels) = sets::current() else { return Ok(None) };
-        let wide_x = wide(x)?;
-        let Some(numbers) = F32::of(&wide_x) else { bail!("x must lie in host memory as the weight does") };
-        let out = match epilogue {
-            Epilogue::None => kernels.linear(self, &numbers, gemm::Epilogue::None),
-            Epilogue::Gelu => kernels.linear(self, &numbers, gemm::Epilogue::Gelu),
-            Epilogue::Gated { residual, gate, rows } => {
-                let residual = residual.contiguous()?;
-                let (Some(residual), Some(gate)) = (F32::of(&residual), RowVectors::of(gate)) else { return Ok(None) };
-                let row_of = rows.iter().enumerate().flat_map(|(row, tokens)| tokens.map(move |_| row));
-                let gate_offsets: Vec<_> = row_of.map(|row| row * gate.stride()).collect();
-                let (residual, gate) = (&*residual, gate.as_slice());
-                kernels.linear(self, &numbers, gemm::Epilogue::Gated { residual, gate, gate_offsets: &gate_offsets })
-            }
-        };
-        let mut shape = x.dims().to_vec();
-        shape.pop();
-        shape.push(self.out_features());
-        tensor(out, shape)?.to_dtype(x.dtype()).map(Some)
+        product(x, epilogue, self.out_features(), |x, epilogue| kernels.linear(self, x, epilogue))
     }
+}
+
+impl PackedLinear for tile_linear::Packed<Int8> {
+    fn in_features(&self) -> usize {
+        self.in_features()
+    }
+
+    fn out_features(&self) -> usize {
+        self.out_features()
+    }
+
+    fn unpack(&self) -> Result<(Tensor, Tensor)> {
+        self.unpack()
+    }
+
+    fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
+        let Some(tiles) = sets::current_tiles() else { return Ok(None) };
+        product(x, epilogue, self.out_features(), |x, epilogue| tiles.int8.forward(self, x, epilogue))
+    }
+}
+
+/// Made where the set in use has products of bf16; another one that is used later takes the reference.
+impl PackedLinear for tile_linear::Packed<Bf16> {
+    fn in_features(&self) -> usize {
+        self.in_features()
+    }
+
+    fn out_features(&self) -> usize {
+        self.out_features()
+    }
+
+    fn unpack(&self) -> Result<(Tensor, Tensor)> {
+        let (weight, bias) = self.unpack()?;
+        Ok((weight.to_dtype(DType::BF16)?, bias))
+    }
+
+    fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
+        let Some(bf16) = sets::current_tiles().and_then(|tiles| tiles.bf16.as_deref()) else { return Ok(None) };
+        product(x, epilogue, self.out_features(), |x, epilogue| bf16.forward(self, x, epilogue))
+    }
+}
+
+/// `kernel` of the numbers of `x` and of the epilogue's operands, as a tensor.
+fn product(
+    x: &Tensor,
+    epilogue: Epilogue<'_>,
+    out_features: usize,
+    kernel: impl FnOnce(&[f32], gemm::Epilogue<'_>) -> Vec<f32>,
+) -> Result<Option<Tensor>> {
+    let wide_x = wide(x)?;
+    let Some(numbers) = F32::of(&wide_x) else { bail!("x must lie in host memory as the weight does") };
+    let out = match epilogue {
+        Epilogue::None => kernel(&numbers, gemm::Epilogue::None),
+        Epilogue::Gelu => kernel(&numbers, gemm::Epilogue::Gelu),
+        Epilogue::Gated { residual, gate, rows } => {
+            let residual = residual.contiguous()?;
+            let (Some(residual), Some(gate)) = (F32::of(&residual), RowVectors::of(gate)) else { return Ok(None) };
+            let row_of = rows.iter().enumerate().flat_map(|(row, tokens)| tokens.map(move |_| row));
+            let gate_offsets: Vec<_> = row_of.map(|row| row * gate.stride()).collect();
+            let (residual, gate) = (&*residual, gate.as_slice());
+            kernel(&numbers, gemm::Epilogue::Gated { residual, gate, gate_offsets: &gate_offsets })
+        }
+    };
+    let mut shape = x.dims().to_vec();
+    shape.pop();
+    shape.push(out_features);
+    tensor(out, shape)?.to_dtype(x.dtype()).map(Some)
 }
 
 /// Half-precision pictures are widened, as the weights are f32.

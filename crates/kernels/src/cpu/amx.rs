@@ -1,0 +1,155 @@
+//! AMX: products of whole tiles, eight of which a core holds.
+//!
+//! Rust's intrinsics for it are unstable, so the kernels are assembly. The compiler knows nothing of what the tiles
+//! hold: nothing stays in them from one block of assembly to the next.
+
+use std::arch::asm;
+use std::arch::x86_64::__cpuid_count;
+
+use super::avx512::Avx512;
+use super::bf16::Bf16;
+use super::int8::Int8;
+use super::tiles::{Multiplier, Operands, SIDE, STEP, Sums, Tile};
+
+/// The proof that this processor has AMX with bf16 and int8, and that the system lets this process use it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Amx(());
+
+impl Amx {
+    /// Asks the processor, then the system: once a process, and threads that exist already may use it too.
+    pub(super) fn detect(_: Avx512) -> Option<Amx> {
+        // Leaf 7 is there where AVX-512 is. Bits of edx: 22 bf16, 24 tiles, 25 int8.
+        let features = __cpuid_count(7, 0).edx;
+        let there = [22, 24, 25].iter().all(|bit| features & (1 << bit) != 0);
+        (there && permitted()).then_some(Amx(()))
+    }
+}
+
+/// Asks Linux for the tiles' state to be kept for this process. Kernels before 5.16, sandboxes and too small signal
+/// stacks refuse.
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    const XTILEDATA: u64 = 18;
+    let result: i64;
+    // SAFETY: the call writes no memory; a system call clobbers rcx and r11 besides its result.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XTILEDATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
+    false
+}
+
+/// The argument of `ldtilecfg`: palette 1, bytes of a row from byte 16 on, rows from byte 48 on.
+#[repr(C, align(64))]
+struct Shapes([u8; 64]);
+
+/// Eight tiles of 16 rows by 64 bytes.
+static SHAPES: Shapes = {
+    let mut shapes = [0; 64];
+    shapes[0] = 1;
+    let mut tile = 0;
+    while tile < 8 {
+        shapes[16 + 2 * tile] = STEP as u8;
+        shapes[48 + tile] = SIDE as u8;
+        tile += 1;
+    }
+    Shapes(shapes)
+};
+
+/// The shapes of this thread's tiles, as long as it lives.
+pub(super) struct Session(());
+
+impl Session {
+    fn new(_: Amx) -> Self {
+        // SAFETY: an `Amx` exists only where the instruction does and may be used; the shapes are valid.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &SHAPES, options(nostack, readonly)) };
+        Session(())
+    }
+}
+
+impl Drop for Session {
+    /// Without tiles in use a switch of threads has 8 KiB less to save.
+    fn drop(&mut self) {
+        // SAFETY: a session was begun, so the instruction is there.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+/// A block of two strips by two panels, by the instruction `$multiply`. Where there is one strip or one panel only, it
+/// is multiplied twice.
+macro_rules! multiplier {
+    ($format:ty, $sum:ty, $multiply:literal) => {
+        impl Multiplier<$format> for Amx {
+            const STRIPS: usize = 2;
+            const PANELS: usize = 2;
+            const STEPS: usize = 96;
+            const TASK_ROWS: usize = 256;
+            type Session = Session;
+
+            fn begin(self) -> Session {
+                Session::new(self)
+            }
+
+            #[inline(always)]
+            unsafe fn multiply(self, operands: Operands, c: *mut Sums<$sum>, first: bool) {
+                let a_stride = if operands.rows > SIDE { operands.a_stride } else { 0 };
+                let b_stride = if operands.panels > 1 { operands.b_stride } else { 0 };
+                // SAFETY: the caller promises the tiles, the sums and a session, so that the tiles have their shapes.
+                // Four tiles hold the sums `[32 rows][32 outputs]` of four bytes.
+                unsafe {
+                    asm!(
+                        "test {first:e}, {first:e}", "jz 3f",
+                        "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", "jmp 2f",
+                        "3:",
+                        "tileloadd tmm0, [{c} + {c_row}]", "tileloadd tmm1, [{c} + {c_row} + 64]",
+                        "tileloadd tmm2, [{c} + {c_row} + 2048]", "tileloadd tmm3, [{c} + {c_row} + 2112]",
+                        "2:",
+                        "tileloadd tmm4, [{a} + {row}]", "tileloadd tmm6, [{b} + {row}]",
+                        concat!($multiply, " tmm0, tmm4, tmm6"),
+                        "tileloadd tmm7, [{b2} + {row}]",
+                        concat!($multiply, " tmm1, tmm4, tmm7"),
+                        "tileloadd tmm5, [{a2} + {row}]",
+                        concat!($multiply, " tmm2, tmm5, tmm6"),
+                        concat!($multiply, " tmm3, tmm5, tmm7"),
+                        "add {a}, 1024", "add {a2}, 1024", "add {b}, 1024", "add {b2}, 1024",
+                        "dec {steps}", "jnz 2b",
+                        "tilestored [{c} + {c_row}], tmm0", "tilestored [{c} + {c_row} + 64], tmm1",
+                        "tilestored [{c} + {c_row} + 2048], tmm2", "tilestored [{c} + {c_row} + 2112], tmm3",
+                        a = inout(reg) operands.a => _,
+                        a2 = inout(reg) operands.a.wrapping_add(a_stride) => _,
+                        b = inout(reg) operands.b => _,
+                        b2 = inout(reg) operands.b.wrapping_add(b_stride) => _,
+                        steps = inout(reg) operands.steps => _,
+                        c = in(reg) c,
+                        row = in(reg) STEP,
+                        c_row = in(reg) 2 * size_of::<Sums<$sum>>(),
+                        first = in(reg) u32::from(first),
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack),
+                    );
+                }
+            }
+        }
+    };
+}
+
+const _: () = assert!(size_of::<Tile>() == 1024 && size_of::<Sums<f32>>() == 64);
+
+multiplier!(Bf16, f32, "tdpbf16ps");
+// Signed rows by unsigned weights.
+multiplier!(Int8, i32, "tdpbsud");

@@ -1,0 +1,120 @@
+//! bfloat16 with f32 sums, as AMX multiplies: rows are rounded to bf16, weights are bf16 already.
+
+use half::bf16;
+
+use super::tiles::{Format, PlainFormat, SIDE, STEP, Tile};
+
+/// Elements of a step.
+const LEN: usize = STEP / 2;
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bf16;
+
+impl Format for Bf16 {
+    type Sum = f32;
+    type Row = ();
+    type Output = ();
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    fn pack_row(x: &[f32], tiles: &mut [Tile], lane: usize) {
+        for (x, tile) in x.chunks(LEN).zip(tiles) {
+            for (to, x) in tile.0[lane].as_chunks_mut::<2>().0.iter_mut().zip(x) {
+                *to = nearest(*x).to_le_bytes();
+            }
+        }
+    }
+
+    fn pack_output(weights: &[f32], tiles: &mut [Tile], lane: usize) {
+        for (weights, tile) in weights.chunks(LEN).zip(tiles) {
+            for (i, weight) in weights.iter().enumerate() {
+                let at = 4 * lane + 2 * (i % 2);
+                tile.0[i / 2][at..at + 2].copy_from_slice(&nearest(*weight).to_le_bytes());
+            }
+        }
+    }
+
+    fn unpack_output(tiles: &[Tile], lane: usize, (): (), weights: &mut [f32]) {
+        for (weights, tile) in weights.chunks_mut(LEN).zip(tiles) {
+            for (i, weight) in weights.iter_mut().enumerate() {
+                let bytes = tile.group(i / 2, lane);
+                *weight = bf16::from_le_bytes([bytes[2 * (i % 2)], bytes[2 * (i % 2) + 1]]).to_f32();
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn wide(sum: f32, (): (), (): ()) -> f32 {
+        sum
+    }
+}
+
+impl PlainFormat for Bf16 {
+    /// As the manual writes `tdpbf16ps`: even and odd elements in a chain of fused multiply-adds each, from zero, and
+    /// the sum of the two added to what was there; numbers too small to be normal are zero.
+    #[inline(always)]
+    fn multiply_row(row: &[u8; STEP], weights: &Tile, sums: &mut [f32; SIDE]) {
+        let mut chains = [[0f32; SIDE]; 2];
+        for (pair, weights) in row.as_chunks::<4>().0.iter().zip(&weights.0) {
+            for (half, chain) in chains.iter_mut().enumerate() {
+                let x = wide([pair[2 * half], pair[2 * half + 1]]);
+                for (sum, weights) in chain.iter_mut().zip(weights.as_chunks::<4>().0) {
+                    *sum = normal(x.mul_add(wide([weights[2 * half], weights[2 * half + 1]]), *sum));
+                }
+            }
+        }
+        let [even, odd] = chains;
+        for (sum, (even, odd)) in sums.iter_mut().zip(even.into_iter().zip(odd)) {
+            *sum = normal(normal(*sum) + normal(even + odd));
+        }
+    }
+}
+
+#[inline(always)]
+fn wide(bytes: [u8; 2]) -> f32 {
+    normal(f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16))
+}
+
+#[inline(always)]
+fn normal(x: f32) -> f32 {
+    if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
+}
+
+/// The bits of the nearest bf16, ties to even.
+#[inline(always)]
+fn nearest(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+    // Rounding up could carry the bits of what is no number into its sign.
+    if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_that_of_the_half_crate() {
+        let bits =
+            (0..=u32::MAX).step_by(65_521).chain([0, 1 << 31, 0x3f80_8000, 0x3f81_8000, 0x7f7f_ffff, 0x7fff_ffff]);
+        for x in bits.map(f32::from_bits) {
+            assert_eq!(nearest(x), bf16::from_f32(x).to_bits(), "{x:e}");
+        }
+    }
+
+    #[test]
+    fn pairs_are_summed_apart_and_the_tiny_is_nothing() {
+        let mut row = [Tile::ZERO];
+        Bf16::pack_row(&[1.0, 2f32.powi(-30), 1.0, 1e-39], &mut row, 0);
+        let mut weights = [Tile::ZERO];
+        Bf16::pack_output(&[1.0, 1.0, -1.0, 1e30], &mut weights, 3);
+        let mut sums = [0.5; SIDE];
+        Bf16::multiply_row(&row[0].0[0], &weights[0], &mut sums);
+        // One chain after the other would have lost the small number beside the first 1.
+        assert_eq!((sums[3], sums[0]), (0.5 + 2f32.powi(-30), 0.5));
+        let mut sums = [0.0; SIDE];
+        Bf16::multiply_row(&row[0].0[0], &weights[0], &mut sums);
+        assert_eq!(sums[3], 2f32.powi(-30));
+    }
+}

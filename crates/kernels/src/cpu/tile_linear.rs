@@ -1,0 +1,475 @@
+//! A linear map over tiles: weights packed once, rows packed at every product.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Tensor, WithDType};
+use rayon::prelude::*;
+
+use super::gemm::{Epilogue, Finish, Output, finish};
+use super::linear::{MIN_PARALLEL, cut_to, even_block, with_rows};
+use super::parallel::SharedMut;
+use super::simd::{Simd, vectorized};
+use super::tiles::{Format, Multiplier, Operands, SIDE, STEP, Sums, Tile};
+use crate::Watch;
+
+/// The weight of a linear map as tiles, the last ones filled up with zeros.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed<F: Format> {
+    in_features: usize,
+    out_features: usize,
+    /// `[panels][steps]`
+    tiles: Vec<Tile>,
+    outputs: Vec<[F::Output; SIDE]>,
+    bias: Vec<[f32; SIDE]>,
+}
+
+impl<F: Format> Packed<F> {
+    /// Packs `[out, in]` weights, one below the other. `None` if they are not of one float type of at most 32 bits, in
+    /// host memory.
+    pub(super) fn new(weights: &[Tensor], bias: &[f32]) -> Result<Option<Packed<F>>> {
+        if !weights.iter().all(|weight| weight.device().is_cpu()) {
+            return Ok(None);
+        }
+        match weights[0].dtype() {
+            DType::F32 => pack::<F, f32>(weights, bias, |x| x),
+            DType::BF16 => pack::<F, half::bf16>(weights, bias, half::bf16::to_f32),
+            DType::F16 => pack::<F, half::f16>(weights, bias, half::f16::to_f32),
+            _ => return Ok(None),
+        }
+        .map(Some)
+    }
+
+    pub(super) fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    pub(super) fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    /// The `[out, in]` weight that products take, in f32, and the bias.
+    pub(super) fn unpack(&self) -> Result<(Tensor, Tensor)> {
+        let mut weight = vec![0.0; self.out_features * self.in_features];
+        weight.par_chunks_mut(self.in_features).enumerate().for_each(|(output, weights)| {
+            let (panel, lane) = (output / SIDE, output % SIDE);
+            F::unpack_output(self.panel(panel), lane, self.outputs[panel][lane], weights);
+        });
+        let weight = Tensor::from_vec(weight, (self.out_features, self.in_features), &Device::Cpu)?;
+        Ok((weight, Tensor::new(&self.bias.as_flattened()[..self.out_features], &Device::Cpu)?))
+    }
+
+    fn steps(&self) -> usize {
+        (self.in_features * F::BYTES).div_ceil(STEP)
+    }
+
+    fn panel(&self, panel: usize) -> &[Tile] {
+        &self.tiles[panel * self.steps()..][..self.steps()]
+    }
+
+    /// `[tokens, in]` to `[tokens, out]`; nothing, or not all of it, once the work is interrupted.
+    pub(super) fn forward<S: Simd, M: Multiplier<F>>(
+        &self,
+        s: S,
+        multiplier: M,
+        x: &[f32],
+        epilogue: Epilogue<'_>,
+    ) -> Vec<f32> {
+        cut_to(self.out_features, epilogue, |epilogue| self.padded_forward(s, multiplier, x, epilogue))
+    }
+
+    /// The product with as many columns as there are in all panels; nothing once the work is interrupted.
+    fn padded_forward<S: Simd, M: Multiplier<F>>(
+        &self,
+        set: S,
+        multiplier: M,
+        x: &[f32],
+        epilogue: Epilogue<'_>,
+    ) -> Vec<f32> {
+        let (tokens, columns) = (x.len() / self.in_features, self.bias.len() * SIDE);
+        assert_eq!(x.len(), tokens * self.in_features, "rows of x are whole. This is a bug.");
+        let threads = match tokens * columns * self.in_features {
+            // Asking for the number of threads starts the pool: not for a small product.
+            0..MIN_PARALLEL => 1,
+            _ => rayon::current_num_threads(),
+        };
+        let (rows, infos) = self.pack_rows(set, x, threads > 1);
+        let mut out = Vec::with_capacity(tokens * columns);
+        let place = SharedMut::spare(&mut out);
+        let product = Product { set, multiplier, weights: self, rows: &rows, infos: &infos, columns, epilogue, place };
+        let watch = Watch::current();
+        let (block_rows, block_panels) = task_size::<F, M>(tokens, self.bias.len(), threads);
+        let down = tokens.div_ceil(block_rows.max(1));
+        let task = |task: usize| {
+            if watch.is_set() {
+                return;
+            }
+            let (row, panel) = (task % down * block_rows, task / down * block_panels);
+            let (rows, panels) = (row..tokens.min(row + block_rows), panel..self.bias.len().min(panel + block_panels));
+            // SAFETY: no two tasks share an element.
+            vectorized!(set, unsafe { product.task(rows, panels) });
+        };
+        let tasks = down * self.bias.len().div_ceil(block_panels);
+        if threads == 1 {
+            (0..tasks).for_each(task)
+        } else {
+            (0..tasks).into_par_iter().for_each(task)
+        }
+        if watch.is_set() {
+            // Some tasks may be missing.
+            return Vec::new();
+        }
+        // SAFETY: the elements of all tasks are the whole result: none left early.
+        unsafe { out.set_len(tokens * columns) };
+        out
+    }
+
+    /// The left operand as `[strips][steps]` tiles, zeros behind the ends, and what each row's sums need.
+    fn pack_rows<S: Simd>(&self, s: S, x: &[f32], parallel: bool) -> (Vec<Tile>, Vec<[F::Row; SIDE]>) {
+        let (steps, strip) = (self.steps(), SIDE * self.in_features);
+        let strips = x.len().div_ceil(strip);
+        let (mut tiles, mut infos) = (vec![Tile::ZERO; strips * steps], vec![[F::Row::default(); SIDE]; strips]);
+        let pack = |tiles: &mut [Tile], infos: &mut [F::Row; SIDE], x: &[f32]| {
+            vectorized!(
+                s,
+                for (lane, (x, info)) in x.chunks_exact(self.in_features).zip(infos).enumerate() {
+                    *info = F::pack_row(x, tiles, lane);
+                }
+            );
+        };
+        if parallel {
+            let strips = tiles.par_chunks_mut(steps).zip(&mut infos).zip(x.par_chunks(strip));
+            strips.for_each(|((tiles, infos), x)| pack(tiles, infos, x));
+        } else {
+            let strips = tiles.chunks_mut(steps).zip(&mut infos).zip(x.chunks(strip));
+            strips.for_each(|((tiles, infos), x)| pack(tiles, infos, x));
+        }
+        (tiles, infos)
+    }
+}
+
+fn pack<F: Format, T: WithDType>(weights: &[Tensor], bias: &[f32], wide: fn(T) -> f32) -> Result<Packed<F>> {
+    let in_features = weights[0].dim(1)?;
+    with_rows(weights, in_features, |rows: &[&[T]]| {
+        let panels = rows.len().div_ceil(SIDE);
+        let mut packed = Packed {
+            in_features,
+            out_features: rows.len(),
+            tiles: Vec::new(),
+            outputs: vec![[F::Output::default(); SIDE]; panels],
+            bias: vec![[0.0; SIDE]; panels],
+        };
+        packed.bias.as_flattened_mut()[..bias.len()].copy_from_slice(bias);
+        packed.tiles = vec![Tile::ZERO; panels * packed.steps()];
+        let tiles = packed.tiles.par_chunks_mut((in_features * F::BYTES).div_ceil(STEP));
+        tiles.zip(&mut packed.outputs).zip(rows.par_chunks(SIDE)).for_each(|((tiles, outputs), rows)| {
+            for (lane, (row, output)) in rows.iter().zip(outputs).enumerate() {
+                let row: Vec<f32> = row.iter().map(|x| wide(*x)).collect();
+                *output = F::pack_output(&row, tiles, lane);
+            }
+        });
+        packed
+    })
+}
+
+/// One product under way.
+struct Product<'a, F: Format, S, M> {
+    set: S,
+    multiplier: M,
+    weights: &'a Packed<F>,
+    rows: &'a [Tile],
+    infos: &'a [[F::Row; SIDE]],
+    columns: usize,
+    epilogue: Epilogue<'a>,
+    place: SharedMut,
+}
+
+impl<F: Format, S: Simd, M: Multiplier<F>> Product<'_, F, S, M> {
+    /// Some rows and panels of the result. Rows begin with a strip.
+    ///
+    /// # Safety
+    /// Nobody else writes there.
+    #[inline(always)]
+    unsafe fn task(&self, rows: Range<usize>, panels: Range<usize>) {
+        let _session = self.multiplier.begin();
+        let steps = self.weights.steps();
+        let cut = even_block(steps, M::STEPS);
+        let (block_rows, block_sums) = (SIDE * M::STRIPS, SIDE * M::STRIPS * M::PANELS);
+        let (down, across) = (rows.len().div_ceil(block_rows), panels.len().div_ceil(M::PANELS));
+        // Sums wait here for the next part of k; with a single part one block's room is used by all.
+        let waiting = if cut < steps { down * across } else { 1 };
+        let mut sums = vec![Sums::<F::Sum>::default(); waiting * block_sums];
+        for from in (0..steps).step_by(cut) {
+            let cut = cut.min(steps - from);
+            for (group, panel) in panels.clone().step_by(M::PANELS).enumerate() {
+                let num_panels = M::PANELS.min(panels.end - panel);
+                let next = panel + num_panels..panels.end.min(panel + num_panels + M::PANELS);
+                for (strip, row) in rows.clone().step_by(block_rows).enumerate() {
+                    for panel in next.clone() {
+                        self.prefetch(panel, from, cut, (strip, down));
+                    }
+                    let index = (group * down + strip) % waiting;
+                    let sums = &mut sums[index * block_sums..][..block_sums];
+                    let num_rows = block_rows.min(rows.end - row);
+                    let operands = Operands {
+                        a: self.rows[row / SIDE * steps + from..].as_ptr(),
+                        a_stride: steps,
+                        b: self.weights.panel(panel)[from..].as_ptr(),
+                        b_stride: steps,
+                        rows: num_rows,
+                        panels: num_panels,
+                        steps: cut,
+                    };
+                    // SAFETY: the strips and panels have tiles for all steps, the sums room for a block; they hold
+                    // what the part before this one left; the session lives.
+                    unsafe { self.multiplier.multiply(operands, sums.as_mut_ptr(), from == 0) };
+                    if from + cut == steps {
+                        // SAFETY: the caller's promise.
+                        unsafe { self.finish(sums, row..row + num_rows, panel..panel + num_panels) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stores complete sums in f32, after bias and epilogue.
+    ///
+    /// # Safety
+    /// Nobody else writes there.
+    #[inline(always)]
+    unsafe fn finish(&self, sums: &[Sums<F::Sum>], rows: Range<usize>, panels: Range<usize>) {
+        let (column, width) = (panels.start * SIDE, panels.len() * SIDE);
+        for (row, sums) in rows.clone().zip(sums.chunks_exact(M::PANELS)) {
+            let info = self.infos[row / SIDE][row % SIDE];
+            // SAFETY: row and columns lie inside the result, nobody else writes there; floats need no initialising
+            // before they are written.
+            let out = unsafe { self.place.at(row * self.columns + column, width).cast::<[f32; SIDE]>() };
+            for (panel, (sums, outputs)) in sums.iter().zip(&self.weights.outputs[panels.clone()]).enumerate() {
+                let mut wide = [0.0; SIDE];
+                for (wide, (sum, output)) in wide.iter_mut().zip(sums.0.iter().zip(outputs)) {
+                    *wide = F::wide(*sum, info, *output);
+                }
+                // SAFETY: as above.
+                unsafe { *out.add(panel) = wide };
+            }
+        }
+        let span = (rows.len() - 1) * self.columns + width;
+        let bias = self.weights.bias[panels].as_flattened();
+        let end = Finish { bias, epilogue: self.epilogue, row: rows.start, column, columns: self.columns };
+        // SAFETY: as above, and all of it has been written.
+        unsafe {
+            let out =
+                Output { start: self.place.at(rows.start * self.columns + column, span), row_stride: self.columns };
+            finish(self.set, rows.len(), out, &end);
+        }
+    }
+
+    /// Asks for a share of a part of a panel to be brought near.
+    #[inline(always)]
+    fn prefetch(&self, panel: usize, from: usize, steps: usize, (share, shares): (usize, usize)) {
+        let tiles = &self.weights.panel(panel)[from..from + steps];
+        for row in tiles[steps * share / shares..steps * (share + 1) / shares].iter().flat_map(|tile| &tile.0) {
+            self.set.prefetch(row.as_ptr());
+        }
+    }
+}
+
+/// Rows and panels of a task: rows of whole blocks, and so many tasks that every thread has as many as any other.
+fn task_size<F: Format, M: Multiplier<F>>(tokens: usize, panels: usize, threads: usize) -> (usize, usize) {
+    let down = tokens.div_ceil(M::TASK_ROWS).max(1);
+    let (down, across) =
+        if down < threads { (down, threads.div_ceil(down)) } else { (down.next_multiple_of(threads), 1) };
+    let block_rows = tokens.div_ceil(down).next_multiple_of(SIDE * M::STRIPS);
+    (block_rows, panels.div_ceil(across).next_multiple_of(M::PANELS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bf16::Bf16;
+    use super::super::int8::Int8;
+    use super::super::portable::Portable;
+    use super::super::sets::{Tiles, sets};
+    use super::super::tiles::{Plain, TileLinear, With};
+    use super::*;
+    use crate::testing::{assert_close, numbers, randn};
+
+    /// Tokens not of 8, 16 or 32, outputs not of 16, 32 or 48, sums of half a step and of several parts.
+    const SHAPES: [(usize, usize, usize); 8] = [
+        (1, 5, 16),
+        (2, 64, 48),
+        (7, 33, 5),
+        (17, 96, 80),
+        (33, 160, 100),
+        (70, 65, 97),
+        (40, 3200, 40),
+        (350, 130, 35),
+    ];
+
+    struct Case {
+        x: Tensor,
+        weight: Tensor,
+        bias: Vec<f32>,
+        residual: Vec<f32>,
+        gate: Vec<f32>,
+        gate_offsets: Vec<usize>,
+    }
+
+    impl Case {
+        fn new((tokens, k, n): (usize, usize, usize)) -> Case {
+            let weight = (randn(1, (n, k)) * (k as f64).powf(-0.5)).unwrap();
+            Case {
+                x: randn(2, (tokens, k)),
+                weight: weight.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap(),
+                bias: numbers(&randn(3, n)),
+                residual: numbers(&randn(4, (tokens, n))),
+                gate: numbers(&randn(5, (2, n))),
+                gate_offsets: (0..tokens).map(|token| token % 2 * n).collect(),
+            }
+        }
+
+        fn packed<F: Format>(&self) -> Packed<F> {
+            Packed::new(std::slice::from_ref(&self.weight), &self.bias).unwrap().unwrap()
+        }
+
+        /// The products with every epilogue.
+        fn products<F: Format>(&self, map: &dyn TileLinear<F>) -> [Vec<f32>; 3] {
+            let (packed, x) = (self.packed::<F>(), numbers(&self.x));
+            let gated =
+                Epilogue::Gated { residual: &self.residual, gate: &self.gate, gate_offsets: &self.gate_offsets };
+            [Epilogue::None, Epilogue::Gelu, gated].map(|epilogue| map.forward(&packed, &x, epilogue))
+        }
+
+        /// Row by row and output by output: the sum that `dot` makes of their numbers, and the bias.
+        fn expected(&self, dot: impl Fn(&[f32], &[f32]) -> f32) -> Vec<f32> {
+            let rows: Vec<Vec<f32>> = self.x.to_vec2().unwrap();
+            let outputs: Vec<Vec<f32>> = self.weight.to_vec2().unwrap();
+            let row = |x: &Vec<f32>| outputs.iter().zip(&self.bias).map(|(w, bias)| dot(x, w) + bias).collect();
+            rows.iter().flat_map::<Vec<f32>, _>(row).collect()
+        }
+    }
+
+    /// Calls `check` with the products of every set that this processor has, and names those it lacks.
+    fn on_each_tiles(check: impl Fn(&str, &Tiles)) {
+        for set in sets() {
+            match &set.tiles {
+                Some(tiles) => check(set.name, tiles),
+                None => println!("kernels not run here: no {}", set.name),
+            }
+        }
+    }
+
+    fn int8_numbers(x: &[f32]) -> (Vec<i32>, f32) {
+        let largest = x.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+        (x.iter().map(|x| (x * (127.0 / largest)).round_ties_even() as i32).collect(), largest / 127.0)
+    }
+
+    #[test]
+    fn int8_sums_are_exact_on_every_set() {
+        for shape in SHAPES {
+            let case = Case::new(shape);
+            let expected = case.expected(|x, w| {
+                let ((x, x_scale), (w, w_scale)) = (int8_numbers(x), int8_numbers(w));
+                x.iter().zip(w).map(|(x, w)| x * w).sum::<i32>() as f32 * (x_scale * w_scale)
+            });
+            let [_, gelu, gated] = case.products::<Int8>(&With(Portable, Plain));
+            on_each_tiles(|set, tiles| {
+                let given = case.products(&*tiles.int8);
+                assert!(given[0] == expected, "{set} {shape:?}");
+                assert!(given[1] == gelu && given[2] == gated, "{set} {shape:?}, epilogues");
+            });
+        }
+    }
+
+    #[test]
+    fn bf16_sums_are_those_of_rounded_rows() {
+        let round = |x: &f32| f64::from(half::bf16::from_f32(*x).to_f32());
+        for shape in SHAPES {
+            let case = Case::new(shape);
+            let expected =
+                case.expected(|x, w| x.iter().zip(w).map(|(x, w)| round(x) * f64::from(*w)).sum::<f64>() as f32);
+            let plain = case.products::<Bf16>(&With(Portable, Plain));
+            let tensor = |x: &[f32]| Tensor::new(x, &Device::Cpu).unwrap();
+            assert_close(&format!("bf16 {shape:?}"), &tensor(&plain[0]), &tensor(&expected), 2e-6);
+            on_each_tiles(|set, tiles| {
+                let Some(bf16) = &tiles.bf16 else { return };
+                for (given, plain) in case.products(&**bf16).iter().zip(&plain) {
+                    println!("{set} {shape:?}: to the bit as the emulation: {}", given == plain);
+                    assert_close(&format!("{set} {shape:?}"), &tensor(given), &tensor(plain), 1e-6);
+                }
+            });
+        }
+    }
+
+    /// The epilogues of the emulation against those of f32, which have tests of their own.
+    #[test]
+    fn epilogues_are_those_of_f32() {
+        for shape in SHAPES {
+            let case = Case::new(shape);
+            let [none, gelu, gated] = case.products::<Bf16>(&With(Portable, Plain));
+            let (tokens, _, n) = shape;
+            let tensor = |x: &[f32]| Tensor::from_slice(x, (tokens, n), &Device::Cpu).unwrap();
+            assert_close("gelu", &tensor(&gelu), &tensor(&none).gelu().unwrap(), 1e-6);
+            let gate = (0..tokens).flat_map(|token| &case.gate[case.gate_offsets[token]..][..n]);
+            let expected: Vec<_> =
+                none.iter().zip(gate).zip(&case.residual).map(|((x, gate), residual)| residual + gate * x).collect();
+            assert_close("gated", &tensor(&gated), &tensor(&expected), 1e-6);
+        }
+    }
+
+    /// Root mean squares, of the error relative to the exact product.
+    #[test]
+    fn accuracy_is_that_of_the_formats() {
+        let case = Case::new((64, 1024, 64));
+        let exact =
+            case.expected(|x, w| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() as f32);
+        let without_bias = |x: &[f32]| -> Vec<f64> {
+            x.iter().zip(case.bias.iter().cycle()).map(|(x, bias)| f64::from(*x) - f64::from(*bias)).collect()
+        };
+        let exact = without_bias(&exact);
+        let error = |given: &[f32]| {
+            let error = without_bias(given).iter().zip(&exact).map(|(x, exact)| (x - exact).powi(2)).sum::<f64>();
+            (error / exact.iter().map(|x| x * x).sum::<f64>()).sqrt()
+        };
+        let int8 = error(&case.products::<Int8>(&With(Portable, Plain))[0]);
+        let bf16 = error(&case.products::<Bf16>(&With(Portable, Plain))[0]);
+        println!("relative rms error: int8 {int8:.1e}, bf16 {bf16:.1e} (weights are bf16 already)");
+        assert!((1e-3..9e-3).contains(&int8) && (1e-4..2e-3).contains(&bf16), "int8 {int8:e}, bf16 {bf16:e}");
+    }
+
+    #[test]
+    fn weights_come_back() {
+        for (tokens, k, n) in SHAPES {
+            let case = Case::new((tokens, k, n));
+            let (weight, bias) = case.packed::<Bf16>().unpack().unwrap();
+            assert_eq!((numbers(&weight), numbers(&bias)), (numbers(&case.weight), case.bias.clone()));
+            let (weight, _) = case.packed::<Int8>().unpack().unwrap();
+            let rows: Vec<Vec<f32>> = case.weight.to_vec2().unwrap();
+            let expected = rows.iter().flat_map(|row| {
+                let (numbers, scale) = int8_numbers(row);
+                numbers.into_iter().map(move |x| x as f32 * scale)
+            });
+            assert_eq!(numbers(&weight), expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn an_int8_weight_takes_a_byte() {
+        let packed = Case::new((1, 640, 160)).packed::<Int8>();
+        assert_eq!(size_of_val(&packed.tiles[..]), 640 * 160);
+    }
+
+    #[test]
+    fn what_is_no_number_stays_in_its_row() {
+        let mut case = Case::new((20, 70, 20));
+        let mut x = numbers(&case.x);
+        x[3 * 70 + 69] = f32::NAN;
+        case.x = Tensor::from_vec(x, (20, 70), &Device::Cpu).unwrap();
+        let nans =
+            |out: &[f32]| out.chunks(20).map(|row| row.iter().filter(|x| x.is_nan()).count()).collect::<Vec<_>>();
+        let mut expected = vec![0; 20];
+        expected[3] = 20;
+        on_each_tiles(|set, tiles| {
+            assert_eq!(nans(&case.products(&*tiles.int8)[0]), expected, "{set}");
+        });
+        assert_eq!(nans(&case.products::<Bf16>(&With(Portable, Plain))[0]), expected);
+    }
+}
