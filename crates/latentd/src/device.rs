@@ -1,8 +1,9 @@
-//! `--device` and `--dtype`: what they may say and what they mean.
+//! `--device`, `--dtype` and `--quantization`: what they may say and what they mean.
 
 use std::str::FromStr;
 
 use candle_core::{DType, Device};
+use models::Quantization;
 
 use crate::error::Error;
 
@@ -76,6 +77,29 @@ impl DtypeName {
             Some(DtypeName::F16) => DType::F16,
             None if device.is_cpu() => DType::F32,
             None => DType::BF16,
+        }
+    }
+}
+
+/// What the products of the transformer's blocks are rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum QuantizationName {
+    /// 8-bit integers, on a CPU.
+    Int8,
+}
+
+impl QuantizationName {
+    /// What a model on `device` is loaded with.
+    ///
+    /// # Errors
+    /// The device has no such products.
+    pub fn resolve(choice: Option<Self>, device: &Device) -> Result<Option<Quantization>, Error> {
+        match choice {
+            Some(QuantizationName::Int8) if !device.is_cpu() => {
+                Err(Error::Flag("`--quantization int8` is for a CPU: take it away, or set `--device cpu`".into()))
+            }
+            Some(QuantizationName::Int8) => Ok(Some(Quantization::Int8)),
+            None => Ok(None),
         }
     }
 }

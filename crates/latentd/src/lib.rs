@@ -42,7 +42,7 @@ mod source;
 mod whole_file;
 
 pub use cache_flags::{CacheBackend, CacheFlags};
-pub use device::{DeviceName, DtypeName};
+pub use device::{DeviceName, DtypeName, QuantizationName};
 pub use edit_positions::EditPositionsName;
 pub use error::Error;
 pub use hub::{InHubCache, in_hub_cache};

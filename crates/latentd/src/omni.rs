@@ -11,7 +11,7 @@ use image::{ColorType, ImageFormat};
 use models::{AnyPipeline, LoadError, LoadOptions, Overrides, RequestState};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
-use crate::device::{DeviceName, DtypeName};
+use crate::device::{DeviceName, DtypeName, QuantizationName};
 use crate::edit_positions::EditPositionsName;
 use crate::error::Error;
 use crate::input::OmniInput;
@@ -32,6 +32,7 @@ pub struct OmniBuilder {
     revision: Option<String>,
     device: DeviceName,
     dtype: Option<DtypeName>,
+    quantization: Option<QuantizationName>,
     edit_positions: EditPositionsName,
     cache: CacheFlags,
     limits: Limits,
@@ -215,6 +216,12 @@ impl OmniBuilder {
         self
     }
 
+    /// What to round the products of the transformer's blocks to.
+    pub fn quantization(mut self, quantization: QuantizationName) -> Self {
+        self.quantization = Some(quantization);
+        self
+    }
+
     /// How Qwen-Image-Edit's text encoder counts the tokens of a picture.
     pub fn qwen_edit_positions(mut self, positions: EditPositionsName) -> Self {
         self.edit_positions = positions;
@@ -253,11 +260,12 @@ impl OmniBuilder {
         let cache = self.cache.resolve()?;
         let device = self.device.open()?;
         let dtype = DtypeName::resolve(self.dtype, &device);
+        let quantization = QuantizationName::resolve(self.quantization, &device)?;
         let checkpoint = ModelSource::parse(self.model.as_deref(), self.revision).open()?;
         let bars = LoadingBars::default();
         let report = |component, done, total| bars.update(component, done, total);
         let overrides = Overrides { edit_positions: self.edit_positions.into(), ..Overrides::default() };
-        let options = LoadOptions { dtype, device, cache, overrides, ..LoadOptions::default() };
+        let options = LoadOptions { dtype, quantization, device, cache, overrides, ..LoadOptions::default() };
         let pipeline = models::load(&checkpoint, &options, &report).map_err(|err| match err {
             LoadError::Cache(err) => self.cache.told(&err),
             err => err.into(),

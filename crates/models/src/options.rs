@@ -10,6 +10,8 @@ use crate::facts::Facts;
 pub struct LoadOptions {
     /// What the weights are kept in: f32, f16 or bf16.
     pub dtype: DType,
+    /// What the products of the transformer's blocks are rounded to; `None` takes the weights as they are kept.
+    pub quantization: Option<Quantization>,
     /// Where they live.
     pub device: Device,
     /// The step cache of requests that bring no [`cache::CacheConfig`] of their own; `None` computes every step.
@@ -18,6 +20,15 @@ pub struct LoadOptions {
     pub encoding_cache_bytes: usize,
     /// What stands over the checkpoint's own facts.
     pub overrides: Overrides,
+}
+
+/// What products are rounded to: those of the attention's projections and of the feed-forward networks in the blocks
+/// of a diffusion transformer. Modulation, embeddings and the output projection, the text encoder and the VAE stay as
+/// they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantization {
+    /// Eight-bit integers: see [`kernels::Linear::int8`].
+    Int8,
 }
 
 /// Settings of single families that a checkpoint does not decide alone; `None` is the family's own.
@@ -60,6 +71,7 @@ impl Default for LoadOptions {
     fn default() -> Self {
         LoadOptions {
             dtype: DType::F32,
+            quantization: None,
             device: Device::Cpu,
             cache: None,
             encoding_cache_bytes: 256 << 20,

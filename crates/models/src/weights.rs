@@ -14,6 +14,7 @@ use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::{Dtype, SafeTensors};
 
 use crate::error::LoadError;
+use crate::options::Quantization;
 
 /// The number formats and the device of a loaded network.
 #[derive(Clone, Debug)]
@@ -135,6 +136,7 @@ pub struct Weights {
     /// The component's only file, or the index of its files.
     named: String,
     precision: Precision,
+    quantization: Option<Quantization>,
     total_bytes: usize,
     loaded_bytes: Cell<usize>,
 }
@@ -161,14 +163,20 @@ impl Weights {
             .collect();
         let total_bytes = total_bytes(&by_name);
         let source = Source::Files { shards, by_name };
-        Weights { source, total_bytes, named, precision, loaded_bytes: Cell::new(0) }
+        Weights { source, total_bytes, named, precision, quantization: None, loaded_bytes: Cell::new(0) }
     }
 
     /// Normal numbers in place of every required tensor, and no optional ones: for timing a network whose weights are
     /// not at hand.
     pub fn random(precision: Precision) -> Self {
-        let named = "random weights".to_owned();
-        Weights { source: Source::Random, total_bytes: 0, named, precision, loaded_bytes: Cell::new(0) }
+        let (source, named) = (Source::Random, "random weights".to_owned());
+        Weights { source, total_bytes: 0, named, precision, quantization: None, loaded_bytes: Cell::new(0) }
+    }
+
+    /// With the layers of [`Scope::quantized`] scopes in these products.
+    #[must_use]
+    pub fn quantized(self, quantization: Option<Quantization>) -> Self {
+        Weights { quantization, ..self }
     }
 
     /// Without the tensors that are not `needed`, by name: they are not loaded, and do not count as what there is to
@@ -183,7 +191,7 @@ impl Weights {
 
     /// The tensors whose names start with `prefix.`; the empty prefix is all of them.
     pub fn scope<'a>(&'a self, prefix: &str, progress: &'a dyn Fn(usize, usize)) -> Scope<'a> {
-        Scope { weights: self, prefix: prefix.to_owned(), progress }
+        Scope { weights: self, prefix: prefix.to_owned(), progress, quantization: None }
     }
 
     /// Whether there is a tensor called `name`.
@@ -249,12 +257,19 @@ pub struct Scope<'a> {
     weights: &'a Weights,
     prefix: String,
     progress: &'a dyn Fn(usize, usize),
+    quantization: Option<Quantization>,
 }
 
 impl<'a> Scope<'a> {
     /// The child `name`.
     pub fn pp(&self, name: impl std::fmt::Display) -> Scope<'a> {
         Scope { prefix: self.path(&name.to_string()), ..*self }
+    }
+
+    /// The same place, from where on linear layers are made in the products that were asked for
+    /// ([`Weights::quantized`]).
+    pub fn quantized(&self) -> Scope<'a> {
+        Scope { prefix: self.prefix.clone(), quantization: self.weights.quantization, ..*self }
     }
 
     /// The tensor `name`, in the weights' dtype.
@@ -288,7 +303,7 @@ impl<'a> Scope<'a> {
     /// As [`Scope::get`].
     pub fn linear(&self, in_features: usize, out_features: usize) -> Result<Linear, LoadError> {
         let (weight, bias) = self.weight_and_bias(in_features, out_features)?;
-        self.device(Linear::new(&weight, Some(&bias)))
+        self.layer(&[(&weight, Some(&bias))])
     }
 
     /// `weight` `[out, in]` without a bias.
@@ -297,7 +312,7 @@ impl<'a> Scope<'a> {
     /// As [`Scope::get`].
     pub fn linear_no_bias(&self, in_features: usize, out_features: usize) -> Result<Linear, LoadError> {
         let weight = self.get((out_features, in_features), "weight")?;
-        self.device(Linear::new(&weight, None))
+        self.layer(&[(&weight, None)])
     }
 
     /// The layers `names`, their outputs side by side, as one: one pass over the input.
@@ -318,7 +333,18 @@ impl<'a> Scope<'a> {
             parts.push((scope.get((out, in_features), "weight")?, bias));
         }
         let parts: Vec<_> = parts.iter().map(|(weight, bias)| (weight, bias.as_ref())).collect();
-        self.device(Linear::cat(&parts))
+        self.layer(&parts)
+    }
+
+    /// Weights `[out, in]` and biases `[out]`, their outputs side by side, as one layer.
+    ///
+    /// # Errors
+    /// A shape does not fit.
+    pub fn layer(&self, parts: &[(&Tensor, Option<&Tensor>)]) -> Result<Linear, LoadError> {
+        self.device(match self.quantization {
+            Some(Quantization::Int8) => Linear::int8(parts),
+            None => Linear::cat(parts),
+        })
     }
 
     /// A 3x3 convolution; of a causal 3x3x3 one the last temporal slice, which is all of it that

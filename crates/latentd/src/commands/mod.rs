@@ -17,7 +17,7 @@ use std::ffi::{OsStr, OsString};
 
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches};
-use latentd::{CacheFlags, DeviceName, DtypeName, EditPositionsName, Error, Omni, OmniBuilder};
+use latentd::{CacheFlags, DeviceName, DtypeName, EditPositionsName, Error, Omni, OmniBuilder, QuantizationName};
 
 use crate::{build, logging};
 
@@ -93,6 +93,10 @@ struct ModelFlags<D: clap::Args = OneDevice> {
     /// What the weights are kept in; f32 on a CPU and bf16 on a GPU without it
     #[arg(long, value_enum, env = "LATENTD_DTYPE")]
     dtype: Option<DtypeName>,
+    /// What the products of the transformer's blocks are rounded to, on a CPU: a quarter of the memory of f32, and
+    /// several times as fast with AVX-512 VNNI or AMX
+    #[arg(long, value_enum, env = "LATENTD_QUANTIZATION")]
+    quantization: Option<QuantizationName>,
     /// How Qwen-Image-Edit's text encoder counts the tokens of a picture: by row and column, or one after another as
     /// diffusers up to 0.42 does
     #[arg(long, value_enum, default_value_t, value_name = "POSITIONS", env = "LATENTD_QWEN_EDIT_POSITIONS")]
@@ -135,8 +139,11 @@ impl<D: clap::Args> ModelFlags<D> {
         if let Some(revision) = &self.revision {
             builder = builder.revision(revision);
         }
-        match self.dtype {
-            Some(dtype) => builder.dtype(dtype),
+        if let Some(dtype) = self.dtype {
+            builder = builder.dtype(dtype);
+        }
+        match self.quantization {
+            Some(quantization) => builder.quantization(quantization),
             None => builder,
         }
     }

@@ -79,6 +79,7 @@ pub struct Block {
 
 impl Block {
     pub(super) fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
+        let scope = scope.quantized();
         Ok(Block {
             attn: Attention::load(config, &scope.pp("attn"))?,
             ff: FeedForward::load(config, &scope.pp("ff"))?,

@@ -79,7 +79,9 @@ impl Flux2Klein {
         let prompts = PromptEncoder::load(checkpoint, &text_encoder.scope("", &report), max_sequence_length)?;
         drop(text_encoder);
         let report = |done, total| progress("transformer", done, total);
-        let transformer = Transformer::load(&config, &open("transformer")?.scope("", &report))?;
+        let weights = open("transformer")?.quantized(options.quantization);
+        let transformer = Transformer::load(&config, &weights.scope("", &report))?;
+        drop(weights);
         let report = |done, total| progress("vae", done, total);
         let weights = open("vae")?.only(|name| name != "bn.num_batches_tracked");
         let (vae, vae_encoder) = {

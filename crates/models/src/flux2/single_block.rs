@@ -37,9 +37,9 @@ pub struct SingleBlock {
 impl SingleBlock {
     pub(super) fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
         let (dim, hidden_dim) = (config.dim(), config.mlp_hidden_dim());
-        let attn = scope.pp("attn");
+        let attn = scope.quantized().pp("attn");
         let part = |weight: &Tensor, axis: usize, start: usize, len: usize| {
-            attn.device(weight.narrow(axis, start, len).and_then(|part| Linear::new(&part, None)))
+            attn.layer(&[(&attn.device(weight.narrow(axis, start, len))?, None)])
         };
         // Each whole tensor goes before the next one is read: a checkpoint is never held twice.
         let (to_qkv, to_mlp) = {

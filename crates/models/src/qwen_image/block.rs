@@ -57,13 +57,13 @@ pub struct Block {
 
 impl Block {
     pub(super) fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
-        let dim = config.dim();
+        let (dim, products) = (config.dim(), scope.quantized());
         Ok(Block {
             img_mod: scope.pp("img_mod.1").linear(dim, 6 * dim)?,
             txt_mod: scope.pp("txt_mod.1").linear(dim, 6 * dim)?,
-            attn: Attention::load(config, &scope.pp("attn"))?,
-            img_mlp: FeedForward::load(dim, &scope.pp("img_mlp"))?,
-            txt_mlp: FeedForward::load(dim, &scope.pp("txt_mlp"))?,
+            attn: Attention::load(config, &products.pp("attn"))?,
+            img_mlp: FeedForward::load(dim, &products.pp("img_mlp"))?,
+            txt_mlp: FeedForward::load(dim, &products.pp("txt_mlp"))?,
         })
     }
 

@@ -83,7 +83,9 @@ impl QwenImage {
             }
         };
         let report = |done, total| progress("transformer", done, total);
-        let transformer = Transformer::load(&config, &open("transformer")?.scope("", &report))?;
+        let weights = open("transformer")?.quantized(options.quantization);
+        let transformer = Transformer::load(&config, &weights.scope("", &report))?;
+        drop(weights);
         Ok(QwenImage {
             vae: Vae::load(&vae_config, &vae_scope)?,
             sizes: RequestSizes {

@@ -125,6 +125,7 @@ impl Stages {
             height: self.height.unwrap_or(512),
             width: self.width.unwrap_or(512),
             dtype: DtypeName::resolve(self.loading.dtype, &Device::Cpu),
+            quantization: self.loading.quantization,
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
-use latentd::Error;
+use latentd::{Error, QuantizationName};
 use models::{
     Dit, DitRow, FAMILIES, LoadError, Precision, PublishedModel, Weights, block_times, flux2, qwen_image, randn,
 };
@@ -33,6 +33,7 @@ pub(super) struct Synthetic {
     pub(super) height: usize,
     pub(super) width: usize,
     pub(super) dtype: DType,
+    pub(super) quantization: Option<QuantizationName>,
 }
 
 /// Tokens of a prompt: klein pads to 512; Qwen-Image's are as many as there are words, and half that much is long.
@@ -46,6 +47,8 @@ struct Figures {
     instruction_set: &'static str,
     model: &'static str,
     dtype: &'static str,
+    /// What the products of the blocks are rounded to.
+    quantization: Option<&'static str>,
     height: usize,
     width: usize,
     image_tokens: usize,
@@ -104,13 +107,14 @@ impl Synthetic {
             return Ok(());
         }
         terminal::notice(&format!(
-            "{}, {}x{}: {} image tokens, {} of text; {} weights, kernels on the CPU: {}",
+            "{}, {}x{}: {} image tokens, {} of text; {} weights{}, kernels on the CPU: {}",
             figures.model,
             figures.width,
             figures.height,
             figures.image_tokens,
             figures.text_tokens,
             figures.dtype,
+            figures.quantization.map(|name| format!(", {name} products")).unwrap_or_default(),
             figures.instruction_set
         ));
         for (name, count) in self.model.published().segments {
@@ -127,7 +131,8 @@ impl Synthetic {
     }
 
     fn figures(&self) -> Result<Figures, Error> {
-        let weights = Weights::random(Precision::new(self.dtype, Device::Cpu));
+        let quantization = QuantizationName::resolve(self.quantization, &Device::Cpu)?;
+        let weights = Weights::random(Precision::new(self.dtype, Device::Cpu)).quantized(quantization);
         let scope = weights.scope("", &|_, _| ());
         let measured = match self.model {
             Model::QwenImage => {
@@ -152,6 +157,7 @@ impl Synthetic {
             instruction_set: kernels::instruction_set().unwrap_or_default(),
             model: published.id,
             dtype: self.dtype.as_str(),
+            quantization: self.quantization.map(|QuantizationName::Int8| "int8"),
             height: self.height,
             width: self.width,
             image_tokens: rows * columns,
