@@ -1,103 +1,213 @@
-"""What bodies that mean harm make a served model hold: the resident memory before and at its highest.
+"""What clients that mean harm make a served model hold, against what the server's flags promise.
 
-    python3 tests/bench/attack_bodies.py target/release/latentd [-- FLAG...]
+    cargo build --release -p latentd
+    python3 tests/bench/attack_bodies.py target/release/latentd [--clients 12] [-- FLAG...]
+    python3 tests/bench/attack_bodies.py target/release/latentd --pictures
 
-Each body has 16 MiB and is sent by two clients at a time to a server of its own with `--max-upload-memory 32MiB`, so
-that both together are what the flag allows. Needs Linux and nothing but Python.
+Bodies of `--mib` MiB each, JSON and forms, are sent by some clients at a time to a server of its own with a
+`--max-upload-memory` of as much as they have together; where they are refused, more than once. With --pictures, 20 async
+edits bring a picture of 8000x8000 each, which has 192 MB, and wait behind a long one. Each line has the resident memory
+before (the idle server, after a first request), at its highest, and five seconds after the last answer, and by how much
+both are over the first, in what is promised. Exits with 1 if the highest is more than 1.3 times that. Needs Linux and
+nothing but Python.
 """
 
+import argparse
+import base64
 import http.client
+import json
 import re
+import struct
 import subprocess
 import sys
 import threading
 import time
 import zlib
+from pathlib import Path
 
-SIZE = 16 << 20
-CLIENTS = 2
-PROMISED = CLIENTS * SIZE
+ROOT = Path(__file__).resolve().parents[2]
+EDITING_MODEL = ROOT / "tests/goldens/models/qwen-image-edit-plus"
+MOST = 1.3
+BOUNDARY = "----boundary"
+MIB = 1 << 20
+SMALL = {"prompt": "x", "size": "64x64", "num_inference_steps": 1}
 
-binary, more = sys.argv[1], sys.argv[3:]
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary")
+    parser.add_argument("--clients", type=int, default=2, help="that send at a time (2)")
+    parser.add_argument("--mib", type=int, default=16, help="MiB of each body (16)")
+    parser.add_argument("--only", default="", help="the bodies whose names have this in them")
+    parser.add_argument("--pictures", action="store_true", help="send large pictures instead")
+    parser.add_argument("flags", nargs="*", metavar="FLAG", help="more for `latentd serve`, after --")
+    args = parser.parse_args()
+    print(f"{'':34}{'before':>10}{'highest':>10}{'after':>10}{'promised':>10}{'highest':>9}{'after':>7}  answers, slowest")
+    ratios = pictures(args) if args.pictures else bodies(args)
+    sys.exit(max(ratios) > MOST)
+
+
+def bodies(args):
+    size, promised = args.mib * MIB, args.clients * args.mib * MIB
+    for name, make in BODIES.items():
+        if args.only not in name:
+            continue
+        kind, body = make(size)
+        headers = {"content-type": "application/json", **kind}
+        flags = ["--max-upload-memory", promised, "--max-client-upload-memory", promised, "--body-limit", 2 * size]
+        with Server(args.binary, [*flags, *args.flags]) as server:
+            clients = [lambda: server.send("/v1/images/edits", body, headers)[0]] * args.clients
+            yield server.line(name, promised, lambda: together(clients))
+
+
+def pictures(args):
+    """Edits wait behind one that takes long; then all are cancelled."""
+    promised = {"--memory-budget": 256 * MIB, "--max-picture-memory": 1024 * MIB, "--max-upload-memory": 64 * MIB}
+    flags = [part for flag in promised.items() for part in flag]
+    large = json.dumps({"prompt": "x", "images": [data_url(png(8000, 8000))], "async": True, "size": "64x64"})
+    with Server(args.binary, [*flags, "--max-generated-image-size", 1024 * 1024, *args.flags]) as server:
+        long = {**SMALL, "images": [data_url(png(64, 64))], "async": True, "size": "1024x1024", "num_inference_steps": 1000}
+        jobs = []
+
+        def attack():
+            jobs.append(server.send("/v1/images/edits", json.dumps(long))[1])
+            outcomes = []
+            for _ in range(20):
+                outcome, answer = server.send("/v1/images/edits", large)
+                outcomes.append(outcome)
+                jobs.append(answer)
+            for job in jobs:
+                if "id" in job:
+                    server.send(f"/v1/images/jobs/{job['id']}", None, method="DELETE")
+            return outcomes
+
+        yield server.line("20 async edits of 8000x8000", sum(promised.values()), attack)
+
+
+class Server:
+    """A server of its own, of a tiny model that edits, after a first request: what that makes is no part of any."""
+
+    def __init__(self, binary, flags):
+        command = [binary, "serve", EDITING_MODEL, "--host", "127.0.0.1", "--port", "0", *map(str, flags)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.port, said = None, []
+        for line in self.process.stdout:
+            said.append(line)
+            if found := re.search(r"127\.0\.0\.1:(\d+)", line):
+                self.port = int(found[1])
+            if "ready:" in line:
+                break
+        else:
+            raise SystemExit("".join(said))
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+
+    def __enter__(self):
+        small = {**SMALL, "images": [data_url(png(64, 64))]}
+        (status, _), answer = self.send("/v1/images/edits", json.dumps(small))
+        assert status == 200, answer
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def send(self, path, body, headers=None, method="POST"):
+        """The status and the seconds that it took, and the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        begun = time.monotonic()
+        try:
+            connection.request(method, path, body, headers or {"content-type": "application/json"})
+            answer = connection.getresponse()
+            read = answer.read()
+            return (answer.status, time.monotonic() - begun), json.loads(read)
+        except OSError as err:
+            return (type(err).__name__, time.monotonic() - begun), {}
+
+    def resident(self, what="VmRSS"):
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(rf"{what}:\s+(\d+) kB", status)[1]) << 10
+
+    def line(self, name, promised, attack):
+        """Prints what an attack made it hold; the ratio of that to what is promised."""
+        before = self.resident()
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        outcomes = attack()
+        time.sleep(5)
+        highest, after = self.resident("VmHWM"), self.resident()
+        over, kept = (highest - before) / promised, (after - before) / promised
+        sizes = "".join(f"{size >> 20:>7} MB" for size in (before, highest, after, promised))
+        counts = {status: sum(other == status for other, _ in outcomes) for status, _ in outcomes}
+        answers = ", ".join(f"{count}x {status}" for status, count in counts.items())
+        print(f"{name:34}{sizes}{over:>9.2f}{kept:>7.2f}  {answers}, {max(s for _, s in outcomes):.1f} s", flush=True)
+        return over
+
+
+def together(sends):
+    outcomes = []
+    threads = [threading.Thread(target=lambda send=send: outcomes.append(send())) for send in sends]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return outcomes
 
 
 def repeated(head, unit, tail):
-    return (head + unit * ((SIZE - len(head) - len(tail)) // len(unit)) + tail).encode()
+    """Copies of `unit` between two texts."""
+    return lambda size: ({}, (head + unit * ((size - len(head) - len(tail)) // len(unit)) + tail).encode())
 
 
-def unknown_keys():
-    keys = ",".join(f'"k{i}":0' for i in range(1_000_000))
-    return ('{"prompt":"x",' + keys + "}").encode()
+def unknown_keys(size):
+    keys = ",".join(f'"k{i}":0' for i in range(size // 16))
+    return {}, ('{"prompt":"x",' + keys + "}").encode()
+
+
+def nested(size):
+    return {}, ('{"prompt":"x","a":' + "[" * (size // 2) + "]" * (size // 2) + "}").encode()
+
+
+def compressed(size):
+    return {"content-encoding": "gzip"}, zlib.compress(repeated('{"prompt":"', "x", '"}')(size)[1], wbits=31)
+
+
+def form(parts, kind="image"):
+    """A form of files of so many parts, without a prompt."""
+
+    def make(size):
+        head = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="{kind}"; filename="a"\r\n\r\n'.encode()
+        file = b"x" * (size // parts - len(head) - 16)
+        body = (head + file + b"\r\n") * parts + f"--{BOUNDARY}--\r\n".encode()
+        return {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}, body
+
+    return make
 
 
 BODIES = {
-    "small objects in a list": lambda: repeated('{"prompt":"x","images":[', '{"":0},', "0]}"),
-    "URLs in a list": lambda: repeated('{"prompt":"x","images":[', '"data:,",', "0]}"),
-    "a million unknown keys": unknown_keys,
-    "deep nesting": lambda: ('{"prompt":"x","a":' + "[" * (SIZE // 2) + "]" * (SIZE // 2) + "}").encode(),
-    "a long prompt": lambda: repeated('{"prompt":"', "word ", '"}'),
-    "a long prompt in escapes": lambda: repeated('{"prompt":"', "w\\no", '"}'),
-    "a long picture": lambda: repeated('{"prompt":"x","images":["data:image/png;base64,', "AAAA", '"]}'),
-    "a long number": lambda: repeated('{"prompt":"x","n":1', "0", "}"),
-    "gzip, a thousand times as long": lambda: zlib.compress(repeated('{"prompt":"', "x", '"}'), wbits=31),
+    "small objects in a list": repeated('{"prompt":"x","images":[', '{"":0},', "0]}"),
+    "URLs in a list": repeated('{"prompt":"x","images":[', '"data:,",', "0]}"),
+    "unknown keys": unknown_keys,
+    "deep nesting": nested,
+    "a long prompt": repeated('{"prompt":"', "word ", '"}'),
+    "a long prompt in escapes": repeated('{"prompt":"', "w\\no", '"}'),
+    "a long picture": repeated('{"prompt":"x","images":["data:image/png;base64,', "AAAA", '"]}'),
+    "a long number": repeated('{"prompt":"x","n":1', "0", "}"),
+    "gzip, a thousand times as long": compressed,
+    "a form of 8 files": form(8),
+    "a form of what is not known": form(1, "attachment"),
 }
 
 
-def memory(pid, what):
-    with open(f"/proc/{pid}/status") as status:
-        return int(re.search(rf"{what}:\s+(\d+) kB", status.read())[1]) << 10
+def png(width, height):
+    """A PNG of one colour."""
+    chunk = lambda kind, data: (  # noqa: E731
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    )
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + b"\x40\x80\xc0" * width) * height, 1)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def start():
-    command = [binary, "serve", "--host", "127.0.0.1", "--port", "0", "--max-upload-memory", str(PROMISED), *more]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    for line in server.stdout:
-        if found := re.search(r"127\.0\.0\.1:(\d+)", line):
-            threading.Thread(target=server.stdout.read, daemon=True).start()
-            return server, int(found[1])
-    raise SystemExit("the server named no address")
+def data_url(file):
+    return "data:image/png;base64," + base64.b64encode(file).decode()
 
 
-def send(port, body, headers, path, outcomes):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-    begun = time.monotonic()
-    try:
-        connection.request("POST", path, body, {"content-type": "application/json", **headers})
-        answer = connection.getresponse()
-        answer.read()
-        outcomes.append((answer.status, time.monotonic() - begun))
-    except OSError as err:
-        outcomes.append((type(err).__name__, time.monotonic() - begun))
-
-
-print(f"{'body':34}{'before':>10}{'highest':>10}{'over what is promised':>24}  answers, slowest")
-for name, make in BODIES.items():
-    body = make()
-    headers = {"content-encoding": "gzip"} if "gzip" in name else {}
-    server, port = start()
-    try:
-        time.sleep(2)
-        # What a first request makes is no part of it.
-        send(port, b'{"prompt":"x","num_inference_steps":1}', {}, "/v1/images/generations", [])
-        before = memory(server.pid, "VmRSS")
-        with open(f"/proc/{server.pid}/clear_refs", "w") as highest:
-            highest.write("5")
-        outcomes = []
-        clients = [
-            threading.Thread(target=send, args=(port, body, headers, "/v1/images/edits", outcomes)) for _ in range(CLIENTS)
-        ]
-        for client in clients:
-            client.start()
-        for client in clients:
-            client.join()
-        highest = memory(server.pid, "VmHWM")
-        counts = {status: sum(other == status for other, _ in outcomes) for status, _ in outcomes}
-        answers = ", ".join(f"{count}x {status}" for status, count in counts.items())
-        print(
-            f"{name:34}{before >> 20:>7} MB{highest >> 20:>7} MB{(highest - before) / PROMISED:>24.2f}  "
-            f"{answers}, {max(seconds for _, seconds in outcomes):.1f} s",
-            flush=True,
-        )
-    finally:
-        server.kill()
-        server.wait()
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@
 //! (`backend.rs`): the CPU's kernels stand in `cpu`, one source for all sets of vector instructions (`cpu/sets.rs`).
 
 mod activation;
+mod allocator;
 mod attention;
 mod backend;
 mod causal;
@@ -30,6 +31,7 @@ mod testing;
 mod threads;
 
 pub use activation::swiglu;
+pub use allocator::return_memory;
 pub use attention::attention;
 pub use conv::Conv3x3;
 pub use cpu::sets::{instruction_set, instruction_sets, with_instruction_set, with_reference};

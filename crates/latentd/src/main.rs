@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     kernels::threads_from_env();
+    kernels::return_memory();
     let cli = commands::Cli::of(dashed(std::env::args_os()));
     let chosen = kernels::instruction_set().map_err(latentd::Error::Flag);
     match chosen.and_then(|_| cli.run()).and_then(|()| terminal::check_printed()) {

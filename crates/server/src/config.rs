@@ -27,6 +27,17 @@ pub struct ServerConfig {
     pub upload_memory: usize,
     /// The most of these of one client: a key's, or an address's on a server without keys.
     pub client_upload_memory: usize,
+    /// Most bytes of all decoded pictures together: of waiting edits, and of those that are decoded. One that finds no
+    /// room is answered 429.
+    pub picture_memory: usize,
+    /// The most of these of one client.
+    pub client_picture_memory: usize,
+    /// Most bytes of the results of jobs. One that finds no room is answered 429.
+    pub job_memory: usize,
+    /// Most bytes of the answers to requests that have an idempotency key; the oldest make way.
+    pub replay_memory: usize,
+    /// Most bytes of the pictures behind URLs; the oldest make way.
+    pub file_memory: usize,
     /// What fetches pictures that edits name by URL; without it such URLs are refused.
     pub image_urls: Option<ImageFetcher>,
     /// The step cache that requests run under, if any.
@@ -89,6 +100,11 @@ impl ServerConfig {
             upload_limit: 64 << 20,
             upload_memory: 1 << 30,
             client_upload_memory: 256 << 20,
+            picture_memory: 2 << 30,
+            client_picture_memory: 1 << 30,
+            job_memory: 1 << 30,
+            replay_memory: 512 << 20,
+            file_memory: 512 << 20,
             image_urls: None,
             cache: None,
             allow_request_cache_config: false,

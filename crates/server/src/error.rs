@@ -12,7 +12,7 @@ use scheduler::{JobError, SubmitError};
 
 use crate::answer::openai::{ErrorBody, ErrorResponse};
 use crate::connections::TooSlow;
-use crate::request::{Limit, PictureError};
+use crate::request::{Limit, MemoryFull, PictureError, Purpose};
 
 /// A failure, from whichever stage of a request.
 #[derive(Debug, thiserror::Error)]
@@ -67,12 +67,9 @@ pub(crate) enum ApiError {
     NoVariations,
     #[error("The body must have at most {} bytes (the server's {})", limit.bytes, limit.flag)]
     BodyTooLarge { limit: Limit },
-    /// 429, as of a full queue: nothing was begun, and the uploads of others end soon.
-    #[error("The uploads of all clients together hold as much as they may (the server's --max-upload-memory)")]
-    UploadsFull,
-    /// The same of one client.
-    #[error("The uploads of this client hold as much as they may (the server's --max-client-upload-memory)")]
-    ClientUploadsFull,
+    /// 429, as of a full queue: nothing was begun, and what others hold is free soon.
+    #[error(transparent)]
+    MemoryFull(#[from] MemoryFull),
     /// A full queue and a deadline that cannot be met are both 429, with the time after which it
     /// would be otherwise.
     #[error("{}", refusal(.0))]
@@ -181,8 +178,12 @@ impl ApiError {
                 invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", None)
             }
             ApiError::BodyTooLarge { .. } => invalid(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None),
-            ApiError::UploadsFull | ApiError::ClientUploadsFull => {
-                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "uploads_full", None)
+            ApiError::MemoryFull(MemoryFull { what, .. }) => {
+                let code = match what {
+                    Purpose::Uploads => "uploads_full",
+                    Purpose::Pictures => "pictures_full",
+                };
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", code, None)
             }
             ApiError::Submit(SubmitError::QueueFull { .. }) => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", None)
@@ -224,7 +225,7 @@ impl ApiError {
                 Retry::After(predicted.saturating_sub(*deadline))
             }
             ApiError::JobsFull { wait } => Retry::After(*wait),
-            ApiError::UploadsFull | ApiError::ClientUploadsFull => Retry::After(COME_BACK_IN),
+            ApiError::MemoryFull(_) => Retry::After(COME_BACK_IN),
             ApiError::Submit(SubmitError::Loading | SubmitError::ShuttingDown)
             | ApiError::Cancelled
             | ApiError::Job(JobError::ShuttingDown) => Retry::Elsewhere,
@@ -346,6 +347,7 @@ pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::Whose;
 
     /// Status, code, `x-should-retry` and Retry-After, in one line.
     fn line(error: impl Into<ApiError>) -> String {
@@ -392,7 +394,11 @@ mod tests {
         assert_eq!(line(JobError::Pipeline(PipelineError::Model("?".into()))), "500 internal_error false -");
         assert_eq!(line(ApiError::RateLimited { wait: Duration::from_millis(250) }), "429 rate_limit_exceeded - 1");
         assert_eq!(line(ApiError::RateLimited { wait: Duration::from_secs(90) }), "429 rate_limit_exceeded - 60");
-        assert_eq!(line(ApiError::UploadsFull), "429 uploads_full - 5");
+        for (what, expected) in
+            [(Purpose::Uploads, "429 uploads_full - 5"), (Purpose::Pictures, "429 pictures_full - 5")]
+        {
+            assert_eq!(line(MemoryFull { what, whose: Whose::All }), expected);
+        }
         assert_eq!(line(JobError::Crashed), "500 internal_error false -");
         let crashes = JobError::CrashesModel("index out of bounds".into());
         assert_eq!(line(crashes.clone()), "500 crashes_model false -");

@@ -14,8 +14,6 @@ use crate::error::ApiError;
 
 /// How long a URL is good, in seconds.
 const LIFETIME: u64 = 60 * 60;
-/// Most bytes of all files together: hundreds of pictures of a megapixel.
-pub(crate) const MAX_BYTES: usize = 512 << 20;
 
 /// Files in memory, the oldest making way. Their URLs are signed with a key of this process.
 #[derive(Debug)]

@@ -87,7 +87,7 @@ impl Kept {
     fn bytes(&self) -> usize {
         match &self.progress {
             Progress::Beginning(_) => 0,
-            Progress::Begun(begun) => begun.live().bytes(),
+            Progress::Begun(begun) => begun.live().most_bytes(),
         }
     }
 

@@ -24,17 +24,18 @@ pub(crate) struct Jobs {
     kept: Mutex<HashMap<String, Job>>,
 }
 
-/// What is kept at most. Jobs that were taken before the bound was met may still exceed the bytes.
+/// What is kept at most. What is alone is kept whatever it has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     pub(crate) count: usize,
-    /// Of the pictures' files.
+    /// Of the pictures' files; those that are not written yet count uncompressed.
     pub(crate) bytes: usize,
 }
 
-impl Default for Bounds {
-    fn default() -> Self {
-        Bounds { count: 1024, bytes: 512 << 20 }
+impl Bounds {
+    /// So many bytes, of a thousand at most.
+    pub(crate) fn of(bytes: usize) -> Self {
+        Bounds { count: 1024, bytes }
     }
 }
 
@@ -84,17 +85,17 @@ impl Jobs {
         let job =
             Job { id: format!("job_{:032x}", rand::random::<u128>()), owner, created_at: now, live, is_told: false };
         let mut kept = self.kept(now);
-        has_room(&kept, self.bounds, now)?;
+        check_room(&kept, self.bounds, job.live.most_bytes(), now)?;
         kept.insert(job.id.clone(), job.clone());
         Ok(job)
     }
 
-    /// Whether there is a place for one job more.
+    /// Whether there is a place for one job more, however small.
     ///
     /// # Errors
     /// There is none, and when there may be one.
     pub(crate) fn check_room(&self, now: u64) -> Result<(), ApiError> {
-        has_room(&self.kept(now), self.bounds, now)
+        check_room(&self.kept(now), self.bounds, 1, now)
     }
 
     /// The job of this id, if it is `owner`'s.
@@ -148,9 +149,9 @@ impl Jobs {
     }
 }
 
-fn has_room(kept: &HashMap<String, Job>, bounds: Bounds, now: u64) -> Result<(), ApiError> {
-    let bytes: usize = kept.values().map(|job| job.live.bytes()).sum();
-    if kept.len() < bounds.count && bytes < bounds.bytes {
+fn check_room(kept: &HashMap<String, Job>, bounds: Bounds, more: usize, now: u64) -> Result<(), ApiError> {
+    let bytes: usize = kept.values().map(|job| job.live.most_bytes()).sum();
+    if kept.is_empty() || kept.len() < bounds.count && bytes.saturating_add(more) <= bounds.bytes {
         return Ok(());
     }
     let next = kept.values().filter_map(Job::expires_at).min();

@@ -173,9 +173,15 @@ impl Live {
         self.told.send_modify(|told| told.entries.clear());
     }
 
-    /// Bytes of all files that are kept for readers.
-    pub(crate) fn bytes(&self) -> usize {
-        self.told.borrow().bytes()
+    /// Bytes of all files that are kept for readers, and while it goes on of the pictures that are still to come, as
+    /// they are without compression: seldom has a file more.
+    pub(crate) fn most_bytes(&self) -> usize {
+        let told = self.told.borrow();
+        let coming = match told.ended {
+            Some(_) => 0,
+            None => self.terms.seeds.len().saturating_sub(told.pictures().len()),
+        };
+        told.bytes() + coming * self.terms.size.pixels() * 3
     }
 }
 

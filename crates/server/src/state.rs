@@ -8,11 +8,11 @@ use scheduler::{Readiness, Scheduler, SubmitError};
 use crate::access::Access;
 use crate::clock::Clock;
 use crate::config::ServerConfig;
-use crate::files::{self, Files};
+use crate::files::Files;
 use crate::idempotency::Replays;
 use crate::jobs::{Bounds, Jobs};
 use crate::metrics::Metrics;
-use crate::request::{UploadBounds, UploadMemory};
+use crate::request::{MemoryBounds, MemoryLedger, Purpose};
 
 /// What every handler can reach; a cheap clone.
 #[derive(Clone, Debug)]
@@ -25,7 +25,10 @@ pub struct AppState {
     pub(crate) files: Arc<Files>,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) replays: Arc<Replays>,
-    pub(crate) uploads: UploadMemory,
+    /// What bodies hold that are read.
+    pub(crate) uploads: MemoryLedger,
+    /// What decoded pictures hold.
+    pub(crate) pictures: MemoryLedger,
     /// When the server started, in seconds since 1970: a model's `created`.
     pub(crate) started: u64,
 }
@@ -35,17 +38,22 @@ impl AppState {
     pub fn new(scheduler: Scheduler, config: ServerConfig, metrics: Metrics) -> Self {
         let access = Arc::new(Access::new(&config));
         let clock = Clock::default();
-        let bounds = UploadBounds { all: config.upload_memory, client: config.client_upload_memory };
+        let uploads = MemoryBounds { all: config.upload_memory, client: config.client_upload_memory };
+        let pictures = MemoryBounds { all: config.picture_memory, client: config.client_picture_memory };
+        let files = Arc::new(Files::new(config.file_memory));
+        let jobs = Arc::new(Jobs::new(Bounds::of(config.job_memory)));
+        let replays = Arc::new(Replays::new(Bounds::of(config.replay_memory)));
         AppState {
             scheduler,
             config: Arc::new(config),
             metrics,
             access,
             clock,
-            files: Arc::new(Files::new(files::MAX_BYTES)),
-            jobs: Arc::new(Jobs::new(Bounds::default())),
-            replays: Arc::new(Replays::new(Bounds::default())),
-            uploads: UploadMemory::new(bounds),
+            files,
+            jobs,
+            replays,
+            uploads: MemoryLedger::new(Purpose::Uploads, uploads),
+            pictures: MemoryLedger::new(Purpose::Pictures, pictures),
             started: clock.now(),
         }
     }

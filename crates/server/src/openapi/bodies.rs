@@ -130,7 +130,7 @@ mod tests {
     /// What is wrong with a body.
     async fn refused(endpoint: Endpoint, body: &Value) -> (Option<String>, String) {
         let request = Request::post("/").header("content-type", "application/json").body(Body::from(body.to_string()));
-        let memory = request::UploadMemory::of(usize::MAX);
+        let memory = request::MemoryLedger::of(request::Purpose::Uploads, usize::MAX);
         let read = request::read(endpoint, request.unwrap(), &config(), &memory, None).await;
         let error = read.expect_err(&body.to_string()).body();
         (error.param, error.message)

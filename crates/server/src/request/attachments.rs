@@ -4,7 +4,8 @@ use diffusion::InputImageBounds;
 use sha2::{Digest, Sha256};
 
 use super::body::Upload;
-use super::pictures::{self, InputPictures};
+use super::held_memory::{HeldMemory, MemoryLedger};
+use super::pictures::{self, InputPictures, PictureMemory};
 use super::remote::{self, ImageFetcher};
 use super::sources::{self, Named, Source};
 use crate::error::ApiError;
@@ -56,24 +57,31 @@ impl Attachments {
         self.images.iter().chain(&self.mask).any(|named| matches!(named, Named::Elsewhere(_)))
     }
 
-    /// The same, once what came along is known to be pictures that a model with these bounds takes.
+    /// The same, once what came along is known to be pictures that a model with these bounds takes. `ledger` counts what
+    /// decoding them takes.
     ///
     /// # Errors
-    /// The first that is none, and why.
-    pub(crate) async fn judged(self, bounds: InputImageBounds) -> Result<Self, ApiError> {
+    /// The first that is none, and why; or there is no room for it.
+    pub(crate) async fn judged(self, bounds: InputImageBounds, ledger: &MemoryLedger) -> Result<Self, ApiError> {
         let Attachments { images, mask, param, upload } = self;
-        let (images, mask) = pictures::judged(images, mask, param, bounds).await?;
+        let (images, mask) = pictures::judged(images, mask, param, bounds, ledger.none(upload.client())).await?;
         Ok(Attachments { images, mask, param, upload })
     }
 
-    /// Fetches what is elsewhere, all at a time, and decodes all of them.
+    /// Fetches what is elsewhere, all at a time, and decodes all of them, with the memory that they hold from then on,
+    /// which `ledger` counts.
     ///
     /// # Errors
-    /// The first that is not to be had or no picture, and why.
-    pub(crate) async fn decoded(self, fetcher: Option<&ImageFetcher>) -> Result<InputPictures, ApiError> {
+    /// The first that is not to be had or no picture, and why; or there is no room for them.
+    pub(crate) async fn decoded(
+        self,
+        fetcher: Option<&ImageFetcher>,
+        ledger: &MemoryLedger,
+    ) -> Result<(InputPictures, HeldMemory), ApiError> {
         let Attachments { images, mask, param, mut upload } = self;
         let images = remote::fetched(images, fetcher, &mut upload, param).await?;
         let mask = remote::fetched(mask.into_iter().collect(), fetcher, &mut upload, sources::MASK).await?.pop();
-        pictures::decoded(images, mask, param).await
+        let memory = PictureMemory { decoded: ledger.none(upload.client()), sent: upload.into_held() };
+        pictures::decoded(images, mask, param, memory).await
     }
 }

@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, header};
 use futures_util::{Stream, StreamExt};
 use http_body::Body;
 
-use super::upload_memory::HeldMemory;
+use super::held_memory::HeldMemory;
 use crate::access::Client;
 use crate::error::{self, ApiError};
 
@@ -85,22 +85,26 @@ pub(crate) struct Blocks {
     len: usize,
 }
 
-/// Bytes of a block.
-const BLOCK: usize = 64 << 10;
+/// Bytes of the first block, which grows with what comes.
+const FIRST_BLOCK: usize = 64 << 10;
+/// Bytes of each block after it: so many that the allocator gives them back to the system (`kernels::return_memory`).
+/// What nothing was written to takes no memory.
+const BLOCK: usize = 2 << 20;
 
 impl Blocks {
     fn extend(&mut self, mut piece: &[u8]) {
         self.len += piece.len();
+        if self.blocks.is_empty() {
+            self.blocks.push_back(Vec::new());
+        }
         while !piece.is_empty() {
-            let is_first = self.blocks.is_empty();
-            match self.blocks.back_mut().filter(|block| block.len() < BLOCK) {
+            let most = if self.blocks.len() == 1 { FIRST_BLOCK } else { BLOCK };
+            match self.blocks.back_mut().filter(|block| block.len() < most) {
                 Some(block) => {
-                    let (now, later) = piece.split_at(piece.len().min(BLOCK - block.len()));
+                    let (now, later) = piece.split_at(piece.len().min(most - block.len()));
                     block.extend_from_slice(now);
                     piece = later;
                 }
-                // The first one grows with what comes.
-                None if is_first => self.blocks.push_back(Vec::new()),
                 None => self.blocks.push_back(Vec::with_capacity(BLOCK)),
             }
         }
@@ -184,7 +188,12 @@ impl Upload {
     /// # Errors
     /// There is no room for them.
     pub(super) fn reserve(&self, bytes: usize) -> Result<HeldMemory, ApiError> {
-        self.held.beside(bytes)
+        Ok(self.held.beside(bytes)?)
+    }
+
+    /// The memory of what was read.
+    pub(super) fn into_held(self) -> HeldMemory {
+        self.held
     }
 
     /// As [`linger`], of what is left. What was read is let go.
@@ -203,7 +212,7 @@ impl Upload {
         if self.read > self.limit.bytes {
             return Err(self.too_large());
         }
-        self.held.take(piece.len())
+        Ok(self.held.take(piece.len())?)
     }
 }
 
@@ -256,12 +265,12 @@ mod tests {
 
     #[test]
     fn blocks_give_back_what_came() {
-        let bytes: Vec<u8> = (0..200_000_usize).map(|i| (i % 251) as u8).collect();
-        for piece in [1000, 65_536, 70_000, 200_000] {
+        let bytes: Vec<u8> = (0..5_000_000_usize).map(|i| (i % 251) as u8).collect();
+        for piece in [1000, 65_536, 70_000, 5_000_000] {
             let mut blocks = Blocks::default();
             bytes.chunks(piece).for_each(|piece| blocks.extend(piece));
             assert_eq!((blocks.len(), blocks.in_one_piece()), (bytes.len(), None), "{piece}");
-            assert!(blocks.blocks.iter().all(|block| block.capacity() <= 2 * BLOCK), "{piece}");
+            assert!(blocks.blocks.iter().all(|block| block.capacity() <= BLOCK), "{piece}");
             let mut read = Vec::new();
             blocks.read_to_end(&mut read).unwrap();
             assert!(read == bytes && blocks.blocks.is_empty(), "{piece}");

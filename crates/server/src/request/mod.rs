@@ -3,9 +3,11 @@
 mod attachments;
 mod body;
 mod colour;
+mod data_url;
 mod delivery;
 mod fields;
 mod given;
+mod held_memory;
 mod job_options;
 mod json;
 mod kinds;
@@ -15,7 +17,6 @@ mod pictures;
 mod remote;
 mod sources;
 mod step_cache;
-mod upload_memory;
 mod validate;
 mod vocabulary;
 
@@ -27,6 +28,9 @@ use diffusion::{ImageRequest, InputImageBounds, InvalidRequest, Limits, ModelCar
 pub(crate) use attachments::Attachments;
 pub(crate) use body::{Limit, linger};
 pub(crate) use delivery::MAX_PARTIAL_IMAGES;
+#[cfg(test)]
+pub(crate) use held_memory::Whose;
+pub(crate) use held_memory::{HeldMemory, MemoryBounds, MemoryFull, MemoryLedger, Purpose};
 pub(crate) use job_options::job_options;
 #[cfg(test)]
 pub(crate) use kinds::ALIASES;
@@ -35,7 +39,6 @@ pub(crate) use picture_file::PictureError;
 pub use pictures::{InputPictures, input_pictures};
 pub use remote::{ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, InvalidHost};
 pub(crate) use sources::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, MAX_URL_CHARS};
-pub(crate) use upload_memory::{HeldMemory, UploadBounds, UploadMemory};
 pub(crate) use vocabulary::FIELDS;
 
 use body::{MediaType, Upload};
@@ -156,19 +159,21 @@ impl ImagesRequest {
     }
 
     /// One request a picture, with the model's defaults filled in. It takes the draft, and what the request brings, and
-    /// notes what of it has no effect.
+    /// notes what of it has no effect. The pictures' memory is held until the last of the requests is answered: they
+    /// may be run again until then.
     ///
     /// # Errors
     /// The first field that the model or the server's limits refuse.
     pub(crate) fn image_requests(
         &mut self,
-        pictures: InputPictures,
+        (pictures, held): (InputPictures, HeldMemory),
         card: &ModelCard,
         limits: &Limits,
         random_seed: impl FnMut() -> u32,
     ) -> Result<Vec<ImageRequest>, ApiError> {
         let mut draft = std::mem::take(&mut self.draft);
         (draft.input_images, draft.mask) = (pictures.images, pictures.mask);
+        draft.extensions.insert(held);
         if let Some(own) = &self.cache {
             draft.extensions.insert(own.clone());
         }
@@ -240,12 +245,13 @@ pub(crate) async fn read(
     endpoint: Endpoint,
     request: Request,
     config: &ServerConfig,
-    memory: &UploadMemory,
+    memory: &MemoryLedger,
     bounds: Option<&InputImageBounds>,
 ) -> Result<ImagesRequest, ApiError> {
     let received = receive(endpoint, request, config, memory.none(crate::access::Client::Unknown), bounds).await?;
     let Received { mut asked, attachments } = received;
-    let pictures = attachments.decoded(config.image_urls.as_ref()).await?;
+    let room = MemoryLedger::of(Purpose::Pictures, usize::MAX);
+    let (pictures, _) = attachments.decoded(config.image_urls.as_ref(), &room).await?;
     (asked.draft.input_images, asked.draft.mask) = (pictures.images, pictures.mask);
     Ok(asked)
 }

@@ -5,7 +5,7 @@ use std::io::Cursor;
 
 use diffusion::{ImageSize, InvalidRequest, RgbImage};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
 use super::colour::in_srgb;
 
@@ -15,6 +15,20 @@ pub(super) const MAX_PIXELS: usize = 64_000_000;
 const MAX_SIDE: u32 = 16_384;
 /// Most bytes that a decoder may take for itself. The pixels are bounded by the two above.
 const MAX_DECODER_BYTES: u64 = 512 << 20;
+
+/// Bytes that decoding takes: the most meanwhile, and what is left of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Footprint {
+    pub(super) peak: usize,
+    pub(super) kept: usize,
+}
+
+impl Footprint {
+    /// Of what is decoded after this.
+    pub(super) fn then(self, next: Footprint) -> Footprint {
+        Footprint { peak: self.peak.max(self.kept + next.peak), kept: self.kept + next.kept }
+    }
+}
 
 /// Why a picture is not taken; the field is the one that it was given in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,7 +67,7 @@ impl Place {
         PictureError::Invalid(self.error(bound, given))
     }
 
-    fn too_large(&self, bound: impl Into<String>, given: impl ToString) -> PictureError {
+    pub(super) fn too_large(&self, bound: impl Into<String>, given: impl ToString) -> PictureError {
         PictureError::TooLarge(self.error(bound, given))
     }
 
@@ -88,6 +102,8 @@ fn is_whole_jpeg(file: &[u8]) -> bool {
 /// A file whose head was read: of several pictures in it the first.
 pub(super) struct PictureFile<'f> {
     decoder: Box<dyn ImageDecoder + 'f>,
+    /// Bytes that the decoder takes beside the pixels.
+    own_bytes: usize,
     orientation: Orientation,
     place: &'f Place,
 }
@@ -112,7 +128,9 @@ impl<'f> PictureFile<'f> {
         check_size(decoder.dimensions(), pixels_left, place)?;
         // Broken metadata does not break the picture.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        Ok(PictureFile { decoder: Box::new(decoder), orientation, place })
+        let (width, height) = decoder.dimensions();
+        let own_bytes = decoder_bytes(format, width as usize * height as usize, file.len());
+        Ok(PictureFile { decoder: Box::new(decoder), own_bytes, orientation, place })
     }
 
     /// As it will be seen.
@@ -137,6 +155,30 @@ impl<'f> PictureFile<'f> {
         self.decoder.color_type().has_alpha()
     }
 
+    /// What [`PictureFile::opaque`] takes, and 3 bytes a pixel after it.
+    pub(super) fn opaque_footprint(&self) -> Footprint {
+        let is_turned = self.orientation != Orientation::NoTransforms;
+        self.footprint(3, if self.has_alpha() || is_turned { 3 } else { 0 })
+    }
+
+    /// What [`PictureFile::alpha`] takes and what is made of it, and a byte a pixel after it.
+    pub(super) fn alpha_footprint(&self) -> Footprint {
+        self.footprint(1, 1)
+    }
+
+    /// Where `kept` bytes a pixel are left: what the decoder writes, with its own, and with the same in 8 bits; or
+    /// that with `made` of it, whichever is most.
+    fn footprint(&self, kept: usize, made: usize) -> Footprint {
+        let pixels = self.stored_size().pixels();
+        let stored = self.decoder.color_type();
+        let eight_bits = if stored.has_alpha() { 4 } else { 3 };
+        let is_converted = !matches!(stored, ColorType::Rgb8 | ColorType::Rgba8);
+        let converted = if is_converted { eight_bits } else { 0 };
+        let written = pixels * usize::from(stored.bytes_per_pixel());
+        let peak = (written + self.own_bytes).max(written + pixels * converted).max(pixels * (eight_bits + made));
+        Footprint { peak, kept: pixels * kept }
+    }
+
     /// In sRGB, upright and opaque: what is transparent shows white.
     ///
     /// # Errors
@@ -144,9 +186,11 @@ impl<'f> PictureFile<'f> {
     pub(super) fn opaque(mut self) -> Result<RgbImage, PictureError> {
         let icc_profile = self.decoder.icc_profile().unwrap_or(None);
         let picture = DynamicImage::from_decoder(self.decoder).map_err(|err| self.place.broken(err))?;
-        let mut picture = in_srgb(picture, icc_profile.as_deref());
+        // Turned last: that takes the least memory.
+        let mut picture = on_white(in_srgb(picture, icc_profile.as_deref()));
         picture.apply_orientation(self.orientation);
-        Ok(on_white(picture))
+        let size = ImageSize { width: picture.width() as usize, height: picture.height() as usize };
+        Ok(RgbImage { size, pixels: picture.into_rgb8().into_raw() })
     }
 
     /// The opacity of each of its pixels, upright, rows from the top.
@@ -176,19 +220,29 @@ fn check_size((width, height): (u32, u32), pixels_left: usize, place: &Place) ->
 }
 
 /// RGB of 8 bits; what is transparent shows white.
-fn on_white(picture: DynamicImage) -> RgbImage {
-    let size = ImageSize { width: picture.width() as usize, height: picture.height() as usize };
+fn on_white(picture: DynamicImage) -> DynamicImage {
     if !picture.color().has_alpha() {
-        return RgbImage { size, pixels: picture.into_rgb8().into_raw() };
+        return picture.into_rgb8().into();
     }
     let rgba = picture.into_rgba8();
-    let mut pixels = Vec::with_capacity(size.pixels() * 3);
-    for pixel in rgba.pixels() {
-        let [colours @ .., alpha] = pixel.0;
+    let mut rgb = image::RgbImage::new(rgba.width(), rgba.height());
+    for (to, from) in rgb.pixels_mut().zip(rgba.pixels()) {
+        let [colours @ .., alpha] = from.0;
         let alpha = u32::from(alpha);
-        pixels.extend(colours.map(|colour| ((u32::from(colour) * alpha + 255 * (255 - alpha) + 127) / 255) as u8));
+        to.0 = colours.map(|colour| ((u32::from(colour) * alpha + 255 * (255 - alpha) + 127) / 255) as u8);
     }
-    RgbImage { size, pixels }
+    rgb.into()
+}
+
+/// Bytes that a decoder takes for so many pixels, beside them: for a JPEG its coefficients, where they come scan by
+/// scan, and the file; for WebP a plane each of luma, colours and opacity, and for animations a canvas.
+fn decoder_bytes(format: ImageFormat, pixels: usize, file: usize) -> usize {
+    match format {
+        ImageFormat::Jpeg => 8 * pixels + file,
+        ImageFormat::WebP => 8 * pixels + file,
+        ImageFormat::Gif => 4 * pixels,
+        _ => 0,
+    }
 }
 
 /// What a file is that is none of ours.

@@ -108,11 +108,11 @@ async fn begin(
     }
     let counted = state.access.count_rest(options.owner, asked.draft.n()?)?;
     if attachments.are_elsewhere() {
-        attachments = attachments.judged(card.input_images).await?;
+        attachments = attachments.judged(card.input_images, &state.pictures).await?;
         let least = asked.least_requests(&card, limits)?;
         taken(state, state.scheduler.check(least, options)).await?;
     }
-    let pictures = attachments.decoded(state.config.image_urls.as_ref()).await?;
+    let pictures = attachments.decoded(state.config.image_urls.as_ref(), &state.pictures).await?;
     let requests = asked.image_requests(pictures, &card, limits, rand::random)?;
     let terms = Terms::new(&asked, &requests, &card, &state.config, public_url);
     note(log, &terms, options);

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::forms::{BOUNDARY, Form, data_url, edit, in_pieces, mask, png, post, post_json};
 use super::{Answer, bounded_state, config, fake_app, jobs, send};
 use crate::app;
-use crate::request::{self, Delivery, Endpoint, ImageField, ImagesRequest, UploadMemory};
+use crate::request::{self, Delivery, Endpoint, ImageField, ImagesRequest, MemoryLedger, Purpose};
 
 async fn read(request: Request<Body>) -> Result<ImagesRequest, String> {
-    request::read(Endpoint::Edit, request, &config(), &UploadMemory::of(usize::MAX), None)
+    request::read(Endpoint::Edit, request, &config(), &MemoryLedger::of(Purpose::Uploads, usize::MAX), None)
         .await
         .map_err(|err| err.to_string())
 }

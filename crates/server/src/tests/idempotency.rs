@@ -188,7 +188,7 @@ async fn streams_and_jobs_are_replayed_too() {
 
 #[tokio::test]
 async fn a_request_does_not_wait_for_one_of_another_key_that_is_about_to_begin() {
-    let replays = Replays::new(Bounds::default());
+    let replays = Replays::new(Bounds::of(1 << 20));
     let key = |key: &str| Key { owner: 0, key: key.into() };
     let never = || std::future::pending::<Result<(Begun, Watcher), ApiError>>();
     let refused = || async { Err(ApiError::Missing("prompt")) };
@@ -258,8 +258,11 @@ async fn answers_are_kept_for_a_day_and_within_bounds() {
     let mut state = state(&FakePipeline::default()).await;
     // All of one seed, so that their files are of one size.
     let cat = || json!({"prompt": "a cat", "seed": 7});
-    let file = decoded(&post(&app, "size", cat()).await.json["data"][0]["b64_json"]).len();
-    for bounds in [Bounds { count: 2, bytes: usize::MAX }, Bounds { count: 9, bytes: file * 5 / 2 }] {
+    let file = decoded(&post(&app, "size", cat()).await.json["data"][0]["b64_json"]);
+    let pixels = image::load_from_memory(&file).unwrap().into_rgb8().into_raw();
+    // One that goes on counts as its pixels do, one that has ended as its file.
+    let bytes = pixels.len() + file.len() * 3 / 2;
+    for bounds in [Bounds { count: 2, bytes: usize::MAX }, Bounds { count: 9, bytes }] {
         state.replays = Replays::new(bounds).into();
         let app = crate::app(state.clone());
         for key in ["a", "b", "c", "d"] {

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use super::edits::{error, takes};
 use super::forms::{Form, mask, png, post_json};
 use super::{config, configured_state, generate, load_becomes, send};
-use crate::request::{self, Endpoint, ImageFetcher, ImagesRequest, UploadMemory};
+use crate::request::{self, Endpoint, ImageFetcher, ImagesRequest, MemoryLedger, Purpose};
 use crate::{AppState, Metrics, ServerConfig, app};
 
 /// A server of pictures.
@@ -54,7 +54,7 @@ impl Pictures {
         let mut config = config();
         config.image_urls = Some(ImageFetcher::of_this_machine(&self.host));
         config.upload_limit = self.upload_limit;
-        let memory = UploadMemory::of(self.upload_memory);
+        let memory = MemoryLedger::of(Purpose::Uploads, self.upload_memory);
         request::read(Endpoint::Edit, request, &config, &memory, None).await.map_err(|err| err.to_string())
     }
 

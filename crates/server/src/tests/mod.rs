@@ -13,6 +13,7 @@ mod log;
 mod masks;
 mod metrics;
 mod options;
+mod picture_memory;
 mod pictures;
 mod refusals;
 mod sockets;

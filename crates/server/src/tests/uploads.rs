@@ -20,7 +20,7 @@ use tower::ServiceExt;
 use super::forms::{BOUNDARY, Form, in_pieces, png, post, post_json};
 use super::sockets::{answer, assert_status, served};
 use super::{config, configured_state, send, state};
-use crate::request::{self, Endpoint, UploadMemory};
+use crate::request::{self, Endpoint, MemoryLedger, Purpose};
 
 /// Status, code and message of a refusal, or `taken`.
 async fn outcome(request: Request<Body>) -> String {
@@ -28,7 +28,7 @@ async fn outcome(request: Request<Body>) -> String {
 }
 
 async fn outcome_of(endpoint: Endpoint, request: Request<Body>) -> String {
-    match request::read(endpoint, request, &config(), &UploadMemory::of(usize::MAX), None).await {
+    match request::read(endpoint, request, &config(), &MemoryLedger::of(Purpose::Uploads, usize::MAX), None).await {
         Ok(_) => "taken".into(),
         Err(err) => {
             let message = err.to_string();
@@ -121,7 +121,7 @@ async fn only_forms_and_json_are_taken() {
 
 #[tokio::test]
 async fn uploads_share_one_memory() {
-    let memory = UploadMemory::of(100_000);
+    let memory = MemoryLedger::of(Purpose::Uploads, 100_000);
     let outcome = async |endpoint, request| match request::read(endpoint, request, &config(), &memory, None).await {
         Ok(_) => "taken".into(),
         Err(err) => err.code().to_owned(),

@@ -64,13 +64,6 @@ pub(super) struct HttpFlags {
     /// Most bytes of the body of an edit, which brings pictures
     #[arg(long, value_name = "BYTES", default_value = "64MiB", env = "LATENTD_UPLOAD_LIMIT")]
     upload_limit: ByteSize,
-    /// Most bytes of all bodies together that are being read; one that finds no room is answered with 429
-    #[arg(long, value_name = "BYTES", default_value = "1GiB", env = "LATENTD_MAX_UPLOAD_MEMORY")]
-    max_upload_memory: ByteSize,
-    /// The most of these of one client: of a key, or without keys of an address (of IPv6 a /64 network; behind a proxy
-    /// that is the proxy)
-    #[arg(long, value_name = "BYTES", default_value = "256MiB", env = "LATENTD_MAX_CLIENT_UPLOAD_MEMORY")]
-    max_client_upload_memory: ByteSize,
     /// Fetch pictures that an edit names by URL, over https or also over http (`any`). Only from public addresses,
     /// but what fetches for its clients is better kept from what they should not reach by a firewall too
     #[arg(long, value_name = "SCHEMES", num_args = 0..=1, default_missing_value = "https", require_equals = true, env = "LATENTD_ALLOW_IMAGE_URLS")]
@@ -106,8 +99,6 @@ impl HttpFlags {
         };
         config.body_limit = self.body_limit.as_u64() as usize;
         config.upload_limit = self.upload_limit.as_u64() as usize;
-        config.upload_memory = self.max_upload_memory.as_u64() as usize;
-        config.client_upload_memory = self.max_client_upload_memory.as_u64() as usize;
         config.image_urls = self.image_urls(mistakes);
         config.public_url = self.public_url.clone();
         config.max_connections = self.max_connections as usize;

@@ -1,6 +1,7 @@
 //! `latentd serve`: the OpenAI Images API over HTTP.
 
 mod config_file;
+mod held;
 mod http;
 mod mistakes;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use super::scheduling::SchedulingFlags;
 use super::{Devices, ModelFlags};
 use crate::logging::{self, LogFlags};
 use crate::{build, terminal};
+use held::HeldFlags;
 use http::HttpFlags;
 use mistakes::Mistakes;
 use typed::Setting;
@@ -72,6 +74,8 @@ pub(super) struct Serve {
     #[command(flatten)]
     http: HttpFlags,
     #[command(flatten)]
+    held: HeldFlags,
+    #[command(flatten)]
     log: LogFlags,
     #[command(flatten)]
     scheduling: SchedulingFlags,
@@ -90,6 +94,7 @@ impl Serve {
         let scheduling = self.scheduling(mistakes);
         let mut config = self.front_end(&source, mistakes);
         self.http.settle(&mut config, mistakes);
+        self.held.settle(&mut config);
         mistakes.take(self.log.check());
         let (scheduling, workers_on_cpu) = scheduling?;
         Some(Settled { serve: self, source, scheduling, workers_on_cpu, config })

@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 
+use base64::Engine;
 use diffusion::RgbImage;
 use image::{ColorType, DynamicImage, ImageBuffer, ImageFormat, Luma, LumaA, Rgba};
 

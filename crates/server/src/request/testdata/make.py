@@ -1,5 +1,5 @@
 """Made the pictures beside it, with Pillow 13.0: all of them show a red half on the left and a blue one
-on the right, 32x16, in ways that the image crate does not write."""
+on the right, 32x16, in ways that the image crate does not write, but for those at the end."""
 
 from PIL import Image
 
@@ -32,3 +32,14 @@ palette.save("palette.png", transparency=b"\xff\x00")
 
 shown.save("shown.avif")
 shown.save("shown.tiff")
+
+# Large ones of one colour, whose decoders take memory of their own: scans, planes, and canvases of animations.
+large = Image.new("RGB", (1024, 1024), (200, 30, 30))
+large.save("scans.jpg", progressive=True, quality=95, subsampling=0)
+large.convert("CMYK").save("scans_cmyk.jpg", progressive=True, quality=95, subsampling=0)
+large.save("lossy.webp", quality=60)
+clear, other = Image.new("RGBA", large.size, (200, 30, 30, 77)), Image.new("RGBA", large.size, (20, 230, 30, 177))
+clear.save("clear.webp", quality=60)
+clear.save("moving.webp", save_all=True, append_images=[other], quality=60)
+clear.save("moving_lossless.webp", save_all=True, append_images=[other], lossless=True)
+large.quantize(4).save("moving.gif", save_all=True, append_images=[other])
