@@ -40,6 +40,8 @@ pub struct Work {
     pub preview: f64,
     /// Of the latents that become a picture.
     pub decode: f64,
+    /// Of the picture, or a preview, that is brought to the size asked for.
+    pub fit: f64,
 }
 
 /// What a token takes of a network of which nothing is known: one of half a billion weights.
@@ -66,7 +68,7 @@ impl RequestCost {
             passes,
             steps: request.params.num_inference_steps,
             previews: request.previews,
-            work: Work { encode, step, reused_step: step, preview: picture, decode: picture },
+            work: Work { encode, step, reused_step: step, preview: picture, decode: picture, fit: 0.0 },
             memory: RequestMemory::default(),
             least_share: 1.0,
             kind: 0,

@@ -7,7 +7,7 @@ use cache::{CacheConfig, SegmentTokens};
 use diffusion::{CfgBranch, EditSize, ImageRequest, ImageSize, PreviewMethod, RequestCost, RequestMemory, Work};
 
 use crate::dit::Segment;
-use crate::flops::{ModelFlops, sketch};
+use crate::flops::{ModelFlops, resizing, sketch};
 use crate::peaks::Peaks;
 
 /// Tells the text tokens of a request's prompt.
@@ -102,7 +102,8 @@ impl CostModel {
             Some(PreviewMethod::Latent2Rgb) => sketch(self.sizes.token_channels / 4).of(own),
             None => 0.0,
         };
-        Work { encode: self.encode_work(request), step, reused_step, preview, decode }
+        let fit = request.fit.map_or(0.0, |fit| resizing(fit.made, fit.inside));
+        Work { encode: self.encode_work(request), step, reused_step, preview, decode, fit }
     }
 
     /// Of all prompts and pictures, as if none were known.

@@ -3,6 +3,8 @@
 use std::iter::Sum;
 use std::ops::{Add, Mul};
 
+use diffusion::ImageSize;
+
 /// Floating point operations of a network, as a polynomial of what it runs on: tokens, patches or positions. A
 /// multiplication and its addition are two; norms, gates and activations are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -136,6 +138,18 @@ pub(crate) fn sketch(channels: usize) -> Flops {
     Flops::weights(3 * (channels + 1) + ENLARGED).by_tokens_of(POSITIONS)
 }
 
+/// A picture brought to another size by Lanczos, one axis after the other: each colour is the mean of six pixels, and of
+/// as many more as there are fewer of it.
+pub(crate) fn resizing(from: ImageSize, to: ImageSize) -> f64 {
+    if from == to {
+        return 0.0;
+    }
+    let window = |from: usize, to: usize| 6.0 * (from as f64 / to as f64).max(1.0);
+    let across = (to.width * from.height) as f64 * window(from.width, to.width);
+    let down = to.pixels() as f64 * window(from.height, to.height);
+    2.0 * 3.0 * (across + down)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +160,10 @@ mod tests {
         assert_eq!(block, Flops { linear: 20.0, quadratic: 24.0 });
         assert_eq!(block.of(5), 20.0 * 5.0 + 24.0 * 25.0);
         assert_eq!(block.by_tokens_of(4).of(5), block.of(20));
+        let size = |side| ImageSize { width: side, height: side };
+        assert_eq!(resizing(size(8), size(8)), 0.0);
+        assert_eq!(resizing(size(8), size(16)), 6.0 * 6.0 * (16.0 * 8.0 + 16.0 * 16.0));
+        assert_eq!(resizing(size(16), size(8)), 6.0 * 12.0 * (8.0 * 16.0 + 8.0 * 8.0));
         let windows = Flops::windowed_attention(3, 7);
         assert_eq!(windows.of(14), 2.0 * Flops::attention(3).of(7), "two windows of seven");
     }

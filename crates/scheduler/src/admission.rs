@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::SchedulerConfig;
+use crate::cost::Estimate;
 use crate::handle::SubmitError;
 use crate::ordering::Ordering;
 use crate::state::{Job, Lane, LaneStatus, State};
@@ -26,20 +27,34 @@ pub(crate) fn admit(state: &State, jobs: &[Job]) -> Result<(), SubmitError> {
     }
     for (job_idx, job) in jobs.iter().enumerate() {
         let Some(deadline) = job.deadline else { continue };
-        let predicted = completion(state, job, &jobs[..job_idx]);
         let deadline = deadline.saturating_sub(job.arrived);
-        if predicted > deadline {
-            return Err(SubmitError::TooLate { predicted, deadline });
-        }
+        in_time(state, job, &jobs[..job_idx], deadline)?;
     }
     Ok(())
+}
+
+/// Whether a job may be done within `deadline` that arrives together with `mates`. It is refused only where it would be
+/// late however much faster than foreseen all turns are of which too little is known.
+fn in_time(state: &State, job: &Job, mates: &[Job], deadline: Duration) -> Result<(), SubmitError> {
+    let own = |estimate| all(state, mates.iter(), estimate) + state.cost.alone(job, estimate);
+    let behind_others = |estimate| completion(state, job, mates, estimate);
+    match () {
+        () if own(Estimate::AtLeast) > deadline => {
+            Err(SubmitError::NeverInTime { predicted: own(Estimate::Expected), deadline })
+        }
+        () if behind_others(Estimate::AtLeast) > deadline => {
+            let (alone, predicted) = (own(Estimate::Expected), behind_others(Estimate::Expected));
+            Err(SubmitError::TooLate { predicted, alone, deadline })
+        }
+        () => Ok(()),
+    }
 }
 
 /// How long everything in hand and `more` will take, and no less than the longest job takes alone.
 pub(crate) fn drain(state: &State, more: &[Job]) -> Duration {
     let jobs = || state.jobs().chain(more);
-    let longest = jobs().map(|job| state.cost.alone(job)).max();
-    all(state, jobs()).max(longest.unwrap_or_default())
+    let longest = jobs().map(|job| state.cost.alone(job, Estimate::Expected)).max();
+    all(state, jobs(), Estimate::Expected).max(longest.unwrap_or_default())
 }
 
 /// How long until `jobs` have a place in line, which they do not have now: until enough of those in line are
@@ -59,12 +74,12 @@ fn taken_up_in(state: &State, ordering: &Ordering<'_>, n: usize) -> Duration {
     let mut line: Vec<_> = state.waiting.iter().map(|job| ordering.rank(job)).collect();
     line.sort_unstable();
     let Some(last) = n.checked_sub(1).and_then(|i| line.get(i)) else { return Duration::ZERO };
-    let before = all(state, state.jobs().filter(|other| ordering.rank(other) < *last));
+    let before = all(state, state.jobs().filter(|other| ordering.rank(other) < *last), Estimate::Expected);
 
     let running: Vec<_> = state.lanes.iter().flat_map(|lane| &lane.running).collect();
     let n_places = state.n_lanes() as usize * state.config.max_batch;
     let n_leaving = (running.len() + n).saturating_sub(n_places).min(running.len());
-    let mut left: Vec<_> = running.into_iter().map(|job| state.cost.alone(job)).collect();
+    let mut left: Vec<_> = running.into_iter().map(|job| state.cost.alone(job, Estimate::Expected)).collect();
     left.sort_unstable();
     let places = n_leaving.checked_sub(1).map_or(Duration::ZERO, |i| left[i]);
     before.max(places)
@@ -72,33 +87,36 @@ fn taken_up_in(state: &State, ordering: &Ordering<'_>, n: usize) -> Duration {
 
 /// How long after its arrival a job will be done that arrives together with `mates`, if nothing
 /// that comes later goes before it: a turn that is under way, all that goes before it, then its own time.
-fn completion(state: &State, job: &Job, mates: &[Job]) -> Duration {
+fn completion(state: &State, job: &Job, mates: &[Job], estimate: Estimate) -> Duration {
     let group: Vec<_> = mates.iter().chain([job]).copied().collect();
     let ordering = Ordering::with(state, &group, job.arrived);
     let rank = ordering.rank(job);
     let before = state.jobs().chain(mates).filter(|other| ordering.rank(other) < rank);
-    turn_ends_in(state, &ordering, job) + all(state, before) + state.cost.alone(job)
+    turn_ends_in(state, &ordering, job, estimate) + all(state, before, estimate) + state.cost.alone(job, estimate)
 }
 
 /// How long until the first worker is done with a turn of jobs that come after `job`. It is broken off only where
 /// nobody waits for any of them any more.
-fn turn_ends_in(state: &State, ordering: &Ordering<'_>, job: &Job) -> Duration {
+fn turn_ends_in(state: &State, ordering: &Ordering<'_>, job: &Job, estimate: Estimate) -> Duration {
     let rank = ordering.rank(job);
     let ends_in = |lane: &Lane| {
         let mut in_hand = lane.at_work.iter().filter(|other| lane.running.iter().any(|job| job.id == other.id));
         // Those that come before `job` are counted with what goes before it.
         let is_waited_for = in_hand.clone().next().is_some() && in_hand.all(|other| ordering.rank(other) > rank);
-        if is_waited_for { lane.turn_ends.saturating_sub(state.now) } else { Duration::ZERO }
+        match is_waited_for {
+            true => (lane.turn_began + state.cost.turn_takes(&lane.at_work, estimate)).saturating_sub(state.now),
+            false => Duration::ZERO,
+        }
     };
     state.lanes.iter().filter(|lane| lane.status != LaneStatus::Lost).map(ends_in).min().unwrap_or_default()
 }
 
 /// How long the workers take for `jobs`: either their steps are full, or all their places are.
-fn all<'a>(state: &State, jobs: impl Iterator<Item = &'a Job>) -> Duration {
+fn all<'a>(state: &State, jobs: impl Iterator<Item = &'a Job>, estimate: Estimate) -> Duration {
     let (mut work, mut alone) = (Duration::ZERO, Duration::ZERO);
     for job in jobs {
-        work += state.cost.work(job);
-        alone += state.cost.alone(job);
+        work += state.cost.work(job, estimate);
+        alone += state.cost.alone(job, estimate);
     }
     let n_places = state.n_lanes().saturating_mul(u32::try_from(state.config.max_batch).unwrap_or(u32::MAX));
     (work / state.n_lanes()).max(alone / n_places.max(1))
@@ -211,7 +229,10 @@ mod tests {
         let mut state = books(CONFIG, 1);
         state.submit(jobs(0..1, 10, None)).unwrap();
         // 15 s go before what takes longer, nothing before what takes less.
-        let late = |deadline| SubmitError::TooLate { predicted: TICK * 31, deadline: TICK * deadline };
+        let late = |deadline| {
+            let (predicted, alone) = (TICK * 31, TICK * 16);
+            SubmitError::TooLate { predicted, alone, deadline: TICK * deadline }
+        };
         let mut roomy = books(SchedulerConfig { max_backlog: None, ..CONFIG }, 1);
         roomy.submit(jobs(0..1, 10, None)).unwrap();
         assert_eq!(roomy.submit(jobs(1..2, 11, Some(30))), Err(late(30)));
@@ -223,6 +244,7 @@ mod tests {
     #[test]
     fn a_turn_under_way_is_waited_for() {
         let mut state = books(SchedulerConfig { max_backlog: None, memory_budget: None, ..CONFIG }, 1);
+        state.cost.observe_step(640.0, TICK * 10);
         let huge = Job::new(0, cost(640, 10), JobOptions::default(), Duration::ZERO);
         state.submit(vec![huge]).unwrap();
         for _ in 0..2 {
@@ -238,10 +260,29 @@ mod tests {
             let options = JobOptions { deadline: Some(TICK * deadline), ..JobOptions::default() };
             vec![Job::new(1, cost(16, 1), options, TICK * 4)]
         };
-        let late = SubmitError::TooLate { predicted: TICK * 9, deadline: TICK * 8 };
+        let late = SubmitError::TooLate { predicted: TICK * 9, alone: TICK * 3, deadline: TICK * 8 };
         assert_eq!(state.submit(small(8)), Err(late));
         state.cancel(0);
         assert_eq!(state.submit(small(3)), Ok(()), "nobody waits for the large one");
+    }
+
+    #[test]
+    fn a_size_that_was_never_seen_is_refused_only_where_it_is_sure_to_be_late() {
+        let huge = |deadline: u32| {
+            let options = JobOptions { deadline: Some(TICK * deadline), ..JobOptions::default() };
+            // Sixteen times what was measured: 32 s are expected of a step, and 8 s are the least; 1 s before, 1 after.
+            let mut cost = cost(2048, 10);
+            cost.work.decode = 16.0;
+            vec![Job::new(1, cost, options, Duration::ZERO)]
+        };
+        let mut state = books(SchedulerConfig { memory_budget: None, ..CONFIG }, 1);
+        let refused = SubmitError::NeverInTime { predicted: TICK * 322, deadline: TICK * 81 };
+        assert_eq!(state.submit(huge(81)), Err(refused));
+        assert_eq!(state.submit(huge(82)), Ok(()));
+        state.ended(1);
+        state.cost.observe_step(2048.0, TICK * 32);
+        assert!(matches!(state.submit(huge(321)), Err(SubmitError::NeverInTime { .. })), "it was seen");
+        assert_eq!(state.submit(huge(322)), Ok(()));
     }
 
     #[test]
@@ -254,7 +295,7 @@ mod tests {
     #[test]
     fn the_schedulers_own_deadline_holds_for_all() {
         let mut state = books(SchedulerConfig { max_deadline: Some(TICK * 9), ..CONFIG }, 1);
-        let refused = |deadline| SubmitError::TooLate { predicted: TICK * 10, deadline: TICK * deadline };
+        let refused = |deadline| SubmitError::NeverInTime { predicted: TICK * 10, deadline: TICK * deadline };
         assert_eq!(state.submit(jobs(0..1, 5, None)), Err(refused(9)));
         assert_eq!(state.submit(jobs(0..1, 5, Some(20))), Err(refused(9)));
         assert_eq!(state.submit(jobs(0..1, 5, Some(8))), Err(refused(8)));

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diffusion::{
-    Extensions, Guidance, ImageRequest, ImageSize, InputImage, Interrupt, ModelCard, Pipeline, PipelineError,
-    RequestCost, RgbImage, SamplingParams,
+    Extensions, Fit, Guidance, ImageRequest, ImageSize, InputImage, Interrupt, MAX_FITTED_PIXELS, ModelCard, Pipeline,
+    PipelineError, RequestCost, RgbImage, SamplingParams,
 };
 
 /// What was measured. The default is nothing.
@@ -18,6 +18,8 @@ pub(crate) struct Calibration {
     pub(crate) encode: Vec<(f64, f64)>,
     /// The same of decodings.
     pub(crate) decode: Vec<(f64, f64)>,
+    /// The same of bringing pictures to the size asked for.
+    pub(crate) fit: Vec<(f64, f64)>,
 }
 
 impl fmt::Display for Calibration {
@@ -36,9 +38,17 @@ impl fmt::Display for Calibration {
 }
 
 /// What is stepped, least load first: the default size divided by so much, so many at a time.
-const PLAN: [(usize, &[usize]); 3] = [(4, &[1, 4]), (2, &[2]), (1, &[1, 2])];
+const PLAN: [(usize, &[usize]); 4] = [(16, &[1]), (4, &[1, 4]), (2, &[2]), (1, &[1, 2])];
 
-/// The runs of one step, if there is time: the first may have to make ready what the others use. Short ones are
+/// The shortest side that the first of them is for: nothing smaller is asked of a model of large pictures, and what
+/// small ones take is not told by a line through larger ones.
+const LEAST_SIDE: usize = 64;
+
+/// A model that was made for certain sizes enlarges pictures of the default size so many times a side, as far as any may
+/// be enlarged.
+const ENLARGED: [usize; 2] = [4, 16];
+
+/// The runs of one step or decoding, if there is time: the first may have to make ready what the others use. Short ones are
 /// repeated until they took [`ENOUGH`]: each may be disturbed.
 const RUNS: usize = 3;
 const MOST_RUNS: usize = 20;
@@ -69,15 +79,9 @@ impl MeasureOnce {
 /// would not be done within `limit`. The least load is stepped once in any case.
 fn calibrate<P: Pipeline>(pipeline: &mut P, limit: Duration, interrupt: &Interrupt) -> Calibration {
     let mut bench = Bench { begun: Instant::now(), limit, interrupt, measured: Calibration::default() };
-    for (divisor, batches) in PLAN {
-        match bench.size(pipeline, divisor, batches) {
-            Ok(true) => {}
-            Ok(false) | Err(PipelineError::Interrupted) => break,
-            Err(err) => {
-                tracing::warn!(error = %err, divisor, "measuring ended early");
-                break;
-            }
-        }
+    match bench.all(pipeline) {
+        Ok(_) | Err(PipelineError::Interrupted) => {}
+        Err(err) => tracing::warn!(error = %err, "measuring ended early"),
     }
     bench.measured
 }
@@ -90,6 +94,24 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// Measures whatever there is time for; whether that was all.
+    fn all<P: Pipeline>(&mut self, p: &mut P) -> Result<bool, PipelineError> {
+        let ImageSize { width, height } = p.card().default_size;
+        let is_tiny = |divisor: usize| divisor > 4 && width.min(height) < divisor * LEAST_SIDE;
+        for (divisor, batches) in PLAN.into_iter().filter(|(divisor, _)| !is_tiny(*divisor)) {
+            if !self.size(p, divisor, batches)? {
+                return Ok(false);
+            }
+        }
+        let asked = ENLARGED.map(|times| larger(p.card().default_size, times));
+        for asked in asked.into_iter().filter(|asked| asked.pixels() <= MAX_FITTED_PIXELS) {
+            if !self.enlarged(p, asked)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Measures one size; whether there was time for all of it.
     fn size<P: Pipeline>(&mut self, p: &mut P, divisor: usize, batches: &[usize]) -> Result<bool, PipelineError> {
         let request = request(p.card(), smaller(p.card().default_size, divisor));
@@ -107,12 +129,42 @@ impl Bench<'_> {
         }
         if self.allows(predicted(&self.measured.decode, cost.work.decode)) {
             p.step(&mut [&mut state], self.interrupt)?;
-            p.release(&mut state);
-            let begun = Instant::now();
-            p.decode(state, self.interrupt)?;
-            self.measured.decode.push((cost.work.decode, begun.elapsed().as_secs_f64()));
+            let seconds = self.decoding(p, state)?;
+            self.measured.decode.push((cost.work.decode, seconds));
         }
         Ok(true)
+    }
+
+    /// Measures what it takes to bring a picture to the size asked for, beside decoding it, of a model that does; whether
+    /// there was time for it.
+    fn enlarged<P: Pipeline>(&mut self, p: &mut P, asked: ImageSize) -> Result<bool, PipelineError> {
+        let card = p.card();
+        let Some(fit) = Fit::nearest(asked, &card.native_sizes) else { return Ok(true) };
+        let request = ImageRequest { fit: Some(fit), ..request(card, fit.made) };
+        let work = p.estimator()(&request).work;
+        let Some(&(_, alone)) = self.measured.decode.iter().rev().find(|(measured, _)| *measured == work.decode) else {
+            return Ok(true);
+        };
+        if !self.has_time_for(Duration::from_secs_f64(alone).saturating_add(predicted(&self.measured.fit, work.fit))) {
+            return Ok(false);
+        }
+        let mut state = p.prepare(&request, self.interrupt)?;
+        p.step(&mut [&mut state], self.interrupt)?;
+        let seconds = self.decoding(p, state)?;
+        self.measured.fit.push((work.fit, (seconds - alone).max(0.0)));
+        Ok(true)
+    }
+
+    /// The least seconds of some decodings of a state that was stepped.
+    fn decoding<P: Pipeline>(&mut self, p: &mut P, mut state: P::State) -> Result<f64, PipelineError> {
+        p.release(&mut state);
+        let interrupt = self.interrupt;
+        let least = self.least(|| {
+            let begun = Instant::now();
+            p.decode(state.clone(), interrupt)?;
+            Ok(begun.elapsed())
+        })?;
+        Ok(least.as_secs_f64())
     }
 
     /// Measures the first step of `n` requests like `state`, if there is time.
@@ -126,20 +178,29 @@ impl Bench<'_> {
         if !self.allows(predicted(&self.measured.steps, cost.work.step * n as f64)) {
             return Ok(false);
         }
-        let (first, mut load, mut least) = (Instant::now(), 0.0, None);
-        for run in 0..MOST_RUNS {
-            let last = Duration::from_secs_f64(least.unwrap_or(0.0));
-            if run > 0 && !self.has_time_for(last) || run >= RUNS && first.elapsed() > ENOUGH {
-                break;
-            }
+        let (interrupt, mut load) = (self.interrupt, 0.0);
+        let least = self.least(|| {
             let mut states = vec![state.clone(); n];
             let begun = Instant::now();
-            let reports = p.step(&mut states.iter_mut().collect::<Vec<_>>(), self.interrupt)?;
-            keep_least(&mut least, begun.elapsed().as_secs_f64());
+            let reports = p.step(&mut states.iter_mut().collect::<Vec<_>>(), interrupt)?;
             load = reports.iter().map(|report| cost.step_work(report.computed_share)).sum();
-        }
-        self.measured.steps.extend(least.map(|seconds| (load, seconds)));
+            Ok(begun.elapsed())
+        })?;
+        self.measured.steps.push((load, least.as_secs_f64()));
         Ok(true)
+    }
+
+    /// The least time of one run and of as many more as there is time for.
+    fn least(&self, mut run: impl FnMut() -> Result<Duration, PipelineError>) -> Result<Duration, PipelineError> {
+        let first = Instant::now();
+        let mut least = run()?;
+        for n_runs in 1..MOST_RUNS {
+            if !self.has_time_for(least) || n_runs >= RUNS && first.elapsed() > ENOUGH {
+                break;
+            }
+            least = least.min(run()?);
+        }
+        Ok(least)
     }
 
     fn allows(&self, predicted: Duration) -> bool {
@@ -162,8 +223,9 @@ pub(crate) fn smaller(ImageSize { width, height }: ImageSize, divisor: usize) ->
     ImageSize { width: width.div_ceil(divisor), height: height.div_ceil(divisor) }
 }
 
-fn keep_least(least: &mut Option<f64>, seconds: f64) {
-    *least = Some(least.map_or(seconds, |least| least.min(seconds)));
+/// A size whose sides are so many times as long.
+fn larger(ImageSize { width, height }: ImageSize, times: usize) -> ImageSize {
+    ImageSize { width: width * times, height: height * times }
 }
 
 /// A request of one step, from as few pictures as the model makes one of. Its prompt has its size in it, so that
@@ -184,6 +246,8 @@ pub(crate) fn request(card: &ModelCard, size: ImageSize) -> ImageRequest {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
     use crate::fake::FakePipeline;
 
@@ -206,7 +270,38 @@ mod tests {
         assert_eq!(measured.encode.len(), 3);
         assert_eq!(tokens(&measured.decode), [1.0, 4.0, 16.0]);
         assert!(measured.decode.iter().all(|point| point.1 >= 0.002), "{measured:?}");
-        assert_eq!(pipeline.probe.states.load(std::sync::atomic::Ordering::SeqCst), 0, "nothing is left behind");
+        let n_decodings = pipeline.probe.calls.load(Ordering::SeqCst) - pipeline.probe.batch_sizes().len() - 3;
+        assert!(n_decodings >= 3 * RUNS, "each may be disturbed: {n_decodings}");
+        assert_eq!(measured.fit, []);
+        assert_eq!(pipeline.probe.states.load(Ordering::SeqCst), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_model_of_large_pictures_is_measured_at_small_ones_too() {
+        let mut pipeline = fake(Duration::from_millis(1));
+        pipeline.card.default_size = ImageSize { width: 1024, height: 1536 };
+        let measured = calibrate(&mut pipeline, Duration::from_secs(60), &Interrupt::default());
+        assert_eq!(tokens(&measured.decode), [24.0, 384.0, 1536.0, 6144.0], "the first at 64x96");
+        assert_eq!(measured.steps.len(), 6);
+    }
+
+    #[test]
+    fn a_model_of_native_sizes_is_measured_enlarging_too() {
+        let mut pipeline = fake(Duration::from_millis(2));
+        pipeline.card.native_sizes = vec![pipeline.card.default_size];
+        let measured = calibrate(&mut pipeline, Duration::from_secs(60), &Interrupt::default());
+        let work: Vec<_> = measured.fit.iter().map(|point| point.0).collect();
+        assert_eq!(work, [256.0 * 256.0, 1024.0 * 1024.0]);
+        assert_eq!(measured.decode.len(), 3);
+    }
+
+    #[test]
+    fn a_run_that_was_disturbed_does_not_count() {
+        let (limit, interrupt) = (Duration::from_secs(60), Interrupt::default());
+        let bench = Bench { begun: Instant::now(), limit, interrupt: &interrupt, measured: Calibration::default() };
+        let mut runs = [900, 9, 5].into_iter().cycle().map(Duration::from_millis);
+        let least = bench.least(|| Ok(runs.next().unwrap()));
+        assert_eq!(least, Ok(Duration::from_millis(5)));
     }
 
     #[test]

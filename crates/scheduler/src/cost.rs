@@ -19,6 +19,15 @@ use crate::times::Times;
 /// 1024x1024 fills. The first observed step corrects the seconds, nothing the shape.
 const NOMINAL: [(f64, f64); 2] = [(1.0, 0.1), (7e13, 0.2)];
 
+/// Which estimate of a time is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Estimate {
+    /// What is to be expected.
+    Expected,
+    /// What it will hardly fall below: far less for works of a size that was never seen.
+    AtLeast,
+}
+
 /// Predicts how long turns and jobs take. Devices are taken to be alike.
 #[derive(Debug)]
 pub(crate) struct CostModel {
@@ -28,6 +37,8 @@ pub(crate) struct CostModel {
     decode: Times,
     /// Of previews without the VAE.
     sketch: Times,
+    /// Of either that is brought to the size asked for.
+    fit: Times,
     reuse: Reuse,
 }
 
@@ -38,6 +49,7 @@ impl Default for CostModel {
             encode: Times::default(),
             decode: Times::default(),
             sketch: Times::default(),
+            fit: Times::default(),
             reuse: Reuse::default(),
         }
     }
@@ -49,6 +61,7 @@ impl CostModel {
         self.steps.calibrate(&calibration.steps);
         self.encode.calibrate(&calibration.encode);
         self.decode.calibrate(&calibration.decode);
+        self.fit.calibrate(&calibration.fit);
     }
 
     /// The load that a step of this request is expected to be.
@@ -71,23 +84,24 @@ impl CostModel {
     }
 
     /// What is left to do of a job, in seconds of a device whose steps are full.
-    pub(crate) fn work(&self, job: &Job) -> Duration {
-        let load = self.load(&job.cost);
-        self.left(job, self.curve().best_seconds_per_load(load) * load)
+    pub(crate) fn work(&self, job: &Job, estimate: Estimate) -> Duration {
+        let load = self.load_as(&job.cost, estimate);
+        let full = self.curve().best_seconds_per_load(load) * load;
+        self.left(job, full.min(self.step_as(load, estimate)), estimate)
     }
 
     /// How long what is left of a job takes on a device of its own.
-    pub(crate) fn alone(&self, job: &Job) -> Duration {
-        self.left(job, self.step(self.load(&job.cost)))
+    pub(crate) fn alone(&self, job: &Job, estimate: Estimate) -> Duration {
+        self.left(job, self.step_as(self.load_as(&job.cost, estimate), estimate), estimate)
     }
 
     /// How long a job takes on a device of its own, and what is left of it as of [`CostModel::alone`]. Asked for at every
     /// turn for each job that is in hand: what both have in common is looked up once.
     pub(crate) fn whole_and_left(&self, job: &Job) -> (Duration, Duration) {
         let step = self.step(self.load(&job.cost));
-        let preview = self.preview(&job.cost);
-        let decode = self.turn(&self.decode, job.cost.work.decode);
-        let encode = self.turn(&self.encode, job.cost.work.encode);
+        let preview = self.preview(&job.cost, Estimate::Expected);
+        let decode = self.decode(&job.cost, Estimate::Expected);
+        let encode = self.turn(&self.encode, job.cost.work.encode, Estimate::Expected);
         let previews = |job: &Job| if preview > 0.0 { preview * job.previews_left() as f64 } else { 0.0 };
         let whole = encode + step * job.cost.steps as f64 + previews(&job.whole()) + decode;
         let encode = if job.needs == Needs::Encode { encode } else { 0.0 };
@@ -97,44 +111,80 @@ impl CostModel {
 
     /// Seconds that go by before a job can take its next step, once its turn begins.
     pub(crate) fn before_step(&self, job: &Job) -> f64 {
-        match job.needs {
-            Needs::Encode => self.turn(&self.encode, job.cost.work.encode),
-            Needs::Preview => self.preview(&job.cost),
-            Needs::Step | Needs::Decode => 0.0,
-        }
+        self.before_step_as(job, Estimate::Expected)
     }
 
     /// How long a turn of these jobs takes: a step of several, or whatever the one needs.
-    pub(crate) fn turn_takes(&self, jobs: &[Job]) -> Duration {
+    pub(crate) fn turn_takes(&self, jobs: &[Job], estimate: Estimate) -> Duration {
         let seconds = match jobs {
-            [job] if matches!(job.needs, Needs::Encode | Needs::Preview) => self.before_step(job),
-            [job] if job.needs != Needs::Step => self.turn(&self.decode, job.cost.work.decode),
+            [job] if matches!(job.needs, Needs::Encode | Needs::Preview) => self.before_step_as(job, estimate),
+            [job] if job.needs != Needs::Step => self.decode(&job.cost, estimate),
             [] => 0.0,
-            jobs => self.step(jobs.iter().map(|job| self.load(&job.cost)).sum()),
+            jobs => self.step_as(jobs.iter().map(|job| self.load_as(&job.cost, estimate)).sum(), estimate),
         };
         duration(seconds)
     }
 
-    fn left(&self, job: &Job, seconds_per_step: f64) -> Duration {
-        let encode = if job.needs == Needs::Encode { self.before_step(job) } else { 0.0 };
-        let previews = self.preview(&job.cost) * job.previews_left() as f64;
-        let decode = self.turn(&self.decode, job.cost.work.decode);
+    fn load_as(&self, cost: &RequestCost, estimate: Estimate) -> f64 {
+        match estimate {
+            Estimate::Expected => self.load(cost),
+            Estimate::AtLeast => cost.step_work(self.reuse.at_least(cost.kind)),
+        }
+    }
+
+    fn step_as(&self, load: f64, estimate: Estimate) -> f64 {
+        match estimate {
+            Estimate::Expected => self.step(load),
+            Estimate::AtLeast => self.steps.at_least(load),
+        }
+    }
+
+    fn before_step_as(&self, job: &Job, estimate: Estimate) -> f64 {
+        match job.needs {
+            Needs::Encode => self.turn(&self.encode, job.cost.work.encode, estimate),
+            Needs::Preview => self.preview(&job.cost, estimate),
+            Needs::Step | Needs::Decode => 0.0,
+        }
+    }
+
+    fn left(&self, job: &Job, seconds_per_step: f64, estimate: Estimate) -> Duration {
+        let encode = if job.needs == Needs::Encode { self.before_step_as(job, estimate) } else { 0.0 };
+        let previews = self.preview(&job.cost, estimate) * job.previews_left() as f64;
+        let decode = self.decode(&job.cost, estimate);
         let seconds = encode + seconds_per_step * job.steps_left as f64 + previews + decode;
         duration(seconds)
     }
 
-    fn preview(&self, cost: &RequestCost) -> f64 {
+    fn preview(&self, cost: &RequestCost, estimate: Estimate) -> f64 {
         match cost.previews.map(|previews| previews.method) {
             None => 0.0,
-            Some(PreviewMethod::Vae) => self.turn(&self.decode, cost.work.preview),
-            Some(PreviewMethod::Latent2Rgb) => self.turn(&self.sketch, cost.work.preview),
+            Some(method) => self.turn(self.drawn(method), cost.work.preview, estimate) + self.fit(cost, estimate),
         }
     }
 
-    /// Seconds of a turn with so much work; of a kind that was never seen, what full steps would take for it.
-    fn turn(&self, times: &Times, work: f64) -> f64 {
-        let curve = times.curve();
-        curve.map_or_else(|| self.curve().full_seconds_per_load() * work, |curve| curve.seconds(work))
+    fn decode(&self, cost: &RequestCost, estimate: Estimate) -> f64 {
+        self.turn(&self.decode, cost.work.decode, estimate) + self.fit(cost, estimate)
+    }
+
+    fn fit(&self, cost: &RequestCost, estimate: Estimate) -> f64 {
+        if cost.work.fit > 0.0 { self.turn(&self.fit, cost.work.fit, estimate) } else { 0.0 }
+    }
+
+    fn drawn(&self, method: PreviewMethod) -> &Times {
+        match method {
+            PreviewMethod::Vae => &self.decode,
+            PreviewMethod::Latent2Rgb => &self.sketch,
+        }
+    }
+
+    /// Seconds of a turn with so much work; of a kind that was never seen, what full steps would take for it is to be
+    /// expected.
+    fn turn(&self, times: &Times, work: f64, estimate: Estimate) -> f64 {
+        match (estimate, times.curve()) {
+            (Estimate::AtLeast, _) => times.at_least(work),
+            (Estimate::Expected, Some(curve)) => curve.seconds(work),
+            (Estimate::Expected, None) => self.curve().full_seconds_per_load() * work,
+        }
     }
 
     /// A step with this load, as it turned out, took so long.
@@ -153,16 +203,28 @@ impl CostModel {
     }
 
     pub(crate) fn observe_preview(&mut self, cost: &RequestCost, took: Duration) {
-        let times = match cost.previews.map(|previews| previews.method) {
-            None => return,
-            Some(PreviewMethod::Vae) => &mut self.decode,
-            Some(PreviewMethod::Latent2Rgb) => &mut self.sketch,
+        let Some(method) = cost.previews.map(|previews| previews.method) else { return };
+        let drawn = took.as_secs_f64() * self.share_drawn(method, cost.work.preview, cost);
+        let times = match method {
+            PreviewMethod::Vae => &mut self.decode,
+            PreviewMethod::Latent2Rgb => &mut self.sketch,
         };
-        times.observe(cost.work.preview, took.as_secs_f64());
+        times.observe(cost.work.preview, drawn);
+        self.fit.observe(cost.work.fit, took.as_secs_f64() - drawn);
     }
 
     pub(crate) fn observe_decode(&mut self, cost: &RequestCost, took: Duration) {
-        self.decode.observe(cost.work.decode, took.as_secs_f64());
+        let drawn = took.as_secs_f64() * self.share_drawn(PreviewMethod::Vae, cost.work.decode, cost);
+        self.decode.observe(cost.work.decode, drawn);
+        self.fit.observe(cost.work.fit, took.as_secs_f64() - drawn);
+    }
+
+    /// The part that drawing is expected to have in a turn that then brings the picture to the size asked for. The two
+    /// are measured together, and both are taken to have been as much slower as their sum.
+    fn share_drawn(&self, method: PreviewMethod, work: f64, cost: &RequestCost) -> f64 {
+        let drawn = self.turn(self.drawn(method), work, Estimate::Expected);
+        let both = drawn + self.fit(cost, Estimate::Expected);
+        if both > 0.0 { drawn / both } else { 1.0 }
     }
 }
 
@@ -176,6 +238,7 @@ fn duration(seconds: f64) -> Duration {
 mod tests {
     use diffusion::{PreviewTimes, Previews, Work};
 
+    use super::Estimate::{AtLeast, Expected};
     use super::*;
     use crate::config::JobOptions;
     use crate::testing::cost;
@@ -184,7 +247,12 @@ mod tests {
     fn model() -> CostModel {
         let mut model = CostModel::default();
         let steps = vec![(16.0, 1.0), (64.0, 1.0), (128.0, 2.0)];
-        model.calibrate(&Calibration { steps, encode: vec![(1.0, 3.0)], decode: vec![(1.0, 0.25)] });
+        model.calibrate(&Calibration {
+            steps,
+            encode: vec![(1.0, 3.0)],
+            decode: vec![(1.0, 0.25)],
+            fit: vec![(1.0, 0.5)],
+        });
         model
     }
 
@@ -200,10 +268,10 @@ mod tests {
     fn a_small_picture_takes_longer_alone_than_its_part_of_a_full_device() {
         let small = job(cost(16, 8));
         // 3 s of encoding, 4 s of decoding, and 8 steps of 1 s, or of a quarter.
-        assert_eq!(seconds(model().alone(&small)), 15.0);
-        assert_eq!(seconds(model().work(&small)), 9.0);
+        assert_eq!(seconds(model().alone(&small, Expected)), 15.0);
+        assert_eq!(seconds(model().work(&small, Expected)), 9.0);
         let encoded = Job { needs: Needs::Step, steps_left: 2, ..small };
-        assert_eq!(seconds(model().alone(&encoded)), 6.0);
+        assert_eq!(seconds(model().alone(&encoded, Expected)), 6.0);
         let (whole, left) = model().whole_and_left(&encoded);
         assert_eq!((seconds(whole), seconds(left)), (15.0, 6.0));
     }
@@ -215,8 +283,40 @@ mod tests {
         assert!((model.step(64.0) - 2.0).abs() < 0.02, "works of about this size take twice as long");
         model.observe_encode(1.0, Duration::from_secs(5));
         model.observe_decode(&cost(16, 1), Duration::from_secs(12));
-        let all = model.alone(&job(cost(16, 1))).as_secs_f64();
+        let all = model.alone(&job(cost(16, 1)), Expected).as_secs_f64();
         assert!((all - (5.0 + 1.0 + 12.0)).abs() < 0.4, "{all}");
+    }
+
+    #[test]
+    fn what_is_enlarged_takes_longer_and_teaches_what_enlarging_takes() {
+        let mut model = model();
+        let enlarged = |fit| RequestCost { work: Work { fit, ..cost(16, 8).work }, ..cost(16, 8) };
+        let alone = |model: &CostModel, fit| seconds(model.alone(&job(enlarged(fit)), Expected));
+        assert_eq!([0.0, 2.0].map(|fit| alone(&model, fit)), [15.0, 16.0]);
+        // Decoding and enlarging, 4 s and 2 s, take half as long again.
+        (0..50).for_each(|_| model.observe_decode(&enlarged(4.0), Duration::from_secs(9)));
+        assert_eq!([0.0, 4.0].map(|fit| alone(&model, fit)), [17.0, 20.0]);
+        let previews = Some(Previews { method: PreviewMethod::Vae, times: PreviewTimes::Interval(2) });
+        let previewed = RequestCost { previews, ..enlarged(4.0) };
+        assert_eq!(seconds(model.alone(&job(previewed), Expected)), 20.0 + 3.0 * 9.0);
+    }
+
+    #[test]
+    fn of_what_was_never_seen_only_the_least_is_sure() {
+        let mut model = model();
+        let alone = |model: &CostModel, cost, estimate| seconds(model.alone(&job(cost), estimate));
+        assert_eq!(alone(&model, cost(16, 8), AtLeast), 3.0 + 8.0 + 1.0, "the decoding is 16 times what was measured");
+        // 16 times the largest step that was measured.
+        let huge = RequestCost { work: Work { decode: 1.0, ..cost(2048, 1).work }, ..cost(2048, 1) };
+        assert_eq!([Expected, AtLeast].map(|estimate| alone(&model, huge, estimate)), [35.25, 11.25]);
+        model.observe_step(2048.0, Duration::from_secs(20));
+        assert_eq!([Expected, AtLeast].map(|estimate| alone(&model, huge, estimate)), [23.25; 2]);
+        // A step cache may reuse whatever it can.
+        let cached = RequestCost { least_share: 0.5, kind: 7, work: Work { reused_step: 64.0, ..huge.work }, ..huge };
+        assert_eq!(alone(&model, cached, AtLeast), 3.0 + 1.0 + 0.25);
+        model.observe_share(7, 1.0);
+        assert_eq!(alone(&model, cached, AtLeast), 23.25);
+        assert_eq!(CostModel::default().alone(&job(huge), AtLeast), Duration::ZERO, "nothing is known at all");
     }
 
     #[test]
@@ -251,23 +351,23 @@ mod tests {
         };
         // Three previews, each as long as a decoding.
         let vae = with(PreviewMethod::Vae);
-        assert_eq!(seconds(model.alone(&vae)), 15.0 + 3.0 * 4.0);
+        assert_eq!(seconds(model.alone(&vae, Expected)), 15.0 + 3.0 * 4.0);
         let late = Job { needs: Needs::Preview, steps_left: 4, ..vae };
-        assert_eq!(seconds(model.alone(&late)), 4.0 + 2.0 * 4.0 + 4.0, "that which is due and the last");
+        assert_eq!(seconds(model.alone(&late, Expected)), 4.0 + 2.0 * 4.0 + 4.0, "that which is due and the last");
         assert_eq!(model.before_step(&late), 4.0);
         let sketched = with(PreviewMethod::Latent2Rgb);
         model.observe_preview(&sketched.cost, Duration::from_secs(1));
-        assert_eq!(seconds(model.alone(&sketched)), 15.0 + 3.0);
-        assert_eq!(seconds(model.alone(&vae)), 27.0, "the other kind is as it was");
+        assert_eq!(seconds(model.alone(&sketched, Expected)), 15.0 + 3.0);
+        assert_eq!(seconds(model.alone(&vae, Expected)), 27.0, "the other kind is as it was");
         (0..50).for_each(|_| model.observe_preview(&vae.cost, Duration::from_secs(8)));
-        assert!(model.alone(&vae).as_secs_f64() > 42.0);
+        assert!(model.alone(&vae, Expected).as_secs_f64() > 42.0);
     }
 
     #[test]
     fn no_request_is_too_much_to_be_foreseen() {
         let work = Work { step: 1e300, reused_step: 1e300, ..Work::default() };
         let endless = job(RequestCost { work, ..cost(16, 1000) });
-        assert_eq!(model().alone(&endless).as_secs_f64(), 1e9);
+        assert_eq!(model().alone(&endless, Expected).as_secs_f64(), 1e9);
     }
 
     #[test]

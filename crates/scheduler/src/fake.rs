@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use diffusion::{
     BlockRun, CfgBranch, EditSize, EncodingsUse, Estimator, Extensions, Guidance, GuidanceKind, ImageRequest,
     ImageSize, InputImageBounds, Interrupt, InvalidRequest, Mask, ModelCard, Pipeline, PipelineError, PreviewMethod,
-    RequestCost, RequestMemory, RgbImage, SamplingParams, ShapeOf, StepReport,
+    RequestCost, RequestMemory, RgbImage, SamplingParams, ShapeOf, StepReport, Work,
 };
 
 /// Paints a picture in the one colour that its seed says; the last number of a preview's colour is how
@@ -244,7 +244,8 @@ impl Pipeline for FakePipeline {
         Arc::new(|request| {
             let cost = RequestCost::uncached(request);
             let memory = RequestMemory { state: cost.tokens as u64, ..RequestMemory::default() };
-            RequestCost { memory, ..cost }
+            let fit = request.fit.map_or(0.0, |fit| fit.asked.pixels() as f64);
+            RequestCost { memory, work: Work { fit, ..cost.work }, ..cost }
         })
     }
 

@@ -42,10 +42,24 @@ pub enum SubmitError {
         /// How long until there is a place in line.
         place_in: Duration,
     },
-    /// The job would not be done in time.
-    #[error("the job would take {predicted:.1?} and is needed within {deadline:.1?}")]
+    /// The job would be done in time, were there not others to be done before it.
+    #[error(
+        "the job would be done in about {predicted:.1?}, {:.1?} of it waiting for others, and is needed within \
+         {deadline:.1?}",
+        predicted.saturating_sub(*alone)
+    )]
     TooLate {
         /// How long after its submission it would be done.
+        predicted: Duration,
+        /// How long it would take with nothing else to do.
+        alone: Duration,
+        /// How soon it is needed: its own deadline or the scheduler's.
+        deadline: Duration,
+    },
+    /// The job would not be done in time even with nothing else to do.
+    #[error("the job takes about {predicted:.1?}, with no wait for others, and is needed within {deadline:.1?}")]
+    NeverInTime {
+        /// How long it would take with nothing else to do.
         predicted: Duration,
         /// How soon it is needed: its own deadline or the scheduler's.
         deadline: Duration,

@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use crate::cost::CostModel;
+use crate::cost::{CostModel, Estimate};
 use crate::sharing::Sharing;
 use crate::state::{Job, JobId, State};
 
@@ -65,7 +65,7 @@ impl<'a> Ordering<'a> {
         Rank {
             priority: Reverse(if self.priorities { job.priority } else { 0 }),
             behind: Reverse(self.behind(job)),
-            work: self.cost.work(job).saturating_mul(n_jobs),
+            work: self.cost.work(job, Estimate::Expected).saturating_mul(n_jobs),
             arrived: job.arrived,
             id: job.id,
         }

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use crate::cost::Estimate;
 use crate::ordering::Ordering;
 use crate::state::{Company, Job, JobId, Lane, LaneStatus, Needs, State, WorkerId};
 use crate::step::Step;
@@ -37,7 +38,9 @@ pub(crate) fn assign(state: &State, now: Duration) -> Vec<(WorkerId, Assignment)
     if idle.is_empty() {
         return Vec::new();
     }
-    idle.sort_by_key(|(_, lane)| lane.running.iter().map(|job| state.cost.work(job)).sum::<Duration>());
+    idle.sort_by_key(|(_, lane)| {
+        lane.running.iter().map(|job| state.cost.work(job, Estimate::Expected)).sum::<Duration>()
+    });
     let ordering = Ordering::new(state, now);
     let mut waiting: Vec<&Job> = state.waiting.iter().collect();
 

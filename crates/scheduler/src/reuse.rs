@@ -20,6 +20,11 @@ impl Reuse {
         self.kinds.iter().find(|known| known.0 == kind).map_or(1.0, |known| known.1.or(1.0))
     }
 
+    /// The least share that a step of this kind may compute: of a kind that was never seen, none.
+    pub(crate) fn at_least(&self, kind: u64) -> f64 {
+        self.kinds.iter().find(|known| known.0 == kind).map_or(0.0, |known| known.1.or(0.0))
+    }
+
     /// A step of this kind computed `share` of its blocks.
     pub(crate) fn observe(&mut self, kind: u64, share: f64) {
         match self.kinds.iter().position(|known| known.0 == kind) {

@@ -121,8 +121,8 @@ pub(crate) struct Lane {
     pub(crate) cancelled: Vec<JobId>,
     /// The jobs of the turn that the worker is at, as they were when it began.
     pub(crate) at_work: Vec<Job>,
-    /// When that turn will end, as predicted.
-    pub(crate) turn_ends: Duration,
+    /// When that turn began.
+    pub(crate) turn_began: Duration,
     pub(crate) memory: MemoryBound,
     /// Bytes that its pipeline keeps whatever it runs, as it said last.
     pub(crate) kept: u64,
@@ -137,7 +137,7 @@ impl Lane {
             running: Vec::new(),
             cancelled: Vec::new(),
             at_work: Vec::new(),
-            turn_ends: Duration::ZERO,
+            turn_began: Duration::ZERO,
             memory: MemoryBound::default(),
             kept: 0,
             health: Health::default(),
@@ -345,7 +345,7 @@ impl State {
             lane.at_work = lane.running.iter().filter(|job| ids.contains(&job.id)).copied().collect();
             // As the worker lays out its batch.
             lane.at_work.sort_by_key(|job| job.id);
-            lane.turn_ends = self.now + self.cost.turn_takes(&lane.at_work);
+            lane.turn_began = self.now;
         }
     }
 

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use crate::cost::CostModel;
+use crate::cost::{CostModel, Estimate};
 use crate::ordering::Rank;
 use crate::state::Job;
 
@@ -88,7 +88,7 @@ impl<'a> Step<'a> {
     /// has nothing to lose.
     fn is_in_time(&self, job: &Job, slower: f64) -> bool {
         let Some(deadline) = job.deadline else { return true };
-        let done = self.now + self.cost.alone(job);
+        let done = self.now + self.cost.alone(job, Estimate::Expected);
         done > deadline || done.as_secs_f64() + slower <= deadline.as_secs_f64()
     }
 }

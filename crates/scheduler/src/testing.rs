@@ -15,7 +15,7 @@ pub(crate) const TICK: Duration = Duration::from_secs(1);
 /// Of a request without guidance or cache, that holds nothing. Its work is counted in tokens.
 pub(crate) fn cost(tokens: usize, steps: usize) -> RequestCost {
     let picture = tokens as f64;
-    let work = Work { encode: 1.0, step: picture, reused_step: picture, preview: picture, decode: picture };
+    let work = Work { encode: 1.0, step: picture, reused_step: picture, preview: picture, decode: picture, fit: 0.0 };
     RequestCost {
         tokens,
         passes: 1,
@@ -32,7 +32,8 @@ pub(crate) fn cost(tokens: usize, steps: usize) -> RequestCost {
 pub(crate) fn books(config: SchedulerConfig, n_workers: usize) -> State {
     let mut state = State::new(config, n_workers);
     let steps = vec![(16.0, 1.0), (64.0, 1.0), (128.0, 2.0)];
-    state.cost.calibrate(&Calibration { steps, encode: vec![(1.0, 1.0)], decode: vec![(16.0, 1.0)] });
+    let decode = vec![(16.0, 1.0), (64.0, 4.0)];
+    state.cost.calibrate(&Calibration { steps, encode: vec![(1.0, 1.0)], decode, ..Calibration::default() });
     (0..n_workers).for_each(|worker| state.loaded(worker));
     state
 }

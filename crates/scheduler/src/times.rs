@@ -82,6 +82,17 @@ impl Times {
         self.corrected.as_ref()
     }
 
+    /// The least that so much work may take: what [`Times::curve`] says where works of this size are known, and less
+    /// the further the nearest known is. Nothing is sure as long as nothing is known.
+    pub(crate) fn at_least(&self, work: f64) -> f64 {
+        let Some(curve) = self.curve() else { return 0.0 };
+        let known = || self.measured.iter().copied().chain(self.sizes.iter().map(|size| size.work.or(0.0).exp2()));
+        let smaller = known().filter(|known| *known <= work).max_by(f64::total_cmp);
+        let larger = known().filter(|known| *known > work).min_by(f64::total_cmp);
+        let of_known = |known: f64| curve.seconds(known) * growth_at_least(work / known);
+        smaller.into_iter().chain(larger).map(of_known).fold(0.0, f64::max).min(curve.seconds(work))
+    }
+
     fn as_observed(&self) -> Option<Curve> {
         let base = self.base.as_ref()?;
         let evidence = self.evidence();
@@ -104,6 +115,13 @@ impl Times {
         });
         measured.chain(observed).collect()
     }
+}
+
+/// How many times as long a work takes at least that is so many times as large. More work is done at a better rate, and
+/// how much better is not known: more cores or tiles may have something to do, and attention is as fast as linear layers
+/// on one machine and several times faster or slower on another. Less work is not done at a better rate.
+fn growth_at_least(times: f64) -> f64 {
+    if times > 1.0 { times.sqrt() } else { times }
 }
 
 /// Disturbances make a turn longer, never shorter: a point that took longer than one of more work is taken to have
@@ -180,6 +198,17 @@ mod tests {
     }
 
     #[test]
+    fn the_least_is_surer_the_nearer_it_is_to_what_is_known() {
+        let mut times = measured();
+        assert_eq!([64.0, 256.0].map(|work| times.at_least(work)), [1.0, 4.0], "measured");
+        assert_eq!([1024.0, 256.0 * 256.0].map(|work| times.at_least(work)), [8.0, 64.0], "expected: 16 and 1024");
+        assert_eq!(times.at_least(4.0), 0.25, "no better rate than of more work");
+        times.observe(1024.0, 12.0);
+        assert!((times.at_least(1024.0) / 12.0 - 1.0).abs() < 0.01, "seen");
+        assert_eq!(Times::nominal(&[(1.0, 0.1)]).at_least(1.0), 0.0, "neither measured nor seen");
+    }
+
+    #[test]
     fn small_works_say_nothing_of_huge_ones_that_were_seen() {
         let mut times = measured();
         times.observe(4096.0, 135.0 * 64.0);
@@ -230,6 +259,9 @@ mod tests {
             let seconds: Vec<_> = works.iter().map(|work| seconds(&times, work.exp2())).collect();
             prop_assert!(seconds.is_sorted_by(|a, b| *a <= b * (1.0 + 1e-9)), "{:?}", seconds);
             prop_assert!(seconds.iter().all(|s| s.is_finite() && *s > 0.0), "{:?}", seconds);
+            let least: Vec<_> = works.iter().map(|work| times.at_least(work.exp2())).collect();
+            prop_assert!(least.is_sorted_by(|a, b| *a <= b * (1.0 + 1e-9)), "{:?}", least);
+            prop_assert!(least.iter().zip(&seconds).all(|(least, s)| *least > 0.0 && least <= s), "{:?}", least);
         }
     }
 }

@@ -33,7 +33,6 @@ const ADVICE = {
   cut_off: () => "The server may have been stopped, or a proxy cut the connection. Try again.",
   invalid_api_key: () => "Enter another key.",
   queue_full: ({ retryAfter }) => (retryAfter ? `Try again in ${count(retryAfter, "second")}.` : "Try again soon."),
-  deadline_too_short: () => "Ask for fewer steps or a smaller size.",
   deadline_exceeded: () => "Ask for fewer steps or a smaller size.",
   model_loading: () => "Try again in a few seconds.",
   shutting_down: () => "The server is stopping. Try again once it is back.",

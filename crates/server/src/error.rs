@@ -71,12 +71,9 @@ pub(crate) enum ApiError {
     #[error(transparent)]
     MemoryFull(#[from] MemoryFull),
     /// A full queue and a deadline that cannot be met are both 429, with the time after which it
-    /// would be otherwise.
+    /// would be otherwise, if ever.
     #[error("{}", refusal(.0))]
     Submit(#[from] SubmitError),
-    /// [`SubmitError::TooLate`] from a server with nothing else to do: waiting does not help.
-    #[error("{0}, though the server has nothing else to do")]
-    NeverInTime(SubmitError),
     #[error(transparent)]
     Job(#[from] JobError),
     #[error("{0}")]
@@ -188,7 +185,7 @@ impl ApiError {
             ApiError::Submit(SubmitError::QueueFull { .. }) => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", None)
             }
-            ApiError::Submit(SubmitError::TooLate { .. }) | ApiError::NeverInTime(_) => {
+            ApiError::Submit(SubmitError::TooLate { .. } | SubmitError::NeverInTime { .. }) => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "deadline_too_short", None)
             }
             ApiError::Submit(SubmitError::TooLarge { .. }) => bad_request("request_too_large", Some("size")),
@@ -221,7 +218,7 @@ impl ApiError {
         match self {
             ApiError::RateLimited { wait } => Retry::AfterExactly(*wait),
             ApiError::Submit(SubmitError::QueueFull { place_in, .. }) => Retry::After(*place_in),
-            ApiError::Submit(SubmitError::TooLate { predicted, deadline }) => {
+            ApiError::Submit(SubmitError::TooLate { predicted, deadline, .. }) => {
                 Retry::After(predicted.saturating_sub(*deadline))
             }
             ApiError::JobsFull { wait } => Retry::After(*wait),
@@ -229,8 +226,7 @@ impl ApiError {
             ApiError::Submit(SubmitError::Loading | SubmitError::ShuttingDown)
             | ApiError::Cancelled
             | ApiError::Job(JobError::ShuttingDown) => Retry::Elsewhere,
-            ApiError::Submit(SubmitError::Failed(_))
-            | ApiError::NeverInTime(_)
+            ApiError::Submit(SubmitError::Failed(_) | SubmitError::NeverInTime { .. })
             | ApiError::Job(_)
             | ApiError::Internal(_) => Retry::Never,
             _ => Retry::AsTheStatusSays,
@@ -254,7 +250,7 @@ fn invalid_key(given: bool) -> &'static str {
     if given { "Incorrect API key" } else { "No API key was given: send it as `Authorization: Bearer KEY`" }
 }
 
-/// The scheduler's own words, but for what the client can mend: it is told the field.
+/// The scheduler's own words, but for what the client can mend: it is told the field, or what would help.
 fn refusal(err: &SubmitError) -> String {
     match *err {
         SubmitError::TooLarge { bytes, budget } => {
@@ -262,9 +258,17 @@ fn refusal(err: &SubmitError) -> String {
             let (budget, bytes) = (ByteSize::b(budget), ByteSize::b(bytes));
             format!("`size` must {bound} {budget} of memory (the server's --memory-budget). Given: {bytes}")
         }
+        SubmitError::TooLate { .. } => format!("{err} ({WHOSE_DEADLINE}). Come back later, or allow more time"),
+        SubmitError::NeverInTime { .. } => {
+            format!(
+                "{err} ({WHOSE_DEADLINE}). Ask for fewer steps, a smaller size or fewer pictures, or allow more time"
+            )
+        }
         _ => err.to_string(),
     }
 }
+
+const WHOSE_DEADLINE: &str = "the least of the request's timeouts and the server's --max-request-seconds";
 
 impl ApiError {
     /// What is wrong with a form, and with which of its parts.
@@ -360,9 +364,15 @@ mod tests {
 
     #[test]
     fn a_refused_deadline_says_whether_and_when_to_come_back() {
-        let late = SubmitError::TooLate { predicted: Duration::from_secs(90), deadline: Duration::from_secs(60) };
+        let [predicted, alone, deadline] = [90, 20, 60].map(Duration::from_secs);
+        let late = SubmitError::TooLate { predicted, alone, deadline };
         assert_eq!(line(late.clone()), "429 deadline_too_short - 30");
-        assert_eq!(line(ApiError::NeverInTime(late)), "429 deadline_too_short false -");
+        let told = ApiError::from(late).to_string();
+        assert!(told.contains("in about 90.0s, 70.0s of it waiting for others") && told.contains("60.0s"), "{told}");
+        let never = SubmitError::NeverInTime { predicted, deadline };
+        assert_eq!(line(never.clone()), "429 deadline_too_short false -");
+        let told = ApiError::from(never).to_string();
+        assert!(told.contains("about 90.0s, with no wait") && told.contains("fewer steps"), "{told}");
         assert_eq!(line(JobError::TooLate), "504 deadline_exceeded false -");
     }
 

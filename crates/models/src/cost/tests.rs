@@ -1,6 +1,6 @@
 //! Sizes of the real Qwen-Image, and of FLUX.2-klein where two segments count.
 
-use diffusion::{Extensions, Guidance, ImageSize, InputImage, Mask, RgbImage, SamplingParams, ShapeOf};
+use diffusion::{Extensions, Fit, Guidance, ImageSize, InputImage, Mask, RgbImage, SamplingParams, ShapeOf};
 
 use super::*;
 use crate::flops::Flops;
@@ -234,7 +234,14 @@ fn a_preview_is_a_decoding_or_next_to_nothing() {
     let (vae, sketch) = (work(PreviewMethod::Vae), work(PreviewMethod::Latent2Rgb));
     assert_eq!(vae.preview, vae.decode);
     assert!(sketch.preview > 0.0 && sketch.preview < 1e-4 * sketch.decode, "{sketch:?}");
-    assert_eq!(qwen_image(None).cost(&request(Extensions::default())).work.preview, 0.0);
+    let plain = request(Extensions::default());
+    let work = qwen_image(None).cost(&plain).work;
+    assert_eq!((work.preview, work.fit), (0.0, 0.0));
+    let size = |side| ImageSize { width: side, height: side };
+    let fit = Some(Fit { made: size(1024), inside: size(2048), asked: ImageSize { width: 3000, height: 2048 } });
+    let enlarged = qwen_image(None).cost(&ImageRequest { fit, ..plain }).work;
+    assert_eq!((enlarged.decode, enlarged.step), (work.decode, work.step));
+    assert!((2e8..3e8).contains(&enlarged.fit), "six pixels twice for each of four million: {}", enlarged.fit);
 }
 
 #[test]

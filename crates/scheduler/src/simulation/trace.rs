@@ -52,7 +52,7 @@ fn arrival(mix: &Mix, at: Duration) -> Arrival {
 /// Of a request without a cache, its work counted in tokens.
 pub(super) fn cost(tokens: usize, passes: usize, steps: usize) -> RequestCost {
     let (picture, step) = (tokens as f64, (tokens * passes) as f64);
-    let work = Work { encode: 1.0, step, reused_step: step, preview: picture, decode: picture };
+    let work = Work { encode: 1.0, step, reused_step: step, preview: picture, decode: picture, fit: 0.0 };
     RequestCost {
         tokens,
         passes,

@@ -13,7 +13,7 @@ async fn a_worker_measures_its_pipeline_before_it_takes_jobs() {
     // 300 steps of 3 ms.
     let deadline = JobOptions { deadline: Some(Duration::from_millis(500)), ..JobOptions::default() };
     let refused = scheduler.submit(request(16, 300), deadline).await.unwrap_err();
-    assert!(matches!(refused, SubmitError::TooLate { predicted, .. } if predicted.as_secs() < 3), "{refused}");
+    assert!(matches!(refused, SubmitError::NeverInTime { predicted, .. } if predicted.as_secs() < 3), "{refused}");
 }
 
 #[tokio::test]

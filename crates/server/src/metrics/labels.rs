@@ -77,7 +77,7 @@ pub(super) fn refusal(err: &SubmitError) -> &'static str {
     match err {
         SubmitError::Loading => "model_loading",
         SubmitError::QueueFull { .. } => "queue_full",
-        SubmitError::TooLate { .. } => "deadline_too_short",
+        SubmitError::TooLate { .. } | SubmitError::NeverInTime { .. } => "deadline_too_short",
         SubmitError::TooLarge { .. } => "request_too_large",
         SubmitError::ShuttingDown => "shutting_down",
         SubmitError::Failed(_) => "model_failed",

@@ -4,7 +4,7 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
-use scheduler::{JobOptions, SubmitError};
+use scheduler::JobOptions;
 use tracing::Instrument;
 
 use super::jobs;
@@ -116,7 +116,7 @@ async fn begin(
     let requests = asked.image_requests(pictures, &card, limits, rand::random)?;
     let terms = Terms::new(&asked, &requests, &card, &state.config, public_url);
     note(log, &terms, options);
-    let tickets = taken(state, state.scheduler.submit_all(requests, options)).await?;
+    let tickets = state.scheduler.submit_all(requests, options).await?;
     counted.begun();
     let watcher = Live::start(Run::new(tickets), terms, state);
     if !asked.run_async {
@@ -125,16 +125,6 @@ async fn begin(
     let job = state.jobs.add(watcher.live.clone(), options.owner, state.clock.now())?;
     tokio::spawn(jobs::follow(job.live.watch(), log.clone()).in_current_span());
     Ok((Begun::Job(job), watcher))
-}
-
-/// What the scheduler answers. A server that has nothing else to do will never be sooner done.
-async fn taken<T>(state: &AppState, asked: impl Future<Output = Result<T, SubmitError>>) -> Result<T, ApiError> {
-    let load = *state.scheduler.load().borrow();
-    let is_idle = load.waiting + load.running == 0;
-    asked.await.map_err(|err| match err {
-        SubmitError::TooLate { .. } if is_idle => ApiError::NeverInTime(err),
-        err => err.into(),
-    })
 }
 
 async fn answer(begun: Begun, watcher: Watcher, log: LogEntry) -> Result<Response, ApiError> {

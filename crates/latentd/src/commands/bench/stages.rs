@@ -110,7 +110,7 @@ impl Stages {
             end_to_end_ms: median(whole),
             encode_gflop: work.encode / 1e9,
             step_gflop: work.step / 1e9,
-            decode_gflop: work.decode / 1e9,
+            decode_gflop: (work.decode + work.fit) / 1e9,
             steps: self.num_inference_steps.max(0) as usize,
             runs: self.runs,
         };
