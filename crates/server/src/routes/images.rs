@@ -110,7 +110,7 @@ async fn begin(
     if attachments.are_elsewhere() {
         attachments = attachments.judged(card.input_images, &state.pictures).await?;
         let least = asked.least_requests(&card, limits)?;
-        taken(state, state.scheduler.check(least, options)).await?;
+        state.scheduler.check(least, options).await?;
     }
     let pictures = attachments.decoded(state.config.image_urls.as_ref(), &state.pictures).await?;
     let requests = asked.image_requests(pictures, &card, limits, rand::random)?;
