@@ -47,7 +47,9 @@ impl Fields {
 
     /// A name that came again, and whose second value was not read.
     pub(crate) fn note_repeated(&mut self, name: &'static str) {
-        self.repeated.push(name);
+        if !self.repeated.contains(&name) {
+            self.repeated.push(name);
+        }
     }
 
     /// A name without a meaning.
@@ -72,7 +74,7 @@ impl Fields {
             }
         }
         more.unknown.iter().for_each(|name| self.note_unknown(name));
-        self.repeated.extend(more.repeated);
+        more.repeated.iter().for_each(|name| self.note_repeated(name));
         Ok(())
     }
 
