@@ -172,8 +172,16 @@ fn every_flag_is_an_environment_variable_too() {
     for (name, value, told) in [
         ("LATENTD_MAX_BATCH", "0", "LATENTD_MAX_BATCH must be at least 1. Given: 0"),
         ("LATENTD_MEMORY_BUDGET", "0B", "LATENTD_MEMORY_BUDGET must be at least 1 byte. Given: 0"),
-        ("LATENTD_MAX_BACKLOG_SECONDS", "0", "LATENTD_MAX_BACKLOG_SECONDS: 0 is not in 1.."),
-        ("LATENTD_MAX_REQUEST_SECONDS", "0", "LATENTD_MAX_REQUEST_SECONDS: 0 is not in 1.."),
+        (
+            "LATENTD_MAX_BACKLOG_SECONDS",
+            "0",
+            "LATENTD_MAX_BACKLOG_SECONDS: must be a whole number of at least 1. Given: 0",
+        ),
+        (
+            "LATENTD_MAX_REQUEST_SECONDS",
+            "0",
+            "LATENTD_MAX_REQUEST_SECONDS: must be a whole number of at least 1. Given: 0",
+        ),
         ("LATENTD_DEVICE", "cpu,gpu", "LATENTD_DEVICE: must be `auto`, `cpu`, `cuda` or `cuda:N`. Given: cpu,gpu"),
         ("LATENTD_NO_PRIORITIES", "maybe", "LATENTD_NO_PRIORITIES: value was not a boolean. Given: maybe"),
     ] {
