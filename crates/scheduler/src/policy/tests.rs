@@ -15,6 +15,7 @@ fn letter(id: JobId) -> char {
 }
 
 /// Something that happens from outside, before a round.
+#[expect(clippy::large_enum_variant, reason = "a few of them, in tests")]
 enum Outside {
     Submit(Job),
     Cancel(JobId),
