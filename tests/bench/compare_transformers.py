@@ -40,6 +40,14 @@ CASES = [
         0,
     ),
     ("Qwen-Image, 1024 wide, 1024 + 512 tokens", QWEN, {"num_layers": 2}, (32, 32), 512, 0),
+    (
+        "Qwen-Image at its true width of 3072, two layers, 1024 + 128 tokens",
+        QWEN,
+        {"num_layers": 2, "num_attention_heads": 24},
+        (32, 32),
+        128,
+        0,
+    ),
 ]
 # Passes that diffusers makes a round, after one to warm up.
 PASSES = {"tiny": 200, "wide": 5}
@@ -90,7 +98,7 @@ def checkpoint(model_class, source, folder):
     if isinstance(source, Path):
         return model_class.from_pretrained(source, subfolder="transformer", low_cpu_mem_usage=False).eval(), source
     torch.manual_seed(0)
-    model = model_class(num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, **source).eval()
+    model = model_class(**{"num_attention_heads": HEADS, "attention_head_dim": HEAD_DIM, **source}).eval()
     model.save_pretrained(Path(folder) / "transformer")
     return model, folder
 

@@ -15,7 +15,7 @@ const MAX_INT8_FEATURES: usize = 65_536;
 /// An affine map of the last dimension.
 ///
 /// Its weight is laid out once for the device it lies on. In host memory it keeps its float type, so that a
-/// bf16 checkpoint stays half as large while the sums are f32. Where the processor multiplies bf16 (AMX), the
+/// bf16 checkpoint stays half as large while the sums are f32. With `LATENTD_CPU=amx` the
 /// rows that meet a bf16 weight are rounded to bf16 too; those that meet any other are not.
 #[derive(Clone, Debug)]
 pub struct Linear(Weights);

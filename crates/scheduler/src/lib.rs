@@ -50,6 +50,7 @@ mod tests;
 mod ticket;
 mod times;
 mod trial;
+mod unanswered;
 mod worker;
 
 pub use backoff::Backoff;

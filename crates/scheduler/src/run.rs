@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::Duration;
 
-use diffusion::{Estimator, ImageRequest, ModelCard, PipelineError, RgbImage, StepReport};
+use diffusion::{Estimator, ImageRequest, ModelCard, PipelineError, RgbImage};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::Span;
@@ -15,14 +15,15 @@ use crate::config::JobOptions;
 use crate::handle::SubmitError;
 use crate::health::Next;
 use crate::interrupts::Interrupts;
-use crate::job::{Generated, JobError, Outcome, Timings, Update};
+use crate::job::{JobError, Outcome, Update};
 use crate::observer::{Observation, Observer};
 use crate::policy::{self, Turn};
 use crate::readiness::{Load, Readiness};
 use crate::retries::Retried;
 use crate::state::{Job, JobId, LaneStatus, Needs, State, WorkerId};
 use crate::ticket::NOT_WAITING;
-use crate::worker::{Command, Done, Order, Prepared, Work};
+use crate::unanswered::Unanswered;
+use crate::worker::{Command, Done, Order, Work};
 
 /// Everything that can happen to the scheduler, besides the passing of time.
 pub(crate) enum Event {
@@ -56,34 +57,6 @@ pub(crate) struct Submission {
     pub(crate) position: Arc<AtomicUsize>,
     /// What the spans of its stages belong to.
     pub(crate) span: Span,
-}
-
-/// A job that was taken and not answered.
-struct Unanswered {
-    /// Kept to the end: the job may have to run again.
-    request: Arc<ImageRequest>,
-    updates: mpsc::UnboundedSender<Update>,
-    position: Arc<AtomicUsize>,
-    /// Its position when it was submitted; kept up to the answer.
-    first_position: usize,
-    arrived: Duration,
-    timings: Timings,
-    prepared: Prepared,
-    steps: Vec<StepReport>,
-    previews_drawn: usize,
-    span: Span,
-    /// Its time in line.
-    queue_span: Span,
-}
-
-impl Unanswered {
-    /// Its answer, when its decoding took so long.
-    fn generated(&mut self, image: RgbImage, decode: Duration) -> Generated {
-        let Prepared { prompt_tokens, warnings, .. } = std::mem::take(&mut self.prepared);
-        let timings = Timings { decode, ..self.timings };
-        let steps = std::mem::take(&mut self.steps);
-        Generated { image, prompt_tokens, warnings, timings, position: self.first_position, steps }
-    }
 }
 
 /// The ways to the workers.
@@ -223,19 +196,8 @@ impl EventLoop {
         self.state.submit(jobs)?;
         let line = self.state.line(arrived);
         for Submission { id, request, updates, position, span } in submissions {
-            let job = Unanswered {
-                request: request.into(),
-                updates,
-                first_position: line.iter().position(|other| *other == id).unwrap_or_default(),
-                position,
-                arrived,
-                timings: Timings::default(),
-                prepared: Prepared::default(),
-                steps: Vec::new(),
-                previews_drawn: 0,
-                queue_span: tracing::info_span!(parent: &span, "queue"),
-                span,
-            };
+            let first_position = line.iter().position(|other| *other == id).unwrap_or_default();
+            let job = Unanswered::new(request.into(), updates, position, span, first_position, arrived);
             self.jobs.insert(id, job);
         }
         Ok(())
@@ -395,8 +357,7 @@ impl EventLoop {
             let is_waiting = self.state.waiting.iter().any(|job| job.id == id);
             let Some(job) = self.jobs.get_mut(&id).filter(|_| is_waiting) else { continue };
             tracing::info!(id, "the job runs again from its start");
-            (job.steps, job.prepared, job.timings) = (Vec::new(), Prepared::default(), Timings::default());
-            job.queue_span = tracing::info_span!(parent: &job.span, "queue");
+            job.begin_again();
             let _ = job.updates.send(Update::Restarted);
             self.observe(&Observation::Restarted);
         }

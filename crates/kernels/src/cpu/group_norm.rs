@@ -66,13 +66,17 @@ pub(super) fn apply<S: Simd>(s: S, x: &[f32], affine: &Affine, with_silu: bool) 
     let channels = affine.bias.len();
     let mut out = vec![0.0; x.len()];
     split_rows(&mut out, channels, MIN_PARALLEL, &|first, out| {
-        for (out, x) in out.chunks_exact_mut(channels).zip(x[first * channels..].chunks_exact(channels)) {
-            if with_silu {
-                vectorized!(s, silu_pixel(s, x, affine, out))
-            } else {
-                vectorized!(s, pixel(s, x, affine, out))
-            };
-        }
+        let pixels = out.chunks_exact_mut(channels).zip(x[first * channels..].chunks_exact(channels));
+        vectorized!(
+            s,
+            for (out, x) in pixels {
+                if with_silu {
+                    silu_pixel(s, x, affine, out)
+                } else {
+                    pixel(s, x, affine, out)
+                };
+            }
+        );
     });
     out
 }

@@ -23,11 +23,14 @@ pub(super) fn modulated_layer_norm<S: Simd>(
     let mut out = vec![0.0; x.len()];
     split_rows(&mut out, dim, MIN_PARALLEL, &|first, out| {
         let tokens = out.chunks_exact_mut(dim).zip(x[first * dim..].chunks_exact(dim)).zip(&row_of[first..]);
-        for ((out, x), &row) in tokens {
-            let shift = &shift.as_slice()[row * shift.stride()..][..dim];
-            let scale = &scale.as_slice()[row * scale.stride()..][..dim];
-            vectorized!(s, modulated_layer_norm_token(s, x, shift, scale, eps as f32, out));
-        }
+        vectorized!(
+            s,
+            for ((out, x), &row) in tokens {
+                let shift = &shift.as_slice()[row * shift.stride()..][..dim];
+                let scale = &scale.as_slice()[row * scale.stride()..][..dim];
+                modulated_layer_norm_token(s, x, shift, scale, eps as f32, out);
+            }
+        );
     });
     out
 }
@@ -45,7 +48,13 @@ pub(super) fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f64) -> Ve
 
 /// `[.., channels]`: see [`crate::channel_norm`].
 pub(super) fn channel_norm<S: Simd>(s: S, x: &[f32], gamma: &[f32]) -> Vec<f32> {
-    each_row(s, x, gamma, channel_norm_factor)
+    each_row(
+        s,
+        x,
+        gamma,
+        #[inline(always)]
+        |s, x| channel_norm_factor(s, x),
+    )
 }
 
 /// `x * factor(x) * weight` of every row as long as the weight.
@@ -68,9 +77,12 @@ pub(super) fn swiglu<S: Simd>(s: S, gate_up: &[f32], features: usize) -> Vec<f32
     let mut out = vec![0.0; gate_up.len() / 2];
     split_rows(&mut out, features, MIN_PARALLEL, &|first, out| {
         let tokens = gate_up[first * 2 * features..].chunks_exact(2 * features);
-        for (out, gate_up) in out.chunks_exact_mut(features).zip(tokens) {
-            vectorized!(s, swiglu_token(s, gate_up, out));
-        }
+        vectorized!(
+            s,
+            for (out, gate_up) in out.chunks_exact_mut(features).zip(tokens) {
+                swiglu_token(s, gate_up, out);
+            }
+        );
     });
     out
 }

@@ -115,8 +115,8 @@ fn current_set() -> Option<&'static Set> {
     }
 }
 
-/// The instruction set that operations on the CPU use in this process: the fastest that the processor has, or the one
-/// that the environment variable `LATENTD_CPU` names (`reference`, `portable`, `avx2`, `avx512`, `amx`).
+/// The instruction set that operations on the CPU use in this process: the fastest of those that are
+/// taken unasked and that the processor has, or the one that the environment variable `LATENTD_CPU` names (`reference`, `portable`, `avx2`, `avx512`, `amx`).
 ///
 /// # Errors
 /// `LATENTD_CPU` names none, or one that this processor lacks. Operations then use the fastest.

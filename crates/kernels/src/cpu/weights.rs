@@ -10,6 +10,7 @@ use super::linear;
 use super::numbers::{F32, RowVectors, tensor, wide};
 use super::sets;
 use super::tile_linear;
+use super::tiles::{Format, TileLinear};
 use crate::backend::{PackedConv, PackedLinear};
 use crate::operands::{ConvInput, Epilogue};
 
@@ -33,27 +34,32 @@ impl PackedLinear for linear::Packed {
     }
 }
 
-impl PackedLinear for tile_linear::Packed<Int8> {
-    fn in_features(&self) -> usize {
-        self.in_features()
-    }
+/// A format of tiles as the weights of an operation.
+trait TileWeights: Format {
+    /// What an unpacked weight is: the type that it was given in, or the widest that it may have been rounded from.
+    const DTYPE: DType;
+    /// The products of the set in use; without any the reference is taken.
+    fn products() -> Option<&'static dyn TileLinear<Self>>;
+}
 
-    fn out_features(&self) -> usize {
-        self.out_features()
-    }
+impl TileWeights for Int8 {
+    const DTYPE: DType = DType::F32;
 
-    fn unpack(&self) -> Result<(Tensor, Tensor)> {
-        self.unpack()
-    }
-
-    fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
-        let Some(tiles) = sets::current_tiles() else { return Ok(None) };
-        product(x, epilogue, self.out_features(), |x, epilogue| tiles.int8.forward(self, x, epilogue))
+    fn products() -> Option<&'static dyn TileLinear<Int8>> {
+        Some(&*sets::current_tiles()?.int8)
     }
 }
 
-/// Made where the set in use has products of bf16; another one that is used later takes the reference.
-impl PackedLinear for tile_linear::Packed<Bf16> {
+/// Packed where the set in use has products of bf16; another may be in use later.
+impl TileWeights for Bf16 {
+    const DTYPE: DType = DType::BF16;
+
+    fn products() -> Option<&'static dyn TileLinear<Bf16>> {
+        sets::current_tiles()?.bf16.as_deref()
+    }
+}
+
+impl<F: TileWeights> PackedLinear for tile_linear::Packed<F> {
     fn in_features(&self) -> usize {
         self.in_features()
     }
@@ -64,12 +70,12 @@ impl PackedLinear for tile_linear::Packed<Bf16> {
 
     fn unpack(&self) -> Result<(Tensor, Tensor)> {
         let (weight, bias) = self.unpack()?;
-        Ok((weight.to_dtype(DType::BF16)?, bias))
+        Ok((weight.to_dtype(F::DTYPE)?, bias))
     }
 
     fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
-        let Some(bf16) = sets::current_tiles().and_then(|tiles| tiles.bf16.as_deref()) else { return Ok(None) };
-        product(x, epilogue, self.out_features(), |x, epilogue| bf16.forward(self, x, epilogue))
+        let Some(products) = F::products() else { return Ok(None) };
+        product(x, epilogue, self.out_features(), |x, epilogue| products.forward(self, x, epilogue))
     }
 }
 

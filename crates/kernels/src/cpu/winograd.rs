@@ -41,9 +41,12 @@ pub(super) fn transform_weights<S: Simd>(s: S, weights: &Packed) -> Vec<f32> {
     let mut transformed = vec![0.0; weights.bias.len() * PLACES * in_channels * PANEL];
     let panels = weights.panels.par_chunks(9 * in_channels * PANEL);
     transformed.par_chunks_mut(PLACES * in_channels * PANEL).zip(panels).for_each(|(transformed, panel)| {
-        for column in (0..in_channels * PANEL).step_by(S::LANES) {
-            vectorized!(s, transform_weight(s, panel, in_channels * PANEL, column, &mut *transformed));
-        }
+        vectorized!(
+            s,
+            for column in (0..in_channels * PANEL).step_by(S::LANES) {
+                transform_weight(s, panel, in_channels * PANEL, column, transformed);
+            }
+        );
     });
     transformed
 }

@@ -36,7 +36,8 @@ pub(super) struct Synthetic {
     pub(super) quantization: Option<QuantizationName>,
 }
 
-/// Tokens of a prompt: klein pads to 512; Qwen-Image's are as many as there are words, and half that much is long.
+/// Tokens of a prompt: as many as klein fills every prompt up to. Qwen-Image takes a prompt as long as it is; this is a
+/// very long one.
 const TEXT_TOKENS: usize = 512;
 /// How long passes are repeated.
 const AT_LEAST: Duration = Duration::from_secs(5);
