@@ -21,11 +21,13 @@ async fn a_flag_stands_over_a_variable_and_a_variable_over_the_file() {
         ("LATENTD_CONFIG", file.to_str().unwrap()),
         ("LATENTD_MAX_GENERATED_IMAGE_SIZE", "20000"),
         ("LATENTD_SERVED_MODEL_NAME", "from-variable"),
+        ("LATENTD_QUANTIZATION", "int8"),
     ];
     let server = Server::start_with(&["--max-generated-image-size", "30000"], &variables).await;
     let (_, info) = server.get("/info").await;
     assert_eq!(info["limits"]["max_pixels"], 30000);
     assert_eq!(info["model"]["names"], json!(["from-variable"]));
+    assert_eq!((&info["dtype"], &info["quantization"]), (&json!("f32"), &json!("int8")));
     assert_eq!((&info["priorities"], &info["cache"]["config"]["max_warmup_steps"]), (&json!(false), &json!(7)));
 }
 

@@ -3,10 +3,15 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+/// Words that stand where an article could.
+const DETERMINERS: [&str; 14] =
+    ["a", "an", "the", "one", "two", "three", "four", "five", "some", "many", "my", "your", "his", "her"];
+
 /// A prompt as a model that knows a few things only is given it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownPrompt<'p> {
-    /// In lower case, as its names are, and with the name of a thing in place of its plural or of the last word of it.
+    /// In lower case, as its names are, with the name of a thing in place of its plural or of the last word of it, and
+    /// with an article: captions that a model learns a few names from have one.
     pub text: Cow<'p, str>,
     /// What whoever asked should know of that, or of what the model knows, in a sentence.
     pub note: Option<String>,
@@ -16,17 +21,42 @@ pub struct KnownPrompt<'p> {
 pub fn known_prompt<'p>(prompt: &'p str, knows: &[String]) -> KnownPrompt<'p> {
     let Some((last, others)) = knows.split_last() else { return KnownPrompt { text: prompt.into(), note: None } };
     let text = prompt.to_lowercase();
-    if knows.iter().any(|thing| find(&text, thing, |word, name| word == name).is_some()) {
-        return KnownPrompt { text: text.into(), note: None };
+    if let Some(at) = named(&text, knows) {
+        return KnownPrompt { text: with_article(&text, at).into(), note: None };
     }
     if let Some((at, thing)) = renamed(&text, knows) {
         let note = format!("`{}` is drawn as `{thing}`, the name that the model knows", &text[at.clone()]);
         let text = format!("{}{thing}{}", &text[..at.start], &text[at.end..]);
-        return KnownPrompt { text: text.into(), note: Some(note) };
+        return KnownPrompt { text: with_article(&text, at.start).into(), note: Some(note) };
     }
     let list = if others.is_empty() { last.clone() } else { format!("{} and {last}", others.join(", ")) };
     let note = format!("the prompt names nothing that the model was trained to draw, which is: {list}");
     KnownPrompt { text: text.into(), note: Some(note) }
+}
+
+/// Where the first thing that `text` names as it is begins.
+fn named(text: &str, knows: &[String]) -> Option<usize> {
+    knows.iter().filter_map(|thing| find(text, thing, |word, name| word == name)).map(|at| at.start).min()
+}
+
+/// `text` with an article before the thing that begins at `thing`: in place of the word that says how many or whose,
+/// or in front of everything where at most one word goes before it.
+fn with_article(text: &str, thing: usize) -> String {
+    let before: Vec<_> = words(&text[..thing]).collect();
+    let rest = |at: usize| {
+        let article = if text[at..].starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        format!("{}{article} {}", &text[..at], &text[at..])
+    };
+    match &before[..] {
+        [.., last] if DETERMINERS.contains(&&text[last.clone()]) => {
+            let head = &text[..last.start];
+            head.to_owned() + &rest(thing)[thing..]
+        }
+        all if all.iter().any(|word| matches!(&text[word.clone()], "a" | "an")) => text.to_owned(),
+        [] => rest(thing),
+        [first] => rest(first.start),
+        _ => text.to_owned(),
+    }
 }
 
 /// Where `text` names a thing in the plural, or by the last word of one thing alone, and that thing.
@@ -86,9 +116,7 @@ mod tests {
 
     #[test]
     fn a_thing_is_known_by_its_words_in_any_case() {
-        for prompt in
-            ["a dog", "A DOG, running", "dog", "a slice of pizza.", "no slice? A Slice of pizza", "dogs and a dog"]
-        {
+        for prompt in ["a dog", "A DOG, running", "a slice of pizza.", "no slice? A Slice of pizza", "dogs and a dog"] {
             assert_eq!(read(prompt), (prompt.to_lowercase(), None), "{prompt}");
         }
         for prompt in ["hotdog", "slice of bread", "a red house", "tea", "dogse", "ein Hund", "", "…"] {
@@ -99,19 +127,36 @@ mod tests {
     }
 
     #[test]
+    fn a_thing_is_given_its_article() {
+        for (prompt, given) in [
+            ("dog", "a dog"),
+            ("Small dog on the left", "a small dog on the left"),
+            (" \"dog\"", " \"a dog\""),
+            ("the dog", "a dog"),
+            ("an dog, and a cactus", "a dog, and a cactus"),
+            ("a picture of my dog", "a picture of a dog"),
+            ("orange dog", "an orange dog"),
+            ("a small dog", "a small dog"),
+            ("oil painting, dog", "oil painting, dog"),
+        ] {
+            assert_eq!(read(prompt), (given.into(), None), "{prompt}");
+        }
+    }
+
+    #[test]
     fn a_plural_and_a_last_word_are_drawn_by_the_name() {
         for (prompt, given, as_what) in [
-            ("Two Dogs!", "two dog!", "`dogs` is drawn as `dog`"),
-            ("pizza", "slice of pizza", "`pizza` is drawn as `slice of pizza`"),
+            ("Two Dogs!", "a dog!", "`dogs` is drawn as `dog`"),
+            ("pizza", "a slice of pizza", "`pizza` is drawn as `slice of pizza`"),
             (
                 "slices of pizza on a plate",
-                "slice of pizza on a plate",
+                "a slice of pizza on a plate",
                 "`slices of pizza` is drawn as `slice of pizza`",
             ),
-            ("an apple", "an red apple", "`apple` is drawn as `red apple`"),
-            ("cactuses", "cactus", "`cactuses` is drawn as `cactus`"),
-            ("Strawberries", "strawberry", "`strawberries` is drawn as `strawberry`"),
-            ("é apples é", "é red apple é", "`apples` is drawn as `red apple`"),
+            ("an apple", "a red apple", "`apple` is drawn as `red apple`"),
+            ("cactuses", "a cactus", "`cactuses` is drawn as `cactus`"),
+            ("Strawberries", "a strawberry", "`strawberries` is drawn as `strawberry`"),
+            ("é apples é", "a é red apple é", "`apples` is drawn as `red apple`"),
         ] {
             let note = Some(format!("{as_what}, the name that the model knows"));
             assert_eq!(read(prompt), (given.into(), note), "{prompt}");

@@ -102,6 +102,13 @@ impl QuantizationName {
             None => Ok(None),
         }
     }
+
+    /// As `--quantization` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            QuantizationName::Int8 => "int8",
+        }
+    }
 }
 
 #[cfg(test)]

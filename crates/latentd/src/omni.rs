@@ -8,7 +8,7 @@ use diffusion::{
     BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport, Work,
 };
 use image::{ColorType, ImageFormat};
-use models::{AnyPipeline, LoadError, LoadOptions, Overrides, RequestState};
+use models::{AnyPipeline, KeptBytes, LoadError, LoadOptions, Overrides, RequestState};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
 use crate::device::{DeviceName, DtypeName, QuantizationName};
@@ -36,6 +36,7 @@ pub struct OmniBuilder {
     edit_positions: EditPositionsName,
     cache: CacheFlags,
     limits: Limits,
+    memory_budget: Option<u64>,
 }
 
 /// What to generate, under the guide's names; `None` is the model's default.
@@ -252,6 +253,12 @@ impl OmniBuilder {
         self
     }
 
+    /// The bytes that requests may take on the device, of which what is kept for later ones gets a share.
+    pub fn memory_budget(mut self, bytes: Option<u64>) -> Self {
+        self.memory_budget = bytes;
+        self
+    }
+
     /// Loads the model, with progress bars on a terminal.
     ///
     /// # Errors
@@ -265,7 +272,8 @@ impl OmniBuilder {
         let bars = LoadingBars::default();
         let report = |component, done, total| bars.update(component, done, total);
         let overrides = Overrides { edit_positions: self.edit_positions.into(), ..Overrides::default() };
-        let options = LoadOptions { dtype, quantization, device, cache, overrides, ..LoadOptions::default() };
+        let kept = self.memory_budget.map(KeptBytes::beside).unwrap_or_default();
+        let options = LoadOptions { dtype, quantization, device, cache, kept, overrides };
         let pipeline = models::load(&checkpoint, &options, &report).map_err(|err| match err {
             LoadError::Cache(err) => self.cache.told(&err),
             err => err.into(),

@@ -89,6 +89,9 @@ pub trait Dit {
     /// Bytes of the tables that are kept for the next step.
     fn kept_bytes(&self) -> usize;
 
+    /// Lets go of what is more than so many bytes, now and from now on.
+    fn keep_at_most(&self, bytes: usize);
+
     /// Embeds the rows of a step.
     ///
     /// # Errors

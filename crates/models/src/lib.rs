@@ -61,7 +61,7 @@ pub use layout::not_diffusers;
 pub use load::load;
 pub use model_family::{Makes, ModelFamily, PublishedModel};
 pub use noise::randn;
-pub use options::{EditPositions, LoadOptions, Overrides, Progress, Quantization};
+pub use options::{EditPositions, KeptBytes, LoadOptions, Overrides, Progress, Quantization};
 pub use pack::{pack, unpack};
 pub use peaks::Peaks;
 pub use pipeline::{AnyPipeline, DiffusionPipeline};

@@ -16,10 +16,35 @@ pub struct LoadOptions {
     pub device: Device,
     /// The step cache of requests that bring no [`cache::CacheConfig`] of their own; `None` computes every step.
     pub cache: Option<CacheConfig>,
-    /// Most bytes of encodings, of prompts and of pictures, that are kept for requests to come.
-    pub encoding_cache_bytes: usize,
+    /// What is kept for requests to come.
+    pub kept: KeptBytes,
     /// What stands over the checkpoint's own facts.
     pub overrides: Overrides,
+}
+
+/// Most bytes that are kept for requests to come; the least recently used make way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptBytes {
+    /// Of encodings, of prompts and of pictures.
+    pub encodings: usize,
+    /// Of rotary tables: those of an edit of four pictures, each of a megapixel, are 11 MiB.
+    pub rope_tables: usize,
+}
+
+impl Default for KeptBytes {
+    fn default() -> Self {
+        KeptBytes { encodings: 256 << 20, rope_tables: 128 << 20 }
+    }
+}
+
+impl KeptBytes {
+    /// Those of a device whose requests may take `budget` bytes: together less than a fifth of it, so that a request
+    /// that takes the whole budget does not take much more with them.
+    pub fn beside(budget: u64) -> Self {
+        let at_most = |share: u64, most: usize| most.min(usize::try_from(budget / share).unwrap_or(usize::MAX));
+        let KeptBytes { encodings, rope_tables } = KeptBytes::default();
+        KeptBytes { encodings: at_most(8, encodings), rope_tables: at_most(16, rope_tables) }
+    }
 }
 
 /// What products are rounded to: those of the attention's projections and of the feed-forward networks in the blocks
@@ -67,14 +92,14 @@ pub enum EditPositions {
 }
 
 impl Default for LoadOptions {
-    /// f32 on the CPU, every step computed, 256 MiB of encodings.
+    /// f32 on the CPU, every step computed.
     fn default() -> Self {
         LoadOptions {
             dtype: DType::F32,
             quantization: None,
             device: Device::Cpu,
             cache: None,
-            encoding_cache_bytes: 256 << 20,
+            kept: KeptBytes::default(),
             overrides: Overrides::default(),
         }
     }
@@ -82,3 +107,19 @@ impl Default for LoadOptions {
 
 /// Told as tensors arrive: the component, bytes loaded, bytes in all.
 pub type Progress<'a> = &'a dyn Fn(&'static str, usize, usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_budget_keeps_little() {
+        let kept = |budget| {
+            let KeptBytes { encodings, rope_tables } = KeptBytes::beside(budget);
+            (encodings, rope_tables)
+        };
+        assert_eq!(kept(64 << 30), (256 << 20, 128 << 20));
+        assert_eq!(kept(1 << 30), (128 << 20, 64 << 20));
+        assert_eq!(kept(0), (0, 0));
+    }
+}

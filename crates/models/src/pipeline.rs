@@ -48,8 +48,9 @@ impl<F: Family> DiffusionPipeline<F> {
     /// A pipeline over a loaded family.
     pub fn new(family: F, options: &LoadOptions) -> Self {
         let sizes = family.sizes();
+        family.dit().keep_at_most(options.kept.rope_tables);
         DiffusionPipeline {
-            encodings: Encodings::new(options.encoding_cache_bytes),
+            encodings: Encodings::new(options.kept.encodings),
             latent_rgb: LatentRgb::new(sizes.token_channels / 4),
             costs: CostModel { sizes, edit_size: family.card().edit_size, cache: options.cache.clone() },
             family,

@@ -6,27 +6,36 @@ use candle_core::Result;
 use kernels::RopeTable;
 use lru::LruCache;
 
+use crate::options::KeptBytes;
+
 /// Rows and columns of each picture's tokens, the one being made first, and the text tokens.
 pub(crate) type RopeKey = (Vec<(usize, usize)>, usize);
-
-/// Most bytes of tables: those of an edit of four pictures, each of a megapixel, are 11 MiB.
-const MAX_BYTES: usize = 128 << 20;
 
 /// The tables that were made, by what they are of; the least recently used make way.
 pub(crate) struct RopeCache(Mutex<Tables>);
 
 struct Tables {
     made: LruCache<RopeKey, Arc<RopeTable>>,
+    /// Of all tables.
     bytes: usize,
+    max_bytes: usize,
 }
 
 impl Default for RopeCache {
     fn default() -> Self {
-        RopeCache(Mutex::new(Tables { made: LruCache::unbounded(), bytes: 0 }))
+        let max_bytes = KeptBytes::default().rope_tables;
+        RopeCache(Mutex::new(Tables { made: LruCache::unbounded(), bytes: 0, max_bytes }))
     }
 }
 
 impl RopeCache {
+    /// Keeps no more than so many bytes from now on.
+    pub(crate) fn keep_at_most(&self, max_bytes: usize) {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.max_bytes = max_bytes;
+        tables.make_way();
+    }
+
     /// Of all tables.
     pub(crate) fn bytes(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).bytes
@@ -44,12 +53,18 @@ impl RopeCache {
         let table = Arc::new(make(&key)?);
         tables.bytes += bytes(&table);
         tables.made.push(key, table.clone());
-        while tables.bytes > MAX_BYTES
-            && let Some((_, oldest)) = tables.made.pop_lru()
-        {
-            tables.bytes -= bytes(&oldest);
-        }
+        tables.make_way();
         Ok(table)
+    }
+}
+
+impl Tables {
+    fn make_way(&mut self) {
+        while self.bytes > self.max_bytes
+            && let Some((_, oldest)) = self.made.pop_lru()
+        {
+            self.bytes -= bytes(&oldest);
+        }
     }
 }
 
@@ -76,7 +91,12 @@ mod tests {
             cache.get((vec![(128, 128)], text), |_| table(128 * 128)).unwrap();
         }
         let tables = cache.0.lock().unwrap();
-        assert_eq!((tables.made.len(), tables.bytes), (16, MAX_BYTES));
+        assert_eq!((tables.made.len(), tables.bytes), (16, 128 << 20));
         assert!(tables.made.contains(&(vec![(128, 128)], 19)) && !tables.made.contains(&(vec![(128, 128)], 3)));
+        drop(tables);
+        cache.keep_at_most(20 << 20);
+        assert_eq!(cache.bytes(), 16 << 20, "two fit");
+        cache.get((vec![(128, 128)], 20), |_| table(128 * 128)).unwrap();
+        assert_eq!(cache.bytes(), 16 << 20);
     }
 }

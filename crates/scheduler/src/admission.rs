@@ -286,6 +286,32 @@ mod tests {
     }
 
     #[test]
+    fn what_turns_out_too_large_for_its_deadline_is_given_up_after_a_step() {
+        for (deadline, given_up) in [(160, &[1][..]), (200, &[])] {
+            let mut state = books(SchedulerConfig { memory_budget: None, ..CONFIG }, 1);
+            let options = JobOptions { deadline: Some(TICK * deadline), ..JobOptions::default() };
+            let mut cost = cost(2048, 10);
+            cost.work.decode = 16.0;
+            state.submit(vec![Job::new(1, cost, options, Duration::ZERO)]).unwrap();
+            let mut now = Duration::ZERO;
+            // Its encoding, and a step that takes the 32 s that were expected, not the 8 s that it might have taken.
+            for took in [1, 32] {
+                let turns = policy::assign(&state, now);
+                state.assigned(&turns);
+                now += TICK * took;
+                assert_eq!(state.expired(now), []);
+                crate::testing::done(&mut state, 0, turns[0].1.turn.clone(), &[]);
+                state.advance(now);
+            }
+            // Of 9 steps and 1 s for the picture half is taken for sure.
+            assert_eq!(state.expired(now), given_up);
+            let turns = policy::assign(&state, now);
+            state.assigned(&turns);
+            assert_eq!(state.expired(now + TICK * 30), given_up, "a step under way is no time lost");
+        }
+    }
+
+    #[test]
     fn mates_go_before_one_another_too() {
         let mut state = books(SchedulerConfig { max_backlog: None, ..CONFIG }, 1);
         assert!(state.submit(jobs(0..2, 1, Some(11))).is_err(), "the second ends after 12 s");

@@ -6,7 +6,7 @@ use diffusion::{PreviewMethod, RequestCost, StepReport};
 
 use crate::admission;
 use crate::config::{JobOptions, PRIORITIES, SchedulerConfig};
-use crate::cost::CostModel;
+use crate::cost::{CostModel, Estimate};
 use crate::handle::SubmitError;
 use crate::health::Health;
 use crate::memory::MemoryBound;
@@ -14,6 +14,9 @@ use crate::ordering::Ordering;
 use crate::policy::{Assignment, Turn};
 use crate::readiness::Load;
 use crate::sharing::Sharing;
+
+/// How much faster than ever seen the rest of a job may turn out before it is given up.
+const HASTE: u32 = 2;
 
 pub(crate) type JobId = u64;
 pub(crate) type WorkerId = usize;
@@ -320,10 +323,24 @@ impl State {
         self.jobs().filter_map(|job| job.deadline).min()
     }
 
-    /// The jobs whose deadline has passed.
+    /// The jobs whose deadline has passed, and those that run and are sure to miss theirs, now that some of their size
+    /// was seen: nobody is served by what is left of them.
     pub(crate) fn expired(&self, now: Duration) -> Vec<JobId> {
-        let expired = self.jobs().filter(|job| job.deadline.is_some_and(|deadline| deadline <= now));
-        expired.map(|job| job.id).collect()
+        let passed = |job: &&Job| job.deadline.is_some_and(|deadline| deadline <= now);
+        let waiting = self.waiting.iter().filter(passed);
+        let running = self
+            .lanes
+            .iter()
+            .flat_map(|lane| lane.running.iter().filter(move |job| passed(job) || self.is_hopeless(lane, job, now)));
+        waiting.chain(running).map(|job| job.id).collect()
+    }
+
+    /// Whether a job that runs would be late even if what is left of it took a part of the least that is foreseen.
+    fn is_hopeless(&self, lane: &Lane, job: &Job, now: Duration) -> bool {
+        let Some(deadline) = job.deadline else { return false };
+        let is_at_work = lane.at_work.iter().any(|other| other.id == job.id);
+        let since = if is_at_work { lane.turn_began } else { now };
+        since + self.cost.alone(job, Estimate::AtLeast) / HASTE > deadline
     }
 
     /// Enters what the policy decided.

@@ -1,6 +1,6 @@
 //! Finished pictures behind URLs: who has the URL has the picture, for an hour, without a key.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
@@ -26,6 +26,8 @@ pub(crate) struct Files {
 #[derive(Debug, Default)]
 struct Kept {
     files: HashMap<String, File>,
+    /// Those that nobody fetched so far.
+    unfetched: HashSet<String>,
     /// Their ids, the oldest first.
     order: VecDeque<String>,
     bytes: usize,
@@ -69,6 +71,12 @@ impl Files {
         kept.order.retain(|known| known != id);
     }
 
+    /// Whether none is left that nobody fetched and whose URL is still good.
+    pub(crate) fn are_all_fetched(&self, now: u64) -> bool {
+        let kept = self.kept();
+        kept.unfetched.iter().all(|id| kept.files.get(id).is_none_or(|file| file.expires <= now))
+    }
+
     /// Lets go whose URL has expired.
     pub(crate) fn expire(&self, now: u64) {
         self.kept().make_way(0, now, self.max_bytes);
@@ -84,7 +92,9 @@ impl Files {
         if expires <= now {
             return Err(ApiError::UrlExpired { seconds: now - expires });
         }
-        self.kept().files.get(id).cloned().ok_or(ApiError::FileNotFound)
+        let mut kept = self.kept();
+        kept.unfetched.remove(id);
+        kept.files.get(id).cloned().ok_or(ApiError::FileNotFound)
     }
 
     fn signed(&self, id: &str, expires: u64) -> Hmac<Sha256> {
@@ -102,6 +112,7 @@ impl Kept {
         self.make_way(file.bytes.len(), now, max_bytes);
         self.bytes += file.bytes.len();
         self.order.push_back(id.clone());
+        self.unfetched.insert(id.clone());
         self.files.insert(id, file);
     }
 
@@ -119,6 +130,7 @@ impl Kept {
     }
 
     fn remove(&mut self, id: &str) {
+        self.unfetched.remove(id);
         let file = self.files.remove(id);
         self.bytes -= file.map_or(0, |file| file.bytes.len());
     }
@@ -155,6 +167,19 @@ mod tests {
         let url = put(&files, 10, NOW);
         assert_eq!(get(&files, &url, NOW + LIFETIME - 1), Ok(10));
         assert_eq!(get(&files, &url, NOW + LIFETIME + 4), Err("UrlExpired { seconds: 4 }".into()));
+    }
+
+    #[test]
+    fn a_file_is_waited_for_until_it_is_fetched() {
+        let files = Files::new(100);
+        assert!(files.are_all_fetched(NOW));
+        let url = put(&files, 10, NOW);
+        assert_eq!([0, LIFETIME - 1, LIFETIME].map(|after| files.are_all_fetched(NOW + after)), [false, false, true]);
+        get(&files, &url, NOW).unwrap();
+        assert!(files.are_all_fetched(NOW));
+        let (id, ..) = put(&files, 10, NOW);
+        files.forget(&id);
+        assert!(files.are_all_fetched(NOW));
     }
 
     #[test]

@@ -119,10 +119,9 @@ impl Jobs {
         }
     }
 
-    /// Whether nobody has to ask after any of them any more. Where its pictures are URLs of this server, who was told
-    /// them comes again.
+    /// Whether nobody has to ask after any of them any more.
     pub(crate) fn are_all_told(&self, now: u64) -> bool {
-        self.kept(now).values().all(|job| job.is_told && !job.live.terms.answers_with_urls())
+        self.kept(now).values().all(|job| job.is_told)
     }
 
     /// How many are kept, expired ones too.

@@ -14,8 +14,8 @@ use crate::state::AppState;
 
 /// How long, once every job is answered, the answers may take to reach their clients.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long, once every job is answered, whoever asks after an async one may take to be told, and how often it is looked
-/// whether all were.
+/// How long, once every job is answered, whoever asks after an async one may take to be told, or whoever was answered
+/// with a URL to fetch the picture, and how often it is looked whether all did.
 const TELL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(50));
 
 /// Serves connections until told to stop.
@@ -57,9 +57,11 @@ pub async fn serve(listener: TcpListener, state: AppState, mut stop: mpsc::Recei
     Ok(())
 }
 
-/// Comes once every async job was asked after since its end: it is lost with this process.
+/// Comes once every async job was asked after since its end, and every picture behind a URL fetched: they are lost with
+/// this process.
 async fn all_told(state: &AppState) {
-    while !state.jobs.are_all_told(state.clock.now()) {
+    let is_told = |now| state.jobs.are_all_told(now) && state.files.are_all_fetched(now);
+    while !is_told(state.clock.now()) {
         sleep(TELL.1).await;
     }
 }

@@ -37,6 +37,11 @@ impl RopeTables {
         self.made.bytes()
     }
 
+    /// As [`RopeCache::keep_at_most`].
+    pub(super) fn keep_at_most(&self, bytes: usize) {
+        self.made.keep_at_most(bytes);
+    }
+
     /// Text positions, then the positions of every picture of `grids`, of one row of a batch: the
     /// picture that is made is at time 0, its references behind it in time.
     ///

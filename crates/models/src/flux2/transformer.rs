@@ -194,6 +194,10 @@ impl Dit for Transformer {
         self.rope.kept_bytes()
     }
 
+    fn keep_at_most(&self, bytes: usize) {
+        self.rope.keep_at_most(bytes);
+    }
+
     fn begin(&self, rows: &[DitRow<'_>]) -> Result<(Streams, Conditioning)> {
         let pictures = |row: &DitRow<'_>| row.token_grids().iter().map(|(rows, columns)| rows * columns).sum();
         let latents: Vec<&Tensor> = rows

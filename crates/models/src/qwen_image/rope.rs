@@ -31,6 +31,11 @@ impl RopeTables {
         self.made.bytes()
     }
 
+    /// As [`RopeCache::keep_at_most`].
+    pub(super) fn keep_at_most(&self, bytes: usize) {
+        self.made.keep_at_most(bytes);
+    }
+
     /// Text positions, then the positions of every picture of `grids`, of one row of a batch.
     ///
     /// Each picture is a frame, its rows and columns counted from its centre; text goes on along all

@@ -57,13 +57,17 @@ fn file(terms: &Terms, picture: &Picture) -> Response {
     let mut response = ([(header::CONTENT_TYPE, media_type)], picture.file.clone()).into_response();
     response.headers_mut().insert(HeaderName::from_static("x-seed"), picture.seed.into());
     if !picture.warnings.is_empty() {
-        let warnings: Vec<_> = picture.warnings.iter().map(|warning| warning.replace('|', "/")).collect();
-        let warnings = warnings.join(BETWEEN_WARNINGS);
-        let warnings: String = warnings.escape_default().take(MAX_WARNINGS_LEN).collect();
+        let warnings = in_one_line(&picture.warnings);
         let warnings = HeaderValue::from_str(&warnings).expect("escapes are printable ASCII. This is a bug.");
         response.headers_mut().insert(HeaderName::from_static("x-warnings"), warnings);
     }
     response
+}
+
+/// Warnings as a header has them, in printable ASCII.
+fn in_one_line(warnings: &[String]) -> String {
+    let warnings: Vec<_> = warnings.iter().map(|warning| warning.replace('|', "/")).collect();
+    warnings.join(BETWEEN_WARNINGS).escape_default().take(MAX_WARNINGS_LEN).collect()
 }
 
 /// The JSON of an answer with all of its pictures.
@@ -100,4 +104,15 @@ pub(crate) fn images_response(terms: &Terms, pictures: &[Arc<Picture>]) -> Image
 pub(crate) fn slowest(pictures: &[Arc<Picture>]) -> StageTimings {
     let timings: Vec<Timings> = pictures.iter().map(|picture| picture.timings).collect();
     StageTimings::slowest(&timings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_can_be_told_apart_in_one_line() {
+        assert_eq!(in_one_line(&["a|b is é".into(), "c".into()]), "a/b is \\u{e9} | c");
+        assert_eq!(in_one_line(&["x".repeat(MAX_WARNINGS_LEN + 1)]).len(), MAX_WARNINGS_LEN);
+    }
 }

@@ -8,7 +8,7 @@ use scheduler::SchedulerConfig;
 use scheduler::fake::{FakePipeline, colour};
 use serde_json::json;
 
-use super::{Answer, config, configured_state, fake_app, fetch, first_pixel, generation, get, send};
+use super::{Answer, config, configured_state, fake_app, fetch, first_pixel, generation, get, send, sockets, state};
 use crate::app;
 
 fn url(answer: &Answer) -> &str {
@@ -44,6 +44,20 @@ async fn the_operator_knows_best_where_clients_see_the_server() {
     let body = json!({"prompt": "a cat", "response_format": "url"});
     let answer = send(&app, generation(body, &[("host", "inner"), ("x-forwarded-host", "elsewhere")])).await;
     assert!(url(&answer).starts_with("https://pictures.example/v1/images/files/"), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_waits_until_a_new_picture_is_fetched() {
+    let state = state(&FakePipeline::default()).await;
+    let server = sockets::served(&state).await;
+    let answer = sockets::start_generation(server.address, r#"{"prompt": "a cat", "response_format": "url"}"#).await;
+    let answer = sockets::answer(answer).await;
+    let path = answer.split(r#""url":"http://x"#).nth(1).and_then(|url| url.split('"').next()).expect(&answer);
+    server.stop.send(()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    sockets::assert_status(&sockets::get(server.address, path).await, 200);
+    let stopped = tokio::time::timeout(Duration::from_secs(3), server.ended).await;
+    stopped.expect("nothing is left to fetch").unwrap().unwrap();
 }
 
 #[tokio::test]

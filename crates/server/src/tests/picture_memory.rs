@@ -91,6 +91,16 @@ async fn free_becomes(state: &AppState, bytes: usize) {
 }
 
 #[tokio::test]
+async fn what_decoding_alone_took_is_free_again() {
+    let room = 10 * PICTURE;
+    let (state, app) = bounded(&mut gated(), room, room).await;
+    // With alpha: four bytes a pixel are read, and three of each are kept.
+    let edit = form().file("image", "a.png", &mask(100, 50)).text("async", "true").request();
+    assert_eq!(send(&app, edit).await.status, 202);
+    assert_eq!(state.pictures.left(), room - PICTURE);
+}
+
+#[tokio::test]
 async fn a_client_leaves_room_for_the_pictures_of_others() {
     let (state, app) = bounded(&mut gated(), 5 * PICTURE, 3 * PICTURE).await;
     let (one, refused) = filled(&app, "10.0.0.1").await;

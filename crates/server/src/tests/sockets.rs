@@ -51,7 +51,7 @@ pub(super) async fn answer(mut client: TcpStream) -> String {
     let mut bytes = Vec::new();
     let read = timeout(Duration::from_secs(10), client.read_to_end(&mut bytes));
     read.await.expect("an answer within ten seconds").expect("an answer, not a broken connection");
-    String::from_utf8(bytes).unwrap()
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 pub(super) async fn get(address: SocketAddr, path: &str) -> String {

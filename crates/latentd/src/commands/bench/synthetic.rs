@@ -158,7 +158,7 @@ impl Synthetic {
             instruction_set: kernels::instruction_set().unwrap_or_default(),
             model: published.id,
             dtype: self.dtype.as_str(),
-            quantization: self.quantization.map(|QuantizationName::Int8| "int8"),
+            quantization: self.quantization.map(QuantizationName::name),
             height: self.height,
             width: self.width,
             image_tokens: rows * columns,

@@ -16,9 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use candle_core::DType;
 use clap::builder::BoolishValueParser;
 use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage};
-use latentd::{DeviceName, Error, ModelSource, Omni, OmniBuilder, builtin_banner};
+use latentd::{DeviceName, DtypeName, Error, ModelSource, Omni, OmniBuilder, QuantizationName, builtin_banner};
 use models::AnyPipeline;
 use scheduler::{Readiness, Scheduler, SchedulerConfig, SpawnOptions};
 use server::{AppState, Metrics, ServerConfig};
@@ -96,23 +97,29 @@ impl Serve {
         self.http.settle(&mut config, mistakes);
         self.held.settle(&mut config);
         mistakes.take(self.log.check());
-        let (scheduling, workers_on_cpu) = scheduling?;
+        let (scheduling, workers_on_cpu, dtype) = scheduling?;
+        config.dtype = Some(dtype.as_str());
         Some(Settled { serve: self, source, scheduling, workers_on_cpu, config })
     }
 
-    /// The scheduler's bounds, and how many of its workers are on the CPU. A device that does not
-    /// answer is a mistake.
-    fn scheduling(&self, mistakes: &mut Mistakes) -> Option<(SchedulerConfig, usize)> {
+    /// The scheduler's bounds, how many of its workers are on the CPU, and what they keep weights in. A device that does
+    /// not answer is a mistake.
+    fn scheduling(&self, mistakes: &mut Mistakes) -> Option<(SchedulerConfig, usize, DType)> {
         let devices = &self.loading.on.device;
         let opened: Vec<_> = devices.iter().map(|device| mistakes.take(device.open())).collect();
         let on_cpu = opened.iter().flatten().filter(|device| device.is_cpu()).count();
+        let dtype = opened.iter().flatten().next().map(|device| DtypeName::resolve(self.loading.dtype, device));
         let config = self.scheduling.config(devices.len(), on_cpu == devices.len());
         let config = config.map_err(|errors| errors.iter().for_each(|err| mistakes.note(err))).ok()?;
-        Some((config, on_cpu))
+        Some((config, on_cpu, dtype?))
     }
 
     /// What makes the pipeline of each device, on its worker's thread; its warm-up ends with `stopped`.
-    fn factories(&self, stopped: &Interrupt) -> Vec<impl Fn() -> Result<AnyPipeline, Error> + Send + use<>> {
+    fn factories(
+        &self,
+        memory_budget: Option<u64>,
+        stopped: &Interrupt,
+    ) -> Vec<impl Fn() -> Result<AnyPipeline, Error> + Send + use<>> {
         let turn = Arc::new(Mutex::new(()));
         let factory = |&device: &DeviceName| {
             let (loading, model, turn) = (self.loading.clone(), self.model.clone(), turn.clone());
@@ -120,7 +127,7 @@ impl Serve {
             move || {
                 // One after the other: the second finds the first one's download.
                 let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-                warm(loading.builder_on(device, model.as_deref()), &stopped)
+                warm(loading.builder_on(device, model.as_deref()).memory_budget(memory_budget), &stopped)
             }
         };
         self.loading.on.device.iter().map(factory).collect()
@@ -143,6 +150,7 @@ impl Serve {
         config.drain_timeout = Duration::from_secs(self.drain_timeout);
         config.build = build::info();
         config.instruction_set = kernels::instruction_set().ok();
+        config.quantization = self.loading.quantization.map(QuantizationName::name);
         config
     }
 
@@ -196,10 +204,13 @@ impl Settled {
         let metrics = Metrics::default();
         let options = SpawnOptions { config: scheduling, observer: Some(metrics.observer()) };
         let stopped = Interrupt::default();
-        let scheduler = Scheduler::spawn(options, serve.factories(&stopped));
+        let scheduler = Scheduler::spawn(options, serve.factories(scheduling.memory_budget, &stopped));
         let memory_budget = scheduling.memory_budget.map(|bytes| ByteSize::b(bytes).to_string());
-        let instruction_set = kernels::instruction_set().unwrap_or_default();
-        tracing::info!(%address, model = source.id(), memory_budget, instruction_set, "listening; loading the model");
+        let ServerConfig { instruction_set, dtype, quantization, .. } = config;
+        let model = source.id();
+        tracing::info!(
+            %address, model, memory_budget, instruction_set, dtype, quantization, "listening; loading the model"
+        );
 
         let stop = server::stop_on_signals().map_err(|source| serve.io("listen on", source))?;
         let readiness = scheduler.readiness();
