@@ -10,7 +10,7 @@ use diffusion::{
     Extensions, Guidance, GuidanceKind, ImageRequest, ImageSize, InputImage, Interrupt, Mask, Pipeline, PreviewMethod,
     PreviewTimes, Previews, RgbImage, SamplingParams,
 };
-use models::{AnyPipeline, Checkpoint, LoadOptions, Overrides};
+use models::{AnyPipeline, Checkpoint, KeptBytes, LoadOptions, Overrides};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -112,7 +112,7 @@ fn check(case: &str, model: &mut AnyPipeline, requests: &[ImageRequest], said: u
 fn a_request_holds_what_its_estimate_says() {
     let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let checkpoint = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
-    let options = LoadOptions { encoding_cache_bytes: 0, ..LoadOptions::default() };
+    let options = LoadOptions { kept: KeptBytes { encodings: 0, ..KeptBytes::default() }, ..LoadOptions::default() };
     let mut model = models::load(&checkpoint, &options, &|_, _, _| ()).unwrap();
     let estimator = model.estimator();
     for (name, config) in configs(4, 2) {
@@ -160,7 +160,8 @@ fn edits(folder: &str) -> AnyPipeline {
         max_sequence_length: Some(64),
         ..Overrides::default()
     };
-    let options = LoadOptions { encoding_cache_bytes: 0, overrides, ..LoadOptions::default() };
+    let options =
+        LoadOptions { kept: KeptBytes { encodings: 0, ..KeptBytes::default() }, overrides, ..LoadOptions::default() };
     let checkpoint = Checkpoint::open(goldens.join("models").join(folder)).unwrap();
     models::load(&checkpoint, &options, &|_, _, _| ()).unwrap()
 }
@@ -197,7 +198,7 @@ const TOO_MUCH: f64 = 3.0;
 fn the_stages_of_a_request_need_what_their_estimates_say() {
     let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let checkpoint = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
-    let options = LoadOptions { encoding_cache_bytes: 0, ..LoadOptions::default() };
+    let options = LoadOptions { kept: KeptBytes { encodings: 0, ..KeptBytes::default() }, ..LoadOptions::default() };
     let builtin = models::load(&checkpoint, &options, &|_, _, _| ()).unwrap();
     let text = |side: usize| {
         let mut request = request(None, true, false);

@@ -3,24 +3,26 @@
 use std::sync::Arc;
 
 use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Mask, Pipeline, RgbImage, SamplingParams};
-use models::{AnyPipeline, Checkpoint, LoadOptions, Overrides, RequestState, randn};
+use models::{AnyPipeline, Checkpoint, KeptBytes, LoadOptions, Overrides, RequestState, randn};
 
 use crate::compare::changed_checkpoint;
 use crate::{flux2_klein_pipeline, qwen_image_edit_pipeline};
 
-/// FLUX.2-klein's base model, which is guided, keeping `encoding_cache_bytes` of encodings.
-pub fn klein(encoding_cache_bytes: usize) -> AnyPipeline {
+/// FLUX.2-klein's base model, which is guided, keeping so many bytes of encodings.
+pub fn klein(encodings: usize) -> AnyPipeline {
     let changed =
         changed_checkpoint(&flux2_klein_pipeline::folder(), &[("model_index.json", "is_distilled", false.into())]);
     let overrides = Overrides { max_sequence_length: Some(64), ..Overrides::default() };
-    let options = LoadOptions { encoding_cache_bytes, overrides, ..LoadOptions::default() };
+    let kept = KeptBytes { encodings, ..KeptBytes::default() };
+    let options = LoadOptions { kept, overrides, ..LoadOptions::default() };
     models::load(&Checkpoint::open(changed.path()).unwrap(), &options, &|_, _, _| ()).unwrap()
 }
 
 /// Qwen-Image-Edit-2509, which edits a picture of 128x64 pixels, or 96x96, at its own size.
-pub fn qwen(encoding_cache_bytes: usize) -> AnyPipeline {
+pub fn qwen(encodings: usize) -> AnyPipeline {
     let overrides = Overrides { edit_area: Some(96 * 96), condition_area: Some(112 * 112), ..Overrides::default() };
-    let options = LoadOptions { encoding_cache_bytes, overrides, ..LoadOptions::default() };
+    let kept = KeptBytes { encodings, ..KeptBytes::default() };
+    let options = LoadOptions { kept, overrides, ..LoadOptions::default() };
     let checkpoint = Checkpoint::open(qwen_image_edit_pipeline::folder()).unwrap();
     models::load(&checkpoint, &options, &|_, _, _| ()).unwrap()
 }
