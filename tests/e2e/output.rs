@@ -109,8 +109,12 @@ fn a_prompt_behind_two_dashes_is_left_alone() {
         assert!(output.status.success(), "{prompt:?}: {}", stderr(&output));
         fs::read(folder.path().join("latentd.png")).unwrap()
     };
-    assert_eq!(made(&["--", "--a_fox"]), made(&["--prompt=--a_fox"]), "what follows a `=` is left alone, too");
-    assert_ne!(made(&["--", "--a_fox"]), made(&["--prompt=--a-fox"]));
+    assert_eq!(
+        made(&["--", "--one_more_fox"]),
+        made(&["--prompt=--one_more_fox"]),
+        "what follows a `=` is left alone, too"
+    );
+    assert_ne!(made(&["--", "--one_more_fox"]), made(&["--prompt=--one-more-fox"]));
 }
 
 #[test]
