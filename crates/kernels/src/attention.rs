@@ -11,7 +11,7 @@ use crate::{AttentionStream, JointAttention, RopeTable, check_interrupt};
 
 /// Scores that one call may hold at a time, in elements: longer sequences go through in
 /// blocks of queries.
-const MAX_SCORES: usize = 1 << 28;
+const MAX_SCORES: usize = 1 << 26;
 
 impl JointAttention<'_> {
     /// The attended values of the text, `[text tokens, dim]`, and of the image.

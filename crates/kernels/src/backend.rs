@@ -54,8 +54,8 @@ pub(crate) trait Backend: Sync {
         Ok(None)
     }
 
-    /// See [`crate::channel_norm`].
-    fn channel_norm(&self, _x: &Tensor, _gamma: &Tensor) -> Result<Option<Tensor>> {
+    /// See [`crate::channel_norm`]; and perhaps the SiLU of it.
+    fn channel_norm(&self, _x: &Tensor, _gamma: &Tensor, _with_silu: bool) -> Result<Option<Tensor>> {
         Ok(None)
     }
 

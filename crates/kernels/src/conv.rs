@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor, bail};
 
+use crate::GroupNorm;
 use crate::backend::PackedConv;
 use crate::devices::backend;
+use crate::norm::channel_norm_silu;
 use crate::operands::ConvInput;
-use crate::{GroupNorm, channel_norm};
 
 /// A 3x3 convolution with zero padding 1.
 ///
@@ -70,7 +71,7 @@ impl Conv3x3 {
         if let Some(out) = self.packed(x, ConvInput::NormSilu(gamma), residual)? {
             return Ok(out);
         }
-        let convolved = self.forward(&channel_norm(x, gamma)?.silu()?)?;
+        let convolved = self.forward(&channel_norm_silu(x, gamma)?)?;
         match residual {
             Some(residual) => convolved + residual,
             None => Ok(convolved),

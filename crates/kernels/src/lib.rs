@@ -7,7 +7,8 @@
 //!
 //! Every operation has a reference made of candle operations, right for any device and float
 //! type: it is what the tests compare with and what runs where there is nothing faster. What is faster is a *backend's*
-//! (`backend.rs`): the CPU's kernels stand in `cpu`, one source for all sets of vector instructions (`cpu/sets.rs`).
+//! (`backend.rs`): the CPU's kernels stand in `cpu`, one source for all sets of vector instructions (`cpu/sets.rs`); those of CUDA
+//! devices, where the feature `cuda` asks for them, in `cuda`.
 
 mod activation;
 mod allocator;
@@ -16,6 +17,8 @@ mod backend;
 mod causal;
 mod conv;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod devices;
 mod group_norm;
 mod interrupt;

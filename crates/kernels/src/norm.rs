@@ -42,9 +42,17 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// `gamma` does not have one element a channel.
 pub fn channel_norm(x: &Tensor, gamma: &Tensor) -> Result<Tensor> {
     check_weight("gamma", x, gamma)?;
-    match backend(x.device()).channel_norm(x, gamma)? {
+    match backend(x.device()).channel_norm(x, gamma, false)? {
         Some(normed) => Ok(normed),
         None => channel_norm_reference(x, gamma),
+    }
+}
+
+/// `silu(channel_norm(x, gamma))`, of operands that have been checked.
+pub(crate) fn channel_norm_silu(x: &Tensor, gamma: &Tensor) -> Result<Tensor> {
+    match backend(x.device()).channel_norm(x, gamma, true)? {
+        Some(activated) => Ok(activated),
+        None => channel_norm(x, gamma)?.silu(),
     }
 }
 

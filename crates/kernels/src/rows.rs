@@ -1,15 +1,28 @@
 //! Where each row of a ragged batch begins.
 
 use std::ops::Range;
+#[cfg(feature = "cuda")]
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor, bail};
 
 /// Offsets of rows that lie one after another along the token axis. A row may be empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RowLayout {
     /// `num_rows + 1` offsets, the first 0, the last the number of tokens.
     offsets: Vec<usize>,
+    /// The same on the device that asked first, shared with what is cloned from this.
+    #[cfg(feature = "cuda")]
+    on_device: Arc<OnceLock<Tensor>>,
 }
+
+impl PartialEq for RowLayout {
+    fn eq(&self, other: &Self) -> bool {
+        self.offsets == other.offsets
+    }
+}
+
+impl Eq for RowLayout {}
 
 impl RowLayout {
     /// Rows of the given numbers of tokens, in order.
@@ -18,7 +31,11 @@ impl RowLayout {
             *end += length;
             Some(*end)
         });
-        RowLayout { offsets: std::iter::once(0).chain(ends).collect() }
+        RowLayout {
+            offsets: std::iter::once(0).chain(ends).collect(),
+            #[cfg(feature = "cuda")]
+            on_device: Arc::default(),
+        }
     }
 
     /// How many rows there are.
@@ -61,6 +78,24 @@ impl RowLayout {
         let parts = self.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty());
         let parts = parts.map(|(row, tokens)| vectors.narrow(0, row, 1)?.broadcast_as((tokens.len(), dim)));
         Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)
+    }
+
+    /// The offsets on `device`, `[num_rows + 1]` of u32: copied there once, by whoever asks first.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn offsets_on(&self, device: &candle_core::Device) -> Result<Tensor> {
+        if let Some(offsets) = self.on_device.get().filter(|offsets| offsets.device().same_device(device)) {
+            return Ok(offsets.clone());
+        }
+        let offsets = Tensor::from_iter(self.offsets.iter().map(|&offset| offset as u32), device)?;
+        // Where those of another device are kept, this one's are made anew each time.
+        let _ = self.on_device.set(offsets.clone());
+        Ok(offsets)
+    }
+
+    /// As `offsets_on`, nothing where no row has a token.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn offsets_if_any(&self, device: &candle_core::Device) -> Result<Option<Tensor>> {
+        if self.total() == 0 { Ok(None) } else { self.offsets_on(device).map(Some) }
     }
 
     /// Checks that `x` is `[total, dim]` and `vectors` holds one `[dim]` a row.

@@ -157,8 +157,10 @@ impl Backend for Cpu {
         tensor(kernels.rms_norm(&numbers, &weight, eps), x.shape()).map(Some)
     }
 
-    fn channel_norm(&self, x: &Tensor, gamma: &Tensor) -> Result<Option<Tensor>> {
-        let (Some(kernels), x, gamma) = (sets::current(), x.contiguous()?, wide(gamma)?) else { return Ok(None) };
+    /// The SiLU is that of a convolution, which has it in the pass that lays out its input.
+    fn channel_norm(&self, x: &Tensor, gamma: &Tensor, with_silu: bool) -> Result<Option<Tensor>> {
+        let kernels = sets::current().filter(|_| !with_silu);
+        let (Some(kernels), x, gamma) = (kernels, x.contiguous()?, wide(gamma)?) else { return Ok(None) };
         let (Some(numbers), Some(gamma)) = (F32::of(&x), F32::of(&gamma)) else { return Ok(None) };
         tensor(kernels.channel_norm(&numbers, &gamma), x.shape()).map(Some)
     }

@@ -142,6 +142,12 @@ pub fn with_reference<T>(work: impl FnOnce() -> T) -> T {
     with_choice(Choice::Reference, work)
 }
 
+/// Whether this thread is inside of [`with_reference`], for backends of other devices.
+#[cfg(feature = "cuda")]
+pub(crate) fn is_reference_forced() -> bool {
+    matches!(OF_THREAD.get(), Some(Choice::Reference))
+}
+
 fn with_choice<T>(choice: Choice, work: impl FnOnce() -> T) -> T {
     struct Restore(Option<Choice>);
     impl Drop for Restore {

@@ -1,0 +1,102 @@
+// Norms of one token or pixel at a time. A row is held in registers: memory is read once and written once.
+//
+// Threads: blockDim.x for a row, blockDim.y rows to a block; more than a warp for a row means one row to a block.
+#include "common.cuh"
+
+namespace {
+
+// Pieces of a row that a thread holds: rows of up to PIECES * WIDTH * blockDim.x numbers.
+constexpr int PIECES = 4;
+
+__device__ __forceinline__ int64_t row_index() { return (int64_t)blockIdx.x * blockDim.y + threadIdx.y; }
+
+// Calls f(piece, first column) for each piece of this thread.
+template <class F>
+__device__ __forceinline__ void each_piece(int dim, F f) {
+#pragma unroll
+  for (int piece = 0; piece < PIECES; piece++) {
+    const int column = (piece * blockDim.x + threadIdx.x) * WIDTH;
+    if (column < dim) f(piece, column);
+  }
+}
+
+// out = (x - mean) / sqrt(variance + eps) * (1 + scale[row]) + shift[row]
+template <class T>
+__device__ __forceinline__ void modulated_layer_norm(const T* x, const T* shift, const T* scale, const uint32_t* offsets,
+                                                     T* out, int tokens, int num_rows, int dim, int shift_stride,
+                                                     int scale_stride, float eps) {
+  const int64_t token = row_index();
+  if (token >= tokens) return;
+  const int64_t row = row_of(offsets, num_rows, token);
+  x += token * dim, out += token * dim, shift += row * shift_stride, scale += row * scale_stride;
+  float v[PIECES][WIDTH], sum = 0.f;
+  each_piece(dim, [&](int piece, int column) {
+    load8(x + column, v[piece]);
+    for (float number : v[piece]) sum += number;
+  });
+  const float mean = row_sum(sum) / dim;
+  float squares = 0.f;
+  each_piece(dim, [&](int piece, int) {
+    for (float number : v[piece]) squares += (number - mean) * (number - mean);
+  });
+  const float factor = rsqrtf(row_sum(squares) / dim + eps);
+  each_piece(dim, [&](int piece, int column) {
+    float a[WIDTH], b[WIDTH];
+    load8(scale + column, a);
+    load8(shift + column, b);
+#pragma unroll
+    for (int i = 0; i < WIDTH; i++) a[i] = (v[piece][i] - mean) * factor * (1.f + a[i]) + b[i];
+    store8(out + column, a);
+  });
+}
+
+// out = x * factor(sum of squares) * weight, perhaps its SiLU.
+template <class T, class F>
+__device__ __forceinline__ void scaled_by_length(const T* x, const T* weight, T* out, int rows, int dim, bool with_silu,
+                                                 F factor_of) {
+  const int64_t row = row_index();
+  if (row >= rows) return;
+  x += row * dim, out += row * dim;
+  float v[PIECES][WIDTH], squares = 0.f;
+  each_piece(dim, [&](int piece, int column) {
+    load8(x + column, v[piece]);
+    for (float number : v[piece]) squares += number * number;
+  });
+  const float factor = factor_of(row_sum(squares));
+  each_piece(dim, [&](int piece, int column) {
+    float w[WIDTH];
+    load8(weight + column, w);
+#pragma unroll
+    for (int i = 0; i < WIDTH; i++) {
+      w[i] = v[piece][i] * factor * w[i];
+      if (with_silu) w[i] = silu(w[i]);
+    }
+    store8(out + column, w);
+  });
+}
+
+}  // namespace
+
+#define MODULATED_LAYER_NORM(SUFFIX, T)                                                                                \
+  extern "C" __global__ void modulated_layer_norm_##SUFFIX(const T* x, const T* shift, const T* scale,                 \
+                                                           const uint32_t* offsets, T* out, int tokens, int num_rows,  \
+                                                           int dim, int shift_stride, int scale_stride, float eps) {   \
+    modulated_layer_norm(x, shift, scale, offsets, out, tokens, num_rows, dim, shift_stride, scale_stride, eps);       \
+  }
+FOR_BOTH_TYPES(MODULATED_LAYER_NORM)
+
+#define RMS_NORM(SUFFIX, T)                                                                                            \
+  extern "C" __global__ void rms_norm_##SUFFIX(const T* x, const T* weight, T* out, int rows, int dim, float eps) {    \
+    scaled_by_length(x, weight, out, rows, dim, false,                                                                 \
+                     [=](float squares) { return rsqrtf(squares / dim + eps); });                                      \
+  }
+FOR_BOTH_TYPES(RMS_NORM)
+
+// The smallest length that channel_norm divides by is 1e-12.
+#define CHANNEL_NORM(SUFFIX, T)                                                                                        \
+  extern "C" __global__ void channel_norm_##SUFFIX(const T* x, const T* gamma, T* out, int pixels, int channels,       \
+                                                   int with_silu) {                                                    \
+    scaled_by_length(x, gamma, out, pixels, channels, with_silu,                                                       \
+                     [=](float squares) { return sqrtf((float)channels) / fmaxf(sqrtf(squares), 1e-12f); });           \
+  }
+FOR_BOTH_TYPES(CHANNEL_NORM)

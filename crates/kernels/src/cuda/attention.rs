@@ -1,0 +1,224 @@
+//! Attention by the kernels of `cuda/attention_*.cu`, ahead of which `qkv.rs` norms and turns the heads.
+
+use std::sync::OnceLock;
+
+use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
+use candle_core::{DType, Result, Tensor};
+
+use super::gpu::{Address, Gpu, Kernel, argument, gpu, grid, is_served};
+use super::qkv::{self, Turned};
+use crate::RowLayout;
+use crate::operands::{CausalAttention, JointAttention, SelfAttention};
+
+/// The environment variable that names the attention to use.
+const VARIABLE: &str = "LATENTD_CUDA_ATTENTION";
+
+/// A way to compute attention.
+pub(super) struct Method {
+    name: &'static str,
+    /// Whether it takes numbers of a type in heads of so many features.
+    takes: fn(DType, usize) -> bool,
+    run: fn(&Gpu, &Problem<'_>) -> Result<()>,
+}
+
+impl Method {
+    #[cfg(test)]
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// From the plainest to the fastest. A new one is a line here.
+pub(super) static METHODS: [Method; 2] = [
+    Method { name: "tiled", takes: |dtype, head_dim| is_served(dtype) && is_tiled(head_dim), run: run_tiled },
+    Method { name: "mma", takes: |dtype, head_dim| dtype == DType::BF16 && is_tiled(head_dim), run: run_mma },
+];
+
+/// Features of the heads that the kernels are compiled for.
+fn is_tiled(head_dim: usize) -> bool {
+    matches!(head_dim, 32 | 64 | 128)
+}
+
+/// The methods in use: all of them, or the one that `LATENTD_CUDA_ATTENTION` names. With another name there is none,
+/// and candle's operations are taken.
+fn methods() -> &'static [Method] {
+    static CHOSEN: OnceLock<&'static [Method]> = OnceLock::new();
+    CHOSEN.get_or_init(|| match std::env::var(VARIABLE) {
+        Ok(name) if !name.is_empty() && name != "auto" => {
+            METHODS.iter().find(|method| method.name == name).map_or(&[], std::slice::from_ref)
+        }
+        _ => &METHODS,
+    })
+}
+
+/// Attention of every row over its own tokens, of which a row's text lies ahead of its image.
+pub(super) struct Problem<'t> {
+    /// `[tokens, num_heads * head_dim]`, perhaps a view of wider rows, as all three.
+    pub(super) q: Tensor,
+    /// `[tokens, num_kv_heads * head_dim]`
+    pub(super) k: Tensor,
+    pub(super) v: Tensor,
+    /// Text and image; all tokens are one row's image where there are none.
+    pub(super) rows: Option<[&'t RowLayout; 2]>,
+    pub(super) num_heads: usize,
+    pub(super) num_kv_heads: usize,
+    pub(super) head_dim: usize,
+    /// Tokens of a row that are keys at most: padding lies behind them.
+    pub(super) valid: Option<usize>,
+    /// Whether a query sees no key behind its own place.
+    pub(super) causal: bool,
+    /// Filled with the attended values of the text's tokens, and of the image's.
+    pub(super) out: [Tensor; 2],
+}
+
+/// The last of `methods` that takes numbers of a type in heads of so many features.
+fn method_for(methods: &[Method], dtype: DType, head_dim: usize) -> Option<&Method> {
+    methods.iter().rfind(|method| (method.takes)(dtype, head_dim))
+}
+
+pub(super) fn joint_attention(inputs: &JointAttention<'_>) -> Result<Option<(Tensor, Tensor)>> {
+    joint_attention_by(methods(), inputs)
+}
+
+pub(super) fn joint_attention_by(methods: &[Method], inputs: &JointAttention<'_>) -> Result<Option<(Tensor, Tensor)>> {
+    let (dtype, dim, num_heads) = (inputs.image.qkv.dtype(), inputs.image.qkv.dim(1)? / 3, inputs.num_heads);
+    let head_dim = dim / num_heads;
+    let Some(method) = method_for(methods, dtype, head_dim) else { return Ok(None) };
+    if inputs.text.qkv.dtype() != dtype {
+        return Ok(None);
+    }
+    let gpu = gpu(inputs.image.qkv)?;
+    let (text, image) = (inputs.text.rows, inputs.image.rows);
+    let out = [gpu.output((text.total(), dim), dtype)?, gpu.output((image.total(), dim), dtype)?];
+    let num_kv_heads = num_heads;
+    if text.total() + image.total() > 0 {
+        let [q, k, v] = qkv::joint(&gpu, inputs)?;
+        let (rows, out) = (Some([text, image]), out.clone());
+        (method.run)(
+            &gpu,
+            &Problem { q, k, v, rows, num_heads, num_kv_heads, head_dim, valid: None, causal: false, out },
+        )?;
+    }
+    let [text, image] = out;
+    Ok(Some((text, image)))
+}
+
+pub(super) fn self_attention(inputs: &SelfAttention<'_>) -> Result<Option<Tensor>> {
+    let heads = (inputs.num_heads, inputs.num_heads);
+    let turned = Turned { qkv: inputs.qkv, norms: None, cos: inputs.cos, sin: inputs.sin, heads };
+    let none = RowLayout::new(&vec![0; inputs.rows.num_rows()]);
+    turned_attention(methods(), &turned, Some([&none, inputs.rows]), None)
+}
+
+pub(super) fn causal_attention(inputs: &CausalAttention<'_>) -> Result<Option<Tensor>> {
+    causal_attention_by(methods(), inputs)
+}
+
+pub(super) fn causal_attention_by(methods: &[Method], inputs: &CausalAttention<'_>) -> Result<Option<Tensor>> {
+    let CausalAttention { qkv, norms, cos, sin, num_heads, num_kv_heads, valid } = *inputs;
+    turned_attention(methods, &Turned { qkv, norms, cos, sin, heads: (num_heads, num_kv_heads) }, None, Some(valid))
+}
+
+/// Attention with half-split RoPE: causal with a number of valid tokens, full without.
+fn turned_attention(
+    methods: &[Method],
+    turned: &Turned<'_>,
+    rows: Option<[&RowLayout; 2]>,
+    valid: Option<usize>,
+) -> Result<Option<Tensor>> {
+    let (dtype, (tokens, width), (num_heads, num_kv_heads)) = (turned.qkv.dtype(), turned.qkv.dims2()?, turned.heads);
+    let head_dim = width / (num_heads + 2 * num_kv_heads);
+    let Some(method) = method_for(methods, dtype, head_dim) else { return Ok(None) };
+    let gpu = gpu(turned.qkv)?;
+    let out = gpu.output((tokens, num_heads * head_dim), dtype)?;
+    if tokens > 0 {
+        let [q, k, v] = qkv::turned(&gpu, turned)?;
+        let (causal, outs) = (valid.is_some(), [out.clone(), out.clone()]);
+        (method.run)(&gpu, &Problem { q, k, v, rows, num_heads, num_kv_heads, head_dim, valid, causal, out: outs })?;
+    }
+    Ok(Some(out))
+}
+
+/// `Attention` of `attention.cuh`, whose layout it has.
+#[repr(C)]
+struct Operands<'t> {
+    q: Address<'t>,
+    k: Address<'t>,
+    v: Address<'t>,
+    text_out: Address<'t>,
+    image_out: Address<'t>,
+    text_offsets: Address<'t>,
+    image_offsets: Address<'t>,
+    strides: [i32; 3],
+    num_heads: i32,
+    heads_a_key: i32,
+    tokens: i32,
+    valid: i32,
+    causal: i32,
+    scale: f32,
+}
+
+// SAFETY: addresses and numbers, laid out as the kernel has them.
+unsafe impl DeviceRepr for Operands<'_> {}
+
+argument!(Operands<'_>);
+
+/// Queries of a block, in both kernels.
+const BLOCK_Q: usize = 64;
+
+/// f32 numbers of `attention_tiled.cu` in shared memory: queries, keys, values and weights, rows one wider than they
+/// are so that columns lie in different banks.
+fn run_tiled(gpu: &Gpu, problem: &Problem<'_>) -> Result<()> {
+    let (head_dim, keys) = (problem.head_dim, 32);
+    let floats = (BLOCK_Q + keys) * (head_dim + 1) + keys * head_dim + BLOCK_Q * (keys + 1);
+    let name = match head_dim {
+        32 => "attention_tiled_32",
+        64 => "attention_tiled_64",
+        _ => "attention_tiled_128",
+    };
+    launch(gpu, problem, Kernel { module: "attention_tiled", name }, 256, floats * size_of::<f32>())
+}
+
+/// Two tiles of 64 keys and of their values in shared memory.
+fn run_mma(gpu: &Gpu, problem: &Problem<'_>) -> Result<()> {
+    let name = match problem.head_dim {
+        32 => "attention_mma_32",
+        64 => "attention_mma_64",
+        _ => "attention_mma_128",
+    };
+    let bytes = 2 * 2 * 64 * problem.head_dim * DType::BF16.size_in_bytes();
+    launch(gpu, problem, Kernel { module: "attention_mma", name }, 128, bytes)
+}
+
+fn launch(gpu: &Gpu, problem: &Problem<'_>, kernel: Kernel, threads: usize, shared_bytes: usize) -> Result<()> {
+    let Problem { q, k, v, rows, out: [text_out, image_out], .. } = problem;
+    let tokens = q.dim(0)?;
+    let (num_rows, longest) = match rows {
+        Some([text, image]) => {
+            let lengths = text.iter().zip(image.iter()).map(|(text, image)| text.len() + image.len());
+            (image.num_rows(), lengths.max().unwrap_or(0))
+        }
+        None => (1, tokens),
+    };
+    let text_offsets = rows.map_or(Ok(None), |[text, _]| text.offsets_if_any(q.device()))?;
+    let image_offsets = rows.map(|[_, image]| image.offsets_on(q.device())).transpose()?;
+    let stride = |tensor: &Tensor| tensor.stride()[0] as i32;
+    let operands = Operands {
+        q: Address::of(q)?,
+        k: Address::of(k)?,
+        v: Address::of(v)?,
+        text_out: Address::of(text_out)?,
+        image_out: Address::of(image_out)?,
+        text_offsets: Address::or_null(text_offsets.as_ref())?,
+        image_offsets: Address::or_null(image_offsets.as_ref())?,
+        strides: [stride(q), stride(k), stride(v)],
+        num_heads: problem.num_heads as i32,
+        heads_a_key: (problem.num_heads / problem.num_kv_heads) as i32,
+        tokens: tokens as i32,
+        valid: problem.valid.map_or(i32::MAX, |valid| valid as i32),
+        causal: i32::from(problem.causal),
+        scale: std::f32::consts::LOG2_E / (problem.head_dim as f32).sqrt(),
+    };
+    let blocks = (longest.div_ceil(BLOCK_Q), problem.num_heads, num_rows);
+    gpu.launch(kernel, q.dtype(), grid(blocks, (threads, 1), shared_bytes), &[&operands])
+}

@@ -1,0 +1,195 @@
+//! The kernels of a device: loaded once, found by their names once, launched.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaModule, CudaStream, DevicePtr, LaunchArgs, LaunchConfig, PushKernelArg,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
+use candle_core::cuda_backend::{CudaStorageSlice, DeviceId, WrapErr};
+use candle_core::{CudaDevice, DType, Device, Result, Shape, Storage, Tensor, bail};
+use half::bf16;
+
+use super::lt::Lt;
+
+/// The modules by their names: files of `cuda/`, compiled.
+macro_rules! modules {
+    ($($name:literal),*) => {
+        [$(($name, include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")) as &[u8])),*]
+    };
+}
+
+static MODULES: [(&str, &[u8]); 7] =
+    modules!["attention_mma", "attention_tiled", "elementwise", "group_norm", "norm", "qkv", "step"];
+
+/// Shared memory that a kernel may have without asking for more.
+const SHARED_BYTES: u32 = 48 << 10;
+
+/// A kernel that there is of each float type: `name` and its suffix, in the module of that name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Kernel {
+    pub(super) module: &'static str,
+    pub(super) name: &'static str,
+}
+
+/// A device as its own kernels see it.
+pub(super) struct Gpu {
+    device: CudaDevice,
+    stream: Arc<CudaStream>,
+    modules: HashMap<&'static str, Arc<CudaModule>>,
+    functions: Mutex<HashMap<(Kernel, DType), CudaFunction>>,
+    lt: OnceLock<Lt>,
+}
+
+/// The kernels of the device that `tensor` lies on, loaded by whoever asks first.
+pub(super) fn gpu(tensor: &Tensor) -> Result<Arc<Gpu>> {
+    static GPUS: Mutex<Option<HashMap<DeviceId, Arc<Gpu>>>> = Mutex::new(None);
+    let Device::Cuda(device) = tensor.device() else { bail!("the tensor must lie on a CUDA device. This is a bug.") };
+    let mut gpus = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
+    let gpus = gpus.get_or_insert_default();
+    if let Some(gpu) = gpus.get(&device.id()) {
+        return Ok(gpu.clone());
+    }
+    let gpu = Arc::new(Gpu::new(device)?);
+    gpus.insert(device.id(), gpu.clone());
+    Ok(gpu)
+}
+
+/// Whether there are kernels for numbers of this type.
+pub(super) fn is_served(dtype: DType) -> bool {
+    matches!(dtype, DType::BF16 | DType::F32)
+}
+
+impl Gpu {
+    fn new(device: &CudaDevice) -> Result<Gpu> {
+        let stream = device.cuda_stream();
+        let load = |(name, image): &(&'static str, &[u8])| {
+            Ok((*name, stream.context().load_module(Ptx::from_binary(image.to_vec())).w()?))
+        };
+        let modules = MODULES.iter().map(load).collect::<Result<_>>()?;
+        Ok(Gpu { device: device.clone(), stream, modules, functions: Mutex::default(), lt: OnceLock::new() })
+    }
+
+    /// Matrix products, made ready by whoever asks first.
+    pub(super) fn lt(&self) -> Result<&Lt> {
+        if let Some(lt) = self.lt.get() {
+            return Ok(lt);
+        }
+        let lt = Lt::new(&self.stream)?;
+        Ok(self.lt.get_or_init(|| lt))
+    }
+
+    /// A tensor for a kernel to fill.
+    pub(super) fn output(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        // SAFETY: every caller hands it to a launch that writes all of it, or reads back only what was written.
+        unsafe { Tensor::empty(shape, dtype, &Device::Cuda(self.device.clone())) }
+    }
+
+    /// Launches the kernel for numbers of `dtype`.
+    pub(super) fn launch(
+        &self,
+        kernel: Kernel,
+        dtype: DType,
+        config: LaunchConfig,
+        args: &[&dyn Argument],
+    ) -> Result<()> {
+        let function = self.function(kernel, dtype, config.shared_mem_bytes)?;
+        let mut builder = self.stream.launch_builder(&function);
+        for arg in args {
+            arg.push(&mut builder);
+        }
+        // SAFETY: the callers, one beside each kernel's declaration, give the arguments that it declares, of tensors
+        // whose shapes they have checked. The tensors are borrowed until the launch is queued; their memory is given
+        // back by the same stream, so not before the kernel has run.
+        unsafe { builder.launch(config) }.w()?;
+        Ok(())
+    }
+
+    fn function(&self, kernel: Kernel, dtype: DType, shared_bytes: u32) -> Result<CudaFunction> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(&(kernel, dtype)) {
+            return Ok(function.clone());
+        }
+        let name = format!("{}_{}", kernel.name, dtype.as_str());
+        let Some(module) = self.modules.get(kernel.module) else {
+            bail!("no module {}. This is a bug.", kernel.module)
+        };
+        let function = module.load_function(&name).w()?;
+        if shared_bytes > SHARED_BYTES {
+            function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes as i32).w()?;
+        }
+        functions.insert((kernel, dtype), function.clone());
+        Ok(function)
+    }
+}
+
+/// Blocks and the threads of each.
+pub(super) fn grid(blocks: (usize, usize, usize), threads: (usize, usize), shared_bytes: usize) -> LaunchConfig {
+    LaunchConfig {
+        grid_dim: (blocks.0 as u32, blocks.1 as u32, blocks.2 as u32),
+        block_dim: (threads.0 as u32, threads.1 as u32, 1),
+        shared_mem_bytes: shared_bytes as u32,
+    }
+}
+
+/// What a kernel takes: a number, an address, or a structure of those that both sides lay out as C does.
+pub(super) trait Argument {
+    /// Adds it to the arguments of a launch.
+    fn push<'a>(&'a self, builder: &mut LaunchArgs<'a>);
+}
+
+/// Lets types that may be copied to the device byte by byte be arguments.
+macro_rules! argument {
+    ($($type:ty),*) => {$(
+        impl $crate::cuda::gpu::Argument for $type {
+            fn push<'a>(&'a self, builder: &mut candle_core::cuda_backend::cudarc::driver::LaunchArgs<'a>) {
+                candle_core::cuda_backend::cudarc::driver::PushKernelArg::arg(builder, self);
+            }
+        }
+    )*};
+}
+pub(super) use argument;
+
+argument!(i32, i64, f32);
+
+/// Where a tensor's numbers begin on the device, or null.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Address<'t>(u64, PhantomData<&'t Tensor>);
+
+impl Argument for Address<'_> {
+    fn push<'a>(&'a self, builder: &mut LaunchArgs<'a>) {
+        builder.arg(&self.0);
+    }
+}
+
+impl<'t> Address<'t> {
+    pub(super) const NULL: Address<'static> = Address(0, PhantomData);
+
+    /// Of the first number of `tensor`, whose layout is the caller's business.
+    pub(super) fn of(tensor: &'t Tensor) -> Result<Self> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let Storage::Cuda(storage) = &*storage else { bail!("the tensor must lie on a CUDA device. This is a bug.") };
+        let stream = storage.device.cuda_stream();
+        // What `device_ptr` gives beside the address orders the streams of a device. There is one.
+        let begin = match &storage.slice {
+            CudaStorageSlice::BF16(slice) => DevicePtr::<bf16>::device_ptr(slice, &stream).0,
+            CudaStorageSlice::F32(slice) => DevicePtr::<f32>::device_ptr(slice, &stream).0,
+            CudaStorageSlice::U32(slice) => DevicePtr::<u32>::device_ptr(slice, &stream).0,
+            _ => bail!("kernels do not take {:?}. This is a bug.", tensor.dtype()),
+        };
+        Ok(Address(begin + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64, PhantomData))
+    }
+
+    /// Null where there is no tensor.
+    pub(super) fn or_null(tensor: Option<&'t Tensor>) -> Result<Self> {
+        tensor.map_or(Ok(Address::NULL), Address::of)
+    }
+
+    pub(super) fn as_ptr<T>(self) -> *mut T {
+        self.0 as *mut T
+    }
+}

@@ -1,0 +1,226 @@
+//! Matrix products by cuBLASLt, with bias and GELU in the same pass. What it chose for a shape is kept: asking it
+//! takes longer than queueing a product.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::cublaslt::result::{self, CublasError};
+use candle_core::cuda_backend::cudarc::cublaslt::sys::{
+    cublasComputeType_t, cublasLtEpilogue_t, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
+    cublasLtMatmulDescAttributes_t as DescAttribute, cublasLtMatmulPreference_t,
+    cublasLtMatmulPreferenceAttributes_t as PrefAttribute, cublasLtMatrixLayout_t, cublasLtReductionScheme_t,
+    cudaDataType,
+};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use candle_core::cuda_backend::{WrapErr, gemm_reduced_precision_f32};
+use candle_core::{DType, Error, Result, bail};
+
+use super::gpu::Address;
+
+/// Scratch memory of the products of a stream: what NVIDIA advises for Hopper.
+const WORKSPACE_BYTES: usize = 32 << 20;
+/// Shapes whose choice is kept: of a batch that changes with every step all are let go now and then.
+const MAX_PLANS: usize = 4096;
+
+/// cuBLASLt on one stream.
+pub(super) struct Lt {
+    handle: cublasLtHandle_t,
+    workspace: CudaSlice<u8>,
+    stream: Arc<CudaStream>,
+    /// `None` where there is no way to compute it.
+    plans: Mutex<HashMap<Product, Option<Plan>>>,
+}
+
+/// What a choice depends on: `[m, k]` rows times the `[n, k]` weight, transposed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Product {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) dtype: DType,
+    pub(super) bias: bool,
+    pub(super) gelu: bool,
+}
+
+/// Addresses of a product's operands.
+pub(super) struct Operands<'t> {
+    pub(super) x: Address<'t>,
+    pub(super) weight: Address<'t>,
+    pub(super) bias: Option<Address<'t>>,
+    pub(super) out: Address<'t>,
+}
+
+// SAFETY: the library's handle may be used by any thread; nothing here is bound to the one that made it.
+unsafe impl Send for Lt {}
+// SAFETY: as above; descriptors, which are written to, are behind the mutex.
+unsafe impl Sync for Lt {}
+
+impl Lt {
+    pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self> {
+        // SAFETY: scratch memory has no contents.
+        let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.w()?;
+        Ok(Lt {
+            handle: result::create_handle().map_err(failed)?,
+            workspace,
+            stream: stream.clone(),
+            plans: Mutex::default(),
+        })
+    }
+
+    /// Queues the product; false where the library knows no way.
+    pub(super) fn multiply(&self, product: Product, operands: &Operands<'_>) -> Result<bool> {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if !plans.contains_key(&product) {
+            if plans.len() >= MAX_PLANS {
+                plans.clear();
+            }
+            plans.insert(product, Plan::new(self.handle, product)?);
+        }
+        let Some(Some(plan)) = plans.get(&product) else { return Ok(false) };
+        if let Some(bias) = operands.bias {
+            plan.desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.as_ptr::<c_void>())?;
+        }
+        let (workspace, _written) = self.workspace.device_ptr(&self.stream);
+        let (one, zero) = (1f32, 0f32);
+        // SAFETY: the layouts are those of the operands, which `Linear` has checked against `product`; the workspace
+        // is as large as the plan was told. All is queued on the stream that gives the memory back.
+        unsafe {
+            result::matmul(
+                self.handle,
+                plan.desc.0,
+                (&raw const one).cast(),
+                (&raw const zero).cast(),
+                operands.weight.as_ptr(),
+                plan.weight.0,
+                operands.x.as_ptr(),
+                plan.x.0,
+                operands.out.as_ptr(),
+                plan.out.0,
+                operands.out.as_ptr(),
+                plan.out.0,
+                &raw const plan.algo,
+                workspace as *mut c_void,
+                WORKSPACE_BYTES,
+                self.stream.cu_stream().cast(),
+            )
+        }
+        .map_err(failed)?;
+        Ok(true)
+    }
+}
+
+impl Drop for Lt {
+    fn drop(&mut self) {
+        // SAFETY: the handle was made by `new`, and plans do not need it to be let go. A failure leaves it to the
+        // process's end.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}
+
+/// A product as the library describes it, and how it is to be computed. The library's matrices are column by column:
+/// it computes the `[n, m]` transpose from the weight, transposed, and the rows.
+struct Plan {
+    desc: Desc,
+    weight: Layout,
+    x: Layout,
+    out: Layout,
+    algo: cublasLtMatmulAlgo_t,
+}
+
+impl Plan {
+    /// `None` where the library knows no way.
+    fn new(handle: cublasLtHandle_t, product: Product) -> Result<Option<Self>> {
+        let Product { m, n, k, dtype, bias, gelu } = product;
+        let number = match dtype {
+            DType::BF16 => cudaDataType::CUDA_R_16BF,
+            DType::F32 => cudaDataType::CUDA_R_32F,
+            _ => bail!("no products of {dtype:?}. This is a bug."),
+        };
+        let desc = Desc::new(dtype)?;
+        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, &1i32)?;
+        let epilogue = match (bias, gelu) {
+            (false, false) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
+            (true, false) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            (false, true) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU,
+            (true, true) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_BIAS,
+        };
+        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+        let weight = Layout::new(number, k, n)?;
+        let (x, out) = (Layout::new(number, k, m)?, Layout::new(number, n, m)?);
+        let preference = Preference::new()?;
+        preference.set(PrefAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE_BYTES)?;
+        // Sums that are split are added in f32.
+        let scheme = cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        preference.set(PrefAttribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &scheme)?;
+        // Operands may be views, which begin at multiples of 16 bytes.
+        preference.set(PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &16u32)?;
+        preference.set(PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &16u32)?;
+        // SAFETY: all descriptors are alive.
+        let heuristic =
+            unsafe { result::get_matmul_algo_heuristic(handle, desc.0, weight.0, x.0, out.0, out.0, preference.0) };
+        let Ok(heuristic) = heuristic else { return Ok(None) };
+        Ok(Some(Plan { desc, weight, x, out, algo: heuristic.algo }))
+    }
+}
+
+fn failed(err: CublasError) -> Error {
+    Error::msg(format!("cuBLASLt: {err}")).bt()
+}
+
+/// A handle of the library's, let go with it.
+macro_rules! owned {
+    ($name:ident, $handle:ty, $destroy:path) => {
+        struct $name($handle);
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                // SAFETY: it was made by `new` and nothing else lets it go. A failure leaves it to the process's end.
+                let _ = unsafe { $destroy(self.0) };
+            }
+        }
+    };
+}
+
+owned!(Desc, cublasLtMatmulDesc_t, result::destroy_matmul_desc);
+owned!(Layout, cublasLtMatrixLayout_t, result::destroy_matrix_layout);
+owned!(Preference, cublasLtMatmulPreference_t, result::destroy_matmul_pref);
+
+// SAFETY: descriptors are the library's memory, bound to no thread. `Lt` keeps them behind its mutex.
+unsafe impl Send for Plan {}
+
+impl Desc {
+    /// Sums in f32; of f32 numbers with TF32's products where candle was told so.
+    fn new(dtype: DType) -> Result<Self> {
+        let compute = match dtype == DType::F32 && gemm_reduced_precision_f32() {
+            true => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            false => cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        };
+        Ok(Desc(result::create_matmul_desc(compute, cudaDataType::CUDA_R_32F).map_err(failed)?))
+    }
+
+    fn set<T>(&self, attribute: DescAttribute, value: &T) -> Result<()> {
+        // SAFETY: each attribute is set to a value of the type that the library's header gives it.
+        unsafe { result::set_matmul_desc_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>()) }
+            .map_err(failed)
+    }
+}
+
+impl Layout {
+    /// Of columns without gaps.
+    fn new(number: cudaDataType, rows: usize, columns: usize) -> Result<Self> {
+        Ok(Layout(result::create_matrix_layout(number, rows as u64, columns as u64, rows as i64).map_err(failed)?))
+    }
+}
+
+impl Preference {
+    fn new() -> Result<Self> {
+        Ok(Preference(result::create_matmul_pref().map_err(failed)?))
+    }
+
+    fn set<T>(&self, attribute: PrefAttribute, value: &T) -> Result<()> {
+        // SAFETY: as in `Desc::set`.
+        unsafe { result::set_matmul_pref_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>()) }
+            .map_err(failed)
+    }
+}

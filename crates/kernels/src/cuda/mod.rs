@@ -1,0 +1,86 @@
+//! CUDA devices: kernels of this crate's `cuda/` folder, and products by cuBLASLt.
+//!
+//! Numbers are bf16 or f32 on the way in and out, sums are f32. What there is no kernel for is left to candle's
+//! operations: other float types, and features that are not a multiple of eight.
+
+#![allow(unsafe_code, reason = "kernels are launched, and a library is called, through pointers")]
+
+mod activation;
+mod attention;
+mod gpu;
+mod group_norm;
+mod layout;
+mod linear;
+mod lt;
+mod norm;
+mod qkv;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use candle_core::{Result, Tensor};
+
+use crate::RowLayout;
+use crate::backend::{Backend, PackedLinear};
+use crate::operands::{CausalAttention, GroupNorm, JointAttention, SelfAttention};
+
+/// The backend of CUDA devices.
+pub(crate) struct Cuda;
+
+impl Backend for Cuda {
+    fn joint_attention(&self, inputs: &JointAttention<'_>) -> Result<Option<(Tensor, Tensor)>> {
+        attention::joint_attention(inputs)
+    }
+
+    fn causal_attention(&self, inputs: &CausalAttention<'_>) -> Result<Option<Tensor>> {
+        attention::causal_attention(inputs)
+    }
+
+    fn self_attention(&self, inputs: &SelfAttention<'_>) -> Result<Option<Tensor>> {
+        attention::self_attention(inputs)
+    }
+
+    fn group_norm(&self, x: &Tensor, norm: &GroupNorm, with_silu: bool) -> Result<Option<Tensor>> {
+        group_norm::group_norm(x, norm, with_silu)
+    }
+
+    fn modulated_layer_norm(
+        &self,
+        x: &Tensor,
+        shift: &Tensor,
+        scale: &Tensor,
+        rows: &RowLayout,
+        eps: f64,
+    ) -> Result<Option<Tensor>> {
+        norm::modulated_layer_norm(x, shift, scale, rows, eps)
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Option<Tensor>> {
+        norm::rms_norm(x, weight, eps)
+    }
+
+    fn channel_norm(&self, x: &Tensor, gamma: &Tensor, with_silu: bool) -> Result<Option<Tensor>> {
+        norm::channel_norm(x, gamma, with_silu)
+    }
+
+    fn swiglu(&self, gate_up: &Tensor) -> Result<Option<Tensor>> {
+        activation::swiglu(gate_up)
+    }
+
+    fn residual_diffs(
+        &self,
+        current: &Tensor,
+        previous: &[Option<&Tensor>],
+        rows: &RowLayout,
+    ) -> Result<Option<Vec<Option<f32>>>> {
+        step::residual_diffs(current, previous, rows)
+    }
+
+    fn add_weighted(&self, x: &Tensor, terms: &[(f64, &Tensor)]) -> Result<Option<Tensor>> {
+        step::add_weighted(x, terms)
+    }
+
+    fn pack_linear(&self, weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
+        Ok(linear::Packed::new(weights, bias)?.map(|packed| Box::new(packed) as Box<dyn PackedLinear>))
+    }
+}
