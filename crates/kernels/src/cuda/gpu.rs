@@ -1,8 +1,10 @@
 //! The kernels of a device: loaded once, found by their names once, launched.
 
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use candle_core::cuda_backend::cudarc::driver::{
@@ -35,27 +37,32 @@ pub(super) struct Kernel {
     pub(super) name: &'static str,
 }
 
-/// A device as its own kernels see it.
+/// A device as its own kernels see it, on the thread that works with it.
 pub(super) struct Gpu {
     device: CudaDevice,
     stream: Arc<CudaStream>,
     modules: HashMap<&'static str, Arc<CudaModule>>,
-    functions: Mutex<HashMap<(Kernel, DType), CudaFunction>>,
-    lt: OnceLock<Lt>,
+    functions: RefCell<HashMap<(Kernel, DType), CudaFunction>>,
+    lt: OnceCell<Lt>,
 }
 
-/// The kernels of the device that `tensor` lies on, loaded by whoever asks first.
-pub(super) fn gpu(tensor: &Tensor) -> Result<Arc<Gpu>> {
-    static GPUS: Mutex<Option<HashMap<DeviceId, Arc<Gpu>>>> = Mutex::new(None);
+thread_local! {
+    /// By the number of the GPU. A device that is opened anew takes the place of the one before, whose memory goes.
+    static GPUS: RefCell<HashMap<usize, (DeviceId, Rc<Gpu>)>> = RefCell::default();
+}
+
+/// The kernels of the device that `tensor` lies on, loaded when this thread first asks.
+pub(super) fn gpu(tensor: &Tensor) -> Result<Rc<Gpu>> {
     let Device::Cuda(device) = tensor.device() else { bail!("the tensor must lie on a CUDA device. This is a bug.") };
-    let mut gpus = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
-    let gpus = gpus.get_or_insert_default();
-    if let Some(gpu) = gpus.get(&device.id()) {
-        return Ok(gpu.clone());
-    }
-    let gpu = Arc::new(Gpu::new(device)?);
-    gpus.insert(device.id(), gpu.clone());
-    Ok(gpu)
+    let ordinal = device.cuda_stream().context().ordinal();
+    GPUS.with_borrow_mut(|gpus| match gpus.get(&ordinal) {
+        Some((id, gpu)) if *id == device.id() => Ok(gpu.clone()),
+        _ => {
+            let gpu = Rc::new(Gpu::new(device)?);
+            gpus.insert(ordinal, (device.id(), gpu.clone()));
+            Ok(gpu)
+        }
+    })
 }
 
 /// Whether there are kernels for numbers of this type.
@@ -70,10 +77,10 @@ impl Gpu {
             Ok((*name, stream.context().load_module(Ptx::from_binary(image.to_vec())).w()?))
         };
         let modules = MODULES.iter().map(load).collect::<Result<_>>()?;
-        Ok(Gpu { device: device.clone(), stream, modules, functions: Mutex::default(), lt: OnceLock::new() })
+        Ok(Gpu { device: device.clone(), stream, modules, functions: RefCell::default(), lt: OnceCell::new() })
     }
 
-    /// Matrix products, made ready by whoever asks first.
+    /// Matrix products, made ready for the first of them.
     pub(super) fn lt(&self) -> Result<&Lt> {
         if let Some(lt) = self.lt.get() {
             return Ok(lt);
@@ -109,7 +116,7 @@ impl Gpu {
     }
 
     fn function(&self, kernel: Kernel, dtype: DType, shared_bytes: u32) -> Result<CudaFunction> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut functions = self.functions.borrow_mut();
         if let Some(function) = functions.get(&(kernel, dtype)) {
             return Ok(function.clone());
         }

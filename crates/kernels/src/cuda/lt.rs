@@ -1,9 +1,10 @@
 //! Matrix products by cuBLASLt, with bias and GELU in the same pass. What it chose for a shape is kept: asking it
 //! takes longer than queueing a product.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::cublaslt::result::{self, CublasError};
 use candle_core::cuda_backend::cudarc::cublaslt::sys::{
@@ -29,7 +30,7 @@ pub(super) struct Lt {
     workspace: CudaSlice<u8>,
     stream: Arc<CudaStream>,
     /// `None` where there is no way to compute it.
-    plans: Mutex<HashMap<Product, Option<Plan>>>,
+    plans: RefCell<HashMap<Product, Option<Plan>>>,
 }
 
 /// What a choice depends on: `[m, k]` rows times the `[n, k]` weight, transposed.
@@ -51,11 +52,6 @@ pub(super) struct Operands<'t> {
     pub(super) out: Address<'t>,
 }
 
-// SAFETY: the library's handle may be used by any thread; nothing here is bound to the one that made it.
-unsafe impl Send for Lt {}
-// SAFETY: as above; descriptors, which are written to, are behind the mutex.
-unsafe impl Sync for Lt {}
-
 impl Lt {
     pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         // SAFETY: scratch memory has no contents.
@@ -64,23 +60,21 @@ impl Lt {
             handle: result::create_handle().map_err(failed)?,
             workspace,
             stream: stream.clone(),
-            plans: Mutex::default(),
+            plans: RefCell::default(),
         })
     }
 
     /// Queues the product; false where the library knows no way.
     pub(super) fn multiply(&self, product: Product, operands: &Operands<'_>) -> Result<bool> {
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plans = self.plans.borrow_mut();
         if !plans.contains_key(&product) {
             if plans.len() >= MAX_PLANS {
                 plans.clear();
             }
-            plans.insert(product, Plan::new(self.handle, product)?);
+            plans.insert(product, Plan::new(self.handle, product, operands)?);
         }
         let Some(Some(plan)) = plans.get(&product) else { return Ok(false) };
-        if let Some(bias) = operands.bias {
-            plan.desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.as_ptr::<c_void>())?;
-        }
+        plan.desc.set_bias(operands)?;
         let (workspace, _written) = self.workspace.device_ptr(&self.stream);
         let (one, zero) = (1f32, 0f32);
         // SAFETY: the layouts are those of the operands, which `Linear` has checked against `product`; the workspace
@@ -130,7 +124,7 @@ struct Plan {
 
 impl Plan {
     /// `None` where the library knows no way.
-    fn new(handle: cublasLtHandle_t, product: Product) -> Result<Option<Self>> {
+    fn new(handle: cublasLtHandle_t, product: Product, operands: &Operands<'_>) -> Result<Option<Self>> {
         let Product { m, n, k, dtype, bias, gelu } = product;
         let number = match dtype {
             DType::BF16 => cudaDataType::CUDA_R_16BF,
@@ -146,6 +140,7 @@ impl Plan {
             (true, true) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_BIAS,
         };
         desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+        desc.set_bias(operands)?;
         let weight = Layout::new(number, k, n)?;
         let (x, out) = (Layout::new(number, k, m)?, Layout::new(number, n, m)?);
         let preference = Preference::new()?;
@@ -186,9 +181,6 @@ owned!(Desc, cublasLtMatmulDesc_t, result::destroy_matmul_desc);
 owned!(Layout, cublasLtMatrixLayout_t, result::destroy_matrix_layout);
 owned!(Preference, cublasLtMatmulPreference_t, result::destroy_matmul_pref);
 
-// SAFETY: descriptors are the library's memory, bound to no thread. `Lt` keeps them behind its mutex.
-unsafe impl Send for Plan {}
-
 impl Desc {
     /// Sums in f32; of f32 numbers with TF32's products where candle was told so.
     fn new(dtype: DType) -> Result<Self> {
@@ -197,6 +189,11 @@ impl Desc {
             false => cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
         Ok(Desc(result::create_matmul_desc(compute, cudaDataType::CUDA_R_32F).map_err(failed)?))
+    }
+
+    fn set_bias(&self, operands: &Operands<'_>) -> Result<()> {
+        let Some(bias) = operands.bias else { return Ok(()) };
+        self.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.as_ptr::<c_void>())
     }
 
     fn set<T>(&self, attribute: DescAttribute, value: &T) -> Result<()> {
