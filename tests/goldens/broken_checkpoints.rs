@@ -227,6 +227,27 @@ fn weights_that_are_not_read_are_told_what_they_are() {
         ),
         (
             QWEN,
+            Json(TRANSFORMER, "/num_layers", json!(5)),
+            "`transformer/diffusion_pytorch_model.safetensors.index.json`: `transformer_blocks` holds more than the 5 \
+             layers that the component's config.json names",
+        ),
+        (
+            KLEIN,
+            Json(TRANSFORMER, "/num_single_layers", json!(1)),
+            "`transformer/diffusion_pytorch_model.safetensors`: `single_transformer_blocks` holds more than the 1 layers",
+        ),
+        (
+            QWEN,
+            Json(TEXT, "/text_config/num_hidden_layers", json!(2)),
+            "`text_encoder/model.safetensors.index.json`: `model.layers` holds more than the 2 layers",
+        ),
+        (
+            QWEN,
+            Write("tokenizer/merges.txt", "#version: 0.2\nt h\n"),
+            "`tokenizer/merges.txt` is damaged or incomplete (it makes ",
+        ),
+        (
+            QWEN,
             Json("text_encoder/model.safetensors.index.json", "/weight_map/x", json!("../vae/x.safetensors")),
             "`text_encoder/model.safetensors.index.json`: `weight_map` must name files beside the index. Given:",
         ),

@@ -15,7 +15,7 @@ use tempfile::{Builder, NamedTempFile};
 /// # Errors
 /// The operating system's reason; `path` is then what it was.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let place = led_to(path);
     let before = fs::metadata(&place).ok();
     if before.as_ref().is_some_and(|before| !before.is_file()) {
         return fs::write(&place, bytes);
@@ -36,7 +36,11 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// The operating system's reason.
 pub fn check_writable(path: &Path) -> io::Result<()> {
-    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let place = led_to(path);
+    // Such as a name that is too long.
+    if let Some(err) = fs::symlink_metadata(&place).err().filter(|err| err.kind() != io::ErrorKind::NotFound) {
+        return Err(err);
+    }
     if place.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
@@ -44,6 +48,12 @@ pub fn check_writable(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     beside(&place).map(drop)
+}
+
+/// What a link leads to, also where that is not there yet; anything else is itself.
+fn led_to(path: &Path) -> PathBuf {
+    let next = || Some(path.parent()?.join(fs::read_link(path).ok()?));
+    fs::canonicalize(path).ok().or_else(next).unwrap_or_else(|| path.to_owned())
 }
 
 /// An empty file in the folder of `place`, which goes with the value.
@@ -99,6 +109,18 @@ mod tests {
         for err in [check_writable(&nowhere), write_whole(&nowhere, b"x")].map(Result::unwrap_err) {
             assert!(!err.to_string().contains(".latentd-"), "{err}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nothing_is_filled_and_a_name_that_is_too_long_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link.png");
+        std::os::unix::fs::symlink("a.png", &link).unwrap();
+        write_whole(&link, b"x").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(folder.path().join("a.png")).unwrap(), b"x");
+        assert!(check_writable(&folder.path().join("a".repeat(300))).is_err());
     }
 
     #[cfg(unix)]

@@ -127,6 +127,16 @@ pub enum LoadError {
         /// The tensor's full name.
         tensor: String,
     },
+    /// The configuration leaves layers out.
+    #[error("`{file}`: `{list}` holds more than the {count} layers that the component's config.json names")]
+    MoreLayers {
+        /// The component's file, or its index where there are several.
+        file: String,
+        /// The list's full name.
+        list: String,
+        /// Layers in the configuration.
+        count: usize,
+    },
     /// A tensor has another shape than the configuration asks for.
     #[error("`{file}`: tensor `{tensor}` has shape {given:?}, the configuration asks for {expected:?}")]
     Misshapen {

@@ -4,7 +4,7 @@
 //! `Qwen2Tokenizer`:
 //! <https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/qwen2/tokenization_qwen2.py#L30>
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -117,13 +117,25 @@ fn from_pair(checkpoint: &Checkpoint, component: &str) -> Result<tokenizers::Res
     let vocab: BTreeMap<String, u32> = checkpoint.json(&format!("{component}/vocab.json"))?;
     let merges = checkpoint.read(&format!("{component}/merges.txt"))?;
     let config: TokenizerConfig = checkpoint.json(&format!("{component}/tokenizer_config.json"))?;
-    let merges = String::from_utf8_lossy(&merges)
+    let merges: Vec<_> = String::from_utf8_lossy(&merges)
         .lines()
         .filter(|line| !line.starts_with("#version"))
         .filter_map(|line| line.split_once(' '))
         .map(|(left, right)| (left.to_owned(), right.to_owned()))
         .collect();
+    if let Some(reason) = unmade(&vocab, &merges) {
+        return Err(LoadError::Damaged { file: format!("{component}/merges.txt"), reason });
+    }
     Ok(build(vocab, merges, config))
+}
+
+/// What is wrong where the merges make fewer than nine of ten tokens of the vocabulary: text would then be cut in other
+/// places.
+fn unmade(vocab: &BTreeMap<String, u32>, merges: &[(String, String)]) -> Option<String> {
+    let made: HashSet<_> = merges.iter().map(|(left, right)| format!("{left}{right}")).collect();
+    let longer = || vocab.keys().filter(|token| token.chars().nth(1).is_some());
+    let (all, made) = (longer().count(), longer().filter(|token| made.contains(*token)).count());
+    (made * 10 < all * 9).then(|| format!("it makes {made} of the {all} tokens of vocab.json that are longer than one"))
 }
 
 fn build(

@@ -199,6 +199,11 @@ impl Weights {
         matches!(&self.source, Source::Files { by_name, .. } if by_name.contains_key(name))
     }
 
+    /// Whether there is a tensor whose name begins with `prefix`.
+    fn has_any(&self, prefix: &str) -> bool {
+        matches!(&self.source, Source::Files { by_name, .. } if by_name.keys().any(|name| name.starts_with(prefix)))
+    }
+
     /// Bytes on disk of all tensors that there are to load.
     pub fn total_bytes(&self) -> usize {
         self.total_bytes
@@ -264,6 +269,18 @@ impl<'a> Scope<'a> {
     /// The child `name`.
     pub fn pp(&self, name: impl std::fmt::Display) -> Scope<'a> {
         Scope { prefix: self.path(&name.to_string()), ..*self }
+    }
+
+    /// The children `0` to `count - 1` of the child `name`, a list of layers.
+    ///
+    /// # Errors
+    /// The list is longer in the files: a configuration that leaves layers out makes another model.
+    pub(crate) fn list(&self, name: &str, count: usize) -> Result<impl Iterator<Item = Scope<'a>>, LoadError> {
+        let list = self.pp(name);
+        if self.weights.has_any(&format!("{}.", list.path(&count.to_string()))) {
+            return Err(LoadError::MoreLayers { file: self.weights.named.clone(), list: list.prefix, count });
+        }
+        Ok((0..count).map(move |index| list.pp(index)))
     }
 
     /// The same place, from where on linear layers are made in the products that were asked for

@@ -83,7 +83,10 @@ pub(crate) enum ApiError {
     Cancelled,
     #[error("There is no job `{0}`, or not any more")]
     JobNotFound(String),
-    #[error("As many jobs are kept as may be: delete some, or wait until their results expire")]
+    #[error(
+        "As many jobs are kept as may be (the server's --max-job-memory, and 1024 at most): delete some, or wait until \
+         their results expire"
+    )]
     JobsFull { wait: Duration },
     #[error("This `Idempotency-Key` was used for another request")]
     KeyReused,
@@ -258,6 +261,7 @@ fn refusal(err: &SubmitError) -> String {
             let (budget, bytes) = (ByteSize::b(budget), ByteSize::b(bytes));
             format!("`size` must {bound} {budget} of memory (the server's --memory-budget). Given: {bytes}")
         }
+        SubmitError::QueueFull { .. } => format!("{err} (the server's --max-waiting and --max-backlog-seconds)"),
         SubmitError::TooLate { .. } => format!("{err} ({WHOSE_DEADLINE}). Come back later, or allow more time"),
         SubmitError::NeverInTime { .. } => {
             format!(

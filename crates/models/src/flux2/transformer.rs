@@ -101,9 +101,10 @@ impl Transformer {
         let time_channels = config.timestep_guidance_channels;
         let embedder =
             |name: &str| TimestepEmbedder::load(time_channels, dim, false, &scope.pp("time_guidance_embed").pp(name));
-        let (dual, single) = (scope.pp("transformer_blocks"), scope.pp("single_transformer_blocks"));
-        let dual = (0..config.num_layers).map(|i| Block::load(config, &dual.pp(i)));
-        let single = (0..config.num_single_layers).map(|i| SingleBlock::load(config, &single.pp(i)));
+        let dual = scope.list("transformer_blocks", config.num_layers)?;
+        let dual = dual.map(|block| Block::load(config, &block));
+        let single = scope.list("single_transformer_blocks", config.num_single_layers)?;
+        let single = single.map(|block| SingleBlock::load(config, &block));
         Ok(Transformer {
             x_embedder: linear("x_embedder", config.in_channels, dim)?,
             context_embedder: linear("context_embedder", config.joint_attention_dim, dim)?,

@@ -34,10 +34,12 @@ impl VisionTower {
         let kernel = visual
             .get((hidden, config.in_channels, config.temporal_patch_size, side, side), "patch_embed.proj.weight")?;
         let kernel = visual.device(kernel.reshape((hidden, config.patch_len())))?;
-        let blocks = visual.pp("blocks");
         Ok(VisionTower {
             patch_embed: visual.device(Linear::new(&kernel, None))?,
-            blocks: (0..config.depth).map(|i| VisionBlock::load(config, &blocks.pp(i))).collect::<Result<_, _>>()?,
+            blocks: visual
+                .list("blocks", config.depth)?
+                .map(|block| VisionBlock::load(config, &block))
+                .collect::<Result<_, _>>()?,
             merger: PatchMerger::load(config, &visual.pp("merger"))?,
             config: config.clone(),
             precision: scope.precision().clone(),

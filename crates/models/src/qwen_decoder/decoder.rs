@@ -50,12 +50,13 @@ impl Decoder {
         }
         let model = scope.pp("model");
         let model = if model.has("language_model.embed_tokens.weight") { model.pp("language_model") } else { model };
-        let layers = model.pp("layers");
         let whole = last_hidden_state == config.num_hidden_layers;
         Ok(Decoder {
             embed_tokens: model.get((config.vocab_size, config.hidden_size), "embed_tokens.weight")?,
-            layers: (0..last_hidden_state)
-                .map(|i| DecoderLayer::load(config, &layers.pp(i)))
+            layers: model
+                .list("layers", config.num_hidden_layers)?
+                .take(last_hidden_state)
+                .map(|layer| DecoderLayer::load(config, &layer))
                 .collect::<Result<_, _>>()?,
             norm: whole.then(|| model.norm_weight(config.hidden_size, "norm.weight")).transpose()?,
             config: config.clone(),

@@ -81,7 +81,6 @@ impl Transformer {
         let dim = config.dim();
         let precision = scope.precision();
         let txt_norm = scope.get(config.joint_attention_dim, "txt_norm.weight")?;
-        let blocks = scope.pp("transformer_blocks");
         Ok(Transformer {
             img_in: scope.pp("img_in").linear(config.in_channels, dim)?,
             txt_norm: scope.device(txt_norm.to_dtype(precision.activations))?,
@@ -92,8 +91,9 @@ impl Transformer {
                 true,
                 &scope.pp("time_text_embed.timestep_embedder"),
             )?,
-            transformer_blocks: (0..config.num_layers)
-                .map(|i| Block::load(config, &blocks.pp(i)))
+            transformer_blocks: scope
+                .list("transformer_blocks", config.num_layers)?
+                .map(|block| Block::load(config, &block))
                 .collect::<Result<_, _>>()?,
             norm_out: scope.pp("norm_out.linear").linear(dim, 2 * dim)?,
             proj_out: scope.pp("proj_out").linear(dim, config.in_channels)?,

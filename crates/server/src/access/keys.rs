@@ -28,9 +28,12 @@ struct Key {
 /// Why a key cannot be one. The key itself is never part of the message.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
-    /// Nothing, or nothing after the name.
+    /// Nothing.
     #[error("a key must not be empty")]
     Empty,
+    /// Nothing after the name.
+    #[error("no key follows the name before `=`: a short key that ends in `=` needs a name, as in `team-a=...`")]
+    Unfollowed,
     /// A character that cannot be sent in a header, or that a client would trim.
     #[error("a key must be printable ASCII without spaces")]
     Unprintable,
@@ -56,7 +59,8 @@ impl ApiKeys {
             _ => (None, entry),
         };
         if key.is_empty() {
-            return Err(InvalidKey::Empty);
+            let is_named = name.is_some_and(|name| !name.is_empty());
+            return Err(if is_named { InvalidKey::Unfollowed } else { InvalidKey::Empty });
         }
         if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(InvalidKey::Unprintable);
@@ -171,7 +175,7 @@ mod tests {
     fn what_is_no_key_is_refused_without_repeating_it() {
         for (entry, expected) in [
             ("", InvalidKey::Empty),
-            ("team-a=", InvalidKey::Empty),
+            ("team-a=", InvalidKey::Unfollowed),
             ("sk 1", InvalidKey::Unprintable),
             ("team-a=sk-é", InvalidKey::Unprintable),
             ("team a=sk-1", InvalidKey::Name),
@@ -199,7 +203,7 @@ mod tests {
         for missing in
             ["team-a=", "production-web-site-12=", "Team-A-Of-The-West-Side=", "PRODUCTIONWEBSITENUMBER=", "teamA="]
         {
-            assert_eq!(keys(&[missing]).unwrap_err(), InvalidKey::Empty, "{missing}");
+            assert_eq!(keys(&[missing]).unwrap_err(), InvalidKey::Unfollowed, "{missing}");
         }
     }
 
@@ -208,7 +212,7 @@ mod tests {
         check(&["sk-1\n"], "sk-1", Some("#1"));
         check(&[" team-a=sk-1\r\n"], "sk-1", Some("team-a"));
         assert_eq!(keys(&[" \n"]).unwrap_err(), InvalidKey::Empty);
-        assert_eq!(keys(&["team-a=\n"]).unwrap_err(), InvalidKey::Empty);
+        assert_eq!(keys(&["team-a=\n"]).unwrap_err(), InvalidKey::Unfollowed);
     }
 
     #[test]

@@ -128,11 +128,11 @@ pub(crate) struct Model {
     pub(crate) root: String,
     pub(crate) parent: Option<String>,
     /// `t2i` (words to a picture), `i2i` (pictures to a picture) or both.
-    pub(crate) task_types: Vec<&'static str>,
+    pub(crate) task_types: Option<Vec<&'static str>>,
     /// Fewest pictures of a request: more than 0 where the model does nothing but edit.
-    pub(crate) min_input_images: usize,
+    pub(crate) min_input_images: Option<usize>,
     /// Most pictures of a request: 0 where the model makes pictures from words alone.
-    pub(crate) max_input_images: usize,
+    pub(crate) max_input_images: Option<usize>,
     /// Known once the model is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) default_size: Option<String>,

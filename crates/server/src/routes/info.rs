@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use cache::{CacheConfig, Quality};
-use diffusion::{GuidanceKind, InputImageBounds, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, ModelCard};
+use diffusion::{GuidanceKind, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, ModelCard};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -61,7 +61,7 @@ struct ServedModel {
     /// The pipeline's class in diffusers.
     class: Option<String>,
     /// `t2i` (words to a picture), `i2i` (pictures to a picture) or both.
-    task_types: Vec<&'static str>,
+    task_types: Option<Vec<&'static str>>,
     default_size: Option<String>,
     /// The sizes that the model was made for, if it makes no others well: pictures of words are made at the nearest and
     /// resized.
@@ -91,7 +91,7 @@ impl ServedModel {
             id: names.first().cloned(),
             names: names.to_vec(),
             class: card.map(|card| card.class.clone()),
-            task_types: task_types(card.map_or(InputImageBounds::NONE, |card| card.input_images)),
+            task_types: card.map(|card| task_types(card.input_images)),
             default_size: card.map(|card| card.default_size.to_string()),
             native_sizes: card.map(|card| card.native_sizes.iter().map(ToString::to_string).collect()),
             knows: card.map(|card| card.knows.clone()),

@@ -31,7 +31,7 @@ pub(crate) async fn retrieve(
 
 fn model(state: &AppState, name: &str) -> Model {
     let card = state.card().ok();
-    let input_images = card.as_ref().map_or(InputImageBounds::NONE, |card| card.input_images);
+    let input_images = card.as_ref().map(|card| card.input_images);
     Model {
         id: name.to_owned(),
         object: "model",
@@ -39,9 +39,9 @@ fn model(state: &AppState, name: &str) -> Model {
         owned_by: "latentd",
         root: state.config.model_id().to_owned(),
         parent: None,
-        task_types: task_types(input_images),
-        min_input_images: input_images.min_images,
-        max_input_images: input_images.max_images,
+        task_types: input_images.map(task_types),
+        min_input_images: input_images.map(|bounds| bounds.min_images),
+        max_input_images: input_images.map(|bounds| bounds.max_images),
         default_size: card.map(|card| card.default_size.to_string()),
     }
 }

@@ -317,7 +317,10 @@ async fn a_full_queue_says_when_to_come_back() {
     });
     load_becomes(&state, |load| load.waiting == 2).await;
     let refused = generate(&app, json!({"prompt": "a dog"})).await;
-    assert_eq!(line(&refused), "429 queue_full - | the queue is full: 2 jobs are waiting");
+    assert_eq!(
+        line(&refused),
+        "429 queue_full - | the queue is full: 2 jobs are waiting (the server's --max-waiting and --max-backlog-seconds)"
+    );
     assert_eq!(refused.header("retry-after"), "1");
     pipeline.gate.open();
     assert_eq!(others.await.unwrap().status, 200);

@@ -127,7 +127,10 @@ impl Serve {
             move || {
                 // One after the other: the second finds the first one's download.
                 let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-                warm(loading.builder_on(device, model.as_deref()).memory_budget(memory_budget), &stopped)
+                let builder = loading.builder_on(device, model.as_deref()).memory_budget(memory_budget);
+                let pipeline = warm(builder, &stopped)?;
+                tell_of_too_small(memory_budget, &pipeline);
+                Ok(pipeline)
             }
         };
         self.loading.on.device.iter().map(factory).collect()
@@ -238,6 +241,17 @@ async fn lost(mut readiness: watch::Receiver<Readiness>, address: SocketAddr) ->
             Err(_) if now == Readiness::Draining => std::future::pending().await,
             Err(_) => return Error::SchedulerEnded,
         }
+    }
+}
+
+/// Warns where not even a picture of the default size fits into the budget.
+fn tell_of_too_small(memory_budget: Option<u64>, pipeline: &AnyPipeline) {
+    let draft = RequestDraft { input_images: warm_up_pictures(pipeline.card()), ..RequestDraft::default() };
+    let Ok(requests) = draft.build(pipeline.card(), &Limits::NONE, || 0) else { return };
+    let Some(needed) = requests.first().map(|request| pipeline.estimator()(request).memory.alone()) else { return };
+    if let Some(budget) = memory_budget.filter(|budget| needed > *budget) {
+        let (budget, needed) = (ByteSize::b(budget), ByteSize::b(needed));
+        tracing::warn!("`--memory-budget` {budget} holds no picture of the default size, which needs {needed}");
     }
 }
 
