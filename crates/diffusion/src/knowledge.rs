@@ -44,7 +44,8 @@ fn named(text: &str, knows: &[String]) -> Option<usize> {
 fn with_article(text: &str, thing: usize) -> String {
     let before: Vec<_> = words(&text[..thing]).collect();
     let rest = |at: usize| {
-        let article = if text[at..].starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        let sounds_open = text[at..].starts_with(['a', 'e', 'i', 'o', 'u']) && !text[at..].starts_with("uni");
+        let article = if sounds_open { "an" } else { "a" };
         format!("{}{article} {}", &text[..at], &text[at..])
     };
     match &before[..] {
@@ -136,6 +137,7 @@ mod tests {
             ("an dog, and a cactus", "a dog, and a cactus"),
             ("a picture of my dog", "a picture of a dog"),
             ("orange dog", "an orange dog"),
+            ("uniformed dog", "a uniformed dog"),
             ("a small dog", "a small dog"),
             ("oil painting, dog", "oil painting, dog"),
         ] {
