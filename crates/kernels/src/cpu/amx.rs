@@ -153,3 +153,114 @@ const _: () = assert!(size_of::<Tile>() == 1024 && size_of::<Sums<f32>>() == 64)
 multiplier!(Bf16, f32, "tdpbf16ps");
 // Signed rows by unsigned weights.
 multiplier!(Int8, i32, "tdpbsud");
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::super::tiles::{Plain, PlainFormat};
+    use super::*;
+
+    /// Xorshift.
+    struct Random(u64);
+
+    impl Random {
+        fn word(&mut self) -> u32 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 24) as u32
+        }
+
+        /// The bits of an f32 whose biased exponent is one of these.
+        fn float(&mut self, exponents: &Range<u32>) -> u32 {
+            let exponent = exponents.start + self.word() % (exponents.end - exponents.start);
+            self.word() & 0x807f_ffff | exponent << 23
+        }
+    }
+
+    /// Rows, panels and steps.
+    type Block = (usize, usize, usize);
+
+    /// Whole and ragged ones, of one strip and two, of one panel and two.
+    fn blocks() -> impl Iterator<Item = Block> {
+        let of_rows = |rows| [1, 2].into_iter().flat_map(move |panels| [1, 2, 33].map(|steps| (rows, panels, steps)));
+        [1, 15, 16, 17, 31, 32].into_iter().flat_map(of_rows)
+    }
+
+    /// Checks a block's sums, and that nothing is written behind them, against [`Plain`]: to the bit, all that is no
+    /// number being one. `numbers` and `sums` make four bytes each.
+    fn check<F: PlainFormat>(
+        amx: Amx,
+        (rows, panels, steps): Block,
+        mut numbers: impl FnMut() -> u32,
+        mut sums: impl FnMut() -> F::Sum,
+        bits: impl Fn(F::Sum) -> u32,
+    ) where
+        Amx: Multiplier<F>,
+    {
+        /// Tiles between a strip or a panel and the next.
+        const GAP: usize = 3;
+        /// Rows of sums in a block.
+        const SUMS: usize = 4 * SIDE;
+        // There are no tiles of strips and panels that are not asked for.
+        let mut tiles = |parts: usize| -> Vec<Tile> {
+            let mut row = || std::array::from_fn::<_, { STEP / 4 }, _>(|_| numbers().to_le_bytes());
+            let mut tile = || Tile([(); SIDE].map(|()| row().as_flattened().try_into().unwrap()));
+            (0..parts * (steps + GAP) - GAP).map(|_| tile()).collect()
+        };
+        let (a, b) = (tiles(rows.div_ceil(SIDE)), tiles(panels));
+        let stride = steps + GAP;
+        let operands =
+            Operands { a: a.as_ptr(), a_stride: stride, b: b.as_ptr(), b_stride: stride, rows, panels, steps };
+        let before: Vec<_> = (0..SUMS + 2).map(|_| Sums([(); SIDE].map(|()| sums()))).collect();
+        for first in [true, false] {
+            let (mut given, mut expected) = (before.clone(), before.clone());
+            let session = Multiplier::<F>::begin(amx);
+            // SAFETY: the tiles and the sums are there; a session lives where one is needed.
+            unsafe {
+                Multiplier::<F>::multiply(amx, operands, given.as_mut_ptr(), first);
+                Multiplier::<F>::multiply(Plain, operands, expected.as_mut_ptr(), first);
+            }
+            drop(session);
+            let wanted = |at: &usize| *at >= SUMS || at / 2 < rows && at % 2 < panels;
+            for at in (0..before.len()).filter(wanted) {
+                let of = |sums: &[Sums<F::Sum>]| sums[at].0.map(&bits);
+                assert_eq!(of(&given), of(&expected), "{rows} rows, {panels} panels, {steps} steps, {first}, at {at}");
+            }
+        }
+    }
+
+    fn on_amx(check: impl Fn(Amx)) {
+        match Avx512::detect().and_then(Amx::detect) {
+            Some(amx) => check(amx),
+            None => println!("kernels not run here: no amx"),
+        }
+    }
+
+    #[test]
+    fn int8_blocks_are_those_of_the_emulation() {
+        on_amx(|amx| {
+            for block in blocks() {
+                let (mut numbers, mut sums) = (Random(1), Random(2));
+                check::<Int8>(amx, block, || numbers.word(), || sums.word() as i32 >> 4, |sum| sum as u32);
+            }
+        });
+    }
+
+    #[test]
+    fn bf16_blocks_are_those_of_the_emulation() {
+        // The exponents of elements and sums: usual ones, products around the smallest normal number, products around
+        // the largest, and what there is, with infinities and what is no number.
+        let exponents =
+            [(121..133, 120..140), (60..66, 0..5), (187..193, 250..255), (0..130, 0..256), (0..256, 0..256)];
+        on_amx(|amx| {
+            for ((elements, totals), block) in exponents.iter().flat_map(|e| blocks().map(move |block| (e, block))) {
+                let (mut numbers, mut sums) = (Random(3), Random(4));
+                let pair = || numbers.float(elements) >> 16 | numbers.float(elements) & 0xffff_0000;
+                let bits = |sum: f32| if sum.is_nan() { f32::NAN.to_bits() } else { sum.to_bits() };
+                check::<Bf16>(amx, block, pair, || f32::from_bits(sums.float(totals)), bits);
+            }
+        });
+    }
+}

@@ -52,7 +52,8 @@ impl Format for Bf16 {
 
 impl PlainFormat for Bf16 {
     /// As the manual writes `tdpbf16ps`: even and odd elements in a chain of fused multiply-adds each, from zero, and
-    /// the sum of the two added to what was there; numbers too small to be normal are zero.
+    /// the sum of the two added to what was there; numbers too small to be normal are zeros of
+    /// their sign.
     #[inline(always)]
     fn multiply_row(row: &[u8; STEP], weights: &Tile, sums: &mut [f32; SIDE]) {
         let mut chains = [[0f32; SIDE]; 2];
@@ -78,7 +79,7 @@ fn wide(bytes: [u8; 2]) -> f32 {
 
 #[inline(always)]
 fn normal(x: f32) -> f32 {
-    if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
+    if x.abs() < f32::MIN_POSITIVE { 0f32.copysign(x) } else { x }
 }
 
 /// The bits of the nearest bf16, ties to even.
