@@ -67,7 +67,7 @@ fn table() -> Vec<Set> {
         let kernels = amx.map(|(set, _)| Box::new(set) as Box<dyn Kernels>);
         // Its tiles have run on an emulated processor only (tests/amx), to the bit as the plain ones: one whose source
         // had to be mended, so that int8's signs are the manual's word and not the emulator's. None has been timed.
-        table.push(Set { name: "amx", by_default: false, kernels, tiles });
+        table.push(Set { name: "amx", by_default: true, kernels, tiles });
     }
     table
 }
