@@ -38,6 +38,8 @@ pub use allocator::return_memory;
 pub use attention::attention;
 pub use conv::Conv3x3;
 pub use cpu::sets::{instruction_set, instruction_sets, with_instruction_set, with_reference};
+#[cfg(feature = "cuda")]
+pub use cuda::cuda_attention;
 pub use interrupt::{Watch, check_interrupt, interruptible};
 pub use linear::Linear;
 pub use norm::{channel_norm, modulated_layer_norm, rms_norm};

@@ -39,16 +39,44 @@ fn is_tiled(head_dim: usize) -> bool {
     matches!(head_dim, 32 | 64 | 128)
 }
 
-/// The methods in use: all of them, or the one that `LATENTD_CUDA_ATTENTION` names. With another name there is none,
-/// and candle's operations are taken.
+/// The name that stands for candle's operations.
+const REFERENCE: &str = "reference";
+
+/// The methods in use.
 fn methods() -> &'static [Method] {
-    static CHOSEN: OnceLock<&'static [Method]> = OnceLock::new();
+    chosen().as_ref().copied().unwrap_or(&METHODS)
+}
+
+/// What the environment asks for, read once.
+fn chosen() -> &'static std::result::Result<&'static [Method], String> {
+    static CHOSEN: OnceLock<std::result::Result<&'static [Method], String>> = OnceLock::new();
     CHOSEN.get_or_init(|| match std::env::var(VARIABLE) {
-        Ok(name) if !name.is_empty() && name != "auto" => {
-            METHODS.iter().find(|method| method.name == name).map_or(&[], std::slice::from_ref)
-        }
-        _ => &METHODS,
+        Ok(name) if !name.is_empty() => named(&name).map_err(|err| format!("{VARIABLE} {err}")),
+        _ => Ok(&METHODS),
     })
+}
+
+fn named(name: &str) -> std::result::Result<&'static [Method], String> {
+    match (name, METHODS.iter().find(|method| method.name == name)) {
+        ("auto", _) => Ok(&METHODS),
+        (REFERENCE, _) => Ok(&[]),
+        (_, Some(method)) => Ok(std::slice::from_ref(method)),
+        (_, None) => {
+            let names: Vec<_> = METHODS.iter().map(|method| method.name).collect();
+            Err(format!("must be auto, {REFERENCE} or one of {}. Given: {name}", names.join(", ")))
+        }
+    }
+}
+
+/// The attention of CUDA devices in this process: the fastest for bf16 in heads of 128 features, or the one that the
+/// environment variable `LATENTD_CUDA_ATTENTION` names (`reference`, `tiled`, `mma`). What it does not take is left to
+/// candle's operations.
+///
+/// # Errors
+/// `LATENTD_CUDA_ATTENTION` names none. The fastest is used then.
+pub fn cuda_attention() -> std::result::Result<&'static str, String> {
+    let methods = chosen().clone()?;
+    Ok(method_for(methods, DType::BF16, 128).map_or(REFERENCE, |method| method.name))
 }
 
 /// Attention of every row over its own tokens, of which a row's text lies ahead of its image.
@@ -221,4 +249,19 @@ fn launch(gpu: &Gpu, problem: &Problem<'_>, kernel: Kernel, threads: usize, shar
     };
     let blocks = (longest.div_ceil(BLOCK_Q), problem.num_heads, num_rows);
     gpu.launch(kernel, q.dtype(), grid(blocks, (threads, 1), shared_bytes), &[&operands])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_is_chosen_by_its_name() {
+        let names = |name: &str| named(name).map(|methods| methods.iter().map(|m| m.name).collect::<Vec<_>>());
+        assert_eq!(names("auto").unwrap(), ["tiled", "mma"]);
+        assert_eq!(names("tiled").unwrap(), ["tiled"]);
+        assert!(names(REFERENCE).unwrap().is_empty());
+        let expected = "must be auto, reference or one of tiled, mma. Given: flash";
+        assert_eq!(names("flash").unwrap_err(), expected);
+    }
 }

@@ -7,6 +7,8 @@
 
 mod activation;
 mod attention;
+#[cfg(test)]
+mod counts;
 mod gpu;
 mod group_norm;
 mod layout;
@@ -19,6 +21,8 @@ mod step;
 mod tests;
 
 use candle_core::{Result, Tensor};
+
+pub use self::attention::cuda_attention;
 
 use crate::RowLayout;
 use crate::backend::{Backend, PackedLinear};

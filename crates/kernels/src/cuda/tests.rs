@@ -18,7 +18,7 @@ use crate::{RopeTable, RowLayout, with_reference};
 const TYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 /// One device with a stream of its own for all tests.
-fn device() -> &'static Device {
+pub(super) fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| Device::new_cuda_with_stream(0).unwrap())
 }

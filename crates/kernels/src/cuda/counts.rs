@@ -1,0 +1,197 @@
+//! What the blocks of a transformer ask of the driver, as an emulated one counts it.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use super::tests::device;
+use crate::testing::randn;
+use crate::{
+    AttentionStream, JointAttention, Linear, RopeTable, RowLayout, add_weighted, modulated_layer_norm, residual_diffs,
+    swiglu,
+};
+
+/// Heads of the blocks here, and features of each.
+const HEADS: usize = 2;
+const HEAD_DIM: usize = 32;
+const DIM: usize = HEADS * HEAD_DIM;
+
+/// What is counted, in the order in which the emulator's file begins.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    launches: u64,
+    products: u64,
+    copies_to_the_device: u64,
+    copies_to_the_host: u64,
+    copies_on_the_device: u64,
+    fills: u64,
+}
+
+/// What `work` takes; `None` where nobody counts.
+fn counted(work: impl Fn()) -> Option<Counts> {
+    let Some(file) = std::env::var_os("EMULATOR_COUNTS") else {
+        println!("skipped: EMULATOR_COUNTS names no file");
+        return None;
+    };
+    let numbers = || -> Vec<u64> {
+        let bytes = std::fs::read(&file).unwrap();
+        bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect()
+    };
+    let before = numbers();
+    work();
+    let after = numbers();
+    let [launches, products, copies_to_the_device, copies_to_the_host, copies_on_the_device, fills] =
+        [0, 1, 2, 3, 4, 5].map(|i| after[i] - before[i]);
+    let counts = Counts { launches, products, copies_to_the_device, copies_to_the_host, copies_on_the_device, fills };
+    println!("{counts:?}");
+    Some(counts)
+}
+
+fn tensor(seed: u64, shape: (usize, usize)) -> Tensor {
+    randn(seed, shape).to_dtype(DType::BF16).unwrap().to_device(device()).unwrap()
+}
+
+fn linear(seed: u64, width: usize, out: usize) -> Linear {
+    let bias = tensor(seed + 1, (1, out)).get(0).unwrap();
+    Linear::new(&tensor(seed, (out, width)), Some(&bias)).unwrap()
+}
+
+/// A block's layers for one of its streams.
+struct Layers {
+    modulation: Linear,
+    qkv: Linear,
+    out: Linear,
+    up: Linear,
+    down: Linear,
+    norm: Tensor,
+}
+
+impl Layers {
+    /// The feed-forward network's first layer is twice as wide where a SwiGLU follows.
+    fn new(gated: bool) -> Self {
+        let up = if gated { 8 * DIM } else { 4 * DIM };
+        Layers {
+            modulation: linear(1, DIM, 6 * DIM),
+            qkv: linear(3, DIM, 3 * DIM),
+            out: linear(5, DIM, DIM),
+            up: linear(7, DIM, up),
+            down: linear(9, 4 * DIM, DIM),
+            norm: tensor(11, (1, HEAD_DIM)).get(0).unwrap(),
+        }
+    }
+
+    fn modulated(&self, x: &Tensor, vectors: &Tensor, first: usize, rows: &RowLayout) -> Tensor {
+        let [shift, scale] = [first, first + 1].map(|i| vectors.narrow(1, i * DIM, DIM).unwrap());
+        modulated_layer_norm(x, &shift, &scale, rows, 1e-6).unwrap()
+    }
+
+    /// What closes each half: attention's output, or the feed-forward network.
+    fn close(&self, layer: &Linear, x: &Tensor, residual: &Tensor, vectors: &Tensor, rows: &RowLayout) -> Tensor {
+        layer.forward_gated(x, residual, &vectors.narrow(1, 2 * DIM, DIM).unwrap(), rows).unwrap()
+    }
+}
+
+struct Batch {
+    text: Tensor,
+    image: Tensor,
+    time: Tensor,
+    rows: [RowLayout; 2],
+    rope: Vec<Arc<RopeTable>>,
+}
+
+/// One row whose offsets are on the device.
+fn batch(text: usize, image: usize) -> Batch {
+    let angles = randn(1, (text + image, HEAD_DIM / 2)).to_device(device()).unwrap();
+    let rows = [text, image].map(|tokens| RowLayout::new(&[tokens]));
+    for rows in &rows {
+        rows.offsets_on(device()).unwrap();
+    }
+    Batch {
+        text: tensor(2, (text, DIM)),
+        image: tensor(3, (image, DIM)),
+        time: tensor(4, (1, DIM)),
+        rows,
+        rope: vec![Arc::new(RopeTable::new(&angles.cos().unwrap(), &angles.sin().unwrap()).unwrap())],
+    }
+}
+
+fn attend([text, image]: [(&Layers, &Tensor); 2], batch: &Batch) -> [Tensor; 2] {
+    let qkv = [text, image].map(|(layers, x)| layers.qkv.forward(x).unwrap());
+    let norms = [&text.0.norm, &image.0.norm];
+    let stream = |i: usize| {
+        let (qkv, norm_q, norm_k, rows) = (&qkv[i], norms[i], norms[i], &batch.rows[i]);
+        AttentionStream { qkv, norm_q, norm_k, rows }
+    };
+    let (text, image) = (stream(0), stream(1));
+    JointAttention { text, image, rope: &batch.rope, num_heads: HEADS, eps: 1e-6 }.forward().unwrap().into()
+}
+
+/// A dual-stream block as Qwen-Image has them.
+fn dual_block(layers: &[Layers; 2], batch: &Batch) -> [Tensor; 2] {
+    let (streams, rows) = ([&batch.text, &batch.image], &batch.rows);
+    let vectors = layers.each_ref().map(|layers| layers.modulation.forward(&batch.time).unwrap());
+    let normed = [0, 1].map(|i| layers[i].modulated(streams[i], &vectors[i], 0, &rows[i]));
+    let attended = attend([(&layers[0], &normed[0]), (&layers[1], &normed[1])], batch);
+    [0, 1].map(|i| {
+        let layers = &layers[i];
+        let x = layers.close(&layers.out, &attended[i], streams[i], &vectors[i], &rows[i]);
+        let inner = layers.up.forward_gelu(&layers.modulated(&x, &vectors[i], 3, &rows[i])).unwrap();
+        layers.close(&layers.down, &inner, &x, &vectors[i], &rows[i])
+    })
+}
+
+/// A single-stream block as FLUX.2 has them, whose modulation is made once a step.
+fn single_block(layers: &Layers, vectors: &Tensor, batch: &Batch) -> Tensor {
+    let (x, rows) = (&batch.image, &batch.rows[1]);
+    let normed = layers.modulated(x, vectors, 0, rows);
+    let nothing = batch.text.narrow(0, 0, 0).unwrap();
+    let [_, attended] = attend([(layers, &nothing), (layers, &normed)], batch);
+    let inner = swiglu(&layers.up.forward(&normed).unwrap()).unwrap();
+    let x = layers.close(&layers.out, &attended, x, vectors, rows);
+    layers.close(&layers.down, &inner, &x, vectors, rows)
+}
+
+/// Two norms and two gates a stream, and attention in two launches; five products a stream.
+#[test]
+fn counts_of_a_dual_block() {
+    let (layers, batch) = ([Layers::new(false), Layers::new(false)], batch(5, 20));
+    dual_block(&layers, &batch);
+    let Some(counts) = counted(|| drop(dual_block(&layers, &batch))) else { return };
+    assert_eq!(counts, Counts { launches: 10, products: 10, ..Counts::default() });
+}
+
+/// A norm, attention in two launches, a SwiGLU and two gates; the product of no text is none.
+#[test]
+fn counts_of_a_single_block() {
+    let (layers, batch) = (Layers::new(true), batch(0, 20));
+    let vectors = layers.modulation.forward(&batch.time).unwrap();
+    single_block(&layers, &vectors, &batch);
+    let Some(counts) = counted(|| drop(single_block(&layers, &vectors, &batch))) else { return };
+    assert_eq!(counts, Counts { launches: 6, products: 4, ..Counts::default() });
+}
+
+#[test]
+fn counts_of_what_a_cached_step_asks() {
+    let rows = RowLayout::new(&[5, 7, 9]);
+    let (current, previous) = (tensor(1, (21, DIM)), [5, 7, 9].map(|tokens| tensor(2, (tokens, DIM))));
+    let previous = previous.each_ref().map(Some);
+    let diffs = || drop(residual_diffs(&current, &previous, &rows).unwrap());
+    let forecast = || drop(add_weighted(&current, &[(2.0, &current), (-1.0, &current)]).unwrap());
+    let work = || {
+        diffs();
+        forecast();
+    };
+    work();
+    let Some(counts) = counted(work) else { return };
+    assert_eq!(counts, Counts { launches: 2, copies_to_the_host: 1, ..Counts::default() });
+}
+
+/// However many clones there are of a layout, and however often they are asked.
+#[test]
+fn offsets_are_copied_once() {
+    let rows = RowLayout::new(&[5, 0, 9]);
+    let of = |rows: &RowLayout| rows.offsets_on(device()).unwrap();
+    assert_eq!(of(&rows).id(), of(&rows.clone()).id());
+    assert_eq!(of(&rows).to_vec1::<u32>().unwrap(), [0, 5, 5, 14]);
+    assert!(RowLayout::new(&[0, 0]).offsets_if_any(device()).unwrap().is_none());
+}
