@@ -125,6 +125,62 @@ async fn requests_of_one_batch_have_caches_of_their_own() {
     assert!(reused(0) > 0 && reused(5) > reused(0), "{} and {}", reused(0), reused(5));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_calibrated_cache_follows_its_plan() {
+    let folder = folder();
+    let (plan, prompts) = (folder.path().join("plan.json"), folder.path().join("prompts.txt"));
+    fs::write(&prompts, "a dog\na large cactus on a blue background\n").unwrap();
+    let mut command = latentd();
+    command.args(["cache", "calibrate", "--steps", "10", "--prompts"]).arg(&prompts).arg("-o").arg(&plan);
+    let output = run(&mut command);
+    assert!(output.status.success(), "{}", stderr(&output));
+
+    let config = json!({"plan": format!("@{}", plan.display()), "budget": 0.5}).to_string();
+    let flags = ["--cache-backend", "calibrated", "--cache-config", &config, "--allow-request-cache-config"];
+    let server = Server::start(&flags).await;
+    let ask = async |steps: usize, cache: Value| {
+        let body = json!({"prompt": "a fox", "seed": 1, "num_inference_steps": steps, "return_cache_stats": true,
+                          "cache": cache});
+        server.post(&body).await
+    };
+    for (steps, cache, computed) in
+        [(10, Value::Null, 5), (14, json!({"budget": 0.3}), 4), (10, json!("off"), 10), (2, Value::Null, 2)]
+    {
+        let (status, answer) = ask(steps, cache.clone()).await;
+        assert_eq!(status, 200, "{answer}");
+        let report = &answer["data"][0]["cache"];
+        let reused = report["reused_steps"].as_u64().unwrap_or(0);
+        assert_eq!(steps as u64 - reused, computed, "{steps} {cache}: {answer}");
+    }
+    let (status, answer) = ask(10, json!({"budget": 3})).await;
+    assert_eq!(status, 400, "{answer}");
+    says_all(&answer["error"]["message"].to_string(), &["budget", "above 0 and at most 1", "3"]);
+}
+
+#[test]
+fn what_is_no_calibration_is_told_in_one_line() {
+    let folder = folder();
+    let file = folder.path().join("plan.json");
+    let at = format!("@{}", file.display());
+    let told = |text: &str, config: Value| {
+        fs::write(&file, text).unwrap();
+        let mut command = latentd();
+        command.args(["generate", "a fox", "--cache-backend", "calibrated", "--cache-config", &config.to_string()]);
+        let output = run(command.current_dir(folder.path()));
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        stderr(&output)
+    };
+    let whole = json!({"plan": at, "budget": 0.5});
+    says_all(&told("{", whole.clone()), &["plan.json` is no calibration of this program: EOF"]);
+    says_all(&told("{}", whole.clone()), &["missing field `class`"]);
+    let short = r#"{"class":"Q","sigmas":[1,0],"segments":[],"runs":1}"#;
+    says_all(&told(short, whole), &["it must have 4 to 201 `sigmas`. Given: 2"]);
+    says_all(&told("{}", json!({"plan": at, "budget": 0})), &["`budget` must be above 0 and at most 1. Given: 0"]);
+    says_all(&told("{}", json!({"budget": 0.5})), &["missing field `plan`"]);
+    let nowhere = told("{}", json!({"plan": "@/no/such.json", "budget": 0.5}));
+    says_all(&nowhere, &["cannot read `/no/such.json`"]);
+}
+
 #[test]
 fn a_trace_tells_every_decision() {
     let folder = folder();

@@ -1,5 +1,8 @@
 //! The knobs of the cache, under cache-dit's names and with the defaults of the users' guide.
 
+use std::sync::Arc;
+
+use crate::calibrated::{Aim, Calibration, MEMORY};
 use crate::{ConfigError, MaskSource, Stream};
 
 /// Most steps that custom bins may hold: ten times the steps that any request may have.
@@ -54,8 +57,19 @@ pub struct CacheConfig {
     pub branches_agree: bool,
     /// Whether the last step is always computed.
     pub compute_last_step: bool,
+    /// Plans made from measurements decide in place of all the others, which then stand as they are by default.
+    pub calibrated: Option<Calibrated>,
     /// Accepted for the guide's sake. Every request's own step count is what counts.
     pub num_inference_steps: Option<usize>,
+}
+
+/// Where plans come from, and what they are to reach.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calibrated {
+    /// What was measured of the model.
+    pub calibration: Arc<Calibration>,
+    /// What a request's plan is to reach.
+    pub aim: Aim,
 }
 
 /// What a TaylorSeer stream stores.
@@ -108,6 +122,7 @@ impl Default for CacheConfig {
             cfg_diff_compute_separate: true,
             branches_agree: false,
             compute_last_step: false,
+            calibrated: None,
             num_inference_steps: None,
         }
     }
@@ -198,7 +213,7 @@ impl CacheConfig {
         let closed = self.residual_diff_threshold <= 0.0
             || self.max_cached_steps == Some(0)
             || self.max_continuous_cached_steps == Some(0);
-        closed && !static_mask
+        closed && !static_mask && self.calibrated.is_none()
     }
 
     /// Whether TaylorSeer forecasts this stream.
@@ -216,7 +231,11 @@ impl CacheConfig {
 
     /// Most residuals of this stream that a branch holds at a time.
     pub fn max_stored_residuals(&self, stream: Stream) -> usize {
-        if self.taylorseer_enabled(stream) { self.taylorseer_order + 1 } else { 1 }
+        match self.calibrated {
+            Some(_) => MEMORY,
+            None if self.taylorseer_enabled(stream) => self.taylorseer_order + 1,
+            None => 1,
+        }
     }
 
     /// The factor on the threshold in the `segment`th segment.

@@ -30,6 +30,7 @@ pub const KEYS: &[&str] = &[
     "branches_agree",
     "compute_last_step",
     "num_inference_steps",
+    "budget",
 ];
 
 /// Longest name that is compared with the keys: their own length and as much again.

@@ -84,6 +84,7 @@
 //! `branches_agree`, `compute_last_step`, `segment_threshold_factors` and the [`Quality`] presets are
 //! additions.
 
+mod calibrated;
 mod config;
 mod decision;
 mod entry;
@@ -103,7 +104,11 @@ mod taylor;
 mod value;
 mod wire;
 
-pub use config::{CacheConfig, CacheType, RefreshPolicy, StepsPolicy};
+pub use calibrated::{
+    Aim, Calibration, Gram, GramError, LinearForecast, MAX_PLANNED_STEPS, MEMORY, PlanError, Planner, Run, RunPlan,
+    SegmentGrams, StepPlan, Track,
+};
+pub use config::{CacheConfig, CacheType, Calibrated, RefreshPolicy, StepsPolicy};
 pub use decision::{Decision, Reason};
 pub use error::ConfigError;
 pub use forecast::Stream;

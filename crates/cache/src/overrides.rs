@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
+use crate::calibrated::Aim;
 use crate::entry::Entry;
 use crate::value::Value;
 use crate::{CacheConfig, CacheType, ConfigError, MaskSource, Quality, RefreshPolicy, StepsPolicy};
@@ -31,6 +32,10 @@ impl CacheConfig {
         if let Some(value) = overrides.value("quality") {
             config = Entry::new("quality", value)?.one_of(&Quality::NAMED)?.config();
         }
+        // The rules of cache-dit and plans exclude each other: the key that is given says which.
+        if overrides.0.iter().any(|(name, _)| name != "budget") {
+            config.calibrated = None;
+        }
         let policies = (overrides.value("scm_steps_policy"), overrides.value("steps_computation_policy"));
         if let (Some(one), Some(other)) = policies
             && one != other
@@ -51,6 +56,16 @@ impl CacheConfig {
     fn set<'a>(&mut self, entry: Entry<'a>, masks: &mut MaskKeys<'a>) -> Result<(), ConfigError> {
         match entry.key {
             "quality" => {} // Done before all others.
+            "budget" => {
+                let budget = entry.number()?;
+                let Some(calibrated) = &mut self.calibrated else {
+                    return Err(entry.invalid("be absent, or alone, on a server with --cache-backend calibrated"));
+                };
+                if !(budget > 0.0 && budget <= 1.0) {
+                    return Err(entry.invalid("be above 0 and at most 1, a share of the steps"));
+                }
+                calibrated.aim = Aim::Budget(budget);
+            }
             "Fn_compute_blocks" => self.fn_compute_blocks = entry.count(1)?,
             "Bn_compute_blocks" => self.bn_compute_blocks = entry.count(0)?,
             "max_warmup_steps" => self.max_warmup_steps = entry.count(0)?,
@@ -191,6 +206,30 @@ mod tests {
         read(json).unwrap_err()
     }
 
+    #[test]
+    fn a_budget_is_for_a_calibrated_cache_and_any_other_key_ends_it() {
+        let told = refusal(r#"{"budget": 0.4}"#);
+        assert!(
+            told.contains("`budget` must be absent, or alone, on a server with --cache-backend calibrated"),
+            "{told}"
+        );
+        let gram: crate::Gram = serde_json::from_str("[[1],[0,1],[0,0,1]]").unwrap();
+        let segments = vec![crate::SegmentGrams { name: "blocks".into(), branches: vec![gram] }];
+        let sigmas = vec![1.0, 0.7, 0.4, 0.0];
+        let calibration = crate::Calibration { class: "Some".into(), sigmas, segments, runs: 1 };
+        let calibrated = Some(crate::Calibrated { calibration: calibration.into(), aim: Aim::Budget(0.9) });
+        let config = CacheConfig { calibrated, ..CacheConfig::default() };
+        let overlaid =
+            |json: &str| config.overlaid(&serde_json::from_str(json).unwrap()).map_err(|err| err.to_string());
+        assert_eq!(overlaid("{}").unwrap(), config);
+        assert_eq!(overlaid(r#"{"budget": 0.4}"#).unwrap().calibrated.unwrap().aim, Aim::Budget(0.4));
+        assert_eq!(overlaid(r#"{"max_warmup_steps": 4}"#).unwrap(), CacheConfig::default());
+        assert_eq!(overlaid(r#"{"quality": "high"}"#).unwrap(), Quality::High.config());
+        let err = overlaid(r#"{"budget": 0}"#).unwrap_err();
+        assert_eq!(err, "`budget` must be above 0 and at most 1, a share of the steps. Given: 0");
+        assert_eq!(serde_json::to_string(&config).unwrap(), r#"{"budget":0.9}"#);
+    }
+
     /// The guide's "Custom Configuration" and "Example Script", as JSON.
     #[test]
     fn the_guides_examples_are_read() {
@@ -246,6 +285,7 @@ mod tests {
             cfg_diff_compute_separate: false,
             branches_agree: true,
             compute_last_step: true,
+            calibrated: None,
             num_inference_steps: Some(50),
         };
         assert_eq!(read(all).unwrap(), expected);

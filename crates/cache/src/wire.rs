@@ -3,12 +3,16 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::overrides::{CACHE_TYPES, REFRESH_POLICIES, STEPS_POLICIES};
-use crate::{CacheConfig, MaskSource, ScmPolicy};
+use crate::{Aim, CacheConfig, Calibrated, MaskSource, ScmPolicy};
 
 impl Serialize for CacheConfig {
     /// Every key, but for those that say nothing.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
+        if let Some(Calibrated { aim: Aim::Budget(budget), .. }) = &self.calibrated {
+            map.serialize_entry("budget", budget)?;
+            return map.end();
+        }
         map.serialize_entry("Fn_compute_blocks", &self.fn_compute_blocks)?;
         map.serialize_entry("Bn_compute_blocks", &self.bn_compute_blocks)?;
         map.serialize_entry("max_warmup_steps", &self.max_warmup_steps)?;

@@ -54,9 +54,42 @@ pub const EXAMPLE_PROMPTS: &[&str] = &[
     "a house on a sky blue background",
 ];
 
+/// Pictures to measure the model by: of all subjects, grounds, sizes and places, 32 in all.
+pub fn calibration_prompts() -> Vec<String> {
+    let prompt = |i: usize| {
+        let (subject, ground) = (SUBJECTS[(7 * i + 3) % SUBJECTS.len()], GROUNDS[(5 * i + 1 + i / 12) % GROUNDS.len()]);
+        let size = ["", "", "small ", "large "][i % 4];
+        // What is large is in the middle.
+        let place = match i / 2 % 6 {
+            at @ 2.. if size != "large " => format!(" {}", PLACES[at - 2]),
+            _ => String::new(),
+        };
+        format!("{}{place} on {} background", with_article(&format!("{size}{subject}")), with_article(ground))
+    };
+    (0..32).map(prompt).collect()
+}
+
+fn with_article(words: &str) -> String {
+    let is_open = words.starts_with(['a', 'e', 'i', 'o', 'u']) && !words.starts_with("uni");
+    format!("{} {words}", if is_open { "an" } else { "a" })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    #[test]
+    fn the_model_is_measured_by_other_pictures_than_it_is_judged_by() {
+        let prompts: HashSet<_> = calibration_prompts().into_iter().collect();
+        assert_eq!(prompts.len(), 32);
+        let all: Vec<_> = prompts.iter().flat_map(|prompt| prompt.split(' ')).collect();
+        assert!(SUBJECTS.iter().all(|subject| prompts.iter().any(|prompt| prompt.contains(subject))));
+        assert!(["left", "right", "top", "bottom", "small", "large", "an"].iter().all(|word| all.contains(word)));
+        let judged = include_str!("../../../tests/bench/cache_prompts.txt");
+        assert_eq!(judged.lines().find(|prompt| prompts.contains(*prompt)), None);
+    }
 
     /// The part of `train/data.py` between `NAME = {` and the closing brace.
     fn python_keys(name: &str) -> Vec<&'static str> {

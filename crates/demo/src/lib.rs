@@ -11,4 +11,4 @@ mod files;
 mod grammar;
 
 pub use files::{FILES, File, file};
-pub use grammar::{EXAMPLE_PROMPTS, GROUNDS, PLACES, SIZE, SIZES, SUBJECTS};
+pub use grammar::{EXAMPLE_PROMPTS, GROUNDS, PLACES, SIZE, SIZES, SUBJECTS, calibration_prompts};

@@ -46,5 +46,5 @@ pub use norm::{channel_norm, modulated_layer_norm, rms_norm};
 pub use operands::{AttentionStream, CausalAttention, GroupNorm, HeadNorms, JointAttention, SelfAttention};
 pub use rope::RopeTable;
 pub use rows::RowLayout;
-pub use step::{add_weighted, residual_diffs};
+pub use step::{add_weighted, inner_products, residual_diffs};
 pub use threads::{in_pool, threads_from_env};

@@ -46,6 +46,23 @@ pub fn add_weighted(x: &Tensor, terms: &[(f64, &Tensor)]) -> Result<Tensor> {
     }
 }
 
+/// The scalar products of `x` with each of `others`, summed in f64: what a calibrated cache knows of residuals. All
+/// together cost one copy from the device to the host.
+///
+/// # Errors
+/// Another has another shape than `x`.
+pub fn inner_products(x: &Tensor, others: &[&Tensor]) -> Result<Vec<f64>> {
+    if let Some(other) = others.iter().find(|other| other.dims() != x.dims()) {
+        bail!("others must be {:?} as x is. Given: {:?}", x.dims(), other.dims())
+    }
+    if others.is_empty() {
+        return Ok(Vec::new());
+    }
+    let x = x.to_dtype(DType::F64)?;
+    let products = others.iter().map(|other| (&x * other.to_dtype(DType::F64)?)?.sum_all());
+    Tensor::stack(&products.collect::<Result<Vec<_>>>()?, 0)?.to_vec1()
+}
+
 fn residual_diffs_reference(
     current: &Tensor,
     previous: &[Option<&Tensor>],

@@ -4,6 +4,7 @@ use cache::{CacheConfig, CacheOverrides, ConfigError};
 use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value};
 
+use crate::calibrated::calibrated_config;
 use crate::error::Error;
 
 /// Which step cache.
@@ -15,6 +16,8 @@ pub enum CacheBackend {
     /// DBCache, TaylorSeer and SCM.
     #[value(name = "cache_dit", alias = "cache-dit")]
     CacheDit,
+    /// Plans made from measurements of the model (`latentd cache calibrate`).
+    Calibrated,
 }
 
 /// The flags of the step cache, as typed.
@@ -70,6 +73,15 @@ impl CacheFlags {
     /// or settings of a cache that `--cache-backend` does not turn on.
     pub fn resolve(&self) -> Result<Option<CacheConfig>, Error> {
         let single = self.single_flags();
+        if self.cache_backend == Some(CacheBackend::Calibrated) {
+            return match (&self.cache_config, single.keys().next()) {
+                (_, Some(key)) => Err(Error::Flag(format!("`{}` needs `--cache-backend cache_dit`", flag_of(key)))),
+                (Some(text), None) => calibrated_config(&read_config(text)?).map(Some),
+                (None, None) => Err(Error::Flag(
+                    "`--cache-backend calibrated` needs `--cache-config '{\"plan\":\"@FILE\",\"budget\":0.4}'`".into(),
+                )),
+            };
+        }
         if self.cache_backend != Some(CacheBackend::CacheDit) {
             return match (&self.cache_config, single.keys().next()) {
                 (None, None) => Ok(None),

@@ -30,6 +30,7 @@
 //! ```
 
 mod cache_flags;
+mod calibrated;
 mod device;
 mod edit_positions;
 mod error;
@@ -42,6 +43,7 @@ mod source;
 mod whole_file;
 
 pub use cache_flags::{CacheBackend, CacheFlags};
+pub use calibrated::calibrated_config;
 pub use device::{DeviceName, DtypeName, QuantizationName};
 pub use edit_positions::EditPositionsName;
 pub use error::Error;

@@ -4,6 +4,7 @@ use std::io::Cursor;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cache::Calibration;
 use diffusion::{
     BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport, Work,
 };
@@ -11,6 +12,7 @@ use image::{ColorType, ImageFormat};
 use models::{AnyPipeline, KeptBytes, LoadError, LoadOptions, Overrides, RequestState};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
+use crate::calibrated::Measured;
 use crate::device::{DeviceName, DtypeName, QuantizationName};
 use crate::edit_positions::EditPositionsName;
 use crate::error::Error;
@@ -171,6 +173,29 @@ impl Omni {
             GeneratedImage { image, seed, steps, warnings, timings }
         });
         Ok(told.collect())
+    }
+
+    /// Measures how alike the residuals of the steps are, over pictures of these prompts that are computed whole: what
+    /// `--cache-backend calibrated` plans from. `progress` is told of every picture.
+    ///
+    /// # Errors
+    /// A parameter outside its bound, or the device fails.
+    pub fn calibrate(
+        &mut self,
+        prompts: &[String],
+        params: &OmniDiffusionSamplingParams,
+        mut progress: impl FnMut(),
+    ) -> Result<Calibration, Error> {
+        let mut measured = Measured::default();
+        for (prompt, seed) in prompts.iter().zip(params.seed.unwrap_or(0)..) {
+            let params = OmniDiffusionSamplingParams { seed: Some(seed), ..params.clone() };
+            let requests = params.draft(prompt.as_str().into())?.build(self.card(), &self.limits, rand::random)?;
+            for request in &requests {
+                measured.run(&mut self.pipeline, request)?;
+            }
+            progress();
+        }
+        measured.calibration(&self.pipeline.card().class)
     }
 
     fn denoise(

@@ -66,7 +66,7 @@ pub use pack::{pack, unpack};
 pub use peaks::Peaks;
 pub use pipeline::{AnyPipeline, DiffusionPipeline};
 pub use qwen_image::QwenImage;
-pub use residuals::RequestResiduals;
+pub use residuals::{CollectProducts, Products, RequestResiduals};
 pub use resize::{Filter, resize};
 pub use segment::Records;
 pub use state::RequestState;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use cache::{CacheConfig, ConfigError};
+use cache::{CacheConfig, Calibrated, ConfigError, Run};
 use candle_core::Tensor;
 use diffusion::{
-    CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, Mask,
-    ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport, known_prompt,
+    CfgBranch, EncodingsUse, Estimator, Fit, Guidance, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest,
+    Mask, ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport, known_prompt,
 };
 use kernels::{in_pool, interruptible};
 use tracing::info_span;
@@ -19,7 +19,7 @@ use crate::fit::{fitted, fitted_mask, padded, presented};
 use crate::latent_rgb::{LatentRgb, enlarged};
 use crate::mask::{KeptPixels, MaskedEdit};
 use crate::options::LoadOptions;
-use crate::residuals::RequestResiduals;
+use crate::residuals::{CollectProducts, RequestResiduals};
 use crate::resize::{Filter, resize, resize_grey};
 use crate::state::{Branch, RequestState};
 use crate::step::denoise_step;
@@ -183,16 +183,44 @@ impl<F: Family> DiffusionPipeline<F> {
         request: &ImageRequest,
         branches: usize,
     ) -> Result<(Option<RequestResiduals>, Vec<String>), PipelineError> {
+        let steps = request.params.num_inference_steps;
+        let segments = self.family.dit().segments();
+        if request.extensions.get::<CollectProducts>().is_some() {
+            return Ok((Some(RequestResiduals::collecting(steps, segments, branches)), Vec::new()));
+        }
         let own = request.extensions.get::<CacheConfig>();
         let Some(config) = own.or(self.costs.cache.as_ref()) else { return Ok((None, Vec::new())) };
         config.validate(&self.family.card().num_blocks).map_err(|err| match err {
             ConfigError::Invalid { key, bound, given } => InvalidRequest::new(key, bound, given),
             ConfigError::UnknownKey { key, .. } => InvalidRequest::new("cache", "have known keys alone", key),
         })?;
-        let steps = request.params.num_inference_steps;
-        let segments = self.family.dit().segments();
-        let (residuals, warnings) = RequestResiduals::new(config, steps, segments, branches);
+        let (residuals, warnings) = match &config.calibrated {
+            Some(calibrated) => return Ok(self.planned(request, calibrated, branches)),
+            None => RequestResiduals::new(config, steps, segments, branches),
+        };
         Ok((residuals, warnings.iter().map(ToString::to_string).collect()))
+    }
+
+    /// The cache of a request that follows a plan; where there is none for it, it is computed whole, and told why.
+    fn planned(
+        &self,
+        request: &ImageRequest,
+        calibrated: &Calibrated,
+        branches: usize,
+    ) -> (Option<RequestResiduals>, Vec<String>) {
+        let segments = self.family.dit().segments();
+        let params = &request.params;
+        let sigmas = self.family.sigmas(params.num_inference_steps, params.size.image_seq_len());
+        let levels: Vec<_> = (0..=params.num_inference_steps).map(|step| f64::from(sigmas.sigma(step))).collect();
+        let guidance = match params.guidance {
+            Guidance::TrueCfg { scale } | Guidance::Cfg { scale } => Some(scale),
+            Guidance::None | Guidance::Embedded { .. } => None,
+        };
+        let names: Vec<_> = segments.iter().map(|segment| segment.name).collect();
+        match calibrated.calibration.plan(Run { sigmas: &levels, guidance }, &names, calibrated.aim) {
+            Ok(plan) => (Some(RequestResiduals::planned(&plan, segments, branches)), Vec::new()),
+            Err(err) => (None, vec![format!("computed without a cache: {err}")]),
+        }
     }
 
     /// The request at step 0.

@@ -7,7 +7,7 @@ use diffusion::{CfgBranch, EncodingsUse, Fit, Guidance, ImageSize, Previews, Sig
 
 use crate::dit::ReferenceLatents;
 use crate::mask::MaskedEdit;
-use crate::residuals::RequestResiduals;
+use crate::residuals::{Products, RequestResiduals};
 
 /// A request between two steps. A clone shares the tensors.
 #[derive(Clone)]
@@ -54,6 +54,11 @@ impl RequestState {
     /// What the step cache computed and reused so far, if the request has one.
     pub fn cache_stats(&self) -> Option<&cache::CacheStats> {
         self.residuals.as_ref().map(RequestResiduals::stats)
+    }
+
+    /// The products that a request with [`CollectProducts`](crate::CollectProducts) has collected so far, `[segment][branch]`.
+    pub fn products(&self) -> Option<&Vec<Vec<Products>>> {
+        self.residuals.as_ref()?.products()
     }
 
     /// The clean latents as the last step foresees them, `x - sigma v` with guidance, of the shape of

@@ -1,5 +1,6 @@
 //! `latentd cache`: what a cache configuration does, without a model.
 
+mod calibrate;
 mod diffs;
 mod plan;
 mod simulate;
@@ -17,6 +18,7 @@ pub(super) struct Cache {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Calibrate(Box<calibrate::Calibrate>),
     Plan(plan::Plan),
     Simulate(simulate::Simulate),
 }
@@ -24,6 +26,7 @@ enum Command {
 impl Cache {
     pub(super) fn run(self) -> Result<(), Error> {
         match self.command {
+            Command::Calibrate(calibrate) => calibrate.run(),
             Command::Plan(plan) => plan.run(),
             Command::Simulate(simulate) => simulate.run(),
         }

@@ -220,7 +220,7 @@ fn every_mistake_is_told_at_once() {
 #[test]
 fn what_hangs_on_a_mistake_is_not_one_itself() {
     let backend = vec![flag("cache_backend", "cache-dot"), flag("cache_config", "{}")];
-    let expected = "`--cache-backend`: must be one of none, cache_dit. Given: cache-dot";
+    let expected = "`--cache-backend`: must be one of none, cache_dit, calibrated. Given: cache-dot";
     assert_eq!(refusals("", backend), [expected]);
     let key = vec![flag("rate_limit", "60"), flag("api_key", "")];
     assert_eq!(refusals("", key), ["`--api-key`, number 1: a key must not be empty"]);

@@ -55,6 +55,9 @@ pub(super) fn configurations(text: &str, file: &str) -> Result<Vec<Named>, Error
 }
 
 fn meaning(keys: &Value) -> Result<CacheConfig, String> {
+    if keys.get("plan").is_some() {
+        return latentd::calibrated_config(&keys.to_string()).map_err(|err| err.to_string());
+    }
     let overrides = CacheOverrides::deserialize(keys).map_err(|err| err.to_string())?;
     CacheConfig::default().overlaid(&overrides).map_err(|err| err.to_string())
 }

@@ -1,0 +1,89 @@
+//! `latentd cache calibrate`: measures a model, so that plans can be made for it.
+
+use std::path::PathBuf;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use latentd::{Error, ModelSource, OmniDiffusionSamplingParams, write_whole};
+
+use crate::commands::ModelFlags;
+use crate::commands::picture_flags::check_place;
+use crate::terminal;
+
+/// Measure how a model's steps resemble each other, for `--cache-backend calibrated`
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  latentd cache calibrate --model Qwen/Qwen-Image --prompts prompts.txt -o plan.json\n  latentd serve Qwen/Qwen-Image --cache-backend calibrated --cache-config '{\"plan\":\"@plan.json\",\"budget\":0.4}'"
+)]
+pub(super) struct Calibrate {
+    /// A Hub id, a folder in the diffusers layout, or `builtin`
+    #[arg(long, env = "LATENTD_MODEL")]
+    model: Option<String>,
+    /// A file of prompts, one a line: of what the model is for, 8 at least. The built-in model has its own
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Denoising steps
+    #[arg(long, alias = "num-inference-steps", default_value_t = 28, value_name = "N", allow_negative_numbers = true)]
+    steps: i64,
+    /// Weight of true classifier-free guidance, in place of the model's default
+    #[arg(long, alias = "guidance", value_name = "SCALE", allow_negative_numbers = true)]
+    true_cfg_scale: Option<f64>,
+    /// Height in pixels
+    #[arg(long, requires = "width")]
+    height: Option<usize>,
+    /// Width in pixels
+    #[arg(long, requires = "height")]
+    width: Option<usize>,
+    /// Where the measurements go
+    #[arg(short, long, value_name = "FILE.json")]
+    output: PathBuf,
+    #[command(flatten)]
+    loading: ModelFlags,
+}
+
+impl Calibrate {
+    pub(super) fn run(self) -> Result<(), Error> {
+        let prompts = self.read_prompts()?;
+        check_place("output", &self.output)?;
+        let mut omni = self.loading.builder(self.model.as_deref()).build()?;
+        let params = OmniDiffusionSamplingParams {
+            num_inference_steps: Some(self.steps),
+            true_cfg_scale: self.true_cfg_scale,
+            height: self.height,
+            width: self.width,
+            ..OmniDiffusionSamplingParams::default()
+        };
+        let style = ProgressStyle::with_template("calibrating {bar:30} {pos}/{len} pictures {eta}");
+        let bar =
+            ProgressBar::new(prompts.len() as u64).with_style(style.expect("the template is valid. This is a bug."));
+        let calibration = omni.calibrate(&prompts, &params, || bar.inc(1))?;
+        bar.finish_and_clear();
+        let json = serde_json::to_string(&calibration).expect("numbers make JSON. This is a bug.");
+        write_whole(&self.output, json.as_bytes()).map_err(|source| Error::File {
+            action: "write",
+            path: self.output.display().to_string(),
+            source,
+        })?;
+        terminal::notice(&format!("{} pictures measured: {}", calibration.runs, self.output.display()));
+        Ok(())
+    }
+
+    fn read_prompts(&self) -> Result<Vec<String>, Error> {
+        let Some(path) = &self.prompts else {
+            return match ModelSource::parse(self.model.as_deref(), None) {
+                ModelSource::Builtin => Ok(demo::calibration_prompts()),
+                _ => {
+                    Err(Error::Flag("`--prompts` is needed: a file of prompts such as the model will be asked".into()))
+                }
+            };
+        };
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|source| Error::File { action: "read", path: name.clone(), source })?;
+        let prompts: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        if prompts.is_empty() {
+            Err(Error::Flag(format!("`--prompts`: `{name}` holds no prompt")))
+        } else {
+            Ok(prompts)
+        }
+    }
+}
