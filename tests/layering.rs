@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 /// The crates of this workspace.
-const OURS: [&str; 8] = ["cache", "demo", "diffusion", "kernels", "latentd", "models", "scheduler", "server"];
+const OURS: [&str; 9] = ["cache", "demo", "diffusion", "gpu", "kernels", "latentd", "models", "scheduler", "server"];
 
 /// The names on the lines of `cargo tree` for `package`, itself left out.
 fn tree(package: &str, more: &[&str]) -> BTreeSet<String> {
@@ -56,13 +56,18 @@ fn the_vocabulary_knows_no_tensor_task_or_json() {
 }
 
 #[test]
+fn a_gpu_is_opened_by_what_knows_nothing_of_ours() {
+    check("gpu", &[], &["candle-nn", "tokio", "axum"]);
+}
+
+#[test]
 fn the_kernels_know_tensors_and_nothing_of_ours() {
-    check("kernels", &[], &["tokio", "axum"]);
+    check("kernels", &["gpu"], &["tokio", "axum"]);
 }
 
 #[test]
 fn the_models_know_neither_the_scheduler_nor_tasks_nor_http() {
-    check("models", &["cache", "diffusion", "kernels"], &["tokio", "axum", "hyper"]);
+    check("models", &["cache", "diffusion", "gpu", "kernels"], &["tokio", "axum", "hyper"]);
 }
 
 #[test]

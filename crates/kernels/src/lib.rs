@@ -33,6 +33,10 @@ mod step;
 mod testing;
 mod threads;
 
+// CUDA's libraries are linked by it.
+#[cfg(feature = "cuda")]
+use gpu as _;
+
 pub use activation::swiglu;
 pub use allocator::return_memory;
 pub use attention::attention;

@@ -1,8 +1,10 @@
 //! `--device`, `--dtype` and `--quantization`: what they may say and what they mean.
 
+use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{DType, Device};
+use gpu::Unavailable;
 use models::Quantization;
 
 use crate::error::Error;
@@ -39,19 +41,34 @@ impl DeviceName {
     /// Opens the device.
     ///
     /// # Errors
-    /// A GPU was asked for and this build has no CUDA, or the GPU does not answer.
+    /// A GPU was asked for, and the program, the machine or the GPU cannot do it.
     pub fn open(self) -> Result<Device, Error> {
         match self {
             DeviceName::Cpu => Ok(Device::Cpu),
-            DeviceName::Auto => Ok(Device::cuda_if_available(0).unwrap_or(Device::Cpu)),
-            DeviceName::Cuda(_) if !candle_core::utils::cuda_is_available() => {
-                let message = "`--device cuda` needs a build with CUDA: cargo build --release --features cuda";
-                Err(Error::Flag(message.into()))
-            }
-            DeviceName::Cuda(ordinal) => Device::new_cuda(ordinal)
-                .map_err(|err| Error::Flag(format!("`--device cuda:{ordinal}` does not answer: {err}"))),
+            DeviceName::Auto => Ok(gpu::open(0).unwrap_or_else(on_the_cpu)),
+            DeviceName::Cuda(ordinal) => gpu::open(ordinal).map_err(|reason| Error::Device { device: self, reason }),
         }
     }
+}
+
+impl fmt::Display for DeviceName {
+    /// As it is typed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceName::Auto => f.write_str("auto"),
+            DeviceName::Cpu => f.write_str("cpu"),
+            DeviceName::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+/// What `auto` falls back on. A GPU that is there and cannot be used is worth a line.
+fn on_the_cpu(reason: Unavailable) -> Device {
+    match reason {
+        Unavailable::NotBuilt | Unavailable::NoDriver(_) | Unavailable::NoSuchGpu(_) => {}
+        reason => tracing::warn!("on the CPU: {reason}"),
+    }
+    Device::Cpu
 }
 
 /// What a model's weights are kept in.
@@ -119,6 +136,9 @@ mod tests {
     fn device_names() {
         assert_eq!("cuda:3".parse(), Ok(DeviceName::Cuda(3)));
         assert_eq!("cuda".parse(), Ok(DeviceName::Cuda(0)));
+        for name in ["auto", "cpu", "cuda:1"] {
+            assert_eq!(name.parse::<DeviceName>().unwrap().to_string(), name);
+        }
         for bad in ["", "gpu", "cuda:", "cuda:x", "cuda:-1"] {
             assert!(bad.parse::<DeviceName>().is_err(), "{bad}");
         }

@@ -3,6 +3,8 @@
 use diffusion::{InvalidRequest, PipelineError};
 use models::LoadError;
 
+use crate::device::DeviceName;
+
 /// Why a command did not do what it was asked. [`Error::exit_code`] says whose fault it was.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -18,6 +20,14 @@ pub enum Error {
     /// A flag that cannot be honoured; the message says which and why.
     #[error("{0}")]
     Flag(String),
+    /// A device cannot be used.
+    #[error("`--device {device}`: {reason}")]
+    Device {
+        /// Which.
+        device: DeviceName,
+        /// What the program or the machine lacks.
+        reason: gpu::Unavailable,
+    },
     /// Several things are wrong with how a server was configured, each said by a line of its own.
     #[error("{}", listed(.0))]
     Settings(Vec<String>),
@@ -57,7 +67,8 @@ impl Error {
     /// 2 for what the user can mend, as clap has it for a bad flag; 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Load(LoadError::Device { .. })
+            Error::Device { .. }
+            | Error::Load(LoadError::Device { .. })
             | Error::Pipeline(_)
             | Error::Unhealthy(_)
             | Error::Output(_)

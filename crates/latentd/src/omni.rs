@@ -8,6 +8,7 @@ use cache::Calibration;
 use diffusion::{
     BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport, Work,
 };
+use gpu::{Memory, Unavailable};
 use image::{ColorType, ImageFormat};
 use models::{AnyPipeline, KeptBytes, LoadError, LoadOptions, Overrides, RequestState};
 
@@ -291,6 +292,7 @@ impl OmniBuilder {
     pub fn build(self) -> Result<Omni, Error> {
         let cache = self.cache.resolve()?;
         let device = self.device.open()?;
+        let memory = gpu::memory(&device);
         let dtype = DtypeName::resolve(self.dtype, &device);
         let quantization = QuantizationName::resolve(self.quantization, &device)?;
         let checkpoint = ModelSource::parse(self.model.as_deref(), self.revision).open()?;
@@ -301,6 +303,13 @@ impl OmniBuilder {
         let options = LoadOptions { dtype, quantization, device, cache, kept, overrides };
         let pipeline = models::load(&checkpoint, &options, &report).map_err(|err| match err {
             LoadError::Cache(err) => self.cache.told(&err),
+            LoadError::Device { ref file, .. } if err.is_out_of_memory() => match memory {
+                Some(Memory { free, .. }) => {
+                    let reason = Unavailable::TooLittleMemory { file: file.clone(), free };
+                    Error::Device { device: self.device, reason }
+                }
+                None => err.into(),
+            },
             err => err.into(),
         })?;
         Ok(Omni { pipeline, limits: self.limits })

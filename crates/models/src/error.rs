@@ -161,7 +161,7 @@ pub enum LoadError {
     #[error("--cache-config: {0}")]
     Cache(#[from] cache::ConfigError),
     /// The device refused, most likely for want of memory.
-    #[error("the device failed while loading `{file}`: {source}")]
+    #[error("the device failed while loading `{file}`: {}", first_line(source))]
     Device {
         /// What was being loaded.
         file: String,
@@ -179,6 +179,16 @@ impl LoadError {
             _ => None,
         }
     }
+
+    /// Whether the device's memory was full.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, LoadError::Device { source, .. } if crate::is_out_of_memory(source))
+    }
+}
+
+/// Of an error that may bring a backtrace.
+fn first_line(err: &candle_core::Error) -> String {
+    err.to_string().lines().next().unwrap_or_default().into()
 }
 
 /// The subject's rest in the message about a key of a file.

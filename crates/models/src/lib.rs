@@ -79,9 +79,13 @@ use diffusion::PipelineError;
 
 /// The one place where the tensor library's errors become the pipeline's.
 pub(crate) fn device_error(err: candle_core::Error) -> PipelineError {
+    if is_out_of_memory(&err) { PipelineError::OutOfMemory } else { PipelineError::Model(err.to_string()) }
+}
+
+/// Whether the device's memory was full: candle, the CUDA driver and cuBLAS say so in words alone.
+fn is_out_of_memory(err: &candle_core::Error) -> bool {
     let message = err.to_string();
-    let out_of_memory = ["out of memory", "OUT_OF_MEMORY"].iter().any(|words| message.contains(words));
-    if out_of_memory { PipelineError::OutOfMemory } else { PipelineError::Model(message) }
+    ["out of memory", "OUT_OF_MEMORY", "STATUS_ALLOC_FAILED"].iter().any(|words| message.contains(words))
 }
 
 /// Of the tensor library, unless an error is named.
