@@ -91,7 +91,7 @@ confined() { systemd-analyze security --no-pager --offline=true --threshold="$1"
 mapfile -t yaml < <(find docker deploy -name '*.yaml' -o -name '*.yml')
 install_tools
 check "YAML" yamllint yamllint --strict -c "$here/yamllint.yaml" "${yaml[@]}"
-check "shell scripts" shellcheck shellcheck "$here/run.sh" "$here/image.sh"
+check "shell scripts" shellcheck shellcheck "$here"/*.sh tests/cuda/*.sh tests/cuda/emulator/*.sh
 check "Dockerfiles" hadolint hadolint docker/Dockerfile docker/Dockerfile.cuda
 check "compose.yaml against its schema" check-jsonschema \
     check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml

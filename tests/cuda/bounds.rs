@@ -1,0 +1,60 @@
+//! What a step may ask of the driver at most: `bounds.json`, to be lowered as kernels are fused.
+
+use std::collections::BTreeMap;
+
+use latentd::DtypeName;
+
+use crate::counts::{Counts, are_counted, bytes_held, of_step, told};
+use crate::runs::{GPU, MODELS, alone, load, one_row, picture};
+
+/// How a step runs, and what the cache's mask says of it, if there is a cache. A computed step keeps its residuals.
+const STEPS: [(&str, Option<&str>); 3] = [("uncached", None), ("computed", Some("1")), ("reused", Some("0"))];
+
+/// A cache that computes all steps but perhaps the third.
+fn cache(steps: i64, third: &str) -> String {
+    let mask = (1..=steps).map(|step| if step == 3 { third } else { "1" }).collect::<Vec<_>>().join(", ");
+    format!(r#"{{"steps_computation_mask": [{mask}], "scm_steps_policy": "static"}}"#)
+}
+
+#[test]
+fn a_step_asks_no_more_of_the_driver_than_its_bound() {
+    let _alone = alone();
+    if !are_counted() {
+        return;
+    }
+    let bounds: BTreeMap<String, Counts> = serde_json::from_str(include_str!("bounds.json")).unwrap();
+    let mut over = Vec::new();
+    for (model, (step, third)) in MODELS.iter().flat_map(|model| STEPS.map(|step| (model, step))) {
+        let found = of_step(model, DtypeName::Bf16, |steps| third.map(|third| cache(steps, third)));
+        println!("counts: {model}, bf16, one row, {step} step: {}", told(&found));
+        let bound = bounds.get(&format!("{model}, {step}"));
+        for (name, found) in found {
+            let most = bound.and_then(|bound| bound.get(&name)).copied().unwrap_or(0);
+            if found > most {
+                over.push(format!("{model}, {step} step: {found} {name}, and {most} are allowed"));
+            }
+        }
+    }
+    assert!(over.is_empty(), "{}", over.join("\n"));
+}
+
+#[test]
+fn memory_is_given_back_with_the_model() {
+    let _alone = alone();
+    if !are_counted() {
+        return;
+    }
+    let after_a_model = || {
+        let mut omni = load("qwen-image", GPU, DtypeName::Bf16, None);
+        picture(&mut omni, one_row(2));
+        let loaded = bytes_held();
+        picture(&mut omni, one_row(3));
+        assert_eq!(bytes_held(), loaded, "a picture leaves nothing");
+        drop(omni);
+        assert!(bytes_held() < loaded);
+        bytes_held()
+    };
+    // A thread keeps cuBLASLt's workspace until it opens the device again.
+    let first = after_a_model();
+    assert_eq!(after_a_model(), first, "a model leaves nothing more than the one before it");
+}

@@ -1,0 +1,69 @@
+//! What the emulator counted, and what is counted of a step.
+
+use std::collections::BTreeMap;
+
+use latentd::{DtypeName, Omni};
+
+use crate::runs::{GPU, load, one_row, picture};
+
+/// What is counted, in the order of `enum Count` in `emulator/driver.h`.
+const NAMES: [&str; 9] = [
+    "launches",
+    "products",
+    "copies to the device",
+    "copies to the host",
+    "copies on the device",
+    "fills",
+    "allocations",
+    "synchronisations",
+    "events",
+];
+/// In the same order: after what is above come the bytes of copies to the device and to the host.
+const BYTES_HELD: usize = 11;
+
+/// Calls of the driver and its libraries, by their names.
+pub type Counts = BTreeMap<String, u64>;
+
+/// The emulator's file of 64-bit numbers; `None` where there is no emulator.
+fn numbers() -> Option<Vec<u64>> {
+    let bytes = std::fs::read(std::env::var_os("EMULATOR_COUNTS")?).unwrap();
+    Some(bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect())
+}
+
+/// Whether calls are counted; says so where they are not.
+pub fn are_counted() -> bool {
+    let are = std::env::var_os("EMULATOR_COUNTS").is_some();
+    if !are {
+        println!("skipped: EMULATOR_COUNTS names no file");
+    }
+    are
+}
+
+/// Bytes of the device's memory that are held now.
+pub fn bytes_held() -> u64 {
+    numbers().unwrap()[BYTES_HELD]
+}
+
+/// What a picture of so many steps takes of a model that has made one before: kernels are loaded at their first launch.
+fn of_picture(omni: &mut Omni, steps: i64) -> Vec<u64> {
+    picture(omni, one_row(steps));
+    let before = numbers().unwrap();
+    picture(omni, one_row(steps));
+    numbers().unwrap().iter().zip(before).map(|(now, before)| now.wrapping_sub(before)).collect()
+}
+
+/// What one step takes: the last of three, beside a picture without it. `cache` says how so many steps are cached.
+pub fn of_step(model: &str, dtype: DtypeName, cache: impl Fn(i64) -> Option<String>) -> Counts {
+    let of = |steps| of_picture(&mut load(model, GPU, dtype, cache(steps).as_deref()), steps);
+    let (with, without) = (of(3), of(2));
+    NAMES
+        .iter()
+        .zip(with.iter().zip(without))
+        .map(|(name, (with, without))| (name.to_string(), with - without))
+        .collect()
+}
+
+/// `1 launches, 2 products, …`
+pub fn told(counts: &Counts) -> String {
+    NAMES.map(|name| format!("{} {name}", counts[name])).join(", ")
+}

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# build.sh FOLDER KERNEL.cu...: FOLDER/libcuda.so.1 and its siblings, an NVIDIA driver and libraries that run on the
+# processor. In it are the kernels given and candle's own, compiled from the crate as cargo unpacked it.
+# Needs g++ and CUDA_HOME, of which only the headers.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+out=$1
+shift
+mkdir -p "$out"
+includes=(-I"$here" -I"$here/headers" -I"$CUDA_HOME/include")
+compile() { g++ -std=c++20 -w -fPIC -fvisibility=hidden "${includes[@]}" "$@"; }
+# is_new OBJECT SOURCE...: whether it was made after all of them
+is_new() {
+    local object=$1 source
+    shift
+    for source in "$@"; do [ "$object" -nt "$source" ] || return 1; done
+}
+own=("$here"/*.cpp "$here"/*.h "$here"/*.sh)
+
+# kernels OBJECT SOURCE FLAGS...: the kernels of a .cu
+kernels() {
+    local object=$1 source=$2
+    shift 2
+    is_new "$object" "$source" "$(dirname "$source")"/*.cuh "${own[@]}" && return
+    "$here/list_kernels.sh" "$source" "${includes[@]}" "$@" >"${object%.o}.cpp"
+    compile "$@" -include cuda_host.h -c "${object%.o}.cpp" -o "$object.new"
+    mv "$object.new" "$object"
+}
+
+manifest=$here/../../../Cargo.toml
+packages=$(cargo metadata --offline --format-version 1 --features latentd/cuda --manifest-path "$manifest")
+candle=$(grep -oEm 1 '"[^"]*/candle-kernels-[0-9.]+/Cargo.toml"' <<<"$packages" | tr -d '"')
+candle=$(dirname "$candle")/src
+
+jobs=()
+for source in fibers driver libraries; do
+    # Sums in any order: products are most of what a picture takes.
+    is_new "$out/$source.o" "${own[@]}" || { compile -O3 -fassociative-math -fno-signed-zeros -fno-trapping-math -c "$here/$source.cpp" -o "$out/$source.o" & jobs+=($!); }
+done
+for source in "$@"; do
+    # A vector that is read from an odd address is a fault on a GPU, and here.
+    kernels "$out/own_$(basename "$source" .cu).o" "$source" -O2 -fsanitize=alignment -fsanitize-undefined-trap-on-error &
+    jobs+=($!)
+done
+for job in "${jobs[@]}"; do wait "$job"; done
+for module in affine binary cast conv fill indexing reduce sort ternary unary; do
+    kernels "$out/candle_$module.o" "$candle/$module.cu" -O1 -DKERNEL_ARCH=900 -I"$candle" &
+    while [ "$(jobs -pr | wc -l)" -ge "$(nproc)" ]; do wait -n; done
+done
+while [ -n "$(jobs -p)" ]; do wait -n || exit 1; done
+# Functions of a shared header are in every module, as nvcc keeps them apart: the first is taken.
+ld -r -z muldefs -o "$out/candle.o" "$out"/candle_*.o
+
+# Whatever else cuda.h declares, so that nothing is looked for in a real driver.
+grep -ohE '\bcu[A-Z][A-Za-z0-9_]+ *\(|cu[A-Z][A-Za-z0-9]+_v[0-9]+' "$CUDA_HOME/include/cuda.h" | tr -d ' (' | sort -u |
+    sed 's/.*/__attribute__((weak)) int &(void) { return 801; }/' >"$out/rest.c" # CUDA_ERROR_NOT_SUPPORTED
+gcc -w -fPIC -c "$out/rest.c" -o "$out/rest.o"
+own_kernels=("$out"/own_*.o)
+[ -e "${own_kernels[0]}" ] || own_kernels=()
+g++ -shared -Wl,-soname,libcuda.so.1 -o "$out/libcuda.so.1" "$out"/{fibers,driver,libraries,candle,rest}.o "${own_kernels[@]}"
+for name in libcublas.so.13 libcublasLt.so.13 libcurand.so.10; do ln -sf libcuda.so.1 "$out/$name"; done

@@ -1,0 +1,40 @@
+// What the emulated driver and the emulated libraries share.
+#pragma once
+#include <cstdint>
+#include <cstdio>
+
+#define API extern "C" __attribute__((visibility("default")))
+
+// What is counted, in the order of the file that EMULATOR_COUNTS names: 64 bits each.
+enum Count {
+  Launches,
+  Products,  // of cuBLAS or cuBLASLt, a batch as one
+  CopiesToDevice,
+  CopiesToHost,
+  CopiesOnDevice,
+  Fills,
+  Allocations,
+  Synchronisations,
+  Events,  // created, recorded or waited for
+  BytesToDevice,
+  BytesToHost,
+  BytesHeld,
+  MostBytesHeld,
+  NumCounts
+};
+extern volatile uint64_t* counts;
+inline void count(Count what, uint64_t by = 1) { counts[what] = counts[what] + by; }
+
+extern const bool is_traced;
+#define TRACE(...)                         \
+  do {                                     \
+    if (is_traced) {                       \
+      fprintf(stderr, "emulator: " __VA_ARGS__); \
+      fputc('\n', stderr);                 \
+    }                                      \
+  } while (0)
+#define COMPLAIN(...)                          \
+  do {                                         \
+    fprintf(stderr, "emulator: " __VA_ARGS__); \
+    fputc('\n', stderr);                       \
+  } while (0)

@@ -1,0 +1,117 @@
+// The threads of a CUDA block on the host: one fiber each, blocks one after another. Functional alone: neither time nor a
+// weak memory order is modelled. What CUDA leaves undefined and is seen here ends the kernel with a report: a barrier that
+// some threads never reach, a warp primitive whose mask names a lane that has ended or waits elsewhere, a read of a lane
+// outside the mask.
+#pragma once
+#include <vector_types.h>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+namespace emu {
+
+// One warp primitive under way: who takes part, who has come, who has gone, and what each brought.
+struct Meeting {
+  uint32_t mask, came, gone;
+  uint64_t values[32];
+};
+
+struct Warp {
+  Meeting meetings[8];
+  uint32_t live;
+};
+
+struct Thread {
+  uint3 index;
+  unsigned lane;
+  Warp* warp;
+};
+
+// What a kernel reads as threadIdx, blockIdx, blockDim and gridDim. One kernel runs at a time: whoever calls `launch` holds
+// a lock.
+struct Running {
+  Thread* thread;
+  uint3 block;
+  dim3 block_dim, grid_dim;
+};
+extern Running running __attribute__((visibility("hidden")));
+
+void barrier();
+// Lets the block's other threads run.
+void yield();
+// Tells the scheduler that waiting threads may go on.
+void note_progress();
+// Ends the kernel; the report names the block and the thread.
+[[noreturn]] void fail(const char* why, uint32_t mask = 0);
+
+// All lanes of `mask` meet; then each makes its result from what everybody brought.
+template <class T, class Result>
+inline auto meet(uint32_t mask, T brought, Result result) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  Thread& self = *running.thread;
+  const uint32_t bit = 1u << self.lane;
+  if (!(mask & bit)) fail("the calling lane is not in its own mask", mask);
+  Meeting* meeting;
+  for (;;) {  // the one of this mask that is still filling, or a free one
+    meeting = nullptr;
+    for (auto& known : self.warp->meetings)
+      if (known.mask == mask) meeting = &known;
+    for (auto& known : self.warp->meetings)
+      if (!meeting && !known.mask) (meeting = &known)->mask = mask;
+    if (meeting && !meeting->gone && !(meeting->came & bit)) break;
+    yield();
+  }
+  std::memcpy(&meeting->values[self.lane], &brought, sizeof brought);
+  meeting->came |= bit;
+  note_progress();
+  while (meeting->came != mask) {
+    if (mask & ~self.warp->live) fail("the mask names a lane that has ended or does not exist", mask & ~self.warp->live);
+    yield();
+  }
+  auto made = result(*meeting, self.lane);
+  meeting->gone |= bit;
+  note_progress();
+  if (meeting->gone == mask) meeting->mask = meeting->came = meeting->gone = 0;
+  return made;
+}
+
+template <class T>
+inline T value_of(const Meeting& meeting, unsigned lane) {
+  if (!(meeting.mask >> lane & 1)) fail("a shuffle reads a lane outside the mask", meeting.mask);
+  T value;
+  std::memcpy(&value, &meeting.values[lane], sizeof value);
+  return value;
+}
+
+// Kernels by name, as a module finds them.
+using Call = void (*)(void* kernel, void** parameters);
+void add_kernel(const char* name, void* kernel, Call call);
+bool has_kernel(const char* name);
+
+template <class... A>
+struct Registered {
+  Registered(const char* name, void (*kernel)(A...)) {
+    add_kernel(name, (void*)kernel, [](void* kernel, void** parameters) {
+      [&]<size_t... I>(std::index_sequence<I...>) {
+        ((void (*)(A...))kernel)(*(A*)parameters[I]...);
+      }(std::index_sequence_for<A...>{});
+    });
+  }
+};
+
+// Shared memory that a launch sizes: filled with NaN before every block.
+struct Poisoned {
+  Poisoned(void (*fill)(unsigned bytes));
+};
+
+// Runs a kernel; the report of what it did wrong, or null.
+const char* launch(const char* name, dim3 grid, dim3 block, unsigned shared_bytes, void** parameters);
+// Which block and thread runs now, for whoever is told of a fault.
+void where(char* text, size_t size);
+
+}  // namespace emu
+
+#define EMU_KERNEL(name) static emu::Registered emu_kernel_##name(#name, name);
+#define EMU_DYNAMIC_SHARED(name) \
+  static emu::Poisoned emu_poisoned_##name([](unsigned bytes) { std::memset((void*)name, 0xff, bytes); });

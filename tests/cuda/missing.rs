@@ -1,0 +1,81 @@
+//! A program with CUDA on machines that lack something: one line, no backtrace, and the CPU where it was not asked for a
+//! GPU.
+
+use std::process::{Command, Output};
+
+use crate::runs::checkpoint;
+
+/// The program that `LATENTD` names, making a picture of the tiny Qwen-Image. `emulated` leaves the emulator in its way.
+fn generate(arguments: &[&str], emulated: bool, variables: &[(&str, &str)]) -> Option<Output> {
+    let Some(program) = std::env::var_os("LATENTD") else {
+        println!("skipped: LATENTD names no program");
+        return None;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program);
+    command.args(["generate", "a fox", "--model", &checkpoint("qwen-image"), "--num-inference-steps", "1"]);
+    command.args(["--size", "32x32"]).arg("-o").arg(folder.path().join("fox.png")).args(arguments);
+    command.env("RUST_BACKTRACE", "1").env_remove("EMULATOR_COUNTS");
+    if !emulated {
+        command.env_remove("LD_LIBRARY_PATH");
+    }
+    Some(command.envs(variables.iter().copied()).output().unwrap())
+}
+
+/// What is printed on stderr, where that is a single line; the exit code is 1.
+#[track_caller]
+fn refusal(arguments: &[&str], emulated: bool, variables: &[(&str, &str)]) -> Option<String> {
+    let output = generate(arguments, emulated, variables)?;
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), message.lines().count()), (Some(1), 1), "{message}");
+    Some(message)
+}
+
+#[track_caller]
+fn is_refused(device: &str, emulated: bool, variables: &[(&str, &str)], words: &[&str]) {
+    let Some(message) = refusal(&["--device", device], emulated, variables) else { return };
+    for word in words {
+        assert!(message.contains(word), "{word}: {message}");
+    }
+}
+
+#[test]
+fn without_a_driver_a_gpu_is_refused() {
+    is_refused("cuda", false, &[], &["`--device cuda:0`", "no NVIDIA driver", "libcuda.so.1"]);
+}
+
+#[test]
+fn without_a_driver_auto_and_cpu_are_the_cpu() {
+    for device in ["auto", "cpu"] {
+        let Some(output) = generate(&["--device", device], false, &[]) else { return };
+        assert!(output.status.success(), "{device}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn without_cublas_a_gpu_is_refused() {
+    let Some(all) = std::env::var_os("LD_LIBRARY_PATH") else { return println!("skipped: no LD_LIBRARY_PATH") };
+    let driver = std::env::split_paths(&all).map(|folder| folder.join("libcuda.so.1")).find(|path| path.exists());
+    let Some(driver) = driver else { return println!("skipped: the driver is not the emulator") };
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(driver.canonicalize().unwrap(), folder.path().join("libcuda.so.1")).unwrap();
+    let only = [("LD_LIBRARY_PATH", folder.path().to_str().unwrap())];
+    is_refused("cuda", true, &only, &["libcublas.so", "LD_LIBRARY_PATH"]);
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_refused() {
+    is_refused("cuda:99", true, &[("EMULATOR_GPUS", "2")], &["`--device cuda:99`", "there are 2, cuda:0 to cuda:1"]);
+    is_refused("cuda:1", true, &[("EMULATOR_GPUS", "1")], &["there is 1, cuda:0"]);
+    is_refused("cuda", true, &[("EMULATOR_GPUS", "0")], &["there is none"]);
+}
+
+#[test]
+fn a_gpu_that_is_too_old_is_refused() {
+    is_refused("cuda", true, &[("EMULATOR_CAPABILITY", "75")], &["capability 7.5", "8.0 (Ampere)"]);
+}
+
+#[test]
+fn a_gpu_with_too_little_memory_is_refused() {
+    is_refused("cuda", true, &[("EMULATOR_MEMORY", "100000")], &["memory was full", "text_encoder"]);
+}

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# NVCC=…/nvcc_without_gguf.sh: nvcc, but candle's kernels of GGUF and of mixtures of experts, minutes to compile and called
+# by nothing here, become functions that abort. For checks alone: a program that is given away has the real ones.
+set -euo pipefail
+nvcc=$CUDA_HOME/bin/nvcc
+source='' object='' before='' compiles=''
+for argument in "$@"; do
+    case $argument in
+    *.cu) source=$argument ;;
+    -c) compiles=yes ;;
+    esac
+    [ "$before" != -o ] || object=$argument
+    before=$argument
+done
+case $compiles:$source in
+yes:*moe_*.cu | yes:*mmq_*.cu | yes:*mmvq_gguf.cu) ;;
+*) exec "$nvcc" "$@" ;;
+esac
+{
+    echo '#include <stdlib.h>'
+    # One of the files has them all.
+    if [[ $source == *mmvq_gguf.cu ]]; then
+        grep -oE 'fn [a-z_0-9]+ *\(' "$(dirname "$source")/ffi.rs" | sed -E 's/fn ([a-z_0-9]+).*/void \1(void) { abort(); }/' | sort -u
+    fi
+} | gcc -x c -fPIC -c - -o "$object"

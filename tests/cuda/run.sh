@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Builds latentd with CUDA and runs it on the emulated GPU: kernels against their references, whole pictures against the
+# CPU's, what a step asks of the driver against its bounds, and what is said where something is missing. No GPU and no
+# driver is needed; the last line is a step's counts.
+#
+#   tests/cuda/run.sh [name of a test...]
+#
+# The toolkit is the one of CUDA_HOME, or is installed once into CUDA_TOOLKIT (target/cuda/toolkit): 1.3 GB. Where it
+# cannot be had the run is skipped, and says so.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+cd "$here/../.."
+export CARGO_TERM_COLOR=never CARGO_INCREMENTAL=0
+# A target folder of its own: its `latentd` is not the one of `cargo build --release`, and it is compiled quickly.
+folder=${CARGO_TARGET_DIR:-target}/cuda
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+export CARGO_TARGET_DIR=$folder/build CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off
+
+if [ ! -x "${CUDA_HOME:-}/bin/nvcc" ]; then
+    if ! environment=$("$here/toolkit.sh" "${CUDA_TOOLKIT:-$folder/toolkit}" 2>"$folder/toolkit.log"); then
+        tail -n 3 "$folder/toolkit.log" >&2
+        # pip found no version at all, rather than not the one asked for: there is no index.
+        grep -Eq 'from versions: none|No module named pip' "$folder/toolkit.log" || exit 1
+        echo "cuda: SKIPPED, for there is no toolkit: CUDA_HOME names none and none can be installed"
+        exit 0
+    fi
+    eval "$environment"
+fi
+# One architecture is enough: the machine code is never run.
+export CUDA_COMPUTE_CAP=80 LATENTD_CUDA_ARCHS=80 CUDAFORGE_THREADS=${CUDAFORGE_THREADS:-$(nproc)}
+export NVCC=$here/nvcc_without_gguf.sh
+
+packages=(--release --locked -p kernels -p tests --features 'kernels/cuda tests/cuda')
+echo "cuda: building the program and its tests"
+cargo build --bin latentd -p latentd "${packages[@]}"
+cargo test --no-run --lib --test cuda "${packages[@]}"
+echo "cuda: building the emulator"
+shopt -s nullglob
+"$here/emulator/build.sh" "$folder/emulator" crates/kernels/cuda/*.cu
+
+export LATENTD=$CARGO_TARGET_DIR/release/latentd EMULATOR_COUNTS=$folder/counts
+export LD_LIBRARY_PATH=$folder/emulator
+rm -f "$EMULATOR_COUNTS"
+needed=$(readelf -d "$LATENTD" | grep NEEDED)
+if grep -E 'cuda|cublas|curand|nvrtc' <<<"$needed"; then
+    echo "cuda: the program does not start without CUDA's libraries" >&2
+    exit 1
+fi
+run() { cargo test "$@" "${packages[@]}" -- --test-threads 1 --nocapture "${filters[@]}"; }
+filters=(cuda)
+[ $# -eq 0 ] || filters=("$@")
+run --lib -p kernels 2>&1 | tee "$folder/log"
+filters=("$@")
+run --test cuda 2>&1 | tee -a "$folder/log"
+passed=$(sed -nE 's/^test result: ok\. ([0-9]+) passed.*/\1/p' "$folder/log" | awk '{ sum += $1 } END { print sum + 0 }')
+counts=$(sed -nE 's/^.*counts: (qwen-image, .*uncached step: .*)/\1/p' "$folder/log")
+echo "cuda: $passed tests passed${counts:+; $counts}"

@@ -1,0 +1,53 @@
+//! A tiny model and what is asked of it.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use latentd::{CacheBackend, CacheFlags, DeviceName, DtypeName, Omni, OmniDiffusionSamplingParams};
+
+use diffusion::{RgbImage, StepReport};
+
+pub const MODELS: [&str; 2] = ["qwen-image", "flux2-klein"];
+pub const GPU: DeviceName = DeviceName::Cuda(0);
+
+/// Holds every other test of this process back: counts are of all of it.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The folder of a tiny checkpoint.
+pub fn checkpoint(model: &str) -> String {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("goldens/models").join(model);
+    folder.to_str().unwrap().to_owned()
+}
+
+/// A tiny model, whose steps are cached as `cache` says, if it says anything.
+pub fn load(model: &str, device: DeviceName, dtype: DtypeName, cache: Option<&str>) -> Omni {
+    let flags = CacheFlags {
+        cache_backend: cache.map(|_| CacheBackend::CacheDit),
+        cache_config: cache.map(str::to_owned),
+        ..CacheFlags::default()
+    };
+    let builder = Omni::builder().model(checkpoint(model)).device(device).dtype(dtype).cache_flags(flags);
+    builder.build().unwrap_or_else(|err| panic!("{model}: {err}"))
+}
+
+/// One row a step: no guidance.
+pub fn one_row(steps: i64) -> OmniDiffusionSamplingParams {
+    OmniDiffusionSamplingParams {
+        num_inference_steps: Some(steps),
+        width: Some(32),
+        height: Some(32),
+        seed: Some(7),
+        true_cfg_scale: Some(1.0),
+        ..OmniDiffusionSamplingParams::default()
+    }
+}
+
+/// A picture and what its steps did.
+pub fn picture(omni: &mut Omni, params: OmniDiffusionSamplingParams) -> (RgbImage, Vec<StepReport>) {
+    let mut images = omni.generate("a fox on a green background", params).unwrap();
+    let image = images.remove(0);
+    (image.image, image.steps)
+}
