@@ -75,6 +75,33 @@ __device__ __forceinline__ void scaled_by_length(const T* x, const T* weight, T*
   });
 }
 
+// out = uncond + scale * (cond - uncond), perhaps as long as cond.
+template <class T>
+__device__ __forceinline__ void guided(const T* cond, const T* uncond, T* out, int tokens, int dim, float scale,
+                                       bool keeps_length) {
+  const int64_t token = row_index();
+  if (token >= tokens) return;
+  cond += token * dim, uncond += token * dim, out += token * dim;
+  float v[PIECES][WIDTH], length = 0.f, of_cond = 0.f;
+  each_piece(dim, [&](int piece, int column) {
+    float a[WIDTH], b[WIDTH];
+    load8(cond + column, a);
+    load8(uncond + column, b);
+#pragma unroll
+    for (int i = 0; i < WIDTH; i++) {
+      v[piece][i] = b[i] + scale * (a[i] - b[i]);
+      length += v[piece][i] * v[piece][i];
+      of_cond += a[i] * a[i];
+    }
+  });
+  const float factor = keeps_length ? sqrtf(row_sum(of_cond)) / sqrtf(row_sum(length)) : 1.f;
+  each_piece(dim, [&](int piece, int column) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; i++) v[piece][i] *= factor;
+    store8(out + column, v[piece]);
+  });
+}
+
 }  // namespace
 
 #define MODULATED_LAYER_NORM(SUFFIX, T)                                                                                \
@@ -100,3 +127,10 @@ FOR_BOTH_TYPES(RMS_NORM)
                      [=](float squares) { return sqrtf((float)channels) / fmaxf(sqrtf(squares), 1e-12f); });           \
   }
 FOR_BOTH_TYPES(CHANNEL_NORM)
+
+#define GUIDED(SUFFIX, T)                                                                                              \
+  extern "C" __global__ void guided_##SUFFIX(const T* cond, const T* uncond, T* out, int tokens, int dim, float scale, \
+                                             int keeps_length) {                                                       \
+    guided(cond, uncond, out, tokens, dim, scale, keeps_length);                                                       \
+  }
+FOR_BOTH_TYPES(GUIDED)

@@ -79,6 +79,11 @@ pub(crate) trait Backend: Sync {
         Ok(None)
     }
 
+    /// See [`crate::guided`].
+    fn guided(&self, _cond: &Tensor, _uncond: &Tensor, _scale: f64, _keeps_length: bool) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
     /// Contiguous `[out, in]` weights of one float type, one below the other, and an `[out]` bias, laid out for the
     /// device.
     fn pack_linear(&self, _weights: &[Tensor], _bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {

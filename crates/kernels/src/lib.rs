@@ -21,6 +21,7 @@ mod cpu;
 mod cuda;
 mod devices;
 mod group_norm;
+mod guidance;
 mod interrupt;
 mod linear;
 mod norm;
@@ -44,6 +45,7 @@ pub use conv::Conv3x3;
 pub use cpu::sets::{instruction_set, instruction_sets, with_instruction_set, with_reference};
 #[cfg(feature = "cuda")]
 pub use cuda::cuda_attention;
+pub use guidance::guided;
 pub use interrupt::{Watch, check_interrupt, interruptible};
 pub use linear::Linear;
 pub use norm::{channel_norm, modulated_layer_norm, rms_norm};

@@ -84,6 +84,10 @@ impl Backend for Cuda {
         step::add_weighted(x, terms)
     }
 
+    fn guided(&self, cond: &Tensor, uncond: &Tensor, scale: f64, keeps_length: bool) -> Result<Option<Tensor>> {
+        norm::guided(cond, uncond, scale, keeps_length)
+    }
+
     fn pack_linear(&self, weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
         Ok(linear::Packed::new(weights, bias)?.map(|packed| Box::new(packed) as Box<dyn PackedLinear>))
     }

@@ -9,6 +9,7 @@ use crate::RowLayout;
 
 const MODULATED_LAYER_NORM: Kernel = Kernel { module: "norm", name: "modulated_layer_norm" };
 const RMS_NORM: Kernel = Kernel { module: "norm", name: "rms_norm" };
+const GUIDED: Kernel = Kernel { module: "norm", name: "guided" };
 const CHANNEL_NORM: Kernel = Kernel { module: "norm", name: "channel_norm" };
 
 /// Threads that share a row at most, and the numbers of it that each holds.
@@ -96,6 +97,22 @@ pub(super) fn channel_norm(x: &Tensor, gamma: &Tensor, with_silu: bool) -> Resul
         let args: [&dyn super::gpu::Argument; 6] =
             [&from, &gamma, &to, &(pixels as i32), &(channels as i32), &i32::from(with_silu)];
         gpu.launch(CHANNEL_NORM, x.dtype(), row_grid(pixels, channels), &args)?;
+    }
+    Ok(Some(out))
+}
+
+pub(super) fn guided(cond: &Tensor, uncond: &Tensor, scale: f64, keeps_length: bool) -> Result<Option<Tensor>> {
+    if !fits(cond)? || uncond.dtype() != cond.dtype() {
+        return Ok(None);
+    }
+    let (gpu, cond, uncond, (tokens, dim)) = (gpu(cond)?, dense(cond)?, dense(uncond)?, cond.dims2()?);
+    let out = gpu.output(cond.shape(), cond.dtype())?;
+    if tokens > 0 {
+        let (cond, uncond, to) = (Address::of(&cond)?, Address::of(&uncond)?, Address::of(&out)?);
+        let (tokens_arg, dim_arg, scale, keeps_length) =
+            (tokens as i32, dim as i32, scale as f32, i32::from(keeps_length));
+        let args: [&dyn super::gpu::Argument; 7] = [&cond, &uncond, &to, &tokens_arg, &dim_arg, &scale, &keeps_length];
+        gpu.launch(GUIDED, out.dtype(), row_grid(tokens, dim), &args)?;
     }
     Ok(Some(out))
 }

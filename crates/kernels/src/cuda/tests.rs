@@ -434,6 +434,20 @@ fn weighted_sums_agree() {
 }
 
 #[test]
+fn guidance_agrees() {
+    for (tokens, channels) in [(1, 8), (37, 64), (5, 128), (3, 1032)] {
+        for keeps_length in [true, false] {
+            check(
+                &format!("guidance {tokens}x{channels}, keeps length {keeps_length}"),
+                &[randn(1, (tokens, channels)), randn(2, (tokens, channels))],
+                |t| Cuda.guided(&t[0], &t[1], 4.0, keeps_length),
+                |t| crate::guided(&t[0], &t[1], 4.0, keeps_length),
+            );
+        }
+    }
+}
+
+#[test]
 fn group_norms_agree() {
     for (height, width, channels, num_groups) in
         [(1, 1, 8, 2), (5, 3, 16, 4), (7, 9, 24, 24), (20, 13, 40, 1), (11, 6, 96, 32)]
