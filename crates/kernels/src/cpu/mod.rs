@@ -15,6 +15,10 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 mod bf16;
 mod conv;
+#[cfg(target_arch = "x86_64")]
+mod dots;
+#[cfg(target_arch = "x86_64")]
+mod dpbf16;
 mod gemm;
 mod group_norm;
 mod head;

@@ -54,14 +54,17 @@ fn table() -> Vec<Set> {
     let mut table = vec![Set { by_default: cfg!(target_arch = "aarch64"), ..portable }];
     #[cfg(target_arch = "x86_64")]
     {
-        use super::{amx::Amx, avx2::Avx2, avx512::Avx512, vnni::Vnni, widened::Widened};
+        use super::{amx::Amx, avx2::Avx2, avx512::Avx512, dpbf16::DpBf16, vnni::Vnni, widened::Widened};
         let avx512 = Avx512::detect();
         let amx = avx512.and_then(|set| Amx::detect(set).map(|amx| (set, amx)));
         let widened = |set| Tiles::int8(set, Widened::new(set));
         table.push(Set::new("avx2", Avx2::detect(), widened));
-        table.push(Set::new("avx512", avx512, |set| match Vnni::detect(set) {
-            Some(vnni) => Tiles::int8(set, vnni),
-            None => Tiles::int8(set, Widened::new(set.octets())),
+        table.push(Set::new("avx512", avx512, |set| {
+            let int8 = match Vnni::detect(set) {
+                Some(vnni) => Tiles::int8(set, vnni),
+                None => widened(set.octets()),
+            };
+            Tiles { bf16: DpBf16::detect(set).map(|dots| Box::new(With(set, dots)) as _), ..int8 }
         }));
         let tiles = amx.map(|(set, amx)| Tiles { bf16: Some(Box::new(With(set, amx))), ..Tiles::int8(set, amx) });
         let kernels = amx.map(|(set, _)| Box::new(set) as Box<dyn Kernels>);

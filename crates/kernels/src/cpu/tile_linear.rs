@@ -399,6 +399,31 @@ mod tests {
         }
     }
 
+    /// AVX512-BF16 where it is used: odd elements first, then even ones, each product and its sum rounded once.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn dot_products_of_bf16_are_as_the_manual_has_them() {
+        use super::super::{avx512::Avx512, dpbf16::DpBf16};
+        let Some((set, dots)) = Avx512::detect().and_then(|set| Some((set, DpBf16::detect(set)?))) else {
+            println!("kernels not run here: no AVX512-BF16 that pays");
+            return;
+        };
+        let normal = |x: f32| if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x };
+        let round = |x: &f32| normal(half::bf16::from_f32(*x).to_f32());
+        for shape in SHAPES {
+            let mut case = Case::new(shape);
+            // Some of the products are then too small to be normal.
+            let small = randn(6, (shape.0, shape.1)).abs().unwrap().powf(120.0).unwrap();
+            case.x = case.x.mul(&small.minimum(1.0).unwrap()).unwrap();
+            let expected = case.expected(|x, w| {
+                x.chunks(2).zip(w.chunks(2)).fold(0.0, |sum, (x, w)| {
+                    x.iter().zip(w).rev().fold(sum, |sum, (x, w)| normal(round(x).mul_add(round(w), sum)))
+                })
+            });
+            assert!(case.products(&With(set, dots))[0] == expected, "{shape:?}");
+        }
+    }
+
     /// The epilogues of the emulation against those of f32, which have tests of their own.
     #[test]
     fn epilogues_are_those_of_f32() {
