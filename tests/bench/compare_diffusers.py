@@ -32,7 +32,7 @@ ROWS = [
     ("one block, 3072 wide, 1024 + 128 tokens", "block_ms", 0.95),
 ]
 # That block's name in crates/kernels/examples/kernels.rs.
-BLOCK = "block 3072 (24x128), 1024+128"
+BLOCK = "block 3072 (24x128), 1024+128, f32"
 # Time for torch's spinning threads to fall asleep before latentd is timed.
 SETTLE_SECONDS = 1.0
 

@@ -1,7 +1,8 @@
-"""Times linear layers of Qwen-Image's width on one thread: latentd in f32 and int8, torch in f32 and bf16, in turn.
+"""Times linear layers of Qwen-Image's width, or one of its blocks, on one thread: latentd in f32, bf16 and int8, torch in f32
+and bf16, in turn.
 
     cargo build --release -p kernels --example kernels
-    python tests/bench/compare_linear.py --rounds 3
+    python tests/bench/compare_linear.py --rounds 3 [--block] [--processor-time]
 """
 
 import argparse
@@ -9,34 +10,59 @@ import os
 import statistics
 import subprocess
 import time
+from functools import partial
 
 import torch
+from diffusers_side import block_and_arguments
 
 # Tokens, inputs, outputs, whether a GELU follows.
 SHAPES = [(1024, 3072, 3072, False), (1024, 3072, 12288, True), (1024, 12288, 3072, False)]
 
 
-def ours(kernels, shape, dtype):
-    tokens, k, n, gelu = shape
-    name = f"linear{' + gelu' if gelu else ''} {tokens}x{k}x{n} {dtype}"
+def ours(args, name):
     variables = os.environ | {"RAYON_NUM_THREADS": "1", "CANDLE_NUM_THREADS": "1"}
-    instructions = os.environ.get("LATENTD_CPU", "avx512")
-    told = subprocess.run([kernels, "--sets", instructions, name], env=variables, capture_output=True, text=True, check=True)
-    return float(told.stdout.split()[-1])
+    instructions = os.environ.get("LATENTD_CPU", "fastest")
+    flags = ["--sets", instructions] + ["--processor-time"] * args.processor_time
+    told = subprocess.run([args.kernels, *flags, name], env=variables, capture_output=True, text=True, check=True)
+    # Of several operations whose names begin so, the first.
+    return float(told.stdout.splitlines()[1].split()[-1])
 
 
-def torchs(shape, dtype):
+def our_linear(args, shape, dtype):
+    tokens, k, n, gelu = shape
+    return ours(args, f"linear{' + gelu' if gelu else ''} {tokens}x{k}x{n} {dtype}")
+
+
+def torchs(args, run):
+    """The median of three runs; the first before them packs weights."""
+    now, times = time.thread_time if args.processor_time else time.perf_counter, []
+    for _ in range(4):
+        start = now()
+        run()
+        times.append((now() - start) * 1e3)
+    return statistics.median(times[1:])
+
+
+def torch_linear(args, shape, dtype):
     tokens, k, n, gelu = shape
     x, layer = torch.randn(tokens, k).to(dtype), torch.nn.Linear(k, n).to(dtype)
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        y = layer(x)
-        if gelu:
-            y = torch.nn.functional.gelu(y, approximate="tanh")
-        times.append((time.perf_counter() - start) * 1e3)
-    # The first run packs the weight.
-    return statistics.median(times[1:])
+    activated = partial(torch.nn.functional.gelu, approximate="tanh") if gelu else lambda y: y
+    return torchs(args, lambda: activated(layer(x)))
+
+
+def torch_block(args, dtype):
+    block, arguments = block_and_arguments(dtype)
+    return torchs(args, lambda: block(**arguments))
+
+
+def print_row(args, name, measure):
+    """The medians over rounds of what `measure` times of latentd and torch in turn."""
+    rounds = [measure() for _ in range(args.rounds)]
+    times = [statistics.median(column) for column in zip(*rounds)]
+    f32, bf16, int8, torch_f32, torch_bf16 = times
+    ratios = [f32 / torch_f32, bf16 / torch_bf16, int8 / torch_bf16]
+    cells = [name] + [f"{ms:.0f}" for ms in times] + [f"{ratio:.2f}" for ratio in ratios]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 @torch.inference_mode()
@@ -44,23 +70,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernels", default="target/release/examples/kernels")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--block", action="store_true", help="a whole block of 1024 + 128 tokens")
+    parser.add_argument("--processor-time", action="store_true", help="of the one thread, for a machine with other work")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print("| tokens x in x out | latentd f32 (ms) | int8 | torch f32 | bf16 | int8 / torch bf16 |\n|---|---|---|---|---|---|")
+    columns = ["ms", "f32", "bf16", "int8", "torch f32", "torch bf16", "f32 / f32", "bf16 / bf16", "int8 / bf16"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    types = (torch.float32, torch.bfloat16)
+    if args.block:
+        names = [f"block 3072 (24x128), 1024+128, {kind}" for kind in ("f32", "bf16", "int8")]
+        sides = lambda: [ours(args, name) for name in names] + [torch_block(args, dtype) for dtype in types]
+        return print_row(args, "block 3072, 1024+128", sides)
     for shape in SHAPES:
-        rounds = [
-            (
-                ours(args.kernels, shape, "F32"),
-                ours(args.kernels, shape, "int8"),
-                torchs(shape, torch.float32),
-                torchs(shape, torch.bfloat16),
-            )
-            for _ in range(args.rounds)
-        ]
-        times = [statistics.median(column) for column in zip(*rounds)]
-        cells = " | ".join(f"{ms:.0f}" for ms in times)
         name = "x".join(str(n) for n in shape[:3]) + (" + GELU" if shape[3] else "")
-        print(f"| {name} | {cells} | {times[1] / times[3]:.2f} |", flush=True)
+        sides = lambda: (
+            [our_linear(args, shape, dtype) for dtype in ("F32", "BF16", "int8")]
+            + [torch_linear(args, shape, dtype) for dtype in types]
+        )
+        print_row(args, name, sides)
 
 
 if __name__ == "__main__":

@@ -74,20 +74,25 @@ def watch(owner, method, times, key):
     setattr(owner, method, timed)
 
 
-@torch.no_grad()
-def block_times():
-    """One QwenImageTransformerBlock of the real size with random weights."""
-    block = QwenImageTransformerBlock(dim=WIDTH, num_attention_heads=HEADS, attention_head_dim=WIDTH // HEADS).eval()
+def block_and_arguments(dtype=torch.float32):
+    """One QwenImageTransformerBlock of the real size with random weights, and what it is called with."""
+    block = QwenImageTransformerBlock(dim=WIDTH, num_attention_heads=HEADS, attention_head_dim=WIDTH // HEADS)
     rope = QwenEmbedRope(theta=10000, axes_dim=[16, 56, 56], scale_rope=True)
     shape = [(1, IMAGE_SIDE, IMAGE_SIDE)]
     freqs = rope(shape, max_txt_seq_len=TEXT_TOKENS, device=torch.device("cpu"))
     arguments = {
-        "hidden_states": torch.randn(1, IMAGE_SIDE**2, WIDTH),
-        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, WIDTH),
+        "hidden_states": torch.randn(1, IMAGE_SIDE**2, WIDTH, dtype=dtype),
+        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, WIDTH, dtype=dtype),
         "encoder_hidden_states_mask": None,
-        "temb": torch.randn(1, WIDTH),
+        "temb": torch.randn(1, WIDTH, dtype=dtype),
         "image_rotary_emb": freqs,
     }
+    return block.to(dtype).eval(), arguments
+
+
+@torch.no_grad()
+def block_times():
+    block, arguments = block_and_arguments()
     block(**arguments)
     times = []
     for _ in range(BLOCK_RUNS):

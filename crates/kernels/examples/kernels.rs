@@ -1,16 +1,17 @@
 //! Times every operation by the kernels of each instruction set, and by its plain-candle reference.
 //!
-//!     cargo run --release -p kernels --example kernels [--sets avx2,fastest] [word of an operation's name]...
+//!     cargo run --release -p kernels --example kernels [--sets avx2,fastest] [--processor-time] [word of an operation's name]...
 //!
-//! Milliseconds: medians of the runs of half a second each.
+//! Milliseconds: medians of the runs of half a second each. `--processor-time` is for a machine with other work and for one
+//! thread (`RAYON_NUM_THREADS=1`): means of what Linux says that the thread ran.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::{
-    AttentionStream, CausalAttention, Conv3x3, GroupNorm, JointAttention, Linear, RopeTable, RowLayout, SelfAttention,
-    add_weighted, attention, channel_norm, modulated_layer_norm, residual_diffs, rms_norm, swiglu,
+    AttentionStream, CausalAttention, Conv3x3, GroupNorm, JointAttention, Linear, Products, RopeTable, RowLayout,
+    SelfAttention, add_weighted, attention, channel_norm, modulated_layer_norm, residual_diffs, rms_norm, swiglu,
     with_instruction_set,
 };
 
@@ -28,9 +29,11 @@ fn main() -> Result<()> {
         let fastest = kernels::instruction_set().map_err(candle_core::Error::msg)?;
         sets = named.split(',').map(|set| if set == "fastest" { fastest } else { set }.to_string()).collect();
     }
+    let processor_time = words.iter().any(|word| word == "--processor-time");
+    words.retain(|word| word != "--processor-time");
     println!("{:<56} {}", "operation, ms", sets.iter().map(|set| format!("{set:>12}")).collect::<String>());
     kernels::in_pool(&Device::Cpu, || {
-        let mut bench = Bench { words, sets };
+        let mut bench = Bench { words, sets, processor_time };
         blocks(&mut bench)?;
         linears(&mut bench)?;
         tiles(&mut bench)?;
@@ -43,6 +46,7 @@ fn main() -> Result<()> {
 struct Bench {
     words: Vec<String>,
     sets: Vec<String>,
+    processor_time: bool,
 }
 
 impl Bench {
@@ -57,10 +61,14 @@ impl Bench {
         let mut line = format!("{name:<56} ");
         for set in &self.sets {
             // One after the other: candle's own pool spins for a while after each of its operations.
-            line += &format!("{:>12.4}", on(set, &|| build().and_then(|built| median(|| run(&built))))?);
+            line += &format!("{:>12.4}", on(set, &|| build().and_then(|built| self.measure(|| run(&built))))?);
         }
         println!("{line}");
         Ok(())
+    }
+
+    fn measure<R>(&self, run: impl Fn() -> Result<R>) -> Result<f64> {
+        if self.processor_time { mean_on_processor(run) } else { median(run) }
     }
 }
 
@@ -76,8 +84,48 @@ fn median<R>(run: impl Fn() -> Result<R>) -> Result<f64> {
     Ok(times[times.len() / 2])
 }
 
+/// The mean of this thread's milliseconds in a run, over half a second of them: they are counted by ticks of the kernel.
+fn mean_on_processor<R>(run: impl Fn() -> Result<R>) -> Result<f64> {
+    run()?;
+    let (start, mut end, mut runs) = (processor_ms()?, 0.0, 0);
+    while runs < 3 || end < start + 500.0 {
+        std::hint::black_box(run()?);
+        (end, runs) = (processor_ms()?, runs + 1);
+    }
+    Ok((end - start) / f64::from(runs))
+}
+
+/// What this thread has run.
+fn processor_ms() -> Result<f64> {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanoseconds = told.split(' ').next().unwrap_or_default().parse::<f64>();
+    nanoseconds.map(|ns| ns * 1e-6).map_err(candle_core::Error::msg)
+}
+
 fn randn(shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     Tensor::randn(0f32, 1.0, shape, &Device::Cpu)
+}
+
+/// What the products of a block are made in.
+#[derive(Clone, Copy)]
+enum Kind {
+    F32,
+    Bf16,
+    Int8,
+}
+
+impl Kind {
+    fn linear(self, n: usize, k: usize) -> Result<Linear> {
+        match self {
+            Kind::F32 => linear(n, k, DType::F32),
+            Kind::Bf16 => linear(n, k, DType::BF16),
+            Kind::Int8 => int8(n, k),
+        }
+    }
+}
+
+fn int8(n: usize, k: usize) -> Result<Linear> {
+    Linear::int8(&[(&randn((n, k))?, Some(&randn(n)?))])
 }
 
 fn linear(out_features: usize, in_features: usize, dtype: DType) -> Result<Linear> {
@@ -96,12 +144,13 @@ struct Block {
     rows: [RowLayout; 2],
     rope: Vec<Arc<RopeTable>>,
     num_heads: usize,
+    products: Products,
 }
 
 impl Block {
-    fn new(dtype: DType, num_heads: usize, head_dim: usize, text: &[usize], image: &[usize]) -> Result<Self> {
+    fn new(kind: Kind, num_heads: usize, head_dim: usize, text: &[usize], image: &[usize]) -> Result<Self> {
         let dim = num_heads * head_dim;
-        let pair = |n, k| -> Result<_> { Ok([linear(n, k, dtype)?, linear(n, k, dtype)?]) };
+        let pair = |n, k| -> Result<_> { Ok([kind.linear(n, k)?, kind.linear(n, k)?]) };
         let rope = text.iter().zip(image).map(|(text, image)| {
             let angles = randn((text + image, head_dim / 2))?;
             Ok(Arc::new(RopeTable::new(&angles.cos()?, &angles.sin()?)?))
@@ -117,6 +166,7 @@ impl Block {
             rows: [RowLayout::new(text), RowLayout::new(image)],
             rope: rope.collect::<Result<_>>()?,
             num_heads,
+            products: if let Kind::Bf16 = kind { Products::Bf16 } else { Products::F32 },
         })
     }
 
@@ -136,7 +186,8 @@ impl Block {
             rows: &self.rows[i],
         };
         let (text, image) = (stream(0), stream(1));
-        let joint = JointAttention { text, image, rope: &self.rope, num_heads: self.num_heads, eps: 1e-6 };
+        let (num_heads, products) = (self.num_heads, self.products);
+        let joint = JointAttention { text, image, rope: &self.rope, num_heads, eps: 1e-6, products };
         let (text, image) = joint.forward()?;
         let rest = |i: usize, attended: &Tensor| {
             let rows = &self.rows[i];
@@ -149,20 +200,21 @@ impl Block {
 }
 
 fn blocks(bench: &mut Bench) -> Result<()> {
-    let mut block = |name: &str, dtype, num_heads, head_dim, text: &[usize], image: &[usize]| {
+    let mut block = |name: &str, kind, num_heads, head_dim, text: &[usize], image: &[usize]| {
         let dim = num_heads * head_dim;
         let hidden = [randn((text.iter().sum::<usize>(), dim))?, randn((image.iter().sum::<usize>(), dim))?];
         let temb = randn((text.len(), dim))?;
-        let build = || Block::new(dtype, num_heads, head_dim, text, image);
+        let build = || Block::new(kind, num_heads, head_dim, text, image);
         bench.time(&format!("block {name}"), build, |block| block.forward(&hidden, &temb))
     };
-    block("192 (6x32), 64+16 tokens", DType::F32, 6, 32, &[16], &[64])?;
-    block("192 (6x32), 2 rows of 64+16", DType::F32, 6, 32, &[16, 16], &[64, 64])?;
-    block("160 (5x32), 64+18", DType::F32, 5, 32, &[18], &[64])?;
-    block("160 (5x32), ragged 64+18, 64+6", DType::F32, 5, 32, &[18, 6], &[64, 64])?;
-    block("160 (5x32), 16 rows of 64+18", DType::F32, 5, 32, &[18; 16], &[64; 16])?;
-    block("3072 (24x128), 1024+128", DType::F32, 24, 128, &[128], &[1024])?;
-    block("3072 (24x128), 1024+128, bf16 weights", DType::BF16, 24, 128, &[128], &[1024])
+    block("192 (6x32), 64+16 tokens", Kind::F32, 6, 32, &[16], &[64])?;
+    block("192 (6x32), 2 rows of 64+16", Kind::F32, 6, 32, &[16, 16], &[64, 64])?;
+    block("160 (5x32), 64+18", Kind::F32, 5, 32, &[18], &[64])?;
+    block("160 (5x32), ragged 64+18, 64+6", Kind::F32, 5, 32, &[18, 6], &[64, 64])?;
+    block("160 (5x32), 16 rows of 64+18", Kind::F32, 5, 32, &[18; 16], &[64; 16])?;
+    block("3072 (24x128), 1024+128, f32", Kind::F32, 24, 128, &[128], &[1024])?;
+    block("3072 (24x128), 1024+128, bf16", Kind::Bf16, 24, 128, &[128], &[1024])?;
+    block("3072 (24x128), 1024+128, int8", Kind::Int8, 24, 128, &[128], &[1024])
 }
 
 fn linears(bench: &mut Bench) -> Result<()> {
@@ -178,6 +230,7 @@ fn linears(bench: &mut Bench) -> Result<()> {
         (1024, 3072, 3072, DType::BF16),
         (1024, 12288, 3072, DType::F32),
         (1024, 3072, 12288, DType::F32),
+        (1024, 3072, 12288, DType::BF16),
     ] {
         let x = randn((tokens, k))?;
         let name = format!("linear {tokens}x{k}x{n} {dtype:?}");
@@ -189,14 +242,16 @@ fn linears(bench: &mut Bench) -> Result<()> {
 
 /// Products in fewer bits.
 fn tiles(bench: &mut Bench) -> Result<()> {
-    let int8 = |n: usize, k: usize| Linear::int8(&[(&randn((n, k))?, Some(&randn(n)?))]);
     for (tokens, n, k) in [(64, 480, 160), (1, 3072, 3072), (1024, 3072, 3072), (1024, 3072, 12288), (4608, 3072, 3072)]
     {
         let x = randn((tokens, k))?;
         bench.time(&format!("linear {tokens}x{k}x{n} int8"), || int8(n, k), |linear| linear.forward(&x))?;
     }
     let x = randn((1024, 3072))?;
-    bench.time("linear + gelu 1024x3072x12288 F32", || linear(12288, 3072, DType::F32), |up| up.forward_gelu(&x))?;
+    for dtype in [DType::F32, DType::BF16] {
+        let name = format!("linear + gelu 1024x3072x12288 {dtype:?}");
+        bench.time(&name, || linear(12288, 3072, dtype), |up| up.forward_gelu(&x))?;
+    }
     bench.time("linear + gelu 1024x3072x12288 int8", || int8(12288, 3072), |up| up.forward_gelu(&x))
 }
 
@@ -207,6 +262,21 @@ fn attentions(bench: &mut Bench) -> Result<()> {
         let (q, k, v) = (q?, k?, v?);
         let name = format!("attention {num_heads}x{tokens}x{head_dim}");
         bench.time(&name, || Ok(()), |()| attention(&q, &k, &v, num_heads))?;
+    }
+    for (num_heads, head_dim, tokens) in [(5, 32, 82), (24, 128, 144), (24, 128, 320), (24, 128, 1152), (24, 128, 4608)]
+    {
+        let (none, rows) = (RowLayout::new(&[0]), RowLayout::new(&[tokens]));
+        let (qkv, norm, angles) =
+            (randn((tokens, 3 * num_heads * head_dim))?, randn(head_dim)?, randn((tokens, head_dim / 2))?);
+        let nothing = qkv.narrow(0, 0, 0)?;
+        let rope = [Arc::new(RopeTable::new(&angles.cos()?, &angles.sin()?)?)];
+        let stream = |qkv, rows| AttentionStream { qkv, norm_q: &norm, norm_k: &norm, rows };
+        let (text, image) = (stream(&nothing, &none), stream(&qkv, &rows));
+        for products in [Products::F32, Products::Bf16] {
+            let joint = JointAttention { text, image, rope: &rope, num_heads, eps: 1e-6, products };
+            let name = format!("joint attention {num_heads}x{tokens}x{head_dim} {products:?}");
+            bench.time(&name, || Ok(()), |()| joint.forward())?;
+        }
     }
     let (tokens, num_heads, num_kv_heads, head_dim) = (512, 28, 4, 128);
     let qkv = randn((tokens, (num_heads + 2 * num_kv_heads) * head_dim))?;

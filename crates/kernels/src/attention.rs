@@ -161,9 +161,9 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::RowLayout;
+    use crate::cpu::sets::current_tiles;
     use crate::testing::{assert_close, numbers, on_each_set, randn};
-    use crate::with_reference;
+    use crate::{Products, RowLayout, with_reference};
 
     /// Inputs of a joint attention over rows of some text and image tokens.
     struct Inputs {
@@ -172,6 +172,7 @@ mod tests {
         rows: [RowLayout; 2],
         rope: Vec<Arc<RopeTable>>,
         num_heads: usize,
+        products: Products,
     }
 
     impl Inputs {
@@ -183,7 +184,7 @@ mod tests {
                 let angles = randn(10 + row as u64, (text + image, head_dim / 2));
                 Arc::new(RopeTable::new(&angles.cos().unwrap(), &angles.sin().unwrap()).unwrap())
             });
-            Inputs { rope: rope.collect(), qkv, norms, rows, num_heads }
+            Inputs { rope: rope.collect(), qkv, norms, rows, num_heads, products: Products::F32 }
         }
 
         /// The inputs of one row alone.
@@ -192,7 +193,7 @@ mod tests {
             let qkv = [0, 1].map(|i| self.qkv[i].narrow(0, range(i).start, range(i).len()).unwrap());
             let rows = [0, 1].map(|i| RowLayout::new(&[range(i).len()]));
             let rope = vec![self.rope[row].clone()];
-            Inputs { qkv, norms: self.norms.clone(), rows, rope, num_heads: self.num_heads }
+            Inputs { qkv, norms: self.norms.clone(), rows, rope, ..*self }
         }
 
         fn joint(&self) -> JointAttention<'_> {
@@ -203,7 +204,8 @@ mod tests {
                 rows: &self.rows[i],
             };
             let (text, image) = (stream(0), stream(1));
-            JointAttention { text, image, rope: &self.rope, num_heads: self.num_heads, eps: 1e-6 }
+            let (num_heads, products) = (self.num_heads, self.products);
+            JointAttention { text, image, rope: &self.rope, num_heads, eps: 1e-6, products }
         }
 
         fn forward(&self) -> [Tensor; 2] {
@@ -223,11 +225,20 @@ mod tests {
                 (&[4, 3], &[9, 5], 2, 24),
             ];
             for (text, image, num_heads, head_dim) in cases {
-                let inputs = Inputs::new(text, image, num_heads, head_dim);
+                let mut inputs = Inputs::new(text, image, num_heads, head_dim);
                 let expected = with_reference(|| inputs.forward());
-                for ((given, expected), stream) in inputs.forward().iter().zip(&expected).zip(["text", "image"]) {
-                    assert_close(&format!("{stream} {text:?} {image:?} {num_heads}x{head_dim}"), given, expected, 3e-6);
+                let rounded = head_dim % 16 == 0 && current_tiles().is_some_and(|tiles| tiles.bf16.is_some());
+                for (products, tolerance) in
+                    [(Products::F32, 3e-6), (Products::Bf16, if rounded { 1e-2 } else { 3e-6 })]
+                {
+                    inputs.products = products;
+                    for ((given, expected), stream) in inputs.forward().iter().zip(&expected).zip(["text", "image"]) {
+                        let name = format!("{stream} {text:?} {image:?} {num_heads}x{head_dim} {products:?}");
+                        assert_close(&name, given, expected, tolerance);
+                    }
                 }
+                let in_f32 = Inputs { products: Products::F32, ..inputs.row(0) }.forward();
+                assert_eq!(numbers(&inputs.row(0).forward()[1]) != numbers(&in_f32[1]), rounded, "{text:?} {image:?}");
             }
         });
     }
@@ -235,13 +246,15 @@ mod tests {
     #[test]
     fn a_row_does_not_depend_on_its_company() {
         on_each_set(|_| {
-            let inputs = Inputs::new(&[18, 0, 7], &[64, 600, 31], 3, 32);
-            let together = inputs.forward();
-            for row in 0..3 {
-                for (i, alone) in inputs.row(row).forward().iter().enumerate() {
-                    let tokens = inputs.rows[i].range(row);
-                    let of_row = together[i].narrow(0, tokens.start, tokens.len()).unwrap();
-                    assert_eq!(numbers(&of_row), numbers(alone), "row {row}");
+            for products in [Products::F32, Products::Bf16] {
+                let inputs = Inputs { products, ..Inputs::new(&[18, 0, 7], &[64, 600, 31], 3, 32) };
+                let together = inputs.forward();
+                for row in 0..3 {
+                    for (i, alone) in inputs.row(row).forward().iter().enumerate() {
+                        let tokens = inputs.rows[i].range(row);
+                        let of_row = together[i].narrow(0, tokens.start, tokens.len()).unwrap();
+                        assert_eq!(numbers(&of_row), numbers(alone), "row {row} {products:?}");
+                    }
                 }
             }
         });

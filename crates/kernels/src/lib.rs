@@ -49,7 +49,7 @@ pub use guidance::guided;
 pub use interrupt::{Watch, check_interrupt, interruptible};
 pub use linear::Linear;
 pub use norm::{channel_norm, modulated_layer_norm, rms_norm};
-pub use operands::{AttentionStream, CausalAttention, GroupNorm, HeadNorms, JointAttention, SelfAttention};
+pub use operands::{AttentionStream, CausalAttention, GroupNorm, HeadNorms, JointAttention, Products, SelfAttention};
 pub use rope::RopeTable;
 pub use rows::RowLayout;
 pub use step::{add_weighted, inner_products, residual_diffs};

@@ -34,6 +34,18 @@ pub struct JointAttention<'a> {
     pub num_heads: usize,
     /// Of the RMSNorms.
     pub eps: f64,
+    /// What f32 numbers may be rounded to on their way into its products.
+    pub products: Products,
+}
+
+/// What the f32 operands of a product may be rounded to where that makes it faster. Sums are f32, and so is all that is
+/// no product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// Nothing.
+    F32,
+    /// bf16.
+    Bf16,
 }
 
 /// Causal attention of one sequence with half-split RoPE (Hugging Face's `rotate_half`),

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{Device, Result, Tensor};
 use kernels::{
-    AttentionStream, CausalAttention, Conv3x3, GroupNorm, JointAttention, Linear, RopeTable, RowLayout, SelfAttention,
-    attention, interruptible, with_reference,
+    AttentionStream, CausalAttention, Conv3x3, GroupNorm, JointAttention, Linear, Products, RopeTable, RowLayout,
+    SelfAttention, attention, interruptible, with_reference,
 };
 
 fn randn(shape: &[usize]) -> Tensor {
@@ -42,7 +42,9 @@ fn attentions() -> Vec<Case> {
         move || {
             let stream = |qkv, rows| AttentionStream { qkv, norm_q: &norm, norm_k: &norm, rows };
             let (text, image) = (stream(&text, &none), stream(&qkv, &rows));
-            JointAttention { text, image, rope: &rope, num_heads: 2, eps: 1e-6 }.forward().map(|(_, image)| image)
+            JointAttention { text, image, rope: &rope, num_heads: 2, eps: 1e-6, products: Products::F32 }
+                .forward()
+                .map(|(_, image)| image)
         }
     };
     let of_rows = {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::{
-    AttentionStream, CausalAttention, Conv3x3, GroupNorm, JointAttention, Linear, RopeTable, RowLayout, SelfAttention,
-    add_weighted, modulated_layer_norm, residual_diffs,
+    AttentionStream, CausalAttention, Conv3x3, GroupNorm, JointAttention, Linear, Products, RopeTable, RowLayout,
+    SelfAttention, add_weighted, modulated_layer_norm, residual_diffs,
 };
 
 /// Numbers from -1 to 1 without a pattern that a mix-up would keep.
@@ -32,10 +32,12 @@ fn everything() -> Result<Vec<f32>> {
     let norm = numbers(8, &[32])?;
     let stream = |qkv, rows| AttentionStream { qkv, norm_q: &norm, norm_k: &norm, rows };
     let (text, image) = (stream(&text, &text_rows), stream(&qkv, &rows));
-    let (text, image) = JointAttention { text, image, rope: &rope, num_heads: 6, eps: 1e-6 }.forward()?;
+    let joint = |products| JointAttention { text, image, rope: &rope, num_heads: 6, eps: 1e-6, products }.forward();
+    let (_, in_bf16) = joint(Products::Bf16)?;
+    let (text, image) = joint(Products::F32)?;
     let int8 = Linear::int8(&[(&numbers(15, &[500, 192])?, Some(&numbers(16, &[500])?))])?;
     let bf16 = Linear::new(&numbers(17, &[500, 192])?.to_dtype(DType::BF16)?, None)?;
-    let in_fewer_bits = [int8.forward(&x)?, int8.forward_gelu(&x.narrow(0, 0, 37)?)?, bf16.forward(&x)?];
+    let in_fewer_bits = [int8.forward(&x)?, int8.forward_gelu(&x.narrow(0, 0, 37)?)?, bf16.forward(&x)?, in_bf16];
     let hidden = narrow.forward_gated(&wide.forward_gelu(&image)?, &x, &vectors, &rows)?;
     let angles = numbers(9, &[712, 16])?;
     let grouped = Tensor::cat(&[&hidden, &x.narrow(1, 0, 128)?], 1)?;

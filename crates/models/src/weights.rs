@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{DType, Device, Shape, Tensor};
-use kernels::{Conv3x3, Linear};
+use kernels::{Conv3x3, Linear, Products};
 use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::{Dtype, SafeTensors};
 
@@ -33,6 +33,11 @@ impl Precision {
     pub fn new(weights: DType, device: Device) -> Self {
         let activations = if device.is_cpu() { DType::F32 } else { weights };
         Precision { weights, activations, device }
+    }
+
+    /// What attentions may round f32 activations to: what the weights were rounded to, if that was asked for.
+    pub(crate) fn products(&self) -> Products {
+        if self.weights == DType::BF16 { Products::Bf16 } else { Products::F32 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::head::{Destination, Head, Rotation, Segment};
+use super::head::{Destination, Head, HeadProducts, InF32, Rotation, Segment};
 use super::parallel::SharedMut;
 use super::simd::Simd;
 use crate::{RowLayout, Watch};
@@ -38,6 +38,7 @@ const MIN_PARALLEL: usize = 100_000;
 /// dimension, which the norms have, is a multiple of 16.
 pub(super) fn joint<S: Simd>(
     s: S,
+    products: impl HeadProducts<S>,
     streams: [Stream<'_>; 2],
     rope: &[(&[f32], &[f32])],
     num_heads: usize,
@@ -72,7 +73,7 @@ pub(super) fn joint<S: Simd>(
     let work = (0..rope.len()).map(|row| lengths(row).pow(2) * dim).sum();
     let tasks = (0..rope.len() * num_heads).filter(|task| lengths(task / num_heads) > 0);
     // SAFETY: a head of a row writes columns and rows of its own.
-    run(tasks.collect(), work, |task, watch| unsafe { head(task).attend(s, watch) });
+    run(tasks.collect(), work, |task, watch| unsafe { head(task).attend(s, products, watch) });
     outs
 }
 
@@ -89,7 +90,7 @@ pub(super) fn plain<S: Simd>(s: S, q: &[f32], k: &[f32], v: &[f32], num_heads: u
     };
     let work = q.len() * k.len() / dim;
     // SAFETY: a head writes columns of its own.
-    run((0..num_heads).collect(), work, |task, watch| unsafe { head(task).attend(s, watch) });
+    run((0..num_heads).collect(), work, |task, watch| unsafe { head(task).attend(s, InF32, watch) });
     out
 }
 
@@ -115,7 +116,7 @@ pub(super) fn causal<S: Simd>(s: S, inputs: Causal<'_>) -> Vec<f32> {
         Head { head_dim, keys, values, queries: queries.collect(), rotation, eps: eps as f32, causal: true }
     };
     // SAFETY: the heads of a group write columns of their own.
-    run((0..num_kv_heads).collect(), tokens * valid * dim, |task, watch| unsafe { head(task).attend(s, watch) });
+    run((0..num_kv_heads).collect(), tokens * valid * dim, |task, watch| unsafe { head(task).attend(s, InF32, watch) });
     out
 }
 
@@ -149,7 +150,7 @@ pub(super) fn rotary_rows<S: Simd>(
     let work = rows.iter().map(|tokens| tokens.len().pow(2) * dim).sum();
     let tasks = (0..rows.num_rows() * num_heads).filter(|task| rows.length(task / num_heads) > 0);
     // SAFETY: a head of a row writes columns and rows of its own.
-    run(tasks.collect(), work, |task, watch| unsafe { head(task).attend(s, watch) });
+    run(tasks.collect(), work, |task, watch| unsafe { head(task).attend(s, InF32, watch) });
     out
 }
 

@@ -26,11 +26,14 @@ impl Format for Bf16 {
         }
     }
 
+    #[inline(always)]
     fn pack_output(weights: &[f32], tiles: &mut [Tile], lane: usize) {
         for (weights, tile) in weights.chunks(LEN).zip(tiles) {
-            for (i, weight) in weights.iter().enumerate() {
-                let at = 4 * lane + 2 * (i % 2);
-                tile.0[i / 2][at..at + 2].copy_from_slice(&nearest(*weight).to_le_bytes());
+            // Rounded first, which takes vectors, and then spread over the groups.
+            let mut rounded = [[0; 2]; LEN];
+            rounded.iter_mut().zip(weights).for_each(|(to, weight)| *to = nearest(*weight).to_le_bytes());
+            for (group, pair) in tile.0.iter_mut().zip(rounded.as_flattened().as_chunks::<4>().0) {
+                group.as_chunks_mut::<4>().0[lane] = *pair;
             }
         }
     }
@@ -47,6 +50,18 @@ impl Format for Bf16 {
     #[inline(always)]
     fn wide(sum: f32, (): (), (): ()) -> f32 {
         sum
+    }
+}
+
+impl Bf16 {
+    /// Writes one element of at most 16 outputs to its place in a tile of weights, where zeros are.
+    #[inline(always)]
+    pub(super) fn put_element(tile: &mut Tile, element: usize, weights: &[f32]) {
+        let groups = tile.0[element / 2].as_chunks_mut::<4>().0;
+        for (group, weight) in groups.iter_mut().zip(weights) {
+            let bits = u32::from(nearest(*weight)) << (16 * (element % 2));
+            *group = (u32::from_le_bytes(*group) | bits).to_le_bytes();
+        }
     }
 }
 

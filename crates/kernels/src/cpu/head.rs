@@ -1,4 +1,4 @@
-//! Attention of one head of one row, over keys and values packed into panels.
+//! Attention of one head of one row, over keys and values packed for its products.
 //!
 //! The queries go through in blocks of 48, so that only 48 rows of scores exist at a time.
 
@@ -72,8 +72,36 @@ pub(super) struct Head<'a> {
     pub(super) causal: bool,
 }
 
+/// The two products of an attention, of queries and keys and of weights and values.
+pub(super) trait HeadProducts<S: Simd>: Copy + Send + Sync {
+    /// Keys and values as the products read them.
+    type Packed: Send + Sync;
+
+    /// Room for these many.
+    fn room(self, head_dim: usize, tokens: usize) -> Self::Packed;
+    fn put_key(packed: &mut Self::Packed, token: usize, key: &[f32]);
+    fn put_value(packed: &mut Self::Packed, token: usize, value: &[f32]);
+    /// `[rows, columns]` of scores of `[rows, head_dim]` queries; columns are whole panels.
+    fn score(self, s: S, queries: &[f32], packed: &Self::Packed, columns: usize, scores: &mut [f32]);
+    /// `[rows, head_dim]` of sums of the values by `[rows, columns]` weights, of which those from `visible` on are nothing.
+    fn average(
+        self,
+        s: S,
+        weights: &[f32],
+        columns: usize,
+        visible: usize,
+        packed: &Self::Packed,
+        attended: &mut [f32],
+    );
+}
+
+/// Products in f32.
+#[derive(Clone, Copy)]
+pub(super) struct InF32;
+
 /// Keys as `[tokens / 16][head_dim][16]`, values as `[head_dim / 16][tokens][16]`.
-struct Packed {
+pub(super) struct Panels {
+    head_dim: usize,
     tokens: usize,
     keys: Vec<f32>,
     values: Vec<f32>,
@@ -84,9 +112,9 @@ impl Head<'_> {
     ///
     /// # Safety
     /// The destinations lie inside their matrices and nobody else writes there.
-    pub(super) unsafe fn attend<S: Simd>(&self, s: S, watch: &Watch) {
-        let packed = vectorized!(s, self.pack(s));
-        let num_queries = tokens(&self.queries[0].0);
+    pub(super) unsafe fn attend<S: Simd, P: HeadProducts<S>>(&self, s: S, products: P, watch: &Watch) {
+        let packed = vectorized!(s, self.pack(s, products));
+        let (num_queries, num_keys) = (tokens(&self.queries[0].0), tokens(&self.keys));
         let blocks = num_queries.div_ceil(QUERY_BLOCK);
         let run = |index: usize| {
             if watch.is_set() {
@@ -96,9 +124,9 @@ impl Head<'_> {
             let start = index % blocks * QUERY_BLOCK;
             let block = start..num_queries.min(start + QUERY_BLOCK);
             // SAFETY: the caller's promises; no two blocks share a query.
-            vectorized!(s, unsafe { self.attend_block(s, &packed, queries, destinations, block) });
+            vectorized!(s, unsafe { self.attend_block((s, products), &packed, queries, destinations, block) });
         };
-        if num_queries * packed.tokens < MIN_PARALLEL_SCORES {
+        if num_queries * num_keys < MIN_PARALLEL_SCORES {
             (0..self.queries.len() * blocks).for_each(run);
         } else {
             (0..self.queries.len() * blocks).into_par_iter().for_each(run);
@@ -106,36 +134,32 @@ impl Head<'_> {
     }
 
     #[inline(always)]
-    fn pack<S: Simd>(&self, s: S) -> Packed {
+    fn pack<S: Simd, P: HeadProducts<S>>(&self, s: S, products: P) -> P::Packed {
         let (head_dim, tokens) = (self.head_dim, tokens(&self.keys));
-        let mut keys = vec![0.0; tokens.div_ceil(PANEL) * PANEL * head_dim];
-        let mut values = vec![0.0; tokens * head_dim];
+        let mut packed = products.room(head_dim, tokens);
         let mut row = vec![0.0; head_dim];
         for token in 0..tokens {
             self.prepare(s, &self.keys, token, 1.0, &mut row);
-            let panel = &mut keys[token / PANEL * PANEL * head_dim..][..PANEL * head_dim];
-            panel.iter_mut().skip(token % PANEL).step_by(PANEL).zip(&row).for_each(|(to, x)| *to = *x);
+            P::put_key(&mut packed, token, &row);
             let (value, _) = token_row(&self.values, token, head_dim);
-            for (panel, part) in value.chunks_exact(PANEL).enumerate() {
-                values[(panel * tokens + token) * PANEL..][..PANEL].copy_from_slice(part);
-            }
+            P::put_value(&mut packed, token, value);
         }
-        Packed { tokens, keys, values }
+        packed
     }
 
     /// # Safety
     /// As for `attend`.
     #[inline(always)]
-    unsafe fn attend_block<S: Simd>(
+    unsafe fn attend_block<S: Simd, P: HeadProducts<S>>(
         &self,
-        s: S,
-        packed: &Packed,
+        (s, products): (S, P),
+        packed: &P::Packed,
         queries: &[Segment<'_>; 2],
         destinations: &[Destination; 2],
         block: Range<usize>,
     ) {
-        let (head_dim, rows) = (self.head_dim, block.len());
-        let visible = if self.causal { block.end.min(packed.tokens) } else { packed.tokens };
+        let (head_dim, rows, keys) = (self.head_dim, block.len(), tokens(&self.keys));
+        let visible = if self.causal { block.end.min(keys) } else { keys };
         let columns = visible.next_multiple_of(PANEL);
         let mut scratch = vec![0.0; rows * (2 * head_dim + columns)];
         let (prepared, rest) = scratch.split_at_mut(rows * head_dim);
@@ -144,13 +168,13 @@ impl Head<'_> {
         for (token, row) in block.clone().zip(prepared.chunks_exact_mut(head_dim)) {
             self.prepare(s, queries, token, scale, row);
         }
-        score(s, prepared, head_dim, &packed.keys, columns, scores);
+        products.score(s, prepared, packed, columns, scores);
         let mut sums = [0.0; QUERY_BLOCK];
         for (row, scores) in scores.chunks_exact_mut(columns).enumerate() {
             let visible = if self.causal { visible.min(block.start + row + 1) } else { visible };
             sums[row] = softmax(s, scores, visible);
         }
-        average(s, scores, columns, visible, packed, head_dim, attended);
+        products.average(s, scores, columns, visible, packed, attended);
         for ((token, row), sum) in block.zip(attended.chunks_exact(head_dim)).zip(sums) {
             // SAFETY: the token is one of the block's.
             unsafe { write(s, destinations, token, row, 1.0 / sum) };
@@ -179,6 +203,57 @@ impl Head<'_> {
             Rotation::None => {}
             Rotation::Interleaved { cos, sin } => rotate_interleaved(s, out, &cos[at(cos)], &sin[at(sin)]),
             Rotation::HalfSplit { cos, sin } => rotate_halves(s, out, &cos[at(cos)], &sin[at(sin)]),
+        }
+    }
+}
+
+impl<S: Simd> HeadProducts<S> for InF32 {
+    type Packed = Panels;
+
+    #[inline(always)]
+    fn room(self, head_dim: usize, tokens: usize) -> Panels {
+        let keys = vec![0.0; tokens.div_ceil(PANEL) * PANEL * head_dim];
+        Panels { head_dim, tokens, keys, values: vec![0.0; tokens * head_dim] }
+    }
+
+    #[inline(always)]
+    fn put_key(packed: &mut Panels, token: usize, key: &[f32]) {
+        let panel = &mut packed.keys[token / PANEL * PANEL * key.len()..][..PANEL * key.len()];
+        panel.iter_mut().skip(token % PANEL).step_by(PANEL).zip(key).for_each(|(to, x)| *to = *x);
+    }
+
+    #[inline(always)]
+    fn put_value(packed: &mut Panels, token: usize, value: &[f32]) {
+        for (panel, part) in value.chunks_exact(PANEL).enumerate() {
+            packed.values[(panel * packed.tokens + token) * PANEL..][..PANEL].copy_from_slice(part);
+        }
+    }
+
+    #[inline(always)]
+    fn score(self, s: S, queries: &[f32], packed: &Panels, columns: usize, scores: &mut [f32]) {
+        let head_dim = packed.head_dim;
+        let rows = queries.len() / head_dim;
+        assert!(packed.keys.len() >= columns * head_dim && scores.len() >= rows * columns);
+        let left = Left { start: queries.as_ptr(), row_stride: head_dim, stride: 1 };
+        let right = Right { start: packed.keys.as_ptr(), stride: head_dim * PANEL };
+        let out = Output { start: scores.as_mut_ptr(), row_stride: columns };
+        let size = Size { rows, panels: columns / PANEL, k: head_dim };
+        // SAFETY: as asserted.
+        unsafe { multiply(s, size, left, right, out, true) };
+    }
+
+    #[inline(always)]
+    fn average(self, s: S, weights: &[f32], columns: usize, visible: usize, packed: &Panels, attended: &mut [f32]) {
+        let head_dim = packed.head_dim;
+        let rows = attended.len() / head_dim;
+        assert!(weights.len() >= rows * columns && packed.values.len() >= packed.tokens * head_dim);
+        for key in (0..visible).step_by(KEY_BLOCK) {
+            let left = Left { start: weights[key..].as_ptr(), row_stride: columns, stride: 1 };
+            let right = Right { start: packed.values[key * PANEL..].as_ptr(), stride: packed.tokens * PANEL };
+            let out = Output { start: attended.as_mut_ptr(), row_stride: head_dim };
+            let size = Size { rows, panels: head_dim / PANEL, k: KEY_BLOCK.min(visible - key) };
+            // SAFETY: as asserted.
+            unsafe { multiply(s, size, left, right, out, key == 0) };
         }
     }
 }
@@ -215,19 +290,6 @@ fn rotate_halves<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// `[rows, columns]` of scores, all columns of whole panels.
-#[inline(always)]
-fn score<S: Simd>(s: S, queries: &[f32], head_dim: usize, keys: &[f32], columns: usize, scores: &mut [f32]) {
-    let rows = queries.len() / head_dim;
-    assert!(keys.len() >= columns * head_dim && scores.len() >= rows * columns);
-    let left = Left { start: queries.as_ptr(), row_stride: head_dim, stride: 1 };
-    let right = Right { start: keys.as_ptr(), stride: head_dim * PANEL };
-    let out = Output { start: scores.as_mut_ptr(), row_stride: columns };
-    let size = Size { rows, panels: columns / PANEL, k: head_dim };
-    // SAFETY: as asserted.
-    unsafe { multiply(s, size, left, right, out, true) };
-}
-
 /// `e^(score - largest)` of the visible scores, 0 for the rest; returns the sum.
 #[inline(always)]
 fn softmax<S: Simd>(s: S, scores: &mut [f32], visible: usize) -> f32 {
@@ -243,29 +305,6 @@ fn softmax<S: Simd>(s: S, scores: &mut [f32], visible: usize) -> f32 {
         s.store(x, weight);
     }
     s.sum(total)
-}
-
-/// Sums of the values by the weights: `[rows, head_dim]`.
-#[inline(always)]
-fn average<S: Simd>(
-    s: S,
-    weights: &[f32],
-    columns: usize,
-    visible: usize,
-    packed: &Packed,
-    head_dim: usize,
-    out: &mut [f32],
-) {
-    let rows = out.len() / head_dim;
-    assert!(weights.len() >= rows * columns && packed.values.len() >= packed.tokens * head_dim);
-    for key in (0..visible).step_by(KEY_BLOCK) {
-        let left = Left { start: weights[key..].as_ptr(), row_stride: columns, stride: 1 };
-        let right = Right { start: packed.values[key * PANEL..].as_ptr(), stride: packed.tokens * PANEL };
-        let out = Output { start: out.as_mut_ptr(), row_stride: head_dim };
-        let size = Size { rows, panels: head_dim / PANEL, k: KEY_BLOCK.min(visible - key) };
-        // SAFETY: as asserted.
-        unsafe { multiply(s, size, left, right, out, key == 0) };
-    }
 }
 
 /// # Safety

@@ -4,6 +4,7 @@ use super::attention::{self, Causal, Stream};
 use super::conv::{self, Input};
 use super::gemm::Epilogue;
 use super::group_norm::{self, Affine};
+use super::head::InF32;
 use super::linear;
 use super::norm;
 use super::numbers::RowVectors;
@@ -77,7 +78,7 @@ impl<S: Simd> Kernels for S {
         num_heads: usize,
         eps: f64,
     ) -> [Vec<f32>; 2] {
-        attention::joint(*self, streams, rope, num_heads, eps)
+        attention::joint(*self, InF32, streams, rope, num_heads, eps)
     }
 
     fn attention(&self, [q, k, v]: [&[f32]; 3], num_heads: usize, dim: usize) -> Vec<f32> {

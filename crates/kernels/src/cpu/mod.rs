@@ -33,6 +33,7 @@ pub(crate) mod portable;
 pub(crate) mod sets;
 mod simd;
 mod step;
+mod tile_head;
 mod tile_linear;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
@@ -51,7 +52,7 @@ use self::kernels::Kernels;
 use self::numbers::{F32, RowVectors, tensor, wide};
 use crate::RowLayout;
 use crate::backend::{Backend, PackedConv, PackedLinear};
-use crate::operands::{AttentionStream, CausalAttention, GroupNorm, JointAttention, SelfAttention};
+use crate::operands::{AttentionStream, CausalAttention, GroupNorm, JointAttention, Products, SelfAttention};
 
 /// The backend of the CPU.
 pub(crate) struct Cpu;
@@ -88,7 +89,14 @@ impl Backend for Cpu {
         let streams = [(&text, inputs.text.rows), (&image, inputs.image.rows)]
             .map(|((qkv, norm_q, norm_k), rows)| Stream { qkv, norm_q, norm_k, rows });
         let rope: Vec<(&[f32], &[f32])> = tables.iter().map(|(cos, sin)| (&**cos, &**sin)).collect();
-        let [text, image] = kernels.joint_attention(streams, &rope, inputs.num_heads, inputs.eps);
+        let in_bf16 = match inputs.products {
+            Products::F32 => None,
+            Products::Bf16 => sets::current_tiles().and_then(|tiles| tiles.bf16.as_deref()),
+        };
+        let [text, image] = match in_bf16 {
+            Some(kernels) => kernels.joint_attention(streams, &rope, inputs.num_heads, inputs.eps),
+            None => kernels.joint_attention(streams, &rope, inputs.num_heads, inputs.eps),
+        };
         let text = tensor(text, (inputs.text.rows.total(), dim))?;
         Ok(Some((text, tensor(image, (inputs.image.rows.total(), dim))?)))
     }

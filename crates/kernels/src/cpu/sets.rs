@@ -3,12 +3,11 @@
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-use super::bf16::Bf16;
 use super::int8::Int8;
 use super::kernels::Kernels;
 use super::portable::Portable;
 use super::simd::Simd;
-use super::tiles::{Multiplier, Plain, TileLinear, With};
+use super::tiles::{Bf16Kernels, Multiplier, Plain, TileLinear, With};
 
 /// The environment variable that names the set to use.
 const VARIABLE: &str = "LATENTD_CPU";
@@ -28,7 +27,7 @@ pub(crate) struct Set {
 pub(crate) struct Tiles {
     pub(crate) int8: Box<dyn TileLinear<Int8>>,
     /// `None` where f32 products of widened numbers are faster.
-    pub(crate) bf16: Option<Box<dyn TileLinear<Bf16>>>,
+    pub(crate) bf16: Option<Box<dyn Bf16Kernels>>,
 }
 
 impl Set {

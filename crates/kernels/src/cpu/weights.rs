@@ -55,7 +55,7 @@ impl TileWeights for Bf16 {
     const DTYPE: DType = DType::BF16;
 
     fn products() -> Option<&'static dyn TileLinear<Bf16>> {
-        sets::current_tiles()?.bf16.as_deref()
+        sets::current_tiles()?.bf16.as_deref().map(|bf16| bf16 as _)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use kernels::{AttentionStream, JointAttention, Linear, RopeTable, RowLayout, swiglu};
+use kernels::{AttentionStream, JointAttention, Linear, Products, RopeTable, RowLayout, swiglu};
 
 use super::config::TransformerConfig;
 use super::modulation::Modulation;
@@ -116,6 +116,7 @@ pub struct Attention {
     /// The text stream's output projection.
     pub to_add_out: Linear,
     num_heads: usize,
+    products: Products,
     eps: f64,
 }
 
@@ -134,6 +135,7 @@ impl Attention {
             to_out: scope.pp("to_out.0").linear_no_bias(dim, dim)?,
             to_add_out: scope.pp("to_add_out").linear_no_bias(dim, dim)?,
             num_heads: config.num_attention_heads,
+            products: scope.precision().products(),
             eps: config.eps,
         })
     }
@@ -152,7 +154,8 @@ impl Attention {
         let text =
             AttentionStream { qkv: &text_qkv, norm_q: &self.norm_added_q, norm_k: &self.norm_added_k, rows: text_rows };
         let image = AttentionStream { qkv: &image_qkv, norm_q: &self.norm_q, norm_k: &self.norm_k, rows: image_rows };
-        JointAttention { text, image, rope, num_heads: self.num_heads, eps: self.eps }.forward()
+        let Attention { num_heads, eps, products, .. } = *self;
+        JointAttention { text, image, rope, num_heads, eps, products }.forward()
     }
 }
 

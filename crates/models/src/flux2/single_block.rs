@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use kernels::{AttentionStream, JointAttention, Linear, RopeTable, RowLayout, swiglu};
+use kernels::{AttentionStream, JointAttention, Linear, Products, RopeTable, RowLayout, swiglu};
 
 use super::block::{BlockContext, head_norm};
 use super::config::TransformerConfig;
@@ -31,6 +31,7 @@ pub struct SingleBlock {
     /// Of `attn.to_out` what takes the feed-forward network's inner numbers.
     mlp_out: Linear,
     num_heads: usize,
+    products: Products,
     eps: f64,
 }
 
@@ -58,6 +59,7 @@ impl SingleBlock {
             attn_out,
             mlp_out,
             num_heads: config.num_attention_heads,
+            products: attn.precision().products(),
             eps: config.eps,
         })
     }
@@ -87,7 +89,8 @@ impl SingleBlock {
         // The sequence is whole already; beside it the joint attention sees no text.
         let nothing = qkv.narrow(0, 0, 0)?;
         let (text, image) = (stream(&nothing, no_rows), stream(&qkv, rows));
-        let (_, attended) = JointAttention { text, image, rope, num_heads: self.num_heads, eps: self.eps }.forward()?;
+        let SingleBlock { num_heads, eps, products, .. } = *self;
+        let (_, attended) = JointAttention { text, image, rope, num_heads, eps, products }.forward()?;
         Ok(attended)
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use kernels::{AttentionStream, JointAttention, Linear, RopeTable, RowLayout, modulated_layer_norm};
+use kernels::{AttentionStream, JointAttention, Linear, Products, RopeTable, RowLayout, modulated_layer_norm};
 
 use super::config::TransformerConfig;
 use crate::Result;
@@ -145,6 +145,7 @@ pub struct Attention {
     /// The text stream's output projection.
     pub to_add_out: Linear,
     num_heads: usize,
+    products: Products,
 }
 
 impl Attention {
@@ -165,6 +166,7 @@ impl Attention {
             to_out: scope.pp("to_out.0").linear(dim, dim)?,
             to_add_out: scope.pp("to_add_out").linear(dim, dim)?,
             num_heads: config.num_attention_heads,
+            products: scope.precision().products(),
         })
     }
 
@@ -190,6 +192,7 @@ impl Attention {
             rope,
             num_heads: self.num_heads,
             eps: NORM_EPS,
+            products: self.products,
         }
         .forward()
     }
