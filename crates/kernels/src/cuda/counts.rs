@@ -7,8 +7,8 @@ use candle_core::{DType, Tensor};
 use super::tests::device;
 use crate::testing::randn;
 use crate::{
-    AttentionStream, JointAttention, Linear, RopeTable, RowLayout, add_weighted, modulated_layer_norm, residual_diffs,
-    swiglu,
+    AttentionStream, JointAttention, Linear, Products, RopeTable, RowLayout, add_weighted, modulated_layer_norm,
+    residual_diffs, swiglu,
 };
 
 /// Heads of the blocks here, and features of each.
@@ -123,7 +123,10 @@ fn attend([text, image]: [(&Layers, &Tensor); 2], batch: &Batch) -> [Tensor; 2] 
         AttentionStream { qkv, norm_q, norm_k, rows }
     };
     let (text, image) = (stream(0), stream(1));
-    JointAttention { text, image, rope: &batch.rope, num_heads: HEADS, eps: 1e-6 }.forward().unwrap().into()
+    JointAttention { text, image, rope: &batch.rope, num_heads: HEADS, eps: 1e-6, products: Products::F32 }
+        .forward()
+        .unwrap()
+        .into()
 }
 
 /// A dual-stream block as Qwen-Image has them.

@@ -10,7 +10,7 @@ use super::Cuda;
 use super::attention::{METHODS, causal_attention_by, joint_attention_by};
 use crate::backend::Backend;
 use crate::operands::{
-    AttentionStream, CausalAttention, Epilogue, GroupNorm, HeadNorms, JointAttention, SelfAttention,
+    AttentionStream, CausalAttention, Epilogue, GroupNorm, HeadNorms, JointAttention, Products, SelfAttention,
 };
 use crate::testing::{assert_close, numbers, randn};
 use crate::{RopeTable, RowLayout, with_reference};
@@ -216,7 +216,7 @@ impl Joint {
             AttentionStream { qkv, norm_q, norm_k, rows: &self.rows[i] }
         };
         let (text, image) = (stream(0), stream(1));
-        JointAttention { text, image, rope, num_heads: self.num_heads, eps: 1e-6 }
+        JointAttention { text, image, rope, num_heads: self.num_heads, eps: 1e-6, products: Products::F32 }
     }
 
     /// By each method that takes the type, its name first.
