@@ -101,7 +101,7 @@ impl Calibration {
         self.segments.first().map_or(0, |segment| segment.branches.len())
     }
 
-    /// A plan for a run of a model of class `class` with these lists of blocks.
+    /// A plan for a run of a model with these lists of blocks.
     ///
     /// # Errors
     /// It was measured on another model or with fewer branches, or the run is too short or too long.

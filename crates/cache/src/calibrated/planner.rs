@@ -76,6 +76,22 @@ impl History {
         let oldest = if self.len < MEMORY { MAX_SKIPPED + 1 } else { gap(b, c) };
         gap(a, b) * (MAX_SKIPPED + 2) + oldest
     }
+
+    /// Its place among all.
+    fn index(&self) -> usize {
+        self.newest() * PLACES + self.place()
+    }
+
+    /// The one with this index.
+    fn at(index: usize) -> History {
+        let (newest, place) = (index / PLACES, index % PLACES);
+        let (gap, oldest) = (place / (MAX_SKIPPED + 2), place % (MAX_SKIPPED + 2));
+        let before = newest - gap - 1;
+        match oldest > MAX_SKIPPED {
+            true => History { steps: [newest, before, 0], len: MEMORY - 1 },
+            false => History { steps: [newest, before, before - oldest - 1], len: MEMORY },
+        }
+    }
 }
 
 /// Every history of a run of so many steps, whose gaps are within bounds.
@@ -90,13 +106,23 @@ fn histories(steps: usize) -> impl Iterator<Item = History> {
 /// Places of histories that end at the same step.
 const PLACES: usize = (MAX_SKIPPED + 1) * (MAX_SKIPPED + 2);
 
-/// The shortest way to a history.
-#[derive(Clone, Copy, Debug)]
-struct Way {
-    history: History,
-    error: f64,
-    /// The history that it comes from.
-    from: Option<History>,
+/// The shortest ways to all histories of so many computed steps, by [`History::index`].
+struct Layer {
+    /// Infinite where no way leads.
+    errors: Vec<f64>,
+    /// The place of the history before: all that is kept of a layer once the next is there.
+    from: Vec<u8>,
+}
+
+impl Layer {
+    fn unreached(steps: usize) -> Layer {
+        Layer { errors: vec![f64::INFINITY; steps * PLACES], from: vec![0; steps * PLACES] }
+    }
+
+    fn reached(&self) -> impl Iterator<Item = (History, f64)> {
+        let reached = self.errors.iter().enumerate().filter(|(_, error)| error.is_finite());
+        reached.map(|(index, &error)| (History::at(index), error))
+    }
 }
 
 impl Planner {
@@ -117,11 +143,18 @@ impl Planner {
 
     /// The best plan for each number of computed steps, from the fewest that a path is found with to all of them.
     pub fn plans(&self) -> Vec<StepPlan> {
-        let mut layers = vec![self.first_layer()];
-        while layers.len() + 1 < self.steps {
-            layers.push(self.next_layer(&layers[layers.len() - 1]));
+        let mut layer = Layer::unreached(self.steps);
+        layer.errors[History::START.index()] = 0.0;
+        let (mut ways, mut plans) = (Vec::new(), Vec::new());
+        for computed in 2..=self.steps {
+            plans.extend(self.best(&layer, &ways));
+            if computed < self.steps {
+                let next = self.next_layer(&layer);
+                ways.push(next.from.clone());
+                layer = next;
+            }
         }
-        (0..layers.len()).filter_map(|last| self.best(&layers[..=last])).collect()
+        plans
     }
 
     /// The predicted error of a run with these computed steps, the first two among them.
@@ -142,52 +175,39 @@ impl Planner {
         self.tracks.iter().map(|track| LinearForecast::new(&track.gram, &history, step).weights).collect()
     }
 
-    fn first_layer(&self) -> Vec<Option<Way>> {
-        let mut layer = vec![None; self.steps * PLACES];
-        let history = History::START;
-        layer[history.newest() * PLACES + history.place()] = Some(Way { history, error: 0.0, from: None });
-        layer
-    }
-
     /// One more step computed.
-    fn next_layer(&self, layer: &[Option<Way>]) -> Vec<Option<Way>> {
-        let mut next: Vec<Option<Way>> = vec![None; layer.len()];
-        for way in layer.iter().flatten() {
-            let newest = way.history.newest();
-            for step in newest + 1..self.steps.min(newest + MAX_SKIPPED + 2) {
-                let history = way.history.then(step);
-                let error = way.error + self.skipped_before(&way.history, step);
-                let known = &mut next[step * PLACES + history.place()];
-                if known.is_none_or(|known| error < known.error) {
-                    *known = Some(Way { history, error, from: Some(way.history) });
+    fn next_layer(&self, layer: &Layer) -> Layer {
+        let mut next = Layer::unreached(self.steps);
+        for (history, so_far) in layer.reached() {
+            for step in history.newest() + 1..self.steps.min(history.newest() + MAX_SKIPPED + 2) {
+                let error = so_far + self.skipped_before(&history, step);
+                let index = history.then(step).index();
+                if error < next.errors[index] {
+                    (next.errors[index], next.from[index]) = (error, history.place() as u8);
                 }
             }
         }
         next
     }
 
-    /// The best way of the last layer to the end of the run.
-    fn best(&self, layers: &[Vec<Option<Way>>]) -> Option<StepPlan> {
-        let to_end = |way: &Way| {
-            let rest = self.steps - 1 - way.history.newest();
-            (rest <= MAX_SKIPPED).then(|| (way.error + self.skipped_before(&way.history, self.steps), *way))
-        };
-        let ends = layers[layers.len() - 1].iter().flatten().filter_map(to_end);
-        let (error, mut way) = ends.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    /// The best way of `layer` to the end of the run; `ways` lead to it from layer to layer.
+    fn best(&self, layer: &Layer, ways: &[Vec<u8>]) -> Option<StepPlan> {
+        let ends = layer.reached().filter(|(history, _)| self.steps - 1 - history.newest() <= MAX_SKIPPED);
+        let whole = ends.map(|(history, error)| (history, error + self.skipped_before(&history, self.steps)));
+        let (mut history, error) = whole.min_by(|a, b| a.1.total_cmp(&b.1))?;
         let mut computed = vec![false; self.steps];
-        computed[0] = true;
-        for layer in (0..layers.len()).rev() {
-            computed[way.history.newest()] = true;
-            let Some(from) = way.from else { break };
-            way = layers[layer - 1][from.newest() * PLACES + from.place()]?;
+        (computed[0], computed[1]) = (true, true);
+        for from in ways.iter().rev() {
+            let [newest, before, _] = history.steps;
+            computed[newest] = true;
+            history = History::at(before * PLACES + usize::from(from[history.index()]));
         }
         Some(StepPlan { mask: StepMask::from_steps(computed), error })
     }
 
     /// Where the error of skipping `step` after `history` stands.
     fn entry(history: &History, step: usize) -> usize {
-        let newest = history.newest();
-        (newest * PLACES + history.place()) * MAX_SKIPPED + step - newest - 1
+        history.index() * MAX_SKIPPED + step - history.newest() - 1
     }
 
     /// The predicted error of skipping what is between the newest of `history` and `step`.
