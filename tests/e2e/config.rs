@@ -91,6 +91,19 @@ fn a_server_in_a_pod_listens_where_its_file_says() {
 }
 
 #[test]
+fn a_budget_that_holds_no_picture_is_told_before_anybody_asks() {
+    let mut command = latentd();
+    command.args(["serve", "--port", "0", "--host", "localhost", "--memory-budget", "1MiB"]).stderr(Stdio::piped());
+    let mut server = command.spawn().unwrap();
+    let lines = BufReader::new(server.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let told: Vec<_> = lines.take_while(|line| !line.contains("ready: POST")).collect();
+    let _ = server.kill();
+    let _ = server.wait();
+    let told = told.join("\n");
+    assert!(told.contains("`--memory-budget` 1.0 MiB holds no picture of the default size, which needs "), "{told}");
+}
+
+#[test]
 fn the_version_says_what_was_built() {
     let output = run(latentd().arg("--version"));
     let version = String::from_utf8(output.stdout).unwrap();

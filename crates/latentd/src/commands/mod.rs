@@ -10,6 +10,7 @@ mod host;
 mod memory;
 mod models;
 mod picture_flags;
+mod prompts;
 mod scheduling;
 mod serve;
 

@@ -7,6 +7,7 @@ use latentd::{Error, ModelSource, OmniDiffusionSamplingParams, write_whole};
 
 use crate::commands::ModelFlags;
 use crate::commands::picture_flags::check_place;
+use crate::commands::prompts::read_prompts;
 use crate::terminal;
 
 /// Measure how a model's steps resemble each other, for `--cache-backend calibrated`
@@ -42,7 +43,7 @@ pub(super) struct Calibrate {
 
 impl Calibrate {
     pub(super) fn run(self) -> Result<(), Error> {
-        let prompts = self.read_prompts()?;
+        let prompts = self.prompts()?;
         check_place("output", &self.output)?;
         let mut omni = self.loading.builder(self.model.as_deref()).build()?;
         let params = OmniDiffusionSamplingParams {
@@ -67,23 +68,13 @@ impl Calibrate {
         Ok(())
     }
 
-    fn read_prompts(&self) -> Result<Vec<String>, Error> {
-        let Some(path) = &self.prompts else {
-            return match ModelSource::parse(self.model.as_deref(), None) {
-                ModelSource::Builtin => Ok(demo::calibration_prompts()),
-                _ => {
-                    Err(Error::Flag("`--prompts` is needed: a file of prompts such as the model will be asked".into()))
-                }
-            };
-        };
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path);
-        let text = text.map_err(|source| Error::File { action: "read", path: name.clone(), source })?;
-        let prompts: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
-        if prompts.is_empty() {
-            Err(Error::Flag(format!("`--prompts`: `{name}` holds no prompt")))
-        } else {
-            Ok(prompts)
+    fn prompts(&self) -> Result<Vec<String>, Error> {
+        match &self.prompts {
+            Some(path) => read_prompts(path),
+            None if ModelSource::parse(self.model.as_deref(), None) == ModelSource::Builtin => {
+                Ok(demo::calibration_prompts())
+            }
+            None => Err(Error::Flag("`--prompts` is needed: a file of prompts such as the model will be asked".into())),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `latentd cache`: what a cache configuration does, without a model.
+//! `latentd cache`: what a cache configuration does, without a model, and the measuring of one.
 
 mod calibrate;
 mod diffs;
@@ -9,7 +9,7 @@ use cache::CacheConfig;
 use diffusion::{InvalidRequest, MAX_INFERENCE_STEPS};
 use latentd::{CacheBackend, CacheFlags, Error};
 
-/// Look at a step-cache configuration without a model
+/// Look at a step-cache configuration without a model, or measure a model for plans
 #[derive(clap::Args)]
 pub(super) struct Cache {
     #[command(subcommand)]

@@ -246,7 +246,8 @@ async fn lost(mut readiness: watch::Receiver<Readiness>, address: SocketAddr) ->
 
 /// Warns where not even a picture of the default size fits into the budget.
 fn tell_of_too_small(memory_budget: Option<u64>, pipeline: &AnyPipeline) {
-    let draft = RequestDraft { input_images: warm_up_pictures(pipeline.card()), ..RequestDraft::default() };
+    let input_images = warm_up_pictures(pipeline.card());
+    let draft = RequestDraft { prompt: "of any kind".into(), input_images, ..RequestDraft::default() };
     let Ok(requests) = draft.build(pipeline.card(), &Limits::NONE, || 0) else { return };
     let Some(needed) = requests.first().map(|request| pipeline.estimator()(request).memory.alone()) else { return };
     if let Some(budget) = memory_budget.filter(|budget| needed > *budget) {

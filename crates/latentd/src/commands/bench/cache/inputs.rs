@@ -26,16 +26,6 @@ struct Entry {
     config: Value,
 }
 
-/// The prompts of a text, one a line, and how to name it in an error. Empty lines do not count.
-pub(super) fn prompts(text: &str, file: &str) -> Result<Vec<String>, Error> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let prompts: Vec<_> = lines.map(str::to_owned).collect();
-    if prompts.is_empty() {
-        return Err(Error::Flag(format!("`--prompts`: `{file}` holds no prompt")));
-    }
-    Ok(prompts)
-}
-
 /// The configurations of a JSON list of `{"name": …, "config": {…}}`.
 ///
 /// # Errors
@@ -85,12 +75,6 @@ pub(super) fn read(path: &Path) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_is_a_prompt() {
-        assert_eq!(prompts("a fox\r\n\n  a cat \n", "p.txt").unwrap(), ["a fox", "a cat"]);
-        assert_eq!(prompts(" \n", "p.txt").unwrap_err().to_string(), "`--prompts`: `p.txt` holds no prompt");
-    }
 
     #[test]
     fn configurations_keep_their_order_and_their_keys() {

@@ -25,6 +25,7 @@ use self::rounds::{Rounds, Trial};
 use super::median;
 use crate::commands::ModelFlags;
 use crate::commands::picture_flags::check_place;
+use crate::commands::prompts::read_prompts;
 use crate::terminal;
 
 /// Measure the step cache: speed and quality of configurations against the uncached pictures, and
@@ -110,7 +111,7 @@ impl Cache {
 
     fn prompts(&self) -> Result<Vec<String>, Error> {
         match &self.prompts {
-            Some(path) => inputs::prompts(&inputs::read(path)?, &path.display().to_string()),
+            Some(path) => read_prompts(path),
             None => Ok(demo::EXAMPLE_PROMPTS.iter().map(|prompt| prompt.to_string()).collect()),
         }
     }
