@@ -1,8 +1,8 @@
 """Times linear layers of Qwen-Image's width, or one of its blocks, on one thread: latentd in f32, bf16 and int8, torch in f32
-and bf16, in turn.
+and bf16, and OpenVINO in bf16 if asked for, in turn.
 
     cargo build --release -p kernels --example kernels
-    python tests/bench/compare_linear.py --rounds 3 [--block] [--processor-time]
+    python tests/bench/compare_linear.py --rounds 3 [--block [--openvino]] [--processor-time]
 """
 
 import argparse
@@ -55,12 +55,39 @@ def torch_block(args, dtype):
     return torchs(args, lambda: block(**arguments))
 
 
+def compiled_block():
+    """The block as OpenVINO compiles it for one thread, its products in bf16."""
+    import openvino
+
+    block, arguments = block_and_arguments(torch.float32)
+    rotary = [torch.view_as_real(freqs) for freqs in arguments["image_rotary_emb"]]
+
+    class Traced(torch.nn.Module):
+        """The block in tensors alone: OpenVINO takes no complex ones as inputs."""
+
+        def __init__(self):
+            super().__init__()
+            self.block = block
+
+        def forward(self, hidden, text, temb, image_freqs, text_freqs):
+            rotary = (torch.view_as_complex(image_freqs), torch.view_as_complex(text_freqs))
+            return self.block(hidden, text, None, temb, rotary)
+
+    inputs = [arguments[name] for name in ("hidden_states", "encoder_hidden_states", "temb")] + rotary
+    model = openvino.convert_model(Traced(), example_input=inputs)
+    settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    values = [value.numpy() for value in inputs]
+    return lambda: request.infer(values)
+
+
 def print_row(args, name, measure):
-    """The medians over rounds of what `measure` times of latentd and torch in turn."""
+    """The medians over rounds of what `measure` times of latentd and its peers in turn."""
     rounds = [measure() for _ in range(args.rounds)]
     times = [statistics.median(column) for column in zip(*rounds)]
-    f32, bf16, int8, torch_f32, torch_bf16 = times
+    f32, bf16, int8, torch_f32, torch_bf16, *openvino_bf16 = times
     ratios = [f32 / torch_f32, bf16 / torch_bf16, int8 / torch_bf16]
+    ratios += [bf16 / theirs for theirs in openvino_bf16]
     cells = [name] + [f"{ms:.0f}" for ms in times] + [f"{ratio:.2f}" for ratio in ratios]
     print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -71,15 +98,24 @@ def main():
     parser.add_argument("--kernels", default="target/release/examples/kernels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--block", action="store_true", help="a whole block of 1024 + 128 tokens")
+    parser.add_argument("--openvino", action="store_true", help="the block in OpenVINO too: pip install openvino")
     parser.add_argument("--processor-time", action="store_true", help="of the one thread, for a machine with other work")
     args = parser.parse_args()
     torch.set_num_threads(1)
     columns = ["ms", "f32", "bf16", "int8", "torch f32", "torch bf16", "f32 / f32", "bf16 / bf16", "int8 / bf16"]
+    if args.openvino:
+        columns[6:6] = ["OpenVINO bf16"]
+        columns.append("bf16 / OpenVINO bf16")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     types = (torch.float32, torch.bfloat16)
     if args.block:
         names = [f"block 3072 (24x128), 1024+128, {kind}" for kind in ("f32", "bf16", "int8")]
-        sides = lambda: [ours(args, name) for name in names] + [torch_block(args, dtype) for dtype in types]
+        openvino = [compiled_block()] if args.openvino else []
+        sides = lambda: (
+            [ours(args, name) for name in names]
+            + [torch_block(args, dtype) for dtype in types]
+            + [torchs(args, run) for run in openvino]
+        )
         return print_row(args, "block 3072, 1024+128", sides)
     for shape in SHAPES:
         name = "x".join(str(n) for n in shape[:3]) + (" + GELU" if shape[3] else "")

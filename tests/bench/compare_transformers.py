@@ -1,7 +1,7 @@
-"""Times one forward pass of FLUX.2's and Qwen-Image's transformers in diffusers and latentd, in turn, in f32.
+"""Times one forward pass of FLUX.2's and Qwen-Image's transformers in diffusers and latentd, in turn.
 
     cargo build --release -p models --example transformer_step
-    .venv/bin/python tests/bench/compare_transformers.py
+    .venv/bin/python tests/bench/compare_transformers.py [--dtype bfloat16]
 
 The tiny klein of the goldens, and transformers of both families of one width with random weights. A ratio is latentd /
 diffusers: below 1 latentd is faster. Rounds alternate, figures are medians over them; run it on an idle machine, as
@@ -48,7 +48,22 @@ CASES = [
         128,
         0,
     ),
+    (
+        "klein-4B at its true width of 3072, a block of each kind, 4096 + 512 tokens",
+        FLUX2,
+        {
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 7680,
+            "guidance_embeds": False,
+        },
+        (64, 64),
+        512,
+        0,
+    ),
 ]
+OUR_DTYPES = {"float32": "f32", "bfloat16": "bf16"}
 # Passes that diffusers makes a round, after one to warm up.
 PASSES = {"tiny": 200, "wide": 5}
 
@@ -70,12 +85,13 @@ def main():
             continue
         with tempfile.TemporaryDirectory() as folder:
             model, folder = checkpoint(getattr(diffusers, class_name), source, folder)
+            model = model.to(getattr(torch, args.dtype))
             samples = {"diffusers": {}, "latentd": {}}
             for _ in range(args.rounds):
                 passes = PASSES["tiny" if isinstance(source, Path) else "wide"]
                 add(samples["diffusers"], diffusers_times(model, size, passes))
                 time.sleep(SETTLE_SECONDS)
-                add(samples["latentd"], latentd_times(folder, size))
+                add(samples["latentd"], latentd_times(folder, size, args.dtype))
         report["cases"][name] = samples
         print_rows(name, samples)
     if args.json:
@@ -86,6 +102,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="words of the cases' names; none is all cases")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", choices=list(OUR_DTYPES), default="float32", help="of both sides' weights")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", help="a file for every figure")
     return parser.parse_args()
@@ -114,7 +131,10 @@ def diffusers_times(model, size, passes):
         for block in getattr(model, name, [])
         for handle in watch(block, times, f"{name}_ms")
     ]
-    arguments = inputs(model, *size)
+    arguments = {
+        key: value.to(model.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+        for key, value in inputs(model, *size).items()
+    }
     with torch.no_grad():
         model(**arguments)
         times.clear()
@@ -169,9 +189,9 @@ def watch(block, times, key):
     return block.register_forward_pre_hook(before), block.register_forward_hook(after)
 
 
-def latentd_times(folder, size):
+def latentd_times(folder, size, dtype):
     grid, text_tokens, pictures = size
-    command = [str(EXAMPLE), str(folder), *map(str, (*grid, text_tokens, pictures))]
+    command = [str(EXAMPLE), str(folder), *map(str, (*grid, text_tokens, pictures)), OUR_DTYPES[dtype]]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 

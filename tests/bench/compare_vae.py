@@ -1,9 +1,9 @@
-"""Times both halves of FLUX.2's VAE in diffusers and latentd, in turn, in f32, and prints the ratios.
+"""Times both halves of FLUX.2's and Qwen-Image's VAE in diffusers and latentd, in turn, and prints the ratios.
 
-    cargo build --release -p models --example flux2_vae
-    .venv/bin/python tests/bench/compare_vae.py
+    cargo build --release -p models --example vae
+    .venv/bin/python tests/bench/compare_vae.py [--dtype bfloat16]
 
-The tiny VAE of the goldens, and one of klein's real widths with random weights. A ratio is latentd / diffusers: below 1
+FLUX.2's tiny VAE of the goldens, and both of their real widths with random weights. A ratio is latentd / diffusers: below 1
 latentd is faster. Rounds alternate, figures are medians over them; run it on an idle machine, as compare_diffusers.py
 says.
 """
@@ -18,12 +18,15 @@ from pathlib import Path
 
 from compare_diffusers import ROOT, SETTLE_SECONDS, add, printed, processor
 
-EXAMPLE = ROOT / "target/release/examples/flux2_vae"
-# Name, the checkpoint (none: random weights of the class's defaults, which are the real widths), side in pixels, runs.
+EXAMPLE = ROOT / "target/release/examples/vae"
+FLUX2, QWEN = "AutoencoderKLFlux2", "AutoencoderKLQwenImage"
+# Name, class, the checkpoint (none: random weights of the class's defaults, which are the real widths), side in pixels, runs.
 CASES = [
-    ("tiny klein", ROOT / "tests/goldens/models/flux2-klein", 128, 20),
-    ("klein", None, 256, 3),
+    ("tiny klein", FLUX2, ROOT / "tests/goldens/models/flux2-klein", 128, 20),
+    ("klein", FLUX2, None, 256, 3),
+    ("Qwen-Image", QWEN, None, 256, 3),
 ]
+OUR_DTYPES = {"float32": "f32", "bfloat16": "bf16"}
 ROWS = [("VAE encode", "encode_ms"), ("VAE decode", "decode_ms")]
 TARGET = 0.4
 # As in the example: a processor that was idle takes so long to reach its speed.
@@ -43,9 +46,9 @@ def main():
     print("| | | diffusers (ms) | latentd (ms) | ratio | to reach |")
     print("|---|---|---|---|---|---|")
     report = {"processor": processor(), "threads": args.threads, "cases": {}}
-    for name, folder, side, runs in CASES:
+    for name, class_name, folder, side, runs in CASES:
         if args.case in name:
-            samples = compare(folder, side, runs, args.rounds)
+            samples = compare(class_name, folder, side, runs, args)
             report["cases"][f"{name}, {side}x{side}"] = samples
             print_rows(f"{name}, {side}x{side}", samples)
     if args.json:
@@ -55,26 +58,30 @@ def main():
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", choices=list(OUR_DTYPES), default="float32", help="of both sides' weights")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--case", default="", help="only cases whose names hold this")
     parser.add_argument("--json", help="a file for every figure")
     return parser.parse_args()
 
 
-def compare(folder, side, runs, rounds):
+def compare(class_name, folder, side, runs, args):
     """Milliseconds of every round by side and key."""
-    from diffusers import AutoencoderKLFlux2
+    import diffusers
+    import torch
 
+    model_class = getattr(diffusers, class_name)
     samples = {"diffusers": {}, "latentd": {}}
     with tempfile.TemporaryDirectory() as made:
         if folder is None:
             folder = made
-            AutoencoderKLFlux2().save_pretrained(f"{folder}/vae")
-        vae = AutoencoderKLFlux2.from_pretrained(f"{folder}/vae").eval()
-        for _ in range(rounds):
+            model_class().save_pretrained(f"{folder}/vae")
+        vae = model_class.from_pretrained(f"{folder}/vae").eval().to(getattr(torch, args.dtype))
+        for _ in range(args.rounds):
             add(samples["diffusers"], diffusers_times(vae, side, runs))
             time.sleep(SETTLE_SECONDS)
-            add(samples["latentd"], json.loads(printed([str(EXAMPLE), str(folder), str(side), str(runs)])))
+            command = [str(EXAMPLE), str(folder), str(side), str(runs), OUR_DTYPES[args.dtype]]
+            add(samples["latentd"], json.loads(printed(command)))
     return samples
 
 
@@ -83,8 +90,11 @@ def diffusers_times(vae, side, runs):
     import torch
 
     with torch.inference_mode():
-        pixels = torch.randn(1, 3, side, side).clamp(-1, 1)
-        latents = torch.randn(1, vae.config.latent_channels, side // 8, side // 8)
+        # Qwen-Image's is a video's VAE: its pictures have one frame.
+        frames = [1] if hasattr(vae.config, "z_dim") else []
+        channels = vae.config.z_dim if frames else vae.config.latent_channels
+        pixels = torch.randn(1, 3, *frames, side, side, dtype=vae.dtype).clamp(-1, 1)
+        latents = torch.randn(1, channels, *frames, side // 8, side // 8, dtype=vae.dtype)
         return {
             "encode_ms": median_ms(lambda: vae.encode(pixels).latent_dist.mode(), runs),
             "decode_ms": median_ms(lambda: vae.decode(latents).sample.clamp(-1, 1), runs),

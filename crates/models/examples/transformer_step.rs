@@ -1,10 +1,11 @@
 //! Times one forward pass of a checkpoint's diffusion transformer, whole and block by block, without a cache.
 //!
-//!     cargo run --release -p models --example transformer_step FOLDER ROWS COLUMNS TEXT_TOKENS PICTURES
+//!     cargo run --release -p models --example transformer_step FOLDER ROWS COLUMNS TEXT_TOKENS PICTURES [f32|bf16]
 //!
 //! An edit has so many pictures of the same rows and columns behind the one that is made; text to image has 0.
 //! `FOLDER/transformer` is a QwenImageTransformer2DModel or a Flux2Transformer2DModel. Prints medians in
-//! milliseconds as JSON: `step_ms`, and a block's under the name of its list. On the CPU, in f32.
+//! milliseconds as JSON: `step_ms`, and a block's under the name of its list. On the CPU; the weights are kept in f32 unless
+//! said otherwise.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -38,22 +39,29 @@ struct Size {
 fn main() -> Result<()> {
     kernels::threads_from_env();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [folder, rows, columns, text_len, pictures] = &arguments[..] else {
+    let ([folder, rows, columns, text_len, pictures] | [folder, rows, columns, text_len, pictures, _]) = &arguments[..]
+    else {
         return Err(
             "give a folder, rows and columns of image tokens, and the numbers of text tokens and pictures".into()
         );
     };
+    let dtype = arguments.get(5).map_or(Ok(DType::F32), |name| name.parse())?;
     let token_grid = (rows.parse()?, columns.parse()?);
     let size = Size { token_grid, text_len: text_len.parse()?, pictures: pictures.parse()? };
     let checkpoint = Checkpoint::Dir(folder.into());
     let class: Class = checkpoint.json("transformer/config.json")?;
-    let times = kernels::in_pool(&Device::Cpu, || class_times(&checkpoint, &class, &size))?;
+    let times = kernels::in_pool(&Device::Cpu, || class_times(&checkpoint, &class, &size, dtype))?;
     println!("{}", serde_json::to_string(&times)?);
     Ok(())
 }
 
-fn class_times(checkpoint: &Checkpoint, class: &Class, size: &Size) -> Result<BTreeMap<String, f64>> {
-    let weights = checkpoint.weights("transformer", Precision::new(DType::F32, Device::Cpu))?;
+fn class_times(
+    checkpoint: &Checkpoint,
+    class: &Class,
+    size: &Size,
+    dtype: DType,
+) -> Result<BTreeMap<String, f64>> {
+    let weights = checkpoint.weights("transformer", Precision::new(dtype, Device::Cpu))?;
     let scope = weights.scope("", &|_, _| ());
     match class.class_name.as_str() {
         "QwenImageTransformer2DModel" => {

@@ -28,7 +28,9 @@ kernels() {
 }
 
 manifest=$here/../../../Cargo.toml
-packages=$(cargo metadata --offline --format-version 1 --features latentd/cuda --manifest-path "$manifest")
+# Of this platform alone: crates of others were never fetched.
+host=$(rustc -vV | sed -n 's/^host: //p')
+packages=$(cargo metadata --offline --filter-platform "$host" --format-version 1 --features latentd/cuda --manifest-path "$manifest")
 candle=$(grep -oEm 1 '"[^"]*/candle-kernels-[0-9.]+/Cargo.toml"' <<<"$packages" | tr -d '"')
 candle=$(dirname "$candle")/src
 
