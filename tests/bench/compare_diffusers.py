@@ -1,8 +1,8 @@
-"""Times diffusers and latentd in turn on the built-in model, in f32 on the same threads, and prints the ratios.
+"""Times diffusers and latentd in turn on the built-in model on the same threads, and prints the ratios.
 
     python3 -m venv .venv && .venv/bin/pip install -r tests/bench/requirements.txt
     cargo build --release -p latentd
-    .venv/bin/python tests/bench/compare_diffusers.py
+    .venv/bin/python tests/bench/compare_diffusers.py [--dtype bfloat16 [--openvino]]
 
 A ratio is latentd / diffusers: below 1 latentd is faster. Rounds alternate, so that a change of the machine's load
 meets both; figures are medians. Run it on an idle machine: torch's threads wait for each other, and with one core
@@ -22,15 +22,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROMPT = "a fox on a green background"
 NEGATIVE_PROMPT = " "
-# What is measured, its key in both reports, and the ratio to reach (none: no target is set).
+# What is measured, and its key in all reports.
 ROWS = [
-    ("end to end", "end_to_end_ms", 0.5),
-    ("DiT step", "step_ms", 0.4),
-    ("VAE decode", "decode_ms", 0.25),
-    ("text encoding", "encode_ms", None),
-    ("load", "load_ms", None),
-    ("one block, 3072 wide, 1024 + 128 tokens", "block_ms", 0.95),
+    ("end to end", "end_to_end_ms"),
+    ("DiT step", "step_ms"),
+    ("VAE decode", "decode_ms"),
+    ("text encoding", "encode_ms"),
+    ("load", "load_ms"),
+    ("one block, 3072 wide, 1024 + 128 tokens", "block_ms"),
 ]
+# The ratio of pictures end to end to reach, by peer.
+TARGETS = {("diffusers", "float32"): 0.2, ("diffusers", "bfloat16"): 0.35, ("OpenVINO", "bfloat16"): 0.7}
+OUR_DTYPES = {"float32": "f32", "bfloat16": "bf16"}
 # That block's name in crates/kernels/examples/kernels.rs.
 BLOCK = "block 3072 (24x128), 1024+128, f32"
 # Time for torch's spinning threads to fall asleep before latentd is timed.
@@ -45,11 +48,17 @@ def main():
     import diffusers_side  # imports torch
 
     diffusers_side.set_threads(args.threads)
-    samples = {"diffusers": {}, "latentd": {}}
+    peers = {"diffusers": diffusers_side}
+    if args.openvino:
+        import openvino_side
+
+        peers["OpenVINO"] = openvino_side
+    samples = {side: {} for side in [*peers, "latentd"]}
     for round_index in range(args.rounds):
         print(f"round {round_index + 1} of {args.rounds}", file=sys.stderr)
-        add(samples["diffusers"], diffusers_side.pipeline_times(args, PROMPT, NEGATIVE_PROMPT))
-        time.sleep(SETTLE_SECONDS)
+        for name, side in peers.items():
+            add(samples[name], side.pipeline_times(args, PROMPT, NEGATIVE_PROMPT))
+            time.sleep(SETTLE_SECONDS)
         add(samples["latentd"], latentd_times(args))
         if args.block:
             add(samples["diffusers"], diffusers_side.block_times())
@@ -57,12 +66,13 @@ def main():
             add(samples["latentd"], block_times())
     report = {
         "machine": {"processor": processor(), "threads": args.threads, "system": platform.system()},
-        "versions": diffusers_side.versions(),
-        "arguments": {"steps": args.steps, "true_cfg_scale": args.cfg, "rounds": args.rounds, "runs": args.runs},
+        "versions": {name: version for side in peers.values() for name, version in side.versions().items()},
+        "arguments": {"dtype": args.dtype, "steps": args.steps, "true_cfg_scale": args.cfg, "rounds": args.rounds, "runs": args.runs},
         "medians": {side: {key: statistics.median(values) for key, values in s.items()} for side, s in samples.items()},
         "samples": samples,
     }
-    print_table(report)
+    for peer in peers:
+        print_table(report, peer, TARGETS.get((peer, args.dtype)))
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
 
@@ -76,14 +86,16 @@ def parse_args():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=3, help="pictures a round on each side, after one to warm up")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--block", action="store_true", help="also one block of the real model's size")
+    parser.add_argument("--dtype", choices=list(OUR_DTYPES), default="float32", help="of all sides' weights")
+    parser.add_argument("--openvino", action="store_true", help="OpenVINO as a peer too: pip install openvino")
+    parser.add_argument("--block", action="store_true", help="also one block of the real model's size, in f32")
     parser.add_argument("--json", help="a file for every figure")
     return parser.parse_args()
 
 
 def latentd_times(args):
     """`latentd bench` of the same pictures: milliseconds by key."""
-    command = [args.latentd, "bench", "--model", args.weights, "--dtype", "f32", "--device", "cpu", "--json"]
+    command = [args.latentd, "bench", "--model", args.weights, "--dtype", OUR_DTYPES[args.dtype], "--device", "cpu", "--json"]
     command += ["--prompt", PROMPT, "--negative-prompt", NEGATIVE_PROMPT, "--true-cfg-scale", str(args.cfg)]
     command += ["--num-inference-steps", str(args.steps), "--runs", str(args.runs)]
     times = json.loads(printed(command + ["--height", "128", "--width", "128"]))
@@ -109,16 +121,16 @@ def add(samples, times):
         samples.setdefault(key, []).append(value)
 
 
-def print_table(report):
+def print_table(report, peer, target):
     machine, versions = report["machine"], report["versions"]
     print(f"{machine['processor']}, {machine['threads']} threads;", ", ".join(f"{k} {v}" for k, v in versions.items()))
-    print("| | diffusers (ms) | latentd (ms) | ratio | to reach |")
-    print("|---|---|---|---|---|")
-    for name, key, target in ROWS:
-        theirs, ours = (report["medians"][side].get(key) for side in ("diffusers", "latentd"))
+    print(f"| {report['arguments']['dtype']} | {peer} (ms) | latentd (ms) | ratio |")
+    print("|---|---|---|---|")
+    for name, key in ROWS:
+        theirs, ours = (report["medians"][side].get(key) for side in (peer, "latentd"))
         if theirs is not None and ours is not None:
-            goal = f"<= {target}" if target else ""
-            print(f"| {name} | {theirs:.1f} | {ours:.1f} | {ours / theirs:.2f} | {goal} |")
+            goal = f" (to reach: {target})" if target and key == "end_to_end_ms" else ""
+            print(f"| {name} | {theirs:.1f} | {ours:.1f} | {ours / theirs:.2f}{goal} |")
 
 
 def processor():

@@ -65,7 +65,7 @@ CASES = [
 ]
 OUR_DTYPES = {"float32": "f32", "bfloat16": "bf16"}
 # Passes that diffusers makes a round, after one to warm up.
-PASSES = {"tiny": 200, "wide": 5}
+PASSES = {"tiny": 200, "wide": 3}
 
 
 def main():

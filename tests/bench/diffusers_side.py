@@ -24,7 +24,7 @@ def versions():
 def pipeline_times(args, prompt, negative_prompt):
     """Medians over `args.runs` pictures, after one to warm up; `load_ms` is one load."""
     start = time.perf_counter()
-    pipeline = QwenImagePipeline.from_pretrained(args.weights, dtype=torch.float32)
+    pipeline = QwenImagePipeline.from_pretrained(args.weights, torch_dtype=getattr(torch, args.dtype))
     times = {"load_ms": [since(start)]}
     pipeline.set_progress_bar_config(disable=True)
     watch(pipeline, "encode_prompt", times, "encode_ms")

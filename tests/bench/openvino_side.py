@@ -1,0 +1,101 @@
+"""What OpenVINO takes for a picture, in milliseconds: diffusers' pipeline with its transformer and decoder compiled by OpenVINO.
+
+The prompts are encoded by torch, a hundredth of the time. The networks are compiled before the clock starts.
+"""
+
+import statistics
+
+import diffusers_side
+import openvino
+import torch
+from diffusers import QwenImagePipeline
+
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def versions():
+    return {"openvino": openvino.__version__}
+
+
+@torch.no_grad()
+def pipeline_times(args, prompt, negative_prompt):
+    """Medians over `args.runs` pictures, after one to warm up and compile."""
+    pipeline = QwenImagePipeline.from_pretrained(args.weights, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    compile_transformer(pipeline.transformer, args)
+    compile_decoder(pipeline.vae, args)
+    times = {}
+    diffusers_side.watch(pipeline.vae, "decode", times, "decode_ms")
+    call = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "true_cfg_scale": args.cfg,
+        "height": 128,
+        "width": 128,
+        "num_inference_steps": args.steps,
+    }
+    diffusers_side.run(pipeline, call, {})
+    times.clear()
+    for _ in range(args.runs):
+        diffusers_side.run(pipeline, call, times)
+    return {key: statistics.median(values) for key, values in times.items()}
+
+
+class Traced(torch.nn.Module):
+    """A network as a function of tensors alone."""
+
+    def __init__(self, network, call):
+        super().__init__()
+        self.network, self.call = network, call
+
+    def forward(self, *tensors):
+        return self.call(*tensors)
+
+
+def compiled(network, call, example, args):
+    """`call` of `network`, for tensors of the example's shapes."""
+    shapes = [tuple(tensor.shape) for tensor in example]
+    # Cached rotary tables are traced otherwise the second time, which is no error.
+    traced = torch.jit.trace(Traced(network, call).eval(), example, check_trace=False)
+    model = openvino.convert_model(traced, example_input=example, input=shapes)
+    settings = {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[args.dtype],
+        "INFERENCE_NUM_THREADS": args.threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    return lambda *tensors: torch.from_numpy(request.infer([t.numpy() for t in tensors], share_outputs=False)[0])
+
+
+def compile_transformer(transformer, args):
+    """One network a length of prompt, which it has as a constant; without the mask, as all tokens are valid."""
+    forward, by_length = transformer.forward, {}
+
+    def run(hidden_states, timestep, encoder_hidden_states, img_shapes, **_):
+        def call(hidden, time, text):
+            arguments = {"encoder_hidden_states_mask": None, "img_shapes": img_shapes, "return_dict": False}
+            return forward(hidden_states=hidden, timestep=time, encoder_hidden_states=text, **arguments)[0]
+
+        tensors = (hidden_states, timestep, encoder_hidden_states)
+        length = encoder_hidden_states.shape[1]
+        if length not in by_length:
+            by_length[length] = compiled(transformer, call, tensors, args)
+        return (by_length[length](*tensors),)
+
+    transformer.forward = run
+
+
+def compile_decoder(vae, args):
+    """One network, for the one size of pictures."""
+    decode, networks = vae.decode, []
+    for module in vae.modules():
+        if isinstance(module, torch.nn.Upsample):
+            # The same at a factor of two, and known to OpenVINO.
+            module.mode = "nearest"
+
+    def run(latents, return_dict):
+        if not networks:
+            networks.append(compiled(vae, lambda z: decode(z, return_dict=False)[0], (latents,), args))
+        return (networks[0](latents),)
+
+    vae.decode = run
