@@ -20,12 +20,29 @@ fn model(dtype: DType, quantization: Option<Quantization>) -> AnyPipeline {
     models::load(&checkpoint, &LoadOptions { dtype, quantization, ..LoadOptions::default() }, &|_, _, _| ()).unwrap()
 }
 
-fn picture(model: &mut AnyPipeline, prompt: &str) -> Vec<u8> {
+/// A picture's latents after each step, and its pixels.
+struct Made {
+    latents: Vec<Vec<f32>>,
+    pixels: Vec<u8>,
+}
+
+fn picture(model: &mut AnyPipeline, prompt: &str) -> Made {
     let draft = RequestDraft { prompt: prompt.into(), num_inference_steps: Some(20), ..Default::default() };
     let requests = draft.build(model.card(), &Limits::default(), || 7).unwrap();
     let mut state = model.prepare(&requests[0], &Interrupt::default()).unwrap();
-    (0..20).for_each(|_| drop(model.step(&mut [&mut state], &Interrupt::default()).unwrap()));
-    model.decode(state, &Interrupt::default()).unwrap().pixels
+    let mut step = |_| {
+        model.step(&mut [&mut state], &Interrupt::default()).unwrap();
+        state.latents().flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let latents = (0..20).map(&mut step).collect();
+    Made { latents, pixels: model.decode(state, &Interrupt::default()).unwrap().pixels }
+}
+
+/// The distance of two lists of numbers, as a share of the first's length.
+fn relative_l2(reference: &[f32], given: &[f32]) -> f64 {
+    let squares = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|x| f64::from(x).powi(2)).sum::<f64>();
+    let apart = squares(&mut reference.iter().zip(given).map(|(a, b)| a - b));
+    (apart / squares(&mut reference.iter().copied())).sqrt()
 }
 
 /// Peak signal-to-noise ratio in dB.
@@ -34,29 +51,51 @@ fn psnr(reference: &[u8], picture: &[u8]) -> f64 {
     10.0 * (255.0 * 255.0 * reference.len() as f64 / squares).log10()
 }
 
-/// The mean and the least PSNR of pictures against those in f32.
-fn psnrs(name: &str, mut model: AnyPipeline) -> (f64, f64) {
+/// How far pictures are from those in f32.
+struct Apart {
+    mean_psnr: f64,
+    least_psnr: f64,
+    /// Of the latents after any step of any picture: see [`relative_l2`].
+    most_of_latents: f64,
+}
+
+fn compare(name: &str, mut model: AnyPipeline) -> Apart {
     let mut in_f32 = self::model(DType::F32, None);
+    let mut by_step = vec![0f64; 20];
     let psnrs = PROMPTS.map(|prompt| {
-        let psnr = psnr(&picture(&mut in_f32, prompt), &picture(&mut model, prompt));
+        let (reference, given) = (picture(&mut in_f32, prompt), picture(&mut model, prompt));
+        for (most, (a, b)) in by_step.iter_mut().zip(reference.latents.iter().zip(&given.latents)) {
+            *most = most.max(relative_l2(a, b));
+        }
+        let psnr = psnr(&reference.pixels, &given.pixels);
         println!("{psnr:.1} dB: {prompt}");
         psnr
     });
-    let (mean, least) = (psnrs.iter().sum::<f64>() / psnrs.len() as f64, psnrs.into_iter().fold(f64::MAX, f64::min));
-    println!("PSNR of {name} against f32 on {} prompts: mean {mean:.1} dB, least {least:.1} dB", psnrs.len());
-    assert!(least.is_finite(), "the pictures are equal: nothing was rounded");
-    (mean, least)
+    let mean_psnr = psnrs.iter().sum::<f64>() / psnrs.len() as f64;
+    let least_psnr = psnrs.into_iter().fold(f64::MAX, f64::min);
+    let most_of_latents = by_step.iter().copied().fold(0.0, f64::max);
+    let steps: Vec<_> = by_step.iter().map(|share| format!("{share:.1e}")).collect();
+    println!("{name} against f32 on {} prompts: mean {mean_psnr:.1} dB, least {least_psnr:.1} dB", PROMPTS.len());
+    println!("latents' most relative L2 by step: {}", steps.join(" "));
+    assert!(least_psnr.is_finite(), "the pictures are equal: nothing was rounded");
+    Apart { mean_psnr, least_psnr, most_of_latents }
+}
+
+impl Apart {
+    fn assert_within(&self, mean_psnr: f64, least_psnr: f64, most_of_latents: f64) {
+        let Apart { mean_psnr: mean, least_psnr: least, most_of_latents: most } = *self;
+        assert!(mean > mean_psnr && least > least_psnr, "mean {mean:.1} dB, least {least:.1} dB");
+        assert!(most < most_of_latents, "latents {most:.1e} apart");
+    }
 }
 
 #[test]
 fn eight_bit_pictures_are_close_to_those_in_f32() {
-    let (mean, least) = psnrs("int8", model(DType::F32, Some(Quantization::Int8)));
-    assert!(mean > 46.0 && least > 40.0, "mean {mean:.1} dB, least {least:.1} dB");
+    compare("int8", model(DType::F32, Some(Quantization::Int8))).assert_within(46.0, 40.0, 5e-2);
 }
 
 /// Rounded weights, and on a processor that gains by it rounded rows and attentions too.
 #[test]
 fn pictures_in_bf16_are_close_to_those_in_f32() {
-    let (mean, least) = psnrs("bf16", model(DType::BF16, None));
-    assert!(mean > 55.0 && least > 50.0, "mean {mean:.1} dB, least {least:.1} dB");
+    compare("bf16", model(DType::BF16, None)).assert_within(55.0, 50.0, 2e-2);
 }

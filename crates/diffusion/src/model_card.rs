@@ -7,6 +7,8 @@ use crate::{EditSize, GuidanceKind, ImageSize, InputImageBounds, Quality};
 pub struct ModelCard {
     /// The pipeline class of `model_index.json`, e.g. `QwenImagePipeline`.
     pub class: String,
+    /// The float type that its weights are kept in, e.g. `bf16`.
+    pub dtype: &'static str,
     /// The size when a request names none.
     pub default_size: ImageSize,
     /// The sizes that the model makes pictures of words at, where it was made for no others: a picture of another size

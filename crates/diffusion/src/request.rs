@@ -266,6 +266,7 @@ pub(crate) mod tests {
     pub(crate) fn card() -> ModelCard {
         ModelCard {
             class: "QwenImagePipeline".into(),
+            dtype: "f32",
             default_size: ImageSize { width: 128, height: 128 },
             native_sizes: Vec::new(),
             knows: Vec::new(),

@@ -42,7 +42,7 @@ pub use activation::swiglu;
 pub use allocator::return_memory;
 pub use attention::attention;
 pub use conv::Conv3x3;
-pub use cpu::sets::{instruction_set, instruction_sets, with_instruction_set, with_reference};
+pub use cpu::sets::{instruction_set, instruction_sets, multiplies_bf16, with_instruction_set, with_reference};
 #[cfg(feature = "cuda")]
 pub use cuda::cuda_attention;
 pub use guidance::guided;

@@ -219,7 +219,6 @@ fn out_shape(x: &Tensor, features: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::sets::current_tiles;
     use crate::testing::{assert_close, numbers, on_each_set, randn};
     use crate::with_reference;
 
@@ -251,7 +250,7 @@ mod tests {
 
     /// How far products of the set in use may be from candle's: those of bf16 tiles round their rows.
     fn tolerance(dtype: DType) -> f32 {
-        let rounded = dtype == DType::BF16 && current_tiles().is_some_and(|tiles| tiles.bf16.is_some());
+        let rounded = dtype == DType::BF16 && crate::multiplies_bf16();
         if rounded { 6e-3 } else { 2e-6 }
     }
 

@@ -86,13 +86,14 @@ pub enum DtypeName {
 }
 
 impl DtypeName {
-    /// The chosen dtype; by default f32 on a CPU and bf16 on a GPU.
-    pub fn resolve(choice: Option<Self>, device: &Device) -> DType {
+    /// The chosen dtype. By default bf16 on a GPU, and on a CPU f32, but for a checkpoint that is `stored` in bf16 where
+    /// the processor multiplies that faster: nothing is rounded unasked that its makers have not rounded.
+    pub fn resolve(choice: Option<Self>, device: &Device, stored: DType, multiplies_bf16: bool) -> DType {
         match choice {
             Some(DtypeName::F32) => DType::F32,
             Some(DtypeName::Bf16) => DType::BF16,
             Some(DtypeName::F16) => DType::F16,
-            None if device.is_cpu() => DType::F32,
+            None if device.is_cpu() && !(stored == DType::BF16 && multiplies_bf16) => DType::F32,
             None => DType::BF16,
         }
     }
@@ -131,6 +132,17 @@ impl QuantizationName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cpu_keeps_bf16_where_it_is_stored_and_faster() {
+        let resolve = |choice, stored, faster| DtypeName::resolve(choice, &Device::Cpu, stored, faster);
+        assert_eq!(resolve(None, DType::BF16, true), DType::BF16);
+        for (stored, faster) in [(DType::BF16, false), (DType::F32, true), (DType::F16, true)] {
+            assert_eq!(resolve(None, stored, faster), DType::F32, "{stored:?} {faster}");
+        }
+        assert_eq!(resolve(Some(DtypeName::F32), DType::BF16, true), DType::F32);
+        assert_eq!(resolve(Some(DtypeName::Bf16), DType::F32, false), DType::BF16);
+    }
 
     #[test]
     fn device_names() {

@@ -293,9 +293,10 @@ impl OmniBuilder {
         let cache = self.cache.resolve()?;
         let device = self.device.open()?;
         let memory = gpu::memory(&device);
-        let dtype = DtypeName::resolve(self.dtype, &device);
         let quantization = QuantizationName::resolve(self.quantization, &device)?;
         let checkpoint = ModelSource::parse(self.model.as_deref(), self.revision).open()?;
+        let stored = checkpoint.stored_dtype("transformer")?;
+        let dtype = DtypeName::resolve(self.dtype, &device, stored, kernels::multiplies_bf16());
         let bars = LoadingBars::default();
         let report = |component, done, total| bars.update(component, done, total);
         let overrides = Overrides { edit_positions: self.edit_positions.into(), ..Overrides::default() };

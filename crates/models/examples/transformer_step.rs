@@ -55,12 +55,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn class_times(
-    checkpoint: &Checkpoint,
-    class: &Class,
-    size: &Size,
-    dtype: DType,
-) -> Result<BTreeMap<String, f64>> {
+fn class_times(checkpoint: &Checkpoint, class: &Class, size: &Size, dtype: DType) -> Result<BTreeMap<String, f64>> {
     let weights = checkpoint.weights("transformer", Precision::new(dtype, Device::Cpu))?;
     let scope = weights.scope("", &|_, _| ());
     match class.class_name.as_str() {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use candle_core::{DType, Device};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
@@ -157,6 +158,15 @@ impl Checkpoint {
         let (files, named) = self.weight_files(component)?;
         let shards = files.iter().map(|file| self.shard(file)).collect::<Result<_, _>>()?;
         Ok(Weights::new(shards, named, precision))
+    }
+
+    /// The float type that the files of `component` keep most of its weights in.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::weights`].
+    pub fn stored_dtype(&self, component: &str) -> Result<DType, LoadError> {
+        let weights = self.weights(component, Precision::new(DType::F32, Device::Cpu))?;
+        Ok(weights.stored_dtype())
     }
 
     /// The safetensors files of a component, and the file that names them.

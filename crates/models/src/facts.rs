@@ -178,6 +178,7 @@ mod tests {
     fn a_size_brings_its_limit_unless_that_is_said_too() {
         let card = ModelCard {
             class: "QwenImagePipeline".into(),
+            dtype: "f32",
             default_size: ImageSize { width: 1024, height: 1024 },
             native_sizes: Vec::new(),
             knows: Vec::new(),

@@ -156,6 +156,16 @@ enum Source {
     Random,
 }
 
+/// As candle calls a number format that weights are read in.
+fn float_type(stored: Dtype) -> Option<DType> {
+    match stored {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
 fn total_bytes(by_name: &HashMap<String, (usize, TensorInfo)>) -> usize {
     by_name.values().map(|(_, info)| info.range.len()).sum()
 }
@@ -209,6 +219,16 @@ impl Weights {
         matches!(&self.source, Source::Files { by_name, .. } if by_name.keys().any(|name| name.starts_with(prefix)))
     }
 
+    /// The float type that most bytes of the files are of.
+    pub(crate) fn stored_dtype(&self) -> DType {
+        let Source::Files { by_name, .. } = &self.source else { return self.precision.weights };
+        let bytes_of = |dtype| {
+            let tensors = by_name.values().filter(|(_, info)| float_type(info.dtype) == Some(dtype));
+            tensors.map(|(_, info)| info.range.len()).sum::<usize>()
+        };
+        [DType::F32, DType::F16, DType::BF16].into_iter().max_by_key(|&dtype| bytes_of(dtype)).unwrap_or(DType::F32)
+    }
+
     /// Bytes on disk of all tensors that there are to load.
     pub fn total_bytes(&self) -> usize {
         self.total_bytes
@@ -231,14 +251,9 @@ impl Weights {
                 expected: expected.clone(),
             });
         }
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => {
-                let (file, dtype) = (shard.file.clone(), format!("{other:?}"));
-                return Err(LoadError::NumberFormat { file, tensor: name.into(), dtype });
-            }
+        let Some(dtype) = float_type(info.dtype) else {
+            let (file, dtype) = (shard.file.clone(), format!("{:?}", info.dtype));
+            return Err(LoadError::NumberFormat { file, tensor: name.into(), dtype });
         };
         let bytes = &shard.bytes.as_slice()[info.range.clone()];
         let tensor = Tensor::from_raw_buffer(bytes, dtype, &info.shape, &Device::Cpu)

@@ -158,6 +158,7 @@ impl Default for FakePipeline {
                 native_sizes: Vec::new(),
                 knows: Vec::new(),
                 class: "FakePipeline".into(),
+                dtype: "f32",
                 default_size: ImageSize { width: 64, height: 64 },
                 max_pixels: 128 * 128,
                 default_num_inference_steps: 4,

@@ -14,8 +14,6 @@ use crate::request::ImageFetcher;
 pub struct ServerConfig {
     /// The instructions that the kernels of a worker on the CPU are made of, e.g. `avx512`.
     pub instruction_set: Option<&'static str>,
-    /// The float type that weights are kept in, e.g. `bf16`.
-    pub dtype: Option<&'static str>,
     /// What the products of the transformer's blocks are rounded to, e.g. `int8`.
     pub quantization: Option<&'static str>,
     /// What requests may call the model: first its id, then aliases. Never empty.
@@ -98,7 +96,6 @@ impl ServerConfig {
     pub fn new(id: impl Into<String>) -> Self {
         ServerConfig {
             instruction_set: None,
-            dtype: None,
             quantization: None,
             served_model_names: vec![id.into()],
             limits: Limits::default(),

@@ -221,7 +221,7 @@ impl Backend for Cpu {
             return Ok(None);
         }
         let bias = bias_numbers(bias)?;
-        if sets::current_tiles().is_some_and(|tiles| tiles.bf16.is_some()) && weights[0].dtype() == DType::BF16 {
+        if sets::multiplies_bf16() && weights[0].dtype() == DType::BF16 {
             return Ok(tile_linear::Packed::<Bf16>::new(weights, &bias)?.map(boxed));
         }
         Ok(linear::Packed::new(weights, &bias)?.map(boxed))

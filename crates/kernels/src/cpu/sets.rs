@@ -106,6 +106,12 @@ pub(crate) fn current() -> Option<&'static dyn Kernels> {
     current_set()?.kernels.as_deref()
 }
 
+/// Whether products of bf16 weights are made in bf16 by this process, and are faster so than those of f32: see
+/// [`crate::Linear`].
+pub fn multiplies_bf16() -> bool {
+    current_tiles().is_some_and(|tiles| tiles.bf16.is_some())
+}
+
 /// The products of tiles in use, `None` for the reference.
 pub(crate) fn current_tiles() -> Option<&'static Tiles> {
     current_set()?.tiles.as_ref()

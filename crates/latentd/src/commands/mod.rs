@@ -91,7 +91,8 @@ struct ModelFlags<D: clap::Args = OneDevice> {
     /// Branch, tag or commit of a Hub model
     #[arg(long, env = "LATENTD_REVISION")]
     revision: Option<String>,
-    /// What the weights are kept in; f32 on a CPU and bf16 on a GPU without it
+    /// What the weights are kept in; without it bf16 on a GPU, and on a CPU that multiplies it faster where the checkpoint is in
+    /// bf16 too, else f32
     #[arg(long, value_enum, env = "LATENTD_DTYPE")]
     dtype: Option<DtypeName>,
     /// What the products of the transformer's blocks are rounded to, on a CPU: a quarter of the memory of f32, and

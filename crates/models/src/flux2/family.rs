@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use diffusion::{
     EditSize, FlowMatchConfig, GuidanceKind, ImageRequest, ImageSize, InputImageBounds, ModelCard, PipelineError,
     RgbImage, Sigmas, empirical_mu, most_pixels,
@@ -66,7 +66,7 @@ impl Flux2Klein {
         config.check_neighbours(HIDDEN_STATES.len() * hidden_size, vae_config.latent_channels)?;
 
         let max_sequence_length = options.overrides.max_sequence_length.unwrap_or(MAX_SEQUENCE_LENGTH);
-        let (facts, card) = (Facts::load(checkpoint)?, card(checkpoint.class()?, is_distilled, &config));
+        let (facts, card) = (Facts::load(checkpoint)?, card(checkpoint.class()?, is_distilled, &config, options.dtype));
         facts.check_effect(&card, false)?;
         let card = options.overrides.over(facts).applied_to(card);
         if let Some(cache) = &options.cache {
@@ -231,10 +231,11 @@ const NATIVE_SIZE: ImageSize = ImageSize { width: 1024, height: 1024 };
 
 /// What the family says of itself where the checkpoint says nothing. The bounds of pictures are
 /// `Flux2ImageProcessor.check_image_input`'s, and four are as many as it was trained with.
-fn card(class: String, is_distilled: bool, config: &TransformerConfig) -> ModelCard {
+fn card(class: String, is_distilled: bool, config: &TransformerConfig, dtype: DType) -> ModelCard {
     let (low, steps, high) = if is_distilled { (4, 4, 8) } else { (20, 50, 80) };
     ModelCard {
         class,
+        dtype: dtype.as_str(),
         default_size: NATIVE_SIZE,
         native_sizes: Vec::new(),
         knows: Vec::new(),
@@ -274,7 +275,8 @@ mod tests {
                 guidance_embeds: false,
                 ..TransformerConfig::default()
             };
-            assert_as_published(&card(model.class.into(), !model.id.contains("-base-"), &config), model);
+            let is_distilled = !model.id.contains("-base-");
+            assert_as_published(&card(model.class.into(), is_distilled, &config, DType::BF16), model);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What Qwen-Image's pipelines say of themselves where the checkpoint says nothing.
 
+use candle_core::DType;
 use diffusion::{EditSize, GuidanceKind, ImageSize, InputImageBounds, ModelCard, ShapeOf, most_pixels};
 
 use super::config::TransformerConfig;
@@ -17,7 +18,7 @@ const EDIT_AREA: usize = 1024 * 1024;
 const MAX_RATIO: f64 = 200.0;
 
 /// The card of a pipeline `class`; `style` is how it announces pictures, if it edits.
-pub(super) fn card(class: String, style: Option<EditStyle>, config: &TransformerConfig) -> ModelCard {
+pub(super) fn card(class: String, style: Option<EditStyle>, config: &TransformerConfig, dtype: DType) -> ModelCard {
     let pictures = |max_images| InputImageBounds { min_images: 1, max_images, min_side: 1, max_ratio: MAX_RATIO };
     let (input_images, of) = match style {
         None => (InputImageBounds::NONE, ShapeOf::First),
@@ -26,6 +27,7 @@ pub(super) fn card(class: String, style: Option<EditStyle>, config: &Transformer
     };
     ModelCard {
         class,
+        dtype: dtype.as_str(),
         default_size: NATIVE_SIZE,
         native_sizes: Vec::new(),
         knows: Vec::new(),
@@ -57,7 +59,8 @@ mod tests {
     fn cards_are_as_published() {
         for model in MODELS {
             let (_, style) = CLASSES.into_iter().find(|(class, _)| *class == model.class).unwrap();
-            assert_as_published(&card(model.class.into(), style, &TransformerConfig::default()), model);
+            let card = card(model.class.into(), style, &TransformerConfig::default(), DType::BF16);
+            assert_as_published(&card, model);
         }
     }
 }

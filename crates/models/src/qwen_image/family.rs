@@ -59,7 +59,7 @@ impl QwenImage {
         let config = TransformerConfig::load(checkpoint)?;
         let vae_config = VaeConfig::load(checkpoint)?;
         config.check_neighbours(DecoderConfig::load(checkpoint, "text_encoder")?.hidden_size, &vae_config)?;
-        let (facts, card) = (Facts::load(checkpoint)?, card(class, style, &config));
+        let (facts, card) = (Facts::load(checkpoint)?, card(class, style, &config, options.dtype));
         facts.check_effect(&card, style.is_some())?;
         let facts = options.overrides.over(facts);
         let card = facts.applied_to(card);

@@ -26,7 +26,7 @@ pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
         limits: ServedLimits::new(config, card.as_deref()),
         cache: ServedCache::new(config),
         instruction_set: config.instruction_set,
-        dtype: config.dtype,
+        dtype: card.as_deref().map(|card| card.dtype),
         quantization: config.quantization,
         auth_required: !config.api_keys.is_empty(),
         priorities: config.priorities,
@@ -42,7 +42,7 @@ pub(crate) struct Info {
     cache: ServedCache,
     /// The instructions that the kernels of a worker on the CPU are made of, e.g. `avx512`.
     instruction_set: Option<&'static str>,
-    /// The float type that weights are kept in, e.g. `bf16`.
+    /// The float type that weights are kept in, e.g. `bf16`; null until the model is loaded.
     dtype: Option<&'static str>,
     /// What the products of the transformer's blocks are rounded to, e.g. `int8`, if they are.
     quantization: Option<&'static str>,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use diffusion::Limits;
 use latentd::{DtypeName, Error, GeneratedImage, OmniDiffusionSamplingParams};
 use serde::Serialize;
@@ -124,7 +124,7 @@ impl Stages {
             layers: usize::from(self.layers),
             height: self.height.unwrap_or(512),
             width: self.width.unwrap_or(512),
-            dtype: DtypeName::resolve(self.loading.dtype, &Device::Cpu),
+            dtype: DtypeName::resolve(self.loading.dtype, &Device::Cpu, DType::BF16, kernels::multiplies_bf16()),
             quantization: self.loading.quantization,
         }
     }

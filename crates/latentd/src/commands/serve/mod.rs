@@ -16,10 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use candle_core::DType;
 use clap::builder::BoolishValueParser;
 use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage};
-use latentd::{DeviceName, DtypeName, Error, ModelSource, Omni, OmniBuilder, QuantizationName, builtin_banner};
+use latentd::{DeviceName, Error, ModelSource, Omni, OmniBuilder, QuantizationName, builtin_banner};
 use models::AnyPipeline;
 use scheduler::{Readiness, Scheduler, SchedulerConfig, SpawnOptions};
 use server::{AppState, Metrics, ServerConfig};
@@ -97,21 +96,18 @@ impl Serve {
         self.http.settle(&mut config, mistakes);
         self.held.settle(&mut config);
         mistakes.take(self.log.check());
-        let (scheduling, workers_on_cpu, dtype) = scheduling?;
-        config.dtype = Some(dtype.as_str());
+        let (scheduling, workers_on_cpu) = scheduling?;
         Some(Settled { serve: self, source, scheduling, workers_on_cpu, config })
     }
 
-    /// The scheduler's bounds, how many of its workers are on the CPU, and what they keep weights in. A device that does
-    /// not answer is a mistake.
-    fn scheduling(&self, mistakes: &mut Mistakes) -> Option<(SchedulerConfig, usize, DType)> {
+    /// The scheduler's bounds, and how many of its workers are on the CPU. A device that does not answer is a mistake.
+    fn scheduling(&self, mistakes: &mut Mistakes) -> Option<(SchedulerConfig, usize)> {
         let devices = &self.loading.on.device;
         let opened: Vec<_> = devices.iter().map(|device| mistakes.take(device.open())).collect();
         let on_cpu = opened.iter().flatten().filter(|device| device.is_cpu()).count();
-        let dtype = opened.iter().flatten().next().map(|device| DtypeName::resolve(self.loading.dtype, device));
         let config = self.scheduling.config(devices.len(), on_cpu == devices.len());
         let config = config.map_err(|errors| errors.iter().for_each(|err| mistakes.note(err))).ok()?;
-        Some((config, on_cpu, dtype?))
+        Some((config, on_cpu))
     }
 
     /// What makes the pipeline of each device, on its worker's thread; its warm-up ends with `stopped`.
@@ -209,11 +205,9 @@ impl Settled {
         let stopped = Interrupt::default();
         let scheduler = Scheduler::spawn(options, serve.factories(scheduling.memory_budget, &stopped));
         let memory_budget = scheduling.memory_budget.map(|bytes| ByteSize::b(bytes).to_string());
-        let ServerConfig { instruction_set, dtype, quantization, .. } = config;
+        let ServerConfig { instruction_set, quantization, .. } = config;
         let model = source.id();
-        tracing::info!(
-            %address, model, memory_budget, instruction_set, dtype, quantization, "listening; loading the model"
-        );
+        tracing::info!(%address, model, memory_budget, instruction_set, quantization, "listening; loading the model");
 
         let stop = server::stop_on_signals().map_err(|source| serve.io("listen on", source))?;
         let readiness = scheduler.readiness();
@@ -233,7 +227,9 @@ async fn lost(mut readiness: watch::Receiver<Readiness>, address: SocketAddr) ->
         let now = readiness.borrow_and_update().clone();
         match &now {
             Readiness::Failed(reason) => return Error::Flag(reason.clone()),
-            Readiness::Ready(_) => tracing::info!(%address, "ready: POST /v1/images/generations"),
+            Readiness::Ready(card) => {
+                tracing::info!(%address, dtype = card.dtype, "ready: POST /v1/images/generations")
+            }
             Readiness::Loading | Readiness::Draining => {}
         }
         match readiness.changed().await {
