@@ -51,6 +51,35 @@ __device__ __forceinline__ void store8(float* to, const float (&x)[WIDTH]) {
   reinterpret_cast<float4*>(to)[1] = make_float4(x[4], x[5], x[6], x[7]);
 }
 
+union HalfPack {
+  uint2 words;
+  __nv_bfloat162 pairs[2];
+  __device__ HalfPack() {}
+};
+
+// Adds four numbers to x.
+__device__ __forceinline__ void add4(const bf16* from, float (&x)[4]) {
+  HalfPack pack;
+  pack.words = *reinterpret_cast<const uint2*>(from);
+  const float2 low = __bfloat1622float2(pack.pairs[0]), high = __bfloat1622float2(pack.pairs[1]);
+  x[0] += low.x, x[1] += low.y, x[2] += high.x, x[3] += high.y;
+}
+
+__device__ __forceinline__ void add4(const float* from, float (&x)[4]) {
+  const float4 a = *reinterpret_cast<const float4*>(from);
+  x[0] += a.x, x[1] += a.y, x[2] += a.z, x[3] += a.w;
+}
+
+__device__ __forceinline__ void store4(bf16* to, const float (&x)[4]) {
+  HalfPack pack;
+  pack.pairs[0] = __floats2bfloat162_rn(x[0], x[1]), pack.pairs[1] = __floats2bfloat162_rn(x[2], x[3]);
+  *reinterpret_cast<uint2*>(to) = pack.words;
+}
+
+__device__ __forceinline__ void store4(float* to, const float (&x)[4]) {
+  *reinterpret_cast<float4*>(to) = make_float4(x[0], x[1], x[2], x[3]);
+}
+
 __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ void store(bf16* to, float x) { *to = __float2bfloat16(x); }

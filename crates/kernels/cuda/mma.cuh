@@ -16,23 +16,26 @@ __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint3
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #else
-  const int lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
+  struct Operands {
+    uint32_t a[4], b[2];
+  };
   auto number = [](uint32_t word, int half) {
     const uint32_t bits = word >> (16 * half) << 16;
     float x;
     std::memcpy(&x, &bits, 4);
     return x;
   };
-  for (int k = 0; k < 16; k++) {
-    const int holder = k % 8 / 2, high = k / 8;
-    uint32_t words[4], columns[2][2];
-    for (int r = 0; r < 2; r++) words[r] = __shfl_sync(~0u, a[2 * high + r], group * 4 + holder);
-    for (int c = 0; c < 2; c++) {
-      columns[0][c] = __shfl_sync(~0u, b0, (t * 2 + c) * 4 + holder);
-      columns[1][c] = __shfl_sync(~0u, b1, (t * 2 + c) * 4 + holder);
+  emu::with_warp(Operands{{a[0], a[1], a[2], a[3]}, {b0, b1}}, [&](auto of_lane) {
+    const int lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; i++) {
+      const int column = t * 2 + i % 2;
+      for (int k = 0; k < 16; k++) {
+        const int holder = k % 8 / 2, high = k / 8;
+        const Operands &row = of_lane(group * 4 + holder), &of_column = of_lane(column * 4 + holder);
+        d[i] += number(row.a[2 * high + i / 2], k % 2) * number(of_column.b[high], k % 2);
+      }
     }
-    for (int i = 0; i < 4; i++) d[i] += number(words[i / 2], k % 2) * number(columns[high][i % 2], k % 2);
-  }
+  });
 #endif
 }
 
@@ -53,16 +56,17 @@ __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row
                  : "r"(address)
                  : "memory");
 #else
-  const int lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
-  for (int m = 0; m < 4; m++) {
-    uint16_t pair[2];
-    for (int i = 0; i < 2; i++) {
-      const int r = transposed ? 2 * t + i : group, c = transposed ? group : 2 * t + i;
-      const uint64_t from = __shfl_sync(~0u, (uint64_t)row, m * 8 + r);
-      std::memcpy(&pair[i], (const uint16_t*)from + c, 2);
+  emu::with_warp(row, [&](auto of_lane) {
+    const int lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
+    for (int m = 0; m < 4; m++) {
+      uint16_t pair[2];
+      for (int i = 0; i < 2; i++) {
+        const int r = transposed ? 2 * t + i : group, c = transposed ? group : 2 * t + i;
+        std::memcpy(&pair[i], (const uint16_t*)of_lane(m * 8 + r) + c, 2);
+      }
+      to[m] = pair[0] | (uint32_t)pair[1] << 16;
     }
-    to[m] = pair[0] | (uint32_t)pair[1] << 16;
-  }
+  });
 #endif
 }
 

@@ -75,6 +75,27 @@ __device__ __forceinline__ void scaled_by_length(const T* x, const T* weight, T*
   });
 }
 
+// The length of a pixel's channels to sqrt(channels); the smallest that is divided by is 1e-12.
+__device__ __forceinline__ float to_unit(float squares, int channels) {
+  return sqrtf((float)channels) / fmaxf(sqrtf(squares), 1e-12f);
+}
+
+// Of any number of channels, a pixel a thread.
+template <class T>
+__device__ __forceinline__ void channel_norm_of_any(const T* x, const T* gamma, T* out, int pixels, int channels,
+                                                    bool with_silu) {
+  const int64_t pixel = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (pixel >= pixels) return;
+  x += pixel * channels, out += pixel * channels;
+  float squares = 0.f;
+  for (int i = 0; i < channels; i++) squares += to_float(x[i]) * to_float(x[i]);
+  const float factor = to_unit(squares, channels);
+  for (int i = 0; i < channels; i++) {
+    const float normed = to_float(x[i]) * factor * to_float(gamma[i]);
+    store(out + i, with_silu ? silu(normed) : normed);
+  }
+}
+
 // out = uncond + scale * (cond - uncond), perhaps as long as cond.
 template <class T>
 __device__ __forceinline__ void guided(const T* cond, const T* uncond, T* out, int tokens, int dim, float scale,
@@ -119,12 +140,15 @@ FOR_BOTH_TYPES(MODULATED_LAYER_NORM)
   }
 FOR_BOTH_TYPES(RMS_NORM)
 
-// The smallest length that channel_norm divides by is 1e-12.
 #define CHANNEL_NORM(SUFFIX, T)                                                                                        \
   extern "C" __global__ void channel_norm_##SUFFIX(const T* x, const T* gamma, T* out, int pixels, int channels,       \
                                                    int with_silu) {                                                    \
     scaled_by_length(x, gamma, out, pixels, channels, with_silu,                                                       \
-                     [=](float squares) { return sqrtf((float)channels) / fmaxf(sqrtf(squares), 1e-12f); });           \
+                     [=](float squares) { return to_unit(squares, channels); });                                       \
+  }                                                                                                                    \
+  extern "C" __global__ void channel_norm_of_any_##SUFFIX(const T* x, const T* gamma, T* out, int pixels,              \
+                                                          int channels, int with_silu) {                               \
+    channel_norm_of_any(x, gamma, out, pixels, channels, with_silu);                                                   \
   }
 FOR_BOTH_TYPES(CHANNEL_NORM)
 

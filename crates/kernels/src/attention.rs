@@ -10,8 +10,8 @@ use crate::norm::rms_norm_reference;
 use crate::{AttentionStream, JointAttention, RopeTable, check_interrupt};
 
 /// Scores that one call may hold at a time, in elements: longer sequences go through in
-/// blocks of queries.
-const MAX_SCORES: usize = 1 << 26;
+/// blocks of queries. Less than a VAE's decoder holds of any picture, whose widest heads have no kernel on a GPU.
+const MAX_SCORES: usize = 1 << 23;
 
 impl JointAttention<'_> {
     /// The attended values of the text, `[text tokens, dim]`, and of the image.

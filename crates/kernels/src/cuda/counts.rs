@@ -1,5 +1,6 @@
 //! What the blocks of a transformer ask of the driver, as an emulated one counts it.
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -7,8 +8,8 @@ use candle_core::{DType, Tensor};
 use super::tests::device;
 use crate::testing::randn;
 use crate::{
-    AttentionStream, JointAttention, Linear, Products, RopeTable, RowLayout, add_weighted, modulated_layer_norm,
-    residual_diffs, swiglu,
+    AttentionStream, Conv3x3, GroupNorm, JointAttention, Linear, Products, RopeTable, RowLayout, add_weighted,
+    modulated_layer_norm, residual_diffs, swiglu,
 };
 
 /// Heads of the blocks here, and features of each.
@@ -27,19 +28,36 @@ struct Counts {
     fills: u64,
 }
 
-/// What `work` takes; `None` where nobody counts.
-fn counted(work: impl Fn()) -> Option<Counts> {
+/// Bytes of the device's memory that are held, and the most that were since a test wrote there, by their places in the
+/// emulator's file.
+const BYTES_HELD: usize = 11;
+const MOST_BYTES_HELD: usize = 12;
+
+/// The emulator's numbers; `None` where nobody counts.
+fn numbers_counted() -> Option<Vec<u64>> {
     let Some(file) = std::env::var_os("EMULATOR_COUNTS") else {
         println!("skipped: EMULATOR_COUNTS names no file");
         return None;
     };
-    let numbers = || -> Vec<u64> {
-        let bytes = std::fs::read(&file).unwrap();
-        bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect()
-    };
-    let before = numbers();
+    let bytes = std::fs::read(file).unwrap();
+    Some(bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect())
+}
+
+/// The most bytes that `work` holds at a time beside what was held before; `None` where nobody counts.
+fn most_bytes(work: impl Fn()) -> Option<u64> {
+    let before = numbers_counted()?[BYTES_HELD];
+    let file = std::env::var_os("EMULATOR_COUNTS").unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+    file.write_all_at(&before.to_le_bytes(), 8 * MOST_BYTES_HELD as u64).unwrap();
     work();
-    let after = numbers();
+    Some(numbers_counted()?[MOST_BYTES_HELD] - before)
+}
+
+/// What `work` takes; `None` where nobody counts.
+fn counted(work: impl Fn()) -> Option<Counts> {
+    let before = numbers_counted()?;
+    work();
+    let after = numbers_counted()?;
     let [launches, products, copies_to_the_device, copies_to_the_host, copies_on_the_device, fills] =
         [0, 1, 2, 3, 4, 5].map(|i| after[i] - before[i]);
     let counts = Counts { launches, products, copies_to_the_device, copies_to_the_host, copies_on_the_device, fills };
@@ -197,4 +215,36 @@ fn offsets_are_copied_once() {
     assert_eq!(of(&rows).id(), of(&rows.clone()).id());
     assert_eq!(of(&rows).to_vec1::<u32>().unwrap(), [0, 5, 5, 14]);
     assert!(RowLayout::new(&[0, 0]).offsets_if_any(device()).unwrap().is_none());
+}
+
+/// The norm and the convolution, and of memory what they make: no columns of the picture, which would be nine times it.
+#[test]
+fn counts_of_a_convolution() {
+    let (side, channels) = (40, 32);
+    let tensor = |seed, shape: &[usize]| randn(seed, shape).to_dtype(DType::BF16).unwrap().to_device(device()).unwrap();
+    let conv = Conv3x3::new(&tensor(1, &[channels, channels, 3, 3]), &tensor(2, &[channels])).unwrap();
+    let (x, gamma) = (tensor(3, &[side, side, channels]), tensor(4, &[channels]));
+    let norm = GroupNorm::new(&gamma, &gamma, 4, 1e-6).unwrap();
+    let one = (x.elem_count() * DType::BF16.size_in_bytes()) as u64;
+    let plain = || drop(conv.forward(&x).unwrap());
+    let upsampled = || drop(conv.forward_upsampled(&x).unwrap());
+    let normed = || drop(conv.forward_norm_silu(&x, &gamma, Some(&x)).unwrap());
+    let group_normed = || drop(conv.forward_group_norm_silu(&x, &norm, Some(&x)).unwrap());
+    let halved = || drop(conv.forward_stride2(&x).unwrap());
+    let cases: [(&dyn Fn(), u64, u64); 5] = [
+        (&plain, 1, one),
+        (&upsampled, 1, 4 * one),
+        (&normed, 2, 2 * one),
+        (&group_normed, 4, 2 * one),
+        (&halved, 1, one / 4),
+    ];
+    for (work, launches, bytes) in cases {
+        work();
+        let Some(counts) = counted(work) else { return };
+        assert_eq!(counts, Counts { launches, ..Counts::default() });
+        let most = most_bytes(work).unwrap();
+        println!("{most} bytes at most, {bytes} of pictures");
+        // Sums of a group norm's slices.
+        assert!((bytes..bytes + bytes / 8).contains(&most), "{most} bytes, {bytes} are of pictures");
+    }
 }

@@ -24,8 +24,17 @@ macro_rules! modules {
     };
 }
 
-static MODULES: [(&str, &[u8]); 7] =
-    modules!["attention_mma", "attention_tiled", "elementwise", "group_norm", "norm", "qkv", "step"];
+static MODULES: [(&str, &[u8]); 9] = modules![
+    "attention_mma",
+    "attention_tiled",
+    "conv_mma",
+    "conv_tiled",
+    "elementwise",
+    "group_norm",
+    "norm",
+    "qkv",
+    "step"
+];
 
 /// Shared memory that a kernel may have without asking for more.
 const SHARED_BYTES: u32 = 48 << 10;

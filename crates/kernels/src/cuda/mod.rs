@@ -1,12 +1,13 @@
 //! CUDA devices: kernels of this crate's `cuda/` folder, and products by cuBLASLt.
 //!
 //! Numbers are bf16 or f32 on the way in and out, sums are f32. What there is no kernel for is left to candle's
-//! operations: other float types, and features that are not a multiple of eight.
+//! operations: other float types, and features that are not a multiple of eight, but that convolutions take any.
 
 #![allow(unsafe_code, reason = "kernels are launched, and a library is called, through pointers")]
 
 mod activation;
 mod attention;
+mod conv;
 #[cfg(test)]
 mod counts;
 mod gpu;
@@ -25,7 +26,7 @@ use candle_core::{Result, Tensor};
 pub use self::attention::cuda_attention;
 
 use crate::RowLayout;
-use crate::backend::{Backend, PackedLinear};
+use crate::backend::{Backend, PackedConv, PackedLinear};
 use crate::operands::{CausalAttention, GroupNorm, JointAttention, SelfAttention};
 
 /// The backend of CUDA devices.
@@ -90,5 +91,9 @@ impl Backend for Cuda {
 
     fn pack_linear(&self, weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
         Ok(linear::Packed::new(weights, bias)?.map(|packed| Box::new(packed) as Box<dyn PackedLinear>))
+    }
+
+    fn pack_conv(&self, weight: &Tensor, bias: &Tensor) -> Result<Option<Box<dyn PackedConv>>> {
+        Ok(conv::Packed::new(weight, bias)?.map(|packed| Box::new(packed) as Box<dyn PackedConv>))
     }
 }

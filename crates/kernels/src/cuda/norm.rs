@@ -11,6 +11,7 @@ const MODULATED_LAYER_NORM: Kernel = Kernel { module: "norm", name: "modulated_l
 const RMS_NORM: Kernel = Kernel { module: "norm", name: "rms_norm" };
 const GUIDED: Kernel = Kernel { module: "norm", name: "guided" };
 const CHANNEL_NORM: Kernel = Kernel { module: "norm", name: "channel_norm" };
+const CHANNEL_NORM_OF_ANY: Kernel = Kernel { module: "norm", name: "channel_norm_of_any" };
 
 /// Threads that share a row at most, and the numbers of it that each holds.
 const MAX_THREADS: usize = 512;
@@ -86,17 +87,23 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Option<T
 }
 
 pub(super) fn channel_norm(x: &Tensor, gamma: &Tensor, with_silu: bool) -> Result<Option<Tensor>> {
-    if !fits(x)? {
+    let channels = x.dim(D::Minus1)?;
+    let pixels = x.elem_count() / channels.max(1);
+    if !is_served(x.dtype()) || channels == 0 || pixels > i32::MAX as usize {
         return Ok(None);
     }
-    let (gpu, x, channels) = (gpu(x)?, dense(x)?, x.dim(D::Minus1)?);
+    // Few channels, of small models, are a thread's; no VAE has so many that a block could not hold them.
+    let (kernel, config) = match fits(x)? {
+        true => (CHANNEL_NORM, row_grid(pixels, channels)),
+        false => (CHANNEL_NORM_OF_ANY, grid((pixels.div_ceil(BLOCK), 1, 1), (BLOCK, 1), 0)),
+    };
+    let (gpu, x) = (gpu(x)?, dense(x)?);
     let (gamma, out) = (dense(&gamma.to_dtype(x.dtype())?)?, gpu.output(x.shape(), x.dtype())?);
-    let pixels = x.elem_count() / channels;
     if pixels > 0 {
         let (from, gamma, to) = (Address::of(&x)?, Address::of(&gamma)?, Address::of(&out)?);
         let args: [&dyn super::gpu::Argument; 6] =
             [&from, &gamma, &to, &(pixels as i32), &(channels as i32), &i32::from(with_silu)];
-        gpu.launch(CHANNEL_NORM, x.dtype(), row_grid(pixels, channels), &args)?;
+        gpu.launch(kernel, x.dtype(), config, &args)?;
     }
     Ok(Some(out))
 }

@@ -15,7 +15,7 @@ use crate::operands::{
 use crate::testing::{assert_close, numbers, randn};
 use crate::{RopeTable, RowLayout, with_reference};
 
-const TYPES: [DType; 2] = [DType::F32, DType::BF16];
+pub(super) const TYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 /// One device with a stream of its own for all tests.
 pub(super) fn device() -> &'static Device {
@@ -37,7 +37,7 @@ fn both(tensors: &[Tensor], dtype: DType) -> [Vec<Tensor>; 2] {
 
 /// Compares what a kernel makes of `tensors` with what `reference` does, in both types.
 #[track_caller]
-fn check(
+pub(super) fn check(
     name: &str,
     tensors: &[Tensor],
     kernel: impl Fn(&[Tensor]) -> Result<Option<Tensor>>,
@@ -92,6 +92,9 @@ fn norms_by_length_agree() {
             |t| Cuda.rms_norm(&t[0], &t[1], 1e-6),
             |t| crate::rms_norm(&t[0], &t[1], 1e-6),
         );
+    }
+    for (tokens, dim) in SHAPES.into_iter().chain([(5, 12), (300, 3), (2, 33)]) {
+        let name = |op| format!("{op} {tokens}x{dim}");
         let pixels = [randn(3, (tokens, 1, dim)), randn(4, dim)];
         check(
             &name("channel norm"),
