@@ -10,7 +10,7 @@ use diffusion::{
     Extensions, Guidance, GuidanceKind, ImageRequest, ImageSize, InputImage, Interrupt, Mask, Pipeline, PreviewMethod,
     PreviewTimes, Previews, RgbImage, SamplingParams,
 };
-use models::{AnyPipeline, Checkpoint, KeptBytes, LoadOptions, Overrides};
+use models::{AnyPipeline, Checkpoint, KeptBytes, LoadOptions, Overrides, VaeTiling};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -205,8 +205,11 @@ fn the_stages_of_a_request_need_what_their_estimates_say() {
         request.params.size = ImageSize { width: side, height: side };
         request
     };
+    let in_tiles = LoadOptions { vae_tiling: VaeTiling::Always, ..options };
+    let in_tiles = models::load(&checkpoint, &in_tiles, &|_, _, _| ()).unwrap();
     let cases = [
         ("built-in", builtin, vec![text(128), text(256), text(512)]),
+        ("built-in, in tiles", in_tiles, vec![text(512)]),
         ("qwen-image-edit-plus", edits("qwen-image-edit-plus"), vec![text(256), edit(text(256))]),
         ("flux2-klein", edits("flux2-klein"), vec![text(256), edit(text(256))]),
     ];

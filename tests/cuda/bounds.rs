@@ -22,20 +22,21 @@ fn a_step_asks_no_more_of_the_driver_than_its_bound() {
     if !are_counted() {
         return;
     }
-    let bounds: BTreeMap<String, Counts> = serde_json::from_str(include_str!("bounds.json")).unwrap();
     let mut over = Vec::new();
     for (model, (step, third)) in MODELS.iter().flat_map(|model| STEPS.map(|step| (model, step))) {
         let found = of_step(model, DtypeName::Bf16, |steps| third.map(|third| cache(steps, third)));
         println!("counts: {model}, bf16, one row, {step} step: {}", told(&found));
-        let bound = bounds.get(&format!("{model}, {step}"));
-        for (name, found) in found {
-            let most = bound.and_then(|bound| bound.get(&name)).copied().unwrap_or(0);
-            if found > most {
-                over.push(format!("{model}, {step} step: {found} {name}, and {most} are allowed"));
-            }
-        }
+        over.extend(over_bound(&format!("{model}, {step}"), &found));
     }
     assert!(over.is_empty(), "{}", over.join("\n"));
+}
+
+/// What of these counts is over its bound.
+pub fn over_bound(case: &str, found: &Counts) -> Vec<String> {
+    let bounds: BTreeMap<String, Counts> = serde_json::from_str(include_str!("bounds.json")).unwrap();
+    let most = |name: &str| bounds.get(case).and_then(|bound| bound.get(name)).copied().unwrap_or(0);
+    let over = found.iter().filter(|(name, found)| **found > most(name));
+    over.map(|(name, found)| format!("{case}: {found} {name}, and {} are allowed", most(name))).collect()
 }
 
 #[test]

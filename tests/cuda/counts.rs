@@ -1,6 +1,7 @@
 //! What the emulator counted, and what is counted of a step.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
 
 use latentd::{DtypeName, Omni};
 
@@ -18,7 +19,8 @@ const NAMES: [&str; 9] = [
     "synchronisations",
     "events",
 ];
-/// In the same order: after what is above come the bytes of copies to the device and to the host.
+/// In the same order: after what is above come the bytes of copies to the device and to the host. Behind them is the most
+/// that was held since a test wrote there.
 const BYTES_HELD: usize = 11;
 
 /// Calls of the driver and its libraries, by their names.
@@ -42,6 +44,27 @@ pub fn are_counted() -> bool {
 /// Bytes of the device's memory that are held now.
 pub fn bytes_held() -> u64 {
     numbers().unwrap()[BYTES_HELD]
+}
+
+/// What `work` takes.
+pub fn of(work: impl FnOnce()) -> Counts {
+    let before = numbers().unwrap();
+    work();
+    let after = numbers().unwrap();
+    NAMES
+        .iter()
+        .zip(after.iter().zip(before))
+        .map(|(name, (after, before))| (name.to_string(), after - before))
+        .collect()
+}
+
+/// The most bytes that `work` holds at a time beside what was held before.
+pub fn most_bytes_held(work: impl FnOnce()) -> u64 {
+    let before = bytes_held();
+    let file = std::fs::OpenOptions::new().write(true).open(std::env::var_os("EMULATOR_COUNTS").unwrap()).unwrap();
+    file.write_all_at(&before.to_le_bytes(), 8 * (BYTES_HELD as u64 + 1)).unwrap();
+    work();
+    numbers().unwrap()[BYTES_HELD + 1] - before
 }
 
 /// What a picture of so many steps takes of a model that has made one before: kernels are loaded at their first launch.

@@ -11,4 +11,5 @@ mod counts;
 mod missing;
 mod pictures;
 mod runs;
+mod vae;
 mod workers;

@@ -16,12 +16,12 @@ const FORECAST: &str =
 
 /// How far two pictures are apart, in levels of 255.
 #[derive(Debug)]
-struct Apart {
-    most: u8,
-    mean: f64,
+pub struct Apart {
+    pub most: u8,
+    pub mean: f64,
 }
 
-fn apart(a: &RgbImage, b: &RgbImage) -> Apart {
+pub fn apart(a: &RgbImage, b: &RgbImage) -> Apart {
     assert_eq!(a.size, b.size);
     let apart = a.pixels.iter().zip(&b.pixels).map(|(a, b)| a.abs_diff(*b));
     let sum: f64 = apart.clone().map(f64::from).sum();

@@ -42,3 +42,4 @@ mod qwen_image_pipeline;
 mod qwen_image_text_encoder;
 mod qwen_image_transformer;
 mod qwen_image_vae;
+mod vae_tiling;

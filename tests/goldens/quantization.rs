@@ -61,7 +61,7 @@ struct Apart {
 
 fn compare(name: &str, mut model: AnyPipeline) -> Apart {
     let mut in_f32 = self::model(DType::F32, None);
-    let mut by_step = vec![0f64; 20];
+    let mut by_step = [0f64; 20];
     let psnrs = PROMPTS.map(|prompt| {
         let (reference, given) = (picture(&mut in_f32, prompt), picture(&mut model, prompt));
         for (most, (a, b)) in by_step.iter_mut().zip(reference.latents.iter().zip(&given.latents)) {

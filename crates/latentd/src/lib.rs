@@ -40,6 +40,7 @@ mod input;
 mod omni;
 mod progress;
 mod source;
+mod vae_tiling;
 mod whole_file;
 
 pub use cache_flags::{CacheBackend, CacheFlags};
@@ -53,4 +54,5 @@ pub use omni::{GeneratedImage, Omni, OmniBuilder, OmniDiffusionSamplingParams, S
 pub use progress::LoadingBars;
 pub use server::InputPictures;
 pub use source::{ModelSource, builtin_banner};
+pub use vae_tiling::VaeTilingName;
 pub use whole_file::{check_writable, write_whole};

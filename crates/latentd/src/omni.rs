@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::input::OmniInput;
 use crate::progress::LoadingBars;
 use crate::source::ModelSource;
+use crate::vae_tiling::VaeTilingName;
 use crate::whole_file::write_whole;
 
 /// A loaded model.
@@ -37,6 +38,7 @@ pub struct OmniBuilder {
     dtype: Option<DtypeName>,
     quantization: Option<QuantizationName>,
     edit_positions: EditPositionsName,
+    vae_tiling: VaeTilingName,
     cache: CacheFlags,
     limits: Limits,
     memory_budget: Option<u64>,
@@ -255,6 +257,12 @@ impl OmniBuilder {
         self
     }
 
+    /// When to decode in tiles.
+    pub fn vae_tiling(mut self, tiling: VaeTilingName) -> Self {
+        self.vae_tiling = tiling;
+        self
+    }
+
     /// Which step cache.
     pub fn cache_backend(mut self, backend: CacheBackend) -> Self {
         self.cache.cache_backend = Some(backend);
@@ -301,7 +309,8 @@ impl OmniBuilder {
         let report = |component, done, total| bars.update(component, done, total);
         let overrides = Overrides { edit_positions: self.edit_positions.into(), ..Overrides::default() };
         let kept = self.memory_budget.map(KeptBytes::beside).unwrap_or_default();
-        let options = LoadOptions { dtype, quantization, device, cache, kept, overrides };
+        let vae_tiling = self.vae_tiling.resolve(memory.map(|memory| memory.total));
+        let options = LoadOptions { dtype, quantization, device, vae_tiling, cache, kept, overrides };
         let pipeline = models::load(&checkpoint, &options, &report).map_err(|err| match err {
             LoadError::Cache(err) => self.cache.told(&err),
             LoadError::Device { ref file, .. } if err.is_out_of_memory() => match memory {

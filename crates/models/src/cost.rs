@@ -8,7 +8,9 @@ use diffusion::{CfgBranch, EditSize, ImageRequest, ImageSize, PreviewMethod, Req
 
 use crate::dit::Segment;
 use crate::flops::{ModelFlops, resizing, sketch};
+use crate::options::VaeTiling;
 use crate::peaks::Peaks;
+use crate::tiling::Tiling;
 
 /// Tells the text tokens of a request's prompt.
 pub type TextTokens = Arc<dyn Fn(&str, &ImageRequest) -> TextLength + Send + Sync>;
@@ -46,6 +48,8 @@ pub struct RequestSizes {
     pub flops: ModelFlops,
     /// What the stages need while they run.
     pub peaks: Peaks,
+    /// The tiles in which the VAE decodes what is too large for it.
+    pub tiling: Tiling,
 }
 
 /// Tells the cost of requests to one model.
@@ -55,6 +59,7 @@ pub(crate) struct CostModel {
     pub(crate) edit_size: EditSize,
     /// The cache of requests that bring none.
     pub(crate) cache: Option<CacheConfig>,
+    pub(crate) vae_tiling: VaeTiling,
 }
 
 impl CostModel {
@@ -96,7 +101,7 @@ impl CostModel {
             step += around + blocks(usize::MAX);
             reused_step += around + blocks(cache.map_or(usize::MAX, CacheConfig::always_computed_blocks));
         }
-        let decode = flops.vae_decoder.of(own);
+        let decode = self.decoded_at_once(request.params.size).map(|tokens| flops.vae_decoder.of(tokens)).sum();
         let preview = match request.previews.map(|previews| previews.method) {
             Some(PreviewMethod::Vae) => decode,
             Some(PreviewMethod::Latent2Rgb) => sketch(self.sizes.token_channels / 4).of(own),
@@ -104,6 +109,30 @@ impl CostModel {
         };
         let fit = request.fit.map_or(0.0, |fit| resizing(fit.made, fit.inside));
         Work { encode: self.encode_work(request), step, reused_step, preview, decode, fit }
+    }
+
+    /// The tiles in which a picture of this size is decoded, if it is.
+    pub(crate) fn tiling(&self, size: ImageSize) -> Option<Tiling> {
+        let is_tiled = match self.vae_tiling {
+            VaeTiling::Never => false,
+            VaeTiling::Always => true,
+            VaeTiling::Above(bytes) => self.vae_bytes(size.image_seq_len()) > bytes,
+        };
+        Some(self.sizes.tiling).filter(|tiling| is_tiled && tiling.divides(latents(size)))
+    }
+
+    /// Image tokens that the VAE decodes at once, one part of the picture after another.
+    fn decoded_at_once(&self, size: ImageSize) -> impl Iterator<Item = usize> {
+        let parts = match self.tiling(size) {
+            Some(tiling) => tiling.tiles(latents(size)).iter().map(|tile| tile.area().div_ceil(4)).collect(),
+            None => vec![size.image_seq_len()],
+        };
+        parts.into_iter()
+    }
+
+    /// What the VAE needs to decode so many image tokens at once.
+    fn vae_bytes(&self, tokens: usize) -> u64 {
+        (tokens * PIXELS * self.sizes.peaks.vae_decoder * self.sizes.activation_bytes) as u64
     }
 
     /// Of all prompts and pictures, as if none were known.
@@ -148,8 +177,6 @@ impl CostModel {
 
     /// What the stages need while they run; nothing of the state.
     fn peaks(&self, request: &ImageRequest, reference_tokens: usize) -> RequestMemory {
-        /// Sides of a token's part of the picture.
-        const PIXELS: usize = 16 * 16;
         let RequestSizes { peaks, activation_bytes, .. } = self.sizes;
         let own = request.params.size.image_seq_len();
         let text: Vec<usize> = self.most_text_tokens(request).collect();
@@ -158,9 +185,11 @@ impl CostModel {
         let picture = self.reference_tokens(request).chain(request.mask.iter().map(|_| own)).max().unwrap_or(0);
         let encode = (picture * PIXELS * peaks.vae_encoder).max(text.iter().max().unwrap_or(&0) * peaks.text);
         // A preview may be decoded between two steps.
-        let decode = own * PIXELS * peaks.vae_decoder;
+        let size = request.params.size;
+        let whole = self.tiling(size).map_or(0, |_| own * PIXELS * MOSAIC_BYTES);
+        let decode = self.decoded_at_once(size).map(|tokens| self.vae_bytes(tokens)).max().unwrap_or(0) + whole as u64;
         let bytes = |numbers: usize| (numbers * activation_bytes) as u64;
-        RequestMemory { state: 0, encode: bytes(encode), step: bytes(passes * peaks.block), decode: bytes(decode) }
+        RequestMemory { state: 0, encode: bytes(encode), step: bytes(passes * peaks.block), decode }
     }
 
     /// Latents before and after a step: those of the last step are held until this one is known to have had
@@ -213,6 +242,17 @@ impl CostModel {
     fn most_text_tokens(&self, request: &ImageRequest) -> impl Iterator<Item = usize> {
         prompts(request).map(|prompt| (self.sizes.text_tokens)(prompt, request).most)
     }
+}
+
+/// Pixels of a token's part of the picture.
+const PIXELS: usize = 16 * 16;
+/// Of a pixel of a picture that is put together from tiles: three numbers in f32, and what is kept for neighbours.
+const MOSAIC_BYTES: usize = 16;
+
+/// Rows and columns of a picture's latents.
+fn latents(size: ImageSize) -> (usize, usize) {
+    let (rows, columns) = size.token_grid();
+    (2 * rows, 2 * columns)
 }
 
 /// The prompt of each pass.

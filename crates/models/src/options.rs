@@ -14,6 +14,8 @@ pub struct LoadOptions {
     pub quantization: Option<Quantization>,
     /// Where they live.
     pub device: Device,
+    /// When the VAE decodes in tiles.
+    pub vae_tiling: VaeTiling,
     /// The step cache of requests that bring no [`cache::CacheConfig`] of their own; `None` computes every step.
     pub cache: Option<CacheConfig>,
     /// What is kept for requests to come.
@@ -56,6 +58,19 @@ pub enum Quantization {
     Int8,
 }
 
+/// When the VAE decodes in tiles, which takes a bounded amount of memory however large a picture is, and more work: tiles
+/// overlap. What is no larger than a tile never is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VaeTiling {
+    /// Never.
+    #[default]
+    Never,
+    /// Always.
+    Always,
+    /// Where the VAE would take more than so many bytes for the picture as a whole.
+    Above(u64),
+}
+
 /// Settings of single families that a checkpoint does not decide alone; `None` is the family's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -92,12 +107,13 @@ pub enum EditPositions {
 }
 
 impl Default for LoadOptions {
-    /// f32 on the CPU, every step computed.
+    /// f32 on the CPU, every step computed, pictures decoded whole.
     fn default() -> Self {
         LoadOptions {
             dtype: DType::F32,
             quantization: None,
             device: Device::Cpu,
+            vae_tiling: VaeTiling::default(),
             cache: None,
             kept: KeptBytes::default(),
             overrides: Overrides::default(),

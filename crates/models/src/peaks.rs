@@ -4,7 +4,10 @@
 //! VAE in its residual blocks at full resolution. What is counted there is every tensor that is alive at that line, so
 //! these numbers change with the code of the blocks; a test holds them against what the allocator sees.
 
+use candle_core::{DType, Device};
+
 use crate::qwen_decoder::DecoderConfig;
+use crate::weights::Precision;
 
 /// Numbers of the activations' type that a stage holds at most, beside what goes into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +42,40 @@ pub(crate) struct Resolution {
     pub(crate) output: usize,
 }
 
+/// What a VAE's convolutions hold beside what goes in and what comes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Convolutions {
+    /// Nothing: the norm is applied as the input is read.
+    Fused,
+    /// The normed input.
+    Normed,
+    /// The normed input in three orders, and nine columns of it: candle's.
+    Columns,
+}
+
+impl Convolutions {
+    /// Those of a device, in its numbers.
+    pub(crate) fn of(precision: &Precision) -> Self {
+        match (&precision.device, precision.activations) {
+            (Device::Cpu, _) => Convolutions::Fused,
+            (Device::Cuda(_), DType::BF16 | DType::F32) => Convolutions::Normed,
+            _ => Convolutions::Columns,
+        }
+    }
+}
+
 /// Of a VAE's residual blocks, `resolutions` with the full one first, each of half the sides of the one before: the
 /// picture as it came to the resolution, and a block's input, inner picture and output. In f32 beside them the pixels,
-/// and what they are rounded from. Where convolutions are not packed, on a device, each makes columns of its input.
-pub(crate) fn vae(resolutions: &[Resolution], is_packed: bool) -> usize {
+/// and what they are rounded from.
+pub(crate) fn vae(resolutions: &[Resolution], convolutions: Convolutions) -> usize {
     const PIXELS: usize = 9;
-    let columns = if is_packed { 0 } else { 9 + 3 };
+    let beside = match convolutions {
+        Convolutions::Fused => 0,
+        Convolutions::Normed => 1,
+        Convolutions::Columns => 9 + 3,
+    };
     let of = |(level, Resolution { input, output }): (u32, &Resolution)| {
-        (input + (3 + columns) * output).div_ceil(4_usize.pow(level))
+        (input + (3 + beside) * output).div_ceil(4_usize.pow(level))
     };
     (0..).zip(resolutions).map(of).max().unwrap_or(0) + PIXELS
 }
@@ -59,9 +88,15 @@ mod tests {
     fn a_vae_holds_most_at_full_resolution_unless_it_is_very_narrow_there() {
         let resolution = |input, output| Resolution { input, output };
         // Of Qwen-Image and of FLUX.2.
-        assert_eq!(vae(&[resolution(96, 96), resolution(192, 192), resolution(192, 384)], true), 4 * 96 + 9);
-        assert_eq!(vae(&[resolution(256, 128), resolution(512, 256)], true), 256 + 3 * 128 + 9);
-        assert_eq!(vae(&[resolution(8, 8), resolution(96, 96)], true), 96 + 9);
-        assert!(vae(&[resolution(96, 96)], false) > 4 * vae(&[resolution(96, 96)], true) - 100);
+        let (qwen, flux) = (
+            [resolution(96, 96), resolution(192, 192), resolution(192, 384)],
+            [resolution(256, 128), resolution(512, 256)],
+        );
+        assert_eq!(vae(&qwen, Convolutions::Fused), 4 * 96 + 9);
+        assert_eq!(vae(&flux, Convolutions::Fused), 256 + 3 * 128 + 9);
+        assert_eq!(vae(&qwen, Convolutions::Normed), 5 * 96 + 9);
+        assert_eq!(vae(&flux, Convolutions::Normed), 256 + 4 * 128 + 9);
+        assert_eq!(vae(&[resolution(8, 8), resolution(96, 96)], Convolutions::Fused), 96 + 9);
+        assert_eq!(vae(&qwen, Convolutions::Columns), 16 * 96 + 9);
     }
 }

@@ -23,6 +23,7 @@ use crate::residuals::{CollectProducts, RequestResiduals};
 use crate::resize::{Filter, resize, resize_grey};
 use crate::state::{Branch, RequestState};
 use crate::step::denoise_step;
+use crate::tiling::decode_tiles;
 use crate::{Result, device_error};
 
 /// Said of every edit under a mask.
@@ -52,7 +53,12 @@ impl<F: Family> DiffusionPipeline<F> {
         DiffusionPipeline {
             encodings: Encodings::new(options.kept.encodings),
             latent_rgb: LatentRgb::new(sizes.token_channels / 4),
-            costs: CostModel { sizes, edit_size: family.card().edit_size, cache: options.cache.clone() },
+            costs: CostModel {
+                sizes,
+                edit_size: family.card().edit_size,
+                cache: options.cache.clone(),
+                vae_tiling: options.vae_tiling,
+            },
             family,
         }
     }
@@ -265,7 +271,11 @@ impl<F: Family> DiffusionPipeline<F> {
         let family = &self.family;
         let latents = family.unpack(tokens, size.token_grid()).map_err(device_error)?;
         let numbers = finite_numbers("latents", &latents)?;
-        let decode = || family.decode(&latents)?.flatten_all()?.to_vec1::<f32>();
+        let tiling = self.costs.tiling(size);
+        let decode = || match tiling {
+            Some(tiling) => decode_tiles(&latents, tiling, |tile| family.decode(tile)),
+            None => family.decode(&latents)?.flatten_all()?.to_vec1::<f32>(),
+        };
         let pixels = in_pool(family.device(), decode).map_err(device_error)?;
         let picture = RgbImage { size: size.padded(), pixels: bytes(&pixels)? };
         self.latent_rgb.learn(&numbers, &picture);

@@ -18,7 +18,9 @@ use std::ffi::{OsStr, OsString};
 
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches};
-use latentd::{CacheFlags, DeviceName, DtypeName, EditPositionsName, Error, Omni, OmniBuilder, QuantizationName};
+use latentd::{
+    CacheFlags, DeviceName, DtypeName, EditPositionsName, Error, Omni, OmniBuilder, QuantizationName, VaeTilingName,
+};
 
 use crate::{build, logging};
 
@@ -103,6 +105,10 @@ struct ModelFlags<D: clap::Args = OneDevice> {
     /// diffusers up to 0.42 does
     #[arg(long, value_enum, default_value_t, value_name = "POSITIONS", env = "LATENTD_QWEN_EDIT_POSITIONS")]
     qwen_edit_positions: EditPositionsName,
+    /// When the VAE decodes in overlapping tiles of bounded memory (256x256 pixels for Qwen-Image, 1024x1024 for FLUX.2):
+    /// on is diffusers' `vae.enable_tiling()`; auto is on a GPU, where the whole would take over an eighth of its memory
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN", env = "LATENTD_VAE_TILING")]
+    vae_tiling: VaeTilingName,
     #[command(flatten)]
     on: D,
     #[command(flatten)]
@@ -134,7 +140,7 @@ impl ModelFlags {
 impl<D: clap::Args> ModelFlags<D> {
     fn builder_on(&self, device: DeviceName, model: Option<&str>) -> OmniBuilder {
         let builder = Omni::builder().device(device).cache_flags(self.cache.clone());
-        let mut builder = builder.qwen_edit_positions(self.qwen_edit_positions);
+        let mut builder = builder.qwen_edit_positions(self.qwen_edit_positions).vae_tiling(self.vae_tiling);
         if let Some(model) = model {
             builder = builder.model(model);
         }

@@ -8,6 +8,7 @@ use crate::{flux2, qwen_image};
 
 const MIB: u64 = 1 << 20;
 
+const TILING: Tiling = Tiling { side: 32, stride: 24 };
 const PEAKS: Peaks = Peaks { text: 1000, block: 30_000, vae_encoder: 300, vae_decoder: 400 };
 
 fn segment(name: &'static str, num_blocks: usize, is_dual: bool, encoder_is_used: bool) -> Segment {
@@ -44,8 +45,14 @@ fn qwen_image(cache: Option<CacheConfig>) -> CostModel {
         activation_bytes: 2,
         flops: flops(vec![qwen_image::flops::block(&qwen_image::TransformerConfig::default())], 3584),
         peaks: PEAKS,
+        tiling: TILING,
     };
-    CostModel { sizes, edit_size: EditSize::Area { area: 1 << 20, of: ShapeOf::Last }, cache }
+    CostModel {
+        sizes,
+        edit_size: EditSize::Area { area: 1 << 20, of: ShapeOf::Last },
+        cache,
+        vae_tiling: VaeTiling::Never,
+    }
 }
 
 fn klein(cache: Option<CacheConfig>) -> CostModel {
@@ -63,8 +70,9 @@ fn klein(cache: Option<CacheConfig>) -> CostModel {
         activation_bytes: 2,
         flops: flops(flux2::flops::blocks(&klein), 7680),
         peaks: PEAKS,
+        tiling: TILING,
     };
-    CostModel { sizes, edit_size: EditSize::Own { max_area: 1 << 20 }, cache }
+    CostModel { sizes, edit_size: EditSize::Own { max_area: 1 << 20 }, cache, vae_tiling: VaeTiling::Never }
 }
 
 fn request(extensions: Extensions) -> ImageRequest {
@@ -194,6 +202,24 @@ fn each_stage_needs_memory_of_its_own() {
     let edit = model.cost(&request).memory;
     assert_eq!(edit.encode, (1024 * 1024 * 300 * 2) as u64, "one picture after the other");
     assert_eq!(edit.step - memory.step, 2 * 2 * 4096 * 30_000 * 2);
+}
+
+#[test]
+fn what_is_too_large_for_the_vae_is_decoded_in_tiles() {
+    let of = |vae_tiling, side| {
+        let mut request = request(Extensions::default());
+        request.params.size = ImageSize { width: side, height: side };
+        let cost = CostModel { vae_tiling, ..qwen_image(None) }.cost(&request);
+        (cost.memory.decode, cost.work.decode)
+    };
+    let whole = |side: u64| (side * side * 400 * 2, (side * side / 256) as f64 * 2e9);
+    // Six tiles a side: five of 32 latents, and of the last 8.
+    let tiles = (256 * 256 * 400 * 2 + 1024 * 1024 * 16, (168 * 168 / 4) as f64 * 2e9);
+    assert_eq!(of(VaeTiling::Never, 1024), whole(1024));
+    assert_eq!(of(VaeTiling::Always, 1024), tiles);
+    assert_eq!(of(VaeTiling::Above(whole(1024).0), 1024), whole(1024));
+    assert_eq!(of(VaeTiling::Above(whole(1024).0 - 1), 1024), tiles);
+    assert_eq!(of(VaeTiling::Always, 256), whole(256), "no larger than a tile");
 }
 
 #[test]

@@ -25,9 +25,10 @@ use crate::flops::ModelFlops;
 use crate::noise::randn;
 use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
-use crate::peaks::{self, Peaks, Resolution};
+use crate::peaks::{self, Convolutions, Peaks, Resolution};
 use crate::qwen_decoder::DecoderConfig;
 use crate::schedule::flow_match_config;
+use crate::tiling::Tiling;
 use crate::weights::Precision;
 
 /// A loaded FLUX.2-klein.
@@ -73,7 +74,7 @@ impl Flux2Klein {
             cache.validate(&card.num_blocks)?;
         }
         let text = DecoderConfig::load(checkpoint, "text_encoder")?;
-        let peaks = peaks(&config, &vae_config, &text, &options.device);
+        let peaks = peaks(&config, &vae_config, &text, &precision);
         let report = |done, total| progress("text encoder", done, total);
         let text_encoder = open("text_encoder")?.only(is_read_of_text_encoder);
         let prompts = PromptEncoder::load(checkpoint, &text_encoder.scope("", &report), max_sequence_length)?;
@@ -92,7 +93,7 @@ impl Flux2Klein {
             sizes: sizes(
                 &config,
                 &transformer,
-                (flops(&config, &vae_config, &prompts), peaks),
+                (flops(&config, &vae_config, &prompts), peaks, vae_config.tiling()),
                 &precision,
                 max_sequence_length,
             ),
@@ -189,7 +190,7 @@ fn is_read_of_text_encoder(name: &str) -> bool {
 fn sizes(
     config: &TransformerConfig,
     transformer: &Transformer,
-    (flops, peaks): (ModelFlops, Peaks),
+    (flops, peaks, tiling): (ModelFlops, Peaks, Tiling),
     precision: &Precision,
     max_sequence_length: usize,
 ) -> RequestSizes {
@@ -205,17 +206,18 @@ fn sizes(
         activation_bytes: precision.activations.size_in_bytes(),
         flops,
         peaks,
+        tiling,
     }
 }
 
 /// The feed-forward network holds gate and up in one, and their product; a single-stream block beside that its queries,
 /// keys and values.
-fn peaks(config: &TransformerConfig, vae_config: &VaeConfig, text: &DecoderConfig, device: &Device) -> Peaks {
-    let dim = config.dim();
+fn peaks(config: &TransformerConfig, vae_config: &VaeConfig, text: &DecoderConfig, precision: &Precision) -> Peaks {
+    let (dim, convolutions) = (config.dim(), Convolutions::of(precision));
     let feed_forward = 3 * config.mlp_hidden_dim() + if config.num_single_layers > 0 { 3 * dim } else { 0 };
     let vae = |widths: &[usize], input: &dyn Fn(usize) -> usize| {
         let resolution = |(i, &output)| Resolution { input: input(i), output };
-        peaks::vae(&widths.iter().enumerate().map(resolution).collect::<Vec<_>>(), device.is_cpu())
+        peaks::vae(&widths.iter().enumerate().map(resolution).collect::<Vec<_>>(), convolutions)
     };
     let (up, down) = (vae_config.decoder_widths(), &vae_config.block_out_channels);
     Peaks {

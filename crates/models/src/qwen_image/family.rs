@@ -10,7 +10,7 @@ use super::edit_prompt::EditStyle;
 use super::flops::flops;
 use super::prompt::PromptEncoder;
 use super::transformer::Transformer;
-use super::vae::Vae;
+use super::vae::{TILING, Vae};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::cost::RequestSizes;
@@ -21,7 +21,7 @@ use crate::family::{Family, VisionFeatures, pixels};
 use crate::noise::randn;
 use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
-use crate::peaks::{self, Peaks, Resolution};
+use crate::peaks::{self, Convolutions, Peaks, Resolution};
 use crate::qwen_decoder::DecoderConfig;
 use crate::schedule::flow_match_config;
 use crate::weights::Precision;
@@ -97,7 +97,8 @@ impl QwenImage {
                 patches: conditioner.patches(),
                 flops: flops(&config, &vae_config, &conditioner),
                 activation_bytes: precision.activations.size_in_bytes(),
-                peaks: peaks(&config, &vae_config, &DecoderConfig::load(checkpoint, "text_encoder")?, &options.device),
+                peaks: peaks(&config, &vae_config, &DecoderConfig::load(checkpoint, "text_encoder")?, &precision),
+                tiling: TILING,
             },
             conditioner,
             transformer,
@@ -156,15 +157,15 @@ fn is_read_of_vae(name: &str, edits: bool) -> bool {
 }
 
 /// The feed-forward network holds its inner numbers, four times as many as there are outside.
-fn peaks(config: &TransformerConfig, vae: &VaeConfig, text: &DecoderConfig, device: &Device) -> Peaks {
-    let dim = config.dim();
+fn peaks(config: &TransformerConfig, vae: &VaeConfig, text: &DecoderConfig, precision: &Precision) -> Peaks {
+    let (dim, convolutions) = (config.dim(), Convolutions::of(precision));
     let widths: Vec<usize> = vae.dim_mult.iter().map(|mult| mult * vae.base_dim).collect();
     // An upsampler halves the channels that it passes up.
     let above = |i: usize| widths.get(i + 1).map_or(widths[i], |width| width / 2);
     let below = |i: usize| if i == 0 { vae.base_dim } else { widths[i - 1] };
     let resolutions = |input: &dyn Fn(usize) -> usize| {
         let resolution = |(i, &output)| Resolution { input: input(i), output };
-        peaks::vae(&widths.iter().enumerate().map(resolution).collect::<Vec<_>>(), device.is_cpu())
+        peaks::vae(&widths.iter().enumerate().map(resolution).collect::<Vec<_>>(), convolutions)
     };
     Peaks {
         text: peaks::text(text),

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use crate::bounds::{ConfigFile, EPSILONS, WIDTHS};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
+use crate::tiling::Tiling;
 
 /// `vae/config.json` of an `AutoencoderKLFlux2`; defaults are the class's own.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -28,6 +29,8 @@ pub struct VaeConfig {
     pub act_fn: String,
     /// Latent channels.
     pub latent_channels: usize,
+    /// Pixels of a side of what it was trained with, and of a tile.
+    pub sample_size: usize,
     /// Groups of every group norm.
     pub norm_num_groups: usize,
     /// Whether a 1x1 convolution ends the encoder.
@@ -54,6 +57,7 @@ impl Default for VaeConfig {
             layers_per_block: 2,
             act_fn: "silu".into(),
             latent_channels: 32,
+            sample_size: 1024,
             norm_num_groups: 32,
             use_quant_conv: true,
             use_post_quant_conv: true,
@@ -87,6 +91,12 @@ impl VaeConfig {
         self.decoder_block_out_channels.as_deref().unwrap_or(&self.block_out_channels)
     }
 
+    /// The tiles of a large picture, of which a quarter overlaps: `AutoencoderKLFlux2`'s own numbers.
+    pub fn tiling(&self) -> Tiling {
+        let side = self.sample_size / 8;
+        Tiling { side, stride: side - side / 4 }
+    }
+
     fn check(&self) -> Result<(), LoadError> {
         for (key, channels) in [("in_channels", self.in_channels), ("out_channels", self.out_channels)] {
             FILE.require(channels == 3, key, "be 3", channels)?;
@@ -102,6 +112,8 @@ impl VaeConfig {
         FILE.within("layers_per_block", self.layers_per_block, 1..=100)?;
         FILE.require(self.act_fn == "silu", "act_fn", "be silu", &self.act_fn)?;
         FILE.within("latent_channels", self.latent_channels, 1..=1 << 10)?;
+        let quarters = self.sample_size.is_multiple_of(32) && (32..=1 << 14).contains(&self.sample_size);
+        FILE.require(quarters, "sample_size", "be a multiple of 32 up to 16384", self.sample_size)?;
         for (key, set) in [
             ("use_quant_conv", self.use_quant_conv),
             ("use_post_quant_conv", self.use_post_quant_conv),
@@ -156,6 +168,7 @@ mod tests {
             (|c| c.mid_block_add_attention = false, say("mid_block_add_attention", "be true", "false")),
             (|c| c.batch_norm_eps = f64::NAN, say("batch_norm_eps", "be between 0.000000000001 and 1", "NaN")),
             (|c| c.patch_size = [1, 1], say("patch_size", "be [2, 2]", "[1, 1]")),
+            (|c| c.sample_size = 1000, say("sample_size", "be a multiple of 32 up to 16384", "1000")),
             (
                 |c| c.up_block_types[1] = "AttnUpDecoderBlock2D".into(),
                 say(

@@ -18,7 +18,11 @@ pub use self::encoder::VaeEncoder;
 use super::config::VaeConfig;
 use crate::Result;
 use crate::error::LoadError;
+use crate::tiling::Tiling;
 use crate::weights::Scope;
+
+/// The tiles of a large picture, 256 pixels wide of which 64 overlap: `AutoencoderKLQwenImage`'s own numbers.
+pub(super) const TILING: Tiling = Tiling { side: 32, stride: 24 };
 
 /// The decoding half with the latents' statistics before it.
 pub struct Vae {

@@ -1,0 +1,243 @@
+//! Decoding in tiles: latents are cut into squares that overlap, and their pixels are blended where they do.
+//!
+//! Number by number diffusers' `tiled_decode`,
+//! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/autoencoders/autoencoder_kl_qwenimage.py#L973>
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use kernels::check_interrupt;
+
+use crate::Result;
+
+/// Pixels of a latent's side.
+const SCALE: usize = 8;
+/// Numbers of a pixel.
+const COLOURS: usize = 3;
+
+/// The squares in which latents are decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    /// Latents of a tile's side.
+    pub side: usize,
+    /// Latents from the beginning of one tile to that of the next, at least half a side.
+    pub stride: usize,
+}
+
+/// A part of the latents: all of a square, or what there is of it at the right and at the bottom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tile {
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Tile {
+    /// How many latents it has.
+    pub(crate) fn area(&self) -> usize {
+        self.rows.len() * self.columns.len()
+    }
+}
+
+impl Tiling {
+    /// Whether latents of so many rows and columns are more than one tile.
+    pub(crate) fn divides(self, (rows, columns): (usize, usize)) -> bool {
+        rows > self.side || columns > self.side
+    }
+
+    /// The tiles of so many rows and columns, from the top left, row by row.
+    pub(crate) fn tiles(self, (rows, columns): (usize, usize)) -> Vec<Tile> {
+        let along = |end: usize| (0..end).step_by(self.stride).map(move |start| start..end.min(start + self.side));
+        along(rows).flat_map(|rows| along(columns).map(move |columns| Tile { rows: rows.clone(), columns })).collect()
+    }
+}
+
+/// The pixels of unpacked latents `[rows, columns, channels]`, `[8 rows, 8 columns, 3]` in order: each tile is decoded by
+/// `decode`, as [`crate::Family::decode`] does it.
+///
+/// # Errors
+/// Those of `decode`, or the work was interrupted.
+pub fn decode_tiles(latents: &Tensor, tiling: Tiling, decode: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Vec<f32>> {
+    let (rows, columns, _) = latents.dims3()?;
+    let mut tiles = tiling.tiles((rows, columns)).into_iter();
+    let mut decode_next = || {
+        let Some(tile) = tiles.next() else { return Ok(None) };
+        check_interrupt()?;
+        let rows = latents.narrow(0, tile.rows.start, tile.rows.len())?;
+        let part = rows.narrow(1, tile.columns.start, tile.columns.len())?.contiguous()?;
+        decode(&part).map(|pixels| Some((tile, pixels)))
+    };
+    let mut mosaic = Mosaic::new(tiling, (rows, columns));
+    let mut decoded = decode_next()?;
+    while let Some((tile, pixels)) = decoded {
+        let pixels = pixels.flatten_all()?.to_vec1::<f32>()?;
+        // A GPU has this one to do while the other is blended.
+        decoded = decode_next()?;
+        mosaic.add(&tile, Patch { pixels, height: SCALE * tile.rows.len(), width: SCALE * tile.columns.len() });
+    }
+    Ok(mosaic.picture.pixels)
+}
+
+/// Pixels `[height, width, 3]`.
+struct Patch {
+    pixels: Vec<f32>,
+    height: usize,
+    width: usize,
+}
+
+impl Patch {
+    /// The numbers of some columns of a row.
+    fn row(&self, y: usize, columns: Range<usize>) -> &[f32] {
+        let begin = y * self.width;
+        &self.pixels[COLOURS * (begin + columns.start)..COLOURS * (begin + columns.end)]
+    }
+
+    fn row_mut(&mut self, y: usize, columns: Range<usize>) -> &mut [f32] {
+        let begin = y * self.width;
+        &mut self.pixels[COLOURS * (begin + columns.start)..COLOURS * (begin + columns.end)]
+    }
+
+    fn part(&self, rows: Range<usize>, columns: Range<usize>) -> Patch {
+        let (height, width) = (rows.len(), columns.len());
+        Patch { pixels: rows.flat_map(|y| self.row(y, columns.clone())).copied().collect(), height, width }
+    }
+
+    /// Lets its first rows emerge from the last rows of `above`: diffusers' `blend_v`.
+    fn blend_below(&mut self, above: &Patch) {
+        let extent = above.height.min(self.height);
+        for y in 0..extent {
+            let share = y as f64 / extent as f64;
+            let from = above.row(above.height - extent + y, 0..above.width);
+            blend(self.row_mut(y, 0..above.width), from, share);
+        }
+    }
+
+    /// Lets its first columns emerge from the last columns of `left`: diffusers' `blend_h`.
+    fn blend_beside(&mut self, left: &Patch) {
+        let extent = left.width.min(self.width);
+        for y in 0..self.height {
+            for x in 0..extent {
+                let at = left.width - extent + x;
+                blend(self.row_mut(y, x..x + 1), left.row(y, at..at + 1), x as f64 / extent as f64);
+            }
+        }
+    }
+}
+
+/// `old * (1 - share) + new * share`, in f32 as torch has it.
+fn blend(new: &mut [f32], old: &[f32], share: f64) {
+    let (of_old, of_new) = ((1.0 - share) as f32, share as f32);
+    new.iter_mut().zip(old).for_each(|(new, old)| *new = old * of_old + *new * of_new);
+}
+
+/// A picture that is put together from its tiles, in their order. Of those that are done it keeps what overlaps others.
+struct Mosaic {
+    picture: Patch,
+    /// Latents from one tile to the next.
+    stride: usize,
+    /// Pixels by which tiles overlap.
+    overlap: usize,
+    /// The last rows of the last tile of each column, blended.
+    above: Vec<Patch>,
+    /// The last columns of the last tile, blended.
+    left: Option<Patch>,
+}
+
+impl Mosaic {
+    fn new(tiling: Tiling, (rows, columns): (usize, usize)) -> Self {
+        let (height, width) = (SCALE * rows, SCALE * columns);
+        let overlap = SCALE * (tiling.side - tiling.stride);
+        let picture = Patch { pixels: vec![0.0; height * width * COLOURS], height, width };
+        Mosaic { picture, stride: tiling.stride, overlap, above: Vec::new(), left: None }
+    }
+
+    fn add(&mut self, tile: &Tile, mut patch: Patch) {
+        let (top, left, column) =
+            (SCALE * tile.rows.start, SCALE * tile.columns.start, tile.columns.start / self.stride);
+        if let Some(above) = self.above.get(column) {
+            patch.blend_below(above);
+        }
+        if let Some(beside) = self.left.take().filter(|_| left > 0) {
+            patch.blend_beside(&beside);
+        }
+        let end = |length: usize| length.min(SCALE * self.stride);
+        let shown = end(patch.width);
+        for y in 0..end(patch.height) {
+            self.picture.row_mut(top + y, left..left + shown).copy_from_slice(patch.row(y, 0..shown));
+        }
+        let below = patch.part(patch.height.saturating_sub(self.overlap)..patch.height, 0..patch.width);
+        match self.above.get_mut(column) {
+            Some(above) => *above = below,
+            None => self.above.push(below),
+        }
+        self.left = Some(patch.part(0..patch.height, patch.width.saturating_sub(self.overlap)..patch.width));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// As the tiles of Qwen-Image: a quarter overlaps.
+    const TILING: Tiling = Tiling { side: 4, stride: 3 };
+
+    /// Latents `[rows, columns, 1]`, each its own number.
+    fn latents(rows: usize, columns: usize) -> Tensor {
+        let numbers: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+        Tensor::from_vec(numbers, (rows, columns, 1), &Device::Cpu).unwrap()
+    }
+
+    /// A decoder that repeats each latent 8 times both ways in three colours.
+    fn repeated(latents: &Tensor) -> Result<Tensor> {
+        let (rows, columns, _) = latents.dims3()?;
+        let wide = latents.reshape((rows, 1, columns, 1, 1))?;
+        wide.broadcast_as((rows, SCALE, columns, SCALE, COLOURS))?.reshape((rows * SCALE, columns * SCALE, COLOURS))
+    }
+
+    #[test]
+    fn tiles_cover_what_there_is() {
+        let ranges = |tiling: Tiling, size| -> Vec<_> {
+            let tiles = tiling.tiles(size);
+            tiles.into_iter().map(|Tile { rows, columns }| (rows.start, rows.end, columns.start, columns.end)).collect()
+        };
+        assert_eq!(ranges(TILING, (5, 3)), [(0, 4, 0, 3), (3, 5, 0, 3)]);
+        assert_eq!(ranges(TILING, (2, 7)), [(0, 2, 0, 4), (0, 2, 3, 7), (0, 2, 6, 7)]);
+        assert!(TILING.divides((5, 4)) && TILING.divides((4, 5)) && !TILING.divides((4, 4)));
+    }
+
+    /// What does not depend on its neighbours is the same in tiles, wherever they end: blended with itself it does not
+    /// change.
+    #[test]
+    fn tiles_of_a_local_decoder_are_the_whole() {
+        for (rows, columns) in [(4, 4), (5, 9), (10, 4), (7, 8), (1, 13), (11, 12)] {
+            let latents = latents(rows, columns);
+            let whole: Vec<f32> = repeated(&latents).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let tiled = decode_tiles(&latents, TILING, repeated).unwrap();
+            let apart = tiled.iter().zip(&whole).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+            assert_eq!(tiled.len(), whole.len());
+            assert!(apart <= 1e-5 * (rows * columns) as f32, "{rows}x{columns}: {apart}");
+        }
+    }
+
+    /// Of two tiles, each of one grey, the second emerges from the first in equal steps, both ways.
+    #[test]
+    fn a_tile_emerges_from_those_before_it() {
+        let first = |latents: &Tensor| {
+            let grey = latents.get(0)?.get(0)?.get(0)?.to_scalar::<f32>()?;
+            let (rows, columns, _) = latents.dims3()?;
+            Tensor::full(grey, (rows * SCALE, columns * SCALE, COLOURS), latents.device())
+        };
+        for (rows, columns) in [(4, 7), (7, 4)] {
+            let latents = latents(rows, columns);
+            let second = if rows > columns { (TILING.stride * columns) as f32 } else { TILING.stride as f32 };
+            let pixels = decode_tiles(&latents, TILING, first).unwrap();
+            let step = if rows > columns { SCALE * columns * COLOURS } else { COLOURS };
+            let along: Vec<_> = pixels.into_iter().step_by(step).take(SCALE * 6).collect();
+            for (i, grey) in along.into_iter().enumerate() {
+                let share = (i as f32 - 24.0).clamp(0.0, 8.0) / 8.0;
+                assert!((grey - share * second).abs() < 1e-5, "{rows}x{columns}, pixel {i}: {grey}");
+            }
+        }
+    }
+}
