@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use candle_core::cuda_backend::cudarc::driver::{DriverError, result, sys};
 use candle_core::{CudaDevice, Device};
 
-use crate::{Memory, OLDEST_CAPABILITY, Unavailable};
+use crate::{Memory, OLDEST_CAPABILITY, PoolMemory, Unavailable};
 
 pub(crate) fn open(ordinal: usize) -> Result<Device, Unavailable> {
     check_libraries()?;
@@ -68,19 +68,46 @@ fn check_gpu(ordinal: usize) -> Result<(), Unavailable> {
 
 /// Has the device's pool keep what it was given: by default it goes back to the driver at each synchronisation.
 fn keep_memory(ordinal: usize) -> Result<(), DriverError> {
+    set_of_pool(ordinal, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX)
+}
+
+pub(crate) fn pool_memory(device: &CudaDevice) -> Option<PoolMemory> {
+    use sys::CUmemPool_attribute::{CU_MEMPOOL_ATTR_USED_MEM_CURRENT as HELD, CU_MEMPOOL_ATTR_USED_MEM_HIGH as MOST};
+    let ordinal = device.cuda_stream().context().ordinal();
+    Some(PoolMemory { held: of_pool(ordinal, HELD).ok()?, most: of_pool(ordinal, MOST).ok()? })
+}
+
+pub(crate) fn forget_most(device: &CudaDevice) {
+    let ordinal = device.cuda_stream().context().ordinal();
+    // The only value it may be set to. A driver that refuses goes on with the most so far.
+    let _ = set_of_pool(ordinal, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0);
+}
+
+/// The pool that allocations of the device are made from.
+fn pool(ordinal: usize) -> Result<sys::CUmemoryPool, DriverError> {
     let gpu = result::device::get(ordinal as c_int)?;
     let mut pool = std::ptr::null_mut();
-    let mut all = u64::MAX;
-    use sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD as THRESHOLD;
-    // SAFETY: the driver gave the GPU, whose default pool lives as long as it; the attribute is a 64-bit number.
-    unsafe {
-        sys::cuDeviceGetDefaultMemPool(&mut pool, gpu).result()?;
-        sys::cuMemPoolSetAttribute(pool, THRESHOLD, (&raw mut all).cast()).result()
-    }
+    // SAFETY: the driver gave the GPU, whose default pool lives as long as it.
+    unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, gpu).result() }?;
+    Ok(pool)
+}
+
+/// Sets an attribute that is a 64-bit number.
+fn set_of_pool(ordinal: usize, attribute: sys::CUmemPool_attribute, mut value: u64) -> Result<(), DriverError> {
+    // SAFETY: the pool lives as long as the GPU; the attributes that callers name are 64-bit numbers.
+    unsafe { sys::cuMemPoolSetAttribute(pool(ordinal)?, attribute, (&raw mut value).cast()).result() }
+}
+
+/// An attribute that is a 64-bit number.
+fn of_pool(ordinal: usize, attribute: sys::CUmemPool_attribute) -> Result<u64, DriverError> {
+    let mut value = 0u64;
+    // SAFETY: as above.
+    unsafe { sys::cuMemPoolGetAttribute(pool(ordinal)?, attribute, (&raw mut value).cast()).result() }?;
+    Ok(value)
 }
 
 /// `CUDA_ERROR_OUT_OF_MEMORY (out of memory)`.
-fn named(err: DriverError) -> String {
+pub(crate) fn named(err: DriverError) -> String {
     match err.error_string() {
         Ok(words) => format!("{:?} ({})", err.0, words.to_string_lossy()),
         Err(_) => format!("{:?}", err.0),

@@ -6,10 +6,14 @@
 //!
 //! Without the feature there is only [`Unavailable::NotBuilt`].
 
+#[cfg(lazy_libraries)]
+mod busy;
 #[cfg(feature = "cuda")]
 mod device;
 #[cfg(lazy_libraries)]
 mod libraries;
+
+use std::time::Duration;
 
 use candle_core::Device;
 
@@ -103,6 +107,63 @@ pub fn memory(device: &Device) -> Option<Memory> {
     None
 }
 
+/// What a process has had of a GPU's memory for its tensors, in bytes. Libraries' own workspaces are not in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolMemory {
+    /// What tensors hold now.
+    pub held: u64,
+    /// The most that they held at once since [`forget_most`].
+    pub most: u64,
+}
+
+/// The memory of this process's tensors on a GPU; `None` for a CPU, and where the driver does not say.
+pub fn pool_memory(device: &Device) -> Option<PoolMemory> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return device::pool_memory(device);
+    }
+    let _ = device;
+    None
+}
+
+/// Begins to look for the most anew, if the driver has a say in it.
+pub fn forget_most(device: &Device) {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        device::forget_most(device);
+    }
+    let _ = device;
+}
+
+/// How long a GPU was at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy {
+    /// Calls that gave it work: kernels, products, copies and fills within its memory.
+    pub calls: usize,
+    /// From the event before each of them to the one behind it, all together.
+    pub time: Duration,
+    /// From one event to the next with nothing between: by so much, and no more, a call's time may be too long.
+    pub empty_pair: Duration,
+}
+
+/// Runs `work`, all of which is on `device`'s stream, and says how long the GPU was at it: the rest of what `work` takes
+/// otherwise is time without work. The GPU begins later by `ahead`, which is to be as long as `work` takes without being
+/// watched, and so never waits for a call; where `work` waits for the GPU itself, to read something, that lead is lost.
+///
+/// `None` on a CPU, and of a build whose calls of the driver cannot be watched (all but x86-64 Linux).
+///
+/// # Errors
+/// The driver's words, beside what `work` made.
+pub fn busy<R>(device: &Device, ahead: Duration, work: impl FnOnce() -> R) -> (R, Result<Option<Busy>, Unavailable>) {
+    #[cfg(lazy_libraries)]
+    if let Device::Cuda(device) = device {
+        let (made, seen) = busy::busy(device, ahead, work);
+        return (made, seen.map_err(|err| Unavailable::Failed(device::named(err))));
+    }
+    let _ = (device, ahead);
+    (work(), Ok(None))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +182,13 @@ mod tests {
         for (reason, told) in cases {
             assert_eq!(reason.to_string(), told);
         }
+    }
+
+    #[test]
+    fn a_processor_is_not_watched() {
+        let (made, busy) = busy(&Device::Cpu, Duration::ZERO, || 3);
+        assert_eq!((made, busy), (3, Ok(None)));
+        assert_eq!((memory(&Device::Cpu), pool_memory(&Device::Cpu)), (None, None));
     }
 
     #[cfg(not(feature = "cuda"))]

@@ -89,6 +89,17 @@ impl Library {
     }
 }
 
+/// Has the function called `name` lead to `front` from now on, which finds the library's own in `own`. Whether there is
+/// such a function.
+pub(super) fn redirect(name: &CStr, front: *mut c_void, own: &AtomicPtr<c_void>) -> bool {
+    let Some(place) = NAMES.iter().position(|known| *known == name) else { return false };
+    let library = LIBRARIES.iter().find(|library| library.functions.contains(&place));
+    let Some(function) = library.and_then(|library| library.function(name)) else { return false };
+    own.store(function, Ordering::Release);
+    GPU_LIBRARIES[place].store(front, Ordering::Release);
+    true
+}
+
 /// What the last `dlopen` of this thread had against `soname`.
 fn loader_error(soname: &CStr) -> String {
     // SAFETY: the text, if there is one, lasts until this thread's next call to the loader.

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -189,11 +190,14 @@ API CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice gpu) {
 }
 API CUresult cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice gpu) { return cuDeviceGetDefaultMemPool(pool, gpu); }
 API CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void* value) {
+  if (attribute == CU_MEMPOOL_ATTR_USED_MEM_HIGH) counts[MostBytesHeld] = counts[BytesHeld];
   TRACE("pool %d: attribute %d is %llu", int((char*)pool - pools), attribute, *(unsigned long long*)value);
   return CUDA_SUCCESS;
 }
-API CUresult cuMemPoolGetAttribute(CUmemoryPool, CUmemPool_attribute, void* value) {
-  return *(uint64_t*)value = 0, CUDA_SUCCESS;
+API CUresult cuMemPoolGetAttribute(CUmemoryPool, CUmemPool_attribute attribute, void* value) {
+  const bool is_most = attribute == CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+  const bool is_known = is_most || attribute == CU_MEMPOOL_ATTR_USED_MEM_CURRENT;
+  return *(uint64_t*)value = is_known ? counts[is_most ? MostBytesHeld : BytesHeld] : 0, CUDA_SUCCESS;
 }
 API CUresult cuMemPoolTrimTo(CUmemoryPool, size_t) { return CUDA_SUCCESS; }
 API CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
@@ -213,12 +217,20 @@ API CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { return event(); }
 API CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus* status) {
   return *status = CU_STREAM_CAPTURE_STATUS_NONE, CUDA_SUCCESS;
 }
-API CUresult cuEventCreate(CUevent* created, unsigned) { return *created = (CUevent) new char, event(); }
-API CUresult cuEventDestroy_v2(CUevent destroyed) { return delete (char*)destroyed, CUDA_SUCCESS; }
-API CUresult cuEventRecord(CUevent, CUstream) { return event(); }
+// An event is the time at which it was recorded: whatever was asked for before it is done by then.
+using Clock = std::chrono::steady_clock;
+API CUresult cuEventCreate(CUevent* created, unsigned) { return *created = (CUevent) new Clock::time_point, event(); }
+API CUresult cuEventDestroy_v2(CUevent destroyed) { return delete (Clock::time_point*)destroyed, CUDA_SUCCESS; }
+API CUresult cuEventRecord(CUevent recorded, CUstream) {
+  return *(Clock::time_point*)recorded = Clock::now(), event();
+}
+API CUresult cuLaunchHostFunc(CUstream, CUhostFn function, void* data) { return function(data), CUDA_SUCCESS; }
 API CUresult cuEventSynchronize(CUevent) { return synchronise(); }
 API CUresult cuEventQuery(CUevent) { return CUDA_SUCCESS; }
-API CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent, CUevent) { return *milliseconds = 0, CUDA_SUCCESS; }
+API CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent start, CUevent end) {
+  const auto between = *(Clock::time_point*)end - *(Clock::time_point*)start;
+  return *milliseconds = std::chrono::duration<float, std::milli>(between).count(), CUDA_SUCCESS;
+}
 
 // ---- memory
 API CUresult cuMemAlloc_v2(CUdeviceptr* pointer, size_t size) { return allocate(pointer, size); }
