@@ -26,17 +26,23 @@ pub fn block_times<D: Dit>(dit: &D, row: &DitRow<'_>, at_least: Duration) -> Res
 }
 
 fn pass<D: Dit>(dit: &D, row: &DitRow<'_>, times: &mut BTreeMap<String, Vec<f64>>) -> Result<()> {
+    // What a GPU was asked for is otherwise only on its list.
+    let wait = || row.latents.device().synchronize();
+    wait()?;
     let whole = Instant::now();
     let (mut streams, context) = dit.begin(&[*row])?;
     for (segment, blocks) in dit.segments().iter().enumerate() {
         streams = dit.enter(segment, streams, &context)?;
         for index in 0..blocks.num_blocks {
+            wait()?;
             let block = Instant::now();
             streams = dit.block(segment, index, &streams, &context)?;
+            wait()?;
             times.entry(format!("{}_ms", blocks.name)).or_default().push(milliseconds(block));
         }
     }
     std::hint::black_box(dit.end(&streams, &context)?);
+    wait()?;
     times.entry("step_ms".into()).or_default().push(milliseconds(whole));
     Ok(())
 }

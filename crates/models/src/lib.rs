@@ -33,6 +33,7 @@ mod pipeline;
 pub mod qwen2_5_vl;
 pub mod qwen_decoder;
 pub mod qwen_image;
+mod random_numbers;
 mod residuals;
 mod resize;
 mod rope_cache;

@@ -15,6 +15,7 @@ use safetensors::tensor::{Dtype, SafeTensors};
 
 use crate::error::LoadError;
 use crate::options::Quantization;
+use crate::random_numbers::RandomNumbers;
 
 /// The number formats and the device of a loaded network.
 #[derive(Clone, Debug)]
@@ -153,7 +154,7 @@ enum Source {
         by_name: HashMap<String, (usize, TensorInfo)>,
     },
     /// Whatever is asked for, made up: to time a network without its weights.
-    Random,
+    Random(RandomNumbers),
 }
 
 /// As candle calls a number format that weights are read in.
@@ -184,7 +185,7 @@ impl Weights {
     /// Normal numbers in place of every required tensor, and no optional ones: for timing a network whose weights are
     /// not at hand.
     pub fn random(precision: Precision) -> Self {
-        let (source, named) = (Source::Random, "random weights".to_owned());
+        let (source, named) = (Source::Random(RandomNumbers::default()), "random weights".to_owned());
         Weights { source, total_bytes: 0, named, precision, quantization: None, loaded_bytes: Cell::new(0) }
     }
 
@@ -237,7 +238,10 @@ impl Weights {
     fn load(&self, name: &str, expected: &Shape) -> Result<Tensor, LoadError> {
         let (shards, by_name) = match &self.source {
             Source::Files { shards, by_name } => (shards, by_name),
-            Source::Random => return self.made_up(expected),
+            Source::Random(numbers) => {
+                let made = numbers.tensor(&self.precision, expected);
+                return made.map_err(|source| LoadError::Device { file: self.named.clone(), source });
+            }
         };
         let Some((shard, info)) = by_name.get(name) else {
             return Err(LoadError::MissingTensor { file: self.named.clone(), tensor: name.into() });
@@ -263,17 +267,6 @@ impl Weights {
         shard.bytes.release(&info.range);
         self.loaded_bytes.set(self.loaded_bytes.get() + info.range.len());
         Ok(tensor)
-    }
-}
-
-impl Weights {
-    /// Of variance `1 / in`, so that a signal keeps its size on its way through the layers.
-    fn made_up(&self, shape: &Shape) -> Result<Tensor, LoadError> {
-        let inputs = shape.dims().iter().skip(1).product::<usize>().max(1) as f64;
-        let Precision { weights, device, .. } = &self.precision;
-        Tensor::randn(0f32, inputs.powf(-0.5) as f32, shape, device)
-            .and_then(|tensor| tensor.to_dtype(*weights))
-            .map_err(|source| LoadError::Device { file: self.named.clone(), source })
     }
 }
 
