@@ -16,10 +16,15 @@ pub fn alone() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The folder of the goldens: `LATENTD_GOLDENS`, or the repository's.
+pub fn goldens() -> PathBuf {
+    let named = std::env::var_os("LATENTD_GOLDENS").map(PathBuf::from);
+    named.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("goldens"))
+}
+
 /// The folder of a tiny checkpoint.
 pub fn checkpoint(model: &str) -> String {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("goldens/models").join(model);
-    folder.to_str().unwrap().to_owned()
+    goldens().join("models").join(model).to_str().unwrap().to_owned()
 }
 
 /// A tiny model, whose steps are cached as `cache` says, if it says anything.

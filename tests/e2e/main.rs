@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 
+mod bench;
 mod binary;
 mod cache;
 mod config;

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cache::Calibration;
+use candle_core::Device;
 use diffusion::{
     BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport, Work,
 };
 use gpu::{Memory, Unavailable};
 use image::{ColorType, ImageFormat};
-use models::{AnyPipeline, KeptBytes, LoadError, LoadOptions, Overrides, RequestState};
+use models::{AnyPipeline, Checkpoint, KeptBytes, LoadError, LoadOptions, Overrides, RequestState};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
 use crate::calibrated::Measured;
@@ -27,12 +28,14 @@ use crate::whole_file::write_whole;
 pub struct Omni {
     pipeline: AnyPipeline,
     limits: Limits,
+    device: Device,
 }
 
 /// How to load a model; every setting has a default.
 #[derive(Default)]
 pub struct OmniBuilder {
     model: Option<String>,
+    checkpoint: Option<Checkpoint>,
     revision: Option<String>,
     device: DeviceName,
     dtype: Option<DtypeName>,
@@ -113,6 +116,11 @@ impl Omni {
     /// What the model says of itself.
     pub fn card(&self) -> &ModelCard {
         self.pipeline.card()
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The pipeline, for a scheduler to drive.
@@ -227,6 +235,12 @@ impl OmniBuilder {
         self
     }
 
+    /// The checkpoint itself, in place of one that [`OmniBuilder::model`] finds.
+    pub fn checkpoint(mut self, checkpoint: Checkpoint) -> Self {
+        self.checkpoint = Some(checkpoint);
+        self
+    }
+
     /// Branch, tag or commit of a Hub model.
     pub fn revision(mut self, revision: impl Into<String>) -> Self {
         self.revision = Some(revision.into());
@@ -302,7 +316,10 @@ impl OmniBuilder {
         let device = self.device.open()?;
         let memory = gpu::memory(&device);
         let quantization = QuantizationName::resolve(self.quantization, &device)?;
-        let checkpoint = ModelSource::parse(self.model.as_deref(), self.revision).open()?;
+        let checkpoint = match self.checkpoint {
+            Some(checkpoint) => checkpoint,
+            None => ModelSource::parse(self.model.as_deref(), self.revision).open()?,
+        };
         let stored = checkpoint.stored_dtype("transformer")?;
         let dtype = DtypeName::resolve(self.dtype, &device, stored, kernels::multiplies_bf16());
         let bars = LoadingBars::default();
@@ -310,7 +327,7 @@ impl OmniBuilder {
         let overrides = Overrides { edit_positions: self.edit_positions.into(), ..Overrides::default() };
         let kept = self.memory_budget.map(KeptBytes::beside).unwrap_or_default();
         let vae_tiling = self.vae_tiling.resolve(memory.map(|memory| memory.total));
-        let options = LoadOptions { dtype, quantization, device, vae_tiling, cache, kept, overrides };
+        let options = LoadOptions { dtype, quantization, device: device.clone(), vae_tiling, cache, kept, overrides };
         let pipeline = models::load(&checkpoint, &options, &report).map_err(|err| match err {
             LoadError::Cache(err) => self.cache.told(&err),
             LoadError::Device { ref file, .. } if err.is_out_of_memory() => match memory {
@@ -322,7 +339,7 @@ impl OmniBuilder {
             },
             err => err.into(),
         })?;
-        Ok(Omni { pipeline, limits: self.limits })
+        Ok(Omni { pipeline, limits: self.limits, device })
     }
 }
 

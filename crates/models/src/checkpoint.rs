@@ -175,6 +175,10 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::weights`].
     pub fn stored_dtype(&self, component: &str) -> Result<DType, LoadError> {
+        if let Checkpoint::MadeUp(_) = self {
+            // As all published ones are.
+            return Ok(DType::BF16);
+        }
         let weights = self.weights(component, Precision::new(DType::F32, Device::Cpu))?;
         Ok(weights.stored_dtype())
     }

@@ -2,14 +2,16 @@
 
 use std::time::Instant;
 
-use candle_core::{DType, Device};
-use diffusion::Limits;
-use latentd::{DtypeName, Error, GeneratedImage, OmniDiffusionSamplingParams};
+use diffusion::{ImageSize, InvalidRequest, InvalidSize, Limits};
+use latentd::{Error, GeneratedImage, OmniDiffusionSamplingParams};
 use serde::Serialize;
 
 use super::{median, synthetic};
 use crate::commands::ModelFlags;
 use crate::terminal;
+
+/// What a synthetic model makes where nothing else is asked for.
+const SYNTHETIC_SIZE: ImageSize = ImageSize { width: 512, height: 512 };
 
 /// What to time.
 #[derive(clap::Args)]
@@ -23,12 +25,15 @@ pub(super) struct Stages {
     /// What not to draw, in place of the model's default
     #[arg(long)]
     negative_prompt: Option<String>,
-    /// Denoising steps
-    #[arg(long, default_value_t = 20, value_name = "N")]
-    num_inference_steps: i64,
+    /// Denoising steps; 20 without it, and the model's own with --synthetic
+    #[arg(long, alias = "steps", value_name = "N")]
+    num_inference_steps: Option<i64>,
     /// Weight of true classifier-free guidance; 1 turns it off
     #[arg(long, alias = "cfg-scale", value_name = "SCALE")]
     true_cfg_scale: Option<f64>,
+    /// WIDTHxHEIGHT in pixels
+    #[arg(long, conflicts_with_all = ["height", "width"])]
+    size: Option<String>,
     /// Height in pixels
     #[arg(long, requires = "width")]
     height: Option<usize>,
@@ -38,13 +43,16 @@ pub(super) struct Stages {
     /// Counted runs, after one that is not; the figures are their medians
     #[arg(long, default_value_t = 5, value_name = "N")]
     runs: usize,
-    /// Time a few blocks of this model's true width, with random weights, and reckon the rest: nothing is downloaded
-    #[arg(long, value_enum, value_name = "MODEL", conflicts_with_all = ["model", "prompt", "negative_prompt", "true_cfg_scale", "num_inference_steps", "runs"])]
+    /// Time this model with made-up weights, and download nothing: all of it on a GPU, and on a CPU a few blocks of its true
+    /// width, from which the rest is reckoned
+    #[arg(long, value_enum, value_name = "MODEL", conflicts_with_all = ["model", "prompt", "negative_prompt", "runs"])]
     synthetic: Option<synthetic::Model>,
-    /// Blocks of each list that are timed
-    #[arg(long, default_value_t = 2, value_name = "N", requires = "synthetic",
-        value_parser = clap::value_parser!(u8).range(1..=8))]
-    layers: u8,
+    /// Blocks of each list that are timed, `all` or a few; `all` on a GPU and 2 on a CPU without it
+    #[arg(long, value_name = "N", requires = "synthetic")]
+    layers: Option<synthetic::Layers>,
+    /// Tokens of the text stream, of a model that takes a prompt as long as it is; 512 without it
+    #[arg(long, value_name = "N", requires = "synthetic", value_parser = clap::value_parser!(u16).range(6..=1024))]
+    text_tokens: Option<u16>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -72,18 +80,20 @@ struct Figures {
 impl Stages {
     pub(super) fn run(self) -> Result<(), Error> {
         if let Some(model) = self.synthetic {
-            return self.synthetic(model).run(self.json);
+            let json = self.json;
+            return self.synthetic(model)?.run(json);
         }
         let started = Instant::now();
         let mut omni = self.loading.builder(self.model.as_deref()).limits(Limits::NONE).build()?;
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
 
+        let params = self.params()?;
         let (mut encode, mut step, mut decode, mut whole) = (vec![], vec![], vec![], vec![]);
         for run in 0..=self.runs.max(1) {
             let started = Instant::now();
             let mut last = Instant::now();
             let mut steps = Vec::new();
-            let images = omni.generate_with_progress(&self.prompt, self.params(), |progress| {
+            let images = omni.generate_with_progress(&self.prompt, params.clone(), |progress| {
                 // The first interval also holds the prompt's encoding.
                 if progress.done > 1 || progress.total == 1 {
                     steps.push(last.elapsed().as_secs_f64() * 1e3);
@@ -100,7 +110,7 @@ impl Stages {
             step.push(median(steps));
             whole.push(total);
         }
-        let work = omni.work(&self.prompt, self.params())?;
+        let work = omni.work(&self.prompt, params)?;
         let figures = Figures {
             instruction_set: kernels::instruction_set().unwrap_or_default(),
             load_ms,
@@ -111,34 +121,50 @@ impl Stages {
             encode_gflop: work.encode / 1e9,
             step_gflop: work.step / 1e9,
             decode_gflop: (work.decode + work.fit) / 1e9,
-            steps: self.num_inference_steps.max(0) as usize,
+            steps: self.steps().max(0) as usize,
             runs: self.runs,
         };
         self.print(&figures);
         Ok(())
     }
 
-    fn synthetic(&self, model: synthetic::Model) -> synthetic::Synthetic {
-        synthetic::Synthetic {
+    fn synthetic(self, model: synthetic::Model) -> Result<synthetic::Synthetic, Error> {
+        Ok(synthetic::Synthetic {
             model,
-            layers: usize::from(self.layers),
-            height: self.height.unwrap_or(512),
-            width: self.width.unwrap_or(512),
-            dtype: DtypeName::resolve(self.loading.dtype, &Device::Cpu, DType::BF16, kernels::multiplies_bf16()),
-            quantization: self.loading.quantization,
+            layers: self.layers,
+            size: self.size()?.unwrap_or(SYNTHETIC_SIZE),
+            steps: self.num_inference_steps,
+            true_cfg_scale: self.true_cfg_scale,
+            text_tokens: self.text_tokens.map(usize::from),
+            loading: self.loading,
+        })
+    }
+
+    fn steps(&self) -> i64 {
+        self.num_inference_steps.unwrap_or(20)
+    }
+
+    fn size(&self) -> Result<Option<ImageSize>, Error> {
+        match &self.size {
+            Some(text) => text
+                .parse()
+                .map(Some)
+                .map_err(|err: InvalidSize| InvalidRequest::new("size", err.to_string(), format!("{text:?}")).into()),
+            None => Ok(self.width.zip(self.height).map(|(width, height)| ImageSize { width, height })),
         }
     }
 
-    fn params(&self) -> OmniDiffusionSamplingParams {
-        OmniDiffusionSamplingParams {
-            num_inference_steps: Some(self.num_inference_steps),
-            height: self.height,
-            width: self.width,
+    fn params(&self) -> Result<OmniDiffusionSamplingParams, Error> {
+        let size = self.size()?;
+        Ok(OmniDiffusionSamplingParams {
+            num_inference_steps: Some(self.steps()),
+            height: size.map(|size| size.height),
+            width: size.map(|size| size.width),
             negative_prompt: self.negative_prompt.clone(),
             true_cfg_scale: self.true_cfg_scale,
             seed: Some(0),
             ..OmniDiffusionSamplingParams::default()
-        }
+        })
     }
 
     fn print(&self, figures: &Figures) {
