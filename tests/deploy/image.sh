@@ -4,12 +4,16 @@
 #
 #   tests/deploy/image.sh path/to/latentd
 #   tests/deploy/image.sh --from-source       compiles everything: half an hour on two cores
+#   tests/deploy/image.sh --cuda path/to/latentd      docker/Dockerfile.cuda, on the CPU
 #
 # No registry of images is needed. debian:bookworm-slim is what debootstrap makes of Debian's packages. rust:… is the
 # same with, by default, a `cargo` that hands out the binary given; with --from-source, with this machine's toolchain.
+# For --cuda Debian stands in for NVIDIA's images too, so that what they bring, the toolkit and its libraries, is not seen.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
-[ $# -eq 1 ] || { sed -n '2,10s/^# \?//p' "$0"; exit 2; }
+dockerfile=Dockerfile features=
+if [ "${1:-}" = --cuda ]; then dockerfile=Dockerfile.cuda features=' --features cuda' && shift; fi
+[ $# -eq 1 ] || { sed -n '2,12s/^# \?//p' "$0"; exit 2; }
 work=$(mktemp -d)
 server=
 stop() {
@@ -38,14 +42,17 @@ import() {
 prebuilt_cargo() {
     mkdir -p "$1/usr/local/cargo/bin"
     cp "$binary" "$1/usr/local/cargo/latentd"
-    cat >"$1/usr/local/cargo/bin/cargo" <<'CARGO'
+    cat >"$1/usr/local/cargo/bin/cargo" <<CARGO
 #!/bin/sh
 set -eu
+features='$features'
+CARGO
+    cat >>"$1/usr/local/cargo/bin/cargo" <<'CARGO'
 case "$*" in
 "install cargo-chef --version "*" --locked") ;;
 "chef prepare --bin latentd --recipe-path recipe.json") cp Cargo.lock recipe.json ;;
-"chef cook --release --locked --package latentd --recipe-path recipe.json") test -f recipe.json ;;
-"build --release --locked --package latentd")
+"chef cook --release --locked --package latentd$features --recipe-path recipe.json") test -f recipe.json ;;
+"build --release --locked --package latentd$features")
     for needed in Cargo.toml crates/latentd/Cargo.toml crates/demo/weights tests/lib.rs; do [ -e $needed ]; done
     for ignored in target .git docker tests/goldens/models; do [ ! -e $ignored ]; done
     install -D /usr/local/cargo/latentd target/release/latentd
@@ -75,6 +82,12 @@ make_base_images() {
         exit 77
     fi
     import localhost/debian:bookworm-slim "$debian" --cmd bash
+    if [ -n "$features" ]; then
+        local kind
+        for kind in devel runtime; do
+            import "localhost/nvidia/cuda:13.0.2-$kind-ubuntu24.04" "$debian" --cmd bash
+        done
+    fi
     # Made anew, so that the runtime image has no compiler.
     [ -z "$packages" ] || { rm -rf "$debian" && quietly debootstrap --variant=minbase "$packages" bookworm "$debian"; }
     if [ -n "$binary" ]; then prebuilt_cargo "$debian"; else mounted_cargo "$debian"; fi
@@ -107,6 +120,10 @@ check_configuration() {
 ["Healthcheck"]["Test"] ['CMD', 'latentd', 'healthcheck']
 ["Labels"]["org.opencontainers.image.title"] latentd
 EXPECTED
+    if [ -n "$features" ]; then
+        given=$(config '"LATENTD_DEVICE=cuda" in config["Env"]')
+        [ "$given" = True ] || die "the image does not ask for a GPU"
+    fi
     say "the configuration is as it should be"
 }
 
@@ -118,6 +135,8 @@ start() {
     container=$(buildah from latentd)
     mounted=$(buildah mount "$container")
     mapfile -t environment < <(config '"\n".join(config["Env"])')
+    # There is no GPU here.
+    [ -z "$features" ] || environment+=(LATENTD_DEVICE=cpu)
     # Process 1 of its own namespaces; $0 is the image's root.
     # shellcheck disable=SC2016 # the inner shell's
     unshare --mount --pid --net --fork -- sh -euc '
@@ -187,12 +206,13 @@ check_stop() {
 
 binary='' build_flags=()
 [ "$1" = --from-source ] || binary=$(realpath "$1")
+[ -n "$binary" ] || [ -z "$features" ] || die "--cuda needs a program: there is no toolkit in Debian's image"
 make_base_images
 say "base images: debootstrap"
-build=(buildah bud --pull-never --isolation chroot --format docker --ignorefile "$root/docker/Dockerfile.dockerignore"
-    "${build_flags[@]}" --file "$root/docker/Dockerfile" --tag latentd "$root")
+build=(buildah bud --pull-never --isolation chroot --format docker --ignorefile "$root/docker/$dockerfile.dockerignore"
+    "${build_flags[@]}" --file "$root/docker/$dockerfile" --tag latentd "$root")
 quietly "${build[@]}"
-say "docker/Dockerfile builds"
+say "docker/$dockerfile builds"
 check_configuration
 start
 wait_until_ready

@@ -107,6 +107,8 @@ check "dashboard and alerts on a live server" "prometheus promtool" \
     python -m unittest discover -s "$here" -p test_monitoring.py
 root=
 [ "$(id -u)" -eq 0 ] || root="right-of-root"
-check "image: built and run" "$root buildah debootstrap unshare nsenter setpriv curl" "$here/image.sh" "$LATENTD"
+tools="$root buildah debootstrap unshare nsenter setpriv curl"
+check "image: built and run" "$tools" "$here/image.sh" "$LATENTD"
+check "image for GPUs: built, and run on the CPU" "$tools" "$here/image.sh" --cuda "$LATENTD"
 printf '%s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
 [ "$failed" -eq 0 ]

@@ -179,6 +179,32 @@ class Containers(unittest.TestCase):
         ignored = (ROOT / "docker/Dockerfile.dockerignore").read_text()
         self.assertEqual(ignored, (ROOT / "docker/Dockerfile.cuda.dockerignore").read_text())
 
+    def test_the_image_for_gpus_is_built_as_a_build_by_hand(self):
+        image, toolkit = (ROOT / "docker/Dockerfile.cuda").read_text(), (ROOT / "tests/cuda/toolkit.sh").read_text()
+        version = re.search(r"^version=(\S+)$", toolkit, re.M)[1]
+        bases = re.findall(r"^ARG CUDA_(?:BUILD|RUNTIME)_IMAGE=nvidia/cuda:([\d.]+)-(devel|runtime)-", image, re.M)
+        self.assertEqual(bases, [(version, "devel"), (version, "runtime")])
+        capability = re.search(r"CUDA_COMPUTE_CAP:-(\d+)", toolkit)[1]
+        self.assertIn(f"ARG CUDA_COMPUTE_CAP={capability}\n", image)
+        major, minor = re.search(
+            r"OLDEST_CAPABILITY: \(i32, i32\) = \((\d+), (\d+)\)", (ROOT / "crates/gpu/src/lib.rs").read_text()
+        ).groups()
+        self.assertEqual(capability, major + minor)
+        features = re.findall(r"^RUN cargo (?:chef cook|build) .*--features (\S+)", image, re.M)
+        manifest = (ROOT / "crates/latentd/Cargo.toml").read_text()
+        self.assertEqual(features, ["cuda", "cuda"])
+        self.assertRegex(manifest, rf"(?m)^{features[0]} = \[")
+        # What `--device` says is what the images and the unit are told.
+        for path in ("docker/Dockerfile.cuda", "deploy/systemd/gpu.conf"):
+            device = re.search(r"LATENTD_DEVICE=(\S+)", (ROOT / path).read_text())[1]
+            self.assertIn(device, re.search(r"--device .*?\n\s+(.*?);", HELP, re.S)[1], path)
+
+    def test_the_packages_that_the_readme_names_are_the_images_toolkit(self):
+        version = re.search(r"nvidia/cuda:(\d+)\.(\d+)", (ROOT / "docker/Dockerfile.cuda").read_text())
+        readme = (ROOT / "README.md").read_text()
+        for library in ("cublas", "curand"):
+            self.assertIn(f"lib{library}-{version[1]}-{version[2]}", readme)
+
 
 class Everywhere(unittest.TestCase):
     def test_every_variable_is_one_of_the_servers(self):
