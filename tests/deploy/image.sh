@@ -40,7 +40,7 @@ import() {
 
 # A `cargo` for whoever has no half hour: the only thing of the Dockerfile that is not done for real.
 prebuilt_cargo() {
-    mkdir -p "$1/usr/local/cargo/bin"
+    mkdir -p "$1/usr/local/cargo/bin" "$1/usr/local/rustup"
     cp "$binary" "$1/usr/local/cargo/latentd"
     cat >"$1/usr/local/cargo/bin/cargo" <<CARGO
 #!/bin/sh
