@@ -91,7 +91,9 @@ fn lines_say_what_was_measured_and_what_reckoned() {
     ] {
         assert!(lines.lines().any(|line| line.starts_with(name) && line.contains(told)), "{name}: {lines}");
     }
-    let whole = run(&mut bench("flux2-klein-tiny", &["--layers", "all", "--size", "64x48"]));
+    let cached = ["--cache-backend", "cache_dit"];
+    let whole = run(&mut bench("flux2-klein-tiny", &[&["--layers", "all", "--size", "64x48"][..], &cached].concat()));
+    assert!(stderr(&whole).contains("which steps are reused depends on made-up numbers"), "{}", stderr(&whole));
     let lines = String::from_utf8(whole.stdout).unwrap();
     assert!(lines.contains("a computed step") && !lines.contains("arithmetic"), "{lines}");
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use cache::StepsPolicy;
 use candle_core::Device;
 use diffusion::{CfgBranch, ImageRequest, Interrupt, Limits, Pipeline, RequestDraft, StepReport};
 use gpu::{Busy, PoolMemory};
@@ -89,6 +90,7 @@ struct Picture {
 /// # Errors
 /// A flag cannot be honoured, the model does not fit, or the device fails.
 pub(super) fn time(synthetic: &Synthetic) -> Result<Whole, Error> {
+    tell_of_the_cache(synthetic)?;
     let free_before = gpu::memory(&synthetic.loading.on.device.open()?).map(|memory| memory.free);
     terminal::notice("making up weights");
     let started = Instant::now();
@@ -120,6 +122,18 @@ pub(super) fn time(synthetic: &Synthetic) -> Result<Whole, Error> {
         picture_ms: picture.total,
         memory: memory(weights, most, free_before.zip(free_after)),
     })
+}
+
+/// Made-up weights make differences that no real model makes.
+fn tell_of_the_cache(synthetic: &Synthetic) -> Result<(), Error> {
+    let Some(config) = synthetic.loading.cache.resolve()? else { return Ok(()) };
+    let is_static = config.steps_computation_mask.is_some() && config.steps_computation_policy == StepsPolicy::Static;
+    if !is_static && config.calibrated.is_none() {
+        terminal::notice(
+            "which steps are reused depends on made-up numbers: a mask with \"scm_steps_policy\":\"static\" fixes it",
+        );
+    }
+    Ok(())
 }
 
 fn memory(weights: Option<PoolMemory>, most: Option<PoolMemory>, free: Option<(u64, u64)>) -> Option<Memory> {
