@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use cache::{CacheConfig, CacheType};
 use diffusion::{
     Extensions, Guidance, GuidanceKind, ImageRequest, ImageSize, InputImage, Interrupt, Mask, Pipeline, PreviewMethod,
-    PreviewTimes, Previews, RgbImage, SamplingParams,
+    PreviewTimes, Previews, RgbImage, Sampler, SamplingParams,
 };
 use models::{AnyPipeline, Checkpoint, KeptBytes, LoadOptions, Overrides, VaeTiling};
 use peak_alloc::PeakAlloc;
@@ -36,6 +36,7 @@ fn request(cache: Option<&CacheConfig>, guided: bool, previews: bool) -> ImageRe
         params: SamplingParams {
             size: ImageSize { width: 128, height: 128 },
             num_inference_steps: STEPS,
+            sampler: Sampler::Euler,
             guidance: GuidanceKind::TrueCfg.guidance(3.0, guided),
             seed: 7,
         },
@@ -127,6 +128,22 @@ fn a_request_holds_what_its_estimate_says() {
                 check(&case, &mut model, &requests, said, is_exact);
             }
         }
+    }
+}
+
+/// Latents that outweigh the little things, by each sampler.
+#[test]
+fn a_sampler_holds_what_its_estimate_says() {
+    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let checkpoint = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
+    let options = LoadOptions { kept: KeptBytes { encodings: 0, ..KeptBytes::default() }, ..LoadOptions::default() };
+    let mut model = models::load(&checkpoint, &options, &|_, _, _| ()).unwrap();
+    let estimator = model.estimator();
+    for ((name, sampler), previews) in Sampler::NAMED.into_iter().flat_map(|named| [(named, false), (named, true)]) {
+        let mut request = request(None, false, previews);
+        (request.params.sampler, request.params.size) = (sampler, ImageSize { width: 512, height: 512 });
+        let said = estimator(&request).memory.state as usize;
+        check(&format!("{name}, previews {previews}"), &mut model, &[request], said, true);
     }
 }
 

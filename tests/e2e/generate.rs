@@ -24,6 +24,26 @@ fn a_prompt_makes_a_picture_and_a_seed_makes_it_again() {
     assert_ne!(first, generate("other.png", "4"));
 }
 
+#[test]
+fn each_sampler_makes_its_picture_and_few_steps_are_told() {
+    let folder = folder();
+    let generate = |sampler: &str, steps: &str| {
+        let path = folder.path().join("fox.png");
+        let mut command = latentd();
+        command.args(["generate", "a fox on a green background", "--seed", "3", "--sampler", sampler]);
+        let output = run(command.args(["--num-inference-steps", steps, "-o"]).arg(&path));
+        assert!(output.status.success(), "{}", stderr(&output));
+        (fs::read(path).unwrap(), stderr(&output))
+    };
+    let all = ["euler", "heun", "dpmpp_2m", "unipc"].map(|sampler| generate(sampler, "5"));
+    for (i, (picture, told)) in all.iter().enumerate() {
+        assert!(all[..i].iter().all(|(other, _)| other != picture) && !told.contains("note: "), "{told}");
+        assert!(told.contains(if i == 1 { "(9 steps" } else { "(5 steps" }), "{told}");
+    }
+    let (_, told) = generate("dpmpp_2m", "3");
+    assert!(told.contains("note: `sampler` has no effect: dpmpp_2m is another than euler from 4 steps on."), "{told}");
+}
+
 /// Width and height of a PNG, from its header.
 fn image_size(png: &[u8]) -> (u32, u32) {
     assert_eq!(&png[1..4], b"PNG");

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage};
+use diffusion::{
+    ImageRequest, ImageSize, InputImage, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, Sampler,
+};
 use models::{DiffusionPipeline, Family, RequestState};
 use serde::Deserialize;
 use serde_json::Value;
@@ -51,6 +53,20 @@ pub struct Run {
     pub zero_cond_t: bool,
     /// Whether FLUX.2-klein ran as a distilled model.
     pub is_distilled: Option<bool>,
+    /// What took the steps, where it was not Euler.
+    pub sampler: Option<String>,
+}
+
+impl Run {
+    /// What took the steps.
+    pub fn sampler(&self) -> Sampler {
+        self.sampler.as_deref().map_or(Sampler::Euler, sampler)
+    }
+}
+
+/// The sampler of this name.
+pub fn sampler(name: &str) -> Sampler {
+    Sampler::NAMED.into_iter().find(|(known, _)| *known == name).unwrap().1
 }
 
 /// The pipeline call's keyword arguments.

@@ -1,7 +1,7 @@
 //! Previews of the built-in model: what they show, and that the picture does not know of them.
 
 use diffusion::{
-    Guidance, ImageRequest, ImageSize, Interrupt, Pipeline, PreviewMethod, PreviewTimes, Previews, RgbImage,
+    Guidance, ImageRequest, ImageSize, Interrupt, Pipeline, PreviewMethod, PreviewTimes, Previews, RgbImage, Sampler,
     SamplingParams,
 };
 use models::{AnyPipeline, Checkpoint, LoadOptions, RequestState};
@@ -23,6 +23,7 @@ fn request(prompt: &str, seed: u64, previews: Option<PreviewTimes>) -> ImageRequ
         params: SamplingParams {
             size: ImageSize { width: 120, height: 100 },
             num_inference_steps: STEPS,
+            sampler: Sampler::Euler,
             guidance: Guidance::TrueCfg { scale: 3.0 },
             seed,
         },

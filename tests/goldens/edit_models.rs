@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Mask, Pipeline, RgbImage, SamplingParams};
+use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Mask, Pipeline, RgbImage, Sampler, SamplingParams};
 use models::{AnyPipeline, Checkpoint, KeptBytes, LoadOptions, Overrides, RequestState, randn};
 
 use crate::compare::changed_checkpoint;
@@ -59,7 +59,13 @@ pub fn edit(prompt: &str, pictures: &[InputImage], size: ImageSize) -> ImageRequ
         negative_prompt: None,
         input_images: pictures.into(),
         mask: None,
-        params: SamplingParams { size, num_inference_steps: 3, guidance: diffusion::Guidance::None, seed: 7 },
+        params: SamplingParams {
+            size,
+            num_inference_steps: 3,
+            sampler: Sampler::Euler,
+            guidance: diffusion::Guidance::None,
+            seed: 7,
+        },
         fit: None,
         previews: None,
         extensions: Default::default(),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use diffusion::{
     Guidance, ImageRequest, ImageSize, InputImage, Interrupt, Pipeline, PipelineError, PreviewMethod, PreviewTimes,
-    Previews, RgbImage, SamplingParams,
+    Previews, RgbImage, Sampler, SamplingParams,
 };
 use models::{AnyPipeline, Checkpoint, LoadOptions, RequestState};
 
@@ -30,7 +30,13 @@ fn request(side: usize) -> ImageRequest {
         input_images: Default::default(),
         mask: None,
         fit: None,
-        params: SamplingParams { size: size(side), num_inference_steps: 2, guidance: Guidance::None, seed: 7 },
+        params: SamplingParams {
+            size: size(side),
+            num_inference_steps: 2,
+            sampler: Sampler::Euler,
+            guidance: Guidance::None,
+            seed: 7,
+        },
         previews: Some(Previews { times: PreviewTimes::Interval(1), method: PreviewMethod::Vae }),
         extensions: Default::default(),
     }

@@ -42,4 +42,5 @@ mod qwen_image_pipeline;
 mod qwen_image_text_encoder;
 mod qwen_image_transformer;
 mod qwen_image_vae;
+mod samplers;
 mod vae_tiling;

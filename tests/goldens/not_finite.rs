@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use diffusion::{
     Guidance, ImageRequest, ImageSize, Interrupt, Pipeline, PipelineError, PreviewMethod, PreviewTimes, Previews,
-    RgbImage, SamplingParams,
+    RgbImage, Sampler, SamplingParams,
 };
 use models::{AnyPipeline, Checkpoint, LoadOptions};
 
@@ -26,7 +26,13 @@ fn request(seed: u64) -> ImageRequest {
         input_images: Default::default(),
         mask: None,
         fit: None,
-        params: SamplingParams { size, num_inference_steps: STEPS, guidance: Guidance::None, seed },
+        params: SamplingParams {
+            size,
+            num_inference_steps: STEPS,
+            sampler: Sampler::Euler,
+            guidance: Guidance::None,
+            seed,
+        },
         previews: Some(Previews { times: PreviewTimes::Interval(1), method: PreviewMethod::Vae }),
         extensions: Default::default(),
     }

@@ -38,6 +38,7 @@ pub fn request(golden: &Golden, i: usize) -> ImageRequest {
         params: SamplingParams {
             size: ImageSize { width: kw.width, height: kw.height },
             num_inference_steps: kw.num_inference_steps,
+            sampler: golden.run.sampler(),
             guidance: GuidanceKind::TrueCfg.guidance(kw.true_cfg_scale, kw.negative_prompt.is_some()),
             seed: golden.run.seed,
         },

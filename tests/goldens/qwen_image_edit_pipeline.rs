@@ -27,6 +27,7 @@ pub fn pipeline(golden: &Golden, dtype: DType) -> DiffusionPipeline<QwenImage> {
         edit_area: golden.run.vae_area,
         condition_area: golden.run.cond_area,
         max_sequence_length: None,
+        sampler: None,
     };
     let options = LoadOptions { dtype, overrides, ..LoadOptions::default() };
     let checkpoint = Checkpoint::open(changed.path()).unwrap();

@@ -63,6 +63,21 @@ class Generate(PlaygroundCase):
         self.assertGreaterEqual(below, sum(run["decisions"].count("C") for run in runs))
         self.assertLess(below, page.locator("#timeline .dot").count())
 
+    def test_a_sampler_with_two_runs_a_step(self):
+        page = self.open()
+        page.fill("#prompt", PROMPT)
+        set_steps(page, 4)
+        page.check('input[value="off"]', force=True)
+        page.click("#more summary")
+        expect(page.locator("#sampler")).to_have_value("euler")
+        expect(page.locator("#snippet")).not_to_contain_text("sampler")
+        page.select_option("#sampler", "heun")
+        expect(page.locator("#snippet")).to_contain_text('"sampler": "heun"')
+        page.click("#generate")
+        wait_for_picture(page)
+        self.assertEqual(decisions(page, "cond"), "1" * 7)
+        expect(page.locator("#facts")).to_contain_text("7 steps")
+
     def test_several_pictures_and_another_size_and_format(self):
         page = self.open()
         page.fill("#prompt", PROMPT)

@@ -11,7 +11,7 @@ pub struct RequestCost {
     pub tokens: usize,
     /// Transformer passes of one step: two under classifier-free guidance.
     pub passes: usize,
-    /// Denoising steps.
+    /// Steps of a pipeline: evaluations of the transformer.
     pub steps: usize,
     /// The pictures on the way that it wants.
     pub previews: Option<Previews>,
@@ -66,7 +66,7 @@ impl RequestCost {
         RequestCost {
             tokens,
             passes,
-            steps: request.params.num_inference_steps,
+            steps: request.params.num_evaluations(),
             previews: request.previews,
             work: Work { encode, step, reused_step: step, preview: picture, decode: picture, fit: 0.0 },
             memory: RequestMemory::default(),

@@ -39,6 +39,7 @@ impl RequestDraft {
         if self.num_inference_steps.is_some() && self.quality != Quality::Medium {
             found.push(WithoutEffect::new("quality", "it picks the steps, and those are given"));
         }
+        found.extend(self.idle_sampler(card));
         found.extend(self.idle_previews(card));
         found
     }
@@ -84,9 +85,21 @@ impl RequestDraft {
         Some(WithoutEffect::new("negative_prompt", why))
     }
 
-    fn idle_previews(&self, card: &ModelCard) -> Option<WithoutEffect> {
+    /// None where they are out of bounds.
+    fn steps(&self, card: &ModelCard) -> Option<usize> {
         let steps = self.num_inference_steps.unwrap_or(card.num_inference_steps(self.quality) as i64);
-        let steps = usize::try_from(steps).ok()?;
+        usize::try_from(steps).ok()
+    }
+
+    fn idle_sampler(&self, card: &ModelCard) -> Option<WithoutEffect> {
+        let (sampler, steps) = (self.sampler?, self.steps(card)?);
+        let fewest = sampler.fewest_steps();
+        let why = || format!("{} is another than euler from {fewest} steps on", sampler.name());
+        (steps < fewest).then(|| WithoutEffect::new("sampler", why()))
+    }
+
+    fn idle_previews(&self, card: &ModelCard) -> Option<WithoutEffect> {
+        let steps = self.sampler(card).num_evaluations(self.steps(card)?);
         let previews = self.previews.filter(|previews| (0..steps).all(|step| !previews.is_due(step, steps)))?;
         let field = match previews.times {
             PreviewTimes::Count(0) => return None,
@@ -105,7 +118,7 @@ const NO_NEGATIVE_PROMPT: &str = "guidance runs only with a `negative_prompt`, b
 mod tests {
     use super::*;
     use crate::request::tests::{card, draft};
-    use crate::{PreviewMethod, Previews};
+    use crate::{PreviewMethod, Previews, Sampler};
 
     /// What a model of this kind is told of the draft, a field each.
     fn told(kind: GuidanceKind, draft: &RequestDraft) -> Vec<&'static str> {
@@ -167,6 +180,16 @@ mod tests {
     }
 
     #[test]
+    fn a_sampler_needs_steps() {
+        let told = |sampler, steps| {
+            told(GuidanceKind::None, &RequestDraft { sampler, num_inference_steps: Some(steps), ..draft() })
+        };
+        assert_eq!(told(Some(Sampler::DpmPp2M), 3), ["sampler"]);
+        assert!(told(Some(Sampler::DpmPp2M), 4).is_empty() && told(Some(Sampler::Euler), 1).is_empty());
+        assert!(told(None, 1).is_empty(), "nobody asked for one");
+    }
+
+    #[test]
     fn steps_stand_over_quality_and_previews_need_steps() {
         let high = RequestDraft { quality: Quality::High, ..draft() };
         assert!(told(GuidanceKind::None, &high).is_empty());
@@ -179,5 +202,10 @@ mod tests {
         assert_eq!(seen(PreviewTimes::Count(3), 1), ["partial_images"]);
         assert!(seen(PreviewTimes::Interval(5), 6).is_empty() && seen(PreviewTimes::Count(3), 2).is_empty());
         assert!(seen(PreviewTimes::Count(0), 1).is_empty());
+        // Two steps of Heun's method are three evaluations.
+        let previews = Some(Previews { method: PreviewMethod::Vae, times: PreviewTimes::Interval(2) });
+        let heun = |sampler| RequestDraft { sampler, previews, num_inference_steps: Some(2), ..draft() };
+        assert_eq!(told(GuidanceKind::None, &heun(None)), ["preview_interval"]);
+        assert!(told(GuidanceKind::None, &heun(Some(Sampler::Heun))).is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! The vocabulary of a diffusion request: what is asked for ([`RequestDraft`] →
-//! [`ImageRequest`]), the noise levels it is denoised along ([`Sigmas`]), which
-//! passes a step makes ([`CfgBranch`]), and the contract through which a scheduler
+//! [`ImageRequest`]), the noise levels it is denoised along ([`Sigmas`]) and how
+//! ([`Sampler`]), which passes a step makes ([`CfgBranch`]), and the contract through which a scheduler
 //! drives a model ([`Pipeline`]).
 //!
 //! Numbers and strings only: no tensor, channel, clock, file or JSON, so that both
@@ -20,10 +20,12 @@ mod knowledge;
 mod limits;
 mod memory;
 mod model_card;
+pub mod multistep;
 mod pipeline;
 mod preview;
 mod quality;
 mod request;
+mod sampler;
 mod sigma_spacing;
 mod sigmas;
 mod size;
@@ -46,6 +48,7 @@ pub use pipeline::{BlockRun, EncodingsUse, Lookups, Pipeline, PipelineError, Ste
 pub use preview::{PreviewMethod, PreviewTimes, Previews};
 pub use quality::Quality;
 pub use request::{ImageRequest, RequestDraft, SamplingParams};
+pub use sampler::Sampler;
 pub use sigma_spacing::SigmaSpacing;
 pub use sigmas::{FlowMatchConfig, Sigmas, TimeShift, empirical_mu};
 pub use size::{ImageSize, InvalidSize};

@@ -1,6 +1,6 @@
 //! What a loaded model says of itself.
 
-use crate::{EditSize, GuidanceKind, ImageSize, InputImageBounds, Quality};
+use crate::{EditSize, GuidanceKind, ImageSize, InputImageBounds, Quality, Sampler};
 
 /// The facts that validation and `/v1/models` need of a loaded model.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +25,8 @@ pub struct ModelCard {
     pub low_num_inference_steps: usize,
     /// Denoising steps of [`Quality::High`].
     pub high_num_inference_steps: usize,
+    /// How a picture gets from noise level to noise level when a request does not say.
+    pub default_sampler: Sampler,
     /// The guidance that the model was made for.
     pub guidance: GuidanceKind,
     /// The weight of guidance when a request names none.

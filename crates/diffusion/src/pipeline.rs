@@ -12,8 +12,8 @@ use crate::{CfgBranch, Estimator, ImageRequest, Interrupt, ModelCard, PreviewMet
 /// Each stage is given an [`Interrupt`] and looks at it often: between blocks, inside large operations. Once it is
 /// set, the stage answers [`PipelineError::Interrupted`] and nothing else.
 pub trait Pipeline {
-    /// Everything one request carries from step to step: latents, prompt embeddings, sigmas,
-    /// step index, caches. A clone shares the device memory of the original, so that a step that
+    /// Everything one request carries from step to step: latents, prompt embeddings, sigmas, step
+    /// index, what its sampler remembers, caches. A clone shares the device memory of the original, so that a step that
     /// ran out of memory can be taken back; dropping the last one frees it.
     type State: Clone;
 
@@ -48,8 +48,10 @@ pub trait Pipeline {
         Vec::new()
     }
 
-    /// Advances every request of `batch` by one step; one report a request, in the same order.
-    /// No request of the batch may have all its steps behind it.
+    /// Advances every request of `batch` by one step, an evaluation of the transformer; one report a request, in the same
+    /// order. A request has [`SamplingParams::num_evaluations`](crate::SamplingParams::num_evaluations) of them, whatever
+    /// its [`Sampler`](crate::Sampler): requests with different ones step together. No request of the batch may have all
+    /// its steps behind it.
     ///
     /// # Errors
     /// The whole batch failed; the states are not to be used again.

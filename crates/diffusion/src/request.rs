@@ -5,7 +5,9 @@ use std::sync::Arc;
 use crate::edit_size::ShapeOf;
 use crate::knowledge::known_prompt;
 use crate::limits::{self, InvalidRequest, Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
-use crate::{Extensions, Fit, Guidance, GuidanceKind, ImageSize, InputImage, Mask, ModelCard, Previews, Quality};
+use crate::{
+    Extensions, Fit, Guidance, GuidanceKind, ImageSize, InputImage, Mask, ModelCard, Previews, Quality, Sampler,
+};
 
 /// The last seed: 0 follows it, so that every seed that is told can be given again.
 const MAX_SEED: u64 = i64::MAX as u64;
@@ -29,6 +31,8 @@ pub struct RequestDraft {
     pub num_inference_steps: Option<i64>,
     /// How much work the picture is worth.
     pub quality: Quality,
+    /// How the picture gets from noise level to noise level; without one, as the model does.
+    pub sampler: Option<Sampler>,
     /// The weight of plain classifier-free guidance, or what a model with embedded guidance is told.
     pub guidance_scale: Option<f64>,
     /// The weight of true classifier-free guidance; it runs above 1, so that 1 turns it off.
@@ -70,10 +74,20 @@ pub struct SamplingParams {
     pub size: ImageSize,
     /// Denoising steps, 1..=1000.
     pub num_inference_steps: usize,
+    /// What takes them.
+    pub sampler: Sampler,
     /// How the prompt is made to count.
     pub guidance: Guidance,
     /// The noise's seed.
     pub seed: u64,
+}
+
+impl SamplingParams {
+    /// Evaluations of the transformer: what a [`Pipeline`](crate::Pipeline) and whoever drives it calls the steps of the
+    /// request.
+    pub fn num_evaluations(&self) -> usize {
+        self.sampler.num_evaluations(self.num_inference_steps)
+    }
 }
 
 impl ImageRequest {
@@ -82,11 +96,16 @@ impl ImageRequest {
         self.fit.map_or(self.params.size, |fit| fit.asked)
     }
 
-    /// What whoever asked should know before the first step, in sentences: how the picture gets its size, and what the
-    /// model knows.
+    /// What whoever asked should know before the first step, in sentences: how the picture gets its size, what the
+    /// model knows, and for which sampler it was made.
     pub fn notes(&self, card: &ModelCard) -> Vec<String> {
         let known = known_prompt(&self.prompt, &card.knows);
-        known.note.into_iter().chain(self.fit.map(|fit| fit.to_string())).collect()
+        let sampler = self.params.sampler;
+        let is_distilled = card.guidance == GuidanceKind::None;
+        let other = (is_distilled && sampler != Sampler::Euler).then(|| {
+            format!("the model was distilled into few steps of euler: {} may draw it less well", sampler.name())
+        });
+        known.note.into_iter().chain(self.fit.map(|fit| fit.to_string())).chain(other).collect()
     }
 }
 
@@ -158,7 +177,7 @@ impl RequestDraft {
         let size = fit.map_or(asked, |fit| fit.made);
         self.guidance_scale(card)?;
         let first_seed = self.first_seed()?;
-        let guidance = self.guidance(card);
+        let (guidance, sampler) = (self.guidance(card), self.sampler(card));
         let negative_prompt = self.negative_prompt.or_else(|| card.default_negative_prompt.clone());
         let negative_prompt = negative_prompt.filter(|_| guidance.branches().len() > 1);
         let mask = self.mask.map(Arc::new);
@@ -169,7 +188,7 @@ impl RequestDraft {
                 negative_prompt: negative_prompt.clone(),
                 input_images: self.input_images.clone(),
                 mask: mask.clone(),
-                params: SamplingParams { size, num_inference_steps, guidance, seed },
+                params: SamplingParams { size, num_inference_steps, sampler, guidance, seed },
                 fit,
                 previews: self.previews,
                 extensions: self.extensions.clone(),
@@ -181,6 +200,11 @@ impl RequestDraft {
     fn num_inference_steps(&self, card: &ModelCard) -> Result<usize, InvalidRequest> {
         let steps = self.num_inference_steps.unwrap_or(card.num_inference_steps(self.quality) as i64);
         Ok(limits::within("num_inference_steps", steps, 1..=MAX_INFERENCE_STEPS)? as usize)
+    }
+
+    /// What takes the steps.
+    pub(crate) fn sampler(&self, card: &ModelCard) -> Sampler {
+        self.sampler.unwrap_or(card.default_sampler)
     }
 
     /// `None` where seeds are drawn.
@@ -274,6 +298,7 @@ pub(crate) mod tests {
             default_num_inference_steps: 20,
             low_num_inference_steps: 10,
             high_num_inference_steps: 40,
+            default_sampler: Sampler::Euler,
             guidance: GuidanceKind::TrueCfg,
             default_guidance_scale: 4.0,
             default_negative_prompt: None,
@@ -297,6 +322,7 @@ pub(crate) mod tests {
     fn a_bare_prompt_takes_the_models_defaults() {
         let [request] = &build(draft()).unwrap()[..] else { panic!("one picture") };
         assert_eq!((request.params.num_inference_steps, request.params.seed), (20, 7));
+        assert_eq!(request.params.sampler, Sampler::Euler);
         assert_eq!(request.params.guidance, Guidance::None, "no negative prompt");
     }
 

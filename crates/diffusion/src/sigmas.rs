@@ -101,7 +101,13 @@ impl Sigmas {
         Sigmas(sigmas)
     }
 
-    /// How many Euler steps the schedule has.
+    /// A schedule of these levels, two at least, each at most the one before.
+    #[cfg(test)]
+    pub(crate) fn of_levels(levels: Vec<f32>) -> Self {
+        Sigmas(levels)
+    }
+
+    /// How many steps the schedule has.
     pub fn num_inference_steps(&self) -> usize {
         self.0.len() - 1
     }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use cache::Calibration;
 use candle_core::Device;
 use diffusion::{
-    BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, StepReport, Work,
+    BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, Sampler,
+    StepReport, Work,
 };
 use gpu::{Memory, Unavailable};
 use image::{ColorType, ImageFormat};
@@ -20,6 +21,7 @@ use crate::edit_positions::EditPositionsName;
 use crate::error::Error;
 use crate::input::OmniInput;
 use crate::progress::LoadingBars;
+use crate::sampler::SamplerName;
 use crate::source::ModelSource;
 use crate::vae_tiling::VaeTilingName;
 use crate::whole_file::write_whole;
@@ -42,6 +44,7 @@ pub struct OmniBuilder {
     quantization: Option<QuantizationName>,
     edit_positions: EditPositionsName,
     vae_tiling: VaeTilingName,
+    sampler: Option<SamplerName>,
     cache: CacheFlags,
     limits: Limits,
     memory_budget: Option<u64>,
@@ -52,6 +55,8 @@ pub struct OmniBuilder {
 pub struct OmniDiffusionSamplingParams {
     /// Denoising steps.
     pub num_inference_steps: Option<i64>,
+    /// What takes them.
+    pub sampler: Option<SamplerName>,
     /// Height in pixels; with `width` or not at all.
     pub height: Option<usize>,
     /// Width in pixels; with `height` or not at all.
@@ -94,7 +99,7 @@ pub struct Timings {
     pub decode: Duration,
 }
 
-/// A step that is done.
+/// A step that is done: an evaluation of the transformer.
 #[derive(Clone, Copy, Debug)]
 pub struct StepProgress {
     /// Steps done so far.
@@ -199,7 +204,9 @@ impl Omni {
     ) -> Result<Calibration, Error> {
         let mut measured = Measured::default();
         for (prompt, seed) in prompts.iter().zip(params.seed.unwrap_or(0)..) {
-            let params = OmniDiffusionSamplingParams { seed: Some(seed), ..params.clone() };
+            // Plans are of one evaluation a step.
+            let sampler = Some(SamplerName::Euler);
+            let params = OmniDiffusionSamplingParams { seed: Some(seed), sampler, ..params.clone() };
             let requests = params.draft(prompt.as_str().into())?.build(self.card(), &self.limits, rand::random)?;
             for request in &requests {
                 measured.run(&mut self.pipeline, request)?;
@@ -215,7 +222,7 @@ impl Omni {
         states: &mut [RequestState],
         progress: &mut impl FnMut(StepProgress),
     ) -> Result<Vec<Vec<StepReport>>, Error> {
-        let total = requests.first().map_or(0, |request| request.params.num_inference_steps);
+        let total = requests.first().map_or(0, |request| request.params.num_evaluations());
         let mut steps = vec![Vec::with_capacity(total); states.len()];
         for done in 1..=total {
             let reports = self.pipeline.step(&mut states.iter_mut().collect::<Vec<_>>(), &Interrupt::default())?;
@@ -277,6 +284,12 @@ impl OmniBuilder {
         self
     }
 
+    /// What takes the steps of whoever does not say.
+    pub fn sampler(mut self, sampler: SamplerName) -> Self {
+        self.sampler = Some(sampler);
+        self
+    }
+
     /// Which step cache.
     pub fn cache_backend(mut self, backend: CacheBackend) -> Self {
         self.cache.cache_backend = Some(backend);
@@ -324,7 +337,8 @@ impl OmniBuilder {
         let dtype = DtypeName::resolve(self.dtype, &device, stored, kernels::multiplies_bf16());
         let bars = LoadingBars::default();
         let report = |component, done, total| bars.update(component, done, total);
-        let overrides = Overrides { edit_positions: self.edit_positions.into(), ..Overrides::default() };
+        let sampler = self.sampler.map(Sampler::from);
+        let overrides = Overrides { edit_positions: self.edit_positions.into(), sampler, ..Overrides::default() };
         let kept = self.memory_budget.map(KeptBytes::beside).unwrap_or_default();
         let vae_tiling = self.vae_tiling.resolve(memory.map(|memory| memory.total));
         let options = LoadOptions { dtype, quantization, device: device.clone(), vae_tiling, cache, kept, overrides };
@@ -364,6 +378,7 @@ impl OmniDiffusionSamplingParams {
             size,
             n: self.num_outputs_per_prompt,
             num_inference_steps: self.num_inference_steps,
+            sampler: self.sampler.map(Sampler::from),
             guidance_scale: self.guidance_scale,
             true_cfg_scale: self.true_cfg_scale,
             seed: self.seed,

@@ -4,12 +4,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use cache::{CacheConfig, SegmentTokens};
-use diffusion::{CfgBranch, EditSize, ImageRequest, ImageSize, PreviewMethod, RequestCost, RequestMemory, Work};
+use diffusion::{
+    CfgBranch, EditSize, ImageRequest, ImageSize, PreviewMethod, RequestCost, RequestMemory, Sampler, Work,
+};
 
 use crate::dit::Segment;
 use crate::flops::{ModelFlops, resizing, sketch};
 use crate::options::VaeTiling;
 use crate::peaks::Peaks;
+use crate::solver::Solver;
 use crate::tiling::Tiling;
 
 /// Tells the text tokens of a request's prompt.
@@ -79,7 +82,7 @@ impl CostModel {
                 ..self.peaks(request, reference_tokens)
             },
             least_share: cache.map_or(1.0, |config| self.least_share(config)),
-            kind: cache.map_or(0, |config| kind(config, uncached.steps)),
+            kind: cache.map_or(0, |config| kind(config, uncached.steps, request.params.sampler)),
             ..uncached
         }
     }
@@ -193,11 +196,11 @@ impl CostModel {
     }
 
     /// Latents before and after a step: those of the last step are held until this one is known to have had
-    /// memory enough, and so is the estimate that a preview shows. Pictures to edit, and what a mask keeps, do
-    /// not change.
+    /// memory enough, and so are the estimate that a preview shows and what the sampler remembers. Pictures to edit,
+    /// and what a mask keeps, do not change.
     fn latent_bytes(&self, request: &ImageRequest, reference_tokens: usize) -> usize {
         let own = request.params.size.image_seq_len();
-        let moving = if request.previews.is_some() { 4 } else { 2 };
+        let moving = if request.previews.is_some() { 4 } else { 2 } + Solver::most_kept(request.params.sampler);
         let kept_by_mask = if request.mask.is_some() { 2 } else { 0 };
         (own * (moving + kept_by_mask) + reference_tokens) * self.sizes.token_channels * size_of::<f32>()
     }
@@ -269,10 +272,10 @@ fn fitted_bytes(request: &ImageRequest) -> u64 {
     request.fit.map_or(0, |fit| 3 * (fit.asked.pixels() + fit.inside.pixels()) as u64)
 }
 
-/// Requests with the same settings and step count reuse alike.
-fn kind(config: &CacheConfig, steps: usize) -> u64 {
+/// Requests with the same settings, step count and sampler reuse alike.
+fn kind(config: &CacheConfig, steps: usize, sampler: Sampler) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (format!("{config:?}"), steps).hash(&mut hasher);
+    (format!("{config:?}"), steps, sampler).hash(&mut hasher);
     hasher.finish()
 }
 

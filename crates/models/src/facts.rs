@@ -186,6 +186,7 @@ mod tests {
             default_num_inference_steps: 50,
             low_num_inference_steps: 20,
             high_num_inference_steps: 80,
+            default_sampler: diffusion::Sampler::Euler,
             guidance: diffusion::GuidanceKind::TrueCfg,
             default_guidance_scale: 4.0,
             default_negative_prompt: None,

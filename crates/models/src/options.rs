@@ -2,6 +2,7 @@
 
 use cache::CacheConfig;
 use candle_core::{DType, Device};
+use diffusion::{ModelCard, Sampler};
 
 use crate::facts::Facts;
 
@@ -71,7 +72,7 @@ pub enum VaeTiling {
     Above(u64),
 }
 
-/// Settings of single families that a checkpoint does not decide alone; `None` is the family's own.
+/// Settings that a checkpoint does not decide alone; `None` is the family's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// Positions of picture tokens in Qwen-Image-Edit's text encoder.
@@ -82,6 +83,8 @@ pub struct Overrides {
     pub condition_area: Option<usize>,
     /// Text tokens that FLUX.2's prompts are padded to.
     pub max_sequence_length: Option<usize>,
+    /// What takes the steps of requests that do not say.
+    pub sampler: Option<Sampler>,
 }
 
 impl Overrides {
@@ -92,6 +95,12 @@ impl Overrides {
             condition_area: self.condition_area.or(facts.condition_area),
             ..facts
         }
+    }
+
+    /// A family's card, with what a checkpoint's facts and these know better.
+    pub(crate) fn card(&self, facts: &Facts, card: ModelCard) -> ModelCard {
+        let card = facts.applied_to(card);
+        ModelCard { default_sampler: self.sampler.unwrap_or(card.default_sampler), ..card }
     }
 }
 

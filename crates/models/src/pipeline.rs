@@ -6,7 +6,7 @@ use cache::{CacheConfig, Calibrated, ConfigError, Run};
 use candle_core::Tensor;
 use diffusion::{
     CfgBranch, EncodingsUse, Estimator, Fit, Guidance, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest,
-    Mask, ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport, known_prompt,
+    Mask, ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, Sampler, StepReport, known_prompt,
 };
 use kernels::{in_pool, interruptible};
 use tracing::info_span;
@@ -21,6 +21,7 @@ use crate::mask::{KeptPixels, MaskedEdit};
 use crate::options::LoadOptions;
 use crate::residuals::{CollectProducts, RequestResiduals};
 use crate::resize::{Filter, resize, resize_grey};
+use crate::solver::Solver;
 use crate::state::{Branch, RequestState};
 use crate::step::denoise_step;
 use crate::tiling::decode_tiles;
@@ -189,7 +190,7 @@ impl<F: Family> DiffusionPipeline<F> {
         request: &ImageRequest,
         branches: usize,
     ) -> Result<(Option<RequestResiduals>, Vec<String>), PipelineError> {
-        let steps = request.params.num_inference_steps;
+        let steps = request.params.num_evaluations();
         let segments = self.family.dit().segments();
         if request.extensions.get::<CollectProducts>().is_some() {
             return Ok((Some(RequestResiduals::collecting(steps, segments, branches)), Vec::new()));
@@ -216,6 +217,12 @@ impl<F: Family> DiffusionPipeline<F> {
     ) -> (Option<RequestResiduals>, Vec<String>) {
         let segments = self.family.dit().segments();
         let params = &request.params;
+        if params.sampler == Sampler::Heun {
+            return (
+                None,
+                vec!["computed without a cache: a plan is of one evaluation a step, and heun makes two".into()],
+            );
+        }
         let sigmas = self.family.sigmas(params.num_inference_steps, params.size.image_seq_len());
         let levels: Vec<_> = (0..=params.num_inference_steps).map(|step| f64::from(sigmas.sigma(step))).collect();
         let guidance = match params.guidance {
@@ -261,6 +268,7 @@ impl<F: Family> DiffusionPipeline<F> {
             warnings,
             residuals,
             latents,
+            solver: Solver::new(request.params.sampler),
             estimate: None,
             step_index: 0,
         })

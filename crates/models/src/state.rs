@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use diffusion::{CfgBranch, EncodingsUse, Fit, Guidance, ImageSize, Previews, Sigmas};
+use diffusion::{CfgBranch, EncodingsUse, Fit, Guidance, ImageSize, Previews, Sampler, Sigmas};
 
 use crate::dit::ReferenceLatents;
 use crate::mask::MaskedEdit;
 use crate::residuals::{Products, RequestResiduals};
+use crate::solver::Solver;
 
 /// A request between two steps. A clone shares the tensors.
 #[derive(Clone)]
@@ -32,8 +33,10 @@ pub struct RequestState {
     // Moved on by every step.
     pub(crate) residuals: Option<RequestResiduals>,
     pub(crate) latents: Tensor,
+    pub(crate) solver: Solver,
     /// The clean latents as the last step foresees them, if a preview is due after it.
     pub(crate) estimate: Option<Tensor>,
+    /// Evaluations of the transformer so far.
     pub(crate) step_index: usize,
 }
 
@@ -64,13 +67,14 @@ impl RequestState {
     /// The clean latents as the last step foresees them, `x - sigma v` with guidance, of the shape of
     /// [`RequestState::latents`]: known after the steps that a preview is due after, and after the last.
     pub fn clean_latents(&self) -> Option<&Tensor> {
-        let is_finished = self.step_index == self.sigmas.num_inference_steps();
+        let is_finished = self.step_index == self.num_steps();
         if is_finished { Some(&self.latents) } else { self.estimate.as_ref() }
     }
 
     /// Lets go what only further steps would need.
     pub(crate) fn release(&mut self) {
         (self.residuals, self.estimate, self.references) = (None, None, Arc::default());
+        self.solver = Solver::new(self.sampler());
         self.branches.clear();
     }
 
@@ -90,9 +94,19 @@ impl RequestState {
         &self.references
     }
 
-    /// The step that comes next, from 0.
+    /// The step that comes next, from 0: an evaluation of the transformer.
     pub fn step_index(&self) -> usize {
         self.step_index
+    }
+
+    /// Steps in all: evaluations of the transformer.
+    pub fn num_steps(&self) -> usize {
+        self.sampler().num_evaluations(self.sigmas.num_inference_steps())
+    }
+
+    /// What takes the steps.
+    pub fn sampler(&self) -> Sampler {
+        self.solver.sampler()
     }
 
     /// The noise levels of all steps.

@@ -1,4 +1,4 @@
-//! One denoising step of a ragged batch: transformer passes through the step cache, guidance, Euler.
+//! One step of a ragged batch: transformer passes through the step cache, guidance, each request's sampler.
 
 use candle_core::{Result, Tensor};
 use diffusion::{BlockRun, StepReport};
@@ -7,9 +7,10 @@ use crate::dit::{Dit, DitRow, Segment};
 use crate::forward::{Passes, RequestPasses, forward};
 use crate::guidance::guided;
 use crate::segment::Records;
+use crate::solver::along;
 use crate::state::RequestState;
 
-/// Advances every request of `batch` by one step.
+/// Advances every request of `batch` by one step: an evaluation of the transformer, and what its sampler makes of that.
 ///
 /// The passes of all requests, two of one that is guided, run as rows of one ragged batch; each
 /// request's cache decides for its own rows whether their middle blocks run.
@@ -25,7 +26,7 @@ pub fn denoise_step<D: Dit>(dit: &D, batch: &mut [&mut RequestState]) -> Result<
         let passes: Vec<Tensor> = velocities.by_ref().take(state.branches.len()).collect();
         reports.push(report(dit.segments(), state, row, &records));
         row += passes.len();
-        euler(state, &passes)?;
+        advance(state, &passes)?;
     }
     Ok(reports)
 }
@@ -33,29 +34,32 @@ pub fn denoise_step<D: Dit>(dit: &D, batch: &mut [&mut RequestState]) -> Result<
 /// The request's passes of this step, one a branch.
 fn passes(state: &mut RequestState) -> RequestPasses<'_> {
     let guidance = state.guidance.embedded();
+    let sigma = state.sigmas.sigma(state.sampler().level(state.step_index));
     let rows = state.branches.iter().map(|branch| DitRow {
         latents: &state.latents,
         token_grid: state.size.token_grid(),
         references: &state.references,
         prompt_embeds: &branch.prompt_embeds,
-        sigma: state.sigmas.sigma(state.step_index),
+        sigma,
         guidance,
     });
     RequestPasses { rows: rows.collect(), residuals: state.residuals.as_mut() }
 }
 
-/// Guidance, then `latents += velocity * dt`, what a mask keeps put back; and what a preview that is due needs.
-fn euler(state: &mut RequestState, passes: &[Tensor]) -> Result<()> {
+/// Guidance, then the sampler's step, what a mask keeps put back; and what a preview that is due needs.
+fn advance(state: &mut RequestState, passes: &[Tensor]) -> Result<()> {
     let velocity = guided(state.guidance, passes)?;
-    let (step_index, num_inference_steps) = (state.step_index, state.sigmas.num_inference_steps());
-    let is_due = state.previews.is_some_and(|previews| previews.is_due(step_index, num_inference_steps));
-    let latents_at = |sigma: f32, dsigma: f32| {
-        let latents = (&state.latents + (&velocity * f64::from(dsigma))?)?;
-        state.masked.as_ref().map_or_else(|| Ok(latents.clone()), |masked| masked.blend(&latents, sigma))
+    let (step_index, num_steps, sampler) = (state.step_index, state.num_steps(), state.sampler());
+    let is_due = state.previews.is_some_and(|previews| previews.is_due(step_index, num_steps));
+    let kept = |latents: Tensor, sigma: f32| match &state.masked {
+        Some(masked) => masked.blend(&latents, sigma),
+        None => Ok(latents),
     };
-    let sigma = state.sigmas.sigma(step_index);
-    let estimate = is_due.then(|| latents_at(0.0, -sigma)).transpose()?;
-    let latents = latents_at(state.sigmas.sigma(step_index + 1), state.sigmas.dt(step_index))?;
+    let (sigma, next) = (sampler.level(step_index), sampler.next_level(step_index));
+    let (sigma, next) = (state.sigmas.sigma(sigma), state.sigmas.sigma(next));
+    let estimate = is_due.then(|| kept(along(&state.latents, &velocity, -sigma)?, 0.0)).transpose()?;
+    let latents = state.solver.advance(&state.sigmas, step_index, &state.latents, &velocity)?;
+    let latents = kept(latents, next)?;
     (state.estimate, state.latents) = (estimate, latents);
     state.step_index += 1;
     Ok(())

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use diffusion::{
     Extensions, Fit, Guidance, ImageRequest, ImageSize, InputImage, Interrupt, MAX_FITTED_PIXELS, ModelCard, Pipeline,
-    PipelineError, RequestCost, RgbImage, SamplingParams,
+    PipelineError, RequestCost, RgbImage, Sampler, SamplingParams,
 };
 
 /// What was measured. The default is nothing.
@@ -237,7 +237,13 @@ pub(crate) fn request(card: &ModelCard, size: ImageSize) -> ImageRequest {
         negative_prompt: None,
         input_images: (0..card.input_images.min_images).map(|_| InputImage::new(grey.clone())).collect(),
         mask: None,
-        params: SamplingParams { size, num_inference_steps: 1, guidance: Guidance::None, seed: 0 },
+        params: SamplingParams {
+            size,
+            num_inference_steps: 1,
+            sampler: Sampler::Euler,
+            guidance: Guidance::None,
+            seed: 0,
+        },
         fit: None,
         previews: None,
         extensions: Extensions::default(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use diffusion::{
     BlockRun, CfgBranch, EditSize, EncodingsUse, Estimator, Extensions, Guidance, GuidanceKind, ImageRequest,
     ImageSize, InputImageBounds, Interrupt, InvalidRequest, Mask, ModelCard, Pipeline, PipelineError, PreviewMethod,
-    RequestCost, RequestMemory, RgbImage, SamplingParams, ShapeOf, StepReport, Work,
+    RequestCost, RequestMemory, RgbImage, Sampler, SamplingParams, ShapeOf, StepReport, Work,
 };
 
 /// Paints a picture in the one colour that its seed says; the last number of a preview's colour is how
@@ -164,6 +164,7 @@ impl Default for FakePipeline {
                 default_num_inference_steps: 4,
                 low_num_inference_steps: 2,
                 high_num_inference_steps: 8,
+                default_sampler: Sampler::default(),
                 guidance: GuidanceKind::TrueCfg,
                 default_guidance_scale: 4.0,
                 default_negative_prompt: None,
@@ -317,11 +318,11 @@ impl Pipeline for FakePipeline {
         self.called();
         self.fault(&state.request.prompt, "decode")?;
         sleep(self.decode_delay, interrupt)?;
-        let SamplingParams { seed, num_inference_steps, .. } = state.request.params;
+        let params = &state.request.params;
         let size = state.request.size();
         assert!(state.is_released, "what only steps need was held in a decoding");
-        assert_eq!(state.steps_taken, num_inference_steps, "decoded before all steps were taken");
-        Ok(RgbImage { size, pixels: colour(seed).repeat(size.pixels()) })
+        assert_eq!(state.steps_taken, params.num_evaluations(), "decoded before all steps were taken");
+        Ok(RgbImage { size, pixels: colour(params.seed).repeat(size.pixels()) })
     }
 }
 
@@ -353,6 +354,7 @@ pub fn request(side: usize, num_inference_steps: usize) -> ImageRequest {
         params: SamplingParams {
             size: ImageSize { width: side, height: side },
             num_inference_steps,
+            sampler: Sampler::Euler,
             guidance: Guidance::None,
             seed: 0,
         },

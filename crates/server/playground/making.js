@@ -5,7 +5,7 @@ import { comparedCache, drawComparison, sideName } from "./compare.js";
 import { announce } from "./dom.js";
 import { key } from "./key.js";
 import { Pace } from "./pace.js";
-import { previewInterval, requestBody, streamed } from "./settings.js";
+import { previewInterval, requestBody, stepsTold, streamed } from "./settings.js";
 import { parsed } from "./sizes.js";
 import { newRecord, noteStep } from "./steps.js";
 
@@ -28,7 +28,8 @@ export class Maker {
     const body = requestBody(values, info, inputs.length);
     const pictures = [];
     let chosen = 0;
-    const records = Array.from({ length: body.n ?? 1 }, () => newRecord(body.num_inference_steps));
+    const steps = stepsTold(body, info.model);
+    const records = Array.from({ length: body.n ?? 1 }, () => newRecord(steps));
     const choose = (index) => {
       chosen = index;
       this.#timeline.show(records[index]);
@@ -46,7 +47,7 @@ export class Maker {
         await this.#gallery.add(picture);
       },
     };
-    const interval = previewInterval(values.preview, body.num_inference_steps);
+    const interval = previewInterval(values.preview, steps);
     await this.#run(streamed(body, interval), { values, inputs }, records, on, signal);
     announce(pictures.length > 1 ? "The pictures are there" : "The picture is there");
   }
@@ -59,7 +60,7 @@ export class Maker {
     this.#stage.showComparison();
     for (const side of compared) {
       const body = requestBody(side.values, info, inputs.length);
-      const records = [newRecord(body.num_inference_steps)];
+      const records = [newRecord(stepsTold(body, info.model))];
       drawComparison(compared, size);
       this.#timeline.show(records[0]);
       const on = {
@@ -95,7 +96,7 @@ export class Maker {
   async #run(body, { values, inputs }, records, { preview, completed }, signal) {
     const begun = performance.now();
     const files = inputs.map(({ file }) => file);
-    const pace = new Pace(records.length * body.num_inference_steps);
+    const pace = new Pace(records.length * records[0].numSteps);
     const keeping = [];
     this.#stage.progress("Sent…", null);
     const on = {

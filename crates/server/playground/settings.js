@@ -22,6 +22,7 @@ const FIELDS = {
   prompt: "prompt",
   negative_prompt: "negative",
   num_inference_steps: "steps",
+  sampler: "sampler",
   true_cfg_scale: "guidance",
   guidance_scale: "guidance",
   image: "choose",
@@ -51,12 +52,13 @@ export class Settings {
     this.#info = info;
     this.#offerSizes(info);
     this.#offerPresets(info.cache);
+    byId("sampler").replaceChildren(...info.samplers.map((name) => make("option", { value: name }, SAMPLERS[name] ?? name)));
     byId("steps").max = info.limits.max_inference_steps;
     byId("steps-range").max = Math.min(info.limits.max_inference_steps, MAX_SLIDER_STEPS);
     byId("prompt").maxLength = info.limits.max_prompt_chars;
     byId("guidance-field").hidden = info.model.guidance === "none";
-    const { default_num_inference_steps: steps, default_negative_prompt: negative } = info.model;
-    this.restore({ steps, guidance: defaultWeight(info.model), negative: negative?.trim(), size: info.model.default_size, ...stored(info.model.id) });
+    const { default_num_inference_steps: steps, default_sampler: sampler, default_negative_prompt: negative } = info.model;
+    this.restore({ steps, sampler, guidance: defaultWeight(info.model), negative: negative?.trim(), size: info.model.default_size, ...stored(info.model.id) });
   }
 
   /** What the form holds. */
@@ -67,6 +69,7 @@ export class Settings {
       prompt: byId("prompt").value,
       size: shape === "custom" ? `${byId("width").value}x${byId("height").value}` : shape,
       steps: byId("steps").value,
+      sampler: byId("sampler").value,
       seed: byId("seed").value.trim(),
       keepSeed: this.#isSeedKept(),
       cache: checked("cache") ?? "server",
@@ -80,7 +83,7 @@ export class Settings {
 
   /** Fills the form; what `values` does not name stays as it is. */
   restore(values) {
-    for (const id of ["prompt", "negative", "guidance", "steps", "n", "format", "preview", "seed"]) {
+    for (const id of ["prompt", "negative", "guidance", "steps", "sampler", "n", "format", "preview", "seed"]) {
       if (values[id] !== undefined && values[id] !== null) byId(id).value = values[id];
     }
     byId("steps-range").value = byId("steps").value;
@@ -179,12 +182,19 @@ export function requestBody(values, info, numInputs) {
   if (!isAuto) body.size = values.size;
   if (values.n !== "1") body.n = Number(values.n);
   body.num_inference_steps = wholeNumber("num_inference_steps", values.steps || String(model.default_num_inference_steps));
+  if (values.sampler !== model.default_sampler) body.sampler = values.sampler;
   if (values.seed !== "") body.seed = wholeNumber("seed", values.seed);
   if (values.guidance !== "" && Number(values.guidance) !== defaultWeight(model)) body[weightName(model)] = Number(values.guidance);
   if (values.negative.trim() !== (model.default_negative_prompt ?? "").trim()) body.negative_prompt = values.negative;
   if (values.cache !== "server") body.cache = values.cache;
   if (values.format !== "png") body.output_format = values.format;
   return body;
+}
+
+/** The steps of each picture as the server takes and tells them: runs of the transformer. */
+export function stepsTold(body, model) {
+  const isHeun = (body.sampler ?? model.default_sampler) === "heun";
+  return isHeun ? 2 * body.num_inference_steps - 1 : body.num_inference_steps;
 }
 
 /** The weight of the model's guidance where a request names none. */
@@ -228,6 +238,13 @@ function shapeChip(name, width, height) {
   const input = make("input", { type: "radio", name: "shape", value });
   return make("label", { title }, input, drawn("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" }, outline), isCustom ? "Custom" : isAuto ? "Auto" : name);
 }
+
+const SAMPLERS = {
+  euler: "Euler",
+  heun: "Heun, two runs a step",
+  dpmpp_2m: "DPM++ 2M",
+  unipc: "UniPC",
+};
 
 const HINTS = {
   off: "Every step is computed.",

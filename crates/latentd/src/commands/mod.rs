@@ -19,7 +19,8 @@ use std::ffi::{OsStr, OsString};
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches};
 use latentd::{
-    CacheFlags, DeviceName, DtypeName, EditPositionsName, Error, Omni, OmniBuilder, QuantizationName, VaeTilingName,
+    CacheFlags, DeviceName, DtypeName, EditPositionsName, Error, Omni, OmniBuilder, QuantizationName, SamplerName,
+    VaeTilingName,
 };
 
 use crate::{build, logging};
@@ -109,6 +110,9 @@ struct ModelFlags<D: clap::Args = OneDevice> {
     /// on is diffusers' `vae.enable_tiling()`; auto is on a GPU, where the whole would take over an eighth of its memory
     #[arg(long, value_enum, default_value_t, value_name = "WHEN", env = "LATENTD_VAE_TILING")]
     vae_tiling: VaeTilingName,
+    /// How a picture gets from noise level to noise level, unless a request says other; `euler` without it
+    #[arg(long, value_enum, value_name = "SAMPLER", env = "LATENTD_SAMPLER")]
+    sampler: Option<SamplerName>,
     #[command(flatten)]
     on: D,
     #[command(flatten)]
@@ -149,6 +153,9 @@ impl<D: clap::Args> ModelFlags<D> {
         }
         if let Some(dtype) = self.dtype {
             builder = builder.dtype(dtype);
+        }
+        if let Some(sampler) = self.sampler {
+            builder = builder.sampler(sampler);
         }
         match self.quantization {
             Some(quantization) => builder.quantization(quantization),

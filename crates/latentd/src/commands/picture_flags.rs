@@ -103,6 +103,7 @@ impl PictureFlags {
         };
         Ok(OmniDiffusionSamplingParams {
             num_inference_steps: self.num_inference_steps,
+            sampler: self.loading.sampler,
             height,
             width,
             negative_prompt: self.negative_prompt.clone(),

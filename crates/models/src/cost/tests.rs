@@ -84,6 +84,7 @@ fn request(extensions: Extensions) -> ImageRequest {
         params: SamplingParams {
             size: ImageSize { width: 1024, height: 1024 },
             num_inference_steps: 50,
+            sampler: Sampler::Euler,
             guidance: Guidance::TrueCfg { scale: 4.0 },
             seed: 0,
         },

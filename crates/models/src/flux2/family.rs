@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use diffusion::{
     EditSize, FlowMatchConfig, GuidanceKind, ImageRequest, ImageSize, InputImageBounds, ModelCard, PipelineError,
-    RgbImage, Sigmas, empirical_mu, most_pixels,
+    RgbImage, Sampler, Sigmas, empirical_mu, most_pixels,
 };
 use serde::Deserialize;
 
@@ -69,7 +69,8 @@ impl Flux2Klein {
         let max_sequence_length = options.overrides.max_sequence_length.unwrap_or(MAX_SEQUENCE_LENGTH);
         let (facts, card) = (Facts::load(checkpoint)?, card(checkpoint.class()?, is_distilled, &config, options.dtype));
         facts.check_effect(&card, false)?;
-        let card = options.overrides.over(facts).applied_to(card);
+        let facts = options.overrides.over(facts);
+        let card = options.overrides.card(&facts, card);
         if let Some(cache) = &options.cache {
             cache.validate(&card.num_blocks)?;
         }
@@ -245,6 +246,7 @@ fn card(class: String, is_distilled: bool, config: &TransformerConfig, dtype: DT
         default_num_inference_steps: steps,
         low_num_inference_steps: low,
         high_num_inference_steps: high,
+        default_sampler: Sampler::default(),
         guidance: match (config.guidance_embeds, is_distilled) {
             (true, _) => GuidanceKind::Embedded,
             (false, true) => GuidanceKind::None,

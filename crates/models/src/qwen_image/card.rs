@@ -1,7 +1,7 @@
 //! What Qwen-Image's pipelines say of themselves where the checkpoint says nothing.
 
 use candle_core::DType;
-use diffusion::{EditSize, GuidanceKind, ImageSize, InputImageBounds, ModelCard, ShapeOf, most_pixels};
+use diffusion::{EditSize, GuidanceKind, ImageSize, InputImageBounds, ModelCard, Sampler, ShapeOf, most_pixels};
 
 use super::config::TransformerConfig;
 use super::edit_prompt::EditStyle;
@@ -35,6 +35,7 @@ pub(super) fn card(class: String, style: Option<EditStyle>, config: &Transformer
         default_num_inference_steps: if style == Some(EditStyle::Plus) { 40 } else { 50 },
         low_num_inference_steps: 20,
         high_num_inference_steps: 80,
+        default_sampler: Sampler::default(),
         guidance: GuidanceKind::TrueCfg,
         default_guidance_scale: 4.0,
         // The model cards' examples all have it, those of text to image too: without a negative prompt the pipelines

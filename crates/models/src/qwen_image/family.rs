@@ -62,7 +62,7 @@ impl QwenImage {
         let (facts, card) = (Facts::load(checkpoint)?, card(class, style, &config, options.dtype));
         facts.check_effect(&card, style.is_some())?;
         let facts = options.overrides.over(facts);
-        let card = facts.applied_to(card);
+        let card = options.overrides.card(&facts, card);
         if let Some(cache) = &options.cache {
             cache.validate(&card.num_blocks)?;
         }

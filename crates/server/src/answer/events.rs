@@ -81,6 +81,7 @@ pub(crate) struct ProgressEvent {
     created_at: u64,
     /// The step that was taken, from 0.
     step_index: usize,
+    /// Of the picture. With the sampler `heun` each run of the transformer is one: twice as many, but one, as were asked for.
     num_inference_steps: usize,
     /// The share of the transformer's blocks that ran, 0 to 1.
     computed_share: f64,
@@ -162,7 +163,7 @@ pub(crate) fn progress(terms: &Terms, step: &Step) -> Event {
         image_index: step.image_index,
         created_at: step.created_at,
         step_index,
-        num_inference_steps: terms.num_inference_steps,
+        num_inference_steps: terms.num_evaluations,
         computed_share,
         residual_diff_threshold: terms.cache.as_ref().map(|cache| cache.residual_diff_threshold),
         runs: runs.iter().map(run).collect(),

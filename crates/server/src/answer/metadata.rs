@@ -17,7 +17,7 @@ fn parameters(request: &ImageRequest, model: &str) -> String {
     if let Some(negative_prompt) = negative_prompt {
         text += &format!("Negative prompt: {}\n", printed(negative_prompt));
     }
-    let (steps, seed) = (params.num_inference_steps, params.seed);
+    let (steps, sampler, seed) = (params.num_inference_steps, params.sampler.title(), params.seed);
     // As that program tells of pictures that it makes small and enlarges.
     let size = match request.fit {
         None => params.size.to_string(),
@@ -31,7 +31,7 @@ fn parameters(request: &ImageRequest, model: &str) -> String {
     };
     let written = write!(
         text,
-        "Steps: {steps}, Sampler: Euler, {scale}, Seed: {seed}, Size: {size}, Model: {model}, \
+        "Steps: {steps}, Sampler: {sampler}, {scale}, Seed: {seed}, Size: {size}, Model: {model}, \
          Version: latentd {}",
         env!("CARGO_PKG_VERSION")
     );

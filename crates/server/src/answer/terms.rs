@@ -22,7 +22,10 @@ pub(crate) struct Terms {
     pub(crate) size: ImageSize,
     /// At which they are made, and what usage counts; the same but for a model that was made for certain sizes.
     pub(crate) generated_size: ImageSize,
+    /// That were asked for.
     pub(crate) num_inference_steps: usize,
+    /// Evaluations of the transformer: the steps that are taken and told.
+    pub(crate) num_evaluations: usize,
     pub(crate) quality: &'static str,
     pub(crate) output: Output,
     /// One a picture.
@@ -70,6 +73,7 @@ impl Terms {
             size: first.size(),
             generated_size: first.params.size,
             num_inference_steps: first.params.num_inference_steps,
+            num_evaluations: first.params.num_evaluations(),
             quality: asked.quality,
             output: asked.output,
             seeds: requests.iter().map(|request| request.params.seed).collect(),
@@ -106,7 +110,7 @@ impl Terms {
 
     /// Steps of all pictures together.
     pub(crate) fn all_steps(&self) -> usize {
-        self.seeds.len() * self.num_inference_steps
+        self.seeds.len() * self.num_evaluations
     }
 }
 

@@ -160,6 +160,7 @@ fn draft(fields: &mut Fields, quality: Quality) -> Result<RequestDraft, ApiError
         size: size(fields)?,
         n: fields.take(&field::N)?,
         num_inference_steps: fields.take(&field::NUM_INFERENCE_STEPS)?,
+        sampler: fields.take(&field::SAMPLER)?,
         quality,
         guidance_scale: fields.take(&field::GUIDANCE_SCALE)?,
         true_cfg_scale: fields.take(&field::TRUE_CFG_SCALE)?,
@@ -260,6 +261,17 @@ mod tests {
         }
         assert!(read(json!({"steps": 3, "num_inference_steps": 4})).is_err());
         assert!(read(json!({"cfg": 3, "true_cfg_scale": 4})).is_err());
+    }
+
+    #[test]
+    fn a_sampler_goes_by_its_name() {
+        let sampler = |value| read(value).map(|asked| asked.draft.sampler);
+        assert_eq!(sampler(json!({})), Ok(None), "the server's");
+        for (name, known) in diffusion::Sampler::NAMED {
+            assert_eq!(sampler(json!({"sampler": name})), Ok(Some(known)));
+        }
+        let expected = "`sampler` must be one of euler, heun, dpmpp_2m, unipc. Given: \"ddim\"";
+        assert_eq!(sampler(json!({"sampler": "ddim"})), Err(expected.into()));
     }
 
     #[test]

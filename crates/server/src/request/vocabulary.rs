@@ -1,7 +1,7 @@
 //! Every field that a request may have: the one place where it is named, typed, bounded and described. `validate` reads
 //! them, /openapi.json lists them, and what is not here is skipped while a body is read.
 
-use diffusion::{MAX_GUIDANCE, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, PreviewMethod, Quality};
+use diffusion::{MAX_GUIDANCE, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, PreviewMethod, Quality, Sampler};
 use scheduler::PRIORITIES;
 
 use super::delivery::ResponseFormat;
@@ -11,7 +11,7 @@ use super::{ImageField, MAX_PARTIAL_IMAGES};
 use crate::answer::encode::OutputFormat;
 
 /// All of them, in the order of their description.
-pub(crate) static FIELDS: [&dyn AnyField; 35] = [
+pub(crate) static FIELDS: [&dyn AnyField; 36] = [
     &PROMPT,
     &NEGATIVE_PROMPT,
     &MODEL,
@@ -22,6 +22,7 @@ pub(crate) static FIELDS: [&dyn AnyField; 35] = [
     &SEED,
     &QUALITY,
     &NUM_INFERENCE_STEPS,
+    &SAMPLER,
     &GUIDANCE_SCALE,
     &TRUE_CFG_SCALE,
     &RESPONSE_FORMAT,
@@ -113,6 +114,14 @@ pub(crate) const NUM_INFERENCE_STEPS: Field<Integer> = Field::new(
     Integer { least: 1, most: MAX_INFERENCE_STEPS },
 )
 .also(&["steps", "step"]);
+pub(crate) const SAMPLER: Field<OneOf<Sampler>> = Field::new(
+    "sampler",
+    "How the picture gets from noise level to noise level, along the model's own schedule, in place of the server's \
+     default, which `/info` has. `euler` is what the models come with, and what few-step (distilled) ones need; `heun` \
+     runs the transformer twice a step, but once in the last, and each run counts as a step wherever steps are told, \
+     cached or timed; `dpmpp_2m` and `unipc` run it once and remember what it said before.",
+    OneOf(&Sampler::NAMED),
+);
 pub(crate) const GUIDANCE_SCALE: Field<Weight> = Field::new(
     "guidance_scale",
     "The weight of models with plain classifier-free guidance, or with guidance as an input: `/info` says which it is. \

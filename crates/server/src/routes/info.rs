@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use cache::{CacheConfig, Quality};
-use diffusion::{GuidanceKind, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, ModelCard};
+use diffusion::{GuidanceKind, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, ModelCard, Sampler};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -25,6 +25,7 @@ pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
         model: ServedModel::new(&config.served_model_names, card.as_deref()),
         limits: ServedLimits::new(config, card.as_deref()),
         cache: ServedCache::new(config),
+        samplers: Sampler::NAMED.map(|(name, _)| name).to_vec(),
         instruction_set: config.instruction_set,
         dtype: card.as_deref().map(|card| card.dtype),
         quantization: config.quantization,
@@ -40,6 +41,8 @@ pub(crate) struct Info {
     model: ServedModel,
     limits: ServedLimits,
     cache: ServedCache,
+    /// What a request may name as its `sampler`.
+    samplers: Vec<&'static str>,
     /// The instructions that the kernels of a worker on the CPU are made of, e.g. `avx512`.
     instruction_set: Option<&'static str>,
     /// The float type that weights are kept in, e.g. `bf16`; null until the model is loaded.
@@ -69,6 +72,8 @@ struct ServedModel {
     /// What the model was trained to draw, if that is a few things only.
     knows: Option<Vec<String>>,
     default_num_inference_steps: Option<usize>,
+    /// The sampler of requests that name none.
+    default_sampler: Option<&'static str>,
     /// The guidance that the model was made for: `none`, `true_cfg`, `cfg` or `embedded`.
     guidance: Option<&'static str>,
     /// The weight of that guidance, where requests name it `guidance_scale`.
@@ -96,6 +101,7 @@ impl ServedModel {
             native_sizes: card.map(|card| card.native_sizes.iter().map(ToString::to_string).collect()),
             knows: card.map(|card| card.knows.clone()),
             default_num_inference_steps: card.map(|card| card.default_num_inference_steps),
+            default_sampler: card.map(|card| card.default_sampler.name()),
             guidance: card.map(|card| card.guidance.name()),
             default_guidance_scale: card
                 .filter(|card| matches!(card.guidance, GuidanceKind::Cfg | GuidanceKind::Embedded))

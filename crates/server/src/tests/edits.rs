@@ -53,6 +53,7 @@ async fn a_form_means_what_json_means() {
         .text("seed", "7")
         .text("steps", "3")
         .text("guidance_scale", "1.5")
+        .text("sampler", "unipc")
         .text("cfg", "2")
         .text("stream", "true")
         .text("partial_images", "2")
@@ -69,8 +70,8 @@ async fn a_form_means_what_json_means() {
     let json = json!({
         "prompt": "make it night", "images": [{"image_url": data_url(&picture)}, {"image_url": data_url(&picture)}],
         "n": 2, "width": 64, "height": 32, "quality": "hd", "seed": 7, "num_inference_steps": 3,
-        "guidance_scale": 1.5, "true_cfg_scale": 2.0, "stream": true, "partial_images": 2, "return_timings": true,
-        "output_format": "jpg", "output_compression": 80, "safety_identifier": "u1", "user": "12",
+        "sampler": "unipc", "guidance_scale": 1.5, "true_cfg_scale": 2.0, "stream": true, "partial_images": 2,
+        "return_timings": true, "output_format": "jpg", "output_compression": 80, "safety_identifier": "u1", "user": "12",
         "mask": {"image_url": data_url(&mask(6, 4))},
         "input_fidelity": "high", "extra_body": {"priority": -2, "seed": 8},
     });

@@ -16,6 +16,7 @@ mod options;
 mod picture_memory;
 mod pictures;
 mod refusals;
+mod samplers;
 mod sockets;
 mod spans;
 mod streaming;

@@ -255,7 +255,7 @@ async fn a_refused_form_is_read_on_so_that_the_answer_arrives() {
 }
 
 /// The names that mean something somewhere.
-const NAMES: [&str; 37] = [
+const NAMES: [&str; 38] = [
     "prompt",
     "model",
     "n",
@@ -266,6 +266,7 @@ const NAMES: [&str; 37] = [
     "seed",
     "steps",
     "num_inference_steps",
+    "sampler",
     "cfg",
     "true_cfg_scale",
     "guidance_scale",

@@ -270,7 +270,7 @@ fn warm(builder: OmniBuilder, stopped: &Interrupt) -> Result<AnyPipeline, Error>
     let requests = draft.build(pipeline.card(), &Limits::NONE, || 0)?;
     let request: &ImageRequest = requests.first().expect("one picture. This is a bug.");
     let mut state = pipeline.prepare(request, stopped)?;
-    for _ in 0..request.params.num_inference_steps {
+    for _ in 0..request.params.num_evaluations() {
         pipeline.step(&mut [&mut state], stopped)?;
     }
     pipeline.decode(state, stopped)?;

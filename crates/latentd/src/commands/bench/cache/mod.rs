@@ -1,7 +1,8 @@
 //! `latentd bench cache`: what the step cache gains and costs on a model.
 //!
 //! For each prompt and step count the uncached picture is the reference. Beside it stand the pictures of
-//! each configuration, and the honest alternative: uncached pictures in fewer steps from the same noise.
+//! each configuration, and the honest alternative: uncached pictures in fewer steps from the same noise, by the
+//! best of some samplers.
 
 mod decision;
 mod images;
@@ -14,9 +15,9 @@ mod summary;
 
 use std::path::{Path, PathBuf};
 
-use diffusion::{Guidance, ImageSize, InvalidRequest, MAX_INFERENCE_STEPS, Pipeline, RequestDraft};
+use diffusion::{Guidance, ImageSize, InvalidRequest, MAX_INFERENCE_STEPS, Pipeline, RequestDraft, Sampler};
 use indicatif::{ProgressBar, ProgressStyle};
-use latentd::{CacheFlags, Error, ModelSource, write_whole};
+use latentd::{CacheFlags, Error, ModelSource, SamplerName, write_whole};
 use serde_json::Value;
 
 use self::inputs::Named;
@@ -48,6 +49,12 @@ pub(super) struct Cache {
     /// Step counts, parted by commas
     #[arg(long, value_delimiter = ',', default_value = "20", value_name = "N", allow_negative_numbers = true)]
     num_inference_steps: Vec<i64>,
+    /// What makes the uncached pictures in fewer steps, parted by commas; without it what makes the others
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "SAMPLER")]
+    samplers: Vec<SamplerName>,
+    /// Runs of the transformer that they take at most, parted by commas; without it tenths of each step count
+    #[arg(long, value_delimiter = ',', value_name = "N", allow_negative_numbers = true)]
+    fewer_steps: Vec<i64>,
     /// What not to draw, in place of the model's default
     #[arg(long)]
     negative_prompt: Option<String>,
@@ -79,7 +86,8 @@ pub(super) struct Cache {
 impl Cache {
     pub(super) fn run(self) -> Result<(), Error> {
         let prompts = self.prompts()?;
-        let (configurations, step_counts) = (self.configurations()?, self.step_counts()?);
+        let configurations = self.configurations()?;
+        let (step_counts, fewer) = (self.step_counts()?, self.fewer()?);
         self.check_outputs()?;
         let builder = self.loading.builder(self.model.as_deref()).cache_flags(CacheFlags::default());
         let pipeline = builder.build()?.into_pipeline();
@@ -91,10 +99,10 @@ impl Cache {
         let mut rounds = Rounds { pipeline, draft, seed, images: self.images.clone(), warnings: Vec::new() };
         let mut report = self.report(&rounds, prompts)?;
         rounds.warm_up(&report.prompts[0], step_counts[0])?;
-        let counts = step_counts.iter().map(|&steps| 1 + trials(&configurations, steps).len()).sum::<usize>();
+        let counts = step_counts.iter().map(|&steps| 1 + trials(&configurations, steps, &fewer).len()).sum::<usize>();
         let bar = bar(counts * report.prompts.len());
         for steps in step_counts {
-            let trials = trials(&configurations, steps);
+            let trials = trials(&configurations, steps, &fewer);
             let measured = rounds.measure(&report.prompts, steps, &trials, || bar.inc(1))?;
             report.step_counts.push(step_count(steps, &configurations, trials, measured));
             report.warnings.clone_from(&rounds.warnings);
@@ -128,14 +136,15 @@ impl Cache {
     }
 
     fn step_counts(&self) -> Result<Vec<usize>, Error> {
-        let count = |&steps: &i64| match steps {
-            1..=MAX_INFERENCE_STEPS => Ok(steps as usize),
-            given => {
-                let bound = format!("be between 1 and {MAX_INFERENCE_STEPS}");
-                Err(InvalidRequest::new("num_inference_steps", bound, given).into())
-            }
+        counts("num_inference_steps", &self.num_inference_steps)
+    }
+
+    fn fewer(&self) -> Result<Fewer, Error> {
+        let samplers = match &self.samplers[..] {
+            [] => vec![None],
+            named => named.iter().map(|&name| Some(name.into())).collect(),
         };
-        self.num_inference_steps.iter().map(count).collect()
+        Ok(Fewer { samplers, counts: counts("fewer_steps", &self.fewer_steps)? })
     }
 
     fn draft(&self) -> RequestDraft {
@@ -149,7 +158,7 @@ impl Cache {
 
     /// What is known before the first picture.
     fn report(&self, rounds: &Rounds, prompts: Vec<String>) -> Result<Report, Error> {
-        let trial = Trial { name: String::new(), steps: 1, config: None };
+        let trial = Trial::uncached(1);
         let request = rounds.request(&prompts[0], 0, &trial)?;
         let scale = match request.params.guidance {
             Guidance::TrueCfg { scale } | Guidance::Cfg { scale } | Guidance::Embedded { scale } => scale,
@@ -170,12 +179,12 @@ impl Cache {
 
     /// Times the decision itself against a step of the uncached pictures.
     fn decision(&self, rounds: &mut Rounds, report: &mut Report) -> Result<(), Error> {
+        let request = rounds.request(&report.prompts[0], 0, &Trial::uncached(1))?;
+        let sampler = request.params.sampler;
         let of_step = report.step_counts.iter().flat_map(|count| {
-            let steps = count.num_inference_steps as f64;
+            let steps = sampler.num_evaluations(count.num_inference_steps) as f64;
             count.uncached_ms.iter().map(move |ms| ms * 1e3 / steps)
         });
-        let trial = Trial { name: String::new(), steps: 1, config: None };
-        let request = rounds.request(&report.prompts[0], 0, &trial)?;
         report.decision = Some(decision::measure(&mut rounds.pipeline, &request, median(of_step))?);
         Ok(())
     }
@@ -204,16 +213,58 @@ impl Cache {
     }
 }
 
+/// The uncached pictures in fewer steps.
+struct Fewer {
+    /// `None` is the model's own.
+    samplers: Vec<Option<Sampler>>,
+    /// Runs of the transformer, at most; tenths of a step count without any.
+    counts: Vec<usize>,
+}
+
+impl Fewer {
+    /// Of an uncached run of so many steps.
+    fn trials(&self, steps: usize) -> impl Iterator<Item = Trial> {
+        let counts = if self.counts.is_empty() { summary::fewer_steps(steps) } else { self.counts.clone() };
+        counts.into_iter().flat_map(|count| {
+            self.samplers.iter().map(move |&sampler| {
+                let steps = sampler.map_or(count, |sampler| sampler.steps_within(count));
+                let name = match sampler {
+                    None => format!("uncached, {steps} steps"),
+                    Some(sampler) => format!("{}, {steps} steps", sampler.name()),
+                };
+                Trial { name, sampler, ..Trial::uncached(steps) }
+            })
+        })
+    }
+}
+
 /// What is made beside the uncached picture: the configurations, then fewer and fewer steps.
-fn trials(configurations: &[Named], steps: usize) -> Vec<Trial> {
+fn trials(configurations: &[Named], steps: usize, fewer: &Fewer) -> Vec<Trial> {
     let cached = configurations.iter().map(|named| Trial {
         name: named.name.clone(),
-        steps,
         config: Some(named.config.clone()),
+        ..Trial::uncached(steps)
     });
-    let fewer = summary::fewer_steps(steps).into_iter();
-    let fewer = fewer.map(|steps| Trial { name: format!("uncached, {steps} steps"), steps, config: None });
-    cached.chain(fewer).collect()
+    let mut trials = Vec::from_iter(cached);
+    for fewer in fewer.trials(steps) {
+        // Two counts may be as many steps of a sampler.
+        if !trials.iter().any(|known| known.name == fewer.name) {
+            trials.push(fewer);
+        }
+    }
+    trials
+}
+
+/// Step counts as typed.
+fn counts(field: &'static str, given: &[i64]) -> Result<Vec<usize>, Error> {
+    let count = |&steps: &i64| match steps {
+        1..=MAX_INFERENCE_STEPS => Ok(steps as usize),
+        given => {
+            let bound = format!("be between 1 and {MAX_INFERENCE_STEPS}");
+            Err(InvalidRequest::new(field, bound, given).into())
+        }
+    };
+    given.iter().map(count).collect()
 }
 
 /// What was measured of `trials`, the configurations among them first.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cache::CacheConfig;
-use diffusion::{Extensions, ImageRequest, Interrupt, Pipeline, PipelineError, RequestDraft, RgbImage, StepReport};
+use diffusion::{
+    Extensions, ImageRequest, Interrupt, Pipeline, PipelineError, RequestDraft, RgbImage, Sampler, StepReport,
+};
 use latentd::Error;
 use models::AnyPipeline;
 
@@ -18,8 +20,17 @@ use super::summary::{self, Picture};
 pub(super) struct Trial {
     pub(super) name: String,
     pub(super) steps: usize,
+    /// The model's own without one.
+    pub(super) sampler: Option<Sampler>,
     /// Every step is computed without one.
     pub(super) config: Option<CacheConfig>,
+}
+
+impl Trial {
+    /// Every step computed, by the model's own sampler.
+    pub(super) fn uncached(steps: usize) -> Self {
+        Trial { name: "uncached".into(), steps, sampler: None, config: None }
+    }
 }
 
 /// Every picture of a step count: of each prompt its time without a cache, of each trial its pictures.
@@ -63,7 +74,7 @@ impl Rounds {
     ) -> Result<Measured, Error> {
         let mut measured = Measured { pictures: vec![Vec::new(); trials.len()], ..Measured::default() };
         for (i, prompt) in prompts.iter().enumerate() {
-            let uncached = Trial { name: "uncached".into(), steps, config: None };
+            let uncached = Trial::uncached(steps);
             let all: Vec<_> = std::iter::once(&uncached).chain(trials).collect();
             let mut rendered: Vec<Option<Rendered>> = all.iter().map(|_| None).collect();
             // Each begins a round in turn: a machine that slows down within a round is unfair to none.
@@ -77,7 +88,7 @@ impl Rounds {
             let reference = rendered.next().expect("a round begins with the uncached picture. This is a bug.");
             measured.uncached_ms.push(milliseconds(reference.denoise));
             for ((of_trial, trial), picture) in measured.pictures.iter_mut().zip(trials).zip(rendered) {
-                of_trial.push(compare(&reference, &picture, trial, steps)?);
+                of_trial.push(compare(&reference, &picture, trial)?);
             }
         }
         Ok(measured)
@@ -95,6 +106,7 @@ impl Rounds {
         let draft = RequestDraft {
             prompt: prompt.to_owned(),
             num_inference_steps: Some(trial.steps as i64),
+            sampler: trial.sampler,
             seed: Some(self.seed + i as i64),
             extensions,
             ..self.draft.clone()
@@ -108,7 +120,7 @@ impl Rounds {
     /// # Errors
     /// As [`Rounds::measure`].
     pub(super) fn warm_up(&mut self, prompt: &str, steps: usize) -> Result<(), Error> {
-        let trial = Trial { name: String::new(), steps, config: None };
+        let trial = Trial::uncached(steps);
         self.render(&self.request(prompt, 0, &trial)?, &trial).map(|_| ())
     }
 
@@ -122,7 +134,7 @@ impl Rounds {
         }
         let started = Instant::now();
         let mut steps = Vec::with_capacity(trial.steps);
-        for _ in 0..trial.steps {
+        for _ in 0..request.params.num_evaluations() {
             steps.extend(self.pipeline.step(&mut [&mut state], &Interrupt::default())?);
         }
         // A device may still be at work when the last step returns.
@@ -139,10 +151,10 @@ impl Rounds {
     }
 }
 
-/// A picture in numbers; `steps` are those of the uncached one.
-fn compare(reference: &Rendered, picture: &Rendered, trial: &Trial, steps: usize) -> Result<Picture, Error> {
+/// A picture in numbers.
+fn compare(reference: &Rendered, picture: &Rendered, trial: &Trial) -> Result<Picture, Error> {
     let ssim = ssim(&reference.image, &picture.image).map_err(|err| Error::Flag(format!("SSIM: {err}")))?;
-    let share = trial.steps as f64 / steps as f64;
+    let share = picture.steps.len() as f64 / reference.steps.len() as f64;
     Ok(Picture {
         denoise_ms: milliseconds(picture.denoise),
         speedup: reference.denoise.as_secs_f64() / picture.denoise.as_secs_f64(),
@@ -168,26 +180,28 @@ mod tests {
         let mut rounds = Rounds { pipeline, draft, seed: 0, images: None, warnings };
         let trial = |name: &str, steps, json: Option<&str>| {
             let config = json.map(|json| serde_json::from_str(json).unwrap());
-            Trial { name: name.into(), steps, config }
+            Trial { name: name.into(), config, ..Trial::uncached(steps) }
         };
         let trials = [
             trial("half", 4, Some(r#"{"steps_computation_mask": "1001", "scm_steps_policy": "static"}"#)),
             trial("lossless", 4, Some(r#"{"quality": "lossless"}"#)),
             trial("no mask", 3, Some(r#"{"scm_steps_mask_policy": "fast"}"#)),
             trial("1 step", 1, None),
+            Trial { sampler: Some(Sampler::Heun), ..trial("heun", 2, None) },
         ];
         let ticks = std::cell::Cell::new(0);
         // Two rounds: the second begins with another trial.
         let prompts = ["a fox on a green background".to_owned(), "a house".to_owned()];
         let measured = rounds.measure(&prompts, 4, &trials, || ticks.set(ticks.get() + 1)).unwrap();
-        assert_eq!((ticks.get(), measured.uncached_ms.len()), (2 * 5, 2));
+        assert_eq!((ticks.get(), measured.uncached_ms.len()), (2 * 6, 2));
         for round in 0..2 {
-            let [half, lossless, _, one_step] = [0, 1, 2, 3].map(|trial| &measured.pictures[trial][round]);
+            let [half, lossless, _, one_step, heun] = [0, 1, 2, 3, 4].map(|trial| &measured.pictures[trial][round]);
             assert_eq!((half.runs[0].decisions.as_str(), half.computed), ("1CC1", 0.5));
             assert!(half.psnr.is_some_and(|psnr| psnr < 40.0));
             assert_eq!((lossless.psnr, lossless.computed), (None, 1.0));
             assert!((lossless.ssim - 1.0).abs() < 1e-6);
             assert!(one_step.runs.is_empty() && one_step.computed == 0.25 && one_step.psnr.is_some());
+            assert!(heun.computed == 0.75 && heun.psnr.is_some(), "three runs of the transformer in two steps");
         }
         // No mask of three steps, and nothing to reuse: once each.
         assert_eq!(rounds.warnings.len(), 2, "{:?}", rounds.warnings);

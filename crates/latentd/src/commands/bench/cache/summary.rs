@@ -55,7 +55,7 @@ pub(super) struct Summary {
 }
 
 /// PSNR of uncached pictures with fewer steps, over the share of the steps that they take, which is also
-/// their share of the time.
+/// their share of the time: of the best that take so many or fewer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct FewerSteps(Vec<(f64, f64)>);
 
@@ -114,7 +114,13 @@ impl FewerSteps {
     /// The line through the step counts.
     pub(super) fn new(counts: &[Summary]) -> Self {
         let mut line: Vec<_> = counts.iter().filter_map(|count| Some((count.computed, count.psnr?))).collect();
-        line.sort_by(|one, other| one.0.total_cmp(&other.0));
+        line.sort_by(|one, other| one.0.total_cmp(&other.0).then(other.1.total_cmp(&one.1)));
+        let mut best = f64::NEG_INFINITY;
+        line.retain(|&(_, psnr)| {
+            let is_better = psnr > best;
+            best = best.max(psnr);
+            is_better
+        });
         FewerSteps(line)
     }
 
@@ -184,5 +190,8 @@ mod tests {
         assert_eq!((line.at(0.2), line.at(0.8)), (Some(30.0), Some(50.0)));
         assert!((line.at(0.4).unwrap() - 40.0).abs() < 1e-9, "half of two doublings");
         assert_eq!((line.at(0.19), line.at(0.81)), (None, None));
+        // The best of as many steps, and nothing that fewer were better than.
+        let line = FewerSteps::new(&[count(0.2, 25.0), count(0.2, 30.0), count(0.3, 29.0), count(0.8, 50.0)]);
+        assert_eq!(line.points(), [(0.2, 30.0), (0.8, 50.0)]);
     }
 }

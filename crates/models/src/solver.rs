@@ -1,0 +1,200 @@
+//! What a request's sampler remembers, and what it makes of each evaluation. The numbers are `diffusion`'s.
+
+use candle_core::{Result, Tensor};
+use diffusion::multistep::{Weights, dpmpp_2m, unipc_corrected, unipc_level, unipc_predicted};
+use diffusion::{Sampler, Sigmas};
+use kernels::add_weighted;
+
+/// The sampler of one request between two evaluations of the transformer. A clone shares the tensors: a step that is taken
+/// back is taken again from what was known before it.
+#[derive(Clone)]
+pub struct Solver(Memory);
+
+#[derive(Clone)]
+enum Memory {
+    Euler,
+    /// Between a prediction and its correction: the latents that both start from, and the velocity there.
+    Heun(Option<(Tensor, Tensor)>),
+    /// What the last evaluation foresaw.
+    DpmPp2M(Option<Tensor>),
+    UniPc(Option<Predicted>),
+}
+
+/// A step of UniPC, which the next evaluation corrects.
+#[derive(Clone)]
+struct Predicted {
+    /// The latents that it started from, corrected.
+    start: Tensor,
+    /// What the last evaluation foresaw, and the one before.
+    foreseen: Tensor,
+    before: Option<Tensor>,
+}
+
+impl Solver {
+    /// Before the first evaluation.
+    pub fn new(sampler: Sampler) -> Self {
+        Solver(match sampler {
+            Sampler::Euler => Memory::Euler,
+            Sampler::Heun => Memory::Heun(None),
+            Sampler::DpmPp2M => Memory::DpmPp2M(None),
+            Sampler::UniPc => Memory::UniPc(None),
+        })
+    }
+
+    /// Which one it is.
+    pub fn sampler(&self) -> Sampler {
+        match self.0 {
+            Memory::Euler => Sampler::Euler,
+            Memory::Heun(_) => Sampler::Heun,
+            Memory::DpmPp2M(_) => Sampler::DpmPp2M,
+            Memory::UniPc(_) => Sampler::UniPc,
+        }
+    }
+
+    /// The latents behind `evaluation`, from 0, which was of these latents and found this velocity, of the same shape.
+    ///
+    /// # Errors
+    /// The device fails; the solver is not to be used again.
+    pub fn advance(
+        &mut self,
+        sigmas: &Sigmas,
+        evaluation: usize,
+        latents: &Tensor,
+        velocity: &Tensor,
+    ) -> Result<Tensor> {
+        match &mut self.0 {
+            Memory::Euler => along(latents, velocity, sigmas.dt(evaluation)),
+            Memory::Heun(predicted) => match predicted.take() {
+                None => {
+                    // A copy: of a single pass the velocity is a view, and would hold those of the whole batch.
+                    *predicted = Some((latents.clone(), velocity.force_contiguous()?));
+                    along(latents, velocity, sigmas.dt(evaluation / 2))
+                }
+                Some((start, first)) => {
+                    let half = 0.5 * f64::from(sigmas.dt(evaluation / 2));
+                    add_weighted(&start, &[(half, &first), (half, velocity)])
+                }
+            },
+            Memory::DpmPp2M(before) => {
+                let foreseen = along(latents, velocity, -sigmas.sigma(evaluation))?;
+                let known = std::iter::once(&foreseen).chain(&*before);
+                let next = weighted(&dpmpp_2m(sigmas, evaluation), latents, known)?;
+                *before = Some(foreseen);
+                Ok(next)
+            }
+            Memory::UniPc(last) => {
+                let foreseen = along(latents, velocity, -unipc_level(sigmas.sigma(evaluation)))?;
+                let (start, before) = match last.take() {
+                    None => (latents.clone(), None),
+                    Some(Predicted { start, foreseen: last, before }) => {
+                        let known = [&foreseen, &last].into_iter().chain(&before);
+                        (weighted(&unipc_corrected(sigmas, evaluation), &start, known)?, Some(last))
+                    }
+                };
+                let known = std::iter::once(&foreseen).chain(&before);
+                let next = weighted(&unipc_predicted(sigmas, evaluation), &start, known)?;
+                *last = Some(Predicted { start, foreseen, before });
+                Ok(next)
+            }
+        }
+    }
+
+    /// Tensors as large as the latents that a step holds beside those before and after it, at most: those of the step
+    /// before are held until this one is known to have had memory enough.
+    pub(crate) fn most_kept(sampler: Sampler) -> usize {
+        match sampler {
+            Sampler::Euler => 0,
+            // Where it starts and the velocity there; what was foreseen last and what is now.
+            Sampler::Heun | Sampler::DpmPp2M => 2,
+            // Three of a step, of which it shares one with the step before.
+            Sampler::UniPc => 5,
+        }
+    }
+}
+
+/// `latents + velocity * dsigma`
+pub(crate) fn along(latents: &Tensor, velocity: &Tensor, dsigma: f32) -> Result<Tensor> {
+    latents + (velocity * f64::from(dsigma))?
+}
+
+/// The weighted sum of `latents` and what was foreseen, the newest first.
+fn weighted<'a>(weights: &Weights, latents: &Tensor, foreseen: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
+    let terms: Vec<_> = weights.foreseen.iter().copied().zip(foreseen).collect();
+    add_weighted(&(latents * weights.latents)?, &terms)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use diffusion::FlowMatchConfig;
+
+    use super::*;
+
+    fn tensor(numbers: &[f32]) -> Tensor {
+        Tensor::new(numbers, &Device::Cpu).unwrap().reshape((1, numbers.len())).unwrap()
+    }
+
+    fn numbers(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// A velocity that bends the way.
+    fn velocity(latents: &Tensor, sigma: f32) -> Tensor {
+        (latents.sin().unwrap() + f64::from(sigma * sigma)).unwrap()
+    }
+
+    fn sigmas(steps: usize) -> Sigmas {
+        Sigmas::new(&FlowMatchConfig { shift: 3.0, ..FlowMatchConfig::default() }, steps, 64)
+    }
+
+    fn step(solver: &mut Solver, sigmas: &Sigmas, evaluation: usize, latents: &Tensor) -> Tensor {
+        let sigma = sigmas.sigma(solver.sampler().level(evaluation));
+        solver.advance(sigmas, evaluation, latents, &velocity(latents, sigma)).unwrap()
+    }
+
+    fn run(sampler: Sampler, steps: usize) -> Vec<f32> {
+        let (mut solver, sigmas, mut latents) = (Solver::new(sampler), sigmas(steps), tensor(&[1.3, -0.4, 0.2]));
+        assert_eq!(solver.sampler(), sampler);
+        for evaluation in 0..sampler.num_evaluations(steps) {
+            latents = step(&mut solver, &sigmas, evaluation, &latents);
+        }
+        numbers(&latents)
+    }
+
+    #[test]
+    fn all_come_to_the_same_and_the_others_sooner() {
+        let exact = run(Sampler::Heun, 2000);
+        let error = |sampler, steps| {
+            let ends = run(sampler, steps);
+            ends.iter().zip(&exact).map(|(end, exact)| (end - exact).abs()).fold(0.0, f32::max)
+        };
+        let euler = error(Sampler::Euler, 20);
+        for (name, sampler) in Sampler::NAMED.into_iter().skip(1) {
+            let (few, many) = (error(sampler, 20), error(sampler, 200));
+            println!("{name}: {few:.1e} in 20 steps, {many:.1e} in 200; euler {euler:.1e} in 20");
+            assert!(few < euler / 3.0 && many < few / 10.0, "{name}: {few} {many} {euler}");
+        }
+        assert!(error(Sampler::Euler, 200) < euler / 5.0);
+    }
+
+    #[test]
+    fn a_step_that_is_taken_back_is_the_same_again() {
+        let sigmas = sigmas(8);
+        for (name, sampler) in Sampler::NAMED {
+            let (mut solver, mut latents) = (Solver::new(sampler), tensor(&[1.3, -0.4, 0.2]));
+            for evaluation in 0..sampler.num_evaluations(8) {
+                let mut taken_back = solver.clone();
+                // It goes on some steps before it is taken back.
+                let mut lost = step(&mut taken_back, &sigmas, evaluation, &latents);
+                if evaluation + 1 < sampler.num_evaluations(8) {
+                    lost = step(&mut taken_back, &sigmas, evaluation + 1, &lost);
+                }
+                let mut again = solver.clone();
+                let next = step(&mut solver, &sigmas, evaluation, &latents);
+                assert_eq!(numbers(&step(&mut again, &sigmas, evaluation, &latents)), numbers(&next), "{name}");
+                assert_ne!(numbers(&lost), numbers(&latents), "{name}");
+                latents = next;
+            }
+        }
+    }
+}
