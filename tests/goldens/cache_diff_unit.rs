@@ -2,7 +2,7 @@
 
 use cache::{CacheConfig, Decision, RequestCache, RowObservation, Segment};
 use candle_core::{DType, Device, Tensor};
-use kernels::{RowLayout, residual_diffs};
+use kernels::residual_diffs;
 use serde::Deserialize;
 
 use crate::compare::goldens;
@@ -55,8 +55,7 @@ fn diffs_and_what_follows_are_the_librarys() {
         let mut cache = warm_cache(case.prev_shape[1]);
         let tokens = case.cur_shape[1];
         let residual_diff = cache.needs_diff(0, &[tokens])[0].then(|| {
-            let diffs = residual_diffs(&current, &[Some(&previous)], &RowLayout::new(&[tokens])).unwrap();
-            let ours = diffs[0].unwrap();
+            let ours = residual_diffs(&[(&current, &previous)]).unwrap()[0];
             case.compare(&what, ours);
             ours
         });

@@ -74,7 +74,7 @@ pub fn check_embeddings(
 pub fn check_first_block(transformer: &Transformer, golden: &Golden, (streams, context): (&Streams, &Conditioning)) {
     let (image_rows, text_rows) = (context.image_rows(), context.text_rows());
     let block = &transformer.blocks()[0];
-    let (img_mod, txt_mod) = block.modulation(context.image_time_embed(), context.time_embed()).unwrap();
+    let [img_mod, txt_mod] = &transformer.modulations(0..1, context).unwrap()[0];
     for (name, ours) in [("dit.blocks.0.img_mod", &img_mod.0), ("dit.blocks.0.txt_mod", &txt_mod.0)] {
         close(&format!("{} {name}", golden.case), ours, golden.tensor(name), 1e-5);
     }

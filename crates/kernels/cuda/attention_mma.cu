@@ -23,9 +23,8 @@ struct Shape {
 
 template <int D>
 __device__ __forceinline__ uint4* piece_of(uint4* tile, int row, int piece) {
-  constexpr int PIECES = Shape<D>::PIECES;
-  const int exchanged = PIECES == 4 ? row / 2 % 4 : row % 8;
-  return tile + row * PIECES + (piece ^ exchanged);
+  constexpr int PIECES = Shape<D>::PIECES, EXCHANGED = PIECES < 8 ? PIECES : 8, ROWS = 8 / EXCHANGED;
+  return tile + row * PIECES + (piece ^ (row / ROWS % EXCHANGED));
 }
 
 // Begins to copy the tile of keys or values of which `rows` tokens are left.
@@ -211,6 +210,7 @@ __device__ __forceinline__ void attention(const Attention<bf16>& a, uint4* buffe
       attention_mma_##D##_bf16(const __grid_constant__ Attention<bf16> a) {                                            \
     attention<D>(a, attention_buffers);                                                                                \
   }
+ATTENTION_MMA(16)
 ATTENTION_MMA(32)
 ATTENTION_MMA(64)
 ATTENTION_MMA(128)

@@ -130,6 +130,7 @@ __device__ __forceinline__ void attention(const Attention<T>& a, float* shared) 
     attention<D>(a, attention_tiles);                                                                                  \
   }
 #define ALL_HEADS(SUFFIX, T)     \
+  ATTENTION_TILED(SUFFIX, T, 16) \
   ATTENTION_TILED(SUFFIX, T, 32) \
   ATTENTION_TILED(SUFFIX, T, 64) \
   ATTENTION_TILED(SUFFIX, T, 128)

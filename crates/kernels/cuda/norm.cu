@@ -96,13 +96,32 @@ __device__ __forceinline__ void channel_norm_of_any(const T* x, const T* gamma, 
   }
 }
 
+// Requests that one launch guides: what kernel parameters have room for.
+constexpr int MAX_REQUESTS = 64;
+
+// A request's passes, and what becomes of them.
+struct Passes {
+  const void* cond;
+  const void* uncond;
+  void* out;
+  int tokens;
+  float scale;
+  int keeps_length;
+};
+
+struct Requests {
+  Passes request[MAX_REQUESTS];
+};
+
 // out = uncond + scale * (cond - uncond), perhaps as long as cond.
 template <class T>
-__device__ __forceinline__ void guided(const T* cond, const T* uncond, T* out, int tokens, int dim, float scale,
-                                       bool keeps_length) {
+__device__ __forceinline__ void guided(const Passes& passes, int dim) {
   const int64_t token = row_index();
-  if (token >= tokens) return;
-  cond += token * dim, uncond += token * dim, out += token * dim;
+  if (token >= passes.tokens) return;
+  const T* cond = static_cast<const T*>(passes.cond) + token * dim;
+  const T* uncond = static_cast<const T*>(passes.uncond) + token * dim;
+  T* out = static_cast<T*>(passes.out) + token * dim;
+  const float scale = passes.scale;
   float v[PIECES][WIDTH], length = 0.f, of_cond = 0.f;
   each_piece(dim, [&](int piece, int column) {
     float a[WIDTH], b[WIDTH];
@@ -115,7 +134,7 @@ __device__ __forceinline__ void guided(const T* cond, const T* uncond, T* out, i
       of_cond += a[i] * a[i];
     }
   });
-  const float factor = keeps_length ? sqrtf(row_sum(of_cond)) / sqrtf(row_sum(length)) : 1.f;
+  const float factor = passes.keeps_length ? sqrtf(row_sum(of_cond)) / sqrtf(row_sum(length)) : 1.f;
   each_piece(dim, [&](int piece, int column) {
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) v[piece][i] *= factor;
@@ -153,8 +172,7 @@ FOR_BOTH_TYPES(RMS_NORM)
 FOR_BOTH_TYPES(CHANNEL_NORM)
 
 #define GUIDED(SUFFIX, T)                                                                                              \
-  extern "C" __global__ void guided_##SUFFIX(const T* cond, const T* uncond, T* out, int tokens, int dim, float scale, \
-                                             int keeps_length) {                                                       \
-    guided(cond, uncond, out, tokens, dim, scale, keeps_length);                                                       \
+  extern "C" __global__ void guided_##SUFFIX(const __grid_constant__ Requests requests, int dim) {                     \
+    guided<T>(requests.request[blockIdx.y], dim);                                                                      \
   }
 FOR_BOTH_TYPES(GUIDED)

@@ -1,10 +1,10 @@
-// What the cached step asks of tensors: how much each row changed, and its forecast.
+// What the cached step asks of tensors: how much each row changed, its forecast, and rows side by side.
 #include "common.cuh"
 
 namespace {
 
-// Rows that one launch compares, and terms that one launch adds: what kernel parameters have room for.
-constexpr int MAX_ROWS = 64, MAX_TERMS = 16;
+// Rows that one launch compares: what kernel parameters have room for.
+constexpr int MAX_ROWS = 64;
 
 // A row's numbers of now and of before. `pieces` is 0 where there is nothing to compare with.
 struct Compared {
@@ -42,28 +42,58 @@ __device__ __forceinline__ void abs_sums(const Compared& row, float2* sums) {
   if (threadIdx.x == 0) *sums = make_float2(diff, size);
 }
 
+// Sums that one launch makes, and terms of all of them: what kernel parameters have room for.
+constexpr int MAX_SUMS = 48, MAX_TERMS = 128;
+
+// out = sum(weight * term) over `num_terms` terms from `first_term` on.
+struct Sum {
+  void* out;
+  int64_t pieces;
+  int first_term, num_terms;
+};
+
 struct Term {
   const void* numbers;
   float weight;
 };
 
-struct Terms {
+struct Sums {
+  Sum sum[MAX_SUMS];
   Term term[MAX_TERMS];
 };
 
-// out = x + sum(weight * term)
 template <class T>
-__device__ __forceinline__ void add_weighted(const T* x, const Terms& terms, int num_terms, T* out, int64_t pieces) {
+__device__ __forceinline__ void weighted_sums(const Sums& sums) {
+  const Sum& sum = sums.sum[blockIdx.y];
   const int64_t piece = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-  if (piece >= pieces) return;
-  float sum[WIDTH], numbers[WIDTH];
-  load8(x + piece * WIDTH, sum);
-  for (int term = 0; term < num_terms; term++) {
-    load8(static_cast<const T*>(terms.term[term].numbers) + piece * WIDTH, numbers);
+  if (piece >= sum.pieces) return;
+  float total[WIDTH] = {}, numbers[WIDTH];
+  for (int i = 0; i < sum.num_terms; i++) {
+    const Term& term = sums.term[sum.first_term + i];
+    load8(static_cast<const T*>(term.numbers) + piece * WIDTH, numbers);
 #pragma unroll
-    for (int i = 0; i < WIDTH; i++) sum[i] = fmaf(terms.term[term].weight, numbers[i], sum[i]);
+    for (int k = 0; k < WIDTH; k++) total[k] = fmaf(term.weight, numbers[k], total[k]);
   }
-  store8(out + piece * WIDTH, sum);
+  store8(static_cast<T*>(sum.out) + piece * WIDTH, total);
+}
+
+// Parts that one launch puts side by side.
+constexpr int MAX_PARTS = 128;
+
+// 16 bytes each, `length` of them from `from` on go to `begin`.
+struct Part {
+  const uint4* from;
+  int64_t begin, length;
+};
+
+struct Parts {
+  Part part[MAX_PARTS];
+};
+
+__device__ __forceinline__ void gather(const Part& part, uint4* out) {
+  const int64_t stride = (int64_t)gridDim.x * blockDim.x;
+  for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < part.length; i += stride)
+    out[part.begin + i] = part.from[i];
 }
 
 }  // namespace
@@ -74,9 +104,12 @@ __device__ __forceinline__ void add_weighted(const T* x, const Terms& terms, int
   }
 FOR_BOTH_TYPES(ABS_SUMS)
 
-#define ADD_WEIGHTED(SUFFIX, T)                                                                                        \
-  extern "C" __global__ void add_weighted_##SUFFIX(const T* x, const __grid_constant__ Terms terms, int num_terms,     \
-                                                   T* out, int64_t pieces) {                                           \
-    add_weighted(x, terms, num_terms, out, pieces);                                                                    \
+#define WEIGHTED_SUMS(SUFFIX, T)                                                                                       \
+  extern "C" __global__ void weighted_sums_##SUFFIX(const __grid_constant__ Sums sums) { weighted_sums<T>(sums); }
+FOR_BOTH_TYPES(WEIGHTED_SUMS)
+
+#define GATHER(SUFFIX, T)                                                                                              \
+  extern "C" __global__ void gather_##SUFFIX(const __grid_constant__ Parts parts, uint4* out) {                        \
+    gather(parts.part[blockIdx.y], out);                                                                               \
   }
-FOR_BOTH_TYPES(ADD_WEIGHTED)
+FOR_BOTH_TYPES(GATHER)

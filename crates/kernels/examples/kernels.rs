@@ -310,7 +310,7 @@ fn rows(bench: &mut Bench) -> Result<()> {
         })?;
         bench.time(&format!("rms norm {size}"), nothing, |()| rms_norm(&x, &weight, 1e-6))?;
         bench.time(&format!("swiglu {size}"), nothing, |()| swiglu(&x))?;
-        bench.time(&format!("residual diffs {size}"), nothing, |()| residual_diffs(&x, &[Some(&y)], &layout))?;
+        bench.time(&format!("residual diffs {size}"), nothing, |()| residual_diffs(&[(&x, &y)]))?;
         bench
             .time(&format!("add weighted {size}, 2 terms"), nothing, |()| add_weighted(&x, &[(0.5, &y), (2.0, &x)]))?;
     }

@@ -7,8 +7,8 @@ use std::fmt::Debug;
 
 use candle_core::{Result, Tensor};
 
-use crate::RowLayout;
 use crate::operands::{CausalAttention, ConvInput, Epilogue, GroupNorm, JointAttention, SelfAttention};
+use crate::{Guided, RowLayout, Terms};
 
 /// A device's own implementations. Operands have been checked, and lie on its device.
 pub(crate) trait Backend: Sync {
@@ -65,22 +65,22 @@ pub(crate) trait Backend: Sync {
     }
 
     /// See [`crate::residual_diffs`].
-    fn residual_diffs(
-        &self,
-        _current: &Tensor,
-        _previous: &[Option<&Tensor>],
-        _: &RowLayout,
-    ) -> Result<Option<Vec<Option<f32>>>> {
+    fn residual_diffs(&self, _rows: &[(&Tensor, &Tensor)]) -> Result<Option<Vec<f32>>> {
         Ok(None)
     }
 
-    /// See [`crate::add_weighted`].
-    fn add_weighted(&self, _x: &Tensor, _terms: &[(f64, &Tensor)]) -> Result<Option<Tensor>> {
+    /// See [`crate::weighted_sums`].
+    fn weighted_sums(&self, _: &[Terms<'_>]) -> Result<Option<Vec<Tensor>>> {
+        Ok(None)
+    }
+
+    /// See [`crate::cat_rows`].
+    fn cat_rows(&self, _parts: &[&Tensor]) -> Result<Option<Tensor>> {
         Ok(None)
     }
 
     /// See [`crate::guided`].
-    fn guided(&self, _cond: &Tensor, _uncond: &Tensor, _scale: f64, _keeps_length: bool) -> Result<Option<Tensor>> {
+    fn guided(&self, _: &[Guided<'_>]) -> Result<Option<Vec<Tensor>>> {
         Ok(None)
     }
 

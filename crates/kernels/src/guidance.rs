@@ -4,24 +4,41 @@ use candle_core::{D, Result, Tensor, bail};
 
 use crate::devices::backend;
 
-/// `uncond + scale * (cond - uncond)` of `[tokens, channels]` passes; with `keeps_length` each token is rescaled to the
-/// length that it has in `cond`, which keeps a large scale from burning the picture in:
-/// <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage.py#L711>.
+/// A request's two passes, `[tokens, channels]`, and how they become one velocity.
+#[derive(Clone, Copy)]
+pub struct Guided<'t> {
+    /// The pass with the prompt.
+    pub cond: &'t Tensor,
+    /// The pass without it.
+    pub uncond: &'t Tensor,
+    /// What their difference is multiplied by.
+    pub scale: f64,
+    /// Whether each token is rescaled to the length that it has in `cond`, which keeps a large scale from burning the
+    /// picture in:
+    /// <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage.py#L711>.
+    pub keeps_length: bool,
+}
+
+/// `uncond + scale * (cond - uncond)` of each request, as long as `cond` if it is to be.
 ///
 /// # Errors
-/// The passes have different shapes.
-pub fn guided(cond: &Tensor, uncond: &Tensor, scale: f64, keeps_length: bool) -> Result<Tensor> {
-    cond.dims2()?;
-    if uncond.dims() != cond.dims() {
-        bail!("uncond must be {:?} as cond is. Given: {:?}", cond.dims(), uncond.dims())
+/// A request's passes have different shapes.
+pub fn guided(requests: &[Guided<'_>]) -> Result<Vec<Tensor>> {
+    for Guided { cond, uncond, .. } in requests {
+        cond.dims2()?;
+        if uncond.dims() != cond.dims() {
+            bail!("uncond must be {:?} as cond is. Given: {:?}", cond.dims(), uncond.dims())
+        }
     }
-    match backend(cond.device()).guided(cond, uncond, scale, keeps_length)? {
-        Some(velocity) => Ok(velocity),
-        None => guided_reference(cond, uncond, scale, keeps_length),
+    let Some(first) = requests.first() else { return Ok(Vec::new()) };
+    match backend(first.cond.device()).guided(requests)? {
+        Some(velocities) => Ok(velocities),
+        None => requests.iter().map(guided_reference).collect(),
     }
 }
 
-fn guided_reference(cond: &Tensor, uncond: &Tensor, scale: f64, keeps_length: bool) -> Result<Tensor> {
+fn guided_reference(request: &Guided<'_>) -> Result<Tensor> {
+    let Guided { cond, uncond, scale, keeps_length } = *request;
     let combined = (uncond + ((cond - uncond)? * scale)?)?;
     if !keeps_length {
         return Ok(combined);
@@ -46,27 +63,30 @@ mod tests {
         [[[3_f32, 4.0], [0.0, 2.0]], [[1_f32, 0.0], [2.0, 2.0]]].map(|x| Tensor::new(&x, &Device::Cpu).unwrap())
     }
 
+    fn guided_at_4([cond, uncond]: &[Tensor; 2], keeps_length: bool) -> Vec<f32> {
+        numbers(&guided(&[Guided { cond, uncond, scale: 4.0, keeps_length }]).unwrap()[0])
+    }
+
     #[test]
     fn tokens_keep_the_length_of_the_conditional_pass() {
-        let [cond, uncond] = passes();
-        let velocity = guided(&cond, &uncond, 4.0, true).unwrap();
-        let lengths = numbers(&token_norm(&velocity).unwrap());
+        let velocity = guided_at_4(&passes(), true);
+        let lengths = [0, 2].map(|i| velocity[i].hypot(velocity[i + 1]));
         assert!((lengths[0] - 5.0).abs() < 1e-5 && (lengths[1] - 2.0).abs() < 1e-5, "{lengths:?}");
         // Direction: uncond + 4 (cond - uncond) = (9, 16) for the first token.
-        let first = numbers(&velocity);
-        assert!((first[0] / first[1] - 9.0 / 16.0).abs() < 1e-5, "{first:?}");
+        assert!((velocity[0] / velocity[1] - 9.0 / 16.0).abs() < 1e-5, "{velocity:?}");
     }
 
     #[test]
     fn plain_guidance_keeps_no_length() {
-        let [cond, uncond] = passes();
-        assert_eq!(numbers(&guided(&cond, &uncond, 4.0, false).unwrap()), [9.0, 16.0, -6.0, 2.0]);
+        assert_eq!(guided_at_4(&passes(), false), [9.0, 16.0, -6.0, 2.0]);
     }
 
     #[test]
     fn errors_name_what_was_given() {
         let [cond, uncond] = passes();
-        let message = guided(&cond, &uncond.narrow(0, 0, 1).unwrap(), 4.0, true).unwrap_err().to_string();
+        let short = uncond.narrow(0, 0, 1).unwrap();
+        let requests = [&uncond, &short].map(|uncond| Guided { cond: &cond, uncond, scale: 4.0, keeps_length: true });
+        let message = guided(&requests).unwrap_err().to_string();
         assert!(message.starts_with("uncond must be [2, 2] as cond is. Given: [1, 2]"), "{message}");
     }
 }

@@ -72,6 +72,9 @@ impl RowLayout {
     /// Repeats the vector of each row once a token: `[num_rows, dim]` to `[total, dim]`.
     pub(crate) fn expand(&self, vectors: &Tensor) -> Result<Tensor> {
         let dim = vectors.dim(1)?;
+        if self.total() == 0 {
+            return vectors.narrow(0, 0, 0);
+        }
         if self.num_rows() == 1 {
             return vectors.broadcast_as((self.total(), dim));
         }
@@ -131,5 +134,6 @@ mod tests {
         let vectors = Tensor::new(&[[1f32], [2.0], [3.0]], &Device::Cpu).unwrap();
         let tokens = RowLayout::new(&[3, 0, 2]).expand(&vectors).unwrap();
         assert_eq!(tokens.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [1.0, 1.0, 1.0, 3.0, 3.0]);
+        assert_eq!(RowLayout::new(&[0, 0, 0]).expand(&vectors).unwrap().dims(), [0, 1]);
     }
 }

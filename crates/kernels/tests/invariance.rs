@@ -56,9 +56,8 @@ fn everything() -> Result<Vec<f32>> {
         norm.forward_silu(&picture)?,
     ];
     let sum = add_weighted(&causal, &[(0.5, &hidden)])?;
-    let previous = hidden.narrow(0, 301, 411)?;
-    let diffs = residual_diffs(&sum, &[None, None, Some(&previous)], &rows)?;
-    let mut all = diffs.into_iter().flatten().collect::<Vec<_>>();
+    let [current, previous] = [&sum, &hidden].map(|t| t.narrow(0, 301, 411));
+    let mut all = residual_diffs(&[(&current?, &previous?)])?;
     for tensor in [&text, &sum, &windows].into_iter().chain(&pictures).chain(&in_fewer_bits) {
         all.extend(tensor.flatten_all()?.to_vec1::<f32>()?);
     }

@@ -2,8 +2,10 @@
 //!
 //! The step cache stands between the blocks, so no transformer here has a monolithic forward pass.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
-use kernels::RowLayout;
+use kernels::{RowLayout, cat_rows, check_interrupt};
 
 /// What blocks pass on. Rows are concatenated along tokens.
 #[derive(Clone)]
@@ -117,15 +119,50 @@ pub trait Dit {
     /// The device fails.
     fn select(&self, context: &Self::Context, rows: &[usize]) -> Result<Self::Context>;
 
+    /// Runs `blocks` of segment `segment`. What is made for several of them at once is made first.
+    ///
+    /// # Errors
+    /// The device fails, or the work is interrupted: this is looked for ahead of each block.
+    fn blocks(
+        &self,
+        segment: usize,
+        blocks: Range<usize>,
+        streams: Streams,
+        context: &Self::Context,
+    ) -> Result<Streams>;
+
     /// Runs block `index` of segment `segment`.
     ///
     /// # Errors
-    /// The device fails.
-    fn block(&self, segment: usize, index: usize, streams: &Streams, context: &Self::Context) -> Result<Streams>;
+    /// As of [`Dit::blocks`].
+    fn block(&self, segment: usize, index: usize, streams: &Streams, context: &Self::Context) -> Result<Streams> {
+        self.blocks(segment, index..index + 1, streams.clone(), context)
+    }
 
     /// The velocity of each row, `[image_seq_len, channels]` in f32.
     ///
     /// # Errors
     /// The device fails.
     fn end(&self, streams: &Streams, context: &Self::Context) -> Result<Vec<Tensor>>;
+}
+
+/// Runs each of `blocks` on what the one before it made, as long as nobody interrupts.
+///
+/// # Errors
+/// A block fails, or the work is interrupted.
+pub(crate) fn in_turn<B>(
+    blocks: impl IntoIterator<Item = B>,
+    streams: Streams,
+    mut run: impl FnMut(B, &Streams) -> Result<Streams>,
+) -> Result<Streams> {
+    blocks.into_iter().try_fold(streams, |streams, block| {
+        check_interrupt()?;
+        run(block, &streams)
+    })
+}
+
+/// The vectors of some of the rows, in the given order: of `[rows, dim]`.
+pub(crate) fn selected(vectors: &Tensor, rows: &[usize]) -> Result<Tensor> {
+    let vectors = rows.iter().map(|&row| vectors.narrow(0, row, 1)).collect::<Result<Vec<_>>>()?;
+    cat_rows(&vectors.iter().collect::<Vec<_>>())
 }

@@ -2,16 +2,31 @@
 
 use candle_core::{Result, Tensor};
 use diffusion::Guidance;
+use kernels::Guided;
 
-/// The velocity that a request's passes come to, the conditional one first. All `[tokens, channels]` in f32.
+/// The velocity that each request's passes come to, the conditional one first. All `[tokens, channels]` in f32.
 ///
 /// # Errors
 /// The device fails.
-pub fn guided(guidance: Guidance, passes: &[Tensor]) -> Result<Tensor> {
+pub fn guided(requests: &[(Guidance, &[Tensor])]) -> Result<Vec<Tensor>> {
+    let mut pairs = Vec::new();
+    for (guidance, passes) in requests {
+        pairs.extend(to_combine(*guidance, passes)?);
+    }
+    let mut combined = kernels::guided(&pairs)?.into_iter();
+    let velocity = |(guidance, passes): &(Guidance, &[Tensor])| match to_combine(*guidance, passes)? {
+        Some(_) => combined.next().ok_or_else(|| candle_core::Error::msg("a velocity is missing. This is a bug.")),
+        None => Ok(passes[0].clone()),
+    };
+    requests.iter().map(velocity).collect()
+}
+
+/// Two passes and how they are combined; `None` where there is one, which is the velocity.
+fn to_combine(guidance: Guidance, passes: &[Tensor]) -> Result<Option<Guided<'_>>> {
     match (guidance, passes) {
-        (Guidance::None | Guidance::Embedded { .. }, [cond]) => Ok(cond.clone()),
-        (Guidance::TrueCfg { scale }, [cond, uncond]) => kernels::guided(cond, uncond, scale, true),
-        (Guidance::Cfg { scale }, [cond, uncond]) => kernels::guided(cond, uncond, scale, false),
+        (Guidance::None | Guidance::Embedded { .. }, [_]) => Ok(None),
+        (Guidance::TrueCfg { scale }, [cond, uncond]) => Ok(Some(Guided { cond, uncond, scale, keeps_length: true })),
+        (Guidance::Cfg { scale }, [cond, uncond]) => Ok(Some(Guided { cond, uncond, scale, keeps_length: false })),
         _ => candle_core::bail!("{guidance:?} was given {} passes. This is a bug.", passes.len()),
     }
 }
@@ -26,21 +41,20 @@ mod tests {
     }
 
     #[test]
-    fn true_guidance_keeps_the_length_of_the_conditional_pass() {
-        let combined = guided(Guidance::TrueCfg { scale: 4.0 }, &passes()).unwrap().to_vec2::<f32>().unwrap();
+    fn each_request_is_guided_in_its_own_way() {
+        let passes = passes();
+        let requests = [
+            (Guidance::TrueCfg { scale: 4.0 }, &passes[..]),
+            (Guidance::None, &passes[..1]),
+            (Guidance::Cfg { scale: 4.0 }, &passes[..]),
+            (Guidance::Embedded { scale: 3.0 }, &passes[1..]),
+        ];
+        let velocities: Vec<Vec<Vec<f32>>> =
+            guided(&requests).unwrap().iter().map(|velocity| velocity.to_vec2().unwrap()).collect();
         // (9, 16) as long as (3, 4).
-        assert!((combined[0][0].hypot(combined[0][1]) - 5.0).abs() < 1e-5, "{combined:?}");
-        let plain = guided(Guidance::Cfg { scale: 4.0 }, &passes()).unwrap().to_vec2::<f32>().unwrap();
-        assert_eq!(plain, [[9.0, 16.0], [-6.0, 2.0]]);
-    }
-
-    #[test]
-    fn one_pass_is_the_velocity() {
-        let [cond, _] = passes();
-        for guidance in [Guidance::None, Guidance::Embedded { scale: 3.0 }] {
-            let velocity = guided(guidance, std::slice::from_ref(&cond)).unwrap();
-            assert_eq!(velocity.to_vec2::<f32>().unwrap(), cond.to_vec2::<f32>().unwrap());
-        }
-        assert!(guided(Guidance::None, &passes()).is_err(), "a pass too many");
+        assert!((velocities[0][0][0].hypot(velocities[0][0][1]) - 5.0).abs() < 1e-5, "{velocities:?}");
+        assert_eq!(velocities[2], [[9.0, 16.0], [-6.0, 2.0]]);
+        assert_eq!((&velocities[1], &velocities[3]), (&passes[0].to_vec2().unwrap(), &passes[1].to_vec2().unwrap()));
+        assert!(guided(&[(Guidance::None, &passes[..])]).is_err(), "a pass too many");
     }
 }

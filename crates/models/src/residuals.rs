@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use cache::{CacheConfig, CacheStats, CacheType, RequestCache, RunPlan, StepCache, Stream, Warning};
 use candle_core::{Result, Tensor};
-use kernels::{add_weighted, inner_products};
+use kernels::{Terms, inner_products};
 
 use crate::dit::Segment;
 
@@ -96,14 +96,16 @@ impl RequestResiduals {
         self.stored[segment][branch].first_blocks = Some(residual);
     }
 
-    /// Remembers what the middle blocks made of `input` in a computed step, and forgets what no
-    /// forecast will ask for again.
-    pub(crate) fn store(&mut self, at: At, stream: Stream, input: &Tensor, output: &Tensor) -> Result<()> {
-        let value = match self.config().cache_type(stream) {
-            CacheType::Residual => (output - input)?,
-            // A copy: the output is a view, and would hold the streams of the whole batch.
-            CacheType::HiddenStates => output.force_contiguous()?,
-        };
+    /// What is to be remembered of middle blocks that made `output` of `input`, as a weighted sum.
+    pub(crate) fn remembered<'t>(&self, stream: Stream, input: &'t Tensor, output: &'t Tensor) -> Terms<'t> {
+        match self.config().cache_type(stream) {
+            CacheType::Residual => vec![(1.0, output), (-1.0, input)],
+            CacheType::HiddenStates => vec![(1.0, output)],
+        }
+    }
+
+    /// Remembers that of a computed step, and forgets what no forecast will ask for again.
+    pub(crate) fn store(&mut self, at: At, stream: Stream, value: Tensor) -> Result<()> {
         let keep = if self.products.is_some() { usize::MAX } else { self.step_cache(at).keep(stream) };
         let history = self.history_mut(at, stream);
         history.push_front(value);
@@ -123,15 +125,14 @@ impl RequestResiduals {
         Ok(())
     }
 
-    /// The stream `x` past the middle blocks, which did not run: a weighted sum of what they added
-    /// before, or of what they put out where the configuration stores that.
-    pub(crate) fn forecast(&self, at: At, stream: Stream, x: &Tensor) -> Result<Tensor> {
+    /// The stream `x` past the middle blocks, which did not run, as a weighted sum: of it and of what they added before,
+    /// or of what they put out where the configuration stores that.
+    pub(crate) fn forecast<'t>(&'t self, at: At, stream: Stream, x: &'t Tensor) -> Terms<'t> {
         let weights = self.step_cache(at).weights(stream);
-        let terms: Vec<_> = weights.iter().copied().zip(self.history(at, stream)).collect();
-        match (self.config().cache_type(stream), &terms[..]) {
-            (CacheType::Residual, terms) => add_weighted(x, terms),
-            (CacheType::HiddenStates, [(weight, newest), older @ ..]) => add_weighted(&(*newest * *weight)?, older),
-            (CacheType::HiddenStates, []) => Ok(x.clone()),
+        let terms = weights.iter().copied().zip(self.history(at, stream));
+        match self.config().cache_type(stream) {
+            CacheType::HiddenStates if terms.len() > 0 => terms.collect(),
+            CacheType::Residual | CacheType::HiddenStates => std::iter::once((1.0, x)).chain(terms).collect(),
         }
     }
 

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use cache::{RowObservation, StepRecord, Stream};
 use candle_core::{Result, Tensor};
-use kernels::{RowLayout, check_interrupt, residual_diffs};
+use kernels::{RowLayout, Terms, cat_rows, residual_diffs, weighted_sums};
 
 use crate::dit::{Dit, Streams};
 use crate::residuals::{At, RequestResiduals};
@@ -33,6 +33,15 @@ struct Row {
     reuses: bool,
 }
 
+/// A row whose middle blocks begin: the number of its request among those that enter, and what the first blocks added,
+/// if that is known already.
+struct Begun {
+    request: usize,
+    row: usize,
+    branch: usize,
+    added: Option<Tensor>,
+}
+
 /// What each row did: its record, or nothing where it has no cache.
 pub type Records = Vec<Option<StepRecord>>;
 
@@ -52,7 +61,7 @@ pub(crate) fn run_segment<D: Dit>(
     let num_rows = hidden_rows.num_rows();
     if requests.iter().all(|request| request.residuals.is_none()) {
         let blocks = 0..num_blocks;
-        return Ok((run_blocks(dit, segment, blocks, streams, context)?, vec![None; num_rows]));
+        return Ok((dit.blocks(segment, blocks, streams, context)?, vec![None; num_rows]));
     }
     let mut run = SegmentRun {
         dit,
@@ -109,23 +118,32 @@ impl<D: Dit> SegmentRun<'_, D> {
             return Ok(());
         }
         self.take_apart()?;
-        let mut diffs = self.measure(&entering)?.into_iter();
-        for request in &mut entering {
-            let RequestRows { rows, residuals } = request;
+        let mut measured = self.measure(&entering)?.into_iter();
+        let mut begun = Vec::new();
+        for (request, RequestRows { rows, residuals }) in entering.iter_mut().enumerate() {
             let Some(residuals) = residuals.as_deref_mut() else { continue };
-            let observe = |(row, residual_diff)| RowObservation { tokens: self.tokens(row), residual_diff };
-            let observed: Vec<_> = rows.clone().zip(diffs.by_ref()).map(observe).collect();
+            let (observed, added): (Vec<_>, Vec<_>) = measured
+                .by_ref()
+                .take(rows.len())
+                .zip(rows.clone())
+                .map(|(measured, row)| {
+                    let (residual_diff, added) = measured.unzip();
+                    (RowObservation { tokens: self.tokens(row), residual_diff }, added)
+                })
+                .unzip();
             let records = residuals.rules.decide(self.segment, &observed);
-            for ((row, branch), record) in rows.clone().zip(0..).zip(records) {
+            for (((row, branch), record), added) in rows.clone().zip(0..).zip(records).zip(added) {
                 self.records[row] = Some(record);
-                self.begin_middle(row, branch, record.decision.reused(), residuals)?;
+                self.rows[row].reuses = record.decision.reused();
+                begun.push(Begun { request, row, branch, added });
             }
         }
-        Ok(())
+        self.begin_middles(begun, &mut entering)
     }
 
-    /// The diff of every entering row that needs one, in one copy from the device.
-    fn measure(&self, entering: &[&mut RequestRows<'_>]) -> Result<Vec<Option<f32>>> {
+    /// Of every entering row that is to be measured its diff, and what the first blocks added; in one copy from the
+    /// device.
+    fn measure(&self, entering: &[&mut RequestRows<'_>]) -> Result<Vec<Option<(f32, Tensor)>>> {
         let mut previous = Vec::new();
         for request in entering {
             let Some(residuals) = request.residuals.as_deref() else { continue };
@@ -134,39 +152,42 @@ impl<D: Dit> SegmentRun<'_, D> {
             let stored = |branch: usize| residuals.first_blocks(self.segment, branch).filter(|_| needed[branch]);
             previous.extend(request.rows.clone().zip(0..).map(|(row, branch)| (row, stored(branch))));
         }
-        if previous.iter().all(|(_, stored)| stored.is_none()) {
-            return Ok(vec![None; previous.len()]);
-        }
-        let current = previous.iter().map(|&(row, _)| self.first_blocks_residual(row));
-        let current = current.collect::<Result<Vec<_>>>()?;
-        let layout = RowLayout::new(&previous.iter().map(|&(row, _)| self.tokens(row)).collect::<Vec<_>>());
-        let previous: Vec<_> = previous.into_iter().map(|(_, stored)| stored).collect();
-        residual_diffs(&Tensor::cat(&current, 0)?, &previous, &layout)
+        let known: Vec<_> = previous.iter().filter_map(|&(row, stored)| Some((row, stored?))).collect();
+        let added = weighted_sums(&known.iter().map(|&(row, _)| self.first_blocks_added(row)).collect::<Vec<_>>())?;
+        let pairs: Vec<_> = added.iter().zip(known.iter().map(|(_, stored)| *stored)).collect();
+        let mut measured = residual_diffs(&pairs)?.into_iter().zip(added);
+        Ok(previous.into_iter().map(|(_, stored)| stored.and_then(|_| measured.next())).collect())
     }
 
-    /// Stands a reusing row behind its middle blocks, or readies a computing one to store them.
-    fn begin_middle(
-        &mut self,
-        row: usize,
-        branch: usize,
-        reuses: bool,
-        residuals: &mut RequestResiduals,
-    ) -> Result<()> {
-        let at = At { segment: self.segment, branch };
-        self.rows[row].reuses = reuses;
-        if reuses {
-            let streams = &self.rows[row].streams;
-            let hidden_states = residuals.forecast(at, Stream::Hidden, &streams.hidden_states)?;
-            let encoder_hidden_states = match &streams.encoder_hidden_states {
-                Some(encoder) if self.keeps_encoder(residuals) => {
-                    Some(residuals.forecast(at, Stream::Encoder, encoder)?)
+    /// Stands reusing rows behind their middle blocks, and readies computing ones to store them.
+    fn begin_middles(&mut self, begun: Vec<Begun>, entering: &mut [&mut RequestRows<'_>]) -> Result<()> {
+        let mut sums = Vec::new();
+        for Begun { request, row, branch, added } in &begun {
+            let Some(residuals) = entering[*request].residuals.as_deref() else { continue };
+            let (at, streams) = (At { segment: self.segment, branch: *branch }, &self.rows[*row].streams);
+            if self.rows[*row].reuses {
+                sums.push(residuals.forecast(at, Stream::Hidden, &streams.hidden_states));
+                let encoder = streams.encoder_hidden_states.as_ref().filter(|_| self.keeps_encoder(residuals));
+                sums.extend(encoder.map(|encoder| residuals.forecast(at, Stream::Encoder, encoder)));
+            } else if added.is_none() {
+                sums.push(self.first_blocks_added(*row));
+            }
+        }
+        let mut sums = weighted_sums(&sums)?.into_iter();
+        for Begun { request, row, branch, added } in begun {
+            let Some(residuals) = entering[request].residuals.as_deref_mut() else { continue };
+            let keeps_encoder = self.keeps_encoder(residuals);
+            let state = &mut self.rows[row];
+            if state.reuses {
+                state.streams.hidden_states = taken(&mut sums)?;
+                if let Some(encoder) = state.streams.encoder_hidden_states.as_mut().filter(|_| keeps_encoder) {
+                    *encoder = taken(&mut sums)?;
                 }
-                other => other.clone(),
-            };
-            self.rows[row].streams = Streams { hidden_states, encoder_hidden_states };
-        } else {
-            residuals.store_first_blocks(self.segment, branch, self.first_blocks_residual(row)?);
-            self.rows[row].middle_input = Some(self.rows[row].streams.clone());
+            } else {
+                let added = added.map_or_else(|| taken(&mut sums), Ok)?;
+                residuals.store_first_blocks(self.segment, branch, added);
+                state.middle_input = Some(state.streams.clone());
+            }
         }
         Ok(())
     }
@@ -174,25 +195,38 @@ impl<D: Dit> SegmentRun<'_, D> {
     /// Stores what the middle blocks that end at `depth` made of the rows that computed them.
     fn leave_middles(&mut self, depth: usize, requests: &mut [RequestRows<'_>]) -> Result<()> {
         let num_blocks = self.num_blocks();
-        for request in requests {
-            let RequestRows { rows, residuals } = request;
-            let Some(residuals) = residuals.as_deref_mut() else { continue };
-            if middle(residuals, num_blocks).end != depth {
-                continue;
-            }
-            self.take_apart()?;
+        let leaving = |request: &&mut RequestRows<'_>| {
+            request.residuals.as_deref().is_some_and(|residuals| middle(residuals, num_blocks).end == depth)
+        };
+        let mut leaving: Vec<_> = requests.iter_mut().filter(leaving).collect();
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        self.take_apart()?;
+        let mut computed = Vec::new();
+        for (request, RequestRows { rows, .. }) in leaving.iter().enumerate() {
             for (row, branch) in rows.clone().zip(0..) {
                 self.rows[row].reuses = false;
-                let Some(input) = self.rows[row].middle_input.take() else { continue };
-                let at = At { segment: self.segment, branch };
-                let output = &self.rows[row].streams;
-                residuals.store(at, Stream::Hidden, &input.hidden_states, &output.hidden_states)?;
-                if let (Some(input), Some(output)) = (&input.encoder_hidden_states, &output.encoder_hidden_states)
-                    && self.keeps_encoder(residuals)
-                {
-                    residuals.store(at, Stream::Encoder, input, output)?;
-                }
+                let input = self.rows[row].middle_input.take();
+                computed.extend(input.map(|input| (request, At { segment: self.segment, branch }, row, input)));
             }
+        }
+        let (mut places, mut sums) = (Vec::new(), Vec::new());
+        for (request, at, row, input) in &computed {
+            let Some(residuals) = leaving[*request].residuals.as_deref() else { continue };
+            let output = &self.rows[*row].streams;
+            sums.push(residuals.remembered(Stream::Hidden, &input.hidden_states, &output.hidden_states));
+            places.push((*request, *at, Stream::Hidden));
+            if let (Some(input), Some(output)) = (&input.encoder_hidden_states, &output.encoder_hidden_states)
+                && self.keeps_encoder(residuals)
+            {
+                sums.push(residuals.remembered(Stream::Encoder, input, output));
+                places.push((*request, *at, Stream::Encoder));
+            }
+        }
+        for ((request, at, stream), value) in places.into_iter().zip(weighted_sums(&sums)?) {
+            let Some(residuals) = leaving[request].residuals.as_deref_mut() else { continue };
+            residuals.store(at, stream, value)?;
         }
         Ok(())
     }
@@ -220,9 +254,9 @@ impl<D: Dit> SegmentRun<'_, D> {
             }
         };
         let streams = if active.len() == self.rows.len() {
-            run_blocks(self.dit, self.segment, blocks, streams, self.context)?
+            self.dit.blocks(self.segment, blocks, streams, self.context)?
         } else {
-            run_blocks(self.dit, self.segment, blocks, streams, &self.dit.select(self.context, &active)?)?
+            self.dit.blocks(self.segment, blocks, streams, &self.dit.select(self.context, &active)?)?
         };
         self.batch = Some((active, streams));
         Ok(())
@@ -253,9 +287,9 @@ impl<D: Dit> SegmentRun<'_, D> {
         Ok((streams, self.records))
     }
 
-    /// What the first blocks added to the row's hidden stream.
-    fn first_blocks_residual(&self, row: usize) -> Result<Tensor> {
-        &self.rows[row].streams.hidden_states - &self.rows[row].input
+    /// What the first blocks added to the row's hidden stream, as a weighted sum.
+    fn first_blocks_added(&self, row: usize) -> Terms<'_> {
+        vec![(1.0, &self.rows[row].streams.hidden_states), (-1.0, &self.rows[row].input)]
     }
 
     /// Whether anything behind the middle blocks looks at the text stream.
@@ -272,19 +306,6 @@ impl<D: Dit> SegmentRun<'_, D> {
     }
 }
 
-fn run_blocks<D: Dit>(
-    dit: &D,
-    segment: usize,
-    blocks: Range<usize>,
-    streams: Streams,
-    context: &D::Context,
-) -> Result<Streams> {
-    blocks.into_iter().try_fold(streams, |streams, index| {
-        check_interrupt()?;
-        dit.block(segment, index, &streams, context)
-    })
-}
-
 /// Each row's view of the batch.
 fn split(streams: &Streams, hidden_rows: &RowLayout, encoder_rows: &RowLayout) -> Result<Vec<Row>> {
     let view = |(hidden, encoder): (Range<usize>, Range<usize>)| {
@@ -297,10 +318,15 @@ fn split(streams: &Streams, hidden_rows: &RowLayout, encoder_rows: &RowLayout) -
     hidden_rows.iter().zip(encoder_rows.iter()).map(view).collect()
 }
 
+/// The next of the sums that were asked for.
+fn taken(sums: &mut impl Iterator<Item = Tensor>) -> Result<Tensor> {
+    sums.next().ok_or_else(|| candle_core::Error::msg("a sum is missing. This is a bug."))
+}
+
 /// The rows side by side again.
 fn join<'a>(rows: impl Iterator<Item = &'a Streams> + Clone) -> Result<Streams> {
     let hidden: Vec<_> = rows.clone().map(|streams| &streams.hidden_states).collect();
     let encoder: Option<Vec<_>> = rows.map(|streams| streams.encoder_hidden_states.as_ref()).collect();
-    let encoder_hidden_states = encoder.map(|encoder| Tensor::cat(&encoder, 0)).transpose()?;
-    Ok(Streams { hidden_states: Tensor::cat(&hidden, 0)?, encoder_hidden_states })
+    let encoder_hidden_states = encoder.map(|encoder| cat_rows(&encoder)).transpose()?;
+    Ok(Streams { hidden_states: cat_rows(&hidden)?, encoder_hidden_states })
 }

@@ -19,14 +19,19 @@ use crate::state::RequestState;
 /// The device fails; the states are not to be used again.
 pub fn denoise_step<D: Dit>(dit: &D, batch: &mut [&mut RequestState]) -> Result<Vec<StepReport>> {
     let Passes { velocities, records } = forward(dit, batch.iter_mut().map(|state| passes(state)).collect())?;
-    let mut velocities = velocities.into_iter();
+    let mut rest = &velocities[..];
+    let of_request = |state: &&mut RequestState| {
+        let (passes, others) = rest.split_at(state.branches.len());
+        rest = others;
+        (state.guidance, passes)
+    };
+    let velocities = guided(&batch.iter().map(of_request).collect::<Vec<_>>())?;
     let mut row = 0;
     let mut reports = Vec::with_capacity(batch.len());
-    for state in batch.iter_mut() {
-        let passes: Vec<Tensor> = velocities.by_ref().take(state.branches.len()).collect();
+    for (state, velocity) in batch.iter_mut().zip(&velocities) {
         reports.push(report(dit.segments(), state, row, &records));
-        row += passes.len();
-        advance(state, &passes)?;
+        row += state.branches.len();
+        advance(state, velocity)?;
     }
     Ok(reports)
 }
@@ -46,9 +51,8 @@ fn passes(state: &mut RequestState) -> RequestPasses<'_> {
     RequestPasses { rows: rows.collect(), residuals: state.residuals.as_mut() }
 }
 
-/// Guidance, then the sampler's step, what a mask keeps put back; and what a preview that is due needs.
-fn advance(state: &mut RequestState, passes: &[Tensor]) -> Result<()> {
-    let velocity = guided(state.guidance, passes)?;
+/// The sampler's step, what a mask keeps put back; and what a preview that is due needs.
+fn advance(state: &mut RequestState, velocity: &Tensor) -> Result<()> {
     let (step_index, num_steps, sampler) = (state.step_index, state.num_steps(), state.sampler());
     let is_due = state.previews.is_some_and(|previews| previews.is_due(step_index, num_steps));
     let kept = |latents: Tensor, sigma: f32| match &state.masked {
@@ -57,8 +61,8 @@ fn advance(state: &mut RequestState, passes: &[Tensor]) -> Result<()> {
     };
     let (sigma, next) = (sampler.level(step_index), sampler.next_level(step_index));
     let (sigma, next) = (state.sigmas.sigma(sigma), state.sigmas.sigma(next));
-    let estimate = is_due.then(|| kept(along(&state.latents, &velocity, -sigma)?, 0.0)).transpose()?;
-    let latents = state.solver.advance(&state.sigmas, step_index, &state.latents, &velocity)?;
+    let estimate = is_due.then(|| kept(along(&state.latents, velocity, -sigma)?, 0.0)).transpose()?;
+    let latents = state.solver.advance(&state.sigmas, step_index, &state.latents, velocity)?;
     let latents = kept(latents, next)?;
     (state.estimate, state.latents) = (estimate, latents);
     state.step_index += 1;

@@ -418,7 +418,15 @@ impl<'a> Scope<'a> {
         result.map_err(|source| LoadError::Device { file: format!("{} ({})", self.weights.named, self.prefix), source })
     }
 
-    fn weight_and_bias(&self, in_features: usize, out_features: usize) -> Result<(Tensor, Tensor), LoadError> {
+    /// `weight` `[out, in]` and `bias` `[out]`.
+    ///
+    /// # Errors
+    /// As [`Scope::get`].
+    pub(crate) fn weight_and_bias(
+        &self,
+        in_features: usize,
+        out_features: usize,
+    ) -> Result<(Tensor, Tensor), LoadError> {
         Ok((self.get((out_features, in_features), "weight")?, self.get(out_features, "bias")?))
     }
 

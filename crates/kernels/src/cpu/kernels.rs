@@ -63,7 +63,7 @@ pub(crate) trait Kernels: Send + Sync {
     fn swiglu(&self, gate_up: &[f32], features: usize) -> Vec<f32>;
     /// `sum(|previous - current|)` and `sum(|previous|)`.
     fn abs_sums(&self, current: &[f32], previous: &[f32]) -> (f64, f64);
-    fn add_weighted(&self, x: &[f32], terms: &[(f32, &[f32])]) -> Vec<f32>;
+    fn weighted_sum(&self, terms: &[(f32, &[f32])]) -> Vec<f32>;
 }
 
 impl<S: Simd> Kernels for S {
@@ -150,7 +150,7 @@ impl<S: Simd> Kernels for S {
         step::abs_sums(*self, current, previous)
     }
 
-    fn add_weighted(&self, x: &[f32], terms: &[(f32, &[f32])]) -> Vec<f32> {
-        step::add_weighted(*self, x, terms)
+    fn weighted_sum(&self, terms: &[(f32, &[f32])]) -> Vec<f32> {
+        step::weighted_sum(*self, terms)
     }
 }

@@ -50,9 +50,9 @@ use self::bf16::Bf16;
 use self::int8::Int8;
 use self::kernels::Kernels;
 use self::numbers::{F32, RowVectors, tensor, wide};
-use crate::RowLayout;
 use crate::backend::{Backend, PackedConv, PackedLinear};
 use crate::operands::{AttentionStream, CausalAttention, GroupNorm, JointAttention, Products, SelfAttention};
+use crate::{RowLayout, Terms};
 
 /// The backend of the CPU.
 pub(crate) struct Cpu;
@@ -69,6 +69,14 @@ fn boxed(packed: impl PackedLinear + 'static) -> Box<dyn PackedLinear> {
 /// The numbers of a bias, none where there is none.
 fn bias_numbers(bias: Option<&Tensor>) -> Result<Vec<f32>> {
     Ok(bias.map(|bias| wide(bias)?.to_vec1::<f32>()).transpose()?.unwrap_or_default())
+}
+
+/// The sum of terms of which there is one at least; `None` if they are no f32 numbers.
+fn weighted_sum(kernels: &dyn Kernels, terms: &[(f64, &Tensor)]) -> Result<Option<Tensor>> {
+    let tensors = terms.iter().map(|(_, term)| term.contiguous()).collect::<Result<Vec<_>>>()?;
+    let Some(views) = tensors.iter().map(F32::of).collect::<Option<Vec<_>>>() else { return Ok(None) };
+    let terms: Vec<_> = terms.iter().zip(&views).map(|((weight, _), term)| (*weight as f32, &**term)).collect();
+    tensor(kernels.weighted_sum(&terms), tensors[0].shape()).map(Some)
 }
 
 impl Backend for Cpu {
@@ -184,36 +192,21 @@ impl Backend for Cpu {
         tensor(kernels.swiglu(&numbers, columns / 2), (tokens, columns / 2)).map(Some)
     }
 
-    fn residual_diffs(
-        &self,
-        current: &Tensor,
-        previous: &[Option<&Tensor>],
-        rows: &RowLayout,
-    ) -> Result<Option<Vec<Option<f32>>>> {
-        let (Some(kernels), dim) = (sets::current(), current.dim(1)?) else { return Ok(None) };
-        let current = current.contiguous()?;
-        let Some(current) = F32::of(&current) else { return Ok(None) };
+    fn residual_diffs(&self, rows: &[(&Tensor, &Tensor)]) -> Result<Option<Vec<f32>>> {
+        let Some(kernels) = sets::current() else { return Ok(None) };
         let mut diffs = Vec::new();
-        for (tokens, previous) in rows.iter().zip(previous) {
-            let Some(previous) = previous else {
-                diffs.push(None);
-                continue;
-            };
-            let previous = previous.contiguous()?;
-            let Some(previous) = F32::of(&previous) else { return Ok(None) };
-            let (diff, size) = kernels.abs_sums(&current[tokens.start * dim..tokens.end * dim], &previous);
-            diffs.push(Some((diff / size) as f32));
+        for (current, previous) in rows {
+            let (current, previous) = (current.contiguous()?, previous.contiguous()?);
+            let (Some(current), Some(previous)) = (F32::of(&current), F32::of(&previous)) else { return Ok(None) };
+            let (diff, size) = kernels.abs_sums(&current, &previous);
+            diffs.push((diff / size) as f32);
         }
         Ok(Some(diffs))
     }
 
-    fn add_weighted(&self, x: &Tensor, terms: &[(f64, &Tensor)]) -> Result<Option<Tensor>> {
-        let (Some(kernels), x) = (sets::current(), x.contiguous()?) else { return Ok(None) };
-        let Some(numbers) = F32::of(&x) else { return Ok(None) };
-        let tensors = terms.iter().map(|(_, term)| term.contiguous()).collect::<Result<Vec<_>>>()?;
-        let Some(views) = tensors.iter().map(F32::of).collect::<Option<Vec<_>>>() else { return Ok(None) };
-        let terms: Vec<_> = terms.iter().zip(&views).map(|((weight, _), term)| (*weight as f32, &**term)).collect();
-        tensor(kernels.add_weighted(&numbers, &terms), x.shape()).map(Some)
+    fn weighted_sums(&self, sums: &[Terms<'_>]) -> Result<Option<Vec<Tensor>>> {
+        let Some(kernels) = sets::current() else { return Ok(None) };
+        sums.iter().map(|terms| weighted_sum(kernels, terms)).collect()
     }
 
     fn pack_linear(&self, weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {

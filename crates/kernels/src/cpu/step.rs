@@ -25,13 +25,13 @@ pub(super) fn abs_sums<S: Simd>(s: S, current: &[f32], previous: &[f32]) -> (f64
     sums.iter().fold((0.0, 0.0), |(diff, size), block| (diff + f64::from(block.0), size + f64::from(block.1)))
 }
 
-/// `x + sum(weight * term)`, every term as long as `x`.
-pub(super) fn add_weighted<S: Simd>(s: S, x: &[f32], terms: &[(f32, &[f32])]) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+/// `sum(weight * term)`, of one term at least, and every term as long as the first.
+pub(super) fn weighted_sum<S: Simd>(s: S, terms: &[(f32, &[f32])]) -> Vec<f32> {
+    let mut out = vec![0.0; terms[0].1.len()];
     split_rows(&mut out, 1, MIN_PARALLEL, &|first, out| {
         let range = first..first + out.len();
         let terms: Vec<_> = terms.iter().map(|(weight, term)| (*weight, &term[range.clone()])).collect();
-        vectorized!(s, add_weighted_part(s, &x[range], &terms, out));
+        vectorized!(s, weighted_sum_part(s, &terms, out));
     });
     out
 }
@@ -58,17 +58,17 @@ fn split<S: Simd>(_: S, x: &[f32]) -> (&[f32], &[f32]) {
 /// The end goes through the same fused operation as the rest, so that a number does not depend on where the work
 /// was cut.
 #[inline(always)]
-fn add_weighted_part<S: Simd>(s: S, x: &[f32], terms: &[(f32, &[f32])], out: &mut [f32]) {
-    let whole = x.len() / S::LANES * S::LANES;
+fn weighted_sum_part<S: Simd>(s: S, terms: &[(f32, &[f32])], out: &mut [f32]) {
+    let whole = out.len() / S::LANES * S::LANES;
     for i in (0..whole).step_by(S::LANES) {
-        let mut total = s.load(&x[i..]);
+        let mut total = s.splat(0.0);
         for (weight, term) in terms {
             total = s.fma(s.splat(*weight), s.load(&term[i..]), total);
         }
         s.store(&mut out[i..], total);
     }
-    if whole < x.len() {
-        let mut total = s.load_part(&x[whole..]);
+    if whole < out.len() {
+        let mut total = s.splat(0.0);
         for (weight, term) in terms {
             total = s.fma(s.splat(*weight), s.load_part(&term[whole..]), total);
         }

@@ -36,7 +36,7 @@ pub(super) static METHODS: [Method; 2] = [
 
 /// Features of the heads that the kernels are compiled for.
 fn is_tiled(head_dim: usize) -> bool {
-    matches!(head_dim, 32 | 64 | 128)
+    matches!(head_dim, 16 | 32 | 64 | 128)
 }
 
 /// The name that stands for candle's operations.
@@ -200,6 +200,7 @@ fn run_tiled(gpu: &Gpu, problem: &Problem<'_>) -> Result<()> {
     let (head_dim, keys) = (problem.head_dim, 32);
     let floats = (BLOCK_Q + keys) * (head_dim + 1) + keys * head_dim + BLOCK_Q * (keys + 1);
     let name = match head_dim {
+        16 => "attention_tiled_16",
         32 => "attention_tiled_32",
         64 => "attention_tiled_64",
         _ => "attention_tiled_128",
@@ -210,6 +211,7 @@ fn run_tiled(gpu: &Gpu, problem: &Problem<'_>) -> Result<()> {
 /// Two tiles of 64 keys and of their values in shared memory.
 fn run_mma(gpu: &Gpu, problem: &Problem<'_>) -> Result<()> {
     let name = match problem.head_dim {
+        16 => "attention_mma_16",
         32 => "attention_mma_32",
         64 => "attention_mma_64",
         _ => "attention_mma_128",

@@ -8,8 +8,8 @@ use candle_core::{DType, Tensor};
 use super::tests::device;
 use crate::testing::randn;
 use crate::{
-    AttentionStream, Conv3x3, GroupNorm, JointAttention, Linear, Products, RopeTable, RowLayout, add_weighted,
-    modulated_layer_norm, residual_diffs, swiglu,
+    AttentionStream, Conv3x3, GroupNorm, JointAttention, Linear, LinearStack, Products, RopeTable, RowLayout, cat_rows,
+    modulated_layer_norm, residual_diffs, swiglu, weighted_sums,
 };
 
 /// Heads of the blocks here, and features of each.
@@ -76,7 +76,6 @@ fn linear(seed: u64, width: usize, out: usize) -> Linear {
 
 /// A block's layers for one of its streams.
 struct Layers {
-    modulation: Linear,
     qkv: Linear,
     out: Linear,
     up: Linear,
@@ -89,7 +88,6 @@ impl Layers {
     fn new(gated: bool) -> Self {
         let up = if gated { 8 * DIM } else { 4 * DIM };
         Layers {
-            modulation: linear(1, DIM, 6 * DIM),
             qkv: linear(3, DIM, 3 * DIM),
             out: linear(5, DIM, DIM),
             up: linear(7, DIM, up),
@@ -147,10 +145,18 @@ fn attend([text, image]: [(&Layers, &Tensor); 2], batch: &Batch) -> [Tensor; 2] 
         .into()
 }
 
-/// A dual-stream block as Qwen-Image has them.
-fn dual_block(layers: &[Layers; 2], batch: &Batch) -> [Tensor; 2] {
+/// The modulations of so many blocks' streams.
+fn modulations(blocks: usize) -> LinearStack {
+    let mut stack = LinearStack::with_capacity(blocks);
+    for seed in 0..blocks as u64 {
+        stack.push(&tensor(seed, (6 * DIM, DIM)), Some(&tensor(seed, (1, 6 * DIM)).get(0).unwrap())).unwrap();
+    }
+    stack
+}
+
+/// A dual-stream block as Qwen-Image has them, whose modulation was made with that of others.
+fn dual_block(layers: &[Layers; 2], vectors: &[Tensor; 2], batch: &Batch) -> [Tensor; 2] {
     let (streams, rows) = ([&batch.text, &batch.image], &batch.rows);
-    let vectors = layers.each_ref().map(|layers| layers.modulation.forward(&batch.time).unwrap());
     let normed = [0, 1].map(|i| layers[i].modulated(streams[i], &vectors[i], 0, &rows[i]));
     let attended = attend([(&layers[0], &normed[0]), (&layers[1], &normed[1])], batch);
     [0, 1].map(|i| {
@@ -172,20 +178,31 @@ fn single_block(layers: &Layers, vectors: &Tensor, batch: &Batch) -> Tensor {
     layers.close(&layers.down, &inner, &x, vectors, rows)
 }
 
-/// Two norms and two gates a stream, and attention in two launches; five products a stream.
+/// Two norms and two gates a stream, and attention in two launches; four products a stream.
 #[test]
 fn counts_of_a_dual_block() {
-    let (layers, batch) = ([Layers::new(false), Layers::new(false)], batch(5, 20));
-    dual_block(&layers, &batch);
-    let Some(counts) = counted(|| drop(dual_block(&layers, &batch))) else { return };
-    assert_eq!(counts, Counts { launches: 10, products: 10, ..Counts::default() });
+    let (layers, batch, stack) = ([Layers::new(false), Layers::new(false)], batch(5, 20), modulations(2));
+    let vectors: Vec<_> = stack.forward(&batch.time, 0..2).unwrap().map(Result::unwrap).collect();
+    let vectors = vectors.try_into().unwrap();
+    dual_block(&layers, &vectors, &batch);
+    let Some(counts) = counted(|| drop(dual_block(&layers, &vectors, &batch))) else { return };
+    assert_eq!(counts, Counts { launches: 10, products: 8, ..Counts::default() });
+}
+
+#[test]
+fn counts_of_the_modulation_of_three_blocks() {
+    let (stack, time) = (modulations(4), tensor(4, (1, DIM)));
+    let of = || stack.forward(&time, 1..4).unwrap().map(Result::unwrap).collect::<Vec<_>>();
+    of();
+    let Some(counts) = counted(|| assert_eq!(of().len(), 3)) else { return };
+    assert_eq!(counts, Counts { products: 1, ..Counts::default() });
 }
 
 /// A norm, attention in two launches, a SwiGLU and two gates; the product of no text is none.
 #[test]
 fn counts_of_a_single_block() {
     let (layers, batch) = (Layers::new(true), batch(0, 20));
-    let vectors = layers.modulation.forward(&batch.time).unwrap();
+    let vectors = linear(1, DIM, 3 * DIM).forward(&batch.time).unwrap();
     single_block(&layers, &vectors, &batch);
     let Some(counts) = counted(|| drop(single_block(&layers, &vectors, &batch))) else { return };
     assert_eq!(counts, Counts { launches: 6, products: 4, ..Counts::default() });
@@ -193,18 +210,18 @@ fn counts_of_a_single_block() {
 
 #[test]
 fn counts_of_what_a_cached_step_asks() {
-    let rows = RowLayout::new(&[5, 7, 9]);
-    let (current, previous) = (tensor(1, (21, DIM)), [5, 7, 9].map(|tokens| tensor(2, (tokens, DIM))));
-    let previous = previous.each_ref().map(Some);
-    let diffs = || drop(residual_diffs(&current, &previous, &rows).unwrap());
-    let forecast = || drop(add_weighted(&current, &[(2.0, &current), (-1.0, &current)]).unwrap());
+    let rows = [5, 7, 9].map(|tokens| (tensor(1, (tokens, DIM)), tensor(2, (tokens, DIM))));
+    let [one, two, three] = &rows;
     let work = || {
-        diffs();
-        forecast();
+        let rows = rows.each_ref().map(|(current, previous)| (current, previous));
+        let forecasts = rows.map(|(x, residual)| vec![(1.0, x), (2.0, residual), (-1.0, residual)]);
+        residual_diffs(&rows).unwrap();
+        weighted_sums(&forecasts).unwrap();
+        cat_rows(&[&one.0, &two.0, &three.0]).unwrap();
     };
     work();
     let Some(counts) = counted(work) else { return };
-    assert_eq!(counts, Counts { launches: 2, copies_to_the_host: 1, ..Counts::default() });
+    assert_eq!(counts, Counts { launches: 3, copies_to_the_host: 1, ..Counts::default() });
 }
 
 /// However many clones there are of a layout, and however often they are asked.

@@ -111,3 +111,73 @@ fn gated_residual(x: &Tensor, residual: &Tensor, gate: &Tensor, rows: &RowLayout
     )?;
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{check, rows_of};
+    use super::*;
+    use crate::testing::randn;
+    use crate::{Linear, LinearStack};
+
+    #[test]
+    fn stacked_maps_agree() {
+        let (rows, k, n) = (3, 40, 16);
+        let given: Vec<_> =
+            (0..3).flat_map(|i| [randn(2 * i, (n, k)), randn(2 * i + 1, n)]).chain([randn(9, (rows, k))]).collect();
+        let products = |t: &[Tensor]| {
+            let mut stack = LinearStack::with_capacity(3);
+            t[..6].chunks(2).for_each(|map| stack.push(&map[0], Some(&map[1])).unwrap());
+            Tensor::cat(&stack.forward(&t[6], 1..3)?.collect::<Result<Vec<_>>>()?, 0)
+        };
+        check("stacked maps", &given, |t| products(t).map(Some), products);
+    }
+
+    /// Every product of a map with and without a bias.
+    #[test]
+    fn linear_maps_agree() {
+        for (tokens, k, n) in [(1, 8, 16), (2, 192, 64), (7, 40, 8), (13, 160, 480), (5, 16, 3)] {
+            for with_bias in [true, false] {
+                let weight = (randn(1, (n, k)) * 0.1).unwrap();
+                let given = [randn(3, (tokens, k)), weight, randn(2, n), randn(4, (tokens, n)), randn(5, (3, 2 * n))];
+                let rows = rows_of(tokens);
+                let bias = |t: &[Tensor]| with_bias.then(|| t[2].clone());
+                let packed = |t: &[Tensor]| Packed::new(&t[1..2], bias(t).as_ref()).unwrap().unwrap();
+                let plain = |t: &[Tensor]| Linear::new(&t[1], bias(t).as_ref()).unwrap();
+                let gate = |t: &[Tensor]| t[4].narrow(1, n, n).unwrap();
+                let name = |op| format!("{op} {tokens}x{k}x{n}, bias {with_bias}");
+                check(
+                    &name("product"),
+                    &given,
+                    |t| packed(t).forward(&t[0], Epilogue::None),
+                    |t| plain(t).forward(&t[0]),
+                );
+                check(
+                    &name("gelu"),
+                    &given,
+                    |t| packed(t).forward(&t[0], Epilogue::Gelu),
+                    |t| plain(t).forward_gelu(&t[0]),
+                );
+                if !n.is_multiple_of(8) {
+                    continue;
+                }
+                check(
+                    &name("gated"),
+                    &given,
+                    |t| packed(t).forward(&t[0], Epilogue::Gated { residual: &t[3], gate: &gate(t), rows: &rows }),
+                    |t| plain(t).forward_gated(&t[0], &t[3], &gate(t), &rows),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_a_linear_map_lie_side_by_side() {
+        let parts = [randn(1, (24, 16)), randn(2, (8, 16)), randn(3, (5, 16))];
+        check(
+            "cat",
+            &parts,
+            |t| Packed::new(&t[..2], None).unwrap().unwrap().forward(&t[2], Epilogue::None),
+            |t| Linear::cat(&[(&t[0], None), (&t[1], None)])?.forward(&t[2]),
+        );
+    }
+}

@@ -12,6 +12,7 @@ mod conv;
 mod counts;
 mod gpu;
 mod group_norm;
+mod guidance;
 mod layout;
 mod linear;
 mod lt;
@@ -25,9 +26,9 @@ use candle_core::{Result, Tensor};
 
 pub use self::attention::cuda_attention;
 
-use crate::RowLayout;
 use crate::backend::{Backend, PackedConv, PackedLinear};
 use crate::operands::{CausalAttention, GroupNorm, JointAttention, SelfAttention};
+use crate::{Guided, RowLayout, Terms};
 
 /// The backend of CUDA devices.
 pub(crate) struct Cuda;
@@ -72,21 +73,20 @@ impl Backend for Cuda {
         activation::swiglu(gate_up)
     }
 
-    fn residual_diffs(
-        &self,
-        current: &Tensor,
-        previous: &[Option<&Tensor>],
-        rows: &RowLayout,
-    ) -> Result<Option<Vec<Option<f32>>>> {
-        step::residual_diffs(current, previous, rows)
+    fn residual_diffs(&self, rows: &[(&Tensor, &Tensor)]) -> Result<Option<Vec<f32>>> {
+        step::residual_diffs(rows)
     }
 
-    fn add_weighted(&self, x: &Tensor, terms: &[(f64, &Tensor)]) -> Result<Option<Tensor>> {
-        step::add_weighted(x, terms)
+    fn weighted_sums(&self, sums: &[Terms<'_>]) -> Result<Option<Vec<Tensor>>> {
+        step::weighted_sums(sums)
     }
 
-    fn guided(&self, cond: &Tensor, uncond: &Tensor, scale: f64, keeps_length: bool) -> Result<Option<Tensor>> {
-        norm::guided(cond, uncond, scale, keeps_length)
+    fn cat_rows(&self, parts: &[&Tensor]) -> Result<Option<Tensor>> {
+        step::cat_rows(parts)
+    }
+
+    fn guided(&self, requests: &[Guided<'_>]) -> Result<Option<Vec<Tensor>>> {
+        guidance::guided(requests)
     }
 
     fn pack_linear(&self, weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {

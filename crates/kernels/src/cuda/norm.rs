@@ -9,7 +9,6 @@ use crate::RowLayout;
 
 const MODULATED_LAYER_NORM: Kernel = Kernel { module: "norm", name: "modulated_layer_norm" };
 const RMS_NORM: Kernel = Kernel { module: "norm", name: "rms_norm" };
-const GUIDED: Kernel = Kernel { module: "norm", name: "guided" };
 const CHANNEL_NORM: Kernel = Kernel { module: "norm", name: "channel_norm" };
 const CHANNEL_NORM_OF_ANY: Kernel = Kernel { module: "norm", name: "channel_norm_of_any" };
 
@@ -20,7 +19,7 @@ const NUMBERS_A_THREAD: usize = 4 * WIDTH;
 const BLOCK: usize = 256;
 
 /// Whether rows of so many numbers can be held by a block.
-fn fits(x: &Tensor) -> Result<bool> {
+pub(super) fn fits(x: &Tensor) -> Result<bool> {
     let dim = x.dim(D::Minus1)?;
     let served = is_served(x.dtype()) && dim.is_multiple_of(WIDTH);
     Ok(served && dim > 0 && dim <= MAX_THREADS * NUMBERS_A_THREAD && x.elem_count() / dim <= i32::MAX as usize)
@@ -104,22 +103,6 @@ pub(super) fn channel_norm(x: &Tensor, gamma: &Tensor, with_silu: bool) -> Resul
         let args: [&dyn super::gpu::Argument; 6] =
             [&from, &gamma, &to, &(pixels as i32), &(channels as i32), &i32::from(with_silu)];
         gpu.launch(kernel, x.dtype(), config, &args)?;
-    }
-    Ok(Some(out))
-}
-
-pub(super) fn guided(cond: &Tensor, uncond: &Tensor, scale: f64, keeps_length: bool) -> Result<Option<Tensor>> {
-    if !fits(cond)? || uncond.dtype() != cond.dtype() {
-        return Ok(None);
-    }
-    let (gpu, cond, uncond, (tokens, dim)) = (gpu(cond)?, dense(cond)?, dense(uncond)?, cond.dims2()?);
-    let out = gpu.output(cond.shape(), cond.dtype())?;
-    if tokens > 0 {
-        let (cond, uncond, to) = (Address::of(&cond)?, Address::of(&uncond)?, Address::of(&out)?);
-        let (tokens_arg, dim_arg, scale, keeps_length) =
-            (tokens as i32, dim as i32, scale as f32, i32::from(keeps_length));
-        let args: [&dyn super::gpu::Argument; 7] = [&cond, &uncond, &to, &tokens_arg, &dim_arg, &scale, &keeps_length];
-        gpu.launch(GUIDED, out.dtype(), row_grid(tokens, dim), &args)?;
     }
     Ok(Some(out))
 }

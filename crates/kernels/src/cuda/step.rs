@@ -1,18 +1,21 @@
-//! What the cached step asks of tensors: `cuda/step.cu`.
+//! What the cached step asks of tensors: `cuda/step.cu`. All rows of a step share a launch.
 
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Result, Tensor};
 
 use super::gpu::{Address, Kernel, argument, gpu, grid, is_served};
 use super::layout::{WIDTH, dense};
-use crate::RowLayout;
+use crate::Terms;
 
 const ABS_SUMS: Kernel = Kernel { module: "step", name: "abs_sums" };
-const ADD_WEIGHTED: Kernel = Kernel { module: "step", name: "add_weighted" };
+const WEIGHTED_SUMS: Kernel = Kernel { module: "step", name: "weighted_sums" };
+const GATHER: Kernel = Kernel { module: "step", name: "gather" };
 
 /// As in `step.cu`.
 const MAX_ROWS: usize = 64;
-const MAX_TERMS: usize = 16;
+const MAX_SUMS: usize = 48;
+const MAX_TERMS: usize = 128;
+const MAX_PARTS: usize = 128;
 
 /// Numbers that are worth a block of their own, and blocks a row at most: some for each of a large card's 130
 /// processors.
@@ -42,96 +45,181 @@ unsafe impl DeviceRepr for Rows<'_> {}
 
 #[derive(Clone, Copy)]
 #[repr(C)]
+struct Sum<'t> {
+    out: Address<'t>,
+    pieces: i64,
+    first_term: i32,
+    num_terms: i32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
 struct Term<'t> {
     numbers: Address<'t>,
     weight: f32,
 }
 
 #[repr(C)]
-struct Terms<'t>([Term<'t>; MAX_TERMS]);
+struct Sums<'t> {
+    sum: [Sum<'t>; MAX_SUMS],
+    term: [Term<'t>; MAX_TERMS],
+}
 
 // SAFETY: as above.
-unsafe impl DeviceRepr for Terms<'_> {}
+unsafe impl DeviceRepr for Sums<'_> {}
 
-argument!(Rows<'_>, Terms<'_>);
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Part<'t> {
+    from: Address<'t>,
+    begin: i64,
+    length: i64,
+}
+
+#[repr(C)]
+struct Parts<'t>([Part<'t>; MAX_PARTS]);
+
+// SAFETY: as above.
+unsafe impl DeviceRepr for Parts<'_> {}
+
+argument!(Rows<'_>, Sums<'_>, Parts<'_>);
 
 /// Into how many pieces a row is cut, by its own length alone.
 fn pieces(length: usize) -> usize {
     length.div_ceil(NUMBERS_A_PIECE).min(MAX_PIECES)
 }
 
-pub(super) fn residual_diffs(
-    current: &Tensor,
-    previous: &[Option<&Tensor>],
-    rows: &RowLayout,
-) -> Result<Option<Vec<Option<f32>>>> {
-    let (dtype, dim) = (current.dtype(), current.dim(1)?);
-    if !is_served(dtype) || !dim.is_multiple_of(WIDTH) || previous.iter().flatten().any(|p| p.dtype() != dtype) {
+/// Whether a kernel takes these tensors, each in whole vectors.
+fn are_served<'t>(mut tensors: impl Iterator<Item = &'t Tensor>) -> bool {
+    let Some(first) = tensors.next() else { return false };
+    let dtype = first.dtype();
+    let fits = |tensor: &Tensor| tensor.dtype() == dtype && tensor.elem_count().is_multiple_of(WIDTH);
+    is_served(dtype) && fits(first) && tensors.all(fits)
+}
+
+pub(super) fn residual_diffs(rows: &[(&Tensor, &Tensor)]) -> Result<Option<Vec<f32>>> {
+    if !are_served(rows.iter().flat_map(|(current, previous)| [*current, *previous])) {
         return Ok(None);
     }
-    let current = dense(current)?;
-    let previous = previous.iter().map(|p| p.map(dense).transpose()).collect::<Result<Vec<_>>>()?;
-    let max_pieces = rows.iter().map(|tokens| pieces(tokens.len() * dim)).max().unwrap_or(0);
-    if max_pieces == 0 || previous.iter().all(Option::is_none) {
-        return Ok(Some(previous.iter().map(|p| p.as_ref().map(|_| f32::NAN)).collect()));
+    let of_row = |(current, previous): &(&Tensor, &Tensor)| Ok([dense(current)?, dense(previous)?]);
+    let rows = rows.iter().map(of_row).collect::<Result<Vec<_>>>()?;
+    let pieces = rows.iter().map(|[current, _]| pieces(current.elem_count())).collect::<Vec<_>>();
+    let max_pieces = pieces.iter().copied().max().unwrap_or(0);
+    if max_pieces == 0 {
+        return Ok(Some(vec![f32::NAN; rows.len()]));
     }
-    let sums = abs_sums(&current, &previous, rows, max_pieces)?.flatten_all()?.to_vec1::<f32>()?;
-    let of_row = |(row, previous): (usize, &Option<Tensor>)| {
-        previous.as_ref()?;
-        let of_row = &sums[row * max_pieces * 2..][..pieces(rows.length(row) * dim) * 2];
+    let sums = abs_sums(&rows, &pieces, max_pieces)?.flatten_all()?.to_vec1::<f32>()?;
+    let of_row = |(row, pieces): (usize, &usize)| {
+        let of_row = &sums[row * max_pieces * 2..][..pieces * 2];
         let total = |which: usize| of_row.iter().skip(which).step_by(2).map(|&sum| f64::from(sum)).sum::<f64>();
-        Some((total(0) / total(1)) as f32)
+        (total(0) / total(1)) as f32
     };
-    Ok(Some(previous.iter().enumerate().map(of_row).collect()))
+    Ok(Some(pieces.iter().enumerate().map(of_row).collect()))
 }
 
 /// `[rows, max_pieces, 2]`: the sums of each piece, anything where a row has fewer pieces.
-fn abs_sums(current: &Tensor, previous: &[Option<Tensor>], rows: &RowLayout, max_pieces: usize) -> Result<Tensor> {
-    let gpu = gpu(current)?;
-    let sums = gpu.output((rows.num_rows(), max_pieces, 2), DType::F32)?;
-    for first in (0..rows.num_rows()).step_by(MAX_ROWS) {
-        let end = rows.num_rows().min(first + MAX_ROWS);
-        let part = sums.narrow(0, first, end - first)?;
-        let of_rows = (first..end)
-            .map(|row| current.narrow(0, rows.range(row).start, rows.length(row)))
-            .collect::<Result<Vec<_>>>()?;
+fn abs_sums(rows: &[[Tensor; 2]], pieces: &[usize], max_pieces: usize) -> Result<Tensor> {
+    let gpu = gpu(&rows[0][0])?;
+    let sums = gpu.output((rows.len(), max_pieces, 2), DType::F32)?;
+    let launches = rows.chunks(MAX_ROWS).zip(pieces.chunks(MAX_ROWS)).zip((0..).step_by(MAX_ROWS));
+    for ((rows, pieces), first) in launches {
+        let part = sums.narrow(0, first, rows.len())?;
         let mut compared = [Compared::NONE; MAX_ROWS];
-        for ((slot, current), previous) in compared.iter_mut().zip(&of_rows).zip(&previous[first..end]) {
-            let (Some(previous), length) = (previous, current.elem_count()) else { continue };
+        for ((slot, [current, previous]), pieces) in compared.iter_mut().zip(rows).zip(pieces) {
+            let length = current.elem_count() as i64;
             let (current, previous) = (Address::of(current)?, Address::of(previous)?);
-            *slot = Compared { current, previous, length: length as i64, pieces: pieces(length) as i32 };
+            *slot = Compared { current, previous, length, pieces: *pieces as i32 };
         }
         gpu.launch(
             ABS_SUMS,
-            current.dtype(),
-            grid((max_pieces, end - first, 1), (BLOCK, 1), 0),
+            rows[0][0].dtype(),
+            grid((max_pieces, rows.len(), 1), (BLOCK, 1), 0),
             &[&Rows(compared), &Address::of(&part)?, &(max_pieces as i32)],
         )?;
     }
     Ok(sums)
 }
 
-pub(super) fn add_weighted(x: &Tensor, terms: &[(f64, &Tensor)]) -> Result<Option<Tensor>> {
-    let dtype = x.dtype();
-    let served = is_served(dtype) && x.elem_count().is_multiple_of(WIDTH);
-    if !served || terms.len() > MAX_TERMS || terms.iter().any(|(_, term)| term.dtype() != dtype) {
+pub(super) fn weighted_sums(sums: &[Terms<'_>]) -> Result<Option<Vec<Tensor>>> {
+    let served = are_served(sums.iter().flatten().map(|(_, term)| *term));
+    if !served || sums.iter().any(|terms| terms.len() > MAX_TERMS) {
         return Ok(None);
     }
-    let (gpu, x, pieces) = (gpu(x)?, dense(x)?, x.elem_count() / WIDTH);
-    let out = gpu.output(x.shape(), dtype)?;
-    if pieces == 0 {
-        return Ok(Some(out));
+    let weighted = |(weight, term): &(f64, &Tensor)| Ok((*weight as f32, dense(term)?));
+    let sums = sums.iter().map(|terms| terms.iter().map(weighted).collect()).collect::<Result<Vec<Vec<_>>>>()?;
+    let (mut outs, mut rest) = (Vec::new(), &sums[..]);
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(num_sums(rest));
+        outs.extend(launch_sums(now)?);
+        rest = later;
     }
-    let numbers = terms.iter().map(|(_, term)| dense(term)).collect::<Result<Vec<_>>>()?;
-    let mut given = [Term { numbers: Address::NULL, weight: 0.0 }; MAX_TERMS];
-    for ((slot, (weight, _)), numbers) in given.iter_mut().zip(terms).zip(&numbers) {
-        *slot = Term { numbers: Address::of(numbers)?, weight: *weight as f32 };
+    Ok(Some(outs))
+}
+
+/// How many of these sums fit into a launch.
+fn num_sums(sums: &[Vec<(f32, Tensor)>]) -> usize {
+    let ends = sums.iter().scan(0, |terms, sum| {
+        *terms += sum.len();
+        Some(*terms)
+    });
+    ends.take(MAX_SUMS).take_while(|terms| *terms <= MAX_TERMS).count()
+}
+
+fn launch_sums(sums: &[Vec<(f32, Tensor)>]) -> Result<Vec<Tensor>> {
+    let (gpu, dtype) = (gpu(&sums[0][0].1)?, sums[0][0].1.dtype());
+    let outs = sums.iter().map(|sum| gpu.output(sum[0].1.shape(), dtype)).collect::<Result<Vec<_>>>()?;
+    let mut given = Sums {
+        sum: [Sum { out: Address::NULL, pieces: 0, first_term: 0, num_terms: 0 }; MAX_SUMS],
+        term: [Term { numbers: Address::NULL, weight: 0.0 }; MAX_TERMS],
+    };
+    let (mut num_terms, mut longest) = (0, 0);
+    for ((slot, sum), out) in given.sum.iter_mut().zip(sums).zip(&outs) {
+        let pieces = out.elem_count() / WIDTH;
+        longest = longest.max(pieces);
+        let (first_term, of_sum) = (num_terms as i32, sum.len() as i32);
+        *slot = Sum { out: Address::of(out)?, pieces: pieces as i64, first_term, num_terms: of_sum };
+        for (weight, numbers) in sum {
+            given.term[num_terms] = Term { numbers: Address::of(numbers)?, weight: *weight };
+            num_terms += 1;
+        }
     }
-    gpu.launch(
-        ADD_WEIGHTED,
-        dtype,
-        grid((pieces.div_ceil(BLOCK), 1, 1), (BLOCK, 1), 0),
-        &[&Address::of(&x)?, &Terms(given), &(terms.len() as i32), &Address::of(&out)?, &(pieces as i64)],
-    )?;
+    if longest > 0 {
+        let config = grid((longest.div_ceil(BLOCK), sums.len(), 1), (BLOCK, 1), 0);
+        gpu.launch(WEIGHTED_SUMS, dtype, config, &[&given])?;
+    }
+    Ok(outs)
+}
+
+pub(super) fn cat_rows(parts: &[&Tensor]) -> Result<Option<Tensor>> {
+    if !are_served(parts.iter().copied()) {
+        return Ok(None);
+    }
+    if let [part] = parts {
+        return dense(part).map(Some);
+    }
+    let (gpu, dtype) = (gpu(parts[0])?, parts[0].dtype());
+    let parts = parts.iter().map(|part| dense(part)).collect::<Result<Vec<_>>>()?;
+    let tokens = parts.iter().map(|part| part.dims()[0]).sum::<usize>();
+    let out = gpu.output((tokens, parts[0].dim(1)?), dtype)?;
+    let vectors = |part: &Tensor| part.elem_count() * dtype.size_in_bytes() / size_of::<[u32; 4]>();
+    let mut begin = 0;
+    for parts in parts.chunks(MAX_PARTS) {
+        let mut given = [Part { from: Address::NULL, begin: 0, length: 0 }; MAX_PARTS];
+        for (slot, part) in given.iter_mut().zip(parts) {
+            let length = vectors(part);
+            *slot = Part { from: Address::of(part)?, begin: begin as i64, length: length as i64 };
+            begin += length;
+        }
+        let longest = parts.iter().map(vectors).max().unwrap_or(0);
+        if longest > 0 {
+            let blocks = longest.div_ceil(BLOCK).min(MAX_PIECES);
+            gpu.launch(
+                GATHER,
+                dtype,
+                grid((blocks, parts.len(), 1), (BLOCK, 1), 0),
+                &[&Parts(given), &Address::of(&out)?],
+            )?;
+        }
+    }
     Ok(Some(out))
 }

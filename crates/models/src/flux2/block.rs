@@ -57,11 +57,10 @@ impl BlockContext {
         }
     }
 
-    /// That of some of the rows, which `indices` names on the device.
-    pub(super) fn select(&self, rows: &[usize], indices: &Tensor) -> Result<Self> {
+    /// That of some of the rows.
+    pub(super) fn select(&self, rows: &[usize]) -> Result<Self> {
         let lens = |of: &RowLayout| -> Vec<usize> { rows.iter().map(|&row| of.length(row)).collect() };
-        let modulations =
-            [self.double_img.select(indices)?, self.double_txt.select(indices)?, self.single.select(indices)?];
+        let modulations = [self.double_img.select(rows)?, self.double_txt.select(rows)?, self.single.select(rows)?];
         let rope = rows.iter().map(|&row| self.rope[row].clone()).collect();
         Ok(BlockContext::new(modulations, &lens(&self.text_rows), &lens(&self.image_rows), rope))
     }
@@ -79,7 +78,6 @@ pub struct Block {
 
 impl Block {
     pub(super) fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
-        let scope = scope.quantized();
         Ok(Block {
             attn: Attention::load(config, &scope.pp("attn"))?,
             ff: FeedForward::load(config, &scope.pp("ff"))?,

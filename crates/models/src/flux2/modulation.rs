@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use kernels::{RowLayout, modulated_layer_norm};
 
 use crate::Result;
+use crate::dit::selected;
 
 /// Vectors of a stream, side by side for each row: shift, scale and gate of every *set*, a half of a
 /// dual-stream block or a whole single-stream one. `[rows, 3 * sets * dim]`.
@@ -45,8 +46,8 @@ impl Modulation {
     }
 
     /// The vectors of some of the rows.
-    pub(super) fn select(&self, rows: &Tensor) -> Result<Self> {
-        Ok(Modulation { vectors: self.vectors.index_select(rows, 0)?, ..*self })
+    pub(super) fn select(&self, rows: &[usize]) -> Result<Self> {
+        Ok(Modulation { vectors: selected(&self.vectors, rows)?, ..*self })
     }
 
     fn chunk(&self, i: usize) -> Result<Tensor> {

@@ -38,7 +38,7 @@ pub struct SingleBlock {
 impl SingleBlock {
     pub(super) fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
         let (dim, hidden_dim) = (config.dim(), config.mlp_hidden_dim());
-        let attn = scope.quantized().pp("attn");
+        let attn = scope.pp("attn");
         let part = |weight: &Tensor, axis: usize, start: usize, len: usize| {
             attn.layer(&[(&attn.device(weight.narrow(axis, start, len))?, None)])
         };

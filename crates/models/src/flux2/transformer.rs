@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use kernels::{Linear, RopeTable, RowLayout, modulated_layer_norm};
+use kernels::{Linear, RopeTable, RowLayout, cat_rows, modulated_layer_norm};
 
 use super::block::{Block, BlockContext};
 use super::config::TransformerConfig;
@@ -15,7 +15,7 @@ use super::modulation::Modulation;
 use super::rope::RopeTables;
 use super::single_block::SingleBlock;
 use crate::Result;
-use crate::dit::{Dit, DitRow, Segment, Streams};
+use crate::dit::{Dit, DitRow, Segment, Streams, in_turn, selected};
 use crate::error::LoadError;
 use crate::timestep_embedding::{TimestepEmbedder, timestep_embedding};
 use crate::weights::Scope;
@@ -102,9 +102,9 @@ impl Transformer {
         let embedder =
             |name: &str| TimestepEmbedder::load(time_channels, dim, false, &scope.pp("time_guidance_embed").pp(name));
         let dual = scope.list("transformer_blocks", config.num_layers)?;
-        let dual = dual.map(|block| Block::load(config, &block));
+        let dual = dual.map(|block| Block::load(config, &block.quantized()));
         let single = scope.list("single_transformer_blocks", config.num_single_layers)?;
-        let single = single.map(|block| SingleBlock::load(config, &block));
+        let single = single.map(|block| SingleBlock::load(config, &block.quantized()));
         Ok(Transformer {
             x_embedder: linear("x_embedder", config.in_channels, dim)?,
             context_embedder: linear("context_embedder", config.joint_attention_dim, dim)?,
@@ -211,8 +211,7 @@ impl Dit for Transformer {
         let rope = rows.iter().zip(&text_lens).map(|(row, &text_len)| self.rope.get(row.token_grids(), text_len));
         let rope = rope.collect::<Result<_>>()?;
 
-        let embed =
-            |linear: &Linear, parts: &[&Tensor]| linear.forward(&Tensor::cat(parts, 0)?.to_dtype(self.activations)?);
+        let embed = |linear: &Linear, parts: &[&Tensor]| linear.forward(&cat_rows(parts)?.to_dtype(self.activations)?);
         let hidden_states = embed(&self.x_embedder, &latents)?;
         let encoder = embed(&self.context_embedder, &embeds)?;
         let streams = Streams { hidden_states, encoder_hidden_states: Some(encoder) };
@@ -232,7 +231,8 @@ impl Dit for Transformer {
         let part = |of: &Tensor, tokens: Range<usize>| of.narrow(0, tokens.start, tokens.len());
         let rows = text_rows.iter().zip(image_rows.iter());
         let parts = rows.flat_map(|(text, image)| [part(encoder, text), part(&streams.hidden_states, image)]);
-        let hidden_states = Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?;
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        let hidden_states = cat_rows(&parts.iter().collect::<Vec<_>>())?;
         Ok(Streams { hidden_states, encoder_hidden_states: None })
     }
 
@@ -242,19 +242,24 @@ impl Dit for Transformer {
     }
 
     fn select(&self, context: &Conditioning, rows: &[usize]) -> Result<Conditioning> {
-        let indices = Tensor::from_iter(rows.iter().map(|&row| row as u32), &self.device)?;
         Ok(Conditioning {
-            blocks: context.blocks.select(rows, &indices)?,
-            time_embed: context.time_embed.index_select(&indices, 0)?,
+            blocks: context.blocks.select(rows)?,
+            time_embed: selected(&context.time_embed, rows)?,
             generated: rows.iter().map(|&row| context.generated[row]).collect(),
         })
     }
 
-    fn block(&self, segment: usize, index: usize, streams: &Streams, context: &Conditioning) -> Result<Streams> {
-        match segment {
+    fn blocks(
+        &self,
+        segment: usize,
+        blocks: Range<usize>,
+        streams: Streams,
+        context: &Conditioning,
+    ) -> Result<Streams> {
+        in_turn(blocks, streams, |index, streams| match segment {
             0 => self.transformer_blocks[index].forward(streams, &context.blocks),
             _ => self.single_transformer_blocks[index].forward(streams, &context.blocks),
-        }
+        })
     }
 
     fn end(&self, streams: &Streams, context: &Conditioning) -> Result<Vec<Tensor>> {
@@ -262,7 +267,8 @@ impl Dit for Transformer {
         let generated = joint_rows.iter().zip(text_rows.iter()).zip(&context.generated);
         let generated =
             generated.map(|((joint, text), &tokens)| streams.hidden_states.narrow(0, joint.start + text.len(), tokens));
-        let image = Tensor::cat(&generated.collect::<Result<Vec<_>>>()?, 0)?;
+        let generated = generated.collect::<Result<Vec<_>>>()?;
+        let image = cat_rows(&generated.iter().collect::<Vec<_>>())?;
         let rows = RowLayout::new(&context.generated);
         let velocity = self.proj_out.forward(&self.final_norm(&image, &rows, context)?)?.to_dtype(DType::F32)?;
         rows.iter().map(|tokens| velocity.narrow(0, tokens.start, tokens.len())).collect()

@@ -3,10 +3,13 @@
 //! Port of `QwenImageTransformerBlock` and `QwenDoubleStreamAttnProcessor2_0`:
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/transformers/transformer_qwenimage.py#L376>
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use kernels::{AttentionStream, JointAttention, Linear, Products, RopeTable, RowLayout, modulated_layer_norm};
+use kernels::{
+    AttentionStream, JointAttention, Linear, LinearStack, Products, RopeTable, RowLayout, modulated_layer_norm,
+};
 
 use super::config::TransformerConfig;
 use crate::Result;
@@ -43,10 +46,8 @@ pub(super) struct ImageTime {
     pub(super) rows: RowLayout,
 }
 
-/// A dual-stream block.
+/// A dual-stream block, but for the layers of its modulation: see [`Modulations`].
 pub struct Block {
-    img_mod: Linear,
-    txt_mod: Linear,
     /// The joint attention.
     pub attn: Attention,
     /// The image stream's feed-forward network.
@@ -57,29 +58,22 @@ pub struct Block {
 
 impl Block {
     pub(super) fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
-        let (dim, products) = (config.dim(), scope.quantized());
+        let dim = config.dim();
         Ok(Block {
-            img_mod: scope.pp("img_mod.1").linear(dim, 6 * dim)?,
-            txt_mod: scope.pp("txt_mod.1").linear(dim, 6 * dim)?,
-            attn: Attention::load(config, &products.pp("attn"))?,
-            img_mlp: FeedForward::load(dim, &products.pp("img_mlp"))?,
-            txt_mlp: FeedForward::load(dim, &products.pp("txt_mlp"))?,
+            attn: Attention::load(config, &scope.pp("attn"))?,
+            img_mlp: FeedForward::load(dim, &scope.pp("img_mlp"))?,
+            txt_mlp: FeedForward::load(dim, &scope.pp("txt_mlp"))?,
         })
     }
 
-    /// Shifts, scales and gates of the image and of the text stream, from the `SiLU(temb)` of each,
-    /// `[rows, dim]`.
-    ///
-    /// # Errors
-    /// The device fails.
-    pub fn modulation(&self, image: &Tensor, text: &Tensor) -> Result<(Modulation, Modulation)> {
-        Ok((Modulation(self.img_mod.forward(image)?), Modulation(self.txt_mod.forward(text)?)))
-    }
-
-    pub(super) fn forward(&self, streams: &Streams, context: &BlockContext) -> Result<Streams> {
-        let BlockContext { time_embed, image_rows, image_time, text_rows, rope } = context;
+    pub(super) fn forward(
+        &self,
+        streams: &Streams,
+        [img_mod, txt_mod]: &[Modulation; 2],
+        context: &BlockContext,
+    ) -> Result<Streams> {
+        let BlockContext { image_rows, image_time, text_rows, rope, .. } = context;
         let (hidden, encoder) = (&streams.hidden_states, streams.encoder()?);
-        let (img_mod, txt_mod) = self.modulation(&image_time.time_embed, time_embed)?;
         let img_mod_rows = &image_time.rows;
 
         let img_attn_in = img_mod.norm1(hidden, img_mod_rows)?;
@@ -88,9 +82,44 @@ impl Block {
         let hidden = self.attn.to_out.forward_gated(&img_attn, hidden, &img_mod.gate1()?, img_mod_rows)?;
         let encoder = self.attn.to_add_out.forward_gated(&txt_attn, encoder, &txt_mod.gate1()?, text_rows)?;
 
-        let hidden = self.img_mlp.forward_gated(&hidden, &img_mod, img_mod_rows)?;
-        let encoder = self.txt_mlp.forward_gated(&encoder, &txt_mod, text_rows)?;
+        let hidden = self.img_mlp.forward_gated(&hidden, img_mod, img_mod_rows)?;
+        let encoder = self.txt_mlp.forward_gated(&encoder, txt_mod, text_rows)?;
         Ok(Streams { hidden_states: hidden, encoder_hidden_states: Some(encoder) })
+    }
+}
+
+/// The layers that make every block's modulation, which blocks that run one after another share a product of.
+pub(super) struct Modulations {
+    image: LinearStack,
+    text: LinearStack,
+    dim: usize,
+}
+
+impl Modulations {
+    /// Of `num_blocks` blocks, none of which is loaded.
+    pub(super) fn with_capacity(config: &TransformerConfig, num_blocks: usize) -> Self {
+        let stack = || LinearStack::with_capacity(num_blocks);
+        Modulations { image: stack(), text: stack(), dim: config.dim() }
+    }
+
+    /// Loads those of the next block.
+    pub(super) fn load_next(&mut self, scope: &Scope<'_>) -> Result<(), LoadError> {
+        for (stack, name) in [(&mut self.image, "img_mod.1"), (&mut self.text, "txt_mod.1")] {
+            let (weight, bias) = scope.pp(name).weight_and_bias(self.dim, 6 * self.dim)?;
+            scope.device(stack.push(&weight, Some(&bias)))?;
+        }
+        Ok(())
+    }
+
+    /// Shifts, scales and gates of the image and of the text stream of each of `blocks`, in turn.
+    pub(super) fn of<'a>(
+        &'a self,
+        blocks: Range<usize>,
+        context: &'a BlockContext,
+    ) -> Result<impl Iterator<Item = Result<[Modulation; 2]>> + 'a> {
+        let image = self.image.forward(&context.image_time.time_embed, blocks.clone())?;
+        let text = self.text.forward(&context.time_embed, blocks)?;
+        Ok(image.zip(text).map(|(image, text)| Ok([Modulation(image?), Modulation(text?)])))
     }
 }
 

@@ -3,14 +3,16 @@
 //! Port of `QwenImageTransformer2DModel`:
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/transformers/transformer_qwenimage.py#L746>
 
-use candle_core::{DType, Device, Tensor};
-use kernels::{Linear, RowLayout, modulated_layer_norm, rms_norm};
+use std::ops::Range;
 
-use super::block::{Block, BlockContext, ImageTime, NORM_EPS};
+use candle_core::{DType, Device, Tensor};
+use kernels::{Linear, RowLayout, cat_rows, modulated_layer_norm, rms_norm};
+
+use super::block::{Block, BlockContext, ImageTime, Modulation, Modulations, NORM_EPS};
 use super::config::TransformerConfig;
 use super::rope::RopeTables;
 use crate::Result;
-use crate::dit::{Dit, DitRow, Segment, Streams};
+use crate::dit::{Dit, DitRow, Segment, Streams, in_turn, selected};
 use crate::error::LoadError;
 use crate::timestep_embedding::{TimestepEmbedder, timestep_embedding};
 use crate::weights::Scope;
@@ -21,6 +23,7 @@ pub struct Transformer {
     txt_norm: Tensor,
     txt_in: Linear,
     time_embedder: TimestepEmbedder,
+    modulations: Modulations,
     transformer_blocks: Vec<Block>,
     norm_out: Linear,
     proj_out: Linear,
@@ -40,18 +43,7 @@ pub struct Conditioning {
 }
 
 impl Conditioning {
-    /// `SiLU(temb)`, `[rows, dim]`: what the modulation of the text and of the last norm starts from.
-    pub fn time_embed(&self) -> &Tensor {
-        &self.blocks.time_embed
-    }
-
-    /// What that of the image starts from: the same, or with `zero_cond_t` two a row, of its picture and of
-    /// its references.
-    pub fn image_time_embed(&self) -> &Tensor {
-        &self.blocks.image_time.time_embed
-    }
-
-    /// Where the image tokens are that each of those modulates.
+    /// Where the image tokens of each time are: of a row, or with `zero_cond_t` of its picture and of its references.
     pub fn image_time_rows(&self) -> &RowLayout {
         &self.blocks.image_time.rows
     }
@@ -81,6 +73,12 @@ impl Transformer {
         let dim = config.dim();
         let precision = scope.precision();
         let txt_norm = scope.get(config.joint_attention_dim, "txt_norm.weight")?;
+        let mut modulations = Modulations::with_capacity(config, config.num_layers);
+        let blocks = scope.list("transformer_blocks", config.num_layers)?.map(|block| {
+            modulations.load_next(&block)?;
+            Block::load(config, &block.quantized())
+        });
+        let transformer_blocks = blocks.collect::<Result<_, _>>()?;
         Ok(Transformer {
             img_in: scope.pp("img_in").linear(config.in_channels, dim)?,
             txt_norm: scope.device(txt_norm.to_dtype(precision.activations))?,
@@ -91,10 +89,8 @@ impl Transformer {
                 true,
                 &scope.pp("time_text_embed.timestep_embedder"),
             )?,
-            transformer_blocks: scope
-                .list("transformer_blocks", config.num_layers)?
-                .map(|block| Block::load(config, &block))
-                .collect::<Result<_, _>>()?,
+            modulations,
+            transformer_blocks,
             norm_out: scope.pp("norm_out.linear").linear(dim, 2 * dim)?,
             proj_out: scope.pp("proj_out").linear(dim, config.in_channels)?,
             rope: RopeTables::new(config.axes_dims_rope, precision.device.clone()),
@@ -113,6 +109,14 @@ impl Transformer {
     /// The blocks, in order.
     pub fn blocks(&self) -> &[Block] {
         &self.transformer_blocks
+    }
+
+    /// Shifts, scales and gates of the image and of the text stream of each of `blocks`.
+    ///
+    /// # Errors
+    /// The device fails, or there are no such blocks.
+    pub fn modulations(&self, blocks: Range<usize>, context: &Conditioning) -> Result<Vec<[Modulation; 2]>> {
+        self.modulations.of(blocks, &context.blocks)?.collect()
     }
 
     /// The text stream's RMSNorm, before its projection: `[tokens, width]` to the same.
@@ -188,8 +192,8 @@ impl Dit for Transformer {
         let text_rows = RowLayout::new(&embeds.iter().map(|e| e.dim(0)).collect::<Result<Vec<_>>>()?);
         let rope = rows.iter().enumerate().map(|(i, row)| self.rope.get(row.token_grids(), text_rows.length(i)));
 
-        let hidden_states = self.img_in.forward(&Tensor::cat(&latents, 0)?.to_dtype(self.activations)?)?;
-        let encoder = self.txt_in.forward(&self.norm_text(&Tensor::cat(&embeds, 0)?.to_dtype(self.activations)?)?)?;
+        let hidden_states = self.img_in.forward(&cat_rows(&latents)?.to_dtype(self.activations)?)?;
+        let encoder = self.txt_in.forward(&self.norm_text(&cat_rows(&embeds)?.to_dtype(self.activations)?)?)?;
         let streams = Streams { hidden_states, encoder_hidden_states: Some(encoder) };
         let (time_embed, image_time) = self.times(rows, &image_rows)?;
         let rope = rope.collect::<Result<_>>()?;
@@ -207,18 +211,15 @@ impl Dit for Transformer {
         let lengths = |of: &RowLayout, rows: &[usize]| {
             RowLayout::new(&rows.iter().map(|&row| of.length(row)).collect::<Vec<_>>())
         };
-        let time_embeds = |of: &Tensor, rows: &[usize]| {
-            of.index_select(&Tensor::from_iter(rows.iter().map(|&row| row as u32), &self.device)?, 0)
-        };
         let times: Vec<usize> = match self.zero_cond_t {
             true => rows.iter().flat_map(|row| [2 * row, 2 * row + 1]).collect(),
             false => rows.to_vec(),
         };
         let blocks = BlockContext {
-            time_embed: time_embeds(time_embed, rows)?,
+            time_embed: selected(time_embed, rows)?,
             image_rows: lengths(image_rows, rows),
             image_time: ImageTime {
-                time_embed: time_embeds(&image_time.time_embed, &times)?,
+                time_embed: selected(&image_time.time_embed, &times)?,
                 rows: lengths(&image_time.rows, &times),
             },
             text_rows: lengths(text_rows, rows),
@@ -227,8 +228,17 @@ impl Dit for Transformer {
         Ok(Conditioning { blocks, generated: rows.iter().map(|&row| context.generated[row]).collect() })
     }
 
-    fn block(&self, _segment: usize, index: usize, streams: &Streams, context: &Conditioning) -> Result<Streams> {
-        self.transformer_blocks[index].forward(streams, &context.blocks)
+    fn blocks(
+        &self,
+        _segment: usize,
+        blocks: Range<usize>,
+        streams: Streams,
+        context: &Conditioning,
+    ) -> Result<Streams> {
+        let modulations = self.modulations.of(blocks.clone(), &context.blocks)?;
+        in_turn(blocks.zip(modulations), streams, |(index, modulation), streams| {
+            self.transformer_blocks[index].forward(streams, &modulation?, &context.blocks)
+        })
     }
 
     fn end(&self, streams: &Streams, context: &Conditioning) -> Result<Vec<Tensor>> {

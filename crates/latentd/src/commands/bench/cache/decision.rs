@@ -1,15 +1,15 @@
 //! What a decision costs: the rules, and the diffs that they are told.
 //!
-//! Timed is what a step does because it is to be decided: what the first blocks added to each pass, side
-//! by side, its change against the step before in one copy from the device, and the rules. Storing
-//! and adding residuals is not part of it: that is what a decision leads to.
+//! Timed is what a step does because it is to be decided: what the first blocks added to each pass, its change
+//! against the step before in one copy from the device, and the rules. Storing and adding residuals is not part of
+//! it: that is what a decision leads to.
 
 use std::time::Instant;
 
 use cache::{CacheConfig, RequestCache, RowObservation, Segment};
 use candle_core::{DType, Device, Tensor};
 use diffusion::{CfgBranch, ImageRequest, Interrupt, Pipeline, PipelineError};
-use kernels::{RowLayout, in_pool, residual_diffs};
+use kernels::{in_pool, residual_diffs, weighted_sums};
 use latentd::Error;
 use models::AnyPipeline;
 use serde::Serialize;
@@ -82,16 +82,16 @@ fn rules(passes: usize, tokens: usize, num_blocks: &[usize]) -> f64 {
 /// The first blocks' residual of every pass and its diff against the last computed step's.
 fn diffs(passes: usize, tokens: usize, width: usize, dtype: DType, device: &Device) -> candle_core::Result<f64> {
     let noise = || Tensor::randn(0f32, 1.0, (passes * tokens, width), device)?.to_dtype(dtype);
-    let (input, output, previous) = (noise()?, noise()?, noise()?);
-    let rows = RowLayout::new(&vec![tokens; passes]);
-    let of_row = |x: &Tensor, row: usize| x.narrow(0, row * tokens, tokens);
-    let previous = (0..passes).map(|row| of_row(&previous, row)).collect::<candle_core::Result<Vec<_>>>()?;
-    let previous: Vec<_> = previous.iter().map(Some).collect();
+    let of_rows = |x: &Tensor| {
+        let rows = (0..passes).map(|row| x.narrow(0, row * tokens, tokens));
+        rows.collect::<candle_core::Result<Vec<_>>>()
+    };
+    let (input, output, previous) = (of_rows(&noise()?)?, of_rows(&noise()?)?, of_rows(&noise()?)?);
     let step = || {
         let started = Instant::now();
-        let residual = |row| of_row(&output, row)? - of_row(&input, row)?;
-        let residuals = (0..passes).map(residual).collect::<candle_core::Result<Vec<_>>>()?;
-        std::hint::black_box(residual_diffs(&Tensor::cat(&residuals, 0)?, &previous, &rows)?);
+        let residual = |(output, input)| vec![(1.0, output), (-1.0, input)];
+        let residuals = weighted_sums(&output.iter().zip(&input).map(residual).collect::<Vec<_>>())?;
+        std::hint::black_box(residual_diffs(&residuals.iter().zip(&previous).collect::<Vec<_>>())?);
         Ok(started.elapsed().as_secs_f64() * 1e6)
     };
     Ok(median((0..DIFF_RUNS).map(|_| step()).collect::<candle_core::Result<Vec<f64>>>()?))
