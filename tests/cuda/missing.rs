@@ -76,6 +76,22 @@ fn a_gpu_that_is_too_old_is_refused() {
 }
 
 #[test]
+fn a_gpu_without_eight_bit_floats_is_told_from_one_that_has_them() {
+    let with_fp8 = ["--device", "cuda", "--quantization", "fp8"];
+    let Some(output) = generate(&with_fp8, true, &[("EMULATOR_CAPABILITY", "86")]) else { return };
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), message.lines().count()), (Some(2), 1), "{message}");
+    for words in ["`--quantization fp8` needs", "8.9 (Ada)", "has 8.6"] {
+        assert!(message.contains(words), "{words}: {message}");
+    }
+    // Ada's has the scales of rows and outputs applied by a kernel.
+    for capability in ["89", "90"] {
+        let Some(output) = generate(&with_fp8, true, &[("EMULATOR_CAPABILITY", capability)]) else { return };
+        assert!(output.status.success(), "{capability}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
 fn a_gpu_with_too_little_memory_is_refused() {
     is_refused("cuda", true, &[("EMULATOR_MEMORY", "100000")], &["memory was full", "text_encoder"]);
 }

@@ -3,7 +3,7 @@
 use diffusion::RgbImage;
 use latentd::DtypeName;
 
-use crate::runs::{GPU, MODELS, alone, checkpoint, load, one_row, picture};
+use crate::runs::{GPU, MODELS, alone, checkpoint, load, load_fp8, one_row, picture};
 use latentd::{DeviceName, Omni, OmniDiffusionSamplingParams};
 
 /// Of six steps three are reused, whatever the numbers: rounding must not change what is compared.
@@ -75,6 +75,24 @@ fn pictures_in_bf16_are_near_the_cpus_of_f32() {
     }
     let apart = compare("qwen-image", DtypeName::Bf16, None, &with_guidance());
     assert!(apart.mean <= 1.5 && apart.most <= 24, "two rows a step: {apart:?}");
+}
+
+/// Beside the CPU's emulation. A sum in another order may round a number of the next layer the other way, so that f32 is
+/// no nearer than it is.
+#[test]
+fn pictures_in_fp8_are_near_those_of_the_emulation() {
+    let _alone = alone();
+    for (model, dtype) in MODELS.iter().flat_map(|model| [(model, DtypeName::F32), (model, DtypeName::Bf16)]) {
+        let made = |device, dtype| picture(&mut load_fp8(model, device, dtype), one_row(6)).0;
+        let (ours, theirs) = (made(GPU, dtype), made(DeviceName::Cpu, DtypeName::F32));
+        let plain = picture(&mut load(model, DeviceName::Cpu, DtypeName::F32, None), one_row(6)).0;
+        let (apart, rounded) = (apart(&ours, &theirs), apart(&plain, &theirs));
+        println!("{model} fp8 {dtype:?}: {apart:?}; the emulation beside f32: {rounded:?}");
+        assert!(rounded.mean > 0.05, "{model}: nothing was rounded: {rounded:?}");
+        assert!(apart.mean <= 1.5 && apart.most <= 24, "{model} {dtype:?}: {apart:?}");
+        let is_bf16 = dtype == DtypeName::Bf16;
+        assert!(is_bf16 || apart.mean < 0.7 * rounded.mean, "{model}: as far as without rounding: {apart:?}");
+    }
 }
 
 #[test]

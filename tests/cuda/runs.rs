@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use latentd::{CacheBackend, CacheFlags, DeviceName, DtypeName, Omni, OmniDiffusionSamplingParams};
+use latentd::{CacheBackend, CacheFlags, DeviceName, DtypeName, Omni, OmniDiffusionSamplingParams, QuantizationName};
 
 use diffusion::{RgbImage, StepReport};
 
@@ -36,6 +36,12 @@ pub fn load(model: &str, device: DeviceName, dtype: DtypeName, cache: Option<&st
     };
     let builder = Omni::builder().model(checkpoint(model)).device(device).dtype(dtype).cache_flags(flags);
     builder.build().unwrap_or_else(|err| panic!("{model}: {err}"))
+}
+
+/// A tiny model in products of eight-bit floats, whose steps are not cached.
+pub fn load_fp8(model: &str, device: DeviceName, dtype: DtypeName) -> Omni {
+    let builder = Omni::builder().model(checkpoint(model)).device(device).dtype(dtype);
+    builder.quantization(QuantizationName::Fp8).build().unwrap_or_else(|err| panic!("{model}: {err}"))
 }
 
 /// One row a step: no guidance.

@@ -94,6 +94,12 @@ fn eight_bit_pictures_are_close_to_those_in_f32() {
     compare("int8", model(DType::F32, Some(Quantization::Int8))).assert_within(46.0, 40.0, 5e-2);
 }
 
+/// As on a GPU that has such products, but for the order of the sums.
+#[test]
+fn fp8_pictures_are_close_to_those_in_f32() {
+    compare("fp8", model(DType::F32, Some(Quantization::Fp8))).assert_within(40.0, 33.0, 1.5e-1);
+}
+
 /// Rounded weights, and on a processor that gains by it rounded rows and attentions too.
 #[test]
 fn pictures_in_bf16_are_close_to_those_in_f32() {

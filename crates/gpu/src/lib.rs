@@ -107,6 +107,16 @@ pub fn memory(device: &Device) -> Option<Memory> {
     None
 }
 
+/// The compute capability of a GPU, major and minor; `None` for a CPU, and where the driver does not say.
+pub fn capability(device: &Device) -> Option<(i32, i32)> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return device.cuda_stream().context().compute_capability().ok();
+    }
+    let _ = device;
+    None
+}
+
 /// What a process has had of a GPU's memory for its tensors, in bytes. Libraries' own workspaces are not in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolMemory {

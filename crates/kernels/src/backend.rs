@@ -95,6 +95,11 @@ pub(crate) trait Backend: Sync {
         Ok(None)
     }
 
+    /// As `pack_linear`, with weights and rows rounded to eight-bit floats: see [`crate::Linear::fp8`].
+    fn pack_fp8(&self, _weights: &[Tensor], _bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
+        Ok(None)
+    }
+
     /// `[out, in, 3, 3]` weights and an `[out]` bias laid out for the device.
     fn pack_conv(&self, _weight: &Tensor, _bias: &Tensor) -> Result<Option<Box<dyn PackedConv>>> {
         Ok(None)

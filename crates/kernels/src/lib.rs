@@ -20,6 +20,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod devices;
+mod fp8;
 mod group_norm;
 mod guidance;
 mod interrupt;

@@ -7,6 +7,7 @@ use candle_core::{D, DType, Result, Tensor, bail};
 use crate::RowLayout;
 use crate::backend::PackedLinear;
 use crate::devices::backend;
+use crate::fp8::Emulated;
 use crate::operands::Epilogue;
 
 /// Longest sum of an eight-bit product that 32 bits hold whatever the numbers are.
@@ -29,6 +30,7 @@ enum Weights {
         bias: Option<Tensor>,
     },
     Packed(Arc<dyn PackedLinear>),
+    Fp8(Arc<Emulated>),
 }
 
 impl Linear {
@@ -73,6 +75,27 @@ impl Linear {
             Some(packed) => Weights::Packed(packed.into()),
             None => Weights::Plain { weight: rounded_to_int8(&Tensor::cat(&weights, 0)?)?, bias },
         }))
+    }
+
+    /// As [`Linear::cat`], in products of eight-bit floats (e4m3): each output's weights and each row of the input are
+    /// scaled so that their largest magnitude is 448, and rounded. Sums, scales, bias and what follows are f32. A weight
+    /// takes one byte.
+    ///
+    /// In host memory such products are emulated, in twice the memory and not fast. A device that has none, or none of
+    /// these sizes, keeps the weights as they are: cuBLASLt's are of multiples of 16.
+    ///
+    /// # Errors
+    /// A shape does not fit, or the weights are of different types.
+    pub fn fp8(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<Linear> {
+        check_parts(parts)?;
+        let (weights, bias) = contiguous(parts)?;
+        if let Some(packed) = backend(weights[0].device()).pack_fp8(&weights, bias.as_ref())? {
+            return Ok(Linear(Weights::Packed(packed.into())));
+        }
+        match Emulated::new(&weights, bias.as_ref())? {
+            Some(emulated) => Ok(Linear(Weights::Fp8(emulated.into()))),
+            None => Linear::cat(parts),
+        }
     }
 
     /// `[.., in]` to `[.., out]`.
@@ -124,6 +147,7 @@ impl Linear {
         match &self.0 {
             Weights::Plain { weight, .. } => weight.dims()[1],
             Weights::Packed(packed) => packed.in_features(),
+            Weights::Fp8(emulated) => emulated.in_features(),
         }
     }
 
@@ -132,6 +156,7 @@ impl Linear {
         match &self.0 {
             Weights::Plain { weight, .. } => weight.dims()[0],
             Weights::Packed(packed) => packed.out_features(),
+            Weights::Fp8(emulated) => emulated.out_features(),
         }
     }
 
@@ -147,7 +172,7 @@ impl Linear {
     fn packed(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
         match &self.0 {
             Weights::Packed(packed) => packed.forward(x, epilogue),
-            Weights::Plain { .. } => Ok(None),
+            Weights::Plain { .. } | Weights::Fp8(_) => Ok(None),
         }
     }
 
@@ -155,6 +180,7 @@ impl Linear {
         let (weight, bias) = match &self.0 {
             Weights::Plain { weight, bias } => (weight.clone(), bias.clone()),
             Weights::Packed(packed) => packed.unpack().map(|(weight, bias)| (weight, Some(bias)))?,
+            Weights::Fp8(emulated) => return emulated.forward(x),
         };
         let flat = x.reshape(((), self.in_features()))?;
         let product = flat.matmul(&weight.to_dtype(x.dtype())?.t()?)?;

@@ -104,7 +104,12 @@ impl DtypeName {
 pub enum QuantizationName {
     /// 8-bit integers, on a CPU.
     Int8,
+    /// 8-bit floats (e4m3), on a GPU of Ada's kind or a newer one. A CPU computes the same and is slow at it.
+    Fp8,
 }
+
+/// The oldest compute capability of a GPU that has products of 8-bit floats: Ada's.
+const OLDEST_WITH_FP8: (i32, i32) = (8, 9);
 
 impl QuantizationName {
     /// What a model on `device` is loaded with.
@@ -117,6 +122,10 @@ impl QuantizationName {
                 Err(Error::Flag("`--quantization int8` is for a CPU: take it away, or set `--device cpu`".into()))
             }
             Some(QuantizationName::Int8) => Ok(Some(Quantization::Int8)),
+            Some(QuantizationName::Fp8) => match gpu::capability(device) {
+                Some(given) if given < OLDEST_WITH_FP8 => Err(Error::Flag(fp8_refusal(given))),
+                _ => Ok(Some(Quantization::Fp8)),
+            },
             None => Ok(None),
         }
     }
@@ -125,8 +134,17 @@ impl QuantizationName {
     pub fn name(self) -> &'static str {
         match self {
             QuantizationName::Int8 => "int8",
+            QuantizationName::Fp8 => "fp8",
         }
     }
+}
+
+fn fp8_refusal((major, minor): (i32, i32)) -> String {
+    let (needed_major, needed_minor) = OLDEST_WITH_FP8;
+    format!(
+        "`--quantization fp8` needs a GPU of compute capability {needed_major}.{needed_minor} (Ada) or newer, and this one \
+         has {major}.{minor}: take it away"
+    )
 }
 
 #[cfg(test)]
@@ -142,6 +160,14 @@ mod tests {
         }
         assert_eq!(resolve(Some(DtypeName::F32), DType::BF16, true), DType::F32);
         assert_eq!(resolve(Some(DtypeName::Bf16), DType::F32, false), DType::BF16);
+    }
+
+    #[test]
+    fn quantization_on_a_cpu() {
+        let on_cpu = |name| QuantizationName::resolve(Some(name), &Device::Cpu).unwrap();
+        assert_eq!(on_cpu(QuantizationName::Int8), Some(Quantization::Int8));
+        assert_eq!(on_cpu(QuantizationName::Fp8), Some(Quantization::Fp8));
+        assert!(fp8_refusal((8, 0)).contains("compute capability 8.9 (Ada) or newer, and this one has 8.0"));
     }
 
     #[test]

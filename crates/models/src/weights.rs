@@ -189,7 +189,7 @@ impl Weights {
         Weights { source, total_bytes: 0, named, precision, quantization: None, loaded_bytes: Cell::new(0) }
     }
 
-    /// With the layers of [`Scope::quantized`] scopes in these products.
+    /// With the layers of [`Scope::quantized_block`] scopes in these products.
     #[must_use]
     pub fn quantized(self, quantization: Option<Quantization>) -> Self {
         Weights { quantization, ..self }
@@ -296,10 +296,11 @@ impl<'a> Scope<'a> {
         Ok((0..count).map(move |index| list.pp(index)))
     }
 
-    /// The same place, from where on linear layers are made in the products that were asked for
-    /// ([`Weights::quantized`]).
-    pub fn quantized(&self) -> Scope<'a> {
-        Scope { prefix: self.prefix.clone(), quantization: self.weights.quantization, ..*self }
+    /// The same place, that of block `index` of `num_blocks` of a transformer, from where on linear layers are made in
+    /// the products that were asked for ([`Weights::quantized`]).
+    pub fn quantized_block(&self, index: usize, num_blocks: usize) -> Scope<'a> {
+        let quantization = self.weights.quantization.filter(|format| format.rounds_block(index, num_blocks));
+        Scope { prefix: self.prefix.clone(), quantization, ..*self }
     }
 
     /// The tensor `name`, in the weights' dtype.
@@ -373,6 +374,7 @@ impl<'a> Scope<'a> {
     pub fn layer(&self, parts: &[(&Tensor, Option<&Tensor>)]) -> Result<Linear, LoadError> {
         self.device(match self.quantization {
             Some(Quantization::Int8) => Linear::int8(parts),
+            Some(Quantization::Fp8) => Linear::fp8(parts),
             None => Linear::cat(parts),
         })
     }

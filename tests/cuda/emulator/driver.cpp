@@ -24,7 +24,6 @@ uint64_t number(const char* variable, uint64_t otherwise) {
   return text ? strtoull(text, nullptr, 10) : otherwise;
 }
 const uint64_t memory_size = number("EMULATOR_MEMORY", 4ull << 30);
-const int capability = number("EMULATOR_CAPABILITY", 90);
 const int num_gpus = number("EMULATOR_GPUS", 1);
 
 volatile uint64_t* map_counts() {
@@ -39,6 +38,7 @@ volatile uint64_t* map_counts() {
 }  // namespace
 volatile uint64_t* counts = map_counts();
 const bool is_traced = getenv("EMULATOR_TRACE");
+const int capability = number("EMULATOR_CAPABILITY", 90);
 
 namespace {
 std::recursive_mutex driver;

@@ -26,6 +26,7 @@ extern volatile uint64_t* counts;
 inline void count(Count what, uint64_t by = 1) { counts[what] = counts[what] + by; }
 
 extern const bool is_traced;
+extern const int capability;  // major * 10 + minor
 #define TRACE(...)                         \
   do {                                     \
     if (is_traced) {                       \

@@ -221,7 +221,10 @@ API Status cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t
     bool in_sixteens = true;
     for (const void* layout : {(void*)a, (void*)b, (void*)d})
       in_sixteens &= of(layout).get<uint64_t>(CUBLASLT_MATRIX_LAYOUT_ROWS) % 16 == 0;
-    if (!transposed_a || !plain_b || !in_sixteens) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!transposed_a || !plain_b || !in_sixteens || capability < 89) return CUBLAS_STATUS_NOT_SUPPORTED;
+    const int vector = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;  // Hopper alone has it
+    if (of(product).get<int>(CUBLASLT_MATMUL_DESC_A_SCALE_MODE) == vector && capability / 10 != 9)
+      return CUBLAS_STATUS_NOT_SUPPORTED;
   }
   *found = {};
   return *num_found = 1, CUBLAS_STATUS_SUCCESS;

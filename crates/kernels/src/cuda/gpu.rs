@@ -24,12 +24,13 @@ macro_rules! modules {
     };
 }
 
-static MODULES: [(&str, &[u8]); 9] = modules![
+static MODULES: [(&str, &[u8]); 10] = modules![
     "attention_mma",
     "attention_tiled",
     "conv_mma",
     "conv_tiled",
     "elementwise",
+    "fp8",
     "group_norm",
     "norm",
     "qkv",
@@ -53,6 +54,8 @@ pub(super) struct Gpu {
     modules: HashMap<&'static str, Arc<CudaModule>>,
     functions: RefCell<HashMap<(Kernel, DType), CudaFunction>>,
     lt: OnceCell<Lt>,
+    /// Major and minor.
+    pub(super) capability: (i32, i32),
 }
 
 thread_local! {
@@ -86,7 +89,9 @@ impl Gpu {
             Ok((*name, stream.context().load_module(Ptx::from_binary(image.to_vec())).w()?))
         };
         let modules = MODULES.iter().map(load).collect::<Result<_>>()?;
-        Ok(Gpu { device: device.clone(), stream, modules, functions: RefCell::default(), lt: OnceCell::new() })
+        let capability = stream.context().compute_capability().w()?;
+        let (device, functions, lt) = (device.clone(), RefCell::default(), OnceCell::new());
+        Ok(Gpu { device, stream, modules, functions, lt, capability })
     }
 
     /// Matrix products, made ready for the first of them.
@@ -194,6 +199,7 @@ impl<'t> Address<'t> {
         let begin = match &storage.slice {
             CudaStorageSlice::BF16(slice) => DevicePtr::<bf16>::device_ptr(slice, &stream).0,
             CudaStorageSlice::F32(slice) => DevicePtr::<f32>::device_ptr(slice, &stream).0,
+            CudaStorageSlice::U8(slice) => DevicePtr::<u8>::device_ptr(slice, &stream).0,
             CudaStorageSlice::U32(slice) => DevicePtr::<u32>::device_ptr(slice, &stream).0,
             _ => bail!("kernels do not take {:?}. This is a bug.", tensor.dtype()),
         };

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::gpu::{Address, Kernel, gpu, is_served};
 use super::layout::{RowVectors, WIDTH, dense};
-use super::lt::{Operands, Product};
+use super::lt::{Numbers, Operands, Product};
 use super::norm::row_grid;
 use crate::RowLayout;
 use crate::backend::PackedLinear;
@@ -42,9 +42,9 @@ impl Packed {
             return Ok(Some(out));
         }
         let bias = self.bias.as_ref().map(Address::of).transpose()?;
-        let operands =
-            Operands { x: Address::of(&x)?, weight: Address::of(&self.weight)?, bias, out: Address::of(&out)? };
-        let product = Product { m, n, k, dtype: x.dtype(), bias: bias.is_some(), gelu };
+        let (x, weight, out_place) = (Address::of(&x)?, Address::of(&self.weight)?, Address::of(&out)?);
+        let operands = Operands { x, weight, bias, scales: None, out: out_place };
+        let product = Product { m, n, k, numbers: Numbers { operands: out.dtype(), out: out.dtype() }, gelu };
         Ok(gpu.lt()?.multiply(product, &operands)?.then_some(out))
     }
 }
@@ -85,7 +85,7 @@ impl PackedLinear for Packed {
 }
 
 /// `residual + gate[row] * x`
-fn gated_residual(x: &Tensor, residual: &Tensor, gate: &Tensor, rows: &RowLayout) -> Result<Tensor> {
+pub(super) fn gated_residual(x: &Tensor, residual: &Tensor, gate: &Tensor, rows: &RowLayout) -> Result<Tensor> {
     let (gpu, dtype, (tokens, dim)) = (gpu(x)?, x.dtype(), x.dims2()?);
     let (residual, gate) = (dense(residual)?, RowVectors::of(gate, dtype)?);
     let out = gpu.output(x.shape(), dtype)?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::cuda_backend::cudarc::cublaslt::result::{self, CublasError};
 use candle_core::cuda_backend::cudarc::cublaslt::sys::{
     cublasComputeType_t, cublasLtEpilogue_t, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
-    cublasLtMatmulDescAttributes_t as DescAttribute, cublasLtMatmulPreference_t,
+    cublasLtMatmulDescAttributes_t as DescAttribute, cublasLtMatmulMatrixScale_t, cublasLtMatmulPreference_t,
     cublasLtMatmulPreferenceAttributes_t as PrefAttribute, cublasLtMatrixLayout_t, cublasLtReductionScheme_t,
     cudaDataType,
 };
@@ -29,8 +29,8 @@ pub(super) struct Lt {
     handle: cublasLtHandle_t,
     workspace: CudaSlice<u8>,
     stream: Arc<CudaStream>,
-    /// `None` where there is no way to compute it.
-    plans: RefCell<HashMap<Product, Option<Plan>>>,
+    /// `None` where there is no way to compute it. By the product, and by whether it has a bias and scales.
+    plans: RefCell<HashMap<(Product, [bool; 2]), Option<Plan>>>,
 }
 
 /// What a choice depends on: `[m, k]` rows times the `[n, k]` weight, transposed.
@@ -39,9 +39,17 @@ pub(super) struct Product {
     pub(super) m: usize,
     pub(super) n: usize,
     pub(super) k: usize,
-    pub(super) dtype: DType,
-    pub(super) bias: bool,
+    pub(super) numbers: Numbers,
     pub(super) gelu: bool,
+}
+
+/// The types of a product's numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Numbers {
+    /// Of rows and weight: bf16, f32, or e4m3, which lie in tensors of bytes.
+    pub(super) operands: DType,
+    /// Of the result, bf16 or f32, and of the bias.
+    pub(super) out: DType,
 }
 
 /// Addresses of a product's operands.
@@ -49,6 +57,8 @@ pub(super) struct Operands<'t> {
     pub(super) x: Address<'t>,
     pub(super) weight: Address<'t>,
     pub(super) bias: Option<Address<'t>>,
+    /// f32 scales of each output and of each row, of e4m3 numbers.
+    pub(super) scales: Option<[Address<'t>; 2]>,
     pub(super) out: Address<'t>,
 }
 
@@ -67,14 +77,15 @@ impl Lt {
     /// Queues the product; false where the library knows no way.
     pub(super) fn multiply(&self, product: Product, operands: &Operands<'_>) -> Result<bool> {
         let mut plans = self.plans.borrow_mut();
-        if !plans.contains_key(&product) {
+        let key = (product, [operands.bias.is_some(), operands.scales.is_some()]);
+        if !plans.contains_key(&key) {
             if plans.len() >= MAX_PLANS {
                 plans.clear();
             }
-            plans.insert(product, Plan::new(self.handle, product, operands)?);
+            plans.insert(key, Plan::new(self.handle, product, operands)?);
         }
-        let Some(Some(plan)) = plans.get(&product) else { return Ok(false) };
-        plan.desc.set_bias(operands)?;
+        let Some(Some(plan)) = plans.get(&key) else { return Ok(false) };
+        plan.desc.set_addresses(operands)?;
         let (workspace, _written) = self.workspace.device_ptr(&self.stream);
         let (one, zero) = (1f32, 0f32);
         // SAFETY: the layouts are those of the operands, which `Linear` has checked against `product`; the workspace
@@ -125,24 +136,24 @@ struct Plan {
 impl Plan {
     /// `None` where the library knows no way.
     fn new(handle: cublasLtHandle_t, product: Product, operands: &Operands<'_>) -> Result<Option<Self>> {
-        let Product { m, n, k, dtype, bias, gelu } = product;
-        let number = match dtype {
-            DType::BF16 => cudaDataType::CUDA_R_16BF,
-            DType::F32 => cudaDataType::CUDA_R_32F,
-            _ => bail!("no products of {dtype:?}. This is a bug."),
-        };
-        let desc = Desc::new(dtype)?;
+        let Product { m, n, k, numbers, gelu } = product;
+        let desc = Desc::new(numbers.operands)?;
         desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, &1i32)?;
-        let epilogue = match (bias, gelu) {
+        let epilogue = match (operands.bias.is_some(), gelu) {
             (false, false) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
             (true, false) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
             (false, true) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU,
             (true, true) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_BIAS,
         };
         desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-        desc.set_bias(operands)?;
-        let weight = Layout::new(number, k, n)?;
-        let (x, out) = (Layout::new(number, k, m)?, Layout::new(number, n, m)?);
+        // A library or a GPU that has no scales by row and by output knows no such product.
+        if operands.scales.is_some() && desc.set_scale_modes().is_err() {
+            return Ok(None);
+        }
+        desc.set_addresses(operands)?;
+        let (of_operands, of_out) = (data_type(numbers.operands)?, data_type(numbers.out)?);
+        let weight = Layout::new(of_operands, k, n)?;
+        let (x, out) = (Layout::new(of_operands, k, m)?, Layout::new(of_out, n, m)?);
         let preference = Preference::new()?;
         preference.set(PrefAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE_BYTES)?;
         // Sums that are split are added in f32.
@@ -156,6 +167,15 @@ impl Plan {
             unsafe { result::get_matmul_algo_heuristic(handle, desc.0, weight.0, x.0, out.0, out.0, preference.0) };
         let Ok(heuristic) = heuristic else { return Ok(None) };
         Ok(Some(Plan { desc, weight, x, out, algo: heuristic.algo }))
+    }
+}
+
+fn data_type(dtype: DType) -> Result<cudaDataType> {
+    match dtype {
+        DType::BF16 => Ok(cudaDataType::CUDA_R_16BF),
+        DType::F32 => Ok(cudaDataType::CUDA_R_32F),
+        DType::F8E4M3 => Ok(cudaDataType::CUDA_R_8F_E4M3),
+        _ => bail!("no products of {dtype:?}. This is a bug."),
     }
 }
 
@@ -191,9 +211,23 @@ impl Desc {
         Ok(Desc(result::create_matmul_desc(compute, cudaDataType::CUDA_R_32F).map_err(failed)?))
     }
 
-    fn set_bias(&self, operands: &Operands<'_>) -> Result<()> {
-        let Some(bias) = operands.bias else { return Ok(()) };
-        self.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.as_ptr::<c_void>())
+    /// One scale an output of the weight, and one a row.
+    fn set_scale_modes(&self) -> Result<()> {
+        let vector = cublasLtMatmulMatrixScale_t::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+        self.set(DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &vector)?;
+        self.set(DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &vector)
+    }
+
+    fn set_addresses(&self, operands: &Operands<'_>) -> Result<()> {
+        let set = |attribute, address: Address<'_>| self.set(attribute, &address.as_ptr::<c_void>());
+        if let Some(bias) = operands.bias {
+            set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
+        }
+        if let Some([of_outputs, of_rows]) = operands.scales {
+            set(DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, of_outputs)?;
+            set(DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, of_rows)?;
+        }
+        Ok(())
     }
 
     fn set<T>(&self, attribute: DescAttribute, value: &T) -> Result<()> {

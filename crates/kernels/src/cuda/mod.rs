@@ -10,6 +10,7 @@ mod attention;
 mod conv;
 #[cfg(test)]
 mod counts;
+mod fp8;
 mod gpu;
 mod group_norm;
 mod guidance;
@@ -95,5 +96,9 @@ impl Backend for Cuda {
 
     fn pack_conv(&self, weight: &Tensor, bias: &Tensor) -> Result<Option<Box<dyn PackedConv>>> {
         Ok(conv::Packed::new(weight, bias)?.map(|packed| Box::new(packed) as Box<dyn PackedConv>))
+    }
+
+    fn pack_fp8(&self, weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
+        Ok(fp8::Packed::new(weights, bias)?.map(|packed| Box::new(packed) as Box<dyn PackedLinear>))
     }
 }

@@ -98,8 +98,8 @@ struct ModelFlags<D: clap::Args = OneDevice> {
     /// bf16 too, else f32
     #[arg(long, value_enum, env = "LATENTD_DTYPE")]
     dtype: Option<DtypeName>,
-    /// What the products of the transformer's blocks are rounded to, on a CPU: a quarter of the memory of f32, and
-    /// several times as fast with AVX-512 VNNI or AMX
+    /// What the products of the transformer's blocks are rounded to: a byte a weight. On a CPU int8 is several times as
+    /// fast as f32 with AVX-512 VNNI or AMX; fp8 is for GPUs
     #[arg(long, value_enum, env = "LATENTD_QUANTIZATION")]
     quantization: Option<QuantizationName>,
     /// How Qwen-Image-Edit's text encoder counts the tokens of a picture: by row and column, or one after another as

@@ -101,10 +101,11 @@ impl Transformer {
         let time_channels = config.timestep_guidance_channels;
         let embedder =
             |name: &str| TimestepEmbedder::load(time_channels, dim, false, &scope.pp("time_guidance_embed").pp(name));
-        let dual = scope.list("transformer_blocks", config.num_layers)?;
-        let dual = dual.map(|block| Block::load(config, &block.quantized()));
-        let single = scope.list("single_transformer_blocks", config.num_single_layers)?;
-        let single = single.map(|block| SingleBlock::load(config, &block.quantized()));
+        let num_blocks = config.num_layers + config.num_single_layers;
+        let dual = scope.list("transformer_blocks", config.num_layers)?.zip(0..);
+        let dual = dual.map(|(block, index)| Block::load(config, &block.quantized_block(index, num_blocks)));
+        let single = scope.list("single_transformer_blocks", config.num_single_layers)?.zip(config.num_layers..);
+        let single = single.map(|(block, index)| SingleBlock::load(config, &block.quantized_block(index, num_blocks)));
         Ok(Transformer {
             x_embedder: linear("x_embedder", config.in_channels, dim)?,
             context_embedder: linear("context_embedder", config.joint_attention_dim, dim)?,

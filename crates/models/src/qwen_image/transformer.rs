@@ -74,9 +74,9 @@ impl Transformer {
         let precision = scope.precision();
         let txt_norm = scope.get(config.joint_attention_dim, "txt_norm.weight")?;
         let mut modulations = Modulations::with_capacity(config, config.num_layers);
-        let blocks = scope.list("transformer_blocks", config.num_layers)?.map(|block| {
+        let blocks = scope.list("transformer_blocks", config.num_layers)?.enumerate().map(|(index, block)| {
             modulations.load_next(&block)?;
-            Block::load(config, &block.quantized())
+            Block::load(config, &block.quantized_block(index, config.num_layers))
         });
         let transformer_blocks = blocks.collect::<Result<_, _>>()?;
         Ok(Transformer {
