@@ -143,9 +143,14 @@ async fn a_calibrated_cache_follows_its_plan() {
                           "cache": cache});
         server.post(&body).await
     };
-    for (steps, cache, computed) in
-        [(10, Value::Null, 5), (14, json!({"budget": 0.3}), 4), (10, json!("off"), 10), (2, Value::Null, 2)]
-    {
+    for (steps, cache, computed) in [
+        (10, Value::Null, 5),
+        (14, json!({"budget": 0.3}), 4),
+        (10, json!("off"), 10),
+        (2, Value::Null, 2),
+        (10, json!({"psnr": 0}), 3),
+        (10, json!({"quality": "high", "max_warmup_steps": 10}), 10),
+    ] {
         let (status, answer) = ask(steps, cache.clone()).await;
         assert_eq!(status, 200, "{answer}");
         let report = &answer["data"][0]["cache"];
@@ -173,9 +178,14 @@ fn what_is_no_calibration_is_told_in_one_line() {
     let whole = json!({"plan": at, "budget": 0.5});
     says_all(&told("{", whole.clone()), &["plan.json` is no calibration of this program: EOF"]);
     says_all(&told("{}", whole.clone()), &["missing field `class`"]);
-    let short = r#"{"class":"Q","sigmas":[1,0],"segments":[],"runs":1}"#;
-    says_all(&told(short, whole), &["it must have 4 to 201 `sigmas`. Given: 2"]);
-    says_all(&told("{}", json!({"plan": at, "budget": 0})), &["`budget` must be above 0 and at most 1. Given: 0"]);
+    let short = r#"{"class":"Q","model":"","num_inference_steps":2,"guidance":null,"pictures":1,"plans":[]}"#;
+    says_all(&told(short, whole), &["it must have 3 to 200 `num_inference_steps`. Given: 2"]);
+    says_all(
+        &told("{}", json!({"plan": at, "budget": 0})),
+        &["`budget` must be above 0 and at most 1, a share of the steps. Given: 0"],
+    );
+    says_all(&told("{}", json!({"plan": at, "psnr": 101})), &["`psnr` must be from 0 to 100, in dB. Given: 101"]);
+    says_all(&told("{}", json!({"plan": at})), &["must have `budget` (a share of the steps) or `psnr` (in dB)"]);
     says_all(&told("{}", json!({"budget": 0.5})), &["missing field `plan`"]);
     let nowhere = told("{}", json!({"plan": "@/no/such.json", "budget": 0.5}));
     says_all(&nowhere, &["cannot read `/no/such.json`"]);

@@ -28,6 +28,7 @@ mod flux2_klein_vae;
 mod interrupts;
 mod loading;
 mod not_finite;
+mod plans;
 mod quantization;
 mod qwen_image;
 mod qwen_image_cache;

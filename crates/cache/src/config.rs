@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::calibrated::{Aim, Calibration, MEMORY};
+use crate::calibrated::{Aim, Calibration};
 use crate::{ConfigError, MaskSource, Stream};
 
 /// Most steps that custom bins may hold: ten times the steps that any request may have.
@@ -202,9 +202,12 @@ impl CacheConfig {
         Ok(())
     }
 
-    /// Blocks of each segment that run whatever is decided: Fn + Bn.
+    /// Blocks of each segment that run whatever is decided: Fn + Bn, and none where a plan decides.
     pub fn always_computed_blocks(&self) -> usize {
-        self.fn_compute_blocks.saturating_add(self.bn_compute_blocks)
+        match self.calibrated {
+            Some(_) => 0,
+            None => self.fn_compute_blocks.saturating_add(self.bn_compute_blocks),
+        }
     }
 
     /// Whether no step of any request can be reused, so that nothing need be stored or measured.
@@ -231,11 +234,7 @@ impl CacheConfig {
 
     /// Most residuals of this stream that a branch holds at a time.
     pub fn max_stored_residuals(&self, stream: Stream) -> usize {
-        match self.calibrated {
-            Some(_) => MEMORY,
-            None if self.taylorseer_enabled(stream) => self.taylorseer_order + 1,
-            None => 1,
-        }
+        if self.taylorseer_enabled(stream) { self.taylorseer_order + 1 } else { 1 }
     }
 
     /// The factor on the threshold in the `segment`th segment.

@@ -6,7 +6,6 @@
 //! is a weighted sum of them too. Whatever else forecasts linearly becomes one more variant.
 
 use crate::TaylorSeer;
-use crate::calibrated::{MEMORY, PlannedWeights};
 
 /// The two streams of tokens that the blocks of a dual-stream DiT advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,21 +21,6 @@ pub(crate) enum Forecast {
     /// The newest residual as it is.
     Reuse,
     TaylorSeer(TaylorSeer),
-    Planned(Planned),
-}
-
-/// Weights that a plan has for each step.
-#[derive(Clone, Debug)]
-pub(crate) struct Planned {
-    weights: PlannedWeights,
-    /// Steps that have begun.
-    begun: usize,
-}
-
-impl Planned {
-    pub(crate) fn new(weights: PlannedWeights) -> Self {
-        Planned { weights, begun: 0 }
-    }
 }
 
 impl Forecast {
@@ -45,14 +29,13 @@ impl Forecast {
         match self {
             Forecast::Reuse => {}
             Forecast::TaylorSeer(taylor) => taylor.tick(),
-            Forecast::Planned(planned) => planned.begun += 1,
         }
     }
 
     /// The residual of this step is stored.
     pub(crate) fn store(&mut self) {
         match self {
-            Forecast::Reuse | Forecast::Planned(_) => {}
+            Forecast::Reuse => {}
             Forecast::TaylorSeer(taylor) => taylor.store(),
         }
     }
@@ -60,7 +43,7 @@ impl Forecast {
     /// What was stored has another shape than what comes.
     pub(crate) fn restart(&mut self) {
         match self {
-            Forecast::Reuse | Forecast::Planned(_) => {}
+            Forecast::Reuse => {}
             Forecast::TaylorSeer(taylor) => taylor.restart(),
         }
     }
@@ -70,7 +53,6 @@ impl Forecast {
         match self {
             Forecast::Reuse => vec![1.0],
             Forecast::TaylorSeer(taylor) => taylor.weights(),
-            Forecast::Planned(planned) => planned.weights[planned.begun - 1].clone(),
         }
     }
 
@@ -79,7 +61,6 @@ impl Forecast {
         match self {
             Forecast::Reuse => 1,
             Forecast::TaylorSeer(taylor) => taylor.keep(),
-            Forecast::Planned(_) => MEMORY,
         }
     }
 }

@@ -31,6 +31,7 @@ pub const KEYS: &[&str] = &[
     "compute_last_step",
     "num_inference_steps",
     "budget",
+    "psnr",
 ];
 
 /// Longest name that is compared with the keys: their own length and as much again.

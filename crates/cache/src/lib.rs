@@ -105,8 +105,8 @@ mod value;
 mod wire;
 
 pub use calibrated::{
-    Aim, Calibration, Gram, GramError, LinearForecast, MAX_PLANNED_STEPS, MEMORY, PlanError, Planner, Run, RunPlan,
-    SegmentGrams, StepPlan, Track,
+    Aim, Calibration, FittedPlan, Gram, Jump, JumpFit, MAX_PLANNED_STEPS, MEMORY, Path, PlanError, Planner, Psnr, Run,
+    RunPlan,
 };
 pub use config::{CacheConfig, CacheType, Calibrated, RefreshPolicy, StepsPolicy};
 pub use decision::{Decision, Reason};

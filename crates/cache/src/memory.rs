@@ -22,7 +22,8 @@ impl CacheConfig {
         dtype_bytes: usize,
         branches: usize,
     ) -> usize {
-        if self.never_reuses() {
+        // A plan stores nothing of blocks.
+        if self.never_reuses() || self.calibrated.is_some() {
             return 0;
         }
         let first_blocks_residual = 1;

@@ -7,7 +7,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use crate::calibrated::Aim;
 use crate::entry::Entry;
 use crate::value::Value;
-use crate::{CacheConfig, CacheType, ConfigError, MaskSource, Quality, RefreshPolicy, StepsPolicy};
+use crate::{CacheConfig, CacheType, Calibrated, ConfigError, MaskSource, Quality, RefreshPolicy, StepsPolicy};
 
 /// What was typed: some keys of a cache configuration with their values, from `--cache-config`, a
 /// file or a request's body. [`CacheConfig::overlaid`] says what it means.
@@ -29,12 +29,19 @@ impl CacheConfig {
     /// The first key that does not exist, has a value of the wrong type or outside its bound.
     pub fn overlaid(&self, overrides: &CacheOverrides) -> Result<CacheConfig, ConfigError> {
         let mut config = self.clone();
-        if let Some(value) = overrides.value("quality") {
-            config = Entry::new("quality", value)?.one_of(&Quality::NAMED)?.config();
-        }
         // The rules of cache-dit and plans exclude each other: the key that is given says which.
-        if overrides.0.iter().any(|(name, _)| name != "budget") {
+        if !overrides.0.iter().all(|(name, _)| ["quality", "budget", "psnr"].contains(&name.as_str())) {
             config.calibrated = None;
+        }
+        if let Some(value) = overrides.value("quality") {
+            let quality = Entry::new("quality", value)?.one_of(&Quality::NAMED)?;
+            config = match (config.calibrated, quality.psnr()) {
+                (Some(calibrated), Some(promise)) => CacheConfig {
+                    calibrated: Some(Calibrated { aim: Aim::Psnr(promise), ..calibrated }),
+                    ..CacheConfig::default()
+                },
+                _ => quality.config(),
+            };
         }
         let policies = (overrides.value("scm_steps_policy"), overrides.value("steps_computation_policy"));
         if let (Some(one), Some(other)) = policies
@@ -56,15 +63,14 @@ impl CacheConfig {
     fn set<'a>(&mut self, entry: Entry<'a>, masks: &mut MaskKeys<'a>) -> Result<(), ConfigError> {
         match entry.key {
             "quality" => {} // Done before all others.
-            "budget" => {
-                let budget = entry.number()?;
+            "budget" | "psnr" => {
+                let number = entry.number()?;
+                let aim = if entry.key == "budget" { Aim::Budget(number) } else { Aim::Psnr(number) };
                 let Some(calibrated) = &mut self.calibrated else {
                     return Err(entry.invalid("be absent, or alone, on a server with --cache-backend calibrated"));
                 };
-                if !(budget > 0.0 && budget <= 1.0) {
-                    return Err(entry.invalid("be above 0 and at most 1, a share of the steps"));
-                }
-                calibrated.aim = Aim::Budget(budget);
+                aim.check().map_err(|bound| entry.invalid(bound))?;
+                calibrated.aim = aim;
             }
             "Fn_compute_blocks" => self.fn_compute_blocks = entry.count(1)?,
             "Bn_compute_blocks" => self.bn_compute_blocks = entry.count(0)?,
@@ -208,15 +214,21 @@ mod tests {
 
     #[test]
     fn a_budget_is_for_a_calibrated_cache_and_any_other_key_ends_it() {
+        let told = refusal(r#"{"psnr": 45}"#);
+        assert!(told.contains("`psnr` must be absent, or alone"), "{told}");
         let told = refusal(r#"{"budget": 0.4}"#);
         assert!(
             told.contains("`budget` must be absent, or alone, on a server with --cache-backend calibrated"),
             "{told}"
         );
-        let gram: crate::Gram = serde_json::from_str("[[1],[0,1],[0,0,1]]").unwrap();
-        let segments = vec![crate::SegmentGrams { name: "blocks".into(), branches: vec![gram] }];
-        let sigmas = vec![1.0, 0.7, 0.4, 0.0];
-        let calibration = crate::Calibration { class: "Some".into(), sigmas, segments, runs: 1 };
+        let calibration = crate::Calibration {
+            class: "Some".into(),
+            model: String::new(),
+            num_inference_steps: 3,
+            guidance: None,
+            pictures: 1,
+            plans: Vec::new(),
+        };
         let calibrated = Some(crate::Calibrated { calibration: calibration.into(), aim: Aim::Budget(0.9) });
         let config = CacheConfig { calibrated, ..CacheConfig::default() };
         let overlaid =
@@ -224,9 +236,14 @@ mod tests {
         assert_eq!(overlaid("{}").unwrap(), config);
         assert_eq!(overlaid(r#"{"budget": 0.4}"#).unwrap().calibrated.unwrap().aim, Aim::Budget(0.4));
         assert_eq!(overlaid(r#"{"max_warmup_steps": 4}"#).unwrap(), CacheConfig::default());
-        assert_eq!(overlaid(r#"{"quality": "high"}"#).unwrap(), Quality::High.config());
+        assert_eq!(overlaid(r#"{"quality": "high"}"#).unwrap().calibrated.unwrap().aim, Aim::Psnr(55.0));
+        assert_eq!(overlaid(r#"{"quality": "lossless"}"#).unwrap(), Quality::Lossless.config());
+        let with_more = overlaid(r#"{"quality": "high", "max_warmup_steps": 4}"#).unwrap();
+        assert_eq!(with_more, CacheConfig { max_warmup_steps: 4, ..Quality::High.config() });
         let err = overlaid(r#"{"budget": 0}"#).unwrap_err();
         assert_eq!(err, "`budget` must be above 0 and at most 1, a share of the steps. Given: 0");
+        assert_eq!(overlaid(r#"{"psnr": 45}"#).unwrap().calibrated.unwrap().aim, Aim::Psnr(45.0));
+        assert_eq!(overlaid(r#"{"psnr": -1}"#).unwrap_err(), "`psnr` must be from 0 to 100, in dB. Given: -1");
         assert_eq!(serde_json::to_string(&config).unwrap(), r#"{"budget":0.9}"#);
     }
 

@@ -42,7 +42,19 @@ impl Quality {
         Quality::NAMED.into_iter().find(|&(known, _)| known == name).map(|(_, quality)| quality)
     }
 
-    /// What the word means.
+    /// What the word promises where the model is calibrated, in dB: see [`Aim::Psnr`](crate::Aim::Psnr). `None` where no step
+    /// is to be skipped.
+    pub fn psnr(self) -> Option<f64> {
+        match self {
+            Quality::Lossless => None,
+            Quality::High => Some(55.0),
+            Quality::Balanced => Some(50.0),
+            Quality::Fast => Some(45.0),
+            Quality::Ultra => Some(40.0),
+        }
+    }
+
+    /// What the word means where it is not.
     pub fn config(self) -> CacheConfig {
         let (residual_diff_threshold, max_continuous_cached_steps, taylorseer_order) = match self {
             Quality::Lossless => return CacheConfig { max_cached_steps: Some(0), ..CacheConfig::default() },

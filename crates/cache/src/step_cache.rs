@@ -1,7 +1,6 @@
 //! The cache of one (request, CFG branch, segment): its clock, its counters, its forecasts.
 
-use crate::calibrated::PlannedWeights;
-use crate::forecast::{Forecast, Planned};
+use crate::forecast::Forecast;
 use crate::rules::{Counters, Rules};
 use crate::{CacheConfig, Decision, Reason, RefreshPolicy, StepMask, Stream, TaylorSeer};
 
@@ -51,15 +50,6 @@ impl StepCache {
             initial: forecasts.clone(),
             forecasts,
         }
-    }
-
-    /// As [`StepCache::new`], with forecasts by a plan's weights.
-    pub(crate) fn planned(self, weights: PlannedWeights) -> Self {
-        let forecasts = Forecasts {
-            hidden: Forecast::Planned(Planned::new(weights.clone())),
-            encoder: Forecast::Planned(Planned::new(weights)),
-        };
-        StepCache { initial: forecasts.clone(), forecasts, ..self }
     }
 
     /// What settles the next step of a row of `tokens` tokens without its diff, if anything does.

@@ -9,8 +9,11 @@ impl Serialize for CacheConfig {
     /// Every key, but for those that say nothing.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        if let Some(Calibrated { aim: Aim::Budget(budget), .. }) = &self.calibrated {
-            map.serialize_entry("budget", budget)?;
+        if let Some(Calibrated { aim, .. }) = &self.calibrated {
+            match aim {
+                Aim::Budget(budget) => map.serialize_entry("budget", budget)?,
+                Aim::Psnr(psnr) => map.serialize_entry("psnr", psnr)?,
+            }
             return map.end();
         }
         map.serialize_entry("Fn_compute_blocks", &self.fn_compute_blocks)?;

@@ -102,8 +102,7 @@ impl Sigmas {
     }
 
     /// A schedule of these levels, two at least, each at most the one before.
-    #[cfg(test)]
-    pub(crate) fn of_levels(levels: Vec<f32>) -> Self {
+    pub fn of_levels(levels: Vec<f32>) -> Self {
         Sigmas(levels)
     }
 

@@ -75,7 +75,7 @@ pub fn cat_rows(parts: &[&Tensor]) -> Result<Tensor> {
     }
 }
 
-/// The scalar products of `x` with each of `others`, summed in f64: what a calibrated cache knows of residuals. All
+/// The scalar products of `x` with each of `others`, summed in f64: what a calibration knows of latents. All
 /// together cost one copy from the device to the host.
 ///
 /// # Errors

@@ -78,7 +78,7 @@ impl CacheFlags {
                 (_, Some(key)) => Err(Error::Flag(format!("`{}` needs `--cache-backend cache_dit`", flag_of(key)))),
                 (Some(text), None) => calibrated_config(&read_config(text)?).map(Some),
                 (None, None) => Err(Error::Flag(
-                    "`--cache-backend calibrated` needs `--cache-config '{\"plan\":\"@FILE\",\"budget\":0.4}'`".into(),
+                    "`--cache-backend calibrated` needs `--cache-config '{\"plan\":\"@FILE\",\"psnr\":45}'`".into(),
                 )),
             };
         }

@@ -31,12 +31,14 @@
 
 mod cache_flags;
 mod calibrated;
+mod calibrating;
 mod device;
 mod edit_positions;
 mod error;
 mod hub;
 mod hub_cache;
 mod input;
+mod likeness;
 mod omni;
 mod progress;
 mod sampler;
@@ -51,6 +53,7 @@ pub use edit_positions::EditPositionsName;
 pub use error::Error;
 pub use hub::{InHubCache, in_hub_cache};
 pub use input::{OmniInput, open_pictures};
+pub use likeness::{psnr, ssim};
 pub use omni::{GeneratedImage, Omni, OmniBuilder, OmniDiffusionSamplingParams, StepProgress, Timings, save_image};
 pub use progress::LoadingBars;
 pub use sampler::SamplerName;

@@ -15,7 +15,7 @@ use image::{ColorType, ImageFormat};
 use models::{AnyPipeline, Checkpoint, KeptBytes, LoadError, LoadOptions, Overrides, RequestState};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
-use crate::calibrated::Measured;
+use crate::calibrating::calibrate;
 use crate::device::{DeviceName, DtypeName, QuantizationName};
 use crate::edit_positions::EditPositionsName;
 use crate::error::Error;
@@ -31,6 +31,8 @@ pub struct Omni {
     pipeline: AnyPipeline,
     limits: Limits,
     device: Device,
+    /// Of the transformer's files.
+    digest: String,
 }
 
 /// How to load a model; every setting has a default.
@@ -191,8 +193,8 @@ impl Omni {
         Ok(told.collect())
     }
 
-    /// Measures how alike the residuals of the steps are, over pictures of these prompts that are computed whole: what
-    /// `--cache-backend calibrated` plans from. `progress` is told of every picture.
+    /// Measures which steps of pictures of these prompts can be skipped, and how: what `--cache-backend calibrated` plans
+    /// from. `progress` is told how many evaluations of the transformer are done, and how many there are.
     ///
     /// # Errors
     /// A parameter outside its bound, or the device fails.
@@ -200,20 +202,16 @@ impl Omni {
         &mut self,
         prompts: &[String],
         params: &OmniDiffusionSamplingParams,
-        mut progress: impl FnMut(),
+        mut progress: impl FnMut(usize, usize),
     ) -> Result<Calibration, Error> {
-        let mut measured = Measured::default();
+        let mut requests = Vec::new();
         for (prompt, seed) in prompts.iter().zip(params.seed.unwrap_or(0)..) {
-            // Plans are of one evaluation a step.
+            // A plan takes the place of a sampler, and goes where Euler's would.
             let sampler = Some(SamplerName::Euler);
             let params = OmniDiffusionSamplingParams { seed: Some(seed), sampler, ..params.clone() };
-            let requests = params.draft(prompt.as_str().into())?.build(self.card(), &self.limits, rand::random)?;
-            for request in &requests {
-                measured.run(&mut self.pipeline, request)?;
-            }
-            progress();
+            requests.extend(params.draft(prompt.as_str().into())?.build(self.card(), &self.limits, rand::random)?);
         }
-        measured.calibration(&self.pipeline.card().class)
+        calibrate(&mut self.pipeline, self.digest.clone(), &requests, &mut progress)
     }
 
     fn denoise(
@@ -333,6 +331,7 @@ impl OmniBuilder {
             Some(checkpoint) => checkpoint,
             None => ModelSource::parse(self.model.as_deref(), self.revision).open()?,
         };
+        let digest = checkpoint.digest("transformer")?;
         let stored = checkpoint.stored_dtype("transformer")?;
         let dtype = DtypeName::resolve(self.dtype, &device, stored, kernels::multiplies_bf16());
         let bars = LoadingBars::default();
@@ -353,7 +352,7 @@ impl OmniBuilder {
             },
             err => err.into(),
         })?;
-        Ok(Omni { pipeline, limits: self.limits, device })
+        Ok(Omni { pipeline, limits: self.limits, device, digest })
     }
 }
 

@@ -183,6 +183,14 @@ impl Checkpoint {
         Ok(weights.stored_dtype())
     }
 
+    /// A digest of the tensors of `component`, in hexadecimal: see [`Weights::digest`].
+    ///
+    /// # Errors
+    /// As [`Checkpoint::weights`].
+    pub fn digest(&self, component: &str) -> Result<String, LoadError> {
+        Ok(self.weights(component, Precision::new(DType::F32, Device::Cpu))?.digest())
+    }
+
     /// The safetensors files of a component, and the file that names them.
     fn weight_files(&self, component: &str) -> Result<(Vec<String>, String), LoadError> {
         match WeightFiles::find(component, &self.place(), &self.names_in(component))? {

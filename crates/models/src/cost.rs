@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use cache::{CacheConfig, SegmentTokens};
+use cache::{CacheConfig, Calibrated, SegmentTokens};
 use diffusion::{
     CfgBranch, EditSize, ImageRequest, ImageSize, PreviewMethod, RequestCost, RequestMemory, Sampler, Work,
 };
@@ -12,6 +12,7 @@ use crate::dit::Segment;
 use crate::flops::{ModelFlops, resizing, sketch};
 use crate::options::VaeTiling;
 use crate::peaks::Peaks;
+use crate::planned::PlannedRun;
 use crate::solver::Solver;
 use crate::tiling::Tiling;
 
@@ -74,6 +75,7 @@ impl CostModel {
         let hidden_tokens = uncached.tokens + reference_tokens;
         let kept =
             cache.map_or(0, |config| self.cache_bytes(config, hidden_tokens, self.most_text(request), uncached.passes));
+        let plan = cache.and_then(|config| config.calibrated.as_ref());
         RequestCost {
             work: self.work(request, cache, hidden_tokens),
             memory: RequestMemory {
@@ -81,7 +83,10 @@ impl CostModel {
                     + fitted_bytes(request),
                 ..self.peaks(request, reference_tokens)
             },
-            least_share: cache.map_or(1.0, |config| self.least_share(config)),
+            least_share: match plan {
+                Some(plan) => planned_share(plan, uncached.steps),
+                None => cache.map_or(1.0, |config| self.least_share(config)),
+            },
             kind: cache.map_or(0, |config| kind(config, uncached.steps, request.params.sampler)),
             ..uncached
         }
@@ -95,6 +100,7 @@ impl CostModel {
         for prompt in prompts(request) {
             let text = (self.sizes.text_tokens)(prompt, request).expected;
             let around = flops.image_token * hidden_tokens as f64 + flops.text_token * text as f64;
+            let is_planned = cache.is_some_and(|config| config.calibrated.is_some());
             let blocks = |most: usize| -> f64 {
                 let segments = self.sizes.segments.iter().zip(&flops.blocks);
                 segments
@@ -102,7 +108,9 @@ impl CostModel {
                     .sum()
             };
             step += around + blocks(usize::MAX);
-            reused_step += around + blocks(cache.map_or(usize::MAX, CacheConfig::always_computed_blocks));
+            if !is_planned {
+                reused_step += around + blocks(cache.map_or(usize::MAX, CacheConfig::always_computed_blocks));
+            }
         }
         let decode = self.decoded_at_once(request.params.size).map(|tokens| flops.vae_decoder.of(tokens)).sum();
         let preview = match request.previews.map(|previews| previews.method) {
@@ -200,7 +208,12 @@ impl CostModel {
     /// and what a mask keeps, do not change.
     fn latent_bytes(&self, request: &ImageRequest, reference_tokens: usize) -> usize {
         let own = request.params.size.image_seq_len();
-        let moving = if request.previews.is_some() { 4 } else { 2 } + Solver::most_kept(request.params.sampler);
+        let own_cache = request.extensions.get::<CacheConfig>().or(self.cache.as_ref());
+        let solver = match own_cache.is_some_and(|config| config.calibrated.is_some()) {
+            true => PlannedRun::MOST_KEPT,
+            false => Solver::most_kept(request.params.sampler),
+        };
+        let moving = if request.previews.is_some() { 4 } else { 2 } + solver;
         let kept_by_mask = if request.mask.is_some() { 2 } else { 0 };
         (own * (moving + kept_by_mask) + reference_tokens) * self.sizes.token_channels * size_of::<f32>()
     }
@@ -272,10 +285,19 @@ fn fitted_bytes(request: &ImageRequest) -> u64 {
     request.fit.map_or(0, |fit| 3 * (fit.asked.pixels() + fit.inside.pixels()) as u64)
 }
 
+/// The share of its steps that a plan of a run of so many computes.
+fn planned_share(calibrated: &Calibrated, steps: usize) -> f64 {
+    let plan = calibrated.calibration.chosen(steps, calibrated.aim);
+    (plan.computed.len() as f64 / steps as f64).min(1.0)
+}
+
 /// Requests with the same settings, step count and sampler reuse alike.
 fn kind(config: &CacheConfig, steps: usize, sampler: Sampler) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (format!("{config:?}"), steps, sampler).hash(&mut hasher);
+    match &config.calibrated {
+        Some(calibrated) => (format!("{:?}", calibrated.aim), steps, sampler).hash(&mut hasher),
+        None => (format!("{config:?}"), steps, sampler).hash(&mut hasher),
+    }
     hasher.finish()
 }
 

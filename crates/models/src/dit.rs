@@ -42,6 +42,13 @@ pub struct Segment {
     pub encoder_is_used: bool,
 }
 
+impl Segment {
+    /// As the cache knows it.
+    pub(crate) fn named(&self) -> cache::Segment {
+        cache::Segment { name: self.name, num_blocks: self.num_blocks }
+    }
+}
+
 /// One transformer pass of one request: its input at this step.
 #[derive(Clone, Copy)]
 pub struct DitRow<'a> {

@@ -22,6 +22,13 @@ pub struct Passes {
     pub records: Vec<Records>,
 }
 
+impl Passes {
+    /// Of a batch without rows.
+    pub(crate) fn none() -> Self {
+        Passes { velocities: Vec::new(), records: Vec::new() }
+    }
+}
+
 /// Runs the rows of all requests as one ragged batch; each request's cache decides for its own rows
 /// whether their middle blocks run.
 ///

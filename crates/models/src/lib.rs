@@ -30,6 +30,7 @@ mod options;
 mod pack;
 mod peaks;
 mod pipeline;
+mod planned;
 pub mod qwen2_5_vl;
 pub mod qwen_decoder;
 pub mod qwen_image;
@@ -68,8 +69,9 @@ pub use options::{EditPositions, KeptBytes, LoadOptions, Overrides, Progress, Qu
 pub use pack::{pack, unpack};
 pub use peaks::Peaks;
 pub use pipeline::{AnyPipeline, DiffusionPipeline};
+pub use planned::{PlannedRun, along_jump};
 pub use qwen_image::QwenImage;
-pub use residuals::{CollectProducts, Products, RequestResiduals};
+pub use residuals::RequestResiduals;
 pub use resize::{Filter, resize};
 pub use segment::Records;
 pub use solver::Solver;

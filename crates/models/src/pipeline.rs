@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use cache::{CacheConfig, Calibrated, ConfigError, Run};
+use cache::{CacheConfig, Calibrated, ConfigError, Run, RunPlan};
 use candle_core::Tensor;
 use diffusion::{
-    CfgBranch, EncodingsUse, Estimator, Fit, Guidance, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest,
-    Mask, ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, Sampler, StepReport, known_prompt,
+    CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, Mask,
+    ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, Sampler, Sigmas, StepReport, known_prompt,
 };
 use kernels::{in_pool, interruptible};
 use tracing::info_span;
@@ -19,7 +19,8 @@ use crate::fit::{fitted, fitted_mask, padded, presented};
 use crate::latent_rgb::{LatentRgb, enlarged};
 use crate::mask::{KeptPixels, MaskedEdit};
 use crate::options::LoadOptions;
-use crate::residuals::{CollectProducts, RequestResiduals};
+use crate::planned::PlannedRun;
+use crate::residuals::RequestResiduals;
 use crate::resize::{Filter, resize, resize_grey};
 use crate::solver::Solver;
 use crate::state::{Branch, RequestState};
@@ -41,6 +42,18 @@ pub struct DiffusionPipeline<F> {
     encodings: Encodings,
     latent_rgb: LatentRgb,
     costs: CostModel,
+    /// The digest of the transformer's files.
+    model: String,
+}
+
+/// What keeps a request from computing all of its steps.
+#[derive(Default)]
+struct Cached {
+    residuals: Option<RequestResiduals>,
+    planned: Option<PlannedRun>,
+    /// The noise levels of a plan.
+    sigmas: Option<Sigmas>,
+    warnings: Vec<String>,
 }
 
 /// A loaded model of whichever family.
@@ -60,8 +73,15 @@ impl<F: Family> DiffusionPipeline<F> {
                 cache: options.cache.clone(),
                 vae_tiling: options.vae_tiling,
             },
+            model: String::new(),
             family,
         }
+    }
+
+    /// With the digest of the transformer's files, by which plans know their model.
+    #[must_use]
+    pub fn with_digest(self, model: String) -> Self {
+        DiffusionPipeline { model, ..self }
     }
 
     /// The model itself.
@@ -185,55 +205,47 @@ impl<F: Family> DiffusionPipeline<F> {
     }
 
     /// The cache of a request, its own settings before the operator's, and what its sender should know.
-    fn residuals(
-        &self,
-        request: &ImageRequest,
-        branches: usize,
-    ) -> Result<(Option<RequestResiduals>, Vec<String>), PipelineError> {
-        let steps = request.params.num_evaluations();
-        let segments = self.family.dit().segments();
-        if request.extensions.get::<CollectProducts>().is_some() {
-            return Ok((Some(RequestResiduals::collecting(steps, segments, branches)), Vec::new()));
-        }
+    fn cached(&self, request: &ImageRequest, branches: usize) -> Result<Cached, PipelineError> {
         let own = request.extensions.get::<CacheConfig>();
-        let Some(config) = own.or(self.costs.cache.as_ref()) else { return Ok((None, Vec::new())) };
+        let Some(config) = own.or(self.costs.cache.as_ref()) else { return Ok(Cached::default()) };
         config.validate(&self.family.card().num_blocks).map_err(|err| match err {
             ConfigError::Invalid { key, bound, given } => InvalidRequest::new(key, bound, given),
             ConfigError::UnknownKey { key, .. } => InvalidRequest::new("cache", "have known keys alone", key),
         })?;
-        let (residuals, warnings) = match &config.calibrated {
-            Some(calibrated) => return Ok(self.planned(request, calibrated, branches)),
-            None => RequestResiduals::new(config, steps, segments, branches),
-        };
-        Ok((residuals, warnings.iter().map(ToString::to_string).collect()))
+        let segments = self.family.dit().segments();
+        if let Some(calibrated) = &config.calibrated {
+            return Ok(match self.plan(request, calibrated) {
+                Ok(plan) => Cached {
+                    sigmas: Some(self.planned_sigmas(&plan, calibrated, request.params.size)),
+                    planned: Some(PlannedRun::new(plan, segments, branches)),
+                    ..Cached::default()
+                },
+                Err(why) => Cached { warnings: vec![format!("computed without a cache: {why}")], ..Cached::default() },
+            });
+        }
+        let (residuals, warnings) = RequestResiduals::new(config, request.params.num_evaluations(), segments, branches);
+        Ok(Cached { residuals, warnings: warnings.iter().map(ToString::to_string).collect(), ..Cached::default() })
     }
 
-    /// The cache of a request that follows a plan; where there is none for it, it is computed whole, and told why.
-    fn planned(
-        &self,
-        request: &ImageRequest,
-        calibrated: &Calibrated,
-        branches: usize,
-    ) -> (Option<RequestResiduals>, Vec<String>) {
-        let segments = self.family.dit().segments();
+    /// The plan of a request.
+    ///
+    /// # Errors
+    /// Why there is none for it.
+    fn plan(&self, request: &ImageRequest, calibrated: &Calibrated) -> Result<RunPlan, String> {
         let params = &request.params;
-        if params.sampler == Sampler::Heun {
-            return (
-                None,
-                vec!["computed without a cache: a plan is of one evaluation a step, and heun makes two".into()],
-            );
+        if params.sampler != Sampler::Euler {
+            return Err(format!("a plan takes the place of a sampler, and {} was asked for", params.sampler.name()));
         }
-        let sigmas = self.family.sigmas(params.num_inference_steps, params.size.image_seq_len());
-        let levels: Vec<_> = (0..=params.num_inference_steps).map(|step| f64::from(sigmas.sigma(step))).collect();
-        let guidance = match params.guidance {
-            Guidance::TrueCfg { scale } | Guidance::Cfg { scale } => Some(scale),
-            Guidance::None | Guidance::Embedded { .. } => None,
-        };
-        let names: Vec<_> = segments.iter().map(|segment| segment.name).collect();
-        match calibrated.calibration.plan(Run { sigmas: &levels, guidance }, &names, calibrated.aim) {
-            Ok(plan) => (Some(RequestResiduals::planned(&plan, segments, branches)), Vec::new()),
-            Err(err) => (None, vec![format!("computed without a cache: {err}")]),
-        }
+        let guided = params.guidance.branches().len() > 1;
+        let run = Run { model: &self.model, steps: params.num_inference_steps, guided };
+        calibrated.calibration.plan(run, calibrated.aim).map_err(|err| err.to_string())
+    }
+
+    /// The noise levels of a request's steps, those of the calibrated runs at its size among them.
+    fn planned_sigmas(&self, plan: &RunPlan, calibrated: &Calibrated, size: ImageSize) -> Sigmas {
+        let steps = calibrated.calibration.num_inference_steps;
+        let whole = self.family.sigmas(steps, size.image_seq_len());
+        Sigmas::of_levels(plan.sigmas(whole.as_slice()))
     }
 
     /// The request at step 0.
@@ -243,7 +255,7 @@ impl<F: Family> DiffusionPipeline<F> {
         let branches = self.branches(request, &mut encodings)?;
         let references = request.input_images.iter().map(|picture| self.reference(picture, &mut encodings));
         let references = references.collect::<Result<Vec<_>, _>>()?;
-        let (residuals, mut warnings) = self.residuals(request, branches.len())?;
+        let Cached { residuals, planned, sigmas, mut warnings } = self.cached(request, branches.len())?;
         warnings.extend(request.notes(self.family.card()));
         let latents = self.family.noise(request.params.seed, size).map_err(device_error)?;
         let masked = self.masked(request, &latents, &mut encodings)?;
@@ -257,7 +269,8 @@ impl<F: Family> DiffusionPipeline<F> {
         Ok(RequestState {
             size,
             fit: request.fit,
-            sigmas: self.family.sigmas(request.params.num_inference_steps, size.image_seq_len()),
+            sigmas: sigmas
+                .unwrap_or_else(|| self.family.sigmas(request.params.num_inference_steps, size.image_seq_len())),
             guidance: request.params.guidance,
             previews: request.previews,
             prompt_tokens,
@@ -267,6 +280,7 @@ impl<F: Family> DiffusionPipeline<F> {
             encodings,
             warnings,
             residuals,
+            planned,
             latents,
             solver: Solver::new(request.params.sampler),
             estimate: None,
@@ -359,8 +373,15 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
         interrupt: &Interrupt,
     ) -> Result<Vec<StepReport>, PipelineError> {
         let family = &self.family;
+        let is_evaluated = batch.iter().any(|state| state.is_evaluated());
         until_set(interrupt, || {
-            let reports = in_pool(family.device(), || denoise_step(family.dit(), batch)).map_err(device_error)?;
+            let mut step = || denoise_step(family.dit(), batch);
+            // Where every plan skips the step, there is nothing that threads could share.
+            let reports = match is_evaluated {
+                true => in_pool(family.device(), step),
+                false => step(),
+            };
+            let reports = reports.map_err(device_error)?;
             self.synchronize()?;
             Ok(reports)
         })

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use cache::{CacheConfig, CacheStats, CacheType, RequestCache, RunPlan, StepCache, Stream, Warning};
+use cache::{CacheConfig, CacheStats, CacheType, RequestCache, StepCache, Stream, Warning};
 use candle_core::{Result, Tensor};
-use kernels::{Terms, inner_products};
+use kernels::Terms;
 
 use crate::dit::Segment;
 
@@ -16,16 +16,7 @@ pub struct RequestResiduals {
     pub(crate) rules: RequestCache,
     /// `stored[segment][branch]`
     stored: Vec<Vec<Stored>>,
-    /// `[segment][branch]`, of a request that every step of is computed and remembered.
-    products: Option<Vec<Vec<Products>>>,
 }
-
-/// Of each step, the scalar products of what the middle blocks added to the hidden stream with those of all steps so far.
-pub type Products = Vec<Vec<f64>>;
-
-/// A request with this among its extensions is computed whole, and its [`Products`] are collected.
-#[derive(Clone, Copy, Debug)]
-pub struct CollectProducts;
 
 /// What one branch keeps of one segment.
 #[derive(Clone, Default)]
@@ -49,31 +40,10 @@ impl RequestResiduals {
         if config.never_reuses() {
             return (None, Vec::new());
         }
-        let (rules, warnings) = RequestCache::new(config, num_inference_steps, &named(segments), branches);
-        (Some(RequestResiduals::empty(rules, segments.len(), branches)), warnings)
-    }
-
-    /// An empty cache of a request that follows a plan.
-    pub fn planned(plan: &RunPlan, segments: &[Segment], branches: usize) -> Self {
-        RequestResiduals::empty(RequestCache::planned(plan, &named(segments), branches), segments.len(), branches)
-    }
-
-    /// Of a request that every step of is computed, and that remembers all of them.
-    pub fn collecting(num_inference_steps: usize, segments: &[Segment], branches: usize) -> Self {
-        let config = CacheConfig { residual_diff_threshold: 0.0, ..CacheConfig::default() };
-        let (rules, _) = RequestCache::new(&config, num_inference_steps, &named(segments), branches);
-        let products = Some(vec![vec![Products::default(); branches]; segments.len()]);
-        RequestResiduals { products, ..RequestResiduals::empty(rules, segments.len(), branches) }
-    }
-
-    fn empty(rules: RequestCache, segments: usize, branches: usize) -> Self {
-        let stored = (0..segments).map(|_| (0..branches).map(|_| Stored::default()).collect()).collect();
-        RequestResiduals { rules, stored, products: None }
-    }
-
-    /// What was collected, `[segment][branch]`.
-    pub fn products(&self) -> Option<&Vec<Vec<Products>>> {
-        self.products.as_ref()
+        let named: Vec<_> = segments.iter().map(Segment::named).collect();
+        let (rules, warnings) = RequestCache::new(config, num_inference_steps, &named, branches);
+        let stored = segments.iter().map(|_| (0..branches).map(|_| Stored::default()).collect()).collect();
+        (Some(RequestResiduals { rules, stored }), warnings)
     }
 
     /// The configuration that the request runs under.
@@ -106,22 +76,10 @@ impl RequestResiduals {
 
     /// Remembers that of a computed step, and forgets what no forecast will ask for again.
     pub(crate) fn store(&mut self, at: At, stream: Stream, value: Tensor) -> Result<()> {
-        let keep = if self.products.is_some() { usize::MAX } else { self.step_cache(at).keep(stream) };
+        let keep = self.step_cache(at).keep(stream);
         let history = self.history_mut(at, stream);
         history.push_front(value);
         history.truncate(keep);
-        if stream == Stream::Hidden {
-            self.collect(at)?;
-        }
-        Ok(())
-    }
-
-    /// The products of the newest residual with all.
-    fn collect(&mut self, at: At) -> Result<()> {
-        let Some(products) = &mut self.products else { return Ok(()) };
-        let hidden = &self.stored[at.segment][at.branch].hidden;
-        let oldest_first: Vec<_> = hidden.iter().rev().collect();
-        products[at.segment][at.branch].push(inner_products(&hidden[0], &oldest_first)?);
         Ok(())
     }
 
@@ -155,10 +113,6 @@ impl RequestResiduals {
             Stream::Encoder => &mut stored.encoder,
         }
     }
-}
-
-fn named(segments: &[Segment]) -> Vec<cache::Segment> {
-    segments.iter().map(|segment| cache::Segment { name: segment.name, num_blocks: segment.num_blocks }).collect()
 }
 
 /// One row's place in its request's cache.

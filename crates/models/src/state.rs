@@ -7,7 +7,8 @@ use diffusion::{CfgBranch, EncodingsUse, Fit, Guidance, ImageSize, Previews, Sam
 
 use crate::dit::ReferenceLatents;
 use crate::mask::MaskedEdit;
-use crate::residuals::{Products, RequestResiduals};
+use crate::planned::PlannedRun;
+use crate::residuals::RequestResiduals;
 use crate::solver::Solver;
 
 /// A request between two steps. A clone shares the tensors.
@@ -32,6 +33,7 @@ pub struct RequestState {
     pub(crate) warnings: Vec<String>,
     // Moved on by every step.
     pub(crate) residuals: Option<RequestResiduals>,
+    pub(crate) planned: Option<PlannedRun>,
     pub(crate) latents: Tensor,
     pub(crate) solver: Solver,
     /// The clean latents as the last step foresees them, if a preview is due after it.
@@ -56,12 +58,8 @@ impl RequestState {
 
     /// What the step cache computed and reused so far, if the request has one.
     pub fn cache_stats(&self) -> Option<&cache::CacheStats> {
-        self.residuals.as_ref().map(RequestResiduals::stats)
-    }
-
-    /// The products that a request with [`CollectProducts`](crate::CollectProducts) has collected so far, `[segment][branch]`.
-    pub fn products(&self) -> Option<&Vec<Vec<Products>>> {
-        self.residuals.as_ref()?.products()
+        let of_plan = self.planned.as_ref().map(PlannedRun::stats);
+        self.residuals.as_ref().map(RequestResiduals::stats).or(of_plan)
     }
 
     /// The clean latents as the last step foresees them, `x - sigma v` with guidance, of the shape of
@@ -73,15 +71,21 @@ impl RequestState {
 
     /// Lets go what only further steps would need.
     pub(crate) fn release(&mut self) {
-        (self.residuals, self.estimate, self.references) = (None, None, Arc::default());
+        (self.residuals, self.planned, self.estimate, self.references) = (None, None, None, Arc::default());
         self.solver = Solver::new(self.sampler());
         self.branches.clear();
     }
 
-    /// The same request from other noise, of the shape that [`RequestState::latents`] has.
+    /// The same request with other latents, of the shape that [`RequestState::latents`] has.
     pub fn with_latents(self, latents: Tensor) -> Self {
         debug_assert_eq!(latents.dims(), self.latents.dims());
         RequestState { latents, ..self }
+    }
+
+    /// The same request before the step `step`, with these latents.
+    pub fn resumed_at(self, step: usize, latents: Tensor) -> Self {
+        debug_assert!(step <= self.num_steps());
+        RequestState { step_index: step, ..self.with_latents(latents) }
     }
 
     /// The text stream of a guidance branch, `[tokens, width]`, if the request runs it.
@@ -102,6 +106,11 @@ impl RequestState {
     /// Steps in all: evaluations of the transformer.
     pub fn num_steps(&self) -> usize {
         self.sampler().num_evaluations(self.sigmas.num_inference_steps())
+    }
+
+    /// Whether the transformer runs in the next step.
+    pub(crate) fn is_evaluated(&self) -> bool {
+        self.planned.as_ref().is_none_or(|planned| planned.computes(self.step_index))
     }
 
     /// What takes the steps.

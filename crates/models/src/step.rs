@@ -1,5 +1,6 @@
 //! One step of a ragged batch: transformer passes through the step cache, guidance, each request's sampler.
 
+use cache::StepRecord;
 use candle_core::{Result, Tensor};
 use diffusion::{BlockRun, StepReport};
 
@@ -13,24 +14,36 @@ use crate::state::RequestState;
 /// Advances every request of `batch` by one step: an evaluation of the transformer, and what its sampler makes of that.
 ///
 /// The passes of all requests, two of one that is guided, run as rows of one ragged batch; each
-/// request's cache decides for its own rows whether their middle blocks run.
+/// request's cache decides for its own rows whether their middle blocks run. A request whose plan skips the step has no
+/// rows.
 ///
 /// # Errors
 /// The device fails; the states are not to be used again.
 pub fn denoise_step<D: Dit>(dit: &D, batch: &mut [&mut RequestState]) -> Result<Vec<StepReport>> {
-    let Passes { velocities, records } = forward(dit, batch.iter_mut().map(|state| passes(state)).collect())?;
+    let evaluated: Vec<_> = batch.iter_mut().filter(|state| state.is_evaluated()).map(|state| passes(state)).collect();
+    let Passes { velocities, records } = if evaluated.is_empty() { Passes::none() } else { forward(dit, evaluated)? };
     let mut rest = &velocities[..];
     let of_request = |state: &&mut RequestState| {
         let (passes, others) = rest.split_at(state.branches.len());
         rest = others;
         (state.guidance, passes)
     };
-    let velocities = guided(&batch.iter().map(of_request).collect::<Vec<_>>())?;
+    let evaluated: Vec<_> = batch.iter().filter(|state| state.is_evaluated()).map(of_request).collect();
+    let mut velocities = guided(&evaluated)?.into_iter();
     let mut row = 0;
     let mut reports = Vec::with_capacity(batch.len());
-    for (state, velocity) in batch.iter_mut().zip(&velocities) {
-        reports.push(report(dit.segments(), state, row, &records));
-        row += state.branches.len();
+    for state in batch.iter_mut() {
+        let rows = if state.is_evaluated() { row..row + state.branches.len() } else { row..row };
+        row = rows.end;
+        let velocity = if rows.is_empty() { None } else { velocities.next() };
+        let records = match &mut state.planned {
+            Some(planned) => {
+                let of_segment = |records: Vec<StepRecord>| records.into_iter().map(Some).collect();
+                planned.decide().into_iter().map(of_segment).collect()
+            }
+            None => records.iter().map(|records| records[rows.clone()].to_vec()).collect::<Vec<Records>>(),
+        };
+        reports.push(report(dit.segments(), state, &records));
         advance(state, velocity)?;
     }
     Ok(reports)
@@ -51,8 +64,13 @@ fn passes(state: &mut RequestState) -> RequestPasses<'_> {
     RequestPasses { rows: rows.collect(), residuals: state.residuals.as_mut() }
 }
 
-/// The sampler's step, what a mask keeps put back; and what a preview that is due needs.
-fn advance(state: &mut RequestState, velocity: &Tensor) -> Result<()> {
+/// The step of the sampler, or of the plan, what a mask keeps put back; and what a preview that is due needs. `found` is the
+/// velocity of a step that was evaluated.
+fn advance(state: &mut RequestState, found: Option<Tensor>) -> Result<()> {
+    let velocity = match &mut state.planned {
+        Some(planned) => planned.velocity(state.step_index, &state.latents, found)?,
+        None => found.expect("a request without a plan is evaluated. This is a bug."),
+    };
     let (step_index, num_steps, sampler) = (state.step_index, state.num_steps(), state.sampler());
     let is_due = state.previews.is_some_and(|previews| previews.is_due(step_index, num_steps));
     let kept = |latents: Tensor, sigma: f32| match &state.masked {
@@ -61,18 +79,18 @@ fn advance(state: &mut RequestState, velocity: &Tensor) -> Result<()> {
     };
     let (sigma, next) = (sampler.level(step_index), sampler.next_level(step_index));
     let (sigma, next) = (state.sigmas.sigma(sigma), state.sigmas.sigma(next));
-    let estimate = is_due.then(|| kept(along(&state.latents, velocity, -sigma)?, 0.0)).transpose()?;
-    let latents = state.solver.advance(&state.sigmas, step_index, &state.latents, velocity)?;
+    let estimate = is_due.then(|| kept(along(&state.latents, &velocity, -sigma)?, 0.0)).transpose()?;
+    let latents = state.solver.advance(&state.sigmas, step_index, &state.latents, &velocity)?;
     let latents = kept(latents, next)?;
     (state.estimate, state.latents) = (estimate, latents);
     state.step_index += 1;
     Ok(())
 }
 
-/// What the step did for one request, whose rows begin at `first_row`.
-fn report(segments: &[Segment], state: &RequestState, first_row: usize, records: &[Records]) -> StepReport {
+/// What the step did for one request; `records[segment][branch]`.
+fn report(segments: &[Segment], state: &RequestState, records: &[Records]) -> StepReport {
     let runs = segments.iter().zip(records).flat_map(|(segment, records)| {
-        state.branches.iter().zip(&records[first_row..]).map(|(branch, record)| BlockRun {
+        state.branches.iter().zip(records).map(|(branch, record)| BlockRun {
             branch: branch.branch,
             segment: segment.name,
             reused: record.is_some_and(|record| record.decision.reused()),

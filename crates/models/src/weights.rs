@@ -12,6 +12,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 use kernels::{Conv3x3, Linear, Products};
 use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
 
 use crate::error::LoadError;
 use crate::options::Quantization;
@@ -228,6 +229,23 @@ impl Weights {
             tensors.map(|(_, info)| info.range.len()).sum::<usize>()
         };
         [DType::F32, DType::F16, DType::BF16].into_iter().max_by_key(|&dtype| bytes_of(dtype)).unwrap_or(DType::F32)
+    }
+
+    /// SHA-256 of the names, shapes and first bytes of all tensors, its first half in hexadecimal: models of the same class that
+    /// were trained differently differ in nearly every tensor, and nobody wants to read them all to tell.
+    pub(crate) fn digest(&self) -> String {
+        /// Of each tensor.
+        const BYTES: usize = 64;
+        let Source::Files { shards, by_name } = &self.source else { return String::new() };
+        let mut tensors: Vec<_> = by_name.iter().collect();
+        tensors.sort_by_key(|(name, _)| *name);
+        let mut hasher = Sha256::new();
+        for (name, (shard, info)) in tensors {
+            hasher.update(format!("{name} {:?} {:?} ", info.dtype, info.shape));
+            let range = info.range.start..info.range.end.min(info.range.start + BYTES);
+            hasher.update(&shards[*shard].bytes.as_slice()[range]);
+        }
+        hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Bytes on disk of all tensors that there are to load.

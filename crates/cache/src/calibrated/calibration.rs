@@ -2,56 +2,88 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::gram::Gram;
-use super::planner::{MAX_PLANNED_STEPS, Planner, Track};
+use super::jump::{Jump, MEMORY};
+use super::planner::MAX_PLANNED_STEPS;
 use super::run_plan::RunPlan;
 
-/// The residuals of a model's uncached runs: how alike those of any two steps are.
+/// How few steps of a model stand for many, and how well: measured on pictures of its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
     /// The pipeline's class.
     pub class: String,
-    /// Noise levels of the runs, from the first step's to the last's end, which fall.
-    pub sigmas: Vec<f64>,
-    /// The lists of blocks.
-    pub segments: Vec<SegmentGrams>,
-    /// Runs that the matrices are the means of.
-    pub runs: usize,
+    /// A digest of the transformer's files.
+    pub model: String,
+    /// Steps of the runs that the plans stand for.
+    pub num_inference_steps: usize,
+    /// The weight of guidance by two passes a step; `None` where there was one.
+    pub guidance: Option<f64>,
+    /// Pictures that were made.
+    pub pictures: usize,
+    /// The plans, by the number of steps that they compute.
+    pub plans: Vec<FittedPlan>,
 }
 
-/// What was measured of one list of blocks.
+/// Some steps of a run, and how it goes on from each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SegmentGrams {
-    /// The list's name in the checkpoint.
-    pub name: String,
-    /// A matrix for each branch, the conditional one first.
-    pub branches: Vec<Gram>,
+pub struct FittedPlan {
+    /// The steps that are computed.
+    pub computed: Vec<usize>,
+    /// One a computed step.
+    pub jumps: Vec<Jump>,
+    /// How like the pictures are to those of all steps, in dB of the peak signal-to-noise ratio.
+    pub psnr: Psnr,
+}
+
+/// Of several pictures, in dB.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Psnr {
+    /// In the mean.
+    pub mean: f64,
+    /// Of nine pictures of ten, at least.
+    pub tenth: f64,
+    /// Of the worst.
+    pub least: f64,
+}
+
+impl Psnr {
+    /// Of these, one at least.
+    pub fn of(mut pictures: Vec<f64>) -> Self {
+        pictures.sort_by(f64::total_cmp);
+        let count = pictures.len();
+        Psnr { mean: pictures.iter().sum::<f64>() / count as f64, tenth: pictures[count / 10], least: pictures[0] }
+    }
 }
 
 /// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PlanError {
     /// It was measured on another model.
-    #[error("the calibration is of {calibrated}, and the model has {given}")]
+    #[error("the calibration is of another model, {calibrated}")]
     OtherModel {
         /// What was calibrated.
         calibrated: String,
-        /// What the model is.
-        given: String,
     },
-    /// It was measured with fewer passes a step.
-    #[error("the calibration has {calibrated} pass(es) a step, and the request makes {given}")]
-    Branches {
-        /// Branches that were measured.
-        calibrated: usize,
-        /// Branches of the request.
+    /// It was measured with other passes a step.
+    #[error("the calibration has {} a step, and the request makes {}", passes(*.calibrated), passes(!*.calibrated))]
+    Guidance {
+        /// Whether it was measured with guidance.
+        calibrated: bool,
+    },
+    /// Too few steps to leave one out.
+    #[error("plans are for {least} steps at least. Given: {given}")]
+    Steps {
+        /// Fewest steps that a plan computes.
+        least: usize,
+        /// Steps of the request.
         given: usize,
     },
-    /// Too few steps to leave one out, or too many to plan.
-    #[error("plans are for 3 to {MAX_PLANNED_STEPS} steps. Given: {0}")]
-    Steps(usize),
+}
+
+fn passes(guided: bool) -> &'static str {
+    if guided { "two passes" } else { "one pass" }
 }
 
 /// What a plan is to reach.
@@ -59,15 +91,38 @@ pub enum PlanError {
 pub enum Aim {
     /// At most this share of the steps is computed.
     Budget(f64),
+    /// As few steps as keep the pictures this like to those of all steps, in dB: in the mean, and nine of ten within 4 dB.
+    Psnr(f64),
 }
+
+impl Aim {
+    /// Checks its bound.
+    ///
+    /// # Errors
+    /// The bound that it is outside of.
+    pub fn check(self) -> Result<(), &'static str> {
+        match self {
+            Aim::Budget(share) if !(share > 0.0 && share <= 1.0) => {
+                Err("be above 0 and at most 1, a share of the steps")
+            }
+            Aim::Psnr(promise) if !(0.0..=100.0).contains(&promise) => Err("be from 0 to 100, in dB"),
+            Aim::Budget(_) | Aim::Psnr(_) => Ok(()),
+        }
+    }
+}
+
+/// What nine pictures of ten may be below a promise, in dB.
+const TENTH_BELOW: f64 = 4.0;
 
 /// A request as a plan depends on it.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
-    /// Noise levels, from the first step's to the last's end.
-    pub sigmas: &'a [f64],
-    /// The weight of guidance by two branches; `None` where there is one.
-    pub guidance: Option<f64>,
+    /// A digest of the transformer's files.
+    pub model: &'a str,
+    /// Steps.
+    pub steps: usize,
+    /// Whether a step makes two passes.
+    pub guided: bool,
 }
 
 impl Calibration {
@@ -76,70 +131,83 @@ impl Calibration {
     /// # Errors
     /// The first thing that is wrong, in words that go on from "the calibration".
     pub fn check(&self) -> Result<(), String> {
-        let steps = self.sigmas.len().saturating_sub(1);
+        let steps = self.num_inference_steps;
         if !(3..=MAX_PLANNED_STEPS).contains(&steps) {
-            return Err(format!("must have 4 to {} `sigmas`. Given: {}", MAX_PLANNED_STEPS + 1, self.sigmas.len()));
+            return Err(format!("must have 3 to {MAX_PLANNED_STEPS} `num_inference_steps`. Given: {steps}"));
         }
-        let falls = |pair: &[f64]| pair[0] > pair[1] && pair[1] >= 0.0 && pair[0].is_finite();
-        if !self.sigmas.windows(2).all(falls) {
-            return Err("must have `sigmas` that fall and are not below 0".into());
+        if self.plans.is_empty() {
+            return Err("must have `plans`".into());
         }
-        let branches = self.branches();
-        for segment in &self.segments {
-            if segment.branches.len() != branches {
-                return Err(format!("must have as many matrices for `{}` as for its first segment", segment.name));
-            }
-            if segment.branches.iter().any(|gram| gram.steps() != steps) {
-                return Err(format!("must have matrices of {steps} rows for `{}`", segment.name));
-            }
+        if !self.plans.windows(2).all(|pair| pair[0].computed.len() < pair[1].computed.len()) {
+            return Err("must have `plans` of which each computes more steps than the one before".into());
         }
-        if branches == 0 { Err("must have `segments` with matrices".into()) } else { Ok(()) }
+        self.plans.iter().try_for_each(|plan| plan.check(steps))
     }
 
-    /// Branches that were measured.
-    pub fn branches(&self) -> usize {
-        self.segments.first().map_or(0, |segment| segment.branches.len())
-    }
-
-    /// A plan for a run of a model with these lists of blocks.
+    /// A plan for a run.
     ///
     /// # Errors
-    /// It was measured on another model or with fewer branches, or the run is too short or too long.
-    pub fn plan(&self, run: Run<'_>, segments: &[&str], aim: Aim) -> Result<RunPlan, PlanError> {
-        let steps = run.sigmas.len().saturating_sub(1);
-        if !(3..=MAX_PLANNED_STEPS).contains(&steps) {
-            return Err(PlanError::Steps(steps));
+    /// It was measured on another model or with other passes, or the run is too short.
+    pub fn plan(&self, run: Run<'_>, aim: Aim) -> Result<RunPlan, PlanError> {
+        if run.model != self.model {
+            return Err(PlanError::OtherModel { calibrated: self.class.clone() });
         }
-        let calibrated: Vec<_> = self.segments.iter().map(|segment| segment.name.as_str()).collect();
-        if calibrated != segments {
-            return Err(PlanError::OtherModel { calibrated: calibrated.join(", "), given: segments.join(", ") });
+        if run.guided != self.guidance.is_some() {
+            return Err(PlanError::Guidance { calibrated: self.guidance.is_some() });
         }
-        let branches = if run.guidance.is_some() { 2 } else { 1 };
-        if self.branches() < branches {
-            return Err(PlanError::Branches { calibrated: self.branches(), given: branches });
+        let least = self.plans[0].computed.len();
+        if run.steps < least {
+            return Err(PlanError::Steps { least, given: run.steps });
         }
-        let planner = Planner::new(self.tracks(run, branches), run.sigmas);
-        let plans = planner.plans();
-        let Aim::Budget(share) = aim;
-        let most = (share * steps as f64 + 1e-9).floor() as usize;
-        let fits = |computed: &usize| *computed <= most;
-        let count = |mask: &crate::StepMask| (0..steps).filter(|&step| mask.computes(step)).count();
-        let plan = plans.iter().rev().find(|plan| fits(&count(&plan.mask))).unwrap_or(&plans[0]);
-        Ok(RunPlan::new(&planner, plan, branches))
+        let FittedPlan { computed, jumps, .. } = self.chosen(run.steps, aim);
+        Ok(RunPlan::new(computed, jumps, self.num_inference_steps, run.steps))
     }
 
-    /// Of every branch of the first segment, of the second, and so on.
-    fn tracks(&self, run: Run<'_>, branches: usize) -> Vec<Track> {
-        let scale = run.guidance.unwrap_or(1.0);
-        let weights = [scale.powi(2), (scale - 1.0).powi(2)];
-        // The last level is where the last step ends.
-        let (from, to) = (&self.sigmas[..self.sigmas.len() - 1], &run.sigmas[..run.sigmas.len() - 1]);
-        let resampled = |gram: &Gram| if from == to { gram.clone() } else { gram.resampled(from, to) };
-        let of_segment = |segment: &SegmentGrams| {
-            let grams = segment.branches.iter().take(branches).zip(weights);
-            grams.map(|(gram, weight)| Track { gram: resampled(gram), weight }).collect::<Vec<_>>()
+    /// The plan that fits best; the fewest steps where a budget has room for none, and the most where a promise asks for more
+    /// than any keeps.
+    pub fn chosen(&self, steps: usize, aim: Aim) -> &FittedPlan {
+        let fits = |plan: &&FittedPlan| plan.computed.len() <= steps;
+        let last = self.plans.iter().rev().find(fits).unwrap_or(&self.plans[0]);
+        match aim {
+            Aim::Budget(share) => {
+                let most = (share * steps as f64 + 1e-9).floor() as usize;
+                self.plans.iter().rev().find(|plan| plan.computed.len() <= most).unwrap_or(&self.plans[0])
+            }
+            Aim::Psnr(promise) => {
+                let keeps = |plan: &&FittedPlan| plan.psnr.mean >= promise && plan.psnr.tenth >= promise - TENTH_BELOW;
+                self.plans.iter().filter(fits).find(keeps).unwrap_or(last)
+            }
+        }
+    }
+}
+
+impl FittedPlan {
+    fn check(&self, steps: usize) -> Result<(), String> {
+        let FittedPlan { computed, jumps, psnr } = self;
+        let rises = computed.windows(2).all(|pair| pair[0] < pair[1]);
+        if computed.first() != Some(&0) || !rises || computed.last().is_some_and(|&last| last >= steps) {
+            return Err(format!(
+                "must have `computed` steps that rise from 0 and are below {steps}. Given: {computed:?}"
+            ));
+        }
+        if jumps.len() != computed.len() {
+            return Err(format!(
+                "must have a jump for each of {} computed steps. Given: {}",
+                computed.len(),
+                jumps.len()
+            ));
+        }
+        let fits = |(i, jump): (usize, &Jump)| {
+            let numbers = jump.velocities.iter().chain([&jump.latents]);
+            (1..=Jump::velocities_behind(i)).contains(&jump.velocities.len()) && numbers.copied().all(f64::is_finite)
         };
-        self.segments.iter().flat_map(of_segment).collect()
+        if !jumps.iter().enumerate().all(fits) {
+            return Err(format!(
+                "must have `jumps` of finite numbers, of 1 to {MEMORY} velocities and of no more than there are"
+            ));
+        }
+        let measured = [psnr.mean, psnr.tenth, psnr.least];
+        if measured.into_iter().all(f64::is_finite) { Ok(()) } else { Err("must have a finite `psnr`".into()) }
     }
 }
 
@@ -147,70 +215,92 @@ impl Calibration {
 mod tests {
     use super::*;
 
-    /// Of residuals on a circle, which turn by the level.
-    fn calibration(steps: usize) -> Calibration {
-        let sigmas: Vec<_> = (0..=steps).map(|i| 1.0 - i as f64 / steps as f64).collect();
-        let gram = |speed: f64| {
-            let product =
-                |i: usize, j: usize| (speed * (sigmas[i] - sigmas[j])).cos() + if i == j { 1e-3 } else { 0.0 };
-            let rows: Vec<_> = (0..steps).map(|i| (0..=i).map(|j| product(i, j)).collect()).collect();
-            Gram::from_triangle(&rows).unwrap()
+    /// Plans of 3 to 10 of 20 steps, each 4 dB better than the one before.
+    fn calibration() -> Calibration {
+        let plan = |count: usize| {
+            let mean = 20.0 + 4.0 * count as f64;
+            FittedPlan {
+                computed: (0..count).map(|i| 20 * i / count).collect(),
+                jumps: vec![Jump::euler(); count],
+                psnr: Psnr { mean, tenth: mean - 3.0, least: mean - 9.0 },
+            }
         };
-        let segments = vec![SegmentGrams { name: "blocks".into(), branches: vec![gram(2.0), gram(3.0)] }];
-        Calibration { class: "Some".into(), sigmas, segments, runs: 4 }
+        Calibration {
+            class: "Some".into(),
+            model: "digest".into(),
+            num_inference_steps: 20,
+            guidance: Some(3.0),
+            pictures: 8,
+            plans: (3..=10).map(plan).collect(),
+        }
     }
 
-    fn computed(calibration: &Calibration, steps: usize, guidance: Option<f64>, budget: f64) -> usize {
-        let sigmas: Vec<_> = (0..=steps).map(|i| 1.0 - i as f64 / steps as f64).collect();
-        let plan = calibration.plan(Run { sigmas: &sigmas, guidance }, &["blocks"], Aim::Budget(budget)).unwrap();
+    const RUN: Run<'static> = Run { model: "digest", steps: 20, guided: true };
+
+    fn computed(steps: usize, aim: Aim) -> usize {
+        let plan = calibration().plan(Run { steps, ..RUN }, aim).unwrap();
         assert_eq!(plan.mask().len(), steps);
         (0..steps).filter(|&step| plan.mask().computes(step)).count()
     }
 
     #[test]
     fn a_budget_is_kept_at_every_number_of_steps() {
-        let calibration = calibration(20);
         for (steps, budget, expected) in
-            [(20, 0.4, 8), (20, 1.0, 20), (20, 0.01, 4), (28, 0.5, 14), (50, 0.3, 15), (3, 0.7, 2)]
+            [(20, 0.4, 8), (20, 1.0, 10), (20, 0.01, 3), (28, 0.25, 7), (50, 0.1, 5), (3, 1.0, 3), (3, 0.7, 3)]
         {
-            for guidance in [None, Some(3.0)] {
-                assert_eq!(computed(&calibration, steps, guidance, budget), expected, "{budget} of {steps}");
-            }
+            assert_eq!(computed(steps, Aim::Budget(budget)), expected, "{budget} of {steps}");
         }
     }
 
     #[test]
-    fn what_cannot_be_planned_is_told() {
-        let mut calibration = calibration(20);
-        let sigmas = calibration.sigmas.clone();
-        let err = |calibration: &Calibration, sigmas: &[f64], guidance, segments: &[&str]| {
-            calibration.plan(Run { sigmas, guidance }, segments, Aim::Budget(0.5)).unwrap_err().to_string()
-        };
-        assert_eq!(err(&calibration, &sigmas[..3], None, &["blocks"]), "plans are for 3 to 200 steps. Given: 2");
-        assert_eq!(
-            err(&calibration, &sigmas, None, &["a", "b"]),
-            "the calibration is of blocks, and the model has a, b"
-        );
-        calibration.segments[0].branches.pop();
-        let told = "the calibration has 1 pass(es) a step, and the request makes 2";
-        assert_eq!(err(&calibration, &sigmas, Some(3.0), &["blocks"]), told);
+    fn a_promise_takes_the_fewest_steps_that_keep_it() {
+        for (promise, expected) in [(0.0, 3), (40.0, 5), (40.1, 6), (99.0, 10)] {
+            assert_eq!(computed(20, Aim::Psnr(promise)), expected, "{promise}");
+        }
+        let mut calibration = calibration();
+        calibration.plans[2].psnr.tenth = 35.0;
+        assert_eq!(calibration.chosen(20, Aim::Psnr(40.0)).computed.len(), 6, "of ten pictures two are far below");
+        assert_eq!(computed(4, Aim::Psnr(99.0)), 4, "there are no more steps");
     }
 
     #[test]
-    fn what_is_no_calibration_is_told() {
+    fn what_cannot_be_planned_is_told() {
+        let err = |run| calibration().plan(run, Aim::Budget(0.5)).unwrap_err().to_string();
+        assert_eq!(err(Run { model: "other", ..RUN }), "the calibration is of another model, Some");
+        let expected = "the calibration has two passes a step, and the request makes one pass";
+        assert_eq!(err(Run { guided: false, ..RUN }), expected);
+        assert_eq!(err(Run { steps: 2, ..RUN }), "plans are for 3 steps at least. Given: 2");
+    }
+
+    #[test]
+    fn what_was_not_written_by_this_program_is_refused() {
         let told = |change: fn(&mut Calibration)| {
-            let mut calibration = calibration(5);
+            let mut calibration = calibration();
             change(&mut calibration);
-            calibration.check().map_or_else(|why| why, |()| "nothing".into())
+            calibration.check().unwrap_err()
         };
+        assert_eq!(calibration().check(), Ok(()));
+        let of_jumps = "must have `jumps` of finite numbers, of 1 to 3 velocities and of no more than there are";
         for (change, expected) in [
-            ((|_| {}) as fn(&mut Calibration), "nothing"),
-            (|c| c.sigmas.truncate(3), "must have 4 to 201 `sigmas`. Given: 3"),
-            (|c| c.sigmas[2] = 0.9, "must have `sigmas` that fall and are not below 0"),
-            (|c| c.sigmas[0] = f64::NAN, "must have `sigmas` that fall and are not below 0"),
-            (|c| c.sigmas.insert(0, 2.0), "must have matrices of 6 rows for `blocks`"),
-            (|c| c.segments.clear(), "must have `segments` with matrices"),
-            (|c| c.segments[0].branches.clear(), "must have `segments` with matrices"),
+            (
+                (|c| c.num_inference_steps = 201) as fn(&mut Calibration),
+                "must have 3 to 200 `num_inference_steps`. Given: 201",
+            ),
+            (|c| c.plans.clear(), "must have `plans`"),
+            (|c| c.plans.swap(0, 1), "must have `plans` of which each computes more steps than the one before"),
+            (
+                |c| c.plans[0].computed = vec![1, 2, 3],
+                "must have `computed` steps that rise from 0 and are below 20. Given: [1, 2, 3]",
+            ),
+            (
+                |c| c.plans[0].computed[2] = 20,
+                "must have `computed` steps that rise from 0 and are below 20. Given: [0, 6, 20]",
+            ),
+            (|c| drop(c.plans[0].jumps.pop()), "must have a jump for each of 3 computed steps. Given: 2"),
+            (|c| c.plans[0].jumps[0].velocities = vec![1.0, 0.0], of_jumps),
+            (|c| c.plans[0].jumps[1].velocities.clear(), of_jumps),
+            (|c| c.plans[0].jumps[1].latents = f64::NAN, of_jumps),
+            (|c| c.plans[0].psnr.mean = f64::INFINITY, "must have a finite `psnr`"),
         ] {
             assert_eq!(told(change), expected);
         }

@@ -1,19 +1,23 @@
-//! Plans made from measurements: which steps of a run to compute, and what to put in the place of the others.
+//! Plans made from measurements: a few steps of a run that stand for all of them.
 //!
-//! A forecast is a weighted sum of stored residuals. Which weights are best, and how far off they will be, follows from
-//! how alike the residuals of any two steps are, the [`Gram`] matrix, which hardly depends on the prompt: ridge least
-//! squares (the idea of L2P, <https://arxiv.org/abs/2604.26365>). Which steps are best left out is then a shortest path,
-//! see [`Planner`].
+//! Of the steps of a run only some are computed. From each the latents go straight to the next, along a weighted sum of the
+//! velocities of the last computed steps and of the latents themselves ([`Jump`]): a multistep solver whose weights are
+//! measured. Which steps are computed is a shortest path ([`Planner`]) by how alike the latents of whole runs are at any two
+//! noise levels ([`Gram`]). The weights are then fitted jump by jump on runs that skip those steps ([`JumpFit`]), so that each makes up
+//! for what the ones before have missed.
+//!
+//! That weights are fitted is the idea of L2P (<https://arxiv.org/abs/2604.26365>), there of residuals; that a solver is, on its
+//! own trajectories, that of S4S (<https://arxiv.org/abs/2502.17423>).
 
 mod calibration;
-mod forecast;
 mod gram;
+mod jump;
+mod least_squares;
 mod planner;
 mod run_plan;
 
-pub use calibration::{Aim, Calibration, PlanError, Run, SegmentGrams};
-pub use forecast::LinearForecast;
-pub use gram::{Gram, GramError};
-pub use planner::{MAX_PLANNED_STEPS, MEMORY, Planner, StepPlan, Track};
-pub(crate) use run_plan::PlannedWeights;
+pub use calibration::{Aim, Calibration, FittedPlan, PlanError, Psnr, Run};
+pub use gram::Gram;
+pub use jump::{Jump, JumpFit, MEMORY};
+pub use planner::{MAX_PLANNED_STEPS, Path, Planner};
 pub use run_plan::RunPlan;

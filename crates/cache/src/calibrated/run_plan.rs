@@ -1,30 +1,42 @@
-//! A plan as the caches of one request follow it.
+//! A plan as one request follows it.
 
-use std::sync::Arc;
-
-use super::planner::{Planner, StepPlan};
+use super::jump::Jump;
 use crate::StepMask;
 
-/// Which steps of a request are computed, and what stands for the others.
+/// Which steps of a request are computed, how it goes on from each, and the noise levels of all its steps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunPlan {
     mask: StepMask,
-    /// `weights[segment][branch]`
-    weights: Vec<Vec<PlannedWeights>>,
-    error: f64,
+    /// One a computed step.
+    jumps: Vec<Jump>,
+    /// For each step, how many are computed before it.
+    before: Vec<usize>,
+    /// For each level, the calibrated step whose level it is, in parts where it lies between two.
+    levels: Vec<f64>,
 }
 
-/// Of each step, one weight a stored residual, newest first.
-pub(crate) type PlannedWeights = Arc<[Vec<f64>]>;
-
 impl RunPlan {
-    /// The weights of `plan`, whose tracks are those of every branch of the first segment, of the second, and so on.
-    pub(super) fn new(planner: &Planner, plan: &StepPlan, branches: usize) -> Self {
-        let by_step: Vec<_> = (0..plan.mask.len()).map(|step| planner.weights(&plan.mask, step)).collect();
-        let track = |track: usize| by_step.iter().map(|tracks| tracks[track].clone()).collect();
-        let tracks: Vec<PlannedWeights> = (0..by_step[0].len()).map(track).collect();
-        let weights = tracks.chunks(branches).map(<[PlannedWeights]>::to_vec).collect();
-        RunPlan { mask: plan.mask.clone(), weights, error: plan.error }
+    /// Of a run of `steps` steps that computes as many as there are jumps, each at the level of the calibrated step in
+    /// `computed`, of which `calibrated` are in all.
+    pub(super) fn new(computed: &[usize], jumps: &[Jump], calibrated: usize, steps: usize) -> Self {
+        // The steps are spread over the run as they were over the calibrated ones.
+        let spread = |step: usize| (step * steps).div_ceil(calibrated);
+        let mut at: Vec<usize> = Vec::with_capacity(computed.len() + 1);
+        for (i, &step) in computed.iter().enumerate() {
+            let first = at.last().map_or(0, |last| last + 1);
+            // As many are left as are to be computed.
+            at.push(spread(step).clamp(first, steps + i - computed.len()));
+        }
+        let mut levels = Vec::with_capacity(steps + 1);
+        let ends = at.iter().skip(1).chain([&steps]).zip(computed.iter().skip(1).chain([&calibrated]));
+        for ((&from, &start), (&to, &end)) in at.iter().zip(computed).zip(ends) {
+            let share = |step: usize| (step - from) as f64 / (to - from) as f64;
+            levels.extend((from..to).map(|step| start as f64 + share(step) * (end - start) as f64));
+        }
+        levels.push(calibrated as f64);
+        let computes: Vec<_> = (0..steps).map(|step| at.contains(&step)).collect();
+        let before = (0..steps).map(|step| computes[..step].iter().filter(|&&computes| computes).count());
+        RunPlan { before: before.collect(), mask: StepMask::from_steps(computes), jumps: jumps.to_vec(), levels }
     }
 
     /// The steps that are computed.
@@ -32,12 +44,62 @@ impl RunPlan {
         &self.mask
     }
 
-    /// The predicted error of the final latents, a sum of squares in parts of the residuals' own.
-    pub fn error(&self) -> f64 {
-        self.error
+    /// How it goes on from a step that is computed; `None` where it goes on as before.
+    pub fn jump(&self, step: usize) -> Option<&Jump> {
+        self.mask.computes(step).then(|| &self.jumps[self.before[step]])
     }
 
-    pub(crate) fn weights(&self, segment: usize, branch: usize) -> &PlannedWeights {
-        &self.weights[segment][branch]
+    /// The noise levels of all steps, of which those of the calibrated number of steps are `calibrated`.
+    ///
+    /// # Panics
+    /// If those are fewer.
+    pub fn sigmas(&self, calibrated: &[f32]) -> Vec<f32> {
+        let level = |&at: &f64| {
+            let (below, part) = (at.floor() as usize, (at - at.floor()) as f32);
+            match part > 0.0 {
+                true => calibrated[below] + part * (calibrated[below + 1] - calibrated[below]),
+                false => calibrated[below],
+            }
+        };
+        self.levels.iter().map(level).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(computed: &[usize], calibrated: usize, steps: usize) -> RunPlan {
+        RunPlan::new(computed, &vec![Jump::euler(); computed.len()], calibrated, steps)
+    }
+
+    #[test]
+    fn the_calibrated_number_of_steps_has_its_own_levels() {
+        let plan = plan(&[0, 2, 5], 7, 7);
+        assert_eq!(plan.mask().to_string(), "1010010");
+        let calibrated = [1.0, 0.9, 0.7, 0.5, 0.4, 0.3, 0.1, 0.0];
+        let sigmas = plan.sigmas(&calibrated);
+        for step in [0, 2, 5, 7] {
+            assert_eq!(sigmas[step], calibrated[step]);
+        }
+        assert!(sigmas.windows(2).all(|pair| pair[0] > pair[1]), "{sigmas:?}");
+        assert_eq!((plan.jump(1), plan.jump(2)), (None, Some(&Jump::euler())));
+    }
+
+    #[test]
+    fn another_number_of_steps_computes_at_the_same_levels() {
+        let calibrated: Vec<_> = (0..=28).map(|i| 1.0 - i as f32 / 28.0).collect();
+        let computed = [0, 3, 7, 12, 18, 25];
+        for steps in 6..=100 {
+            let plan = plan(&computed, 28, steps);
+            let at: Vec<_> = (0..steps).filter(|&step| plan.mask().computes(step)).collect();
+            assert_eq!((at.len(), at[0]), (6, 0), "{steps}");
+            let sigmas = plan.sigmas(&calibrated);
+            assert_eq!((sigmas.len(), sigmas[steps]), (steps + 1, 0.0));
+            assert!(sigmas.windows(2).all(|pair| pair[0] > pair[1]), "{steps}: {sigmas:?}");
+            for (step, level) in at.iter().zip(computed) {
+                assert_eq!(sigmas[*step], calibrated[level], "{steps}");
+            }
+        }
     }
 }

@@ -40,6 +40,8 @@ pub(crate) const FAMILY: ModelFamily = ModelFamily {
     seeing_classes: &[],
     models: published::MODELS,
     load: |checkpoint, options, progress| {
-        Ok(Box::new(DiffusionPipeline::new(Flux2Klein::load(checkpoint, options, progress)?, options)))
+        let digest = checkpoint.digest("transformer")?;
+        let family = Flux2Klein::load(checkpoint, options, progress)?;
+        Ok(Box::new(DiffusionPipeline::new(family, options).with_digest(digest)))
     },
 };

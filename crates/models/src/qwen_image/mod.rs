@@ -44,6 +44,8 @@ pub(crate) const FAMILY: ModelFamily = ModelFamily {
     seeing_classes: &[family::CLASSES[1].0, family::CLASSES[2].0],
     models: published::MODELS,
     load: |checkpoint, options, progress| {
-        Ok(Box::new(DiffusionPipeline::new(QwenImage::load(checkpoint, options, progress)?, options)))
+        let digest = checkpoint.digest("transformer")?;
+        let family = QwenImage::load(checkpoint, options, progress)?;
+        Ok(Box::new(DiffusionPipeline::new(family, options).with_digest(digest)))
     },
 };

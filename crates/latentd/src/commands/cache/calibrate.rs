@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cache::{Calibration, FittedPlan, Psnr};
 use indicatif::{ProgressBar, ProgressStyle};
 use latentd::{Error, ModelSource, OmniDiffusionSamplingParams, write_whole};
 
@@ -10,10 +11,10 @@ use crate::commands::picture_flags::check_place;
 use crate::commands::prompts::read_prompts;
 use crate::terminal;
 
-/// Measure how a model's steps resemble each other, for `--cache-backend calibrated`
+/// Measure which of a model's steps can be skipped, for `--cache-backend calibrated`
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  latentd cache calibrate --model Qwen/Qwen-Image --prompts prompts.txt -o plan.json\n  latentd serve Qwen/Qwen-Image --cache-backend calibrated --cache-config '{\"plan\":\"@plan.json\",\"budget\":0.4}'"
+    after_help = "Example:\n  latentd cache calibrate --model Qwen/Qwen-Image --prompts prompts.txt -o plan.json\n  latentd serve Qwen/Qwen-Image --cache-backend calibrated --cache-config '{\"plan\":\"@plan.json\",\"psnr\":45}'"
 )]
 pub(super) struct Calibrate {
     /// A Hub id, a folder in the diffusers layout, or `builtin`
@@ -53,10 +54,12 @@ impl Calibrate {
             width: self.width,
             ..OmniDiffusionSamplingParams::default()
         };
-        let style = ProgressStyle::with_template("calibrating {bar:30} {pos}/{len} pictures {eta}");
-        let bar =
-            ProgressBar::new(prompts.len() as u64).with_style(style.expect("the template is valid. This is a bug."));
-        let calibration = omni.calibrate(&prompts, &params, || bar.inc(1))?;
+        let style = ProgressStyle::with_template("calibrating {bar:30} {pos}/{len} steps {eta}");
+        let bar = ProgressBar::new(0).with_style(style.expect("the template is valid. This is a bug."));
+        let calibration = omni.calibrate(&prompts, &params, |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        })?;
         bar.finish_and_clear();
         let json = serde_json::to_string(&calibration).expect("numbers make JSON. This is a bug.");
         write_whole(&self.output, json.as_bytes()).map_err(|source| Error::File {
@@ -64,7 +67,10 @@ impl Calibrate {
             path: self.output.display().to_string(),
             source,
         })?;
-        terminal::notice(&format!("{} pictures measured: {}", calibration.runs, self.output.display()));
+        terminal::notice(&format!("{} pictures measured: {}", calibration.pictures, self.output.display()));
+        for line in table(&calibration) {
+            terminal::line(&line);
+        }
         Ok(())
     }
 
@@ -77,4 +83,16 @@ impl Calibrate {
             None => Err(Error::Flag("`--prompts` is needed: a file of prompts such as the model will be asked".into())),
         }
     }
+}
+
+/// What the plans promise, a line each.
+fn table(calibration: &Calibration) -> Vec<String> {
+    let line = |plan: &FittedPlan| {
+        let (computed, steps) = (plan.computed.len(), calibration.num_inference_steps);
+        let Psnr { mean, tenth, least } = plan.psnr;
+        let share = computed as f64 / steps as f64;
+        format!("{computed:4} of {steps}   {share:6.3}   {mean:6.1} dB   {tenth:6.1}   {least:6.1}")
+    };
+    let head = "steps         share   PSNR, mean   9 of 10   worst".to_owned();
+    std::iter::once(head).chain(calibration.plans.iter().map(line)).collect()
 }

@@ -7,7 +7,6 @@
 mod decision;
 mod images;
 mod inputs;
-mod pictures;
 mod plot;
 mod report;
 mod rounds;

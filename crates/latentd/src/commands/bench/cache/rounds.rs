@@ -8,11 +8,10 @@ use cache::CacheConfig;
 use diffusion::{
     Extensions, ImageRequest, Interrupt, Pipeline, PipelineError, RequestDraft, RgbImage, Sampler, StepReport,
 };
-use latentd::Error;
+use latentd::{Error, psnr, ssim};
 use models::AnyPipeline;
 
 use super::images;
-use super::pictures::{psnr, ssim};
 use super::summary::{self, Picture};
 
 /// One of the pictures of a round.

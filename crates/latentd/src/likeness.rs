@@ -8,7 +8,7 @@ use blazediff_ssim::{Plane, Rgba8, SsimError, SsimOptions};
 use diffusion::RgbImage;
 
 /// The peak signal-to-noise ratio in dB over all bytes of all channels; `None` if they are equal.
-pub(super) fn psnr(reference: &RgbImage, picture: &RgbImage) -> Option<f64> {
+pub fn psnr(reference: &RgbImage, picture: &RgbImage) -> Option<f64> {
     let differences = reference.pixels.iter().zip(&picture.pixels).map(|(&a, &b)| u64::from(a.abs_diff(b)));
     let squares: u64 = differences.map(|difference| difference * difference).sum();
     let mean = squares as f64 / reference.pixels.len() as f64;
@@ -19,7 +19,7 @@ pub(super) fn psnr(reference: &RgbImage, picture: &RgbImage) -> Option<f64> {
 ///
 /// # Errors
 /// A side is shorter than the window, 11 pixels.
-pub(super) fn ssim(reference: &RgbImage, picture: &RgbImage) -> Result<f64, SsimError> {
+pub fn ssim(reference: &RgbImage, picture: &RgbImage) -> Result<f64, SsimError> {
     Ok(blazediff_ssim::ssim(&luma(reference)?, &luma(picture)?, &SsimOptions::default())?.score)
 }
 

@@ -1,0 +1,176 @@
+//! Measures a model: which of its steps can be skipped, and how its runs go on over them.
+
+use std::collections::VecDeque;
+
+use cache::{Calibration, FittedPlan, Gram, Jump, JumpFit, MAX_PLANNED_STEPS, MEMORY, Path, Planner, Psnr};
+use candle_core::{Result as TensorResult, Tensor};
+use diffusion::{Guidance, ImageRequest, Interrupt, PipelineError, RgbImage};
+use kernels::inner_products;
+use models::{AnyPipeline, RequestState, along_jump};
+
+use crate::error::Error;
+use crate::likeness::psnr;
+
+/// Fewest steps that a plan computes.
+const LEAST: usize = 3;
+/// What equal pictures are said to have, in dB.
+const EQUAL: f64 = 100.0;
+
+/// A picture whose steps were all computed.
+struct Whole {
+    /// Before its first step.
+    start: RequestState,
+    /// At every noise level.
+    latents: Vec<Tensor>,
+    picture: RgbImage,
+}
+
+/// The plans of `pipeline`, whose transformer has the digest `model`, by pictures of these requests, which have as many steps
+/// each. `progress` is told of evaluations done and in all.
+///
+/// # Errors
+/// The steps are too few or too many to plan, or the device fails.
+pub(crate) fn calibrate(
+    pipeline: &mut AnyPipeline,
+    model: String,
+    requests: &[ImageRequest],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Calibration, Error> {
+    let params = &requests.first().ok_or_else(|| Error::Flag("there is no prompt to calibrate with".into()))?.params;
+    let (steps, guidance) = (params.num_inference_steps, params.guidance);
+    if !(LEAST..=MAX_PLANNED_STEPS).contains(&steps) {
+        return Err(Error::Flag(format!("`--steps` must be {LEAST} to {MAX_PLANNED_STEPS}. Given: {steps}")));
+    }
+    let counts: Vec<_> = (LEAST..steps).filter(|count| *count <= steps / 2 || (steps - count) % 2 == 0).collect();
+    let all = requests.len() * (steps + counts.iter().sum::<usize>());
+    let mut done = 0;
+    let mut evaluated = |count| {
+        done += count;
+        progress(done, all);
+    };
+    let mut wholes: Vec<Whole> = Vec::new();
+    for request in requests {
+        wholes.push(whole(pipeline, request)?);
+        evaluated(steps);
+    }
+    let sigmas: Vec<_> = wholes[0].start.sigmas().as_slice().iter().copied().map(f64::from).collect();
+    let paths = Planner::new(gram(&wholes)?, &sigmas).paths();
+    let mut plans = Vec::new();
+    for path in paths.iter().filter(|path| counts.contains(&path.computed.len())) {
+        plans.push(fitted(pipeline, &wholes, path, &sigmas, &mut evaluated)?);
+    }
+    plans.push(FittedPlan {
+        computed: (0..steps).collect(),
+        jumps: vec![Jump::euler(); steps],
+        psnr: Psnr { mean: EQUAL, tenth: EQUAL, least: EQUAL },
+    });
+    Ok(Calibration {
+        class: pipeline.card().class.clone(),
+        model,
+        num_inference_steps: steps,
+        guidance: match guidance {
+            Guidance::TrueCfg { scale } | Guidance::Cfg { scale } => Some(scale),
+            Guidance::None | Guidance::Embedded { .. } => None,
+        },
+        pictures: wholes.len(),
+        plans,
+    })
+}
+
+fn whole(pipeline: &mut AnyPipeline, request: &ImageRequest) -> Result<Whole, Error> {
+    let start = pipeline.prepare(request, &Interrupt::default())?;
+    let (mut state, mut latents) = (start.clone(), vec![start.latents().clone()]);
+    for _ in 0..request.params.num_inference_steps {
+        pipeline.step(&mut [&mut state], &Interrupt::default())?;
+        latents.push(state.latents().clone());
+    }
+    Ok(Whole { start, latents, picture: pipeline.decode(state, &Interrupt::default())? })
+}
+
+fn gram(wholes: &[Whole]) -> Result<Gram, Error> {
+    let of_run = |whole: &Whole| -> TensorResult<Gram> {
+        let known: Vec<_> = whole.latents.iter().collect();
+        let rows: TensorResult<Vec<_>> = (0..known.len()).map(|i| inner_products(known[i], &known[..=i])).collect();
+        Ok(Gram::from_triangle(&rows?))
+    };
+    let mut sum = of_run(&wholes[0]).map_err(failed)?;
+    for whole in &wholes[1..] {
+        sum.add(&of_run(whole).map_err(failed)?);
+    }
+    Ok(sum)
+}
+
+/// A picture on its way along a plan.
+struct Run<'a> {
+    whole: &'a Whole,
+    state: RequestState,
+    /// Of the last computed steps, the newest first.
+    velocities: VecDeque<Tensor>,
+}
+
+/// Fits jump after jump on runs that took those before.
+fn fitted(
+    pipeline: &mut AnyPipeline,
+    wholes: &[Whole],
+    path: &Path,
+    sigmas: &[f64],
+    evaluated: &mut dyn FnMut(usize),
+) -> Result<FittedPlan, Error> {
+    let begin = |whole| Run { whole, state: whole.start.clone(), velocities: VecDeque::new() };
+    let mut runs: Vec<_> = wholes.iter().map(begin).collect();
+    let mut jumps = Vec::new();
+    let ends = path.computed.iter().skip(1).copied().chain([sigmas.len() - 1]);
+    for (count, (&step, end)) in path.computed.iter().zip(ends).enumerate() {
+        let mut fit = JumpFit::new(Jump::velocities_behind(count));
+        for run in &mut runs {
+            let before = run.state.latents().clone();
+            pipeline.step(&mut [&mut run.state], &Interrupt::default())?;
+            run.measure(&mut fit, before, (step, end), sigmas).map_err(failed)?;
+            evaluated(1);
+        }
+        let jump = fit.jump();
+        for run in &mut runs {
+            run.go(&jump, end, sigmas[end] - sigmas[step]).map_err(failed)?;
+        }
+        jumps.push(jump);
+    }
+    let likeness = |run: Run<'_>| -> Result<f64, Error> {
+        let picture = pipeline.decode(run.state, &Interrupt::default())?;
+        Ok(psnr(&run.whole.picture, &picture).unwrap_or(EQUAL))
+    };
+    let psnr = Psnr::of(runs.into_iter().map(likeness).collect::<Result<_, _>>()?);
+    Ok(FittedPlan { computed: path.computed.clone(), jumps, psnr })
+}
+
+impl Run<'_> {
+    /// Adds what the step found to the sums of its jump, and goes back to the latents before it.
+    fn measure(
+        &mut self,
+        fit: &mut JumpFit,
+        before: Tensor,
+        (step, end): (usize, usize),
+        sigmas: &[f64],
+    ) -> TensorResult<()> {
+        let velocity = ((self.state.latents() - &before)? / (sigmas[step + 1] - sigmas[step]))?;
+        self.velocities.push_front(velocity);
+        self.velocities.truncate(MEMORY);
+        let way = ((&self.whole.latents[end] - &before)? / (sigmas[end] - sigmas[step]))?;
+        let vectors: Vec<_> = self.velocities.iter().chain([&before, &way]).collect();
+        let rows: TensorResult<Vec<_>> = vectors.iter().map(|vector| inner_products(vector, &vectors)).collect();
+        fit.add(&rows?);
+        self.state = self.state.clone().resumed_at(step, before);
+        Ok(())
+    }
+
+    /// Takes the jump.
+    fn go(&mut self, jump: &Jump, end: usize, dsigma: f64) -> TensorResult<()> {
+        let velocity = along_jump(jump, self.state.latents(), &self.velocities)?;
+        let latents = (self.state.latents() + (velocity * dsigma)?)?;
+        self.state = self.state.clone().resumed_at(end, latents);
+        Ok(())
+    }
+}
+
+fn failed(err: candle_core::Error) -> Error {
+    PipelineError::Model(err.to_string()).into()
+}
