@@ -185,8 +185,14 @@ fn what_is_no_calibration_is_told_in_one_line() {
         &["`budget` must be above 0 and at most 1, a share of the steps. Given: 0"],
     );
     says_all(&told("{}", json!({"plan": at, "psnr": 101})), &["`psnr` must be from 0 to 100, in dB. Given: 101"]);
-    says_all(&told("{}", json!({"plan": at})), &["must have `budget` (a share of the steps) or `psnr` (in dB)"]);
-    says_all(&told("{}", json!({"budget": 0.5})), &["missing field `plan`"]);
+    let both = told("{}", json!({"plan": at, "budget": 0.5, "psnr": 45}));
+    says_all(&both, &["must have `budget` (a share of the steps) or `psnr` (in dB), and not both"]);
+    let other = json!({"class": "SomePipeline", "model": "00", "num_inference_steps": 4, "guidance": null, "pictures": 1, "plans": [
+        {"computed": [0], "jumps": [{"velocities": [1], "latents": 0}], "psnr": {"mean": 9, "tenth": 9, "least": 9}}]});
+    says_all(
+        &told(&other.to_string(), json!({"plan": at})),
+        &["the plan is of another model (SomePipeline)", "calibrate"],
+    );
     let nowhere = told("{}", json!({"plan": "@/no/such.json", "budget": 0.5}));
     says_all(&nowhere, &["cannot read `/no/such.json`"]);
 }

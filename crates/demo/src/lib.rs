@@ -11,4 +11,7 @@ mod files;
 mod grammar;
 
 pub use files::{FILES, File, file};
+/// What `latentd cache calibrate --steps 20 --dtype f32` measured of it, with the prompts of [`calibration_prompts`].
+pub const CALIBRATION: &str = include_str!("../calibration.json");
+
 pub use grammar::{EXAMPLE_PROMPTS, GROUNDS, PLACES, SIZE, SIZES, SUBJECTS, calibration_prompts};

@@ -77,9 +77,7 @@ impl CacheFlags {
             return match (&self.cache_config, single.keys().next()) {
                 (_, Some(key)) => Err(Error::Flag(format!("`{}` needs `--cache-backend cache_dit`", flag_of(key)))),
                 (Some(text), None) => calibrated_config(&read_config(text)?).map(Some),
-                (None, None) => Err(Error::Flag(
-                    "`--cache-backend calibrated` needs `--cache-config '{\"plan\":\"@FILE\",\"psnr\":45}'`".into(),
-                )),
+                (None, None) => calibrated_config("{}").map(Some),
             };
         }
         if self.cache_backend != Some(CacheBackend::CacheDit) {

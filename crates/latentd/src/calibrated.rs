@@ -12,15 +12,16 @@ use crate::error::Error;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Settings {
-    /// The file of the measurements, perhaps behind an `@`.
-    plan: String,
+    /// The file of the measurements, perhaps behind an `@`; without one they are the built-in model's.
+    plan: Option<String>,
     /// Share of the steps to compute.
     budget: Option<f64>,
     /// How like its pictures are to be to those of all steps, in dB.
     psnr: Option<f64>,
 }
 
-/// The cache that `{"plan": "@FILE", "budget": SHARE}` or `{"plan": "@FILE", "psnr": DB}` describes.
+/// The cache that `{"plan": "@FILE", "budget": SHARE}` or `{"plan": "@FILE", "psnr": DB}` describes. Without either it
+/// promises what [`Quality::Balanced`] does.
 ///
 /// # Errors
 /// A key is missing, unknown or outside its bound, or the file holds no measurements.
@@ -30,11 +31,34 @@ pub fn calibrated_config(json: &str) -> Result<CacheConfig, Error> {
     let (key, given, aim) = match (budget, psnr) {
         (Some(share), None) => ("budget", share, Aim::Budget(share)),
         (None, Some(promise)) => ("psnr", promise, Aim::Psnr(promise)),
+        (None, None) => ("psnr", BALANCED, Aim::Psnr(BALANCED)),
         _ => return Err(refuse("must have `budget` (a share of the steps) or `psnr` (in dB), and not both".into())),
     };
     aim.check().map_err(|bound| refuse(format!("`{key}` must {bound}. Given: {given}")))?;
-    let calibration = Arc::new(read(Path::new(plan.strip_prefix('@').unwrap_or(&plan)))?);
+    let calibration = match plan {
+        Some(plan) => read(Path::new(plan.strip_prefix('@').unwrap_or(&plan)))?,
+        None => serde_json::from_str(demo::CALIBRATION).expect("it was written by this program. This is a bug."),
+    };
+    let calibration = Arc::new(calibration);
     Ok(CacheConfig { calibrated: Some(Calibrated { calibration, aim }), ..CacheConfig::default() })
+}
+
+/// What is promised where nothing is said, in dB.
+const BALANCED: f64 = 50.0;
+
+/// Checks that the plans are of the model with this digest.
+///
+/// # Errors
+/// They are of another.
+pub(crate) fn check_model(config: Option<&CacheConfig>, digest: &str) -> Result<(), Error> {
+    match config.and_then(|config| config.calibrated.as_ref()) {
+        Some(Calibrated { calibration, .. }) if calibration.model != digest => Err(Error::Flag(format!(
+            "`--cache-config`: the plan is of another model ({}): make one with `latentd cache calibrate --model ... -o plan.json`, \
+             and name it as `{{\"plan\":\"@plan.json\"}}`",
+            calibration.class
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn read(path: &Path) -> Result<Calibration, Error> {
@@ -45,4 +69,26 @@ fn read(path: &Path) -> Result<Calibration, Error> {
     let calibration: Calibration = serde_json::from_str(&text).map_err(|err| refuse(err.to_string()))?;
     calibration.check().map_err(|why| refuse(format!("it {why}")))?;
     Ok(calibration)
+}
+
+#[cfg(test)]
+mod tests {
+    use cache::Quality;
+    use models::Checkpoint;
+
+    use super::*;
+
+    #[test]
+    fn the_built_in_model_comes_calibrated() {
+        let config = calibrated_config("{}").unwrap();
+        let Some(Calibrated { calibration, aim }) = &config.calibrated else { panic!("{config:?}") };
+        assert_eq!((calibration.check(), *aim), (Ok(()), Aim::Psnr(BALANCED)));
+        assert_eq!(Quality::Balanced.psnr(), Some(BALANCED));
+        let model = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
+        let digest = model.digest("transformer").unwrap();
+        assert!(check_model(Some(&config), &digest).is_ok(), "new weights need a new calibration.json");
+        let told = check_model(Some(&config), "another").unwrap_err().to_string();
+        assert!(told.contains("the plan is of another model (QwenImagePipeline): make one with"), "{told}");
+        assert!(check_model(None, "another").is_ok());
+    }
 }

@@ -15,6 +15,7 @@ use image::{ColorType, ImageFormat};
 use models::{AnyPipeline, Checkpoint, KeptBytes, LoadError, LoadOptions, Overrides, RequestState};
 
 use crate::cache_flags::{CacheBackend, CacheFlags};
+use crate::calibrated::check_model;
 use crate::calibrating::calibrate;
 use crate::device::{DeviceName, DtypeName, QuantizationName};
 use crate::edit_positions::EditPositionsName;
@@ -332,6 +333,7 @@ impl OmniBuilder {
             None => ModelSource::parse(self.model.as_deref(), self.revision).open()?,
         };
         let digest = checkpoint.digest("transformer")?;
+        check_model(cache.as_ref(), &digest)?;
         let stored = checkpoint.stored_dtype("transformer")?;
         let dtype = DtypeName::resolve(self.dtype, &device, stored, kernels::multiplies_bf16());
         let bars = LoadingBars::default();
