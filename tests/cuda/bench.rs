@@ -39,7 +39,7 @@ fn a_synthetic_model_tells_of_the_gpus_time_and_memory() {
             assert!(of("busy_ms") > 0.0 && of("outside_at_most_ms") >= of("outside_ms"), "{found}");
             of("calls")
         });
-        assert!(calls[1] < calls[0] / 2.0, "a reused step runs few blocks: {calls:?}");
+        assert!(calls[1] < 0.7 * calls[0], "a reused step runs few blocks: {calls:?}");
         assert!(of("/memory/weights_bytes") > 1e5 && of("/memory/most_bytes") > of("/memory/weights_bytes"), "{found}");
     }
 }

@@ -24,7 +24,7 @@ pub enum CacheBackend {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Step cache")]
 pub struct CacheFlags {
-    /// The step cache: `none`, or `cache_dit` with the guide's defaults
+    /// The step cache: `cache_dit` has the guide's defaults, `calibrated` the built-in model's plans, without `--cache-config`
     #[arg(long, value_enum, value_name = "NAME", env = "LATENTD_CACHE_BACKEND")]
     pub cache_backend: Option<CacheBackend>,
     /// The cache's settings as JSON, or @FILE, e.g. '{"residual_diff_threshold":0.12}' or '{"quality":"balanced"}'

@@ -21,7 +21,7 @@ struct Settings {
 }
 
 /// The cache that `{"plan": "@FILE", "budget": SHARE}` or `{"plan": "@FILE", "psnr": DB}` describes. Without either it
-/// promises what [`Quality::Balanced`] does.
+/// promises what [`cache::Quality::Balanced`] does.
 ///
 /// # Errors
 /// A key is missing, unknown or outside its bound, or the file holds no measurements.

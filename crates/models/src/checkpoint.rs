@@ -183,7 +183,7 @@ impl Checkpoint {
         Ok(weights.stored_dtype())
     }
 
-    /// A digest of the tensors of `component`, in hexadecimal: see [`Weights::digest`].
+    /// A digest of the tensors of `component`, in hexadecimal: of the names, shapes and first bytes of all.
     ///
     /// # Errors
     /// As [`Checkpoint::weights`].

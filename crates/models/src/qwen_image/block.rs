@@ -46,7 +46,7 @@ pub(super) struct ImageTime {
     pub(super) rows: RowLayout,
 }
 
-/// A dual-stream block, but for the layers of its modulation: see [`Modulations`].
+/// A dual-stream block, but for the layers of its modulation: see `Modulations`.
 pub struct Block {
     /// The joint attention.
     pub attn: Attention,
