@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use latentd::{DtypeName, Omni};
 
@@ -22,14 +23,25 @@ const NAMES: [&str; 9] = [
 /// In the same order: after what is above come the bytes of copies to the device and to the host. Behind them is the most
 /// that was held since a test wrote there.
 const BYTES_HELD: usize = 11;
+const MODULES: usize = 13;
 
 /// Calls of the driver and its libraries, by their names.
 pub type Counts = BTreeMap<String, u64>;
 
 /// The emulator's file of 64-bit numbers; `None` where there is no emulator.
 fn numbers() -> Option<Vec<u64>> {
-    let bytes = std::fs::read(std::env::var_os("EMULATOR_COUNTS")?).unwrap();
-    Some(bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect())
+    Some(numbers_of(Path::new(&std::env::var_os("EMULATOR_COUNTS")?)))
+}
+
+/// Those of another process's file.
+fn numbers_of(file: &Path) -> Vec<u64> {
+    let bytes = std::fs::read(file).unwrap();
+    bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+/// Modules of kernels that a process has loaded, whose counts are in `file`.
+pub fn modules(file: &Path) -> u64 {
+    numbers_of(file)[MODULES]
 }
 
 /// Whether calls are counted; says so where they are not.
@@ -77,7 +89,12 @@ fn of_picture(omni: &mut Omni, steps: i64) -> Vec<u64> {
 
 /// What one step takes: the last of three, beside a picture without it. `cache` says how so many steps are cached.
 pub fn of_step(model: &str, dtype: DtypeName, cache: impl Fn(i64) -> Option<String>) -> Counts {
-    let of = |steps| of_picture(&mut load(model, GPU, dtype, cache(steps).as_deref()), steps);
+    of_step_by(|steps| load(model, GPU, dtype, cache(steps).as_deref()))
+}
+
+/// The same by a model that `load` loads for pictures of so many steps.
+pub fn of_step_by(load: impl Fn(i64) -> Omni) -> Counts {
+    let of = |steps| of_picture(&mut load(steps), steps);
     let (with, without) = (of(3), of(2));
     NAMES
         .iter()

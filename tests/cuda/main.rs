@@ -9,9 +9,12 @@
 mod bench;
 mod bounds;
 mod counts;
+mod faults;
 mod missing;
+mod offload;
 mod parity;
 mod pictures;
 mod runs;
+mod server;
 mod vae;
 mod workers;

@@ -93,5 +93,36 @@ fn a_gpu_without_eight_bit_floats_is_told_from_one_that_has_them() {
 
 #[test]
 fn a_gpu_with_too_little_memory_is_refused() {
-    is_refused("cuda", true, &[("EMULATOR_MEMORY", "100000")], &["memory was full", "text_encoder"]);
+    // Told before anything is loaded; the tiny model takes less when the blocks are not on the GPU.
+    is_refused("cuda", true, &[("EMULATOR_MEMORY", "100000")], &["of its memory are needed", "97.7 KiB are free"]);
+}
+
+#[test]
+fn what_has_no_gpu_offloads_nothing() {
+    for (device, words) in [("cpu", "`--offload block` is for a GPU"), ("auto", "take it away, or set `--device cuda`")]
+    {
+        let Some(output) = generate(&["--device", device, "--offload", "block"], false, &[]) else { return };
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), message.lines().count()), (Some(2), 1), "{message}");
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn an_attention_that_there_is_not_is_refused() {
+    let Some(output) = generate(&["--device", "cuda"], true, &[("LATENTD_CUDA_ATTENTION", "flash")]) else { return };
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), message.lines().count()), (Some(2), 1), "{message}");
+    assert!(message.contains("LATENTD_CUDA_ATTENTION") && message.contains("Given: flash"), "{message}");
+}
+
+#[test]
+fn a_gpu_is_one_workers() {
+    let Some(program) = std::env::var_os("LATENTD") else { return println!("skipped: LATENTD names no program") };
+    let mut command = Command::new(program);
+    command.args(["serve", &checkpoint("qwen-image"), "--device", "cuda:1,cuda:1", "--port", "0"]);
+    let output = command.env("EMULATOR_GPUS", "2").env_remove("EMULATOR_COUNTS").output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), message.lines().count()), (Some(2), 1), "{message}");
+    assert!(message.contains("`--device`: cuda:1 is named twice"), "{message}");
 }

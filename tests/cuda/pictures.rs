@@ -7,9 +7,9 @@ use crate::runs::{GPU, MODELS, alone, checkpoint, load, load_fp8, one_row, pictu
 use latentd::{DeviceName, Omni, OmniDiffusionSamplingParams};
 
 /// Of six steps three are reused, whatever the numbers: rounding must not change what is compared.
-const EVERY_SECOND: &str = r#"{"steps_computation_mask": [1, 1, 0, 1, 0, 0], "scm_steps_policy": "static"}"#;
+pub const EVERY_SECOND: &str = r#"{"steps_computation_mask": [1, 1, 0, 1, 0, 0], "scm_steps_policy": "static"}"#;
 /// What is reused is decided by numbers, which are read back.
-const BY_DIFFERENCE: &str = r#"{"max_warmup_steps": 2, "residual_diff_threshold": 1}"#;
+pub const BY_DIFFERENCE: &str = r#"{"max_warmup_steps": 2, "residual_diff_threshold": 1}"#;
 /// Forecasts of a mask's steps.
 const FORECAST: &str =
     r#"{"steps_computation_mask": [1, 1, 1, 0, 1, 0], "scm_steps_policy": "static", "enable_taylorseer": true}"#;
@@ -46,7 +46,7 @@ fn compare(model: &str, dtype: DtypeName, cache: Option<&str>, params: &OmniDiff
     apart
 }
 
-fn with_guidance() -> OmniDiffusionSamplingParams {
+pub fn with_guidance() -> OmniDiffusionSamplingParams {
     let params = OmniDiffusionSamplingParams { negative_prompt: Some("rain".into()), ..one_row(6) };
     OmniDiffusionSamplingParams { true_cfg_scale: Some(4.0), ..params }
 }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use latentd::{CacheBackend, CacheFlags, DeviceName, DtypeName, Omni, OmniDiffusionSamplingParams, QuantizationName};
+use latentd::{
+    CacheBackend, CacheFlags, DeviceName, DtypeName, Omni, OmniBuilder, OmniDiffusionSamplingParams, QuantizationName,
+};
 
 use diffusion::{RgbImage, StepReport};
 
@@ -29,13 +31,17 @@ pub fn checkpoint(model: &str) -> String {
 
 /// A tiny model, whose steps are cached as `cache` says, if it says anything.
 pub fn load(model: &str, device: DeviceName, dtype: DtypeName, cache: Option<&str>) -> Omni {
+    builder(model, device, dtype, cache).build().unwrap_or_else(|err| panic!("{model}: {err}"))
+}
+
+/// How to load it.
+pub fn builder(model: &str, device: DeviceName, dtype: DtypeName, cache: Option<&str>) -> OmniBuilder {
     let flags = CacheFlags {
         cache_backend: cache.map(|_| CacheBackend::CacheDit),
         cache_config: cache.map(str::to_owned),
         ..CacheFlags::default()
     };
-    let builder = Omni::builder().model(checkpoint(model)).device(device).dtype(dtype).cache_flags(flags);
-    builder.build().unwrap_or_else(|err| panic!("{model}: {err}"))
+    Omni::builder().model(checkpoint(model)).device(device).dtype(dtype).cache_flags(flags)
 }
 
 /// A tiny model in products of eight-bit floats, whose steps are not cached.

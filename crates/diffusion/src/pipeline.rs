@@ -43,6 +43,11 @@ pub trait Pipeline {
         0
     }
 
+    /// Bytes of device memory that nobody uses: what requests may take. `None` where that is not known.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// What whoever sent the request should know, in sentences: what was asked but cannot be had.
     fn warnings(&self, _state: &Self::State) -> Vec<String> {
         Vec::new()
@@ -109,6 +114,10 @@ impl<P: Pipeline + ?Sized> Pipeline for Box<P> {
 
     fn kept_bytes(&self) -> u64 {
         (**self).kept_bytes()
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        (**self).free_bytes()
     }
 
     fn warnings(&self, state: &Self::State) -> Vec<String> {
@@ -210,6 +219,9 @@ pub enum PipelineError {
     /// The computation itself failed.
     #[error("the model failed: {0}")]
     Model(String),
+    /// The device fails at everything from now on: the pipeline is of no use any more.
+    #[error("the device is lost: {0}")]
+    DeviceLost(String),
     /// The computation made numbers of which there is no picture.
     #[error("there is no picture: the {what} are not finite numbers (NaN or infinity)")]
     NotFinite {

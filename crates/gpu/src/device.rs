@@ -7,11 +7,12 @@ use std::ffi::c_int;
 use candle_core::cuda_backend::cudarc::driver::{DriverError, result, sys};
 use candle_core::{CudaDevice, Device};
 
-use crate::{Memory, OLDEST_CAPABILITY, PoolMemory, Unavailable};
+use crate::{Gpu, Memory, OLDEST_CAPABILITY, PoolMemory, Unavailable};
 
 pub(crate) fn open(ordinal: usize) -> Result<Device, Unavailable> {
     check_libraries()?;
     check_gpu(ordinal)?;
+    renew(ordinal).map_err(|err| Unavailable::Driver(named(err)))?;
     let failed = |what: &str, err: &dyn ToString| Unavailable::Failed(format!("{what} failed: {}", line(err)));
     let device = Device::new_cuda_with_stream(ordinal).map_err(|err| failed("setting the GPU up", &err))?;
     let cuda = device.as_cuda_device().map_err(|err| failed("setting the GPU up", &err))?;
@@ -23,8 +24,53 @@ pub(crate) fn open(ordinal: usize) -> Result<Device, Unavailable> {
 }
 
 pub(crate) fn memory(device: &CudaDevice) -> Option<Memory> {
-    let (free, total) = device.cuda_stream().context().mem_get_info().ok()?;
-    Some(Memory { free: free as u64, total: total as u64 })
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    let (free, total) = context.mem_get_info().ok()?;
+    Some(Memory { free: free as u64 + unused(context.ordinal()).unwrap_or(0), total: total as u64 })
+}
+
+pub(crate) fn describe(device: &CudaDevice) -> Option<Gpu> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    let (name, capability) = (context.name().ok()?, context.compute_capability().ok()?);
+    Some(Gpu { name, capability, memory: memory(device)?.total })
+}
+
+pub(crate) fn is_lost(device: &CudaDevice) -> bool {
+    // An answer of the context, not of the stream: what cudarc has noted of an earlier failure is told once.
+    let stream = device.cuda_stream();
+    let _ = stream.context().check_err();
+    stream.context().synchronize().is_err()
+}
+
+/// Makes the context of a GPU anew if it answers nothing but an error. One that a kernel has broken does so from then on,
+/// in every call; NVIDIA has the process end. A reset of the GPU's context is tried first, which is the process's part of
+/// this GPU alone: whoever works on another one does not notice. Nothing of the broken context may be used afterwards.
+fn renew(ordinal: usize) -> Result<(), DriverError> {
+    let gpu = result::device::get(ordinal as c_int)?;
+    let (mut flags, mut is_active) = (0, 0);
+    // SAFETY: the driver gave the GPU, both places are numbers of this function.
+    unsafe { sys::cuDevicePrimaryCtxGetState(gpu, &mut flags, &mut is_active) }.result()?;
+    if is_active == 0 || answers(gpu).is_ok() {
+        return Ok(());
+    }
+    // SAFETY: the driver gave the GPU. The one worker that used its context has let go of what it made there.
+    unsafe {
+        sys::cuDevicePrimaryCtxReset_v2(gpu).result()?;
+        // This thread's context was the old one.
+        result::ctx::set_current(std::ptr::null_mut())
+    }
+}
+
+/// Waits for all that the context of a GPU was told to do.
+fn answers(gpu: sys::CUdevice) -> Result<(), DriverError> {
+    // SAFETY: the driver gave the GPU; the context is held for as long as it is used.
+    unsafe {
+        let context = result::primary_ctx::retain(gpu)?;
+        let answer = result::ctx::set_current(context).and_then(|()| result::ctx::synchronize());
+        result::primary_ctx::release(gpu).and(answer)
+    }
 }
 
 /// The driver and the libraries that are called load. Those of the toolkit's runtime and compiler are not: candle links
@@ -81,6 +127,14 @@ pub(crate) fn forget_most(device: &CudaDevice) {
     let ordinal = device.cuda_stream().context().ordinal();
     // The only value it may be set to. A driver that refuses goes on with the most so far.
     let _ = set_of_pool(ordinal, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0);
+}
+
+/// Bytes that the device's pool has and nobody uses.
+fn unused(ordinal: usize) -> Result<u64, DriverError> {
+    use sys::CUmemPool_attribute::{
+        CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT as RESERVED, CU_MEMPOOL_ATTR_USED_MEM_CURRENT as USED,
+    };
+    Ok(of_pool(ordinal, RESERVED)?.saturating_sub(of_pool(ordinal, USED)?))
 }
 
 /// The pool that allocations of the device are made from.

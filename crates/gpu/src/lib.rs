@@ -60,6 +60,16 @@ pub enum Unavailable {
         /// Bytes.
         free: u64,
     },
+    /// What is to lie there is more than what is free of the GPU's memory.
+    #[error("{needed} of its memory are needed, and {free} are free: {advice}")]
+    TooSmall {
+        /// With its unit.
+        needed: String,
+        /// With its unit.
+        free: String,
+        /// What to do.
+        advice: String,
+    },
     /// The GPU is there and something failed, memory for instance; which step, and the driver's words.
     #[error("{0}")]
     Failed(String),
@@ -88,10 +98,45 @@ pub fn open(ordinal: usize) -> Result<Device, Unavailable> {
     }
 }
 
+/// What a GPU is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// What it calls itself.
+    pub name: String,
+    /// Its compute capability, major and minor.
+    pub capability: (i32, i32),
+    /// Bytes of its memory.
+    pub memory: u64,
+}
+
+/// What a device is; `None` for a CPU, and where the driver does not say.
+pub fn describe(device: &Device) -> Option<Gpu> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return device::describe(device);
+    }
+    let _ = device;
+    None
+}
+
+/// Whether a GPU answers every call with an error from now on. Then none of its handles may be let go before it is opened
+/// anew: the libraries fail at that, which takes the thread along. They are kept for good, a few kilobytes.
+pub fn is_lost(device: &Device) -> bool {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(cuda) = device
+        && device::is_lost(cuda)
+    {
+        std::mem::forget(device.clone());
+        return true;
+    }
+    let _ = device;
+    false
+}
+
 /// The bytes of a GPU's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// What nobody has taken.
+    /// What nobody has taken, and what this process has taken and does not use.
     pub free: u64,
     /// All.
     pub total: u64,

@@ -117,6 +117,8 @@ pub(crate) trait PackedLinear: Debug + Send + Sync {
     fn out_features(&self) -> usize;
     /// The `[out, in]` weight as it was given, or as it was rounded to eight bits, and the bias.
     fn unpack(&self) -> Result<(Tensor, Tensor)>;
+    /// The tensors that it reads, in an order of their own: all of them where it lies on a GPU, none on the CPU.
+    fn tensors(&self) -> Vec<&Tensor>;
     /// `[.., in]` to `[.., out]`, in the type of `x`; `None` where the reference is to be taken.
     fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>>;
 }

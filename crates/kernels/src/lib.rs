@@ -24,10 +24,14 @@ mod fp8;
 mod group_norm;
 mod guidance;
 mod interrupt;
+mod layers;
 mod linear;
 mod linear_stack;
 mod norm;
 mod operands;
+mod parameters;
+#[cfg(any(test, feature = "cuda"))]
+mod ring;
 mod rope;
 mod rows;
 mod self_attention;
@@ -36,10 +40,6 @@ mod step;
 mod testing;
 mod threads;
 
-// CUDA's libraries are linked by it.
-#[cfg(feature = "cuda")]
-use gpu as _;
-
 pub use activation::swiglu;
 pub use allocator::return_memory;
 pub use attention::attention;
@@ -47,12 +47,15 @@ pub use conv::Conv3x3;
 pub use cpu::sets::{instruction_set, instruction_sets, multiplies_bf16, with_instruction_set, with_reference};
 #[cfg(feature = "cuda")]
 pub use cuda::cuda_attention;
+pub use devices::{free_memory, is_lost};
 pub use guidance::{Guided, guided};
 pub use interrupt::{Watch, check_interrupt, interruptible};
+pub use layers::Layers;
 pub use linear::Linear;
 pub use linear_stack::{ForwardInTurn, LinearStack};
 pub use norm::{channel_norm, modulated_layer_norm, rms_norm};
 pub use operands::{AttentionStream, CausalAttention, GroupNorm, HeadNorms, JointAttention, Products, SelfAttention};
+pub use parameters::Parameters;
 pub use rope::RopeTable;
 pub use rows::RowLayout;
 pub use step::{Terms, add_weighted, cat_rows, inner_products, residual_diffs, weighted_sums};

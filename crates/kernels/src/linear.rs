@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-use crate::RowLayout;
 use crate::backend::PackedLinear;
 use crate::devices::backend;
 use crate::fp8::Emulated;
 use crate::operands::Epilogue;
+use crate::{Parameters, RowLayout};
 
 /// Longest sum of an eight-bit product that 32 bits hold whatever the numbers are.
 const MAX_INT8_FEATURES: usize = 65_536;
@@ -189,6 +189,17 @@ impl Linear {
             None => product,
         };
         product.reshape(out_shape(x, self.out_features()))
+    }
+}
+
+impl Parameters for Linear {
+    fn visit<'p>(&'p self, visit: &mut dyn FnMut(&'p Tensor)) {
+        match &self.0 {
+            Weights::Plain { weight, bias } => std::iter::once(weight).chain(bias).for_each(visit),
+            Weights::Packed(packed) => packed.tensors().into_iter().for_each(visit),
+            // On the CPU alone, which streams nothing.
+            Weights::Fp8(_) => {}
+        }
     }
 }
 

@@ -29,6 +29,7 @@
 //! # }
 //! ```
 
+mod about_device;
 mod cache_flags;
 mod calibrated;
 mod calibrating;
@@ -39,6 +40,7 @@ mod hub;
 mod hub_cache;
 mod input;
 mod likeness;
+mod offload;
 mod omni;
 mod progress;
 mod sampler;
@@ -46,6 +48,7 @@ mod source;
 mod vae_tiling;
 mod whole_file;
 
+pub use about_device::{AboutGpu, about_gpu};
 pub use cache_flags::{CacheBackend, CacheFlags};
 pub use calibrated::calibrated_config;
 pub use device::{DeviceName, DtypeName, QuantizationName};
@@ -54,6 +57,7 @@ pub use error::Error;
 pub use hub::{InHubCache, in_hub_cache};
 pub use input::{OmniInput, open_pictures};
 pub use likeness::{psnr, ssim};
+pub use offload::OffloadName;
 pub use omni::{GeneratedImage, Omni, OmniBuilder, OmniDiffusionSamplingParams, StepProgress, Timings, save_image};
 pub use progress::LoadingBars;
 pub use sampler::SamplerName;

@@ -10,10 +10,11 @@ use diffusion::{
     BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, Sampler,
     StepReport, Work,
 };
-use gpu::{Memory, Unavailable};
+use gpu::Unavailable;
 use image::{ColorType, ImageFormat};
-use models::{AnyPipeline, Checkpoint, KeptBytes, LoadError, LoadOptions, Overrides, RequestState};
+use models::{AnyPipeline, Checkpoint, KeptBytes, LoadError, LoadOptions, Offload, Overrides, Placement, RequestState};
 
+use crate::about_device::{AboutGpu, about_gpu};
 use crate::cache_flags::{CacheBackend, CacheFlags};
 use crate::calibrated::check_model;
 use crate::calibrating::calibrate;
@@ -21,6 +22,7 @@ use crate::device::{DeviceName, DtypeName, QuantizationName};
 use crate::edit_positions::EditPositionsName;
 use crate::error::Error;
 use crate::input::OmniInput;
+use crate::offload::OffloadName;
 use crate::progress::LoadingBars;
 use crate::sampler::SamplerName;
 use crate::source::ModelSource;
@@ -34,6 +36,8 @@ pub struct Omni {
     device: Device,
     /// Of the transformer's files.
     digest: String,
+    placement: Placement,
+    gpu: Option<AboutGpu>,
 }
 
 /// How to load a model; every setting has a default.
@@ -45,6 +49,7 @@ pub struct OmniBuilder {
     device: DeviceName,
     dtype: Option<DtypeName>,
     quantization: Option<QuantizationName>,
+    offload: OffloadName,
     edit_positions: EditPositionsName,
     vae_tiling: VaeTilingName,
     sampler: Option<SamplerName>,
@@ -129,6 +134,16 @@ impl Omni {
     /// Where it runs.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Where the parts of the model are.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// What it runs on, if that is a GPU.
+    pub fn gpu(&self) -> Option<&AboutGpu> {
+        self.gpu.as_ref()
     }
 
     /// The pipeline, for a scheduler to drive.
@@ -271,6 +286,12 @@ impl OmniBuilder {
         self
     }
 
+    /// What of the weights stays in host memory.
+    pub fn offload(mut self, offload: OffloadName) -> Self {
+        self.offload = offload;
+        self
+    }
+
     /// How Qwen-Image-Edit's text encoder counts the tokens of a picture.
     pub fn qwen_edit_positions(mut self, positions: EditPositionsName) -> Self {
         self.edit_positions = positions;
@@ -326,6 +347,8 @@ impl OmniBuilder {
     pub fn build(self) -> Result<Omni, Error> {
         let cache = self.cache.resolve()?;
         let device = self.device.open()?;
+        self.offload.check(device.is_cpu())?;
+        let gpu = about_gpu(&device)?;
         let memory = gpu::memory(&device);
         let quantization = QuantizationName::resolve(self.quantization, &device)?;
         let checkpoint = match self.checkpoint {
@@ -342,11 +365,16 @@ impl OmniBuilder {
         let overrides = Overrides { edit_positions: self.edit_positions.into(), sampler, ..Overrides::default() };
         let kept = self.memory_budget.map(KeptBytes::beside).unwrap_or_default();
         let vae_tiling = self.vae_tiling.resolve(memory.map(|memory| memory.total));
-        let options = LoadOptions { dtype, quantization, device: device.clone(), vae_tiling, cache, kept, overrides };
+        let (device, offload) = (device.clone(), Offload::None);
+        let options = LoadOptions { dtype, quantization, device, offload, vae_tiling, cache, kept, overrides };
+        let free = memory.map(|memory| memory.free);
+        let placement = self.offload.placement(&models::model_bytes(&checkpoint, &options)?, self.device, free)?;
+        let options = LoadOptions { offload: placement.offload, ..options };
         let pipeline = models::load(&checkpoint, &options, &report).map_err(|err| match err {
             LoadError::Cache(err) => self.cache.told(&err),
-            LoadError::Device { ref file, .. } if err.is_out_of_memory() => match memory {
-                Some(Memory { free, .. }) => {
+            err if kernels::is_lost(&options.device) => err.into(),
+            LoadError::Device { ref file, .. } if err.is_out_of_memory() => match free {
+                Some(free) => {
                     let reason = Unavailable::TooLittleMemory { file: file.clone(), free };
                     Error::Device { device: self.device, reason }
                 }
@@ -354,7 +382,7 @@ impl OmniBuilder {
             },
             err => err.into(),
         })?;
-        Ok(Omni { pipeline, limits: self.limits, device, digest })
+        Ok(Omni { pipeline, limits: self.limits, device: options.device, digest, placement, gpu })
     }
 }
 

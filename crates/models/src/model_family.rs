@@ -6,6 +6,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 use crate::options::{LoadOptions, Progress};
 use crate::pipeline::AnyPipeline;
+use crate::placement::ModelBytes;
 
 /// A family of models, and how its checkpoints are loaded.
 pub struct ModelFamily {
@@ -17,6 +18,7 @@ pub struct ModelFamily {
     pub(crate) seeing_classes: &'static [&'static str],
     /// Published checkpoints.
     pub models: &'static [PublishedModel],
+    pub(crate) bytes: fn(&Checkpoint, &LoadOptions) -> Result<ModelBytes, LoadError>,
     pub(crate) load: fn(&Checkpoint, &LoadOptions, Progress<'_>) -> Result<AnyPipeline, LoadError>,
 }
 

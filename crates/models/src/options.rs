@@ -5,6 +5,7 @@ use candle_core::{DType, Device};
 use diffusion::{ModelCard, Sampler};
 
 use crate::facts::Facts;
+use crate::placement::Offload;
 
 /// How a model is to be loaded.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct LoadOptions {
     pub device: Device,
     /// When the VAE decodes in tiles.
     pub vae_tiling: VaeTiling,
+    /// What of them stays in host memory; the device is a GPU where anything does.
+    pub offload: Offload,
     /// The step cache of requests that bring no [`cache::CacheConfig`] of their own; `None` computes every step.
     pub cache: Option<CacheConfig>,
     /// What is kept for requests to come.
@@ -140,6 +143,7 @@ impl Default for LoadOptions {
             quantization: None,
             device: Device::Cpu,
             vae_tiling: VaeTiling::default(),
+            offload: Offload::None,
             cache: None,
             kept: KeptBytes::default(),
             overrides: Overrides::default(),

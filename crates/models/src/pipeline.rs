@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use cache::{CacheConfig, Calibrated, ConfigError, Run, RunPlan};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use diffusion::{
     CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, Mask,
     ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, Sampler, Sigmas, StepReport, known_prompt,
 };
-use kernels::{in_pool, interruptible};
+use kernels::{free_memory, in_pool, interruptible, is_lost};
 use tracing::info_span;
 
 use crate::cost::CostModel;
@@ -348,7 +348,7 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
     }
 
     fn prepare(&mut self, request: &ImageRequest, interrupt: &Interrupt) -> Result<RequestState, PipelineError> {
-        until_set(interrupt, || self.begin(request))
+        until_set(&self.family.device().clone(), interrupt, || self.begin(request))
     }
 
     fn prompt_tokens(&self, state: &RequestState) -> usize {
@@ -363,6 +363,10 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
         (self.encodings.bytes() + self.family.dit().kept_bytes()) as u64
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        free_memory(self.family.device())
+    }
+
     fn warnings(&self, state: &RequestState) -> Vec<String> {
         state.warnings.clone()
     }
@@ -374,7 +378,7 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
     ) -> Result<Vec<StepReport>, PipelineError> {
         let family = &self.family;
         let is_evaluated = batch.iter().any(|state| state.is_evaluated());
-        until_set(interrupt, || {
+        until_set(&self.family.device().clone(), interrupt, || {
             let mut step = || denoise_step(family.dit(), batch);
             // Where every plan skips the step, there is nothing that threads could share.
             let reports = match is_evaluated {
@@ -396,7 +400,7 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
         let clean = state.clean_latents().ok_or_else(|| {
             PipelineError::Model(format!("no preview is due after {} steps. This is a bug.", state.step_index))
         })?;
-        until_set(interrupt, || {
+        until_set(&self.family.device().clone(), interrupt, || {
             let drawn = self.draw(clean, state.size, method)?;
             Ok(self.presented(drawn, state.masked.as_ref(), state.fit))
         })
@@ -410,7 +414,7 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
         // The step cache's residuals make room for the VAE.
         let (latents, size, masked, fit) = (state.latents.clone(), state.size, state.masked.clone(), state.fit);
         drop(state);
-        until_set(interrupt, || {
+        until_set(&self.family.device().clone(), interrupt, || {
             let picture = self.picture(&latents, size)?;
             Ok(self.presented(picture, masked.as_ref(), fit))
         })
@@ -418,11 +422,18 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
 }
 
 /// Runs a stage that ends early once `interrupt` is set, and then answers that alone: whatever the stage made of
-/// it is half done.
-fn until_set<R>(interrupt: &Interrupt, stage: impl FnOnce() -> Result<R, PipelineError>) -> Result<R, PipelineError> {
+/// it is half done. One that fails tells whether its device does from now on.
+fn until_set<R>(
+    device: &Device,
+    interrupt: &Interrupt,
+    stage: impl FnOnce() -> Result<R, PipelineError>,
+) -> Result<R, PipelineError> {
     let flag = interrupt.clone();
-    let result = interruptible(move || flag.is_set(), stage);
-    if interrupt.is_set() { Err(PipelineError::Interrupted) } else { result }
+    match interruptible(move || flag.is_set(), stage) {
+        Err(PipelineError::Model(reason)) if is_lost(device) => Err(PipelineError::DeviceLost(reason)),
+        _ if interrupt.is_set() => Err(PipelineError::Interrupted),
+        result => result,
+    }
 }
 
 /// The numbers of a tensor of which a picture is to be made.

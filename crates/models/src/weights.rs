@@ -3,19 +3,20 @@
 #![allow(unsafe_code, reason = "memory maps")]
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{DType, Device, Shape, Tensor};
-use kernels::{Conv3x3, Linear, Products};
+use kernels::{Conv3x3, Layers, Linear, Parameters, Products};
 use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use crate::error::LoadError;
 use crate::options::Quantization;
+use crate::placement::{ComponentBytes, ListBytes};
 use crate::random_numbers::RandomNumbers;
 
 /// The number formats and the device of a loaded network.
@@ -144,6 +145,8 @@ pub struct Weights {
     named: String,
     precision: Precision,
     quantization: Option<Quantization>,
+    /// Whether lists of layers are kept in host memory.
+    streamed: bool,
     total_bytes: usize,
     loaded_bytes: Cell<usize>,
 }
@@ -168,6 +171,15 @@ fn float_type(stored: Dtype) -> Option<DType> {
     }
 }
 
+/// The list of layers that a tensor is in, and the layer's number: `transformer_blocks` and 7 of
+/// `transformer_blocks.7.attn.norm_q.weight`.
+fn layer_of(name: &str) -> Option<(&str, usize)> {
+    let lists = ["layers.", "blocks."].iter().filter_map(|list| Some(name.find(list)? + list.len()));
+    let (list, rest) = name.split_at(lists.min()?);
+    let layer = rest.split('.').next()?.parse().ok()?;
+    Some((list.trim_end_matches('.'), layer))
+}
+
 fn total_bytes(by_name: &HashMap<String, (usize, TensorInfo)>) -> usize {
     by_name.values().map(|(_, info)| info.range.len()).sum()
 }
@@ -180,20 +192,42 @@ impl Weights {
             .collect();
         let total_bytes = total_bytes(&by_name);
         let source = Source::Files { shards, by_name };
-        Weights { source, total_bytes, named, precision, quantization: None, loaded_bytes: Cell::new(0) }
+        Weights {
+            source,
+            total_bytes,
+            named,
+            precision,
+            quantization: None,
+            streamed: false,
+            loaded_bytes: Cell::new(0),
+        }
     }
 
     /// Normal numbers in place of every required tensor, and no optional ones: for timing a network whose weights are
     /// not at hand.
     pub fn random(precision: Precision) -> Self {
         let (source, named) = (Source::Random(RandomNumbers::default()), "random weights".to_owned());
-        Weights { source, total_bytes: 0, named, precision, quantization: None, loaded_bytes: Cell::new(0) }
+        Weights {
+            source,
+            total_bytes: 0,
+            named,
+            precision,
+            quantization: None,
+            streamed: false,
+            loaded_bytes: Cell::new(0),
+        }
     }
 
     /// With the layers of [`Scope::quantized_block`] scopes in these products.
     #[must_use]
     pub fn quantized(self, quantization: Option<Quantization>) -> Self {
         Weights { quantization, ..self }
+    }
+
+    /// With lists of layers, and tables that are only looked up, in host memory: see [`Layers::streamed`].
+    #[must_use]
+    pub fn streamed(self, streamed: bool) -> Self {
+        Weights { streamed, ..self }
     }
 
     /// Without the tensors that are not `needed`, by name: they are not loaded, and do not count as what there is to
@@ -248,16 +282,42 @@ impl Weights {
         hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// The bytes of these tensors once they are loaded.
+    pub(crate) fn bytes(&self) -> ComponentBytes {
+        let Source::Files { by_name, .. } = &self.source else { return ComponentBytes::default() };
+        let mut bytes = ComponentBytes::default();
+        let mut layers: BTreeMap<(&str, usize), u64> = BTreeMap::new();
+        for (name, (_, info)) in by_name {
+            // The modulations of all blocks are computed at once, in their own type, and stay.
+            let layer = layer_of(name).filter(|_| !name.contains("_mod."));
+            let is_quantized = self.quantization.is_some() && layer.is_some();
+            let size = if is_quantized && info.shape.len() > 1 { 1 } else { self.precision.weights.size_in_bytes() };
+            let of_tensor = (info.shape.iter().product::<usize>() * size) as u64;
+            bytes.all += of_tensor;
+            match layer {
+                Some(layer) => *layers.entry(layer).or_default() += of_tensor,
+                None if name.ends_with("embed_tokens.weight") => bytes.tables += of_tensor,
+                None => {}
+            }
+        }
+        for of_list in layers.iter().collect::<Vec<_>>().chunk_by(|((list, _), _), ((other, _), _)| list == other) {
+            let sizes = of_list.iter().map(|(_, size)| **size);
+            bytes.lists.push(ListBytes { all: sizes.clone().sum(), largest: sizes.max().unwrap_or(0) });
+        }
+        bytes
+    }
+
     /// Bytes on disk of all tensors that there are to load.
     pub fn total_bytes(&self) -> usize {
         self.total_bytes
     }
 
-    fn load(&self, name: &str, expected: &Shape) -> Result<Tensor, LoadError> {
+    fn load(&self, name: &str, expected: &Shape, device: &Device) -> Result<Tensor, LoadError> {
         let (shards, by_name) = match &self.source {
             Source::Files { shards, by_name } => (shards, by_name),
             Source::Random(numbers) => {
-                let made = numbers.tensor(&self.precision, expected);
+                // Made on the component's own device, and moved where it is wanted elsewhere.
+                let made = numbers.tensor(&self.precision, expected).and_then(|tensor| tensor.to_device(device));
                 return made.map_err(|source| LoadError::Device { file: self.named.clone(), source });
             }
         };
@@ -280,7 +340,7 @@ impl Weights {
         let bytes = &shard.bytes.as_slice()[info.range.clone()];
         let tensor = Tensor::from_raw_buffer(bytes, dtype, &info.shape, &Device::Cpu)
             .and_then(|tensor| tensor.to_dtype(self.precision.weights))
-            .and_then(|tensor| tensor.to_device(&self.precision.device))
+            .and_then(|tensor| tensor.to_device(device))
             .map_err(|source| LoadError::Device { file: shard.file.clone(), source })?;
         shard.bytes.release(&info.range);
         self.loaded_bytes.set(self.loaded_bytes.get() + info.range.len());
@@ -326,9 +386,44 @@ impl<'a> Scope<'a> {
     /// # Errors
     /// It is missing, or has another shape.
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, LoadError> {
-        let tensor = self.weights.load(&self.path(name), &shape.into())?;
+        self.get_on(shape, name, &self.weights.precision.device)
+    }
+
+    /// As [`Scope::get`], of a table whose rows are looked up: in host memory where layers are, for a few rows of it are
+    /// asked for at a time.
+    ///
+    /// # Errors
+    /// As [`Scope::get`].
+    pub(crate) fn lookup_table(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, LoadError> {
+        let device = if self.weights.streamed { &Device::Cpu } else { &self.weights.precision.device };
+        self.get_on(shape, name, device)
+    }
+
+    fn get_on(&self, shape: impl Into<Shape>, name: &str, device: &Device) -> Result<Tensor, LoadError> {
+        let tensor = self.weights.load(&self.path(name), &shape.into(), device)?;
         (self.progress)(self.weights.loaded_bytes.get(), self.weights.total_bytes());
         Ok(tensor)
+    }
+
+    /// A list of layers, which are loaded one after another: where the operator wants layers of this network in host
+    /// memory, each is moved there before the next.
+    ///
+    /// # Errors
+    /// Those of the layers; the device fails.
+    pub(crate) fn layers<L: Parameters>(
+        &self,
+        layers: impl Iterator<Item = Result<L, LoadError>>,
+    ) -> Result<Layers<L>, LoadError> {
+        if !self.weights.streamed {
+            return Ok(Layers::resident(layers.collect::<Result<_, _>>()?));
+        }
+        let failed = |source| LoadError::Device { file: self.weights.named.clone(), source };
+        let layers = Layers::streamed(layers, &self.weights.precision.device, failed)?;
+        if layers.pageable_bytes() > 0 {
+            let (file, bytes) = (&self.weights.named, layers.pageable_bytes());
+            tracing::warn!(file, bytes, "the driver locks no more of the host's memory: these layers come slowly");
+        }
+        Ok(layers)
     }
 
     /// The weight `name` `[width]` of an RMSNorm, in the activations' dtype: a few numbers that must not be
@@ -452,5 +547,25 @@ impl<'a> Scope<'a> {
 
     fn path(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_told_by_their_names() {
+        for (name, layer) in [
+            ("transformer_blocks.7.attn.to_out.0.weight", Some(("transformer_blocks", 7))),
+            ("single_transformer_blocks.12.attn.to_out.weight", Some(("single_transformer_blocks", 12))),
+            ("model.language_model.layers.3.mlp.up_proj.weight", Some(("model.language_model.layers", 3))),
+            ("model.visual.blocks.0.norm1.weight", Some(("model.visual.blocks", 0))),
+            ("visual.merger.mlp.0.weight", None),
+            ("model.embed_tokens.weight", None),
+            ("time_text_embed.timestep_embedder.linear_1.bias", None),
+        ] {
+            assert_eq!(layer_of(name), layer, "{name}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::state::{Job, Lane, LaneStatus, State};
 /// The first bound that they exceed.
 pub(crate) fn admit(state: &State, jobs: &[Job]) -> Result<(), SubmitError> {
     let config = &state.config;
-    if let Some(budget) = config.memory_budget
+    if let Some(budget) = largest_budget(state)
         && let Some(job) = jobs.iter().find(|job| job.cost.memory.alone() > budget)
     {
         return Err(SubmitError::TooLarge { bytes: job.cost.memory.alone(), budget });
@@ -31,6 +31,13 @@ pub(crate) fn admit(state: &State, jobs: &[Job]) -> Result<(), SubmitError> {
         in_time(state, job, &jobs[..job_idx], deadline)?;
     }
     Ok(())
+}
+
+/// The most that a job may need, if all workers are bounded.
+fn largest_budget(state: &State) -> Option<u64> {
+    let lanes = state.lanes.iter().filter(|lane| lane.status != LaneStatus::Lost);
+    let budgets = lanes.map(|lane| lane.budget(&state.config)).collect::<Option<Vec<_>>>()?;
+    budgets.into_iter().max().or(state.config.memory_budget)
 }
 
 /// Whether a job may be done within `deadline` that arrives together with `mates`. It is refused only where it would be
@@ -325,6 +332,32 @@ mod tests {
         assert_eq!(state.submit(jobs(0..1, 5, None)), Err(refused(9)));
         assert_eq!(state.submit(jobs(0..1, 5, Some(20))), Err(refused(9)));
         assert_eq!(state.submit(jobs(0..1, 5, Some(8))), Err(refused(8)));
+    }
+
+    #[test]
+    fn what_is_free_of_a_device_is_a_budget_where_the_operator_gives_none() {
+        let unbounded = SchedulerConfig { memory_budget: None, ..CONFIG };
+        let job = || {
+            let mut jobs = jobs(0..1, 1, None);
+            jobs[0].cost.memory = RequestMemory { state: 8, encode: 1, step: 2, decode: 3 };
+            jobs
+        };
+        for (config, free, budget) in [
+            (unbounded, [Some(10), Some(9)], Some(10)),
+            (unbounded, [Some(10), Some(11)], None),
+            (unbounded, [Some(10), None], None),
+            (SchedulerConfig { memory_budget: Some(11), ..CONFIG }, [Some(10); 2], None),
+        ] {
+            let mut state = books(config, 2);
+            (0..2).for_each(|worker| state.lanes[worker].free = free[worker]);
+            let expected = budget.map_or(Ok(()), |budget| Err(SubmitError::TooLarge { bytes: 11, budget }));
+            assert_eq!(state.submit(job()), expected, "{free:?}");
+        }
+        let mut state = books(unbounded, 2);
+        (0..2).for_each(|worker| state.lanes[worker].free = Some(10));
+        state.lanes[0].free = Some(20);
+        state.lanes[0].status = LaneStatus::Lost;
+        assert_eq!(state.submit(job()), Err(SubmitError::TooLarge { bytes: 11, budget: 10 }), "that worker is gone");
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub struct SchedulerConfig {
     /// Longest predicted time to finish everything in hand at which jobs are still taken; an empty
     /// line takes one submission more.
     pub max_backlog: Option<Duration>,
-    /// Most bytes of device memory that the jobs of one worker may hold, by their estimates.
+    /// Most bytes of device memory that the jobs of one worker may hold, by their estimates; without it, what is free
+    /// once the model is loaded, where the device tells ([`diffusion::Pipeline::free_bytes`]).
     pub memory_budget: Option<u64>,
     /// Longest that a job may take from its submission to its answer, and the deadline of one
     /// without a deadline of its own.

@@ -192,6 +192,7 @@ impl FakePipeline {
             "fail in" => Err(PipelineError::Model("the prompt asked for a failure".into())),
             "nan in" => Err(PipelineError::NotFinite { what: "latents" }),
             "oom in" => Err(PipelineError::OutOfMemory),
+            "lost in" => Err(PipelineError::DeviceLost("the prompt asked for it".into())),
             "invalid in" => Err(InvalidRequest::new("prompt", "have at most 512 tokens", "513 tokens").into()),
             _ => Ok(()),
         }

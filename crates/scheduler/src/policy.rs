@@ -126,7 +126,7 @@ impl Room {
     fn new(state: &State, lane: &Lane) -> Self {
         Room {
             places: state.config.max_batch.saturating_sub(lane.running.len()),
-            most: lane.memory.most(state.config.memory_budget.map(|budget| budget.saturating_sub(lane.kept))),
+            most: lane.memory.most(lane.budget(&state.config).map(|budget| budget.saturating_sub(lane.kept))),
             states: lane.held(),
             peak: lane.running.iter().map(|job| job.cost.memory.peak()).max().unwrap_or(0),
             is_empty: lane.running.is_empty(),

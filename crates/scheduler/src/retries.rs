@@ -210,13 +210,13 @@ mod tests {
         assert_eq!(retried, Retried { again: vec![0, 1, 2], refused: vec![] });
         assert_eq!(state.waiting.len(), 3);
         assert_eq!(state.reloads(TICK), [0]);
-        state.loaded(0);
+        state.loaded(0, None);
         assert_eq!(stepping(&mut state), [0], "alone");
         let retried = state.pipeline_lost(0, Next::Load(Duration::ZERO), TICK);
         assert_eq!(retried, Retried { again: vec![], refused: vec![0] });
         state.cancel(0);
         state.reloads(TICK);
-        state.loaded(0);
+        state.loaded(0, None);
         assert_eq!(stepping(&mut state), [1], "and so do the others, of whom nothing is known yet");
     }
 

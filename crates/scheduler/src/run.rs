@@ -33,11 +33,11 @@ pub(crate) enum Event {
     Check { requests: Vec<(JobId, ImageRequest)>, options: JobOptions, reply: oneshot::Sender<Result<(), SubmitError>> },
     /// Nobody waits for the job any more.
     Cancel(JobId),
-    /// A worker has its model, measured it, and is idle.
-    Loaded { worker: WorkerId, card: Arc<ModelCard>, estimator: Estimator, calibration: Calibration },
+    /// A worker has its model, measured it, and is idle; so many bytes of its device are free.
+    Loaded { worker: WorkerId, card: Arc<ModelCard>, estimator: Estimator, calibration: Calibration, free: Option<u64> },
     /// A worker did what it was told, in so much time.
     Turned { worker: WorkerId, done: Done, took: Duration },
-    /// A worker's pipeline panicked; the worker waits to be told to load its model again.
+    /// A worker's pipeline panicked or lost its device; the worker waits to be told to load its model again.
     Crashed { worker: WorkerId, reason: String },
     /// A worker's model did not load, or not to a pipeline that works; the worker waits to be told to try again.
     NotLoaded { worker: WorkerId, reason: String },
@@ -154,12 +154,12 @@ impl EventLoop {
                     self.observe(&Observation::Cancelled);
                 }
             }
-            Event::Loaded { worker, card, estimator, calibration } => {
+            Event::Loaded { worker, card, estimator, calibration, free } => {
                 tracing::info!(worker, model = card.class, measured = calibration.to_string(), "the worker is ready");
                 self.card.get_or_insert(card);
                 self.estimator = Some(estimator);
                 self.state.cost.calibrate(&calibration);
-                self.state.loaded(worker);
+                self.state.loaded(worker, free);
             }
             Event::Turned { worker, done, took } => {
                 let now = self.now();
@@ -173,7 +173,7 @@ impl EventLoop {
             }
             Event::Crashed { worker, reason } => {
                 let next = self.state.lanes[worker].health.broke(self.state.config.backoff);
-                tracing::error!(worker, reason, ?next, "the pipeline panicked");
+                tracing::error!(worker, reason, ?next, "the pipeline crashed");
                 self.broke(worker, next, reason);
             }
             Event::NotLoaded { worker, reason } => {

@@ -127,6 +127,8 @@ pub(crate) struct Lane {
     /// When that turn began.
     pub(crate) turn_began: Duration,
     pub(crate) memory: MemoryBound,
+    /// Bytes of its device that were free once the model was loaded, if the device tells.
+    pub(crate) free: Option<u64>,
     /// Bytes that its pipeline keeps whatever it runs, as it said last.
     pub(crate) kept: u64,
     pub(crate) health: Health,
@@ -142,9 +144,15 @@ impl Lane {
             at_work: Vec::new(),
             turn_began: Duration::ZERO,
             memory: MemoryBound::default(),
+            free: None,
             kept: 0,
             health: Health::default(),
         }
+    }
+
+    /// Bytes that its jobs and what is kept beside them may take: as the operator says, or what is free.
+    pub(crate) fn budget(&self, config: &SchedulerConfig) -> Option<u64> {
+        config.memory_budget.or(self.free)
     }
 
     /// The memory that the states of its jobs are estimated to hold, in bytes.
@@ -258,10 +266,11 @@ impl State {
         }
     }
 
-    /// The worker has its model and nothing else.
-    pub(crate) fn loaded(&mut self, worker: WorkerId) {
+    /// The worker has its model and nothing else; so many bytes of its device are free.
+    pub(crate) fn loaded(&mut self, worker: WorkerId, free: Option<u64>) {
         let lane = &mut self.lanes[worker];
         lane.status = LaneStatus::Idle;
+        lane.free = free;
         lane.health.fit();
     }
 

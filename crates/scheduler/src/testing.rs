@@ -34,7 +34,7 @@ pub(crate) fn books(config: SchedulerConfig, n_workers: usize) -> State {
     let steps = vec![(16.0, 1.0), (64.0, 1.0), (128.0, 2.0)];
     let decode = vec![(16.0, 1.0), (64.0, 4.0)];
     state.cost.calibrate(&Calibration { steps, encode: vec![(1.0, 1.0)], decode, ..Calibration::default() });
-    (0..n_workers).for_each(|worker| state.loaded(worker));
+    (0..n_workers).for_each(|worker| state.loaded(worker, None));
     state
 }
 

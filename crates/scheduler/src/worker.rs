@@ -74,6 +74,20 @@ pub(crate) enum Done {
     Tried(Result<(), PipelineError>),
 }
 
+impl Done {
+    /// Why the device is lost, if it is.
+    fn device_lost(&self) -> Option<&PipelineError> {
+        let failed = match self {
+            Done::Nothing => None,
+            Done::Encoded { result, .. } => result.as_ref().err(),
+            Done::Stepped(result) => result.as_ref().err(),
+            Done::Previewed { result, .. } | Done::Decoded { result, .. } => result.as_ref().err(),
+            Done::Tried(result) => result.as_ref().err(),
+        };
+        failed.filter(|err| matches!(err, PipelineError::DeviceLost(_)))
+    }
+}
+
 /// Starts the thread of a worker, which ends once the returned inbox is dropped. If no other worker's
 /// pipeline is measured, its own is, until `shutdown` is set.
 pub(crate) fn spawn<P, E, F>(
@@ -121,8 +135,8 @@ enum Life {
     Broke(Event),
 }
 
-/// Makes a pipeline and does what it is told with it. What a panic leaves behind, the pipeline and every state, is
-/// dropped and not used again.
+/// Makes a pipeline and does what it is told with it. What a panic or a lost device leaves behind, the pipeline and every
+/// state, is dropped and not used again.
 fn live<P: Pipeline, E: fmt::Display>(
     factory: &impl Fn() -> Result<P, E>,
     (measure, shutdown): (&MeasureOnce, &Interrupt),
@@ -137,11 +151,13 @@ fn live<P: Pipeline, E: fmt::Display>(
         Err(reason) => return Life::Broke(Event::NotLoaded { worker, reason }),
     };
     let mut held = Worker { pipeline, jobs: BTreeMap::new() };
-    match catch_unwind(AssertUnwindSafe(|| held.run(inbox, reports))) {
-        Ok(true) => Life::LoadAgain,
-        Ok(false) => Life::Ended,
+    let life = match catch_unwind(AssertUnwindSafe(|| held.run(inbox, reports))) {
+        Ok(life) => life,
         Err(panic) => Life::Broke(Event::Crashed { worker, reason: message(&*panic) }),
-    }
+    };
+    // A device that is broken may make this panic too.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(held)));
+    life
 }
 
 /// Makes the pipeline. One that takes another's place has to show that it works.
@@ -161,7 +177,8 @@ fn load<P: Pipeline, E: fmt::Display>(
     }
     let (card, estimator) = (Arc::new(pipeline.card().clone()), pipeline.estimator());
     let calibration = measure.calibrate(&mut pipeline, shutdown);
-    reports.send(Event::Loaded { worker: reports.worker, card, estimator, calibration });
+    let free = pipeline.free_bytes();
+    reports.send(Event::Loaded { worker: reports.worker, card, estimator, calibration, free });
     Ok(pipeline)
 }
 
@@ -206,20 +223,23 @@ struct Held<S> {
 }
 
 impl<P: Pipeline> Worker<P> {
-    /// Ends when the event loop drops its side of `inbox` or says so; whether the model is to be loaded again.
-    fn run(&mut self, inbox: &std_mpsc::Receiver<Order>, reports: &Reports) -> bool {
+    /// Ends when the event loop drops its side of `inbox` or says so, and with the device.
+    fn run(&mut self, inbox: &std_mpsc::Receiver<Order>, reports: &Reports) -> Life {
         for order in inbox {
             let Command { drop, work, interrupt } = match order {
                 Order::Turn(command) => command,
-                Order::Load => return true,
-                Order::End => return false,
+                Order::Load => return Life::LoadAgain,
+                Order::End => return Life::Ended,
             };
             drop.iter().for_each(|id| _ = self.jobs.remove(id));
             let started = Instant::now();
             let done = work.map_or(Done::Nothing, |work| self.turn(work, &interrupt));
+            if let Some(err) = done.device_lost() {
+                return Life::Broke(Event::Crashed { worker: reports.worker, reason: err.to_string() });
+            }
             reports.send(Event::Turned { worker: reports.worker, done, took: started.elapsed() });
         }
-        false
+        Life::Ended
     }
 
     fn turn(&mut self, work: Work, interrupt: &Interrupt) -> Done {

@@ -7,6 +7,7 @@ use diffusion::Limits;
 
 use crate::access::{AllowedHosts, AllowedOrigin, ApiKeys, RateLimit};
 use crate::connections::Pace;
+use crate::devices::WorkerDevice;
 use crate::request::ImageFetcher;
 
 /// The settings of the front end.
@@ -14,6 +15,8 @@ use crate::request::ImageFetcher;
 pub struct ServerConfig {
     /// The instructions that the kernels of a worker on the CPU are made of, e.g. `avx512`.
     pub instruction_set: Option<&'static str>,
+    /// The device of each worker.
+    pub devices: Vec<WorkerDevice>,
     /// What the products of the transformer's blocks are rounded to, e.g. `int8`.
     pub quantization: Option<&'static str>,
     /// What requests may call the model: first its id, then aliases. Never empty.
@@ -96,6 +99,7 @@ impl ServerConfig {
     pub fn new(id: impl Into<String>) -> Self {
         ServerConfig {
             instruction_set: None,
+            devices: Vec::new(),
             quantization: None,
             served_model_names: vec![id.into()],
             limits: Limits::default(),

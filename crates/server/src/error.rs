@@ -211,7 +211,8 @@ impl ApiError {
             ApiError::Job(JobError::Pipeline(PipelineError::NotFinite { .. })) => internal("not_finite"),
             ApiError::Job(JobError::CrashesModel(_)) => internal(CRASHES_MODEL_CODE),
             ApiError::Job(
-                JobError::Pipeline(PipelineError::Model(_) | PipelineError::Interrupted) | JobError::Crashed,
+                JobError::Pipeline(PipelineError::Model(_) | PipelineError::DeviceLost(_) | PipelineError::Interrupted)
+                | JobError::Crashed,
             )
             | ApiError::Internal(_) => internal(INTERNAL_CODE),
         }

@@ -16,6 +16,7 @@ mod answer;
 mod clock;
 mod config;
 mod connections;
+mod devices;
 mod error;
 mod expiry;
 mod files;
@@ -40,6 +41,7 @@ pub use access::{AllowedHost, AllowedHosts, AllowedOrigin, ApiKeys, InvalidAllow
 pub use answer::cache_summary;
 pub use config::{BuildInfo, ServerConfig};
 pub use connections::Pace;
+pub use devices::{ModelPart, WorkerDevice, WorkerGpu};
 pub use metrics::Metrics;
 pub use request::{ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, InputPictures, InvalidHost, input_pictures};
 pub use routes::app;

@@ -35,7 +35,7 @@ candle=$(grep -oEm 1 '"[^"]*/candle-kernels-[0-9.]+/Cargo.toml"' <<<"$packages" 
 candle=$(dirname "$candle")/src
 
 jobs=()
-for source in fibers driver libraries; do
+for source in fibers driver order libraries; do
     # Sums in any order: products are most of what a picture takes.
     is_new "$out/$source.o" "${own[@]}" || { compile -O3 -fassociative-math -fno-signed-zeros -fno-trapping-math -c "$here/$source.cpp" -o "$out/$source.o" & jobs+=($!); }
 done
@@ -59,5 +59,5 @@ grep -ohE '\bcu[A-Z][A-Za-z0-9_]+ *\(|cu[A-Z][A-Za-z0-9]+_v[0-9]+' "$CUDA_HOME/i
 gcc -w -fPIC -c "$out/rest.c" -o "$out/rest.o"
 own_kernels=("$out"/own_*.o)
 [ -e "${own_kernels[0]}" ] || own_kernels=()
-g++ -shared -Wl,-soname,libcuda.so.1 -o "$out/libcuda.so.1" "$out"/{fibers,driver,libraries,candle,rest}.o "${own_kernels[@]}"
+g++ -shared -Wl,-soname,libcuda.so.1 -o "$out/libcuda.so.1" "$out"/{fibers,driver,order,libraries,candle,rest}.o "${own_kernels[@]}"
 for name in libcublas.so.13 libcublasLt.so.13 libcurand.so.10; do ln -sf libcuda.so.1 "$out/$name"; done

@@ -17,6 +17,7 @@
 #include <string>
 
 #include "fibers.h"
+#include "order.h"
 
 namespace {
 uint64_t number(const char* variable, uint64_t otherwise) {
@@ -25,6 +26,10 @@ uint64_t number(const char* variable, uint64_t otherwise) {
 }
 const uint64_t memory_size = number("EMULATOR_MEMORY", 4ull << 30);
 const int num_gpus = number("EMULATOR_GPUS", 1);
+// A file that has the next launch on a GPU break its context: `0 700` for GPU 0 with CUDA_ERROR_ILLEGAL_ADDRESS.
+const char* const fail_file = getenv("EMULATOR_FAIL_FILE");
+const bool stays_broken = number("EMULATOR_FAIL_STAYS", 0);
+const bool has_pinned = number("EMULATOR_PINNED", 1);
 
 volatile uint64_t* map_counts() {
   static uint64_t local[NumCounts];
@@ -50,6 +55,9 @@ struct Function {
 };
 struct Context {
   int gpu;
+  int holders;
+  uint64_t bytes_held;
+  CUresult broken;  // what it answers, once a kernel has broken it
 } contexts[16];
 char pools[16];
 thread_local Context* current;
@@ -85,13 +93,16 @@ __attribute__((constructor)) void catch_faults() {
 struct Allocation {
   char* mapped;
   size_t mapped_size, size;
+  Context* context;
 };
 auto& allocations = *new std::map<CUdeviceptr, Allocation>;  // for threads that outlive main
 
 // An allocation ends at a page that must not be touched, and begins as NaN in every float type.
-CUresult allocate(CUdeviceptr* pointer, size_t size) {
+CUresult allocate(CUdeviceptr* pointer, size_t size, CUstream stream) {
   std::lock_guard guard(driver);
-  if (counts[BytesHeld] + size > memory_size) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (broken()) return (CUresult)broken();
+  Context* context = current ? current : &contexts[0];
+  if (context->bytes_held + size > memory_size) return CUDA_ERROR_OUT_OF_MEMORY;
   const size_t page = 4096, aligned = std::max<size_t>((size + 15) / 16 * 16, 16), body = (aligned + page - 1) / page * page;
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   char* mapped = (char*)mmap(nullptr, body + 2 * page, PROT_NONE, flags, -1, 0);
@@ -99,7 +110,9 @@ CUresult allocate(CUdeviceptr* pointer, size_t size) {
   mprotect(mapped + page, body, PROT_READ | PROT_WRITE);
   memset(mapped + page, 0xff, body);
   *pointer = (CUdeviceptr)(mapped + page + body - aligned);
-  allocations[*pointer] = {mapped, body + 2 * page, size};
+  allocations[*pointer] = {mapped, body + 2 * page, size, context};
+  order::touches(stream, *pointer);
+  context->bytes_held += size;
   count(Allocations);
   count(BytesHeld, size);
   if (counts[BytesHeld] > counts[MostBytesHeld]) counts[MostBytesHeld] = counts[BytesHeld];
@@ -107,32 +120,56 @@ CUresult allocate(CUdeviceptr* pointer, size_t size) {
   return CUDA_SUCCESS;
 }
 
-CUresult release(CUdeviceptr pointer) {
+void unmap(std::map<CUdeviceptr, Allocation>::iterator found) {
+  const Allocation& allocation = found->second;
+  count(BytesHeld, -(uint64_t)allocation.size);
+  allocation.context->bytes_held -= allocation.size;
+  order::forgets(found->first);
+  munmap(allocation.mapped, allocation.mapped_size);
+  allocations.erase(found);
+}
+
+CUresult release(CUdeviceptr pointer, CUstream stream) {
   std::lock_guard guard(driver);
+  if (broken()) return (CUresult)broken();
   const auto found = allocations.find(pointer);
   if (found == allocations.end()) {
     COMPLAIN("an address is freed that was not allocated");
     return CUDA_ERROR_INVALID_VALUE;
   }
-  count(BytesHeld, -(uint64_t)found->second.size);
-  munmap(found->second.mapped, found->second.mapped_size);
-  allocations.erase(found);
+  if (!order::copies_into(stream, pointer)) return CUDA_ERROR_ILLEGAL_STATE;
+  unmap(found);
   return CUDA_SUCCESS;
 }
 
-bool is_held(CUdeviceptr pointer, size_t size) {
-  std::lock_guard guard(driver);
+// The allocation that holds all of these bytes, or the end.
+auto holder(CUdeviceptr pointer, size_t size) {
   auto after = allocations.upper_bound(pointer);
-  if (after == allocations.begin()) return false;
-  const auto& [start, allocation] = *--after;
-  return pointer + size <= start + allocation.size;
+  if (after == allocations.begin()) return allocations.end();
+  --after;
+  return pointer + size <= after->first + after->second.size ? after : allocations.end();
 }
 
-CUresult copy(CUdeviceptr to, CUdeviceptr from, size_t size, bool to_device, bool from_device) {
-  if ((to_device && !is_held(to, size)) || (from_device && !is_held(from, size))) {
+// All that a context had.
+void end(Context& context) {
+  for (auto at = allocations.begin(); at != allocations.end();) {
+    const auto next = std::next(at);
+    if (at->second.context == &context) unmap(at);
+    at = next;
+  }
+  if (!stays_broken) context.broken = CUDA_SUCCESS;
+}
+
+CUresult copy(CUdeviceptr to, CUdeviceptr from, size_t size, bool to_device, bool from_device, CUstream stream) {
+  std::lock_guard guard(driver);
+  if (broken()) return (CUresult)broken();
+  const auto target = holder(to, size), source = holder(from, size);
+  if ((to_device && target == allocations.end()) || (from_device && source == allocations.end())) {
     COMPLAIN("a copy of %zu bytes leaves its allocation", size);
     return CUDA_ERROR_INVALID_VALUE;
   }
+  const bool reads = !from_device || order::touches(stream, source->first);
+  if (!reads || (to_device && !order::copies_into(stream, target->first))) return CUDA_ERROR_ILLEGAL_STATE;
   count(!to_device ? CopiesToHost : from_device ? CopiesOnDevice : CopiesToDevice);
   if (!from_device) count(BytesToDevice, size);
   if (!to_device) count(BytesToHost, size);
@@ -144,13 +181,19 @@ CUresult copy(CUdeviceptr to, CUdeviceptr from, size_t size, bool to_device, boo
 CUresult synchronise() {
   count(Synchronisations);
   TRACE("synchronise");
-  return CUDA_SUCCESS;
+  return (CUresult)broken();
 }
 CUresult event() {
   count(Events);
-  return CUDA_SUCCESS;
+  return (CUresult)broken();
 }
 }  // namespace
+int broken() { return current ? current->broken : CUDA_SUCCESS; }
+bool touch(void* stream, const void* pointer) {
+  std::lock_guard guard(driver);
+  const auto found = holder((CUdeviceptr)pointer, 0);
+  return found == allocations.end() || order::touches((CUstream)stream, found->first);
+}
 
 // ---- the device
 API CUresult cuInit(unsigned) { return num_gpus ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE; }
@@ -178,13 +221,34 @@ API CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUde
   return CUDA_SUCCESS;
 }
 API CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice gpu) {
+  std::lock_guard guard(driver);
   contexts[gpu].gpu = gpu;
+  contexts[gpu].holders++;
   return *context = (CUcontext)&contexts[gpu], CUDA_SUCCESS;
 }
-API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { return CUDA_SUCCESS; }
+API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice gpu) {
+  std::lock_guard guard(driver);
+  if (--contexts[gpu].holders == 0) end(contexts[gpu]);
+  return CUDA_SUCCESS;
+}
+API CUresult cuDevicePrimaryCtxReset_v2(CUdevice gpu) {
+  std::lock_guard guard(driver);
+  TRACE("reset of GPU %d", gpu);
+  end(contexts[gpu]);
+  return CUDA_SUCCESS;
+}
+API CUresult cuDevicePrimaryCtxGetState(CUdevice gpu, unsigned* flags, int* is_active) {
+  *flags = 0;
+  *is_active = contexts[gpu].holders > 0;
+  return CUDA_SUCCESS;
+}
 API CUresult cuCtxSetCurrent(CUcontext context) { return current = (Context*)context, CUDA_SUCCESS; }
 API CUresult cuCtxGetCurrent(CUcontext* context) { return *context = (CUcontext)current, CUDA_SUCCESS; }
-API CUresult cuCtxSynchronize() { return synchronise(); }
+API CUresult cuCtxSynchronize() {
+  std::lock_guard guard(driver);
+  order::waited_for_all();
+  return synchronise();
+}
 API CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice gpu) {
   return *pool = (CUmemoryPool)&pools[gpu], CUDA_SUCCESS;
 }
@@ -202,18 +266,26 @@ API CUresult cuMemPoolGetAttribute(CUmemoryPool, CUmemPool_attribute attribute, 
 API CUresult cuMemPoolTrimTo(CUmemoryPool, size_t) { return CUDA_SUCCESS; }
 API CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
   *total = memory_size;
-  *free = memory_size - counts[BytesHeld];
-  return CUDA_SUCCESS;
+  *free = memory_size - (current ? current->bytes_held : counts[BytesHeld]);
+  return (CUresult)broken();
 }
 
-// ---- streams and events, which order nothing here
+// ---- streams and events: every call is done when it returns, and whether they are in an order is looked at
 API CUresult cuStreamCreate(CUstream* stream, unsigned flags) {
   TRACE("stream with flags %u", flags);
-  return *stream = (CUstream) new char, CUDA_SUCCESS;
+  return *stream = (CUstream) new char, (CUresult)broken();
 }
 API CUresult cuStreamDestroy_v2(CUstream stream) { return delete (char*)stream, CUDA_SUCCESS; }
-API CUresult cuStreamSynchronize(CUstream) { return synchronise(); }
-API CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { return event(); }
+API CUresult cuStreamSynchronize(CUstream stream) {
+  std::lock_guard guard(driver);
+  order::waited_for(stream);
+  return synchronise();
+}
+API CUresult cuStreamWaitEvent(CUstream stream, CUevent waited, unsigned) {
+  std::lock_guard guard(driver);
+  order::waits(stream, waited);
+  return event();
+}
 API CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus* status) {
   return *status = CU_STREAM_CAPTURE_STATUS_NONE, CUDA_SUCCESS;
 }
@@ -221,11 +293,17 @@ API CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus* status) {
 using Clock = std::chrono::steady_clock;
 API CUresult cuEventCreate(CUevent* created, unsigned) { return *created = (CUevent) new Clock::time_point, event(); }
 API CUresult cuEventDestroy_v2(CUevent destroyed) { return delete (Clock::time_point*)destroyed, CUDA_SUCCESS; }
-API CUresult cuEventRecord(CUevent recorded, CUstream) {
+API CUresult cuEventRecord(CUevent recorded, CUstream stream) {
+  std::lock_guard guard(driver);
+  order::records(recorded, stream);
   return *(Clock::time_point*)recorded = Clock::now(), event();
 }
 API CUresult cuLaunchHostFunc(CUstream, CUhostFn function, void* data) { return function(data), CUDA_SUCCESS; }
-API CUresult cuEventSynchronize(CUevent) { return synchronise(); }
+API CUresult cuEventSynchronize(CUevent waited) {
+  std::lock_guard guard(driver);
+  order::waited_for(waited);
+  return synchronise();
+}
 API CUresult cuEventQuery(CUevent) { return CUDA_SUCCESS; }
 API CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent start, CUevent end) {
   const auto between = *(Clock::time_point*)end - *(Clock::time_point*)start;
@@ -233,40 +311,63 @@ API CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent start, CUevent e
 }
 
 // ---- memory
-API CUresult cuMemAlloc_v2(CUdeviceptr* pointer, size_t size) { return allocate(pointer, size); }
-API CUresult cuMemAllocAsync(CUdeviceptr* pointer, size_t size, CUstream) { return allocate(pointer, size); }
-API CUresult cuMemFree_v2(CUdeviceptr pointer) { return release(pointer); }
-API CUresult cuMemFreeAsync(CUdeviceptr pointer, CUstream) { return release(pointer); }
-API CUresult cuMemHostAlloc(void** pointer, size_t size, unsigned) { return *pointer = malloc(size), CUDA_SUCCESS; }
+API CUresult cuMemAlloc_v2(CUdeviceptr* pointer, size_t size) { return allocate(pointer, size, nullptr); }
+API CUresult cuMemAllocAsync(CUdeviceptr* pointer, size_t size, CUstream stream) { return allocate(pointer, size, stream); }
+API CUresult cuMemFree_v2(CUdeviceptr pointer) {
+  std::lock_guard guard(driver);
+  order::waited_for_all();
+  return release(pointer, nullptr);
+}
+API CUresult cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) { return release(pointer, stream); }
+API CUresult cuMemHostAlloc(void** pointer, size_t size, unsigned) {
+  if (broken()) return (CUresult)broken();
+  return *pointer = has_pinned ? malloc(size) : nullptr, *pointer ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
 API CUresult cuMemFreeHost(void* pointer) { return free(pointer), CUDA_SUCCESS; }
-API CUresult cuMemsetD8_v2(CUdeviceptr pointer, unsigned char value, size_t size) {
-  if (!is_held(pointer, size)) return CUDA_ERROR_INVALID_VALUE;
+API CUresult cuMemsetD8Async(CUdeviceptr pointer, unsigned char value, size_t size, CUstream stream) {
+  std::lock_guard guard(driver);
+  if (broken()) return (CUresult)broken();
+  const auto target = holder(pointer, size);
+  if (target == allocations.end()) return CUDA_ERROR_INVALID_VALUE;
+  if (!order::copies_into(stream, target->first)) return CUDA_ERROR_ILLEGAL_STATE;
   count(Fills);
   memset((void*)pointer, value, size);
   return CUDA_SUCCESS;
 }
-API CUresult cuMemsetD8Async(CUdeviceptr pointer, unsigned char value, size_t size, CUstream) {
-  return cuMemsetD8_v2(pointer, value, size);
+API CUresult cuMemsetD8_v2(CUdeviceptr pointer, unsigned char value, size_t size) {
+  std::lock_guard guard(driver);
+  order::waited_for_all();
+  return cuMemsetD8Async(pointer, value, size, nullptr);
+}
+API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t size, CUstream stream) {
+  return copy(to, (CUdeviceptr)from, size, true, false, stream);
 }
 API CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t size) {
-  return copy(to, (CUdeviceptr)from, size, true, false);
+  std::lock_guard guard(driver);
+  order::waited_for_all();
+  return cuMemcpyHtoDAsync_v2(to, from, size, nullptr);
 }
-API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t size, CUstream) {
-  return cuMemcpyHtoD_v2(to, from, size);
+API CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t size, CUstream stream) {
+  return copy((CUdeviceptr)to, from, size, false, true, stream);
 }
 API CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t size) {
-  return copy((CUdeviceptr)to, from, size, false, true);
+  std::lock_guard guard(driver);
+  order::waited_for_all();
+  return cuMemcpyDtoHAsync_v2(to, from, size, nullptr);
 }
-API CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t size, CUstream) {
-  return cuMemcpyDtoH_v2(to, from, size);
+API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream stream) {
+  return copy(to, from, size, true, true, stream);
 }
-API CUresult cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, size_t size) { return copy(to, from, size, true, true); }
-API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream) {
-  return cuMemcpyDtoD_v2(to, from, size);
+API CUresult cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, size_t size) {
+  std::lock_guard guard(driver);
+  order::waited_for_all();
+  return cuMemcpyDtoDAsync_v2(to, from, size, nullptr);
 }
 
 // ---- modules and launches
 API CUresult cuModuleLoadData(CUmodule* module, const void* image) {
+  if (broken()) return (CUresult)broken();
+  count(Modules);
   unsigned magic;
   memcpy(&magic, image, sizeof magic);
   const bool is_machine_code = magic == 0xBA55ED50 || magic == 0x464C457F;  // a fatbin, an ELF file
@@ -286,11 +387,35 @@ API CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const ch
   }
   return *function = (CUfunction) new Function{name}, CUDA_SUCCESS;
 }
+// One more launch of the current context: what it answers.
+static CUresult launched() {
+  if (!current || current->broken || !fail_file) return (CUresult)broken();
+  if (FILE* file = fopen(fail_file, "r")) {
+    int gpu = 0, code = 0;
+    const bool is_asked = fscanf(file, "%d %d", &gpu, &code) == 2 && gpu == current->gpu;
+    fclose(file);
+    if (is_asked && !unlink(fail_file)) {
+      current->broken = (CUresult)code;
+      COMPLAIN("a launch breaks the context of GPU %d", gpu);
+    }
+  }
+  return current->broken;
+}
 API CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { return CUDA_SUCCESS; }
 API CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                            unsigned bz, unsigned shared_bytes, CUstream, void** parameters, void**) {
+                            unsigned bz, unsigned shared_bytes, CUstream stream, void** parameters, void**) {
   std::lock_guard guard(driver);
   const char* name = ((Function*)function)->name.c_str();
+  if (CUresult answer = launched()) return answer;
+  // Whatever looks like an address is taken for one.
+  const auto& sizes = emu::parameter_sizes(name);
+  for (size_t i = 0; i < sizes.size(); i++)
+    for (size_t at = 0; at + 8 <= sizes[i]; at += 8) {
+      CUdeviceptr pointer;
+      memcpy(&pointer, (char*)parameters[i] + at, sizeof pointer);
+      const auto found = holder(pointer, 0);
+      if (found != allocations.end() && !order::touches(stream, found->first)) return CUDA_ERROR_ILLEGAL_STATE;
+    }
   count(Launches);
   TRACE("launch %s <<<(%u,%u,%u), (%u,%u,%u), %u>>>", name, gx, gy, gz, bx, by, bz, shared_bytes);
   kernel_running = name;

@@ -20,10 +20,16 @@ enum Count {
   BytesToHost,
   BytesHeld,
   MostBytesHeld,
+  Modules,
   NumCounts
 };
 extern volatile uint64_t* counts;
 inline void count(Count what, uint64_t by = 1) { counts[what] = counts[what] + by; }
+
+// What the calling thread's context answers to everything since a kernel has broken it, or 0.
+int broken();
+// A library's call on a stream that reads or writes there. False, with a report, if that is in no order with other streams.
+bool touch(void* stream, const void* pointer);
 
 extern const bool is_traced;
 extern const int capability;  // major * 10 + minor

@@ -36,6 +36,7 @@ namespace {
 struct Kernel {
   void* function;
   Call call;
+  std::vector<size_t> sizes;
 };
 // Nothing here is destroyed: threads may run on while the program ends.
 std::map<std::string, Kernel>& kernels() {
@@ -216,7 +217,10 @@ void barrier() {
   if (now.current->state == AtBarrier) to_scheduler();
 }
 Poisoned::Poisoned(void (*fill)(unsigned)) { fills().push_back(fill); }
-void add_kernel(const char* name, void* kernel, Call call) { kernels()[name] = {kernel, call}; }
+void add_kernel(const char* name, void* kernel, Call call, std::vector<size_t> sizes) {
+  kernels()[name] = {kernel, call, std::move(sizes)};
+}
+const std::vector<size_t>& parameter_sizes(const char* name) { return kernels()[name].sizes; }
 bool has_kernel(const char* name) { return kernels().count(name); }
 
 void where(char* text, size_t size) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 namespace emu {
 
@@ -86,17 +87,20 @@ inline T value_of(const Meeting& meeting, unsigned lane) {
 
 // Kernels by name, as a module finds them.
 using Call = void (*)(void* kernel, void** parameters);
-void add_kernel(const char* name, void* kernel, Call call);
+void add_kernel(const char* name, void* kernel, Call call, std::vector<size_t> sizes);
 bool has_kernel(const char* name);
+// The bytes of each parameter.
+const std::vector<size_t>& parameter_sizes(const char* name);
 
 template <class... A>
 struct Registered {
   Registered(const char* name, void (*kernel)(A...)) {
-    add_kernel(name, (void*)kernel, [](void* kernel, void** parameters) {
+    const Call call = [](void* kernel, void** parameters) {
       [&]<size_t... I>(std::index_sequence<I...>) {
         ((void (*)(A...))kernel)(*(A*)parameters[I]...);
       }(std::index_sequence_for<A...>{});
-    });
+    };
+    add_kernel(name, (void*)kernel, call, {sizeof(A)...});
   }
 };
 

@@ -99,8 +99,10 @@ auto created(Handle* handle) {
   *handle = (Handle) new char;
   return 0;
 }
+// A broken context may have a library fail here too: the worst is taken.
 template <class Handle>
 auto destroyed(Handle handle) {
+  if (broken()) return 14;  // CUBLAS_STATUS_INTERNAL_ERROR, and no curandStatus that is a success
   delete (char*)handle;
   return 0;
 }
@@ -118,6 +120,7 @@ API Status cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t ta, cubl
                                       const void* b, cudaDataType b_type, int ldb, long long step_b, const void* beta,
                                       void* c, cudaDataType c_type, int ldc, long long step_c, int batch,
                                       cublasComputeType_t compute, cublasGemmAlgo_t) {
+  if (broken()) return CUBLAS_STATUS_EXECUTION_FAILED;
   const bool in_f16 = compute == CUBLAS_COMPUTE_16F || compute == CUBLAS_COMPUTE_16F_PEDANTIC;
   const int scalar = in_f16 ? CUDA_R_16F : CUDA_R_32F;
   const Matrix out{c, c_type, ldc, step_c};
@@ -232,7 +235,11 @@ API Status cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t
 API Status cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, const void* alpha, const void* a,
                           cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
                           const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
-                          cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t*, void*, size_t, cudaStream_t) {
+                          cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t*, void*, size_t,
+                          cudaStream_t stream) {
+  if (broken()) return CUBLAS_STATUS_EXECUTION_FAILED;
+  for (const void* operand : {a, b, c, (const void*)d, of(product).get<const void*>(CUBLASLT_MATMUL_DESC_BIAS_POINTER)})
+    if (!touch(stream, operand)) return CUBLAS_STATUS_EXECUTION_FAILED;
   const Description& out = of(d_layout);
   const bool transposed_a = of(product).get<int>(CUBLASLT_MATMUL_DESC_TRANSA) != CUBLAS_OP_N;
   const bool transposed_b = of(product).get<int>(CUBLASLT_MATMUL_DESC_TRANSB) != CUBLAS_OP_N;
@@ -258,6 +265,7 @@ API RandStatus curandCreateGenerator(curandGenerator_t* made, curandRngType) {
   return *made = (curandGenerator_t) new std::mt19937_64, CURAND_STATUS_SUCCESS;
 }
 API RandStatus curandDestroyGenerator(curandGenerator_t generator) {
+  if (broken()) return CURAND_STATUS_INTERNAL_ERROR;
   return delete (std::mt19937_64*)generator, CURAND_STATUS_SUCCESS;
 }
 API RandStatus curandSetStream(curandGenerator_t, cudaStream_t) { return CURAND_STATUS_SUCCESS; }

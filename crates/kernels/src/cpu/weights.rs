@@ -28,6 +28,10 @@ impl PackedLinear for linear::Packed {
         self.unpack()
     }
 
+    fn tensors(&self) -> Vec<&Tensor> {
+        Vec::new()
+    }
+
     fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
         let Some(kernels) = sets::current() else { return Ok(None) };
         product(x, epilogue, self.out_features(), |x, epilogue| kernels.linear(self, x, epilogue))
@@ -71,6 +75,10 @@ impl<F: TileWeights> PackedLinear for tile_linear::Packed<F> {
     fn unpack(&self) -> Result<(Tensor, Tensor)> {
         let (weight, bias) = self.unpack()?;
         Ok((weight.to_dtype(F::DTYPE)?, bias))
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        Vec::new()
     }
 
     fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {

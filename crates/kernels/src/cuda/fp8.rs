@@ -173,6 +173,11 @@ impl PackedLinear for Packed {
         Ok((wide.broadcast_mul(&scales.unsqueeze(1)?)?, bias))
     }
 
+    fn tensors(&self) -> Vec<&Tensor> {
+        let Rounded { numbers, scales } = &self.weight;
+        [numbers, scales].into_iter().chain(&self.bias).collect()
+    }
+
     fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
         if crate::cpu::sets::is_reference_forced() || x.dtype() != self.dtype {
             return Ok(None);

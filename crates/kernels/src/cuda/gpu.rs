@@ -77,6 +77,16 @@ pub(super) fn gpu(tensor: &Tensor) -> Result<Rc<Gpu>> {
     })
 }
 
+/// Lets go of what this thread keeps of a device.
+pub(crate) fn forget(device: &Device) {
+    if let Device::Cuda(device) = device {
+        let ordinal = device.cuda_stream().context().ordinal();
+        // Dropped after the list is let go: what is dropped calls the driver.
+        let forgotten = GPUS.with_borrow_mut(|gpus| gpus.remove(&ordinal));
+        drop(forgotten);
+    }
+}
+
 /// Whether there are kernels for numbers of this type.
 pub(super) fn is_served(dtype: DType) -> bool {
     matches!(dtype, DType::BF16 | DType::F32)

@@ -66,6 +66,10 @@ impl PackedLinear for Packed {
         Ok((self.weight.clone(), bias))
     }
 
+    fn tensors(&self) -> Vec<&Tensor> {
+        std::iter::once(&self.weight).chain(&self.bias).collect()
+    }
+
     fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
         if crate::cpu::sets::is_reference_forced() || x.dtype() != self.weight.dtype() {
             return Ok(None);

@@ -20,12 +20,15 @@ mod lt;
 mod norm;
 mod qkv;
 mod step;
+mod streamed;
 #[cfg(test)]
 mod tests;
 
 use candle_core::{Result, Tensor};
 
 pub use self::attention::cuda_attention;
+pub(crate) use self::gpu::forget;
+pub(crate) use self::streamed::Streamed;
 
 use crate::backend::{Backend, PackedConv, PackedLinear};
 use crate::operands::{CausalAttention, GroupNorm, JointAttention, SelfAttention};

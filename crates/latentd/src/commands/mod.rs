@@ -19,8 +19,8 @@ use std::ffi::{OsStr, OsString};
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches};
 use latentd::{
-    CacheFlags, DeviceName, DtypeName, EditPositionsName, Error, Omni, OmniBuilder, QuantizationName, SamplerName,
-    VaeTilingName,
+    CacheFlags, DeviceName, DtypeName, EditPositionsName, Error, OffloadName, Omni, OmniBuilder, QuantizationName,
+    SamplerName, VaeTilingName,
 };
 
 use crate::{build, logging};
@@ -102,6 +102,11 @@ struct ModelFlags<D: clap::Args = OneDevice> {
     /// fast as f32 with AVX-512 VNNI or AMX; fp8 is for GPUs
     #[arg(long, value_enum, env = "LATENTD_QUANTIZATION")]
     quantization: Option<QuantizationName>,
+    /// What of the weights stays in host memory and is carried to the GPU when its turn comes. `encoder` costs a moment
+    /// for each new prompt; `block` costs every step the time of the copy, where that is longer than the step, and lets
+    /// Qwen-Image run on 24 GB; `auto` is the first that fits
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT", env = "LATENTD_OFFLOAD")]
+    offload: OffloadName,
     /// How Qwen-Image-Edit's text encoder counts the tokens of a picture: by row and column, or one after another as
     /// diffusers up to 0.42 does
     #[arg(long, value_enum, default_value_t, value_name = "POSITIONS", env = "LATENTD_QWEN_EDIT_POSITIONS")]
@@ -144,7 +149,8 @@ impl ModelFlags {
 impl<D: clap::Args> ModelFlags<D> {
     fn builder_on(&self, device: DeviceName, model: Option<&str>) -> OmniBuilder {
         let builder = Omni::builder().device(device).cache_flags(self.cache.clone());
-        let mut builder = builder.qwen_edit_positions(self.qwen_edit_positions).vae_tiling(self.vae_tiling);
+        let builder = builder.qwen_edit_positions(self.qwen_edit_positions).offload(self.offload);
+        let mut builder = builder.vae_tiling(self.vae_tiling);
         if let Some(model) = model {
             builder = builder.model(model);
         }

@@ -81,6 +81,9 @@ impl PictureFlags {
         }
         let limits = Limits { max_pixels: self.max_generated_image_size };
         let mut omni = self.loading.builder(self.model.as_deref()).limits(limits).build()?;
+        if omni.placement().host_bytes() > 0 {
+            terminal::notice(&omni.placement().to_string());
+        }
         let bar = StepsBar::new();
         let images = omni.generate_with_progress(input, params, |step| bar.update(step)).map_err(with_flags)?;
         bar.finish();

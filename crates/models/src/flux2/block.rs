@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use kernels::{AttentionStream, JointAttention, Linear, Products, RopeTable, RowLayout, swiglu};
+use kernels::{AttentionStream, JointAttention, Linear, Products, RopeTable, RowLayout, parameters, swiglu};
 
 use super::config::TransformerConfig;
 use super::modulation::Modulation;
@@ -76,6 +76,8 @@ pub struct Block {
     pub ff_context: FeedForward,
 }
 
+parameters!(Block { attn, ff, ff_context });
+
 impl Block {
     pub(super) fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
         Ok(Block {
@@ -117,6 +119,8 @@ pub struct Attention {
     products: Products,
     eps: f64,
 }
+
+parameters!(Attention { to_qkv, add_qkv_proj, norm_q, norm_k, norm_added_q, norm_added_k, to_out, to_add_out });
 
 impl Attention {
     fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
@@ -169,6 +173,8 @@ pub struct FeedForward {
     linear_in: Linear,
     linear_out: Linear,
 }
+
+parameters!(FeedForward { linear_in, linear_out });
 
 impl FeedForward {
     fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {

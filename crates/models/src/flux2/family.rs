@@ -16,6 +16,7 @@ use super::transformer::Transformer;
 use super::vae::{Vae, VaeConfig, VaeEncoder};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
+use crate::components::Components;
 use crate::cost::{RequestSizes, TextLength};
 use crate::dit::Dit;
 use crate::error::LoadError;
@@ -26,6 +27,7 @@ use crate::noise::randn;
 use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
 use crate::peaks::{self, Convolutions, Peaks, Resolution};
+use crate::placement::{ModelBytes, activations};
 use crate::qwen_decoder::DecoderConfig;
 use crate::schedule::flow_match_config;
 use crate::tiling::Tiling;
@@ -52,13 +54,27 @@ struct ModelIndex {
 }
 
 impl Flux2Klein {
+    /// The bytes of the components, of which nothing is loaded.
+    ///
+    /// # Errors
+    /// A file is missing or damaged, or a configuration is not supported.
+    pub(super) fn bytes(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<ModelBytes, LoadError> {
+        let precision = Precision::new(options.dtype, options.device.clone());
+        let ModelIndex { is_distilled } = checkpoint.json("model_index.json")?;
+        let config = TransformerConfig::load(checkpoint)?;
+        let card = Facts::load(checkpoint)?.applied_to(card(checkpoint.class()?, is_distilled, &config, options.dtype));
+        let text = DecoderConfig::load(checkpoint, "text_encoder")?;
+        let peaks = peaks(&config, &VaeConfig::load(checkpoint)?, &text, &precision);
+        let activation_bytes = precision.activations.size_in_bytes();
+        Ok(components(checkpoint, options)?.bytes(activations(&card, &peaks, activation_bytes)))
+    }
+
     /// Loads tokenizer, text encoder, transformer and VAE, in this order.
     ///
     /// # Errors
     /// The first thing that is missing or wrong, by file and name.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, progress: Progress<'_>) -> Result<Self, LoadError> {
         let precision = Precision::new(options.dtype, options.device.clone());
-        let open = |component: &str| checkpoint.weights(component, precision.clone());
         let ModelIndex { is_distilled } = checkpoint.json("model_index.json")?;
         let schedule = flow_match_config(checkpoint, sigmas)?;
         let config = TransformerConfig::load(checkpoint)?;
@@ -76,18 +92,16 @@ impl Flux2Klein {
         }
         let text = DecoderConfig::load(checkpoint, "text_encoder")?;
         let peaks = peaks(&config, &vae_config, &text, &precision);
+        let Components { text_encoder, transformer: weights, vae } = components(checkpoint, options)?;
         let report = |done, total| progress("text encoder", done, total);
-        let text_encoder = open("text_encoder")?.only(is_read_of_text_encoder);
         let prompts = PromptEncoder::load(checkpoint, &text_encoder.scope("", &report), max_sequence_length)?;
         drop(text_encoder);
         let report = |done, total| progress("transformer", done, total);
-        let weights = open("transformer")?.quantized(options.quantization);
         let transformer = Transformer::load(&config, &weights.scope("", &report))?;
         drop(weights);
         let report = |done, total| progress("vae", done, total);
-        let weights = open("vae")?.only(|name| name != "bn.num_batches_tracked");
         let (vae, vae_encoder) = {
-            let scope = weights.scope("", &report);
+            let scope = vae.scope("", &report);
             (Vae::load(&vae_config, &scope)?, VaeEncoder::load(&vae_config, &scope)?)
         };
         Ok(Flux2Klein {
@@ -176,6 +190,18 @@ impl Family for Flux2Klein {
 
 fn sigmas(schedule: &FlowMatchConfig, num_inference_steps: usize, image_seq_len: usize) -> Sigmas {
     Sigmas::with_mu(schedule, num_inference_steps, empirical_mu(image_seq_len, num_inference_steps))
+}
+
+/// The weights that are read.
+fn components(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Components, LoadError> {
+    let precision = Precision::new(options.dtype, options.device.clone());
+    let open = |component: &str| checkpoint.weights(component, precision.clone());
+    let components = Components {
+        text_encoder: open("text_encoder")?.only(is_read_of_text_encoder),
+        transformer: open("transformer")?,
+        vae: open("vae")?.only(|name| name != "bn.num_batches_tracked"),
+    };
+    Ok(components.with(options))
 }
 
 /// Whether a tensor of the text encoder is loaded: nothing behind the last hidden state that is wanted.

@@ -39,6 +39,7 @@ pub(crate) const FAMILY: ModelFamily = ModelFamily {
     classes: &["Flux2KleinPipeline"],
     seeing_classes: &[],
     models: published::MODELS,
+    bytes: Flux2Klein::bytes,
     load: |checkpoint, options, progress| {
         let digest = checkpoint.digest("transformer")?;
         let family = Flux2Klein::load(checkpoint, options, progress)?;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use kernels::{AttentionStream, JointAttention, Linear, Products, RopeTable, RowLayout, swiglu};
+use kernels::{AttentionStream, JointAttention, Linear, Products, RopeTable, RowLayout, parameters, swiglu};
 
 use super::block::{BlockContext, head_norm};
 use super::config::TransformerConfig;
@@ -34,6 +34,8 @@ pub struct SingleBlock {
     products: Products,
     eps: f64,
 }
+
+parameters!(SingleBlock { to_qkv, to_mlp, norm_q, norm_k, attn_out, mlp_out });
 
 impl SingleBlock {
     pub(super) fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {

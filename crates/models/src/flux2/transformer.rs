@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use kernels::{Linear, RopeTable, RowLayout, cat_rows, modulated_layer_norm};
+use kernels::{Layers, Linear, RopeTable, RowLayout, cat_rows, modulated_layer_norm};
 
 use super::block::{Block, BlockContext};
 use super::config::TransformerConfig;
@@ -30,8 +30,8 @@ pub struct Transformer {
     double_stream_modulation_img: Linear,
     double_stream_modulation_txt: Linear,
     single_stream_modulation: Linear,
-    transformer_blocks: Vec<Block>,
-    single_transformer_blocks: Vec<SingleBlock>,
+    transformer_blocks: Layers<Block>,
+    single_transformer_blocks: Layers<SingleBlock>,
     norm_out: Linear,
     proj_out: Linear,
     rope: RopeTables,
@@ -114,8 +114,8 @@ impl Transformer {
             double_stream_modulation_img: linear("double_stream_modulation_img.linear", dim, 6 * dim)?,
             double_stream_modulation_txt: linear("double_stream_modulation_txt.linear", dim, 6 * dim)?,
             single_stream_modulation: linear("single_stream_modulation.linear", dim, 3 * dim)?,
-            transformer_blocks: dual.collect::<Result<_, _>>()?,
-            single_transformer_blocks: single.collect::<Result<_, _>>()?,
+            transformer_blocks: scope.layers(dual)?,
+            single_transformer_blocks: scope.layers(single)?,
             norm_out: linear("norm_out.linear", dim, 2 * dim)?,
             proj_out: linear("proj_out", dim, config.in_channels)?,
             rope: RopeTables::new(config, precision.device.clone()),
@@ -127,14 +127,14 @@ impl Transformer {
         })
     }
 
-    /// The dual-stream blocks, in order.
+    /// The dual-stream blocks, in order; none where they are streamed.
     pub fn blocks(&self) -> &[Block] {
-        &self.transformer_blocks
+        self.transformer_blocks.as_slice()
     }
 
-    /// The single-stream blocks, in order.
+    /// The single-stream blocks, in order; none where they are streamed.
     pub fn single_blocks(&self) -> &[SingleBlock] {
-        &self.single_transformer_blocks
+        self.single_transformer_blocks.as_slice()
     }
 
     /// The embedding of each noise level and guidance scale, `[rows, dim]`. A row without a scale, or all
@@ -258,8 +258,8 @@ impl Dit for Transformer {
         context: &Conditioning,
     ) -> Result<Streams> {
         in_turn(blocks, streams, |index, streams| match segment {
-            0 => self.transformer_blocks[index].forward(streams, &context.blocks),
-            _ => self.single_transformer_blocks[index].forward(streams, &context.blocks),
+            0 => self.transformer_blocks.run(index, |block| block.forward(streams, &context.blocks)),
+            _ => self.single_transformer_blocks.run(index, |block| block.forward(streams, &context.blocks)),
         })
     }
 

@@ -1,7 +1,7 @@
 //! The vision tower: patches of pictures to tokens of the language model.
 
 use candle_core::{Device, Tensor, bail};
-use kernels::{Linear, RowLayout, SelfAttention, check_interrupt, rms_norm, swiglu};
+use kernels::{Layers, Linear, RowLayout, SelfAttention, check_interrupt, parameters, rms_norm, swiglu};
 
 use super::config::VisionConfig;
 use super::grid::{Grid, PatchLayout};
@@ -15,7 +15,7 @@ const EPS: f64 = 1e-6;
 /// `Qwen2_5_VisionTransformerPretrainedModel`.
 pub struct VisionTower {
     patch_embed: Linear,
-    blocks: Vec<VisionBlock>,
+    blocks: Layers<VisionBlock>,
     merger: PatchMerger,
     config: VisionConfig,
     precision: Precision,
@@ -36,10 +36,8 @@ impl VisionTower {
         let kernel = visual.device(kernel.reshape((hidden, config.patch_len())))?;
         Ok(VisionTower {
             patch_embed: visual.device(Linear::new(&kernel, None))?,
-            blocks: visual
-                .list("blocks", config.depth)?
-                .map(|block| VisionBlock::load(config, &block))
-                .collect::<Result<_, _>>()?,
+            blocks: scope
+                .layers(visual.list("blocks", config.depth)?.map(|block| VisionBlock::load(config, &block)))?,
             merger: PatchMerger::load(config, &visual.pp("merger"))?,
             config: config.clone(),
             precision: scope.precision().clone(),
@@ -113,7 +111,8 @@ impl VisionTower {
     ) -> Result<Tensor> {
         check_interrupt()?;
         let whole = self.config.fullatt_block_indexes.contains(&i);
-        self.blocks[i].forward(hidden_states, rope, if whole { &layout.pictures } else { &layout.windows })
+        let rows = if whole { &layout.pictures } else { &layout.windows };
+        self.blocks.run(i, |block| block.forward(hidden_states, rope, rows))
     }
 
     /// What makes tokens of patches.
@@ -157,6 +156,8 @@ pub struct VisionBlock {
     down_proj: Linear,
     num_heads: usize,
 }
+
+parameters!(VisionBlock { norm1, qkv, proj, norm2, gate_up_proj, down_proj });
 
 impl VisionBlock {
     fn load(config: &VisionConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {

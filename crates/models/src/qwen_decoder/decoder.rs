@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Tensor, bail};
-use kernels::{CausalAttention, HeadNorms, Linear, check_interrupt, rms_norm, swiglu};
+use candle_core::{DType, Device, Tensor, bail};
+use kernels::{CausalAttention, HeadNorms, Layers, Linear, check_interrupt, parameters, rms_norm, swiglu};
 
 use super::config::DecoderConfig;
 use super::positions::Positions;
@@ -14,12 +14,14 @@ use crate::weights::Scope;
 
 /// A decoder without its head, one sequence at a time, up to the last hidden state that is wanted.
 pub struct Decoder {
+    /// In host memory where the layers are.
     embed_tokens: Tensor,
-    layers: Vec<DecoderLayer>,
+    layers: Layers<DecoderLayer>,
     /// Of a decoder with all of its layers.
     norm: Option<Tensor>,
     config: DecoderConfig,
     activations: DType,
+    device: Device,
 }
 
 /// What a sequence is beside its embeddings.
@@ -52,15 +54,15 @@ impl Decoder {
         let model = if model.has("language_model.embed_tokens.weight") { model.pp("language_model") } else { model };
         let whole = last_hidden_state == config.num_hidden_layers;
         Ok(Decoder {
-            embed_tokens: model.get((config.vocab_size, config.hidden_size), "embed_tokens.weight")?,
-            layers: model
-                .list("layers", config.num_hidden_layers)?
-                .take(last_hidden_state)
-                .map(|layer| DecoderLayer::load(config, &layer))
-                .collect::<Result<_, _>>()?,
+            embed_tokens: model.lookup_table((config.vocab_size, config.hidden_size), "embed_tokens.weight")?,
+            layers: {
+                let layers = model.list("layers", config.num_hidden_layers)?.take(last_hidden_state);
+                scope.layers(layers.map(|layer| DecoderLayer::load(config, &layer)))?
+            },
             norm: whole.then(|| model.norm_weight(config.hidden_size, "norm.weight")).transpose()?,
             config: config.clone(),
             activations: scope.precision().activations,
+            device: scope.precision().device.clone(),
         })
     }
 
@@ -79,7 +81,7 @@ impl Decoder {
         for i in 0..=last {
             if i > 0 {
                 check_interrupt()?;
-                hidden_states = self.layers[i - 1].forward(&hidden_states, sequence)?;
+                hidden_states = self.layers.run(i - 1, |layer| layer.forward(&hidden_states, sequence))?;
             }
             if wanted.contains(&i) {
                 kept.insert(i, hidden_states.clone());
@@ -108,7 +110,7 @@ impl Decoder {
     /// An id outside the vocabulary, or the device fails.
     pub fn embed(&self, input_ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(input_ids, self.embed_tokens.device())?;
-        self.embed_tokens.index_select(&ids, 0)?.to_dtype(self.activations)
+        self.embed_tokens.index_select(&ids, 0)?.to_device(&self.device)?.to_dtype(self.activations)
     }
 
     /// The sequence of tokens at `positions`, the first `valid` of which are no padding.
@@ -126,13 +128,13 @@ impl Decoder {
         let angles = tokens.iter().flat_map(|position| {
             inv_freq.iter().zip(&axes).map(move |(inv_freq, &axis)| position[axis] as f32 * inv_freq)
         });
-        let angles = Tensor::from_iter(angles, self.embed_tokens.device())?.reshape((tokens.len(), half))?;
+        let angles = Tensor::from_iter(angles, &self.device)?.reshape((tokens.len(), half))?;
         Ok(Sequence { cos: angles.cos()?, sin: angles.sin()?, valid })
     }
 
-    /// The layers that were loaded, in order.
+    /// The layers that were loaded, in order; none where they are streamed.
     pub fn layers(&self) -> &[DecoderLayer] {
-        &self.layers
+        self.layers.as_slice()
     }
 
     /// The norm behind the last layer.
@@ -177,6 +179,16 @@ pub struct DecoderLayer {
     down_proj: Linear,
     config: DecoderConfig,
 }
+
+parameters!(DecoderLayer {
+    input_layernorm,
+    qkv_proj,
+    head_norms,
+    o_proj,
+    post_attention_layernorm,
+    gate_up_proj,
+    down_proj,
+});
 
 impl DecoderLayer {
     fn load(config: &DecoderConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {

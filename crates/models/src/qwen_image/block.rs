@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use kernels::{
     AttentionStream, JointAttention, Linear, LinearStack, Products, RopeTable, RowLayout, modulated_layer_norm,
+    parameters,
 };
 
 use super::config::TransformerConfig;
@@ -55,6 +56,8 @@ pub struct Block {
     /// The text stream's feed-forward network.
     pub txt_mlp: FeedForward,
 }
+
+parameters!(Block { attn, img_mlp, txt_mlp });
 
 impl Block {
     pub(super) fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
@@ -177,6 +180,8 @@ pub struct Attention {
     products: Products,
 }
 
+parameters!(Attention { to_qkv, add_qkv_proj, norm_q, norm_k, norm_added_q, norm_added_k, to_out, to_add_out });
+
 impl Attention {
     fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, LoadError> {
         let dim = config.dim();
@@ -232,6 +237,8 @@ pub struct FeedForward {
     proj: Linear,
     net_2: Linear,
 }
+
+parameters!(FeedForward { proj, net_2 });
 
 impl FeedForward {
     fn load(dim: usize, scope: &Scope<'_>) -> Result<Self, LoadError> {

@@ -13,6 +13,7 @@ use super::transformer::Transformer;
 use super::vae::{TILING, Vae};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
+use crate::components::Components;
 use crate::cost::RequestSizes;
 use crate::dit::Dit;
 use crate::error::LoadError;
@@ -22,6 +23,7 @@ use crate::noise::randn;
 use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
 use crate::peaks::{self, Convolutions, Peaks, Resolution};
+use crate::placement::{ModelBytes, activations};
 use crate::qwen_decoder::DecoderConfig;
 use crate::schedule::flow_match_config;
 use crate::weights::Precision;
@@ -46,15 +48,27 @@ pub(super) const CLASSES: [(&str, Option<EditStyle>); 3] = [
 ];
 
 impl QwenImage {
+    /// The bytes of the components, of which nothing is loaded.
+    ///
+    /// # Errors
+    /// A file is missing or damaged, or a configuration is not supported.
+    pub(super) fn bytes(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<ModelBytes, LoadError> {
+        let precision = Precision::new(options.dtype, options.device.clone());
+        let (class, style) = class_and_style(checkpoint)?;
+        let config = TransformerConfig::load(checkpoint)?;
+        let card = Facts::load(checkpoint)?.applied_to(card(class, style, &config, options.dtype));
+        let text = DecoderConfig::load(checkpoint, "text_encoder")?;
+        let peaks = peaks(&config, &VaeConfig::load(checkpoint)?, &text, &precision);
+        let activation_bytes = precision.activations.size_in_bytes();
+        Ok(components(checkpoint, options, style)?.bytes(activations(&card, &peaks, activation_bytes)))
+    }
+
     /// Loads tokenizer, text encoder, transformer and VAE, in this order.
     ///
     /// # Errors
     /// The first thing that is missing or wrong, by file and name.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, progress: Progress<'_>) -> Result<Self, LoadError> {
-        let precision = Precision::new(options.dtype, options.device.clone());
-        let open = |component: &str| checkpoint.weights(component, precision.clone());
-        let class = checkpoint.class()?;
-        let style = CLASSES.iter().find(|(name, _)| *name == class).and_then(|(_, style)| *style);
+        let (class, style) = class_and_style(checkpoint)?;
         let schedule = flow_match_config(checkpoint, Sigmas::new)?;
         let config = TransformerConfig::load(checkpoint)?;
         let vae_config = VaeConfig::load(checkpoint)?;
@@ -67,11 +81,9 @@ impl QwenImage {
             cache.validate(&card.num_blocks)?;
         }
 
-        let edits = style.is_some();
-        let text_encoder = open("text_encoder")?.only(|name| is_read_of_text_encoder(name, edits));
-        let vae_weights = open("vae")?.only(|name| is_read_of_vae(name, edits));
+        let Components { text_encoder, transformer: weights, vae } = components(checkpoint, options, style)?;
         let report_vae = |done, total| progress("vae", done, total);
-        let vae_scope = vae_weights.scope("", &report_vae);
+        let vae_scope = vae.scope("", &report_vae);
         let report = |done, total| progress("text encoder", done, total);
         let scope = text_encoder.scope("", &report);
         let conditioner = match style {
@@ -83,9 +95,9 @@ impl QwenImage {
             }
         };
         let report = |done, total| progress("transformer", done, total);
-        let weights = open("transformer")?.quantized(options.quantization);
         let transformer = Transformer::load(&config, &weights.scope("", &report))?;
         drop(weights);
+        let precision = Precision::new(options.dtype, options.device.clone());
         Ok(QwenImage {
             vae: Vae::load(&vae_config, &vae_scope)?,
             sizes: RequestSizes {
@@ -140,6 +152,29 @@ impl QwenImage {
     pub fn vae(&self) -> &Vae {
         &self.vae
     }
+}
+
+/// What `model_index.json` names, and how it announces pictures.
+fn class_and_style(checkpoint: &Checkpoint) -> Result<(String, Option<EditStyle>), LoadError> {
+    let class = checkpoint.class()?;
+    let style = CLASSES.iter().find(|(name, _)| *name == class).and_then(|(_, style)| *style);
+    Ok((class, style))
+}
+
+/// The weights that are read.
+fn components(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+    style: Option<EditStyle>,
+) -> Result<Components, LoadError> {
+    let (precision, edits) = (Precision::new(options.dtype, options.device.clone()), style.is_some());
+    let open = |component: &str| checkpoint.weights(component, precision.clone());
+    let components = Components {
+        text_encoder: open("text_encoder")?.only(|name| is_read_of_text_encoder(name, edits)),
+        transformer: open("transformer")?,
+        vae: open("vae")?.only(|name| is_read_of_vae(name, edits)),
+    };
+    Ok(components.with(options))
 }
 
 /// Whether a tensor of the text encoder is loaded: not the head that would make words, and what sees pictures only

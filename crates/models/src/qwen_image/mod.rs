@@ -43,6 +43,7 @@ pub(crate) const FAMILY: ModelFamily = ModelFamily {
     classes: &[family::CLASSES[0].0, family::CLASSES[1].0, family::CLASSES[2].0],
     seeing_classes: &[family::CLASSES[1].0, family::CLASSES[2].0],
     models: published::MODELS,
+    bytes: QwenImage::bytes,
     load: |checkpoint, options, progress| {
         let digest = checkpoint.digest("transformer")?;
         let family = QwenImage::load(checkpoint, options, progress)?;

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
-use kernels::{Linear, RowLayout, cat_rows, modulated_layer_norm, rms_norm};
+use kernels::{Layers, Linear, RowLayout, cat_rows, modulated_layer_norm, rms_norm};
 
 use super::block::{Block, BlockContext, ImageTime, Modulation, Modulations, NORM_EPS};
 use super::config::TransformerConfig;
@@ -24,7 +24,7 @@ pub struct Transformer {
     txt_in: Linear,
     time_embedder: TimestepEmbedder,
     modulations: Modulations,
-    transformer_blocks: Vec<Block>,
+    transformer_blocks: Layers<Block>,
     norm_out: Linear,
     proj_out: Linear,
     rope: RopeTables,
@@ -78,7 +78,7 @@ impl Transformer {
             modulations.load_next(&block)?;
             Block::load(config, &block.quantized_block(index, config.num_layers))
         });
-        let transformer_blocks = blocks.collect::<Result<_, _>>()?;
+        let transformer_blocks = scope.layers(blocks)?;
         Ok(Transformer {
             img_in: scope.pp("img_in").linear(config.in_channels, dim)?,
             txt_norm: scope.device(txt_norm.to_dtype(precision.activations))?,
@@ -106,9 +106,9 @@ impl Transformer {
         })
     }
 
-    /// The blocks, in order.
+    /// The blocks, in order; none where they are streamed.
     pub fn blocks(&self) -> &[Block] {
-        &self.transformer_blocks
+        self.transformer_blocks.as_slice()
     }
 
     /// Shifts, scales and gates of the image and of the text stream of each of `blocks`.
@@ -237,7 +237,8 @@ impl Dit for Transformer {
     ) -> Result<Streams> {
         let modulations = self.modulations.of(blocks.clone(), &context.blocks)?;
         in_turn(blocks.zip(modulations), streams, |(index, modulation), streams| {
-            self.transformer_blocks[index].forward(streams, &modulation?, &context.blocks)
+            let modulation = modulation?;
+            self.transformer_blocks.run(index, |block| block.forward(streams, &modulation, &context.blocks))
         })
     }
 

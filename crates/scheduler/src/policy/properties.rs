@@ -161,7 +161,7 @@ impl World {
     fn load(&mut self) {
         for worker in 0..N_WORKERS {
             if self.state.lanes[worker].status == LaneStatus::Loading {
-                self.state.loaded(worker);
+                self.state.loaded(worker, None);
             }
         }
     }

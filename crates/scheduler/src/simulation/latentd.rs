@@ -38,7 +38,7 @@ impl Latentd {
         let steps = device.calibration.iter().map(|&load| (load, device.seconds(load))).collect();
         let (encode, decode) = (vec![(1.0, device.encode)], vec![(1.0, device.decode_per_token)]);
         state.cost.calibrate(&Calibration { steps, encode, decode, ..Calibration::default() });
-        (0..scenario.devices).for_each(|worker| state.loaded(worker));
+        (0..scenario.devices).for_each(|worker| state.loaded(worker, None));
         Latentd { state, deadline: Box::new(deadline), refused: Vec::new() }
     }
 

@@ -121,6 +121,21 @@ async fn a_second_panic_is_answered_and_mates_run_again() {
     }
 }
 
+#[tokio::test]
+async fn a_lost_device_is_set_up_anew_and_its_jobs_run_again() {
+    for stage in ["prepare", "step", "decode"] {
+        let pipeline = FakePipeline::default();
+        let scheduler = start(&pipeline).await;
+        let batch = vec![prompted(&format!("lost in {stage}")), request(64, 9)];
+        let mut tickets = scheduler.submit_all(batch, JobOptions::default()).await.unwrap();
+        let reason = "the device is lost: the prompt asked for it".to_owned();
+        assert_eq!(answer(tickets.remove(0)).await, Err(JobError::CrashesModel(reason)), "{stage}: the second time");
+        assert_eq!(answer(tickets.remove(0)).await.unwrap().steps.len(), 9, "{stage}");
+        assert_eq!(pipeline.probe.loads.load(Ordering::SeqCst), 3, "{stage}: at once, not after three failures");
+        pipeline.probe.emptied().await;
+    }
+}
+
 /// The job's news up to its answer, in words.
 async fn news(mut ticket: Ticket) -> Vec<String> {
     let mut news = Vec::new();

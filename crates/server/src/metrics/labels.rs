@@ -90,6 +90,7 @@ pub(super) fn failure(err: &JobError) -> &'static str {
         JobError::Pipeline(PipelineError::Invalid(_)) => "invalid_value",
         JobError::Pipeline(PipelineError::OutOfMemory) => "out_of_memory",
         JobError::Pipeline(PipelineError::Model(_)) => "model_error",
+        JobError::Pipeline(PipelineError::DeviceLost(_)) => "device_lost",
         JobError::Pipeline(PipelineError::NotFinite { .. }) => "not_finite",
         JobError::Pipeline(PipelineError::Interrupted) => "interrupted",
         JobError::Crashed => "worker_crashed",

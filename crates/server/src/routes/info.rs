@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::models::task_types;
 use crate::config::{BuildInfo, ServerConfig};
+use crate::devices::{ModelPart, WorkerDevice, WorkerGpu};
 use crate::state::AppState;
 
 /// `GET /version`.
@@ -26,6 +27,7 @@ pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
         limits: ServedLimits::new(config, card.as_deref()),
         cache: ServedCache::new(config),
         samplers: Sampler::NAMED.map(|(name, _)| name).to_vec(),
+        devices: config.devices.iter().map(ServedDevice::new).collect(),
         instruction_set: config.instruction_set,
         dtype: card.as_deref().map(|card| card.dtype),
         quantization: config.quantization,
@@ -43,6 +45,8 @@ pub(crate) struct Info {
     cache: ServedCache,
     /// What a request may name as its `sampler`.
     samplers: Vec<&'static str>,
+    /// What each worker runs on.
+    devices: Vec<ServedDevice>,
     /// The instructions that the kernels of a worker on the CPU are made of, e.g. `avx512`.
     instruction_set: Option<&'static str>,
     /// The float type that weights are kept in, e.g. `bf16`; null until the model is loaded.
@@ -115,6 +119,24 @@ impl ServedModel {
             max_prompt_tokens: card.map(|card| card.max_prompt_tokens),
             num_blocks: card.map(|card| card.num_blocks.clone()),
         }
+    }
+}
+
+/// What a worker runs on.
+#[derive(Debug, Serialize, ToSchema)]
+struct ServedDevice {
+    /// As `--device` names it, e.g. `cuda:0`.
+    device: String,
+    /// What it is, if it is a GPU.
+    gpu: Option<WorkerGpu>,
+    /// Where the parts of the model are; none before it is loaded.
+    parts: Vec<ModelPart>,
+}
+
+impl ServedDevice {
+    fn new(device: &WorkerDevice) -> Self {
+        let (parts, WorkerDevice { device, gpu, .. }) = (device.parts(), device.clone());
+        ServedDevice { device, gpu, parts }
     }
 }
 

@@ -86,6 +86,9 @@ impl Stages {
         let started = Instant::now();
         let mut omni = self.loading.builder(self.model.as_deref()).limits(Limits::NONE).build()?;
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
+        if let Some(gpu) = omni.gpu() {
+            terminal::notice(&format!("{gpu}; {}", omni.placement()));
+        }
 
         let params = self.params()?;
         let (mut encode, mut step, mut decode, mut whole) = (vec![], vec![], vec![], vec![]);

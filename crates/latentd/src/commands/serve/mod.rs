@@ -7,6 +7,7 @@ mod mistakes;
 #[cfg(test)]
 mod tests;
 mod typed;
+mod workers;
 
 pub(super) use typed::{Typed, address, trimmed};
 
@@ -18,10 +19,10 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
 use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage};
-use latentd::{DeviceName, Error, ModelSource, Omni, OmniBuilder, QuantizationName, builtin_banner};
-use models::AnyPipeline;
+use latentd::{DeviceName, Error, ModelSource, OmniBuilder, QuantizationName, builtin_banner};
+use models::{AnyPipeline, Part};
 use scheduler::{Readiness, Scheduler, SchedulerConfig, SpawnOptions};
-use server::{AppState, Metrics, ServerConfig};
+use server::{AppState, Metrics, ModelPart, ServerConfig, WorkerDevice, WorkerGpu};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -34,6 +35,7 @@ use held::HeldFlags;
 use http::HttpFlags;
 use mistakes::Mistakes;
 use typed::Setting;
+use workers::Workers;
 
 /// Serve a model over the OpenAI Images API
 #[derive(clap::Args)]
@@ -91,45 +93,39 @@ impl Serve {
         if let ModelSource::Dir(_) = source {
             mistakes.take(source.open());
         }
-        let scheduling = self.scheduling(mistakes);
+        let workers = Workers::open(&self.loading, mistakes);
+        let scheduling = self.scheduling.config(workers.devices.len(), workers.on_cpu == workers.devices.len());
+        let scheduling = scheduling.map_err(|errors| errors.iter().for_each(|err| mistakes.note(err))).ok();
         let mut config = self.front_end(&source, mistakes);
         self.http.settle(&mut config, mistakes);
         self.held.settle(&mut config);
         mistakes.take(self.log.check());
-        let (scheduling, workers_on_cpu) = scheduling?;
-        Some(Settled { serve: self, source, scheduling, workers_on_cpu, config })
-    }
-
-    /// The scheduler's bounds, and how many of its workers are on the CPU. A device that does not answer is a mistake.
-    fn scheduling(&self, mistakes: &mut Mistakes) -> Option<(SchedulerConfig, usize)> {
-        let devices = &self.loading.on.device;
-        let opened: Vec<_> = devices.iter().map(|device| mistakes.take(device.open())).collect();
-        let on_cpu = opened.iter().flatten().filter(|device| device.is_cpu()).count();
-        let config = self.scheduling.config(devices.len(), on_cpu == devices.len());
-        let config = config.map_err(|errors| errors.iter().for_each(|err| mistakes.note(err))).ok()?;
-        Some((config, on_cpu))
+        config.devices = workers.devices;
+        Some(Settled { serve: self, source, scheduling: scheduling?, workers_on_cpu: workers.on_cpu, config })
     }
 
     /// What makes the pipeline of each device, on its worker's thread; its warm-up ends with `stopped`.
     fn factories(
         &self,
         memory_budget: Option<u64>,
+        workers: &[WorkerDevice],
         stopped: &Interrupt,
     ) -> Vec<impl Fn() -> Result<AnyPipeline, Error> + Send + use<>> {
         let turn = Arc::new(Mutex::new(()));
-        let factory = |&device: &DeviceName| {
+        let factory = |(&device, worker): (&DeviceName, &WorkerDevice)| {
             let (loading, model, turn) = (self.loading.clone(), self.model.clone(), turn.clone());
+            let worker = worker.clone();
             let stopped = stopped.clone();
             move || {
                 // One after the other: the second finds the first one's download.
                 let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
                 let builder = loading.builder_on(device, model.as_deref()).memory_budget(memory_budget);
-                let pipeline = warm(builder, &stopped)?;
+                let pipeline = warm(builder, &worker, &stopped)?;
                 tell_of_too_small(memory_budget, &pipeline);
                 Ok(pipeline)
             }
         };
-        self.loading.on.device.iter().map(factory).collect()
+        self.loading.on.device.iter().zip(workers).map(factory).collect()
     }
 
     /// What the front end is told of the model and its requests.
@@ -203,8 +199,13 @@ impl Settled {
         let metrics = Metrics::default();
         let options = SpawnOptions { config: scheduling, observer: Some(metrics.observer()) };
         let stopped = Interrupt::default();
-        let scheduler = Scheduler::spawn(options, serve.factories(scheduling.memory_budget, &stopped));
+        let scheduler = Scheduler::spawn(options, serve.factories(scheduling.memory_budget, &config.devices, &stopped));
         let memory_budget = scheduling.memory_budget.map(|bytes| ByteSize::b(bytes).to_string());
+        for WorkerDevice { device, gpu, .. } in &config.devices {
+            let Some(WorkerGpu { name, compute_capability, memory_bytes, attention }) = gpu else { continue };
+            let memory = ByteSize::b(*memory_bytes).to_string();
+            tracing::info!(device, name, compute_capability, memory, attention, "a worker has a GPU");
+        }
         let ServerConfig { instruction_set, quantization, .. } = config;
         let model = source.id();
         tracing::info!(%address, model, memory_budget, instruction_set, quantization, "listening; loading the model");
@@ -242,13 +243,17 @@ async fn lost(mut readiness: watch::Receiver<Readiness>, address: SocketAddr) ->
 
 /// Warns where not even a picture of the default size fits into the budget.
 fn tell_of_too_small(memory_budget: Option<u64>, pipeline: &AnyPipeline) {
+    let (what, memory_budget) = match memory_budget {
+        Some(_) => ("`--memory-budget`", memory_budget),
+        None => ("what the model leaves of the GPU's memory,", pipeline.free_bytes()),
+    };
     let input_images = warm_up_pictures(pipeline.card());
     let draft = RequestDraft { prompt: "of any kind".into(), input_images, ..RequestDraft::default() };
     let Ok(requests) = draft.build(pipeline.card(), &Limits::NONE, || 0) else { return };
     let Some(needed) = requests.first().map(|request| pipeline.estimator()(request).memory.alone()) else { return };
     if let Some(budget) = memory_budget.filter(|budget| needed > *budget) {
         let (budget, needed) = (ByteSize::b(budget), ByteSize::b(needed));
-        tracing::warn!("`--memory-budget` {budget} holds no picture of the default size, which needs {needed}");
+        tracing::warn!("{what} {budget} holds no picture of the default size, which needs {needed}");
     }
 }
 
@@ -260,9 +265,14 @@ fn warm_up_pictures(card: &ModelCard) -> Arc<[InputImage]> {
 }
 
 /// Loads the model and makes one small picture, so that the first client does not pay for cold
-/// caches.
-fn warm(builder: OmniBuilder, stopped: &Interrupt) -> Result<AnyPipeline, Error> {
-    let mut pipeline = OmniBuilder::build(builder).map(Omni::into_pipeline)?;
+/// caches, and a GPU has loaded its kernels and chosen its products.
+fn warm(builder: OmniBuilder, worker: &WorkerDevice, stopped: &Interrupt) -> Result<AnyPipeline, Error> {
+    let omni = OmniBuilder::build(builder)?;
+    let placement = omni.placement();
+    tracing::info!(device = worker.device, offload = placement.offload.name(), "the model is loaded: {placement}");
+    let part = |&Part { name, device, host }: &Part| ModelPart { name, device_bytes: device, host_bytes: host };
+    worker.holds(placement.parts.iter().map(part).collect());
+    let mut pipeline = omni.into_pipeline();
     let draft = RequestDraft { prompt: "warm-up".into(), num_inference_steps: Some(2), ..RequestDraft::default() };
     let side = pipeline.card().default_size.width.min(256);
     let size = ImageSize { width: side, height: side };
