@@ -29,14 +29,7 @@ def pipeline_times(args, prompt, negative_prompt):
     pipeline.set_progress_bar_config(disable=True)
     watch(pipeline, "encode_prompt", times, "encode_ms")
     watch(pipeline.vae, "decode", times, "decode_ms")
-    call = {
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "true_cfg_scale": args.cfg,
-        "height": 128,
-        "width": 128,
-        "num_inference_steps": args.steps,
-    }
+    call = picture(args, prompt, negative_prompt)
     run(pipeline, call, {})
     for key in ("encode_ms", "decode_ms"):
         times.pop(key, None)
@@ -45,6 +38,18 @@ def pipeline_times(args, prompt, negative_prompt):
     # The prompt and the negative prompt are encoded one after the other; a picture needs both.
     passes = len(times["encode_ms"]) // args.runs
     return {key: statistics.median(values) * (passes if key == "encode_ms" else 1) for key, values in times.items()}
+
+
+def picture(args, prompt, negative_prompt):
+    """What a pipeline is called with."""
+    return {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "true_cfg_scale": args.cfg,
+        "height": 128,
+        "width": 128,
+        "num_inference_steps": args.steps,
+    }
 
 
 def run(pipeline, call, times):

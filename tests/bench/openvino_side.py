@@ -26,14 +26,7 @@ def pipeline_times(args, prompt, negative_prompt):
     compile_decoder(pipeline.vae, args)
     times = {}
     diffusers_side.watch(pipeline.vae, "decode", times, "decode_ms")
-    call = {
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "true_cfg_scale": args.cfg,
-        "height": 128,
-        "width": 128,
-        "num_inference_steps": args.steps,
-    }
+    call = diffusers_side.picture(args, prompt, negative_prompt)
     diffusers_side.run(pipeline, call, {})
     times.clear()
     for _ in range(args.runs):

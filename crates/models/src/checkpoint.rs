@@ -12,9 +12,10 @@ use crate::bounds::ConfigFile;
 use crate::error::LoadError;
 use crate::families::sees_pictures;
 use crate::layout::{not_diffusers, single_file};
+use crate::shard::Shard;
 use crate::tokenizer::Tokenizer;
 use crate::weight_files::WeightFiles;
-use crate::weights::{Precision, Shard, Weights};
+use crate::weights::{Precision, Weights};
 
 /// Where the files of a checkpoint in the diffusers layout are.
 #[derive(Clone, Debug)]

@@ -42,6 +42,7 @@ mod resize;
 mod rope_cache;
 mod schedule;
 mod segment;
+mod shard;
 mod solver;
 mod state;
 mod step;

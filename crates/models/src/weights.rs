@@ -1,23 +1,18 @@
 //! Safetensors files as the networks want them: by name, shape-checked, in the chosen dtype, and
 //! without ever holding more than one tensor twice.
-#![allow(unsafe_code, reason = "memory maps")]
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::ops::Range;
-use std::path::Path;
 
 use candle_core::{DType, Device, Shape, Tensor};
 use kernels::{Conv3x3, Layers, Linear, Parameters, Products};
-use memmap2::{Mmap, UncheckedAdvice};
-use safetensors::tensor::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use crate::error::LoadError;
 use crate::options::Quantization;
 use crate::placement::{ComponentBytes, ListBytes};
 use crate::random_numbers::RandomNumbers;
+use crate::shard::{Shard, TensorInfo, float_type};
 
 /// The number formats and the device of a loaded network.
 #[derive(Clone, Debug)]
@@ -44,100 +39,6 @@ impl Precision {
     }
 }
 
-/// One safetensors file.
-pub(crate) struct Shard {
-    file: String,
-    bytes: Bytes,
-    tensors: Vec<(String, TensorInfo)>,
-}
-
-enum Bytes {
-    Mapped(Mmap),
-    Embedded(&'static [u8]),
-}
-
-#[derive(Clone)]
-struct TensorInfo {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    range: Range<usize>,
-}
-
-impl Shard {
-    /// Maps the file `path`; `file` is its name in messages.
-    pub(crate) fn map(file: &str, path: &Path) -> Result<Self, LoadError> {
-        let io = |source| LoadError::Io { file: file.into(), source };
-        let handle = File::open(path).map_err(io)?;
-        // SAFETY: the map is only ever read. Another process that shortens a checkpoint while it
-        // is being loaded would fault here, as it would in every safetensors reader.
-        let map = unsafe { Mmap::map(&handle) }.map_err(io)?;
-        Shard::parse(file, Bytes::Mapped(map))
-    }
-
-    /// A file that is part of the program.
-    pub(crate) fn embedded(file: &str, bytes: &'static [u8]) -> Result<Self, LoadError> {
-        Shard::parse(file, Bytes::Embedded(bytes))
-    }
-
-    fn parse(file: &str, bytes: Bytes) -> Result<Self, LoadError> {
-        let damaged = |reason: String| LoadError::Damaged { file: file.into(), reason };
-        let (header_bytes, metadata) =
-            SafeTensors::read_metadata(bytes.as_slice()).map_err(|err| damaged(err.to_string()))?;
-        let data_start = header_bytes + size_of::<u64>();
-        let mut tensors = Vec::new();
-        for (name, info) in metadata.tensors() {
-            let range = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
-            if range.end > bytes.as_slice().len() {
-                let have = bytes.as_slice().len();
-                return Err(damaged(format!("its header asks for {} bytes or more, it has {have}", range.end)));
-            }
-            tensors.push((name, TensorInfo { dtype: info.dtype, shape: info.shape.clone(), range }));
-        }
-        Ok(Shard { file: file.into(), bytes, tensors })
-    }
-
-    /// Refuses weights whose numbers are smaller than two bytes, before anything is loaded: those of fp8 and of
-    /// quantized checkpoints.
-    ///
-    /// # Errors
-    /// There is such a weight.
-    pub(crate) fn check_formats(&self) -> Result<(), LoadError> {
-        let is_weight = |name: &str, info: &TensorInfo| name.ends_with("weight") && info.shape.len() > 1;
-        let quantized = |(name, info): &&(String, TensorInfo)| is_weight(name, info) && info.dtype.bitsize() < 16;
-        match self.tensors.iter().find(quantized) {
-            None => Ok(()),
-            Some((name, info)) => {
-                let method = format!("tensor `{name}` is {:?}", info.dtype);
-                Err(LoadError::Quantized { file: self.file.clone(), method })
-            }
-        }
-    }
-}
-
-impl Bytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Bytes::Mapped(map) => map,
-            Bytes::Embedded(bytes) => bytes,
-        }
-    }
-
-    /// Lets the system forget the pages of `range`, so that what was copied out of a map does not
-    /// stay resident beside the copy.
-    fn release(&self, range: &Range<usize>) {
-        let Bytes::Mapped(map) = self else { return };
-        // Only whole pages: the first and last may hold parts of tensors not yet read, which
-        // would merely be read again, but the call wants an aligned start.
-        const PAGE: usize = 4096;
-        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
-        if start < end {
-            // SAFETY: the map is private to this process, read-only and backed by a file:
-            // dropped pages are read from the file again when touched.
-            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
-        }
-    }
-}
-
 /// The tensors of one component.
 pub struct Weights {
     source: Source,
@@ -159,16 +60,6 @@ enum Source {
     },
     /// Whatever is asked for, made up: to time a network without its weights.
     Random(RandomNumbers),
-}
-
-/// As candle calls a number format that weights are read in.
-fn float_type(stored: Dtype) -> Option<DType> {
-    match stored {
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        _ => None,
-    }
 }
 
 /// The list of layers that a tensor is in, and the layer's number: `transformer_blocks` and 7 of

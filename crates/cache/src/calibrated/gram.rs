@@ -30,11 +30,6 @@ impl Gram {
         self.values.iter_mut().zip(&run.values).for_each(|(sum, value)| *sum += value);
     }
 
-    /// Noise levels of a run.
-    pub fn levels(&self) -> usize {
-        self.levels
-    }
-
     /// The product of the latents at two levels.
     pub fn get(&self, i: usize, j: usize) -> f64 {
         self.values[i * self.levels + j]
