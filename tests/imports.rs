@@ -1,0 +1,275 @@
+//! Which files of a crate import from which: its inner layers.
+//!
+//! A path is followed through re-exports to the file that defines what it names, so that a facade (`mod.rs` that gives out what its
+//! files define) is no layer of its own. Tests are left out: they may look at anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use petgraph::algo::tarjan_scc;
+use petgraph::prelude::DiGraphMap;
+use syn::parse::Parser;
+use syn::punctuated::Punctuated;
+use syn::visit::{self, Visit};
+use syn::{Expr, Item, Token, UseTree};
+
+/// The path of a module from its crate's root.
+type ModulePath = Vec<String>;
+
+/// The files of a crate, by their paths below its sources, and for each those that it imports from.
+pub type Imports = BTreeMap<PathBuf, BTreeSet<PathBuf>>;
+
+/// The imports of the crate whose root is `root`, such as `crates/server/src/lib.rs`.
+///
+/// # Errors
+/// A file cannot be read or is no Rust.
+pub fn imports(root: &Path) -> Result<Imports, Box<dyn std::error::Error>> {
+    let mut sources = Sources { folder: root.parent().ok_or("a root has a folder")?.into(), modules: BTreeMap::new() };
+    sources.read(root, Vec::new(), &mut |_, _| ())?;
+    let mut imports = Imports::new();
+    let mut found: Vec<(ModulePath, Vec<ModulePath>)> = Vec::new();
+    Sources { folder: sources.folder.clone(), modules: BTreeMap::new() }.read(root, Vec::new(), &mut |module, items| {
+        let mut paths = Paths::default();
+        items.iter().filter(|item| !is_test(item)).for_each(|item| paths.visit_item(item));
+        found.push((module.clone(), paths.found));
+    })?;
+    for (module, paths) in found {
+        let file = &sources.modules[&module].file;
+        let of_file = imports.entry(file.clone()).or_default();
+        let targets = paths.iter().filter_map(|path| sources.resolve(&module, path, 0));
+        of_file.extend(targets.filter(|target| target != file));
+    }
+    Ok(imports)
+}
+
+/// The sets of files that import each other in circles; a set has two files at least.
+pub fn circles(imports: &Imports) -> Vec<Vec<&Path>> {
+    let mut graph: DiGraphMap<&Path, ()> = DiGraphMap::new();
+    for (file, targets) in imports {
+        targets.iter().for_each(|target| _ = graph.add_edge(file.as_path(), target.as_path(), ()));
+    }
+    let mut circles: Vec<_> = tarjan_scc(&graph).into_iter().filter(|files| files.len() > 1).collect();
+    circles.iter_mut().for_each(|files| files.sort());
+    circles.sort();
+    circles
+}
+
+/// What a name of a module stands for.
+enum Name {
+    /// Something that the module defines.
+    Own,
+    /// A module in it.
+    Module,
+    /// Something else, imported or given out under this name.
+    Alias(ModulePath),
+}
+
+struct Module {
+    file: PathBuf,
+    names: BTreeMap<String, Name>,
+    globs: Vec<ModulePath>,
+}
+
+struct Sources {
+    folder: PathBuf,
+    modules: BTreeMap<ModulePath, Module>,
+}
+
+impl Sources {
+    /// Reads a module's file and those below it; `seen` is told of each module's items.
+    fn read(
+        &mut self,
+        file: &Path,
+        module: ModulePath,
+        seen: &mut dyn FnMut(&ModulePath, &[Item]),
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let parsed = syn::parse_file(&std::fs::read_to_string(file)?)?;
+        self.add(file, module, &parsed.items, seen)
+    }
+
+    fn add(
+        &mut self,
+        file: &Path,
+        module: ModulePath,
+        items: &[Item],
+        seen: &mut dyn FnMut(&ModulePath, &[Item]),
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        seen(&module, items);
+        let relative = file.strip_prefix(&self.folder)?.to_owned();
+        let mut read = Module { file: relative, names: BTreeMap::new(), globs: Vec::new() };
+        for item in items.iter().filter(|item| !is_test(item)) {
+            match item {
+                Item::Use(item) => leaves(&item.tree, &mut Vec::new(), &mut |path, name| match name {
+                    Some(name) => _ = read.names.entry(name).or_insert(Name::Alias(path)),
+                    None => read.globs.push(path),
+                }),
+                Item::Mod(item) => _ = read.names.insert(item.ident.to_string(), Name::Module),
+                _ => _ = defined(item).map(|name| read.names.insert(name, Name::Own)),
+            }
+        }
+        self.modules.insert(module.clone(), read);
+        for item in items.iter().filter(|item| !is_test(item)) {
+            let Item::Mod(item) = item else { continue };
+            let below = [&module[..], &[item.ident.to_string()]].concat();
+            match &item.content {
+                Some((_, items)) => self.add(file, below, items, seen)?,
+                None => self.read(&self.file_of(&below), below, seen)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn file_of(&self, module: &ModulePath) -> PathBuf {
+        let stem = module.iter().fold(self.folder.clone(), |folder, name| folder.join(name));
+        let file = stem.with_extension("rs");
+        if file.exists() { file } else { stem.join("mod.rs") }
+    }
+
+    /// The file that defines what `path` names in `module`; `None` where it is of another crate.
+    fn resolve(&self, module: &ModulePath, path: &[String], depth: usize) -> Option<PathBuf> {
+        let (mut at, mut rest) = match path.first().map(String::as_str)? {
+            "crate" => (Vec::new(), &path[1..]),
+            "self" => (module.clone(), &path[1..]),
+            "super" => (module[..module.len().checked_sub(1)?].to_vec(), &path[1..]),
+            first if self.modules[module].names.contains_key(first) => (module.clone(), path),
+            _ => return None,
+        };
+        while let Some(name) = rest.first() {
+            rest = &rest[1..];
+            let here = self.modules.get(&at)?;
+            match here.names.get(name) {
+                _ if name == "super" => _ = at.pop(),
+                Some(Name::Module) => at.push(name.clone()),
+                // A circle of aliases is no Rust; the depth stops at what this reading does not understand.
+                Some(Name::Alias(path)) if depth < 16 => {
+                    let path = [&path[..], rest].concat();
+                    return self.resolve(&at, &path, depth + 1);
+                }
+                Some(_) => return Some(here.file.clone()),
+                None => {
+                    let through = |glob: &ModulePath| {
+                        let path = [&glob[..], std::slice::from_ref(name), rest].concat();
+                        self.resolve(&at, &path, depth + 1)
+                    };
+                    let found = (depth < 16).then(|| here.globs.iter().find_map(through)).flatten();
+                    return Some(found.unwrap_or_else(|| here.file.clone()));
+                }
+            }
+        }
+        self.modules.get(&at).map(|module| module.file.clone())
+    }
+}
+
+/// The name that an item defines, where a path can name it.
+fn defined(item: &Item) -> Option<String> {
+    let name = match item {
+        Item::Const(item) => &item.ident,
+        Item::Enum(item) => &item.ident,
+        Item::Fn(item) => &item.sig.ident,
+        Item::Macro(item) => item.ident.as_ref()?,
+        Item::Static(item) => &item.ident,
+        Item::Struct(item) => &item.ident,
+        Item::Trait(item) => &item.ident,
+        Item::Type(item) => &item.ident,
+        Item::Union(item) => &item.ident,
+        _ => return None,
+    };
+    Some(name.to_string())
+}
+
+/// Whether an item is compiled for tests alone.
+fn is_test(item: &Item) -> bool {
+    let attributes = match item {
+        Item::Const(item) => &item.attrs,
+        Item::Enum(item) => &item.attrs,
+        Item::Fn(item) => &item.attrs,
+        Item::Impl(item) => &item.attrs,
+        Item::Macro(item) => &item.attrs,
+        Item::Mod(item) => &item.attrs,
+        Item::Struct(item) => &item.attrs,
+        Item::Trait(item) => &item.attrs,
+        Item::Use(item) => &item.attrs,
+        _ => return false,
+    };
+    let is_test = |cfg: &syn::MetaList| cfg.tokens.to_string().starts_with("test");
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("test")
+            || (attribute.path().is_ident("cfg") && attribute.meta.require_list().is_ok_and(is_test))
+    })
+}
+
+/// Calls `leaf` with each path of a `use` and the name that it gets, or none for all names of a module.
+fn leaves(tree: &UseTree, before: &mut ModulePath, leaf: &mut dyn FnMut(ModulePath, Option<String>)) {
+    match tree {
+        UseTree::Path(path) => {
+            before.push(path.ident.to_string());
+            leaves(&path.tree, before, leaf);
+            before.pop();
+        }
+        UseTree::Name(name) if name.ident == "self" => leaf(before.clone(), before.last().cloned()),
+        UseTree::Name(name) => {
+            leaf([&before[..], &[name.ident.to_string()]].concat(), Some(name.ident.to_string()));
+        }
+        UseTree::Rename(name) => {
+            let path = if name.ident == "self" { before.clone() } else { [&before[..], &[name.ident.to_string()]].concat() };
+            leaf(path, Some(name.rename.to_string()));
+        }
+        UseTree::Glob(_) => leaf(before.clone(), None),
+        UseTree::Group(group) => group.items.iter().for_each(|tree| leaves(tree, before, leaf)),
+    }
+}
+
+/// The paths of a module's items, those in its inner modules left out: they are told of on their own.
+#[derive(Default)]
+struct Paths {
+    found: Vec<ModulePath>,
+}
+
+impl<'ast> Visit<'ast> for Paths {
+    fn visit_item_mod(&mut self, _: &'ast syn::ItemMod) {}
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        // What a facade gives out is no use of its own.
+        if matches!(item.vis, syn::Visibility::Inherited) {
+            leaves(&item.tree, &mut Vec::new(), &mut |path, _| self.found.push(path));
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        // A single name is the file's own, or stands in a `use`.
+        if path.leading_colon.is_none() && path.segments.len() > 1 {
+            self.found.push(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+        }
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, mac: &'ast syn::Macro) {
+        let arguments = Punctuated::<Expr, Token![,]>::parse_terminated.parse2(mac.tokens.clone());
+        let Ok(arguments) = arguments else { return };
+        for argument in &arguments {
+            // What is parsed here does not live as long as the file.
+            let mut inner = Paths::default();
+            inner.visit_expr(argument);
+            self.found.append(&mut inner.found);
+        }
+    }
+}
+
+/// The crates of the workspace and their binaries: names and root files.
+///
+/// # Errors
+/// A folder cannot be read.
+pub fn crates() -> std::io::Result<BTreeMap<String, PathBuf>> {
+    let mut roots = BTreeMap::new();
+    for folder in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates"))? {
+        let folder = folder?;
+        let name = folder.file_name().to_string_lossy().into_owned();
+        for (root, name) in [("lib.rs", name.clone()), ("main.rs", format!("{name} (program)"))] {
+            let root = folder.path().join("src").join(root);
+            if root.exists() {
+                roots.insert(name, root);
+            }
+        }
+    }
+    Ok(roots)
+}
