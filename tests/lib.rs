@@ -1,3 +1,1 @@
 //! Helpers shared by the tests of the whole.
-
-pub mod imports;

@@ -95,6 +95,15 @@ impl Reason {
     }
 }
 
+/// One step of one branch in one segment: a line of a trace.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepRecord {
+    /// What was decided.
+    pub decision: Decision,
+    /// The diff that it was decided by, where one was.
+    pub residual_diff: Option<f32>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

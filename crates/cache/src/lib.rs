@@ -98,6 +98,7 @@ mod plan;
 mod quality;
 mod request;
 mod rules;
+mod segment;
 mod stats;
 mod step_cache;
 mod taylor;
@@ -109,7 +110,7 @@ pub use calibrated::{
     RunPlan,
 };
 pub use config::{CacheConfig, CacheType, Calibrated, RefreshPolicy, StepsPolicy};
-pub use decision::{Decision, Reason};
+pub use decision::{Decision, Reason, StepRecord};
 pub use error::ConfigError;
 pub use forecast::Stream;
 pub use keys::KEYS;
@@ -118,7 +119,8 @@ pub use memory::SegmentTokens;
 pub use overrides::CacheOverrides;
 pub use plan::{CachePlan, SimulateError, plan, simulate};
 pub use quality::Quality;
-pub use request::{RequestCache, RowObservation, Segment, StepRecord, Warning};
+pub use request::{RequestCache, RowObservation, Warning};
+pub use segment::Segment;
 pub use stats::{CacheStats, DiffRange, RunStats};
 pub use step_cache::StepCache;
 pub use taylor::TaylorSeer;

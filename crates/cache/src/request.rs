@@ -1,16 +1,10 @@
 //! All the caches of one request: every segment, every CFG branch.
 
 use crate::stats::{CacheStats, RunStats};
-use crate::{CacheConfig, Decision, MaskError, MaskSource, Reason, RunPlan, StepCache, StepMask, StepsPolicy};
-
-/// A list of blocks that is cached by itself, such as `transformer_blocks`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Its name in the checkpoint.
-    pub name: &'static str,
-    /// Its blocks.
-    pub num_blocks: usize,
-}
+use crate::{
+    CacheConfig, Decision, MaskError, MaskSource, Reason, RunPlan, Segment, StepCache, StepMask, StepRecord,
+    StepsPolicy,
+};
 
 /// What the caller knows of one branch's row when its step is decided.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,15 +14,6 @@ pub struct RowObservation {
     /// `mean |previous - current| / mean |previous|` of what the first blocks add, `previous` being
     /// that of the last computed step. Needed where [`RequestCache::needs_diff`] says so, and not
     /// looked at elsewhere.
-    pub residual_diff: Option<f32>,
-}
-
-/// One step of one branch in one segment: a line of a trace.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepRecord {
-    /// What was decided.
-    pub decision: Decision,
-    /// The diff that it was decided by, where one was.
     pub residual_diff: Option<f32>,
 }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::edit_size::ShapeOf;
+use crate::invalid_request::{InvalidRequest, guidance_within, within};
 use crate::knowledge::known_prompt;
-use crate::limits::{self, InvalidRequest, Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
+use crate::limits::{self, Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
 use crate::{
     Extensions, Fit, Guidance, GuidanceKind, ImageSize, InputImage, Mask, ModelCard, Previews, Quality, Sampler,
 };
@@ -132,7 +133,7 @@ impl RequestDraft {
     /// # Errors
     /// None, or too many.
     pub fn n(&self) -> Result<usize, InvalidRequest> {
-        Ok(limits::within("n", self.n.unwrap_or(1), 1..=MAX_IMAGES)? as usize)
+        Ok(within("n", self.n.unwrap_or(1), 1..=MAX_IMAGES)? as usize)
     }
 
     /// Checks every field and fills in the model's defaults: one [`ImageRequest`] a picture,
@@ -199,7 +200,7 @@ impl RequestDraft {
 
     fn num_inference_steps(&self, card: &ModelCard) -> Result<usize, InvalidRequest> {
         let steps = self.num_inference_steps.unwrap_or(card.num_inference_steps(self.quality) as i64);
-        Ok(limits::within("num_inference_steps", steps, 1..=MAX_INFERENCE_STEPS)? as usize)
+        Ok(within("num_inference_steps", steps, 1..=MAX_INFERENCE_STEPS)? as usize)
     }
 
     /// What takes the steps.
@@ -211,7 +212,7 @@ impl RequestDraft {
     fn first_seed(&self) -> Result<Option<u64>, InvalidRequest> {
         match self.seed {
             None | Some(-1) => Ok(None),
-            Some(seed) => Ok(Some(limits::within("seed", seed, -1..=i64::MAX)? as u64)),
+            Some(seed) => Ok(Some(within("seed", seed, -1..=i64::MAX)? as u64)),
         }
     }
 
@@ -222,8 +223,8 @@ impl RequestDraft {
 
     /// The weight of the model's guidance. Both weights are checked, also the one that this model does not have.
     fn guidance_scale(&self, card: &ModelCard) -> Result<f64, InvalidRequest> {
-        let plain = self.guidance_scale.map(|scale| limits::scale("guidance_scale", scale)).transpose()?;
-        let true_cfg = self.true_cfg_scale.map(|scale| limits::scale("true_cfg_scale", scale)).transpose()?;
+        let plain = self.guidance_scale.map(|scale| guidance_within("guidance_scale", scale)).transpose()?;
+        let true_cfg = self.true_cfg_scale.map(|scale| guidance_within("true_cfg_scale", scale)).transpose()?;
         let given = match card.guidance {
             GuidanceKind::TrueCfg => true_cfg,
             // Under the names that other servers give it, too (`cfg_scale`).

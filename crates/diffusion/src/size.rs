@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::limits::MAX_SIDE;
+/// The longest side of a picture whatever its area: RoPE tables hold 4096 tokens a side, from the centre.
+pub(crate) const MAX_SIDE: usize = 16_384;
 
 /// Width and height in pixels, each at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,15 +1,38 @@
 //! Products in eight-bit floats, emulated: what a device that has them is compared with, and what their accuracy is
 //! measured by where there is none.
-//!
-//! The numbers are e4m3 of <https://arxiv.org/abs/2209.05433>: four bits of exponent, three of mantissa, up to 448.
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 use crate::Linear;
+use crate::backend::PackedLinear;
+use crate::devices::backend;
+use crate::e4m3::round_row;
+use crate::linear::{check_parts, contiguous};
+use crate::operands::Epilogue;
 
-/// The largest number.
-pub(crate) const LARGEST: f32 = 448.0;
+impl Linear {
+    /// As [`Linear::cat`], in products of eight-bit floats (e4m3): each output's weights and each row of the input are
+    /// scaled so that their largest magnitude is 448, and rounded. Sums, scales, bias and what follows are f32. A weight
+    /// takes one byte.
+    ///
+    /// In host memory such products are emulated, in twice the memory and not fast. A device that has none, or none of
+    /// these sizes, keeps the weights as they are: cuBLASLt's are of multiples of 16.
+    ///
+    /// # Errors
+    /// A shape does not fit, or the weights are of different types.
+    pub fn fp8(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<Linear> {
+        check_parts(parts)?;
+        let (weights, bias) = contiguous(parts)?;
+        if let Some(packed) = backend(weights[0].device()).pack_fp8(&weights, bias.as_ref())? {
+            return Ok(Linear::of_packed(packed));
+        }
+        match Emulated::new(&weights, bias.as_ref())? {
+            Some(emulated) => Ok(Linear::of_packed(Box::new(emulated))),
+            None => Linear::cat(parts),
+        }
+    }
+}
 
 /// A linear map of which weights and rows are rounded to e4m3, each output's and each row's relative to its largest
 /// magnitude. Sums, scales and bias are f32.
@@ -38,17 +61,31 @@ impl Emulated {
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
         Ok(Some(Emulated { numbers: Linear::cat(&parts)?, scales: Tensor::cat(&scales, 0)?, bias }))
     }
+}
 
-    pub(crate) fn in_features(&self) -> usize {
+impl PackedLinear for Emulated {
+    fn in_features(&self) -> usize {
         self.numbers.in_features()
     }
 
-    pub(crate) fn out_features(&self) -> usize {
+    fn out_features(&self) -> usize {
         self.numbers.out_features()
     }
 
-    /// `[.., in]` to `[.., out]`, in the type of `x`, which is in host memory as the weight is.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn unpack(&self) -> Result<(Tensor, Tensor)> {
+        let (numbers, _) = self.numbers.unpack()?;
+        let weight = numbers.to_dtype(DType::F32)?.broadcast_mul(&self.scales.unsqueeze(1)?)?;
+        let bias = self.bias.clone().map_or_else(|| self.scales.zeros_like(), Ok)?;
+        Ok((weight, bias))
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        // In host memory alone, which streams nothing.
+        Vec::new()
+    }
+
+    fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
+        let Epilogue::None = epilogue else { return Ok(None) };
         let rows = x.reshape(((), self.in_features()))?.to_dtype(DType::F32)?;
         let Some((numbers, scales)) = rounded(&rows)? else { candle_core::bail!("x must lie in host memory") };
         let sums = self.numbers.forward(&numbers)?;
@@ -60,7 +97,7 @@ impl Emulated {
         let mut shape = x.dims().to_vec();
         shape.pop();
         shape.push(self.out_features());
-        product.to_dtype(x.dtype())?.reshape(shape)
+        product.to_dtype(x.dtype())?.reshape(shape).map(Some)
     }
 }
 
@@ -78,100 +115,11 @@ fn rounded(matrix: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
     Ok(Some((Tensor::from_vec(rounded, (rows, dim), &Device::Cpu)?, Tensor::from_vec(scales, rows, &Device::Cpu)?)))
 }
 
-/// Replaces numbers by e4m3 ones, and returns what to multiply those by: not a number where one of `row` is none or
-/// infinite, so that its sums tell of it.
-fn round_row(row: &mut [f32]) -> f32 {
-    // Magnitudes order as their bits do, with what is no number on top.
-    let largest = row.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & !(1 << 31)));
-    let largest = f32::from_bits(largest);
-    let (scale, factor) = if !largest.is_finite() {
-        (f32::NAN, 0.0)
-    } else if largest < 1e-30 {
-        // Its inverse may be infinite.
-        (0.0, 0.0)
-    } else {
-        (largest / LARGEST, LARGEST / largest)
-    };
-    row.iter_mut().for_each(|x| *x = nearest(*x * factor));
-    scale
-}
-
-/// The nearest e4m3 number, ties to even, of one of a magnitude of about 448 at most; 0 of what is no number.
-#[inline(always)]
-fn nearest(x: f32) -> f32 {
-    /// Bits of a mantissa of f32 that one of e4m3 lacks.
-    const LACKING: u32 = 20;
-    /// The smallest normal number, below which numbers are multiples of an eighth of it.
-    const SMALLEST: f32 = 1.0 / 64.0;
-    /// Numbers of this size are whole multiples of that eighth.
-    const MAGIC: f32 = 12_582_912.0 * SMALLEST / 8.0;
-    let bits = x.to_bits();
-    let normal = bits.wrapping_add((1 << (LACKING - 1)) - 1 + (bits >> LACKING & 1)) & !((1 << LACKING) - 1);
-    let normal = f32::from_bits(normal).clamp(-LARGEST, LARGEST);
-    let rounded = if x.abs() < SMALLEST { x + MAGIC - MAGIC } else { normal };
-    if x.is_nan() { 0.0 } else { rounded }
-}
-
-/// The number of a byte.
-#[cfg(any(test, feature = "cuda"))]
-pub(crate) fn decoded(byte: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
-    let magnitude = match exponent {
-        0 => mantissa / 8.0 * 2f32.powi(-6),
-        15 if byte & 7 == 7 => f32::NAN,
-        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
-    };
-    if byte >> 7 == 1 { -magnitude } else { magnitude }
-}
-
 #[cfg(test)]
 mod tests {
-    use half::bf16;
-
     use super::*;
     use crate::testing::{assert_close, numbers, on_each_set, randn};
     use crate::{RowLayout, with_reference};
-
-    /// All finite numbers, in order.
-    fn all() -> Vec<f32> {
-        let mut all: Vec<f32> = (0..=255).map(decoded).filter(|x| x.is_finite()).collect();
-        all.sort_by(f32::total_cmp);
-        all
-    }
-
-    #[test]
-    fn numbers_are_those_of_the_format() {
-        let all = all();
-        assert_eq!((all.len(), all[253], decoded(1), decoded(8)), (254, 448.0, 2f32.powi(-9), 2f32.powi(-6)));
-        assert!(all.iter().all(|x| bf16::from_f32(*x).to_f32() == *x && nearest(*x) == *x));
-    }
-
-    /// Between neighbours the nearer is taken, halfway the one whose last bit is 0.
-    #[test]
-    fn rounding_is_to_the_nearest() {
-        let mut positive: Vec<f32> = (0..0x7f).map(decoded).collect();
-        positive.sort_by(f32::total_cmp);
-        for (even, pair) in positive.windows(2).enumerate() {
-            let (low, high) = (pair[0], pair[1]);
-            let middle = (low + high) / 2.0;
-            let below = f32::from_bits(middle.to_bits() - 1);
-            let above = f32::from_bits(middle.to_bits() + 1);
-            let tie = if even % 2 == 0 { low } else { high };
-            assert_eq!((nearest(below), nearest(middle), nearest(above)), (low, tie, high), "{low} {high}");
-            assert_eq!((nearest(-below), nearest(-middle), nearest(-above)), (-low, -tie, -high), "{low} {high}");
-        }
-        assert_eq!((nearest(449.0), nearest(-470.0), nearest(f32::NAN)), (448.0, -448.0, 0.0));
-    }
-
-    #[test]
-    fn a_row_is_scaled_by_its_largest_number() {
-        let mut row = [0.5, -2.0, 0.0, 1e-9];
-        assert_eq!((round_row(&mut row), row), (2.0 / 448.0, [112.0, -448.0, 0.0, 0.0]));
-        assert_eq!(round_row(&mut [0.0, -1e-40]), 0.0);
-        for x in [f32::NAN, f32::INFINITY] {
-            assert!(round_row(&mut [1.0, x]).is_nan());
-        }
-    }
 
     fn linear(n: usize, k: usize) -> (Linear, [Tensor; 2]) {
         let (weight, bias) = ((randn(1, (n, k)) * 0.1).unwrap(), randn(2, n));

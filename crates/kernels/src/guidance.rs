@@ -2,22 +2,8 @@
 
 use candle_core::{D, Result, Tensor, bail};
 
+use crate::Guided;
 use crate::devices::backend;
-
-/// A request's two passes, `[tokens, channels]`, and how they become one velocity.
-#[derive(Clone, Copy)]
-pub struct Guided<'t> {
-    /// The pass with the prompt.
-    pub cond: &'t Tensor,
-    /// The pass without it.
-    pub uncond: &'t Tensor,
-    /// What their difference is multiplied by.
-    pub scale: f64,
-    /// Whether each token is rescaled to the length that it has in `cond`, which keeps a large scale from burning the
-    /// picture in:
-    /// <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage.py#L711>.
-    pub keeps_length: bool,
-}
 
 /// `uncond + scale * (cond - uncond)` of each request, as long as `cond` if it is to be.
 ///

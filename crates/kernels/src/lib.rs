@@ -20,6 +20,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod devices;
+mod e4m3;
 mod fp8;
 mod group_norm;
 mod guidance;
@@ -48,15 +49,17 @@ pub use cpu::sets::{instruction_set, instruction_sets, multiplies_bf16, with_ins
 #[cfg(feature = "cuda")]
 pub use cuda::cuda_attention;
 pub use devices::{free_memory, is_lost};
-pub use guidance::{Guided, guided};
+pub use guidance::guided;
 pub use interrupt::{Watch, check_interrupt, interruptible};
 pub use layers::Layers;
 pub use linear::Linear;
 pub use linear_stack::{ForwardInTurn, LinearStack};
 pub use norm::{channel_norm, modulated_layer_norm, rms_norm};
-pub use operands::{AttentionStream, CausalAttention, GroupNorm, HeadNorms, JointAttention, Products, SelfAttention};
+pub use operands::{
+    AttentionStream, CausalAttention, GroupNorm, Guided, HeadNorms, JointAttention, Products, SelfAttention, Terms,
+};
 pub use parameters::Parameters;
 pub use rope::RopeTable;
 pub use rows::RowLayout;
-pub use step::{Terms, add_weighted, cat_rows, inner_products, residual_diffs, weighted_sums};
+pub use step::{add_weighted, cat_rows, inner_products, residual_diffs, weighted_sums};
 pub use threads::{in_pool, threads_from_env};

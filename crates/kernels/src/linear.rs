@@ -6,7 +6,6 @@ use candle_core::{D, DType, Result, Tensor, bail};
 
 use crate::backend::PackedLinear;
 use crate::devices::backend;
-use crate::fp8::Emulated;
 use crate::operands::Epilogue;
 use crate::{Parameters, RowLayout};
 
@@ -30,7 +29,6 @@ enum Weights {
         bias: Option<Tensor>,
     },
     Packed(Arc<dyn PackedLinear>),
-    Fp8(Arc<Emulated>),
 }
 
 impl Linear {
@@ -77,25 +75,9 @@ impl Linear {
         }))
     }
 
-    /// As [`Linear::cat`], in products of eight-bit floats (e4m3): each output's weights and each row of the input are
-    /// scaled so that their largest magnitude is 448, and rounded. Sums, scales, bias and what follows are f32. A weight
-    /// takes one byte.
-    ///
-    /// In host memory such products are emulated, in twice the memory and not fast. A device that has none, or none of
-    /// these sizes, keeps the weights as they are: cuBLASLt's are of multiples of 16.
-    ///
-    /// # Errors
-    /// A shape does not fit, or the weights are of different types.
-    pub fn fp8(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<Linear> {
-        check_parts(parts)?;
-        let (weights, bias) = contiguous(parts)?;
-        if let Some(packed) = backend(weights[0].device()).pack_fp8(&weights, bias.as_ref())? {
-            return Ok(Linear(Weights::Packed(packed.into())));
-        }
-        match Emulated::new(&weights, bias.as_ref())? {
-            Some(emulated) => Ok(Linear(Weights::Fp8(emulated.into()))),
-            None => Linear::cat(parts),
-        }
+    /// A map that something else multiplies.
+    pub(crate) fn of_packed(packed: Box<dyn PackedLinear>) -> Linear {
+        Linear(Weights::Packed(packed.into()))
     }
 
     /// `[.., in]` to `[.., out]`.
@@ -118,7 +100,7 @@ impl Linear {
         self.check(x)?;
         match self.packed(x, Epilogue::Gelu)? {
             Some(activated) => Ok(activated),
-            None => self.reference(x)?.gelu(),
+            None => self.forward(x)?.gelu(),
         }
     }
 
@@ -147,7 +129,6 @@ impl Linear {
         match &self.0 {
             Weights::Plain { weight, .. } => weight.dims()[1],
             Weights::Packed(packed) => packed.in_features(),
-            Weights::Fp8(emulated) => emulated.in_features(),
         }
     }
 
@@ -156,7 +137,6 @@ impl Linear {
         match &self.0 {
             Weights::Plain { weight, .. } => weight.dims()[0],
             Weights::Packed(packed) => packed.out_features(),
-            Weights::Fp8(emulated) => emulated.out_features(),
         }
     }
 
@@ -172,16 +152,20 @@ impl Linear {
     fn packed(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
         match &self.0 {
             Weights::Packed(packed) => packed.forward(x, epilogue),
-            Weights::Plain { .. } | Weights::Fp8(_) => Ok(None),
+            Weights::Plain { .. } => Ok(None),
+        }
+    }
+
+    /// The `[out, in]` weight, and the bias.
+    pub(crate) fn unpack(&self) -> Result<(Tensor, Option<Tensor>)> {
+        match &self.0 {
+            Weights::Plain { weight, bias } => Ok((weight.clone(), bias.clone())),
+            Weights::Packed(packed) => packed.unpack().map(|(weight, bias)| (weight, Some(bias))),
         }
     }
 
     fn reference(&self, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = match &self.0 {
-            Weights::Plain { weight, bias } => (weight.clone(), bias.clone()),
-            Weights::Packed(packed) => packed.unpack().map(|(weight, bias)| (weight, Some(bias)))?,
-            Weights::Fp8(emulated) => return emulated.forward(x),
-        };
+        let (weight, bias) = self.unpack()?;
         let flat = x.reshape(((), self.in_features()))?;
         let product = flat.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
         let product = match &bias {
@@ -197,14 +181,12 @@ impl Parameters for Linear {
         match &self.0 {
             Weights::Plain { weight, bias } => std::iter::once(weight).chain(bias).for_each(visit),
             Weights::Packed(packed) => packed.tensors().into_iter().for_each(visit),
-            // On the CPU alone, which streams nothing.
-            Weights::Fp8(_) => {}
         }
     }
 }
 
 /// The weights, and their biases side by side if there are any.
-fn contiguous(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<(Vec<Tensor>, Option<Tensor>)> {
+pub(crate) fn contiguous(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<(Vec<Tensor>, Option<Tensor>)> {
     let weights = parts.iter().map(|(weight, _)| weight.contiguous()).collect::<Result<_>>()?;
     let bias = parts.iter().any(|(_, bias)| bias.is_some()).then(|| cat_bias(parts)).transpose()?;
     Ok((weights, bias))
@@ -218,7 +200,7 @@ fn rounded_to_int8(weight: &Tensor) -> Result<Tensor> {
     wide.broadcast_div(&scale)?.round()?.broadcast_mul(&scale)?.to_dtype(weight.dtype())
 }
 
-fn check_parts(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<()> {
+pub(crate) fn check_parts(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<()> {
     let Some((first, _)) = parts.first() else { bail!("parts must not be empty") };
     let (_, in_features) = first.dims2()?;
     for (weight, bias) in parts {

@@ -133,3 +133,21 @@ pub(crate) enum ConvInput<'a> {
     /// Every pixel twice both ways.
     Upsampled,
 }
+
+/// A request's two passes, `[tokens, channels]`, and how they become one velocity.
+#[derive(Clone, Copy)]
+pub struct Guided<'t> {
+    /// The pass with the prompt.
+    pub cond: &'t Tensor,
+    /// The pass without it.
+    pub uncond: &'t Tensor,
+    /// What their difference is multiplied by.
+    pub scale: f64,
+    /// Whether each token is rescaled to the length that it has in `cond`, which keeps a large scale from burning the
+    /// picture in:
+    /// <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage.py#L711>.
+    pub keeps_length: bool,
+}
+
+/// The weights of a sum, and what is weighted: a forecast from stored derivatives, or a step along a velocity.
+pub type Terms<'t> = Vec<(f64, &'t Tensor)>;

@@ -2,10 +2,8 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
+use crate::Terms;
 use crate::devices::backend;
-
-/// The weights of a sum, and what is weighted: a forecast from stored derivatives, or a step along a velocity.
-pub type Terms<'t> = Vec<(f64, &'t Tensor)>;
 
 /// `mean(|previous - current|) / mean(|previous|)` of each row's `(current, previous)`, cache-dit's measure of change, NaN
 /// where both means are 0:

@@ -3,9 +3,6 @@
 use std::fmt::{Debug, Display};
 use std::ops::RangeInclusive;
 
-use serde::Deserialize;
-
-use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
 /// Widths of layers, in features or channels.
@@ -23,13 +20,6 @@ pub(crate) const EPSILONS: RangeInclusive<f64> = 1e-12..=1.0;
 
 /// A configuration file whose values are checked.
 pub(crate) struct ConfigFile<'a>(pub(crate) &'a str);
-
-/// The class that a file says it configures.
-#[derive(Deserialize)]
-struct ClassName {
-    #[serde(rename = "_class_name")]
-    class_name: Option<String>,
-}
 
 impl ConfigFile<'_> {
     /// The refusal of `key`.
@@ -80,17 +70,6 @@ impl ConfigFile<'_> {
         match value {
             Some(value) => self.within(key, value, range),
             None => Err(self.refusal(key, format!("be between {} and {}", range.start(), range.end()), "nothing")),
-        }
-    }
-
-    /// Refuses a file that is of another class than `class`; one that names none is taken.
-    ///
-    /// # Errors
-    /// The file is missing, or of another class.
-    pub(crate) fn require_class(&self, checkpoint: &Checkpoint, class: &str) -> Result<(), LoadError> {
-        match checkpoint.json::<ClassName>(self.0)?.class_name {
-            Some(given) if given != class => Err(self.refusal("_class_name", format!("be {class}"), given)),
-            _ => Ok(()),
         }
     }
 }

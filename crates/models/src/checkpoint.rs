@@ -1,21 +1,20 @@
 //! A diffusers checkpoint: a folder, or the files built into the program.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 
 use crate::bounds::ConfigFile;
 use crate::error::LoadError;
-use crate::families::sees_pictures;
-use crate::layout::{not_diffusers, single_file};
+use crate::layout::not_diffusers;
+use crate::precision::Precision;
 use crate::shard::Shard;
-use crate::tokenizer::Tokenizer;
 use crate::weight_files::WeightFiles;
-use crate::weights::{Precision, Weights};
+use crate::weights::Weights;
 
 /// Where the files of a checkpoint in the diffusers layout are.
 #[derive(Clone, Debug)]
@@ -35,17 +34,11 @@ struct ModelIndex {
     class_name: String,
 }
 
-/// What a component's `config.json` says of quantized weights, by the names of diffusers and of transformers.
+/// The class that a file says it configures.
 #[derive(Deserialize)]
-struct Quantization {
-    quantization_config: Option<Quantized>,
-    compression_config: Option<Quantized>,
-}
-
-#[derive(Deserialize)]
-struct Quantized {
-    quant_method: Option<String>,
-    quant_type: Option<String>,
+struct ClassName {
+    #[serde(rename = "_class_name")]
+    class_name: Option<String>,
 }
 
 /// The file that makes a folder a checkpoint of a pipeline.
@@ -62,26 +55,6 @@ struct ShardIndex {
 }
 
 impl Checkpoint {
-    /// Opens a folder after checking, without reading weights, that it is a whole checkpoint: every file that
-    /// loading reads is there.
-    ///
-    /// # Errors
-    /// It is something else, or a file lacks, is half downloaded, or holds weights that are not read.
-    pub fn open(folder: impl Into<PathBuf>) -> Result<Self, LoadError> {
-        let folder = folder.into();
-        let place = folder.display().to_string();
-        if folder.is_file() {
-            return Err(single_file(&place));
-        }
-        if !folder.is_dir() {
-            return Err(LoadError::NoFolder(place));
-        }
-        let checkpoint = Checkpoint::Dir(folder);
-        checkpoint.require_pipeline()?;
-        checkpoint.check()?;
-        Ok(checkpoint)
-    }
-
     /// Refuses what is no checkpoint of a pipeline, by what its files make of it.
     ///
     /// # Errors
@@ -158,6 +131,17 @@ impl Checkpoint {
         Ok(value)
     }
 
+    /// Refuses a configuration file of another class than `class`; one that names none is taken.
+    ///
+    /// # Errors
+    /// The file is missing, or of another class.
+    pub(crate) fn require_class(&self, file: &ConfigFile<'_>, class: &str) -> Result<(), LoadError> {
+        match self.json::<ClassName>(file.0)?.class_name {
+            Some(given) if given != class => Err(file.refusal("_class_name", format!("be {class}"), given)),
+            _ => Ok(()),
+        }
+    }
+
     /// The tensors of `component` (a folder of the layout), memory-mapped, to be loaded with `precision`.
     ///
     /// # Errors
@@ -193,7 +177,7 @@ impl Checkpoint {
     }
 
     /// The safetensors files of a component, and the file that names them.
-    fn weight_files(&self, component: &str) -> Result<(Vec<String>, String), LoadError> {
+    pub(crate) fn weight_files(&self, component: &str) -> Result<(Vec<String>, String), LoadError> {
         match WeightFiles::find(component, &self.place(), &self.names_in(component))? {
             WeightFiles::Single(name) => {
                 let single = format!("{component}/{name}");
@@ -232,7 +216,7 @@ impl Checkpoint {
         }
     }
 
-    fn shard(&self, file: &str) -> Result<Shard, LoadError> {
+    pub(crate) fn shard(&self, file: &str) -> Result<Shard, LoadError> {
         match self {
             Checkpoint::Dir(folder) => {
                 let path = folder.join(file);
@@ -250,41 +234,7 @@ impl Checkpoint {
         }
     }
 
-    /// Every file that loading reads: seconds are better spent here than after loading half of them. Of weights the
-    /// headers.
-    fn check(&self) -> Result<(), LoadError> {
-        let index: ModelIndex = self.json(INDEX)?;
-        if sees_pictures(&index.class_name) {
-            let processors = ["processor/preprocessor_config.json", "processor/processor_config.json"];
-            if !processors.iter().any(|file| self.has(file)) {
-                return Err(self.missing(processors[0]));
-            }
-        }
-        self.json::<BTreeMap<String, IgnoredAny>>("scheduler/scheduler_config.json")?;
-        for file in Tokenizer::files(self, "tokenizer") {
-            if !self.has(&file) {
-                return Err(self.missing(&file));
-            }
-        }
-        for component in ["text_encoder", "transformer", "vae"] {
-            self.check_quantization(component)?;
-            for file in self.weight_files(component)?.0 {
-                self.shard(&file)?.check_formats()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses a component whose configuration says that its weights are quantized.
-    fn check_quantization(&self, component: &str) -> Result<(), LoadError> {
-        let file = format!("{component}/config.json");
-        let config: Quantization = self.json(&file)?;
-        let Some(quantization) = config.quantization_config.or(config.compression_config) else { return Ok(()) };
-        let method = quantization.quant_method.or(quantization.quant_type);
-        Err(LoadError::Quantized { file, method: method.unwrap_or_else(|| "quantization_config".into()) })
-    }
-
-    fn missing(&self, file: &str) -> LoadError {
+    pub(crate) fn missing(&self, file: &str) -> LoadError {
         LoadError::MissingFile { file: file.into(), folder: self.place() }
     }
 

@@ -6,6 +6,7 @@ use diffusion::{ModelCard, Sampler};
 
 use crate::facts::Facts;
 use crate::placement::Offload;
+use crate::precision::Quantization;
 
 /// How a model is to be loaded.
 #[derive(Clone, Debug)]
@@ -52,32 +53,6 @@ impl KeptBytes {
         KeptBytes { encodings: at_most(8, encodings), rope_tables: at_most(16, rope_tables) }
     }
 }
-
-/// What products are rounded to: those of the attention's projections and of the feed-forward networks in the blocks
-/// of a diffusion transformer. Modulation, embeddings and the output projection, the text encoder and the VAE stay as
-/// they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quantization {
-    /// Eight-bit integers: see [`kernels::Linear::int8`].
-    Int8,
-    /// Eight-bit floats: see [`kernels::Linear::fp8`].
-    Fp8,
-}
-
-impl Quantization {
-    /// Whether it rounds the layers of block `index` of a transformer of so many.
-    pub(crate) fn rounds_block(self, index: usize, num_blocks: usize) -> bool {
-        let left_at_each_end = match self {
-            Quantization::Int8 => 0,
-            Quantization::Fp8 => FP8_BLOCKS_LEFT,
-        };
-        index >= left_at_each_end && index + left_at_each_end < num_blocks
-    }
-}
-
-/// Blocks at either end of a transformer that eight-bit floats leave as they are: what the first one rounds is in
-/// everything behind it, and what the last one rounds is in the picture as it is.
-const FP8_BLOCKS_LEFT: usize = 1;
 
 /// When the VAE decodes in tiles, which takes a bounded amount of memory however large a picture is, and more work: tiles
 /// overlap. What is no larger than a tile never is.
@@ -157,14 +132,6 @@ pub type Progress<'a> = &'a dyn Fn(&'static str, usize, usize);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fp8_leaves_the_first_and_the_last_block() {
-        let rounded = |format: Quantization, num| (0..num).map(|i| format.rounds_block(i, num)).collect::<Vec<_>>();
-        assert_eq!(rounded(Quantization::Fp8, 4), [false, true, true, false]);
-        assert_eq!(rounded(Quantization::Fp8, 1), [false]);
-        assert_eq!(rounded(Quantization::Int8, 2), [true, true]);
-    }
 
     #[test]
     fn a_small_budget_keeps_little() {

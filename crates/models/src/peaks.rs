@@ -6,8 +6,8 @@
 
 use candle_core::{DType, Device};
 
+use crate::precision::Precision;
 use crate::qwen_decoder::DecoderConfig;
-use crate::weights::Precision;
 
 /// Numbers of the activations' type that a stage holds at most, beside what goes into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::fmt;
 use bytesize::ByteSize;
 use diffusion::{GuidanceKind, ModelCard};
 
+use crate::component_bytes::ComponentBytes;
 use crate::peaks::Peaks;
 
 /// What stays in host memory. diffusers calls the second *group offloading* with a stream, and vllm-omni layerwise
@@ -33,26 +34,6 @@ impl Offload {
             Offload::Block => "block",
         }
     }
-}
-
-/// Bytes of a component, as it is held.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ComponentBytes {
-    /// Of all its weights.
-    pub all: u64,
-    /// Of each list of layers among them.
-    pub lists: Vec<ListBytes>,
-    /// Of tables among them whose rows are looked up.
-    pub tables: u64,
-}
-
-/// Bytes of a list of layers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ListBytes {
-    /// Of all layers.
-    pub all: u64,
-    /// Of the largest.
-    pub largest: u64,
 }
 
 /// Bytes of a model's components, and of what a picture needs beside them.
@@ -164,6 +145,7 @@ pub(crate) fn activations(card: &ModelCard, peaks: &Peaks, activation_bytes: usi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::component_bytes::ListBytes;
 
     const GB: u64 = 1_000_000_000;
 

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use candle_core::{Result, Shape, Tensor};
 
 use crate::noise::randn;
-use crate::weights::Precision;
+use crate::precision::Precision;
 
 /// How many normal numbers there are. No width of a layer divides it, so that a matrix's rows begin at many places of them.
 const COUNT: usize = (1 << 20) + 7 * 64;

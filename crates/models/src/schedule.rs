@@ -51,7 +51,7 @@ pub(crate) fn flow_match_config(checkpoint: &Checkpoint, sigmas: SigmasOf) -> Re
     {
         return Err(ConfigFile("model_index.json").refusal("scheduler", format!("be {CLASS}"), class));
     }
-    FILE.require_class(checkpoint, CLASS)?;
+    checkpoint.require_class(&FILE, CLASS)?;
     let config = config(checkpoint.json(FILE.0)?)?;
     check(&config, sigmas)?;
     Ok(config)

@@ -5,39 +5,14 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Shape, Tensor};
-use kernels::{Conv3x3, Layers, Linear, Parameters, Products};
+use kernels::{Conv3x3, Layers, Linear, Parameters};
 use sha2::{Digest, Sha256};
 
+use crate::component_bytes::{ComponentBytes, ListBytes};
 use crate::error::LoadError;
-use crate::options::Quantization;
-use crate::placement::{ComponentBytes, ListBytes};
+use crate::precision::{Precision, Quantization};
 use crate::random_numbers::RandomNumbers;
 use crate::shard::{Shard, TensorInfo, float_type};
-
-/// The number formats and the device of a loaded network.
-#[derive(Clone, Debug)]
-pub struct Precision {
-    /// What the weights are kept in: f32, f16 or bf16.
-    pub weights: DType,
-    /// What flows between the layers.
-    pub activations: DType,
-    /// Where both live.
-    pub device: Device,
-}
-
-impl Precision {
-    /// Weights in `weights` on `device`. On the CPU the activations stay f32: half-precision
-    /// weights then cost half the memory and no speed, and only their own rounding shows.
-    pub fn new(weights: DType, device: Device) -> Self {
-        let activations = if device.is_cpu() { DType::F32 } else { weights };
-        Precision { weights, activations, device }
-    }
-
-    /// What attentions may round f32 activations to: what the weights were rounded to, if that was asked for.
-    pub(crate) fn products(&self) -> Products {
-        if self.weights == DType::BF16 { Products::Bf16 } else { Products::F32 }
-    }
-}
 
 /// The tensors of one component.
 pub struct Weights {

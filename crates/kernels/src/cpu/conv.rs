@@ -5,10 +5,10 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::OnceLock;
 
+use super::conv_operands::{Input, Packed, Picture};
 use super::gemm::{Epilogue, Finish, Left, Output, PANEL, Right, Size, finish, multiply};
-use super::group_norm::{Affine, silu_pixel};
+use super::group_norm::silu_pixel;
 use super::narrow_conv::{NARROW, Narrow};
 use super::norm::channel_norm_silu_pixel;
 use super::parallel::{SharedMut, at_least, split};
@@ -26,78 +26,7 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Weights as panels of 16 output channels, `[out / 16][ky][kx * in + i][16]`, the last one
-/// filled up with zeros.
-#[derive(Clone, Debug)]
-pub(crate) struct Packed {
-    pub(super) in_channels: usize,
-    pub(super) out_channels: usize,
-    pub(super) panels: Vec<f32>,
-    pub(super) bias: Vec<[f32; PANEL]>,
-    /// The same weights transformed, four times as large: made when first needed.
-    winograd: OnceLock<Vec<f32>>,
-}
-
-/// What is done to a picture on its way into a convolution.
-#[derive(Clone, Copy)]
-pub(crate) enum Input<'a> {
-    /// Nothing.
-    Plain,
-    /// `silu(channel_norm(x, gamma))`
-    NormSilu(&'a [f32]),
-    /// `silu((x - mean) * scale + bias)`
-    AffineSilu(&'a Affine),
-    /// Every pixel twice both ways.
-    Upsampled,
-}
-
-/// A picture on its way into a convolution; `height` and `width` are those the convolution sees.
-#[derive(Clone, Copy)]
-pub(super) struct Picture<'a> {
-    pub(super) pixels: &'a [f32],
-    pub(super) height: usize,
-    pub(super) width: usize,
-    pub(super) channels: usize,
-    pub(super) input: Input<'a>,
-}
-
 impl Packed {
-    /// From `[out, in, 3, 3]` weights and an `[out]` bias.
-    pub(crate) fn new(weight: &[f32], bias: &[f32], in_channels: usize) -> Packed {
-        let out_channels = bias.len();
-        let mut padded = vec![[0.0; PANEL]; out_channels.div_ceil(PANEL)];
-        padded.as_flattened_mut()[..out_channels].copy_from_slice(bias);
-        let mut panels = vec![0.0; padded.len() * 9 * in_channels * PANEL];
-        for (out_channel, weight) in weight.chunks_exact(9 * in_channels).enumerate() {
-            let panel = &mut panels[out_channel / PANEL * 9 * in_channels * PANEL..];
-            for (in_channel, weight) in weight.chunks_exact(9).enumerate() {
-                for (place, weight) in weight.iter().enumerate() {
-                    panel[(place * in_channels + in_channel) * PANEL + out_channel % PANEL] = *weight;
-                }
-            }
-        }
-        Packed { in_channels, out_channels, panels, bias: padded, winograd: OnceLock::new() }
-    }
-
-    /// The weights and the bias as they were given.
-    pub(crate) fn unpack(&self) -> (Vec<f32>, Vec<f32>) {
-        let in_channels = self.in_channels;
-        let weight = (0..self.out_channels * in_channels * 9).map(|index| {
-            let (out_channel, in_channel, place) = (index / 9 / in_channels, index / 9 % in_channels, index % 9);
-            let panel = &self.panels[out_channel / PANEL * 9 * in_channels * PANEL..];
-            panel[(place * in_channels + in_channel) * PANEL + out_channel % PANEL]
-        });
-        (weight.collect(), self.bias.as_flattened()[..self.out_channels].to_vec())
-    }
-
-    pub(crate) fn in_channels(&self) -> usize {
-        self.in_channels
-    }
-
-    pub(crate) fn out_channels(&self) -> usize {
-        self.out_channels
-    }
-
     /// The convolution with zero padding 1 of what `input` makes of an `[height, width, in]`
     /// picture, plus `residual`; not all of it, or nothing, once the work is interrupted.
     pub(super) fn forward<S: Simd>(

@@ -1,7 +1,7 @@
 //! What a set of instructions does on plain numbers: one method an operation, made for every [`Simd`].
 
 use super::attention::{self, Causal, Stream};
-use super::conv::{self, Input};
+use super::conv_operands::{self, Input};
 use super::gemm::Epilogue;
 use super::group_norm::{self, Affine};
 use super::head::InF32;
@@ -39,13 +39,13 @@ pub(crate) trait Kernels: Send + Sync {
     /// Of an `[height, width, in]` picture, plus `residual`.
     fn conv(
         &self,
-        weights: &conv::Packed,
+        weights: &conv_operands::Packed,
         pixels: &[f32],
         size: (usize, usize),
         input: Input<'_>,
         residual: Option<&[f32]>,
     ) -> Vec<f32>;
-    fn conv_stride2(&self, weights: &conv::Packed, pixels: &[f32], size: (usize, usize)) -> Vec<f32>;
+    fn conv_stride2(&self, weights: &conv_operands::Packed, pixels: &[f32], size: (usize, usize)) -> Vec<f32>;
     /// What a group norm of this weight and bias does to the picture `x`.
     fn group_norm(&self, x: &[f32], weights: (&[f32], &[f32]), num_groups: usize, eps: f64) -> Affine;
     fn apply_group_norm(&self, x: &[f32], affine: &Affine, with_silu: bool) -> Vec<f32>;
@@ -102,7 +102,7 @@ impl<S: Simd> Kernels for S {
 
     fn conv(
         &self,
-        weights: &conv::Packed,
+        weights: &conv_operands::Packed,
         pixels: &[f32],
         size: (usize, usize),
         input: Input<'_>,
@@ -111,7 +111,7 @@ impl<S: Simd> Kernels for S {
         weights.forward(*self, pixels, size, input, residual)
     }
 
-    fn conv_stride2(&self, weights: &conv::Packed, pixels: &[f32], size: (usize, usize)) -> Vec<f32> {
+    fn conv_stride2(&self, weights: &conv_operands::Packed, pixels: &[f32], size: (usize, usize)) -> Vec<f32> {
         weights.forward_stride2(*self, pixels, size)
     }
 

@@ -15,6 +15,7 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 mod bf16;
 mod conv;
+mod conv_operands;
 #[cfg(target_arch = "x86_64")]
 mod dots;
 #[cfg(target_arch = "x86_64")]
@@ -34,6 +35,7 @@ pub(crate) mod sets;
 mod simd;
 mod step;
 mod tile_head;
+mod tile_kernels;
 mod tile_linear;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
@@ -232,6 +234,6 @@ impl Backend for Cpu {
         let (Some(_), Some(weight), Some(bias)) = (sets::current(), F32::of(&weight), F32::of(&bias)) else {
             return Ok(None);
         };
-        Ok(Some(Box::new(conv::Packed::new(&weight, &bias, in_channels))))
+        Ok(Some(Box::new(conv_operands::Packed::new(&weight, &bias, in_channels))))
     }
 }

@@ -7,7 +7,8 @@ use super::int8::Int8;
 use super::kernels::Kernels;
 use super::portable::Portable;
 use super::simd::Simd;
-use super::tiles::{Bf16Kernels, Multiplier, Plain, TileLinear, With};
+use super::tile_kernels::{Bf16Kernels, TileLinear, With};
+use super::tiles::{Multiplier, Plain};
 
 /// The environment variable that names the set to use.
 const VARIABLE: &str = "LATENTD_CPU";

@@ -288,7 +288,8 @@ mod tests {
     use super::super::int8::Int8;
     use super::super::portable::Portable;
     use super::super::sets::{Tiles, sets};
-    use super::super::tiles::{Plain, TileLinear, With};
+    use super::super::tile_kernels::{TileLinear, With};
+    use super::super::tiles::Plain;
     use super::*;
     use crate::testing::{assert_close, numbers, randn};
 

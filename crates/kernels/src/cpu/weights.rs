@@ -3,14 +3,15 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::bf16::Bf16;
-use super::conv::{self, Input};
+use super::conv_operands::{self, Input};
 use super::gemm;
 use super::int8::Int8;
 use super::linear;
 use super::numbers::{F32, RowVectors, tensor, wide};
 use super::sets;
+use super::tile_kernels::TileLinear;
 use super::tile_linear;
-use super::tiles::{Format, TileLinear};
+use super::tiles::Format;
 use crate::backend::{PackedConv, PackedLinear};
 use crate::operands::{ConvInput, Epilogue};
 
@@ -115,7 +116,7 @@ fn product(
 }
 
 /// Half-precision pictures are widened, as the weights are f32.
-impl PackedConv for conv::Packed {
+impl PackedConv for conv_operands::Packed {
     fn in_channels(&self) -> usize {
         self.in_channels()
     }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::conv::{Packed, Picture};
+use super::conv_operands::{Packed, Picture};
 use super::gemm::{Left, Output, PANEL, Right, Size, multiply};
 use super::parallel::{SharedMut, at_least, split};
 use super::simd::{Simd, vectorized};

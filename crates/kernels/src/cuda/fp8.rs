@@ -10,7 +10,7 @@ use super::layout::{WIDTH, dense};
 use super::linear::gated_residual;
 use super::lt::{Numbers, Operands, Product};
 use crate::backend::PackedLinear;
-use crate::fp8::decoded;
+use crate::e4m3::decoded;
 use crate::operands::Epilogue;
 
 const ROUNDED_ROWS: Kernel = Kernel { module: "fp8", name: "rounded_rows" };

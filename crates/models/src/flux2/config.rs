@@ -69,7 +69,7 @@ impl TransformerConfig {
     /// # Errors
     /// The file is missing, or asks for what is not built.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
-        FILE.require_class(checkpoint, "Flux2Transformer2DModel")?;
+        checkpoint.require_class(&FILE, "Flux2Transformer2DModel")?;
         let config: Self = checkpoint.json(FILE.0)?;
         config.check()?;
         Ok(config)

@@ -28,10 +28,10 @@ use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
 use crate::peaks::{self, Convolutions, Peaks, Resolution};
 use crate::placement::{ModelBytes, activations};
+use crate::precision::Precision;
 use crate::qwen_decoder::DecoderConfig;
 use crate::schedule::flow_match_config;
 use crate::tiling::Tiling;
-use crate::weights::Precision;
 
 /// A loaded FLUX.2-klein.
 pub struct Flux2Klein {

@@ -1,12 +1,20 @@
 //! The vision tower's numbers, from `vision_config` of `text_encoder/config.json`.
 
+use std::ops::RangeInclusive;
+
 use serde::Deserialize;
 
-use super::processor::{FRAMES, MERGE_SIZES, PATCH_SIZES};
 use crate::bounds::{ConfigFile, HEADS, LAYERS, ROPE_THETAS, WIDTHS};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 use crate::flops::Flops;
+
+/// Pixels of a patch's side.
+pub(super) const PATCH_SIZES: RangeInclusive<usize> = 1..=64;
+/// Frames of a patch.
+pub(super) const FRAMES: RangeInclusive<usize> = 1..=16;
+/// Patches of a block's side.
+pub(super) const MERGE_SIZES: RangeInclusive<usize> = 1..=16;
 
 /// The shape of the vision tower.
 #[derive(Clone, Debug, PartialEq)]

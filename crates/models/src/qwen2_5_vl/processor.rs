@@ -10,6 +10,7 @@ use diffusion::{ImageSize, RgbImage};
 use kernels::check_interrupt;
 use serde::Deserialize;
 
+use super::config::{FRAMES, MERGE_SIZES, PATCH_SIZES};
 use super::grid::Grid;
 use crate::Result;
 use crate::bounds::ConfigFile;
@@ -21,12 +22,6 @@ use crate::resize::{Filter, resize};
 /// extreme.
 const MAX_RATIO: f64 = 200.0;
 
-/// Pixels of a patch's side.
-pub(super) const PATCH_SIZES: RangeInclusive<usize> = 1..=64;
-/// Frames of a patch.
-pub(super) const FRAMES: RangeInclusive<usize> = 1..=16;
-/// Patches of a block's side.
-pub(super) const MERGE_SIZES: RangeInclusive<usize> = 1..=16;
 /// Pixels that a picture may be given: more than any model was made for.
 const AREAS: RangeInclusive<usize> = 1..=1 << 25;
 

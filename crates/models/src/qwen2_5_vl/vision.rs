@@ -7,7 +7,8 @@ use super::config::VisionConfig;
 use super::grid::{Grid, PatchLayout};
 use crate::Result;
 use crate::error::LoadError;
-use crate::weights::{Precision, Scope};
+use crate::precision::Precision;
+use crate::weights::Scope;
 
 /// Of every RMSNorm in the tower.
 const EPS: f64 = 1e-6;

@@ -62,7 +62,7 @@ impl TransformerConfig {
     /// The file is missing, or asks for what is not built.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         let file = ConfigFile("transformer/config.json");
-        file.require_class(checkpoint, "QwenImageTransformer2DModel")?;
+        checkpoint.require_class(&file, "QwenImageTransformer2DModel")?;
         let config: Self = checkpoint.json(file.0)?;
         for (key, number, range) in [
             ("num_layers", config.num_layers, LAYERS),
@@ -152,7 +152,7 @@ impl VaeConfig {
     /// The file is missing, or asks for what is not built.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         let file = ConfigFile("vae/config.json");
-        file.require_class(checkpoint, "AutoencoderKLQwenImage")?;
+        checkpoint.require_class(&file, "AutoencoderKLQwenImage")?;
         let config: Self = checkpoint.json(file.0)?;
         file.require(config.input_channels == 3, "input_channels", "be 3", config.input_channels)?;
         file.within("base_dim", config.base_dim, 2..=1 << 12)?;

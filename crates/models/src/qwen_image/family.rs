@@ -24,9 +24,9 @@ use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
 use crate::peaks::{self, Convolutions, Peaks, Resolution};
 use crate::placement::{ModelBytes, activations};
+use crate::precision::Precision;
 use crate::qwen_decoder::DecoderConfig;
 use crate::schedule::flow_match_config;
-use crate::weights::Precision;
 
 /// A loaded Qwen-Image or Qwen-Image-Edit.
 pub struct QwenImage {

@@ -80,7 +80,7 @@ impl VaeConfig {
     /// # Errors
     /// The file is missing, or asks for what is not built.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
-        FILE.require_class(checkpoint, "AutoencoderKLFlux2")?;
+        checkpoint.require_class(&FILE, "AutoencoderKLFlux2")?;
         let config: Self = checkpoint.json(FILE.0)?;
         config.check()?;
         Ok(config)

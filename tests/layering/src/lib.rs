@@ -28,11 +28,15 @@ pub fn imports(root: &Path) -> Result<Imports, Box<dyn std::error::Error>> {
     sources.read(root, Vec::new(), &mut |_, _| ())?;
     let mut imports = Imports::new();
     let mut found: Vec<(ModulePath, Vec<ModulePath>)> = Vec::new();
-    Sources { folder: sources.folder.clone(), modules: BTreeMap::new() }.read(root, Vec::new(), &mut |module, items| {
-        let mut paths = Paths::default();
-        items.iter().filter(|item| !is_test(item)).for_each(|item| paths.visit_item(item));
-        found.push((module.clone(), paths.found));
-    })?;
+    Sources { folder: sources.folder.clone(), modules: BTreeMap::new() }.read(
+        root,
+        Vec::new(),
+        &mut |module, items| {
+            let mut paths = Paths::default();
+            items.iter().filter(|item| !is_test(item)).for_each(|item| paths.visit_item(item));
+            found.push((module.clone(), paths.found));
+        },
+    )?;
     for (module, paths) in found {
         let file = &sources.modules[&module].file;
         let of_file = imports.entry(file.clone()).or_default();
@@ -58,16 +62,22 @@ pub fn circles(imports: &Imports) -> Vec<Vec<&Path>> {
 enum Name {
     /// Something that the module defines.
     Own,
-    /// A module in it.
-    Module,
     /// Something else, imported or given out under this name.
     Alias(ModulePath),
 }
 
 struct Module {
     file: PathBuf,
+    /// The modules in it. Their names are apart: a function may have the same.
+    inner: BTreeSet<String>,
     names: BTreeMap<String, Name>,
     globs: Vec<ModulePath>,
+}
+
+impl Module {
+    fn knows(&self, name: &str) -> bool {
+        self.inner.contains(name) || self.names.contains_key(name)
+    }
 }
 
 struct Sources {
@@ -96,14 +106,14 @@ impl Sources {
     ) -> Result<(), Box<dyn std::error::Error>> {
         seen(&module, items);
         let relative = file.strip_prefix(&self.folder)?.to_owned();
-        let mut read = Module { file: relative, names: BTreeMap::new(), globs: Vec::new() };
+        let mut read = Module { file: relative, inner: BTreeSet::new(), names: BTreeMap::new(), globs: Vec::new() };
         for item in items.iter().filter(|item| !is_test(item)) {
             match item {
                 Item::Use(item) => leaves(&item.tree, &mut Vec::new(), &mut |path, name| match name {
                     Some(name) => _ = read.names.entry(name).or_insert(Name::Alias(path)),
                     None => read.globs.push(path),
                 }),
-                Item::Mod(item) => _ = read.names.insert(item.ident.to_string(), Name::Module),
+                Item::Mod(item) => _ = read.inner.insert(item.ident.to_string()),
                 _ => _ = defined(item).map(|name| read.names.insert(name, Name::Own)),
             }
         }
@@ -131,7 +141,7 @@ impl Sources {
             "crate" => (Vec::new(), &path[1..]),
             "self" => (module.clone(), &path[1..]),
             "super" => (module[..module.len().checked_sub(1)?].to_vec(), &path[1..]),
-            first if self.modules[module].names.contains_key(first) => (module.clone(), path),
+            first if self.modules[module].knows(first) => (module.clone(), path),
             _ => return None,
         };
         while let Some(name) = rest.first() {
@@ -139,7 +149,7 @@ impl Sources {
             let here = self.modules.get(&at)?;
             match here.names.get(name) {
                 _ if name == "super" => _ = at.pop(),
-                Some(Name::Module) => at.push(name.clone()),
+                found if here.inner.contains(name) && (found.is_none() || !rest.is_empty()) => at.push(name.clone()),
                 // A circle of aliases is no Rust; the depth stops at what this reading does not understand.
                 Some(Name::Alias(path)) if depth < 16 => {
                     let path = [&path[..], rest].concat();
@@ -211,7 +221,8 @@ fn leaves(tree: &UseTree, before: &mut ModulePath, leaf: &mut dyn FnMut(ModulePa
             leaf([&before[..], &[name.ident.to_string()]].concat(), Some(name.ident.to_string()));
         }
         UseTree::Rename(name) => {
-            let path = if name.ident == "self" { before.clone() } else { [&before[..], &[name.ident.to_string()]].concat() };
+            let path =
+                if name.ident == "self" { before.clone() } else { [&before[..], &[name.ident.to_string()]].concat() };
             leaf(path, Some(name.rename.to_string()));
         }
         UseTree::Glob(_) => leaf(before.clone(), None),
@@ -261,7 +272,7 @@ impl<'ast> Visit<'ast> for Paths {
 /// A folder cannot be read.
 pub fn crates() -> std::io::Result<BTreeMap<String, PathBuf>> {
     let mut roots = BTreeMap::new();
-    for folder in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates"))? {
+    for folder in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates"))? {
         let folder = folder?;
         let name = folder.file_name().to_string_lossy().into_owned();
         for (root, name) in [("lib.rs", name.clone()), ("main.rs", format!("{name} (program)"))] {
@@ -272,4 +283,37 @@ pub fn crates() -> std::io::Result<BTreeMap<String, PathBuf>> {
         }
     }
     Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The circles of a crate of these files.
+    fn circles_of(files: &[(&str, &str)]) -> Vec<Vec<PathBuf>> {
+        let folder = tempfile::tempdir().unwrap();
+        for (file, text) in files {
+            let path = folder.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let imports = imports(&folder.path().join("lib.rs")).unwrap();
+        circles(&imports).into_iter().map(|circle| circle.into_iter().map(Path::to_owned).collect()).collect()
+    }
+
+    #[test]
+    fn a_circle_is_found_through_what_a_facade_gives_out() {
+        let root = ("lib.rs", "mod a; mod b; pub use a::{A, C as Renamed}; pub use b::*;");
+        let b = ("b/mod.rs", "mod inner; pub use inner::B; pub struct Own(crate::Renamed);");
+        let inner = ("b/inner.rs", "pub struct B;");
+        let expected: Vec<Vec<PathBuf>> = vec![vec!["a.rs".into(), "b/mod.rs".into()]];
+        assert_eq!(
+            circles_of(&[root, ("a.rs", "use crate::Own; pub struct A; pub struct C(Own);"), b, inner]),
+            expected
+        );
+        let in_call = ("a.rs", "pub struct A; pub struct C; fn f() { print!(\"{}\", crate::b::Own::new()) }");
+        assert_eq!(circles_of(&[root, in_call, b, inner]), expected);
+        let none = ("a.rs", "use crate::B; pub struct A; pub struct C(B); #[cfg(test)] mod tests { use crate::Own; }");
+        assert_eq!(circles_of(&[root, none, b, inner]), Vec::<Vec<PathBuf>>::new());
+    }
 }

@@ -1,10 +1,10 @@
 //! Prints which files of a crate import from which, and which do so in circles.
 //!
-//!     cargo run --release -p tests --example imports -- [CRATE...]
+//!     cargo run -p layering -- [CRATE...]
 
 use std::path::Path;
 
-use tests::imports::{circles, crates, imports};
+use layering::{circles, crates, imports};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let chosen: Vec<_> = std::env::args().skip(1).collect();
