@@ -6,8 +6,6 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
-use crate::config::ServerConfig;
-
 /// What a page may read of an answer, beyond what every page may.
 const EXPOSED: [&str; 16] = [
     "content-disposition",
@@ -61,8 +59,7 @@ impl FromStr for AllowedOrigin {
 /// Answers browsers' questions for the allowed origins; `None` where there are none. Never lets a
 /// browser add credentials of its own, so that `*` gives nobody's rights away: a key is sent by the
 /// page that has it.
-pub(crate) fn cors_layer(config: &ServerConfig) -> Option<CorsLayer> {
-    let origins = &config.cors_allow_origins;
+pub(crate) fn cors_layer(origins: &[AllowedOrigin]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
     }

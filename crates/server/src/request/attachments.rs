@@ -33,7 +33,7 @@ impl Attachments {
         if bounds.max_images > 0 || self.images.is_empty() {
             return Ok(bounds.check_count(self.images.len())?);
         }
-        Err(super::takes_none(self.images.len(), self.mask.is_some()))
+        Err(sources::takes_none(self.images.len(), self.mask.is_some()))
     }
 
     /// Adds what was sent to a digest, and of what is elsewhere its URL. It reads whole files: not for the event

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, header};
 use futures_util::{Stream, StreamExt};
 use http_body::Body;
 
+use super::body_limit::Limit;
 use super::held_memory::HeldMemory;
 use crate::access::Client;
 use crate::error::{self, ApiError};
@@ -67,13 +68,6 @@ pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
             Err(ApiError::ContentEncoding { given })
         }
     }
-}
-
-/// Most bytes of a body, and the flag that says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limit {
-    pub(crate) bytes: usize,
-    pub(crate) flag: &'static str,
 }
 
 /// A body that has come, in blocks: none is moved as it grows, and each is given back once it was read.

@@ -3,14 +3,12 @@
 use axum::http::{HeaderMap, HeaderName, header};
 use diffusion::{InvalidRequest, PreviewTimes, Previews, WithoutEffect};
 
-use super::fields::Fields;
+use super::asked::{Delivery, ImageField, ResponseFormat, StreamOptions};
+use super::given::Fields;
 use super::vocabulary as field;
-use super::{Delivery, ImageField, StreamOptions};
 use crate::answer::encode::OutputFormat;
 use crate::error::ApiError;
 
-/// Most previews of a picture that are counted out (OpenAI's bound).
-pub(crate) const MAX_PARTIAL_IMAGES: i64 = 3;
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// How the answer shall come.
@@ -22,13 +20,6 @@ pub(crate) struct Wanted {
     pub(crate) previews: Option<Previews>,
     /// The kind of file that `Accept` names, where the answer is one.
     pub(crate) format: Option<OutputFormat>,
-}
-
-/// Where the pictures stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ResponseFormat {
-    Field(ImageField),
-    File,
 }
 
 /// What the fields and headers of a request ask for, where `default` is what its JSON holds unless it

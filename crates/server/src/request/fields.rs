@@ -1,65 +1,17 @@
 //! A request's fields as they were given, of which each is taken once: wrong types are named, and what has no effect
 //! is known. Names that are in no [`vocabulary`] are noted, and their values skipped.
 
-use std::fmt;
-
 use diffusion::InvalidRequest;
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-use super::given::{Given, GivenSeed, Shape};
+use super::given::{Fields, Given};
 use super::kinds::{Field, Kind};
 use super::vocabulary::{self, EXTRA_BODY};
 use crate::error::ApiError;
-
-/// Most bytes of the names without effect that are kept: as many as an answer tells of.
-const MAX_UNKNOWN_BYTES: usize = 1024;
-
-/// The fields of a request that were not taken yet. `null` is the same as absent.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Fields {
-    values: Vec<(&'static str, Given)>,
-    /// Names without a meaning: as many as there is room for.
-    unknown: Vec<String>,
-    unknown_bytes: usize,
-    /// The values came as text (a form): each is what its field's type makes of it, and an empty one
-    /// is absent where text is not what the field holds.
-    spelt: bool,
-    /// Names that came again, of which the first value stands.
-    repeated: Vec<&'static str>,
-}
 
 impl Fields {
     /// The fields of a form, which came as text.
     pub(crate) fn spelt() -> Self {
         Fields { spelt: true, ..Fields::default() }
-    }
-
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        self.values.iter().any(|(known, _)| *known == name)
-    }
-
-    pub(crate) fn set(&mut self, name: &'static str, given: Given) {
-        match self.values.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, value)) => *value = given,
-            None => self.values.push((name, given)),
-        }
-    }
-
-    /// A name that came again, and whose second value was not read.
-    pub(crate) fn note_repeated(&mut self, name: &'static str) {
-        if !self.repeated.contains(&name) {
-            self.repeated.push(name);
-        }
-    }
-
-    /// A name without a meaning.
-    pub(crate) fn note_unknown(&mut self, name: &str) {
-        let has_room =
-            self.unknown_bytes + name.len() <= MAX_UNKNOWN_BYTES && self.unknown.len() < MAX_UNKNOWN_BYTES / 8;
-        if has_room && !self.unknown.iter().any(|known| known == name) {
-            self.unknown_bytes += name.len();
-            self.unknown.push(name.to_owned());
-        }
     }
 
     /// The fields of `extra_body` are fields of the request, unless those are there already.
@@ -76,12 +28,6 @@ impl Fields {
         more.unknown.iter().for_each(|name| self.note_unknown(name));
         more.repeated.iter().for_each(|name| self.note_repeated(name));
         Ok(())
-    }
-
-    /// A value as it was given, whatever it is.
-    pub(crate) fn any(&mut self, name: &str) -> Option<Given> {
-        let at = self.values.iter().position(|(known, _)| *known == name)?;
-        Some(self.values.swap_remove(at).1)
     }
 
     /// The value of a field, under its name or another; given twice, both must agree.
@@ -133,103 +79,11 @@ impl Fields {
     }
 }
 
-/// Reads an object's fields.
-pub(super) struct FieldsVisitor {
-    /// Whether pictures are kept; otherwise it is only known how many there are.
-    pub(super) keeps_pictures: bool,
-    /// Of fields within `extra_body`, in which that name means nothing.
-    is_nested: bool,
-}
-
-impl FieldsVisitor {
-    pub(super) fn whole(keeps_pictures: bool) -> Self {
-        FieldsVisitor { keeps_pictures, is_nested: false }
-    }
-
-    pub(super) fn nested(keeps_pictures: bool) -> Self {
-        FieldsVisitor { keeps_pictures, is_nested: true }
-    }
-
-    fn shape(&self, shape: Shape) -> Option<Shape> {
-        match shape {
-            Shape::Fields { .. } if self.is_nested => None,
-            Shape::Fields { .. } => Some(Shape::Fields { keeps_pictures: self.keeps_pictures }),
-            Shape::Picture | Shape::Pictures if !self.keeps_pictures => Some(Shape::Counted),
-            shape => Some(shape),
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Fields, A::Error> {
-        let mut fields = Fields::default();
-        while let Some(name) = object.next_key_seed(NameSeed)? {
-            let name = match name {
-                Name::Known(name, shape) => match self.shape(shape) {
-                    Some(_) if fields.contains(name) => {
-                        object.next_value::<IgnoredAny>()?;
-                        fields.note_repeated(name);
-                        continue;
-                    }
-                    Some(shape) => {
-                        if let Some(given) = object.next_value_seed(GivenSeed(shape))? {
-                            fields.set(name, given);
-                        }
-                        continue;
-                    }
-                    None => name.to_owned(),
-                },
-                Name::Unknown(name) => name,
-            };
-            if object.next_value::<Option<IgnoredAny>>()?.is_some() && !name.is_empty() {
-                fields.note_unknown(&name);
-            }
-        }
-        Ok(fields)
-    }
-}
-
-enum Name {
-    Known(&'static str, Shape),
-    /// Empty where it is too long to be told.
-    Unknown(String),
-}
-
-struct NameSeed;
-
-impl<'de> DeserializeSeed<'de> for NameSeed {
-    type Value = Name;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Name, D::Error> {
-        deserializer.deserialize_identifier(self)
-    }
-}
-
-impl Visitor<'_> for NameSeed {
-    type Value = Name;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a field's name")
-    }
-
-    fn visit_str<E: Error>(self, name: &str) -> Result<Name, E> {
-        Ok(match vocabulary::known(name) {
-            Some((name, shape)) => Name::Known(name, shape),
-            None => Name::Unknown(if name.len() <= MAX_UNKNOWN_BYTES { name.to_owned() } else { String::new() }),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::given::MAX_UNKNOWN_BYTES;
     use super::super::json;
     use super::super::vocabulary::{
         CACHE, GUIDANCE_SCALE, N, NUM_INFERENCE_STEPS, PROMPT, SEED, SIZE, STREAM, TRUE_CFG_SCALE, USER,

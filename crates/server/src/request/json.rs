@@ -7,7 +7,9 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::de;
 
 use super::body::{Blocks, Upload};
-use super::fields::{Fields, FieldsVisitor};
+use super::given::Fields;
+use super::reading::FieldsVisitor;
+use super::vocabulary::known;
 use crate::error::ApiError;
 
 /// What some editors and Windows programs write before a text.
@@ -39,13 +41,6 @@ fn of_large(body: Blocks, keeps_pictures: bool) -> Result<Fields, ApiError> {
     reader.read_exact(&mut mark).map_err(|err| ApiError::Internal(format!("reading a body: {err}")))?;
     let begun = if mark == BYTE_ORDER_MARK { &[][..] } else { &mark };
     parse(de::IoRead::new(begun.chain(reader)), keeps_pictures)
-}
-
-/// The fields of an object that stands within a form, if it is one.
-pub(super) fn nested(text: &str) -> Option<Fields> {
-    let mut json = serde_json::Deserializer::from_str(text);
-    let fields = json.deserialize_map(FieldsVisitor::nested(true)).ok()?;
-    json.end().is_ok().then_some(fields)
 }
 
 /// The fields that a body of this JSON has.
@@ -83,7 +78,7 @@ impl<'de> Visitor<'de> for WholeVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Whole, A::Error> {
-        FieldsVisitor::whole(self.keeps_pictures).visit_map(object).map(Whole::Object)
+        FieldsVisitor::whole(self.keeps_pictures, known).visit_map(object).map(Whole::Object)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Whole, A::Error> {

@@ -6,8 +6,8 @@ use utoipa::openapi::ObjectBuilder;
 use utoipa::openapi::extensions::{Extensions, ExtensionsBuilder};
 use utoipa::openapi::schema::{SchemaType, Type};
 
-use super::fields::Fields;
-use super::given::{Given, Shape};
+use super::given::{Fields, Given, Shape};
+use super::reading::{Known, nested};
 use crate::error::ApiError;
 
 /// The extension that lists a field's other names.
@@ -336,7 +336,7 @@ impl Kind for Settings {
 
 /// An object of more fields.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct MoreFields;
+pub(crate) struct MoreFields(pub(super) Known);
 
 impl Kind for MoreFields {
     type Value = Fields;
@@ -346,7 +346,7 @@ impl Kind for MoreFields {
     }
 
     fn spelt(&self, text: &str) -> Option<Given> {
-        let fields = super::json::nested(text)?;
+        let fields = nested(text, self.0)?;
         Some(Given::Fields(Box::new(fields)))
     }
 

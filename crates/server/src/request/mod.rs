@@ -1,7 +1,9 @@
 //! From the bytes of a request to what is meant by them.
 
+mod asked;
 mod attachments;
 mod body;
+mod body_limit;
 mod colour;
 mod data_url;
 mod delivery;
@@ -12,9 +14,12 @@ mod job_options;
 mod json;
 mod kinds;
 mod multipart;
+mod picture_bounds;
 mod picture_file;
 mod pictures;
+mod reading;
 mod remote;
+mod shown;
 mod sources;
 mod step_cache;
 mod validate;
@@ -22,12 +27,12 @@ mod vocabulary;
 
 use axum::extract::Request;
 use axum::http::HeaderMap;
-use cache::CacheConfig;
-use diffusion::{ImageRequest, InputImageBounds, InvalidRequest, Limits, ModelCard, RequestDraft, WithoutEffect};
+use diffusion::{ImageRequest, InputImageBounds, InvalidRequest, Limits, ModelCard};
 
+pub(crate) use asked::{Delivery, Endpoint, ImageField, ImagesRequest, Output};
 pub(crate) use attachments::Attachments;
-pub(crate) use body::{Limit, linger};
-pub(crate) use delivery::MAX_PARTIAL_IMAGES;
+pub(crate) use body::linger;
+pub(crate) use body_limit::Limit;
 #[cfg(test)]
 pub(crate) use held_memory::Whose;
 pub(crate) use held_memory::{HeldMemory, MemoryBounds, MemoryFull, MemoryLedger, Purpose};
@@ -35,105 +40,21 @@ pub(crate) use job_options::job_options;
 #[cfg(test)]
 pub(crate) use kinds::ALIASES;
 pub(crate) use kinds::listed;
+pub(crate) use picture_bounds::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, MAX_URL_CHARS};
 pub(crate) use picture_file::PictureError;
 pub use pictures::{InputPictures, input_pictures};
 pub use remote::{ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, InvalidHost};
-pub(crate) use sources::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, MAX_URL_CHARS};
 pub(crate) use vocabulary::FIELDS;
 
 use body::{MediaType, Upload};
-use fields::Fields;
+use given::Fields;
 use multipart::Form;
 use sources::Named;
 
-use crate::answer::encode::OutputFormat;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 
-/// What is done with a request's prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Endpoint {
-    /// A picture from nothing but words.
-    Generation,
-    /// A picture from words and pictures.
-    Edit,
-}
-
-/// A request whose every field has the right type and a value that some model takes.
-#[derive(Debug)]
-pub(crate) struct ImagesRequest {
-    pub(crate) endpoint: Endpoint,
-    /// What the picture shall be. [`ImagesRequest::image_requests`] makes it whole.
-    pub(crate) draft: RequestDraft,
-    pub(crate) output: Output,
-    /// What the answer says of the quality.
-    pub(crate) quality: &'static str,
-    pub(crate) delivery: Delivery,
-    /// The answer is a job to ask after (`async: true` or `Prefer: respond-async`).
-    pub(crate) run_async: bool,
-    pub(crate) return_timings: bool,
-    pub(crate) return_cache_stats: bool,
-    /// Its urgency, 0 unless it says so.
-    pub(crate) priority: i8,
-    /// The request's own cache settings.
-    pub(crate) cache: Option<CacheConfig>,
-    /// The client's name for its user, which the answer repeats.
-    pub(crate) safety_identifier: Option<String>,
-    /// Names of fields that were given and have no effect.
-    pub(crate) ignored: Vec<String>,
-    /// Why those that mean something elsewhere have none, in sentences.
-    pub(crate) warnings: Vec<String>,
-}
-
-/// The files that are made of the pictures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Output {
-    pub(crate) format: OutputFormat,
-    /// JPEG's quality, 0 to 100.
-    pub(crate) compression: u8,
-    /// Whether a PNG says how it was made, its prompt included.
-    pub(crate) embed_metadata: bool,
-}
-
-/// How the pictures reach the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Delivery {
-    /// All of them in one JSON object.
-    Json(ImageField),
-    /// The bytes of the one picture.
-    File,
-    /// As server-sent events.
-    Stream(StreamOptions),
-}
-
-/// Which field of the JSON holds a picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ImageField {
-    B64Json,
-    Url,
-}
-
-/// What a stream tells beside the finished pictures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StreamOptions {
-    /// An event a step.
-    pub(crate) progress: bool,
-}
-
 impl ImagesRequest {
-    /// Remembers a field that has no effect.
-    fn note(&mut self, idle: WithoutEffect) {
-        self.warnings.push(idle.to_string());
-        if !self.ignored.iter().any(|name| name == idle.field) {
-            self.ignored.push(idle.field.to_owned());
-        }
-    }
-
-    /// Whether the client waits for the answer in one piece, and is told nothing before it.
-    pub(crate) fn is_waited_for(&self) -> bool {
-        !self.run_async && !matches!(self.delivery, Delivery::Stream(_))
-    }
-
     /// Checks everything that can be told without the pictures that the request brings.
     ///
     /// # Errors
@@ -182,14 +103,6 @@ impl ImagesRequest {
     }
 }
 
-/// What is said where a model makes pictures from text only.
-fn takes_none(images: usize, has_mask: bool) -> ApiError {
-    let bound = "be absent: the model makes pictures from text only, by POST /v1/images/generations";
-    let (field, given) =
-        if has_mask { (sources::MASK, "a mask".into()) } else { ("image", given::pictures_of(images)) };
-    ApiError::Unsupported(InvalidRequest::new(field, bound, given))
-}
-
 /// A request that was read: what it asks for, and the pictures that it brings for that.
 pub(crate) struct Received {
     pub(crate) asked: ImagesRequest,
@@ -228,7 +141,7 @@ pub(crate) async fn receive(
     if endpoint == Endpoint::Edit && !takes_pictures {
         let (named, names_mask) = sources::brought(&mut fields);
         validate::images_request(endpoint, &headers, fields, config)?;
-        return Err(takes_none(num_images + named, has_mask || names_mask));
+        return Err(sources::takes_none(num_images + named, has_mask || names_mask));
     }
     let fetcher = config.image_urls.as_ref();
     let (named, mask, param) = match endpoint {

@@ -11,9 +11,9 @@ use futures_util::{Stream, StreamExt};
 use multer::{Field, Multipart};
 
 use super::body::Upload;
-use super::fields::Fields;
-use super::given::Given;
-use super::sources::{self, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES};
+use super::given::{Fields, Given};
+use super::picture_bounds::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, file_too_large};
+use super::sources;
 use super::vocabulary;
 use crate::error::ApiError;
 
@@ -176,7 +176,7 @@ async fn picture(part: &mut Field<'_>, param: &'static str, keeps: bool) -> Resu
         return Ok(File { kept: None, len: skip(part).await? });
     }
     let bytes = read(part, MAX_IMAGE_BYTES).await?;
-    let bytes = bytes.ok_or_else(|| ApiError::ImageTooLarge(sources::file_too_large(param)))?;
+    let bytes = bytes.ok_or_else(|| ApiError::ImageTooLarge(file_too_large(param)))?;
     Ok(File { len: bytes.len(), kept: Some(bytes) })
 }
 

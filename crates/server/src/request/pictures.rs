@@ -7,8 +7,9 @@ use tokio::sync::Semaphore;
 
 use super::data_url::{self, Invalid};
 use super::held_memory::{HeldMemory, shown};
+use super::picture_bounds::{MAX_IMAGE_BYTES, file_too_large};
 use super::picture_file::{Footprint, MAX_PIXELS, PictureError, PictureFile, Place};
-use super::sources::{self, MAX_IMAGE_BYTES, Named, Source};
+use super::sources::{self, Named, Source};
 use crate::error::ApiError;
 
 /// Most requests whose pictures are decoded at a time: that takes more memory than they have afterwards.
@@ -267,11 +268,7 @@ fn bytes(source: Source, place: &Place) -> Result<Vec<u8>, PictureError> {
         Source::DataUrl(url) => data_url::decoded(url),
     };
     let file = file.map_err(|Invalid { bound, given }| place.invalid(bound, given))?;
-    if file.len() > MAX_IMAGE_BYTES {
-        Err(PictureError::TooLarge(sources::file_too_large(place.param)))
-    } else {
-        Ok(file)
-    }
+    if file.len() > MAX_IMAGE_BYTES { Err(PictureError::TooLarge(file_too_large(place.param))) } else { Ok(file) }
 }
 
 #[cfg(test)]

@@ -4,19 +4,12 @@
 use diffusion::InvalidRequest;
 use url::Url;
 
-use super::fields::Fields;
-use super::given::{Given, Picture, Pictures, pictures_of};
+use super::given::{Fields, Given, Picture, Pictures, pictures_of};
 use super::kinds::{self, Field};
+use super::picture_bounds::{MAX_INPUT_IMAGES, MAX_URL_CHARS};
 use super::remote::ImageFetcher;
 use super::vocabulary;
 use crate::error::ApiError;
-
-/// Most pictures that a request may bring (OpenAI's bound); models take fewer.
-pub(crate) const MAX_INPUT_IMAGES: usize = 16;
-/// Most bytes of a picture's file.
-pub(crate) const MAX_IMAGE_BYTES: usize = 20 << 20;
-/// Most characters of a picture's URL (OpenAI's bound).
-pub(crate) const MAX_URL_CHARS: usize = 20_971_520;
 
 /// A picture that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,9 +163,11 @@ pub(crate) fn two_masks() -> ApiError {
     InvalidRequest::new(MASK, "be given once", "more than one").into()
 }
 
-pub(crate) fn file_too_large(param: &'static str) -> InvalidRequest {
-    let bound = format!("be a file of at most {MAX_IMAGE_BYTES} bytes");
-    InvalidRequest::new(param, bound, "a longer one")
+/// What is said where a model makes pictures from text only.
+pub(crate) fn takes_none(images: usize, has_mask: bool) -> ApiError {
+    let bound = "be absent: the model makes pictures from text only, by POST /v1/images/generations";
+    let (field, given) = if has_mask { (MASK, "a mask".into()) } else { ("image", pictures_of(images)) };
+    ApiError::Unsupported(InvalidRequest::new(field, bound, given))
 }
 
 #[cfg(test)]

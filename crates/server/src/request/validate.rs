@@ -4,10 +4,11 @@ use axum::http::HeaderMap;
 use cache::CacheConfig;
 use diffusion::{ImageSize, InvalidRequest, InvalidSize, Quality, RequestDraft, WithoutEffect};
 
+use super::asked::{Delivery, Endpoint, ImageField, ImagesRequest, Output};
 use super::delivery::{self, Wanted};
-use super::fields::Fields;
+use super::given::Fields;
+use super::step_cache;
 use super::vocabulary as field;
-use super::{Delivery, Endpoint, ImageField, ImagesRequest, Output, step_cache};
 use crate::answer::encode::OutputFormat;
 use crate::config::ServerConfig;
 use crate::error::ApiError;

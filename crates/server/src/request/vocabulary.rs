@@ -4,10 +4,9 @@
 use diffusion::{MAX_GUIDANCE, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, PreviewMethod, Quality, Sampler};
 use scheduler::PRIORITIES;
 
-use super::delivery::ResponseFormat;
+use super::asked::{ImageField, MAX_PARTIAL_IMAGES, ResponseFormat};
 use super::given::Shape;
 use super::kinds::{AnyField, Field, Flag, Integer, MoreFields, Named, OneOf, Settings, Text, Weight, Word};
-use super::{ImageField, MAX_PARTIAL_IMAGES};
 use crate::answer::encode::OutputFormat;
 
 /// All of them, in the order of their description.
@@ -216,7 +215,7 @@ pub(crate) const USER: Field<Text> = Field::new("user", "Who asks, by the client
 pub(crate) const SAFETY_IDENTIFIER: Field<Text> =
     Field::new("safety_identifier", "The same, which the answer repeats.", ANY_TEXT);
 pub(crate) const EXTRA_BODY: Field<MoreFields> =
-    Field::new("extra_body", "More fields, as some clients nest them; the body's own go first.", MoreFields);
+    Field::new("extra_body", "More fields, as some clients nest them; the body's own go first.", MoreFields(known));
 pub(crate) const PRIORITY: Field<Integer> = Field::new(
     "priority",
     "Its urgency: what is more urgent goes first, within bounds.",

@@ -103,7 +103,7 @@ pub(crate) fn layered<S: Clone + Send + Sync + 'static>(router: Router<S>, state
     let observe = from_fn_with_state(state.clone(), access_log::observe);
     let same_site = from_fn_with_state(state.clone(), access::same_site);
     let router = router.layer(CatchPanicLayer::custom(error::panicked)).layer(same_site);
-    match access::cors_layer(&state.config) {
+    match access::cors_layer(&state.config.cors_allow_origins) {
         Some(cors) => router.layer(cors).layer(observe),
         None => router.layer(observe),
     }

@@ -20,7 +20,7 @@ use super::address::is_public;
 use super::places::FetchPlaces;
 use super::policy::{ImageUrls, Refusal};
 use crate::access::Client as Caller;
-use crate::request::sources::MAX_IMAGE_BYTES;
+use crate::request::picture_bounds::MAX_IMAGE_BYTES;
 
 /// How long a picture may take, with all of its redirects.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -20,6 +20,7 @@ pub use fetch::ImageFetcher;
 pub use policy::{ImageUrlHost, ImageUrlSchemes, ImageUrls, InvalidHost};
 
 use super::body::Upload;
+use super::picture_bounds::file_too_large;
 use super::sources::{Named, Source};
 use crate::error::ApiError;
 use fetch::FetchError;
@@ -68,7 +69,7 @@ impl From<FetchError> for Failed {
 impl Failed {
     fn told(self, url: &Url, param: &'static str) -> ApiError {
         match self {
-            Failed::Fetching(FetchError::TooLarge) => ApiError::ImageTooLarge(super::sources::file_too_large(param)),
+            Failed::Fetching(FetchError::TooLarge) => ApiError::ImageTooLarge(file_too_large(param)),
             Failed::Fetching(err) => {
                 let bound = format!("name pictures that can be fetched, but one {err}");
                 ApiError::InvalidImage(InvalidRequest::new(param, bound, url))
