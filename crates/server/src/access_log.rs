@@ -19,8 +19,8 @@ use crate::answer::picture::Picture;
 use crate::clock::milliseconds;
 use crate::error::ErrorCode;
 use crate::metrics::Answered;
+use crate::paths::{PROBES, endpoint};
 use crate::request_id::{X_REQUEST_ID, request_id};
-use crate::routes::{PROBES, endpoint};
 use crate::state::AppState;
 use crate::trace_context::continue_trace;
 

@@ -17,8 +17,9 @@ use crate::answer::picture::{Partial, Picture, file};
 use crate::answer::terms::Terms;
 use crate::clock::Clock;
 use crate::error::ApiError;
+use crate::files::Files;
+use crate::metrics::Metrics;
 use crate::run::{Run, RunEvent};
-use crate::state::AppState;
 
 /// Most previews of a picture that are kept for readers: OpenAI's most, so that whoever counts them out
 /// gets them all.
@@ -31,6 +32,15 @@ pub(crate) struct Live {
     places: Arc<[Place]>,
     told: Arc<watch::Sender<Told>>,
     driver: AbortHandle,
+}
+
+/// What a run needs of its server.
+#[derive(Clone, Debug)]
+pub(crate) struct RunServices {
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    /// Where its pictures are kept that the answer names by URL.
+    pub(crate) files: Arc<Files>,
 }
 
 /// Someone who waits for a run, and so keeps it going.
@@ -115,11 +125,11 @@ pub(crate) enum Stage {
 
 impl Live {
     /// Drives `run`, for whoever watches.
-    pub(crate) fn start(run: Run, terms: Terms, state: &AppState) -> Watcher {
+    pub(crate) fn start(run: Run, terms: Terms, services: RunServices) -> Watcher {
         let (told, receiver) = watch::channel(Told::default());
         let (told, terms, places) = (Arc::new(told), Arc::new(terms), run.places().into());
-        let ending = Ending { told: told.clone(), clock: state.clock };
-        let driver = Driver { run: Some(run), terms: terms.clone(), state: state.clone(), unwritten: VecDeque::new() };
+        let ending = Ending { told: told.clone(), clock: services.clock };
+        let driver = Driver { run: Some(run), terms: terms.clone(), services, unwritten: VecDeque::new() };
         let driving = async move { ending.watched(driver).await }.in_current_span();
         let live = Live { terms, places, told, driver: tokio::spawn(driving).abort_handle() };
         Watcher { live, told: receiver, cursor: 0, is_done: false }
@@ -309,7 +319,7 @@ struct Driver {
     /// Until it is over.
     run: Option<Run>,
     terms: Arc<Terms>,
-    state: AppState,
+    services: RunServices,
     /// What happened and was not told yet: pictures wait here for those before them to be written.
     unwritten: VecDeque<RunEvent>,
 }
@@ -368,7 +378,7 @@ impl Driver {
 
     /// Tells what is no picture, and begins to write what is one.
     fn tell(&self, event: RunEvent, told: &watch::Sender<Told>) -> Option<Writing> {
-        let (terms, now) = (self.terms.clone(), self.state.clock.now());
+        let (terms, now) = (self.terms.clone(), self.services.clock.now());
         let write: Box<dyn FnOnce() -> Result<Entry, String> + Send> = match event {
             RunEvent::Started => {
                 told.send_modify(|told| told.is_started = true);
@@ -409,9 +419,9 @@ impl Driver {
     /// What was written, once it is measured and where its URL says.
     fn kept(&self, entry: Entry) -> Entry {
         let Entry::Completed(mut picture) = entry else { return entry };
-        self.state.metrics.image_encoded(picture.encode);
+        self.services.metrics.image_encoded(picture.encode);
         if let Some(picture) = Arc::get_mut(&mut picture).filter(|_| self.terms.answers_with_urls()) {
-            let path = self.state.files.put(picture.file.clone(), self.terms.output.format, picture.created_at);
+            let path = self.services.files.put(picture.file.clone(), self.terms.output.format, picture.created_at);
             picture.url = Some(self.terms.public_url.clone() + &path);
         }
         Entry::Completed(picture)

@@ -11,6 +11,7 @@ use crate::config::ServerConfig;
 use crate::files::Files;
 use crate::idempotency::Replays;
 use crate::jobs::{Bounds, Jobs};
+use crate::live::RunServices;
 use crate::metrics::Metrics;
 use crate::request::{MemoryBounds, MemoryLedger, Purpose};
 
@@ -56,6 +57,11 @@ impl AppState {
             pictures: MemoryLedger::new(Purpose::Pictures, pictures),
             started: clock.now(),
         }
+    }
+
+    /// What a run needs of it.
+    pub(crate) fn run_services(&self) -> RunServices {
+        RunServices { clock: self.clock, metrics: self.metrics.clone(), files: self.files.clone() }
     }
 
     /// The loaded model's card, or why there is none: the reason that a submission would get.

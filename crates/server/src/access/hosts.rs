@@ -69,7 +69,7 @@ impl AllowedHosts {
 
 /// Whether a request for `authority`, a host with or without a port, is answered. Machines ask how the server is by its
 /// address, which no page can claim.
-pub(super) fn allowed_host(authority: &str, hosts: &AllowedHosts, is_probe: bool) -> bool {
+pub(crate) fn allowed_host(authority: &str, hosts: &AllowedHosts, is_probe: bool) -> bool {
     let AllowedHosts::These(hosts) = hosts else { return true };
     let Some(host) = host(authority) else { return false };
     match host {

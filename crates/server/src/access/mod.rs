@@ -8,32 +8,23 @@ mod origin;
 mod rate_limit;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use diffusion::InvalidRequest;
 
-use crate::access_log::LogEntry;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
-use crate::public_url::public_url;
-use crate::request;
-use crate::routes::PROBES;
-use crate::state::AppState;
 
 pub(crate) use client::Client;
 pub use cors::AllowedOrigin;
 pub(crate) use cors::cors_layer;
-use hosts::allowed_host;
+pub(crate) use hosts::allowed_host;
 pub use hosts::{AllowedHost, AllowedHosts, InvalidAllowedHost};
 pub use keys::{ApiKeys, InvalidKey};
-use origin::allowed_origin;
+pub(crate) use origin::{allowed_origin, authority};
 pub use rate_limit::RateLimit;
 use rate_limit::{RateLimiter, Standing};
 
@@ -70,7 +61,7 @@ impl Access {
     ///
     /// # Errors
     /// There are keys and the headers hold none of them.
-    fn caller(&self, headers: &HeaderMap, address: Option<IpAddr>) -> Result<Caller, ApiError> {
+    pub(crate) fn caller(&self, headers: &HeaderMap, address: Option<IpAddr>) -> Result<Caller, ApiError> {
         if self.keys.is_empty() {
             let owner = bearer(headers).map_or(0, owner);
             return Ok(Caller { name: None, owner, client: Client::new(None, address) });
@@ -84,13 +75,13 @@ impl Access {
 
     /// Takes one picture off the caller's limit, if requests like this one are limited: those that
     /// may make pictures. `None` without limits.
-    fn count(&self, caller: &Caller, method: &Method) -> Option<Standing> {
+    pub(crate) fn count(&self, caller: &Caller, method: &Method) -> Option<Standing> {
         let (limiter, holder) = self.bucket(caller.owner).filter(|_| method == Method::POST)?;
         limiter.take(holder, 1, Instant::now())
     }
 
     /// How the caller stands now.
-    fn standing(&self, caller: &Caller) -> Option<Standing> {
+    pub(crate) fn standing(&self, caller: &Caller) -> Option<Standing> {
         let (limiter, holder) = self.bucket(caller.owner)?;
         limiter.take(holder, 0, Instant::now())
     }
@@ -139,77 +130,6 @@ impl Drop for Counted<'_> {
             limiter.give_back(holder, pictures);
         }
     }
-}
-
-/// Refuses what was sent to another name than the server's, and, where no key is asked for, what a page of another
-/// origin sent.
-pub(crate) async fn same_site(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    match check_site(&state.config, &request) {
-        Ok(()) => next.run(request).await,
-        Err(err) => {
-            request::linger(request);
-            err.into_response()
-        }
-    }
-}
-
-fn check_site(config: &ServerConfig, request: &Request) -> Result<(), ApiError> {
-    let (headers, uri) = (request.headers(), request.uri());
-    // HTTP/2 has the host in the URI. What is no text is no host.
-    let asked = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
-    let asked: Vec<_> = asked.chain(uri.authority().map(Authority::as_str)).collect();
-    let is_probe = PROBES.contains(&uri.path().trim_end_matches('/'));
-    if let Some(host) = asked.iter().find(|host| !allowed_host(host, &config.allowed_hosts, is_probe)) {
-        return Err(ApiError::HostNotAllowed(host.chars().take(80).collect()));
-    }
-    if !config.api_keys.is_empty() {
-        return Ok(());
-    }
-    let is_of_a_page = headers.contains_key(header::ORIGIN);
-    let seen = is_of_a_page.then(|| public_url(config.public_url.as_deref(), headers, uri));
-    let seen = seen.and_then(|seen| origin::authority(&seen));
-    let own: Vec<_> = asked.into_iter().chain(seen.as_ref().map(Authority::as_str)).collect();
-    if allowed_origin(request.method(), headers, &own, &config.cors_allow_origins) {
-        return Ok(());
-    }
-    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
-    Err(ApiError::OriginNotAllowed(origin.unwrap_or("another origin").chars().take(80).collect()))
-}
-
-/// Lets in whoever has a key, within its limit, and tells the handler who it is.
-pub(crate) async fn guard(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    // A browser asks what it may send before it has a key to send.
-    if request.method() == Method::OPTIONS {
-        return next.run(request).await;
-    }
-    let address = request.extensions().get().map(|ConnectInfo(address): &ConnectInfo<SocketAddr>| address.ip());
-    let caller = match state.access.caller(request.headers(), address) {
-        Ok(caller) => caller,
-        Err(err) => {
-            request::linger(request);
-            return err.into_response();
-        }
-    };
-    if let Some(log) = request.extensions().get::<LogEntry>() {
-        log.write(|line| line.key = caller.name.clone());
-    }
-    let counted = state.access.count(&caller, request.method());
-    let refused = counted.and_then(|standing| standing.refused_for);
-    let mut response = match refused {
-        Some(wait) => {
-            request::linger(request);
-            ApiError::RateLimited { wait }.into_response()
-        }
-        None => {
-            request.extensions_mut().insert(caller.clone());
-            next.run(request).await
-        }
-    };
-    // Only now is it known how many pictures were asked for.
-    if let Some(standing) = counted.and_then(|_| state.access.standing(&caller)) {
-        standing.write(response.headers_mut());
-    }
-    response
 }
 
 /// The token of `Authorization: Bearer TOKEN`.

@@ -13,7 +13,7 @@ const SEC_FETCH_SITE: &str = "sec-fetch-site";
 /// Whether a request that a page may have sent is answered: its own pages' are, those of the allowed origins, and
 /// everything that no browser sent. `own` is where clients see this server. The order of the questions is that of Go's
 /// `http.CrossOriginProtection`.
-pub(super) fn allowed_origin(method: &Method, headers: &HeaderMap, own: &[&str], allowed: &[AllowedOrigin]) -> bool {
+pub(crate) fn allowed_origin(method: &Method, headers: &HeaderMap, own: &[&str], allowed: &[AllowedOrigin]) -> bool {
     if method.is_safe() {
         return true;
     }
@@ -35,7 +35,7 @@ pub(super) fn allowed_origin(method: &Method, headers: &HeaderMap, own: &[&str],
 }
 
 /// The host and port of an origin or a URL; `null` has none.
-pub(super) fn authority(url: &str) -> Option<Authority> {
+pub(crate) fn authority(url: &str) -> Option<Authority> {
     let uri: Uri = url.parse().ok()?;
     uri.scheme()?;
     uri.authority().cloned()

@@ -51,18 +51,18 @@ impl RateLimit {
 
 /// How a key stands to its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(crate) struct Standing {
     limit: u32,
     remaining: u32,
     /// Until the bucket is full again.
     reset: Duration,
     /// Until there are as many tokens as were asked for, where there are not.
-    pub(super) refused_for: Option<Duration>,
+    pub(crate) refused_for: Option<Duration>,
 }
 
 impl Standing {
     /// OpenAI's headers.
-    pub(super) fn write(self, headers: &mut HeaderMap) {
+    pub(crate) fn write(self, headers: &mut HeaderMap) {
         let mut write = |name, value| headers.insert(HeaderName::from_static(name), value);
         write("x-ratelimit-limit-requests", self.limit.into());
         write("x-ratelimit-remaining-requests", self.remaining.into());

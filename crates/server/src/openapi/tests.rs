@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{Method, Request};
 use serde_json::Value;
 
-use crate::routes::KNOWN;
+use crate::paths::KNOWN;
 use crate::tests::{config, fake_app, get, send};
 
 async fn served() -> Value {

@@ -118,7 +118,7 @@ async fn begin(
     note(log, &terms, options);
     let tickets = state.scheduler.submit_all(requests, options).await?;
     counted.begun();
-    let watcher = Live::start(Run::new(tickets), terms, state);
+    let watcher = Live::start(Run::new(tickets), terms, state.run_services());
     if !asked.run_async {
         return Ok((Begun::Live(watcher.live.clone()), watcher));
     }

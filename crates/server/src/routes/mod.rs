@@ -15,41 +15,23 @@ pub(crate) use health::{Alive, Ready};
 pub(crate) use info::Info;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::{self, ApiError};
+use crate::paths::KNOWN;
 use crate::state::AppState;
-use crate::{access, access_log, request};
-
-/// What machines ask every few seconds.
-pub(crate) const PROBES: [&str; 5] = ["/health", "/livez", "/metrics", "/ping", "/readyz"];
-
-/// What a mistyped path is compared with.
-pub(crate) const KNOWN: [(&str, &str); 12] = [
-    ("/v1/images/generations", "POST /v1/images/generations"),
-    ("/v1/images/edits", "POST /v1/images/edits"),
-    ("/v1/models", "GET /v1/models"),
-    ("/docs", "GET /docs"),
-    ("/health", "GET /health"),
-    ("/info", "GET /info"),
-    ("/livez", "GET /livez"),
-    ("/metrics", "GET /metrics"),
-    ("/openapi.json", "GET /openapi.json"),
-    ("/ping", "GET /ping"),
-    ("/readyz", "GET /readyz"),
-    ("/version", "GET /version"),
-];
+use crate::{access, access_log, guard, request};
 
 /// How alike a path must be to a known one, from 0 to 1, for the answer to name that one.
 const ALIKE: f64 = 0.7;
 
 /// The whole API.
 pub fn app(state: AppState) -> Router {
-    let keyed = keyed().route_layer(from_fn_with_state(state.clone(), access::guard));
+    let keyed = keyed().route_layer(from_fn_with_state(state.clone(), guard::guard));
     let router = open().merge(playground::routes()).merge(docs::routes()).merge(keyed);
     // Last: it reaches only the routes that are there already.
     let router = router.fallback(unknown_url).method_not_allowed_fallback(method_not_allowed);
@@ -101,25 +83,11 @@ fn keyed() -> Router<AppState> {
 /// id, its line in the log and its count.
 pub(crate) fn layered<S: Clone + Send + Sync + 'static>(router: Router<S>, state: &AppState) -> Router<S> {
     let observe = from_fn_with_state(state.clone(), access_log::observe);
-    let same_site = from_fn_with_state(state.clone(), access::same_site);
+    let same_site = from_fn_with_state(state.clone(), guard::same_site);
     let router = router.layer(CatchPanicLayer::custom(error::panicked)).layer(same_site);
     match access::cors_layer(&state.config.cors_allow_origins) {
         Some(cors) => router.layer(cors).layer(observe),
         None => router.layer(observe),
-    }
-}
-
-/// The template of a request's route, one for all spellings of a path; `other` for paths that lead
-/// nowhere.
-pub(crate) fn endpoint(matched: Option<&MatchedPath>) -> String {
-    let Some(matched) = matched else { return "other".into() };
-    let path = matched.as_str();
-    let path = path.strip_prefix("/v1").unwrap_or(path).trim_end_matches('/');
-    let is_versioned = ["/images", "/models"].iter().any(|resource| path.starts_with(resource));
-    match path {
-        "" => "/".into(),
-        _ if is_versioned => format!("/v1{path}"),
-        _ => path.into(),
     }
 }
 

@@ -1,0 +1,89 @@
+//! The doorkeepers: what a request must pass before it reaches its handler.
+
+use std::net::SocketAddr;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::uri::Authority;
+use axum::http::{Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::access::{allowed_host, allowed_origin, authority};
+use crate::access_log::LogEntry;
+use crate::config::ServerConfig;
+use crate::error::ApiError;
+use crate::paths::PROBES;
+use crate::public_url::public_url;
+use crate::request;
+use crate::state::AppState;
+
+/// Refuses what was sent to another name than the server's, and, where no key is asked for, what a page of another
+/// origin sent.
+pub(crate) async fn same_site(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    match check_site(&state.config, &request) {
+        Ok(()) => next.run(request).await,
+        Err(err) => {
+            request::linger(request);
+            err.into_response()
+        }
+    }
+}
+
+fn check_site(config: &ServerConfig, request: &Request) -> Result<(), ApiError> {
+    let (headers, uri) = (request.headers(), request.uri());
+    // HTTP/2 has the host in the URI. What is no text is no host.
+    let asked = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    let asked: Vec<_> = asked.chain(uri.authority().map(Authority::as_str)).collect();
+    let is_probe = PROBES.contains(&uri.path().trim_end_matches('/'));
+    if let Some(host) = asked.iter().find(|host| !allowed_host(host, &config.allowed_hosts, is_probe)) {
+        return Err(ApiError::HostNotAllowed(host.chars().take(80).collect()));
+    }
+    if !config.api_keys.is_empty() {
+        return Ok(());
+    }
+    let is_of_a_page = headers.contains_key(header::ORIGIN);
+    let seen = is_of_a_page.then(|| public_url(config.public_url.as_deref(), headers, uri));
+    let seen = seen.and_then(|seen| authority(&seen));
+    let own: Vec<_> = asked.into_iter().chain(seen.as_ref().map(Authority::as_str)).collect();
+    if allowed_origin(request.method(), headers, &own, &config.cors_allow_origins) {
+        return Ok(());
+    }
+    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+    Err(ApiError::OriginNotAllowed(origin.unwrap_or("another origin").chars().take(80).collect()))
+}
+
+/// Lets in whoever has a key, within its limit, and tells the handler who it is.
+pub(crate) async fn guard(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    // A browser asks what it may send before it has a key to send.
+    if request.method() == Method::OPTIONS {
+        return next.run(request).await;
+    }
+    let address = request.extensions().get().map(|ConnectInfo(address): &ConnectInfo<SocketAddr>| address.ip());
+    let caller = match state.access.caller(request.headers(), address) {
+        Ok(caller) => caller,
+        Err(err) => {
+            request::linger(request);
+            return err.into_response();
+        }
+    };
+    if let Some(log) = request.extensions().get::<LogEntry>() {
+        log.write(|line| line.key = caller.name.clone());
+    }
+    let counted = state.access.count(&caller, request.method());
+    let refused = counted.and_then(|standing| standing.refused_for);
+    let mut response = match refused {
+        Some(wait) => {
+            request::linger(request);
+            ApiError::RateLimited { wait }.into_response()
+        }
+        None => {
+            request.extensions_mut().insert(caller.clone());
+            next.run(request).await
+        }
+    };
+    // Only now is it known how many pictures were asked for.
+    if let Some(standing) = counted.and_then(|_| state.access.standing(&caller)) {
+        standing.write(response.headers_mut());
+    }
+    response
+}
