@@ -1,41 +1,11 @@
-//! `--device`, `--dtype` and `--quantization`: what they may say and what they mean.
-
-use std::fmt;
-use std::str::FromStr;
+//! `--device`, `--dtype` and `--quantization`: what they mean.
 
 use candle_core::{DType, Device};
 use gpu::Unavailable;
 use models::Quantization;
 
+use crate::device_name::DeviceName;
 use crate::error::Error;
-
-/// Where a model runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DeviceName {
-    /// The first GPU if this build has CUDA and there is one, else the CPU.
-    #[default]
-    Auto,
-    /// All cores.
-    Cpu,
-    /// One GPU, by its number.
-    Cuda(usize),
-}
-
-impl FromStr for DeviceName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(DeviceName::Auto),
-            "cpu" => Ok(DeviceName::Cpu),
-            "cuda" => Ok(DeviceName::Cuda(0)),
-            _ => match text.strip_prefix("cuda:").map(str::parse) {
-                Some(Ok(ordinal)) => Ok(DeviceName::Cuda(ordinal)),
-                _ => Err("must be `auto`, `cpu`, `cuda` or `cuda:N`".into()),
-            },
-        }
-    }
-}
 
 impl DeviceName {
     /// Opens the device.
@@ -47,17 +17,6 @@ impl DeviceName {
             DeviceName::Cpu => Ok(Device::Cpu),
             DeviceName::Auto => Ok(gpu::open(0).unwrap_or_else(on_the_cpu)),
             DeviceName::Cuda(ordinal) => gpu::open(ordinal).map_err(|reason| Error::Device { device: self, reason }),
-        }
-    }
-}
-
-impl fmt::Display for DeviceName {
-    /// As it is typed.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DeviceName::Auto => f.write_str("auto"),
-            DeviceName::Cpu => f.write_str("cpu"),
-            DeviceName::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
         }
     }
 }
@@ -168,17 +127,5 @@ mod tests {
         assert_eq!(on_cpu(QuantizationName::Int8), Some(Quantization::Int8));
         assert_eq!(on_cpu(QuantizationName::Fp8), Some(Quantization::Fp8));
         assert!(fp8_refusal((8, 0)).contains("compute capability 8.9 (Ada) or newer, and this one has 8.0"));
-    }
-
-    #[test]
-    fn device_names() {
-        assert_eq!("cuda:3".parse(), Ok(DeviceName::Cuda(3)));
-        assert_eq!("cuda".parse(), Ok(DeviceName::Cuda(0)));
-        for name in ["auto", "cpu", "cuda:1"] {
-            assert_eq!(name.parse::<DeviceName>().unwrap().to_string(), name);
-        }
-        for bad in ["", "gpu", "cuda:", "cuda:x", "cuda:-1"] {
-            assert!(bad.parse::<DeviceName>().is_err(), "{bad}");
-        }
     }
 }

@@ -3,7 +3,7 @@
 use diffusion::{InvalidRequest, PipelineError};
 use models::LoadError;
 
-use crate::device::DeviceName;
+use crate::device_name::DeviceName;
 
 /// Why a command did not do what it was asked. [`Error::exit_code`] says whose fault it was.
 #[derive(Debug, thiserror::Error)]

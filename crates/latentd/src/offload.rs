@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use gpu::Unavailable;
 use models::{ModelBytes, Offload, Placement};
 
-use crate::device::DeviceName;
+use crate::device_name::DeviceName;
 use crate::error::Error;
 
 /// What of a model stays in host memory, and is carried to the GPU when its turn comes.
