@@ -1,6 +1,6 @@
 //! Requests that follow plans: the built-in model, with plans made up by hand.
 
-use cache::{Aim, CacheConfig, Calibrated, Calibration, FittedPlan, Jump, Psnr};
+use cache::{Aim, CacheConfig, Calibration, FittedPlan, Jump, Plans, Psnr};
 use diffusion::{Interrupt, Limits, Pipeline, RequestDraft, StepReport};
 use models::{AnyPipeline, Checkpoint, LoadOptions, RequestState};
 
@@ -10,12 +10,20 @@ fn checkpoint() -> Checkpoint {
     Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect())
 }
 
-fn model() -> AnyPipeline {
-    models::load(&checkpoint(), &LoadOptions::default(), &|_, _, _| ()).unwrap()
+/// A model, and the plans that it is served with.
+struct Model {
+    pipeline: AnyPipeline,
+    plans: Plans,
+}
+
+fn model() -> Model {
+    let plans = Plans::default();
+    let options = LoadOptions { plans: plans.clone(), ..LoadOptions::default() };
+    Model { pipeline: models::load(&checkpoint(), &options, &|_, _, _| ()).unwrap(), plans }
 }
 
 /// Computes these steps of eight.
-fn plan(computed: &[usize], jump: impl Fn(usize) -> Jump) -> CacheConfig {
+fn plan(computed: &[usize], jump: impl Fn(usize) -> Jump) -> Calibration {
     let jumps = (0..computed.len()).map(jump).collect();
     let plan = FittedPlan { computed: computed.to_vec(), jumps, psnr: Psnr::of(vec![50.0]) };
     let calibration = Calibration {
@@ -27,25 +35,27 @@ fn plan(computed: &[usize], jump: impl Fn(usize) -> Jump) -> CacheConfig {
         plans: vec![plan],
     };
     calibration.check().unwrap();
-    let calibrated = Some(Calibrated { calibration: calibration.into(), aim: Aim::Budget(1.0) });
-    CacheConfig { calibrated, ..CacheConfig::default() }
+    calibration
 }
 
-fn start(model: &mut AnyPipeline, prompt: &str, steps: usize, cache: Option<CacheConfig>) -> RequestState {
+/// At step 0, on the way along `plan`; others that have begun keep theirs.
+fn start(model: &mut Model, prompt: &str, steps: usize, plan: Option<Calibration>) -> RequestState {
     let draft =
         RequestDraft { prompt: prompt.into(), num_inference_steps: Some(steps as i64), ..RequestDraft::default() };
-    let mut requests = draft.build(model.card(), &Limits::default(), || 7).unwrap();
-    if let Some(cache) = cache {
-        requests[0].extensions.insert(cache);
+    let Model { pipeline, plans } = model;
+    let mut requests = draft.build(pipeline.card(), &Limits::default(), || 7).unwrap();
+    if let Some(plan) = plan {
+        plans.replace(plan);
+        requests[0].extensions.insert(CacheConfig { planned: Some(Aim::Budget(1.0)), ..CacheConfig::default() });
     }
-    let state = model.prepare(&requests[0], &Interrupt::default()).unwrap();
-    let told = model.warnings(&state);
+    let state = pipeline.prepare(&requests[0], &Interrupt::default()).unwrap();
+    let told = pipeline.warnings(&state);
     assert!(!told.iter().any(|warning| warning.contains("without a cache")), "{told:?}");
     state
 }
 
-fn step(model: &mut AnyPipeline, batch: &mut [&mut RequestState]) -> Vec<StepReport> {
-    model.step(batch, &Interrupt::default()).unwrap()
+fn step(model: &mut Model, batch: &mut [&mut RequestState]) -> Vec<StepReport> {
+    model.pipeline.step(batch, &Interrupt::default()).unwrap()
 }
 
 fn numbers(state: &RequestState) -> Vec<f32> {

@@ -1,8 +1,6 @@
 //! The knobs of the cache, under cache-dit's names and with the defaults of the users' guide.
 
-use std::sync::Arc;
-
-use crate::calibrated::{Aim, Calibration};
+use crate::calibrated::Aim;
 use crate::{ConfigError, MaskSource, Stream};
 
 /// Most steps that custom bins may hold: ten times the steps that any request may have.
@@ -57,19 +55,11 @@ pub struct CacheConfig {
     pub branches_agree: bool,
     /// Whether the last step is always computed.
     pub compute_last_step: bool,
-    /// Plans made from measurements decide in place of all the others, which then stand as they are by default.
-    pub calibrated: Option<Calibrated>,
+    /// What plans made from measurements are to reach: they decide in place of all the others, which then stand as they are by
+    /// default. Who runs the model holds the plans.
+    pub planned: Option<Aim>,
     /// Accepted for the guide's sake. Every request's own step count is what counts.
     pub num_inference_steps: Option<usize>,
-}
-
-/// Where plans come from, and what they are to reach.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Calibrated {
-    /// What was measured of the model.
-    pub calibration: Arc<Calibration>,
-    /// What a request's plan is to reach.
-    pub aim: Aim,
 }
 
 /// What a TaylorSeer stream stores.
@@ -122,7 +112,7 @@ impl Default for CacheConfig {
             cfg_diff_compute_separate: true,
             branches_agree: false,
             compute_last_step: false,
-            calibrated: None,
+            planned: None,
             num_inference_steps: None,
         }
     }
@@ -204,7 +194,7 @@ impl CacheConfig {
 
     /// Blocks of each segment that run whatever is decided: Fn + Bn, and none where a plan decides.
     pub fn always_computed_blocks(&self) -> usize {
-        match self.calibrated {
+        match self.planned {
             Some(_) => 0,
             None => self.fn_compute_blocks.saturating_add(self.bn_compute_blocks),
         }
@@ -216,7 +206,7 @@ impl CacheConfig {
         let closed = self.residual_diff_threshold <= 0.0
             || self.max_cached_steps == Some(0)
             || self.max_continuous_cached_steps == Some(0);
-        closed && !static_mask && self.calibrated.is_none()
+        closed && !static_mask && self.planned.is_none()
     }
 
     /// Whether TaylorSeer forecasts this stream.

@@ -106,10 +106,10 @@ mod value;
 mod wire;
 
 pub use calibrated::{
-    Aim, Calibration, FittedPlan, Gram, Jump, JumpFit, MAX_PLANNED_STEPS, MEMORY, Path, PlanError, Planner, Psnr, Run,
-    RunPlan,
+    Aim, Calibration, FittedPlan, Gram, Jump, JumpFit, MAX_PLANNED_STEPS, MEMORY, Path, PlanError, Planner, Planning,
+    Plans, Psnr, Run, RunPlan,
 };
-pub use config::{CacheConfig, CacheType, Calibrated, RefreshPolicy, StepsPolicy};
+pub use config::{CacheConfig, CacheType, RefreshPolicy, StepsPolicy};
 pub use decision::{Decision, Reason, StepRecord};
 pub use error::ConfigError;
 pub use forecast::Stream;

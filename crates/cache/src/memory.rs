@@ -23,7 +23,7 @@ impl CacheConfig {
         branches: usize,
     ) -> usize {
         // A plan stores nothing of blocks.
-        if self.never_reuses() || self.calibrated.is_some() {
+        if self.never_reuses() || self.planned.is_some() {
             return 0;
         }
         let first_blocks_residual = 1;

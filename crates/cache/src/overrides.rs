@@ -7,7 +7,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use crate::calibrated::Aim;
 use crate::entry::Entry;
 use crate::value::Value;
-use crate::{CacheConfig, CacheType, Calibrated, ConfigError, MaskSource, Quality, RefreshPolicy, StepsPolicy};
+use crate::{CacheConfig, CacheType, ConfigError, MaskSource, Quality, RefreshPolicy, StepsPolicy};
 
 /// What was typed: some keys of a cache configuration with their values, from `--cache-config`, a
 /// file or a request's body. [`CacheConfig::overlaid`] says what it means.
@@ -31,15 +31,12 @@ impl CacheConfig {
         let mut config = self.clone();
         // The rules of cache-dit and plans exclude each other: the key that is given says which.
         if !overrides.0.iter().all(|(name, _)| ["quality", "budget", "psnr"].contains(&name.as_str())) {
-            config.calibrated = None;
+            config.planned = None;
         }
         if let Some(value) = overrides.value("quality") {
             let quality = Entry::new("quality", value)?.one_of(&Quality::NAMED)?;
-            config = match (config.calibrated, quality.psnr()) {
-                (Some(calibrated), Some(promise)) => CacheConfig {
-                    calibrated: Some(Calibrated { aim: Aim::Psnr(promise), ..calibrated }),
-                    ..CacheConfig::default()
-                },
+            config = match (config.planned, quality.psnr()) {
+                (Some(_), Some(promise)) => CacheConfig { planned: Some(Aim::Psnr(promise)), ..CacheConfig::default() },
                 _ => quality.config(),
             };
         }
@@ -66,11 +63,11 @@ impl CacheConfig {
             "budget" | "psnr" => {
                 let number = entry.number()?;
                 let aim = if entry.key == "budget" { Aim::Budget(number) } else { Aim::Psnr(number) };
-                let Some(calibrated) = &mut self.calibrated else {
+                let Some(planned) = &mut self.planned else {
                     return Err(entry.invalid("be absent, or alone, on a server with --cache-backend calibrated"));
                 };
                 aim.check().map_err(|bound| entry.invalid(bound))?;
-                calibrated.aim = aim;
+                *planned = aim;
             }
             "Fn_compute_blocks" => self.fn_compute_blocks = entry.count(1)?,
             "Bn_compute_blocks" => self.bn_compute_blocks = entry.count(0)?,
@@ -221,28 +218,19 @@ mod tests {
             told.contains("`budget` must be absent, or alone, on a server with --cache-backend calibrated"),
             "{told}"
         );
-        let calibration = crate::Calibration {
-            class: "Some".into(),
-            model: String::new(),
-            num_inference_steps: 3,
-            guidance: None,
-            pictures: 1,
-            plans: Vec::new(),
-        };
-        let calibrated = Some(crate::Calibrated { calibration: calibration.into(), aim: Aim::Budget(0.9) });
-        let config = CacheConfig { calibrated, ..CacheConfig::default() };
+        let config = CacheConfig { planned: Some(Aim::Budget(0.9)), ..CacheConfig::default() };
         let overlaid =
             |json: &str| config.overlaid(&serde_json::from_str(json).unwrap()).map_err(|err| err.to_string());
         assert_eq!(overlaid("{}").unwrap(), config);
-        assert_eq!(overlaid(r#"{"budget": 0.4}"#).unwrap().calibrated.unwrap().aim, Aim::Budget(0.4));
+        assert_eq!(overlaid(r#"{"budget": 0.4}"#).unwrap().planned, Some(Aim::Budget(0.4)));
         assert_eq!(overlaid(r#"{"max_warmup_steps": 4}"#).unwrap(), CacheConfig::default());
-        assert_eq!(overlaid(r#"{"quality": "high"}"#).unwrap().calibrated.unwrap().aim, Aim::Psnr(55.0));
+        assert_eq!(overlaid(r#"{"quality": "high"}"#).unwrap().planned, Some(Aim::Psnr(55.0)));
         assert_eq!(overlaid(r#"{"quality": "lossless"}"#).unwrap(), Quality::Lossless.config());
         let with_more = overlaid(r#"{"quality": "high", "max_warmup_steps": 4}"#).unwrap();
         assert_eq!(with_more, CacheConfig { max_warmup_steps: 4, ..Quality::High.config() });
         let err = overlaid(r#"{"budget": 0}"#).unwrap_err();
         assert_eq!(err, "`budget` must be above 0 and at most 1, a share of the steps. Given: 0");
-        assert_eq!(overlaid(r#"{"psnr": 45}"#).unwrap().calibrated.unwrap().aim, Aim::Psnr(45.0));
+        assert_eq!(overlaid(r#"{"psnr": 45}"#).unwrap().planned, Some(Aim::Psnr(45.0)));
         assert_eq!(overlaid(r#"{"psnr": -1}"#).unwrap_err(), "`psnr` must be from 0 to 100, in dB. Given: -1");
         assert_eq!(serde_json::to_string(&config).unwrap(), r#"{"budget":0.9}"#);
     }
@@ -302,7 +290,7 @@ mod tests {
             cfg_diff_compute_separate: false,
             branches_agree: true,
             compute_last_step: true,
-            calibrated: None,
+            planned: None,
             num_inference_steps: Some(50),
         };
         assert_eq!(read(all).unwrap(), expected);

@@ -3,13 +3,13 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::overrides::{CACHE_TYPES, REFRESH_POLICIES, STEPS_POLICIES};
-use crate::{Aim, CacheConfig, Calibrated, MaskSource, ScmPolicy};
+use crate::{Aim, CacheConfig, MaskSource, ScmPolicy};
 
 impl Serialize for CacheConfig {
     /// Every key, but for those that say nothing.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        if let Some(Calibrated { aim, .. }) = &self.calibrated {
+        if let Some(aim) = &self.planned {
             match aim {
                 Aim::Budget(budget) => map.serialize_entry("budget", budget)?,
                 Aim::Psnr(psnr) => map.serialize_entry("psnr", psnr)?,

@@ -19,8 +19,8 @@ pub struct RequestCost {
     pub work: Work,
     /// The memory that it needs.
     pub memory: RequestMemory,
-    /// The share of the blocks that runs in a step of which every pass is reused, above 0; 1 for a
-    /// request without a step cache.
+    /// The share of the blocks that runs in a step of which every pass is reused: 0 for a request that follows a plan, 1 for
+    /// one without a step cache.
     pub least_share: f64,
     /// Requests of the same kind, those with the same cache settings and step count, are expected to
     /// reuse alike.

@@ -4,7 +4,7 @@ use cache::{CacheConfig, CacheOverrides, ConfigError};
 use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value};
 
-use crate::calibrated::calibrated_config;
+use crate::calibrated::Calibrated;
 use crate::error::Error;
 
 /// Which step cache.
@@ -72,14 +72,10 @@ impl CacheFlags {
     /// A key that does not exist or is outside its bound, JSON that is none, a file that is not there,
     /// or settings of a cache that `--cache-backend` does not turn on.
     pub fn resolve(&self) -> Result<Option<CacheConfig>, Error> {
-        let single = self.single_flags();
-        if self.cache_backend == Some(CacheBackend::Calibrated) {
-            return match (&self.cache_config, single.keys().next()) {
-                (_, Some(key)) => Err(Error::Flag(format!("`{}` needs `--cache-backend cache_dit`", flag_of(key)))),
-                (Some(text), None) => calibrated_config(&read_config(text)?).map(Some),
-                (None, None) => calibrated_config("{}").map(Some),
-            };
+        if let Some(calibrated) = self.calibrated()? {
+            return Ok(Some(calibrated.config));
         }
+        let single = self.single_flags();
         if self.cache_backend != Some(CacheBackend::CacheDit) {
             return match (&self.cache_config, single.keys().next()) {
                 (None, None) => Ok(None),
@@ -94,6 +90,21 @@ impl CacheFlags {
         }
         let overrides = parsed(&Value::Object(single).to_string())?;
         config.overlaid(&overrides).map(Some).map_err(|err| self.told(&err))
+    }
+
+    /// What the flags describe, if that is a cache that follows plans.
+    ///
+    /// # Errors
+    /// As [`CacheFlags::resolve`].
+    pub fn calibrated(&self) -> Result<Option<Calibrated>, Error> {
+        if self.cache_backend != Some(CacheBackend::Calibrated) {
+            return Ok(None);
+        }
+        match (&self.cache_config, self.single_flags().keys().next()) {
+            (_, Some(key)) => Err(Error::Flag(format!("`{}` needs `--cache-backend cache_dit`", flag_of(key)))),
+            (Some(text), None) => Calibrated::read(&read_config(text)?).map(Some),
+            (None, None) => Calibrated::read("{}").map(Some),
+        }
     }
 
     /// An error of the configuration that these flags describe, by the flag that its key was set by.

@@ -1,9 +1,8 @@
 //! The settings of the cache backend that follows plans made from measurements.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use cache::{Aim, CacheConfig, Calibrated, Calibration};
+use cache::{Aim, CacheConfig, Calibration};
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -20,46 +19,58 @@ struct Settings {
     psnr: Option<f64>,
 }
 
-/// The cache that `{"plan": "@FILE", "budget": SHARE}` or `{"plan": "@FILE", "psnr": DB}` describes. Without either it
-/// promises what [`cache::Quality::Balanced`] does.
-///
-/// # Errors
-/// A key is missing, unknown or outside its bound, or the file holds no measurements.
-pub fn calibrated_config(json: &str) -> Result<CacheConfig, Error> {
-    let refuse = |why: String| Error::Flag(format!("`--cache-config`: {why}"));
-    let Settings { plan, budget, psnr } = serde_json::from_str(json).map_err(|err| refuse(err.to_string()))?;
-    let (key, given, aim) = match (budget, psnr) {
-        (Some(share), None) => ("budget", share, Aim::Budget(share)),
-        (None, Some(promise)) => ("psnr", promise, Aim::Psnr(promise)),
-        (None, None) => ("psnr", BALANCED, Aim::Psnr(BALANCED)),
-        _ => return Err(refuse("must have `budget` (a share of the steps) or `psnr` (in dB), and not both".into())),
-    };
-    aim.check().map_err(|bound| refuse(format!("`{key}` must {bound}. Given: {given}")))?;
-    let calibration = match plan {
-        Some(plan) => read(Path::new(plan.strip_prefix('@').unwrap_or(&plan)))?,
-        None => serde_json::from_str(demo::CALIBRATION).expect("it was written by this program. This is a bug."),
-    };
-    let calibration = Arc::new(calibration);
-    Ok(CacheConfig { calibrated: Some(Calibrated { calibration, aim }), ..CacheConfig::default() })
+/// What `--cache-backend calibrated` comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calibrated {
+    /// The cache of requests that bring none: it follows plans.
+    pub config: CacheConfig,
+    /// What the plans are made from.
+    pub calibration: Calibration,
+}
+
+impl Calibrated {
+    /// What `{"plan": "@FILE", "budget": SHARE}` or `{"plan": "@FILE", "psnr": DB}` describes. Without either it promises
+    /// what [`cache::Quality::Balanced`] does.
+    ///
+    /// # Errors
+    /// A key is missing, unknown or outside its bound, or the file holds no measurements.
+    pub fn read(json: &str) -> Result<Self, Error> {
+        let refuse = |why: String| Error::Flag(format!("`--cache-config`: {why}"));
+        let Settings { plan, budget, psnr } = serde_json::from_str(json).map_err(|err| refuse(err.to_string()))?;
+        let (key, given, aim) = match (budget, psnr) {
+            (Some(share), None) => ("budget", share, Aim::Budget(share)),
+            (None, Some(promise)) => ("psnr", promise, Aim::Psnr(promise)),
+            (None, None) => ("psnr", BALANCED, Aim::Psnr(BALANCED)),
+            _ => {
+                return Err(refuse("must have `budget` (a share of the steps) or `psnr` (in dB), and not both".into()));
+            }
+        };
+        aim.check().map_err(|bound| refuse(format!("`{key}` must {bound}. Given: {given}")))?;
+        let calibration = match plan {
+            Some(plan) => read(Path::new(plan.strip_prefix('@').unwrap_or(&plan)))?,
+            None => serde_json::from_str(demo::CALIBRATION).expect("it was written by this program. This is a bug."),
+        };
+        Ok(Calibrated { config: CacheConfig { planned: Some(aim), ..CacheConfig::default() }, calibration })
+    }
+
+    /// Checks that the plans are of the model with this digest.
+    ///
+    /// # Errors
+    /// They are of another.
+    pub(crate) fn check_model(&self, digest: &str) -> Result<(), Error> {
+        if self.calibration.model == digest {
+            return Ok(());
+        }
+        Err(Error::Flag(format!(
+            "`--cache-config`: the plan is of another model ({}): make one with `latentd cache calibrate --model ... -o plan.json`, \
+             and name it as `{{\"plan\":\"@plan.json\"}}`",
+            self.calibration.class
+        )))
+    }
 }
 
 /// What is promised where nothing is said, in dB.
 const BALANCED: f64 = 50.0;
-
-/// Checks that the plans are of the model with this digest.
-///
-/// # Errors
-/// They are of another.
-pub(crate) fn check_model(config: Option<&CacheConfig>, digest: &str) -> Result<(), Error> {
-    match config.and_then(|config| config.calibrated.as_ref()) {
-        Some(Calibrated { calibration, .. }) if calibration.model != digest => Err(Error::Flag(format!(
-            "`--cache-config`: the plan is of another model ({}): make one with `latentd cache calibrate --model ... -o plan.json`, \
-             and name it as `{{\"plan\":\"@plan.json\"}}`",
-            calibration.class
-        ))),
-        _ => Ok(()),
-    }
-}
 
 fn read(path: &Path) -> Result<Calibration, Error> {
     let name = path.display().to_string();
@@ -80,15 +91,13 @@ mod tests {
 
     #[test]
     fn the_built_in_model_comes_calibrated() {
-        let config = calibrated_config("{}").unwrap();
-        let Some(Calibrated { calibration, aim }) = &config.calibrated else { panic!("{config:?}") };
-        assert_eq!((calibration.check(), *aim), (Ok(()), Aim::Psnr(BALANCED)));
+        let calibrated = Calibrated::read("{}").unwrap();
+        assert_eq!((calibrated.calibration.check(), calibrated.config.planned), (Ok(()), Some(Aim::Psnr(BALANCED))));
         assert_eq!(Quality::Balanced.psnr(), Some(BALANCED));
         let model = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
         let digest = model.digest("transformer").unwrap();
-        assert!(check_model(Some(&config), &digest).is_ok(), "new weights need a new calibration.json");
-        let told = check_model(Some(&config), "another").unwrap_err().to_string();
+        assert!(calibrated.check_model(&digest).is_ok(), "new weights need a new calibration.json");
+        let told = calibrated.check_model("another").unwrap_err().to_string();
         assert!(told.contains("the plan is of another model (QwenImagePipeline): make one with"), "{told}");
-        assert!(check_model(None, "another").is_ok());
     }
 }

@@ -51,7 +51,7 @@ mod whole_file;
 
 pub use about_device::{AboutGpu, about_gpu};
 pub use cache_flags::{CacheBackend, CacheFlags};
-pub use calibrated::calibrated_config;
+pub use calibrated::Calibrated;
 pub use device::{DtypeName, QuantizationName};
 pub use device_name::DeviceName;
 pub use edit_positions::EditPositionsName;

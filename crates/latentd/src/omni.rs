@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cache::Calibration;
+use cache::{Calibration, Plans};
 use candle_core::Device;
 use diffusion::{
     BlockRun, ImageRequest, ImageSize, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage, Sampler,
@@ -16,7 +16,6 @@ use models::{AnyPipeline, Checkpoint, KeptBytes, LoadError, LoadOptions, Offload
 
 use crate::about_device::{AboutGpu, about_gpu};
 use crate::cache_flags::{CacheBackend, CacheFlags};
-use crate::calibrated::check_model;
 use crate::calibrating::calibrate;
 use crate::device::{DtypeName, QuantizationName};
 use crate::device_name::DeviceName;
@@ -55,6 +54,7 @@ pub struct OmniBuilder {
     vae_tiling: VaeTilingName,
     sampler: Option<SamplerName>,
     cache: CacheFlags,
+    plans: Plans,
     limits: Limits,
     memory_budget: Option<u64>,
 }
@@ -329,6 +329,13 @@ impl OmniBuilder {
         self
     }
 
+    /// Where the plans are that a calibrated cache follows: whoever has a clone may replace them. Without plans for a kind of
+    /// request, those that [`OmniBuilder::cache_flags`] names are put there.
+    pub fn plans(mut self, plans: Plans) -> Self {
+        self.plans = plans;
+        self
+    }
+
     /// The bounds of a request.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -346,7 +353,7 @@ impl OmniBuilder {
     /// # Errors
     /// The model is not there, not whole or not supported, or a setting cannot be honoured.
     pub fn build(self) -> Result<Omni, Error> {
-        let cache = self.cache.resolve()?;
+        let (cache, calibrated) = (self.cache.resolve()?, self.cache.calibrated()?);
         let device = self.device.open()?;
         self.offload.check(device.is_cpu())?;
         let gpu = about_gpu(&device)?;
@@ -357,7 +364,13 @@ impl OmniBuilder {
             None => ModelSource::parse(self.model.as_deref(), self.revision).open()?,
         };
         let digest = checkpoint.digest("transformer")?;
-        check_model(cache.as_ref(), &digest)?;
+        if let Some(calibrated) = calibrated {
+            calibrated.check_model(&digest)?;
+            // A worker that loads its model again goes on with what has been learnt since.
+            if self.plans.current(calibrated.calibration.is_guided()).is_none() {
+                self.plans.replace(calibrated.calibration);
+            }
+        }
         let stored = checkpoint.stored_dtype("transformer")?;
         let dtype = DtypeName::resolve(self.dtype, &device, stored, kernels::multiplies_bf16());
         let bars = LoadingBars::default();
@@ -367,7 +380,8 @@ impl OmniBuilder {
         let kept = self.memory_budget.map(KeptBytes::beside).unwrap_or_default();
         let vae_tiling = self.vae_tiling.resolve(memory.map(|memory| memory.total));
         let (device, offload) = (device.clone(), Offload::None);
-        let options = LoadOptions { dtype, quantization, device, offload, vae_tiling, cache, kept, overrides };
+        let plans = self.plans;
+        let options = LoadOptions { dtype, quantization, device, offload, vae_tiling, cache, plans, kept, overrides };
         let free = memory.map(|memory| memory.free);
         let placement = self.offload.placement(&models::model_bytes(&checkpoint, &options)?, self.device, free)?;
         let options = LoadOptions { offload: placement.offload, ..options };

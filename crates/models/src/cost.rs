@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use cache::{CacheConfig, Calibrated, SegmentTokens};
+use cache::{Aim, CacheConfig, Plans, SegmentTokens};
 use diffusion::{
     CfgBranch, EditSize, ImageRequest, ImageSize, PreviewMethod, RequestCost, RequestMemory, Sampler, Work,
 };
@@ -63,44 +63,83 @@ pub(crate) struct CostModel {
     pub(crate) edit_size: EditSize,
     /// The cache of requests that bring none.
     pub(crate) cache: Option<CacheConfig>,
+    /// What is planned with; they may be replaced while requests come.
+    pub(crate) plans: Plans,
     pub(crate) vae_tiling: VaeTiling,
+}
+
+/// What keeps a request from computing all of its steps.
+#[derive(Clone, Copy)]
+enum Reuse<'a> {
+    Nothing,
+    /// The rules of cache-dit.
+    Rules(&'a CacheConfig),
+    /// A plan that computes so many steps.
+    Plan {
+        computed: usize,
+    },
 }
 
 impl CostModel {
     pub(crate) fn cost(&self, request: &ImageRequest) -> RequestCost {
-        let cache = request.extensions.get::<CacheConfig>().or(self.cache.as_ref());
-        let cache = cache.filter(|config| !config.never_reuses());
+        let reuse = self.reuse(request);
         let uncached = RequestCost::uncached(request);
         let reference_tokens: usize = self.reference_tokens(request).sum();
         let hidden_tokens = uncached.tokens + reference_tokens;
-        let kept =
-            cache.map_or(0, |config| self.cache_bytes(config, hidden_tokens, self.most_text(request), uncached.passes));
-        let plan = cache.and_then(|config| config.calibrated.as_ref());
+        let kept = match reuse {
+            Reuse::Rules(config) => self.cache_bytes(config, hidden_tokens, self.most_text(request), uncached.passes),
+            Reuse::Nothing | Reuse::Plan { .. } => 0,
+        };
+        let (steps, sampler) = (uncached.steps, request.params.sampler);
         RequestCost {
-            work: self.work(request, cache, hidden_tokens),
+            work: self.work(request, reuse, hidden_tokens),
             memory: RequestMemory {
                 state: (self.latent_bytes(request, reference_tokens) + self.prompt_bytes(request) + kept) as u64
                     + fitted_bytes(request),
                 ..self.peaks(request, reference_tokens)
             },
-            least_share: match plan {
-                Some(plan) => planned_share(plan, uncached.steps),
-                None => cache.map_or(1.0, |config| self.least_share(config)),
+            least_share: match reuse {
+                Reuse::Nothing => 1.0,
+                Reuse::Rules(config) => self.least_share(config),
+                Reuse::Plan { .. } => 0.0,
             },
-            kind: cache.map_or(0, |config| kind(config, uncached.steps, request.params.sampler)),
+            kind: match reuse {
+                Reuse::Nothing => 0,
+                Reuse::Rules(config) => hash((format!("{config:?}"), steps, sampler)),
+                Reuse::Plan { computed } => hash((computed, steps)),
+            },
             ..uncached
         }
     }
 
+    fn reuse<'a>(&'a self, request: &'a ImageRequest) -> Reuse<'a> {
+        let own = request.extensions.get::<CacheConfig>();
+        match own.or(self.cache.as_ref()) {
+            Some(CacheConfig { planned: Some(aim), .. }) => self.planned(request, *aim),
+            Some(config) if !config.never_reuses() => Reuse::Rules(config),
+            _ => Reuse::Nothing,
+        }
+    }
+
+    /// What the plan computes that a request with this aim would have now.
+    fn planned(&self, request: &ImageRequest, aim: Aim) -> Reuse<'_> {
+        let (steps, guided) = (request.params.num_inference_steps, request.params.guidance.branches().len() > 1);
+        let planning = self.plans.current(guided).filter(|_| request.params.sampler == Sampler::Euler);
+        let computed = planning.map(|planning| planning.chosen(steps, aim).computed.len());
+        match computed.filter(|computed| *computed <= steps) {
+            Some(computed) => Reuse::Plan { computed },
+            None => Reuse::Nothing,
+        }
+    }
+
     /// What a request's stages compute, whose image stream has so many tokens.
-    fn work(&self, request: &ImageRequest, cache: Option<&CacheConfig>, hidden_tokens: usize) -> Work {
+    fn work(&self, request: &ImageRequest, reuse: Reuse<'_>, hidden_tokens: usize) -> Work {
         let flops = &self.sizes.flops;
         let own = request.params.size.image_seq_len();
         let (mut step, mut reused_step) = (0.0, 0.0);
         for prompt in prompts(request) {
             let text = (self.sizes.text_tokens)(prompt, request).expected;
             let around = flops.image_token * hidden_tokens as f64 + flops.text_token * text as f64;
-            let is_planned = cache.is_some_and(|config| config.calibrated.is_some());
             let blocks = |most: usize| -> f64 {
                 let segments = self.sizes.segments.iter().zip(&flops.blocks);
                 segments
@@ -108,9 +147,11 @@ impl CostModel {
                     .sum()
             };
             step += around + blocks(usize::MAX);
-            if !is_planned {
-                reused_step += around + blocks(cache.map_or(usize::MAX, CacheConfig::always_computed_blocks));
-            }
+            reused_step += match reuse {
+                Reuse::Nothing => around + blocks(usize::MAX),
+                Reuse::Rules(config) => around + blocks(config.always_computed_blocks()),
+                Reuse::Plan { .. } => 0.0,
+            };
         }
         let decode = self.decoded_at_once(request.params.size).map(|tokens| flops.vae_decoder.of(tokens)).sum();
         let preview = match request.previews.map(|previews| previews.method) {
@@ -209,7 +250,7 @@ impl CostModel {
     fn latent_bytes(&self, request: &ImageRequest, reference_tokens: usize) -> usize {
         let own = request.params.size.image_seq_len();
         let own_cache = request.extensions.get::<CacheConfig>().or(self.cache.as_ref());
-        let solver = match own_cache.is_some_and(|config| config.calibrated.is_some()) {
+        let solver = match own_cache.is_some_and(|config| config.planned.is_some()) {
             true => PlannedRun::MOST_KEPT,
             false => Solver::most_kept(request.params.sampler),
         };
@@ -285,19 +326,10 @@ fn fitted_bytes(request: &ImageRequest) -> u64 {
     request.fit.map_or(0, |fit| 3 * (fit.asked.pixels() + fit.inside.pixels()) as u64)
 }
 
-/// The share of its steps that a plan of a run of so many computes.
-fn planned_share(calibrated: &Calibrated, steps: usize) -> f64 {
-    let plan = calibrated.calibration.chosen(steps, calibrated.aim);
-    (plan.computed.len() as f64 / steps as f64).min(1.0)
-}
-
-/// Requests with the same settings, step count and sampler reuse alike.
-fn kind(config: &CacheConfig, steps: usize, sampler: Sampler) -> u64 {
+/// Requests that reuse alike are of one kind: those with the same settings, step count and sampler.
+fn hash(what: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    match &config.calibrated {
-        Some(calibrated) => (format!("{:?}", calibrated.aim), steps, sampler).hash(&mut hasher),
-        None => (format!("{config:?}"), steps, sampler).hash(&mut hasher),
-    }
+    what.hash(&mut hasher);
     hasher.finish()
 }
 

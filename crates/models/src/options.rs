@@ -1,6 +1,6 @@
 //! How a model is to be loaded.
 
-use cache::CacheConfig;
+use cache::{CacheConfig, Plans};
 use candle_core::{DType, Device};
 use diffusion::{ModelCard, Sampler};
 
@@ -23,6 +23,8 @@ pub struct LoadOptions {
     pub offload: Offload,
     /// The step cache of requests that bring no [`cache::CacheConfig`] of their own; `None` computes every step.
     pub cache: Option<CacheConfig>,
+    /// The plans of requests whose cache follows one: those of all workers that run the model.
+    pub plans: Plans,
     /// What is kept for requests to come.
     pub kept: KeptBytes,
     /// What stands over the checkpoint's own facts.
@@ -120,6 +122,7 @@ impl Default for LoadOptions {
             vae_tiling: VaeTiling::default(),
             offload: Offload::None,
             cache: None,
+            plans: Plans::default(),
             kept: KeptBytes::default(),
             overrides: Overrides::default(),
         }

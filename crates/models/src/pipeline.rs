@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cache::{CacheConfig, Calibrated, ConfigError, Run, RunPlan};
+use cache::{Aim, CacheConfig, ConfigError, Planning, Run, RunPlan};
 use candle_core::{Device, Tensor};
 use diffusion::{
     CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, Mask,
@@ -71,6 +71,7 @@ impl<F: Family> DiffusionPipeline<F> {
                 sizes,
                 edit_size: family.card().edit_size,
                 cache: options.cache.clone(),
+                plans: options.plans.clone(),
                 vae_tiling: options.vae_tiling,
             },
             model: String::new(),
@@ -213,10 +214,10 @@ impl<F: Family> DiffusionPipeline<F> {
             ConfigError::UnknownKey { key, .. } => InvalidRequest::new("cache", "have known keys alone", key),
         })?;
         let segments = self.family.dit().segments();
-        if let Some(calibrated) = &config.calibrated {
-            return Ok(match self.plan(request, calibrated) {
-                Ok(plan) => Cached {
-                    sigmas: Some(self.planned_sigmas(&plan, calibrated, request.params.size)),
+        if let Some(aim) = config.planned {
+            return Ok(match self.plan(request, aim) {
+                Ok((planning, plan)) => Cached {
+                    sigmas: Some(self.planned_sigmas(&plan, &planning, request.params.size)),
                     planned: Some(PlannedRun::new(plan, segments, branches)),
                     ..Cached::default()
                 },
@@ -231,19 +232,19 @@ impl<F: Family> DiffusionPipeline<F> {
     ///
     /// # Errors
     /// Why there is none for it.
-    fn plan(&self, request: &ImageRequest, calibrated: &Calibrated) -> Result<RunPlan, String> {
+    fn plan(&self, request: &ImageRequest, aim: Aim) -> Result<(Planning, RunPlan), String> {
         let params = &request.params;
         if params.sampler != Sampler::Euler {
             return Err(format!("a plan takes the place of a sampler, and {} was asked for", params.sampler.name()));
         }
         let guided = params.guidance.branches().len() > 1;
         let run = Run { model: &self.model, steps: params.num_inference_steps, guided };
-        calibrated.calibration.plan(run, calibrated.aim).map_err(|err| err.to_string())
+        self.costs.plans.plan(run, aim).map_err(|err| err.to_string())
     }
 
     /// The noise levels of a request's steps, those of the calibrated runs at its size among them.
-    fn planned_sigmas(&self, plan: &RunPlan, calibrated: &Calibrated, size: ImageSize) -> Sigmas {
-        let steps = calibrated.calibration.num_inference_steps;
+    fn planned_sigmas(&self, plan: &RunPlan, planning: &Planning, size: ImageSize) -> Sigmas {
+        let steps = planning.calibration.num_inference_steps;
         let whole = self.family.sigmas(steps, size.image_seq_len());
         Sigmas::of_levels(plan.sigmas(whole.as_slice()))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cache::CacheConfig;
+use cache::{CacheConfig, Plans};
 use diffusion::Limits;
 
 use crate::access::{AllowedHosts, AllowedOrigin, ApiKeys, RateLimit};
@@ -47,6 +47,8 @@ pub struct ServerConfig {
     pub image_urls: Option<ImageFetcher>,
     /// The step cache that requests run under, if any.
     pub cache: Option<CacheConfig>,
+    /// The plans of requests whose cache follows one: those that the workers have.
+    pub plans: Plans,
     /// Whether a request may bring cache settings of its own.
     pub allow_request_cache_config: bool,
     /// Whether every picture's cache is summed up in the log.
@@ -114,6 +116,7 @@ impl ServerConfig {
             file_memory: 512 << 20,
             image_urls: None,
             cache: None,
+            plans: Plans::default(),
             allow_request_cache_config: false,
             cache_summary: false,
             priorities: true,

@@ -60,6 +60,9 @@ impl Psnr {
 /// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PlanError {
+    /// Nothing was measured yet.
+    #[error("nothing is known of the model yet")]
+    Unknown,
     /// It was measured on another model.
     #[error("the calibration is of another model, {calibrated}")]
     OtherModel {
@@ -144,6 +147,11 @@ impl Calibration {
         self.plans.iter().try_for_each(|plan| plan.check(steps))
     }
 
+    /// Whether its pictures took two passes a step.
+    pub fn is_guided(&self) -> bool {
+        self.guidance.is_some()
+    }
+
     /// A plan for a run.
     ///
     /// # Errors
@@ -152,8 +160,8 @@ impl Calibration {
         if run.model != self.model {
             return Err(PlanError::OtherModel { calibrated: self.class.clone() });
         }
-        if run.guided != self.guidance.is_some() {
-            return Err(PlanError::Guidance { calibrated: self.guidance.is_some() });
+        if run.guided != self.is_guided() {
+            return Err(PlanError::Guidance { calibrated: self.is_guided() });
         }
         let least = self.plans[0].computed.len();
         if run.steps < least {

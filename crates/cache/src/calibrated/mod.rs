@@ -14,10 +14,12 @@ mod gram;
 mod jump;
 mod least_squares;
 mod planner;
+mod plans;
 mod run_plan;
 
 pub use calibration::{Aim, Calibration, FittedPlan, PlanError, Psnr, Run};
 pub use gram::Gram;
 pub use jump::{Jump, JumpFit, MEMORY};
 pub use planner::{MAX_PLANNED_STEPS, Path, Planner};
+pub use plans::{Planning, Plans};
 pub use run_plan::RunPlan;

@@ -1,5 +1,6 @@
 //! Sizes of the real Qwen-Image, and of FLUX.2-klein where two segments count.
 
+use cache::{Calibration, FittedPlan, Jump, Psnr};
 use diffusion::{Extensions, Fit, Guidance, ImageSize, InputImage, Mask, RgbImage, SamplingParams, ShapeOf};
 
 use super::*;
@@ -51,6 +52,7 @@ fn qwen_image(cache: Option<CacheConfig>) -> CostModel {
         sizes,
         edit_size: EditSize::Area { area: 1 << 20, of: ShapeOf::Last },
         cache,
+        plans: Plans::default(),
         vae_tiling: VaeTiling::Never,
     }
 }
@@ -72,7 +74,13 @@ fn klein(cache: Option<CacheConfig>) -> CostModel {
         peaks: PEAKS,
         tiling: TILING,
     };
-    CostModel { sizes, edit_size: EditSize::Own { max_area: 1 << 20 }, cache, vae_tiling: VaeTiling::Never }
+    CostModel {
+        sizes,
+        edit_size: EditSize::Own { max_area: 1 << 20 },
+        cache,
+        plans: Plans::default(),
+        vae_tiling: VaeTiling::Never,
+    }
 }
 
 fn request(extensions: Extensions) -> ImageRequest {
@@ -150,6 +158,43 @@ fn a_request_with_its_own_settings_is_of_its_own_kind() {
     assert_eq!(kind(CacheConfig::default()), model.cost(&request(Extensions::default())).kind);
     assert_ne!(kind(CacheConfig { fn_compute_blocks: 2, ..CacheConfig::default() }), kind(CacheConfig::default()));
     assert_eq!(kind(CacheConfig { max_cached_steps: Some(0), ..CacheConfig::default() }), 0, "never reuses");
+}
+
+#[test]
+fn a_plan_is_known_by_what_it_computes() {
+    let plan = |computed: &[usize], psnr| FittedPlan {
+        computed: computed.to_vec(),
+        jumps: vec![Jump::euler(); computed.len()],
+        psnr: Psnr::of(vec![psnr]),
+    };
+    let calibration = Calibration {
+        class: "QwenImagePipeline".into(),
+        model: "digest".into(),
+        num_inference_steps: 50,
+        guidance: Some(4.0),
+        pictures: 1,
+        plans: vec![plan(&[0, 20], 30.0), plan(&[0, 10, 20, 30, 40], 40.0)],
+    };
+    let model = qwen_image(Some(CacheConfig { planned: Some(Aim::Psnr(40.0)), ..CacheConfig::default() }));
+    let whole = model.cost(&request(Extensions::default()));
+    assert_eq!((whole.least_share, whole.kind), (1.0, 0), "there is no plan yet");
+    model.plans.replace(calibration);
+    let planned = model.cost(&request(Extensions::default()));
+    // What it was seen to compute in the mean is what a step of it is.
+    assert_eq!((planned.step_work(0.1), planned.step_work(0.0)), (0.1 * planned.work.step, 0.0));
+    assert_eq!(planned.work.step, whole.work.step);
+    let kind = |aim, sampler| {
+        let mut extensions = Extensions::default();
+        extensions.insert(CacheConfig { planned: Some(aim), ..CacheConfig::default() });
+        let mut request = request(extensions);
+        request.params.sampler = sampler;
+        model.cost(&request).kind
+    };
+    assert_eq!(kind(Aim::Budget(0.1), Sampler::Euler), planned.kind);
+    assert_ne!(kind(Aim::Psnr(30.0), Sampler::Euler), planned.kind);
+    assert_eq!(kind(Aim::Budget(0.1), Sampler::Heun), 0, "computed whole");
+    model.plans.tighten(true, 0.5);
+    assert_eq!(kind(Aim::Psnr(30.0), Sampler::Euler), planned.kind, "a tighter plan computes more");
 }
 
 #[test]

@@ -108,24 +108,25 @@ impl Serve {
     fn factories(
         &self,
         memory_budget: Option<u64>,
-        workers: &[WorkerDevice],
+        config: &ServerConfig,
         stopped: &Interrupt,
     ) -> Vec<impl Fn() -> Result<AnyPipeline, Error> + Send + use<>> {
         let turn = Arc::new(Mutex::new(()));
         let factory = |(&device, worker): (&DeviceName, &WorkerDevice)| {
             let (loading, model, turn) = (self.loading.clone(), self.model.clone(), turn.clone());
             let worker = worker.clone();
-            let stopped = stopped.clone();
+            let (plans, stopped) = (config.plans.clone(), stopped.clone());
             move || {
                 // One after the other: the second finds the first one's download.
                 let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-                let builder = loading.builder_on(device, model.as_deref()).memory_budget(memory_budget);
+                let builder =
+                    loading.builder_on(device, model.as_deref()).memory_budget(memory_budget).plans(plans.clone());
                 let pipeline = warm(builder, &worker, &stopped)?;
                 tell_of_too_small(memory_budget, &pipeline);
                 Ok(pipeline)
             }
         };
-        self.loading.on.device.iter().zip(workers).map(factory).collect()
+        self.loading.on.device.iter().zip(&config.devices).map(factory).collect()
     }
 
     /// What the front end is told of the model and its requests.
@@ -199,7 +200,7 @@ impl Settled {
         let metrics = Metrics::default();
         let options = SpawnOptions { config: scheduling, observer: Some(metrics.observer()) };
         let stopped = Interrupt::default();
-        let scheduler = Scheduler::spawn(options, serve.factories(scheduling.memory_budget, &config.devices, &stopped));
+        let scheduler = Scheduler::spawn(options, serve.factories(scheduling.memory_budget, &config, &stopped));
         let memory_budget = scheduling.memory_budget.map(|bytes| ByteSize::b(bytes).to_string());
         for WorkerDevice { device, gpu, .. } in &config.devices {
             let Some(WorkerGpu { name, compute_capability, memory_bytes, attention }) = gpu else { continue };

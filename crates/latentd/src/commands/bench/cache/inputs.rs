@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use cache::{CacheConfig, CacheOverrides, Quality};
-use latentd::Error;
+use cache::{CacheConfig, CacheOverrides, Calibration, Quality};
+use latentd::{Calibrated, Error};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -15,6 +15,8 @@ pub(super) struct Named {
     pub(super) keys: Value,
     /// What they mean.
     pub(super) config: CacheConfig,
+    /// What its plans are made from, if it follows plans.
+    pub(super) calibration: Option<Calibration>,
 }
 
 /// An entry of the file.
@@ -38,27 +40,30 @@ pub(super) fn configurations(text: &str, file: &str) -> Result<Vec<Named>, Error
         if named.iter().any(|known| known.name == name) {
             return Err(refuse(format!("two configurations are named {name:?}")));
         }
-        let config = meaning(&keys).map_err(|why| refuse(format!("{name:?}: {why}")))?;
-        named.push(Named { name, keys, config });
+        let (config, calibration) = meaning(&keys).map_err(|why| refuse(format!("{name:?}: {why}")))?;
+        named.push(Named { name, keys, config, calibration });
     }
     Ok(named)
 }
 
-fn meaning(keys: &Value) -> Result<CacheConfig, String> {
+fn meaning(keys: &Value) -> Result<(CacheConfig, Option<Calibration>), String> {
     if keys.get("plan").is_some() {
-        return latentd::calibrated_config(&keys.to_string()).map_err(|err| err.to_string());
+        let Calibrated { config, calibration } = Calibrated::read(&keys.to_string()).map_err(|err| err.to_string())?;
+        return Ok((config, Some(calibration)));
     }
     let overrides = CacheOverrides::deserialize(keys).map_err(|err| err.to_string())?;
-    CacheConfig::default().overlaid(&overrides).map_err(|err| err.to_string())
+    Ok((CacheConfig::default().overlaid(&overrides).map_err(|err| err.to_string())?, None))
 }
 
 /// The guide's defaults and the presets: what there is to choose from without a word of JSON.
 pub(super) fn presets() -> Vec<Named> {
-    let defaults = Named { name: "defaults".into(), keys: json!({}), config: CacheConfig::default() };
+    let defaults =
+        Named { name: "defaults".into(), keys: json!({}), config: CacheConfig::default(), calibration: None };
     let preset = |(name, quality): (&str, Quality)| Named {
         name: format!("preset {name}"),
         keys: json!({ "quality": name }),
         config: quality.config(),
+        calibration: None,
     };
     std::iter::once(defaults).chain(Quality::NAMED.map(preset)).collect()
 }

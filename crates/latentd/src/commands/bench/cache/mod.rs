@@ -14,6 +14,7 @@ mod summary;
 
 use std::path::{Path, PathBuf};
 
+use cache::Plans;
 use diffusion::{Guidance, ImageSize, InvalidRequest, MAX_INFERENCE_STEPS, Pipeline, RequestDraft, Sampler};
 use indicatif::{ProgressBar, ProgressStyle};
 use latentd::{CacheFlags, Error, ModelSource, SamplerName, write_whole};
@@ -88,14 +89,16 @@ impl Cache {
         let configurations = self.configurations()?;
         let (step_counts, fewer) = (self.step_counts()?, self.fewer()?);
         self.check_outputs()?;
-        let builder = self.loading.builder(self.model.as_deref()).cache_flags(CacheFlags::default());
+        let plans = Plans::default();
+        let builder =
+            self.loading.builder(self.model.as_deref()).cache_flags(CacheFlags::default()).plans(plans.clone());
         let pipeline = builder.build()?.into_pipeline();
         for named in &configurations {
             let valid = named.config.validate(&pipeline.card().num_blocks);
             valid.map_err(|err| Error::Flag(format!("{:?}: {err}", named.name)))?;
         }
         let (draft, seed) = (self.draft(), i64::from(self.seed));
-        let mut rounds = Rounds { pipeline, draft, seed, images: self.images.clone(), warnings: Vec::new() };
+        let mut rounds = Rounds { pipeline, plans, draft, seed, images: self.images.clone(), warnings: Vec::new() };
         let mut report = self.report(&rounds, prompts)?;
         rounds.warm_up(&report.prompts[0], step_counts[0])?;
         let counts = step_counts.iter().map(|&steps| 1 + trials(&configurations, steps, &fewer).len()).sum::<usize>();
@@ -130,7 +133,9 @@ impl Cache {
             Some(path) => inputs::configurations(&inputs::read(path)?, &path.display().to_string())?,
             None => inputs::presets(),
         };
-        named.extend(of_flags.map(|config| Named { name: "flags".into(), keys: Value::Null, config }));
+        let calibration = self.loading.cache.calibrated()?.map(|calibrated| calibrated.calibration);
+        let of_flags = of_flags.map(|config| Named { name: "flags".into(), keys: Value::Null, config, calibration });
+        named.extend(of_flags);
         Ok(named)
     }
 
@@ -242,6 +247,7 @@ fn trials(configurations: &[Named], steps: usize, fewer: &Fewer) -> Vec<Trial> {
     let cached = configurations.iter().map(|named| Trial {
         name: named.name.clone(),
         config: Some(named.config.clone()),
+        calibration: named.calibration.clone(),
         ..Trial::uncached(steps)
     });
     let mut trials = Vec::from_iter(cached);

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use cache::CacheConfig;
+use cache::{CacheConfig, Calibration, Plans};
 use diffusion::{
     Extensions, ImageRequest, Interrupt, Pipeline, PipelineError, RequestDraft, RgbImage, Sampler, StepReport,
 };
@@ -23,12 +23,14 @@ pub(super) struct Trial {
     pub(super) sampler: Option<Sampler>,
     /// Every step is computed without one.
     pub(super) config: Option<CacheConfig>,
+    /// What its plans are made from, if it follows plans.
+    pub(super) calibration: Option<Calibration>,
 }
 
 impl Trial {
     /// Every step computed, by the model's own sampler.
     pub(super) fn uncached(steps: usize) -> Self {
-        Trial { name: "uncached".into(), steps, sampler: None, config: None }
+        Trial { name: "uncached".into(), steps, sampler: None, config: None, calibration: None }
     }
 }
 
@@ -43,6 +45,8 @@ pub(super) struct Measured {
 /// What every picture has in common, and where to put them.
 pub(super) struct Rounds {
     pub(super) pipeline: AnyPipeline,
+    /// Those of the pipeline: each trial brings its own.
+    pub(super) plans: Plans,
     /// A request without prompt, step count and cache.
     pub(super) draft: RequestDraft,
     /// Seed of the first prompt; the next ones count up.
@@ -124,6 +128,9 @@ impl Rounds {
     }
 
     fn render(&mut self, request: &ImageRequest, trial: &Trial) -> Result<Rendered, Error> {
+        if let Some(calibration) = &trial.calibration {
+            self.plans.replace(calibration.clone());
+        }
         let mut state = self.pipeline.prepare(request, &Interrupt::default())?;
         for warning in self.pipeline.warnings(&state) {
             let warning = format!("{}, {} steps: {warning}", trial.name, trial.steps);
@@ -175,8 +182,8 @@ mod tests {
     #[test]
     fn every_picture_lands_with_its_own_trial() {
         let pipeline = latentd::Omni::builder().build().unwrap().into_pipeline();
-        let (draft, warnings) = (RequestDraft::default(), Vec::new());
-        let mut rounds = Rounds { pipeline, draft, seed: 0, images: None, warnings };
+        let (plans, draft, warnings) = (Plans::default(), RequestDraft::default(), Vec::new());
+        let mut rounds = Rounds { pipeline, plans, draft, seed: 0, images: None, warnings };
         let trial = |name: &str, steps, json: Option<&str>| {
             let config = json.map(|json| serde_json::from_str(json).unwrap());
             Trial { name: name.into(), config, ..Trial::uncached(steps) }

@@ -95,7 +95,7 @@ pub(super) fn time(synthetic: &Synthetic, layers: usize) -> Result<Parts, Error>
 /// `None` without a cache.
 fn plan(synthetic: &Synthetic, setup: &Setup, segments: &[(&str, usize)]) -> Result<Option<Plan>, Error> {
     let Some(config) = synthetic.loading.cache.resolve()? else { return Ok(None) };
-    if config.calibrated.is_some() {
+    if config.planned.is_some() {
         return Err(Error::Flag(
             "`--cache-backend calibrated` plans for a model that runs whole: it needs `--layers all`".into(),
         ));

@@ -128,7 +128,7 @@ pub(super) fn time(synthetic: &Synthetic) -> Result<Whole, Error> {
 fn tell_of_the_cache(synthetic: &Synthetic) -> Result<(), Error> {
     let Some(config) = synthetic.loading.cache.resolve()? else { return Ok(()) };
     let is_static = config.steps_computation_mask.is_some() && config.steps_computation_policy == StepsPolicy::Static;
-    if !is_static && config.calibrated.is_none() {
+    if !is_static && config.planned.is_none() {
         terminal::notice(
             "which steps are reused depends on made-up numbers: a mask with \"scm_steps_policy\":\"static\" fixes it",
         );
