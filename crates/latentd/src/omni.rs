@@ -210,23 +210,23 @@ impl Omni {
         Ok(told.collect())
     }
 
-    /// Measures which steps of pictures of these prompts can be skipped, and how: what `--cache-backend calibrated` plans
+    /// Measures which steps of pictures of these inputs can be skipped, and how: what `--cache-backend calibrated` plans
     /// from. `progress` is told how many evaluations of the transformer are done, and how many there are.
     ///
     /// # Errors
     /// A parameter outside its bound, or the device fails.
     pub fn calibrate(
         &mut self,
-        prompts: &[String],
+        inputs: &[OmniInput],
         params: &OmniDiffusionSamplingParams,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Calibration, Error> {
         let mut requests = Vec::new();
-        for (prompt, seed) in prompts.iter().zip(params.seed.unwrap_or(0)..) {
+        for (input, seed) in inputs.iter().zip(params.seed.unwrap_or(0)..) {
             // A plan takes the place of a sampler, and goes where Euler's would.
             let sampler = Some(SamplerName::Euler);
             let params = OmniDiffusionSamplingParams { seed: Some(seed), sampler, ..params.clone() };
-            requests.extend(params.draft(prompt.as_str().into())?.build(self.card(), &self.limits, rand::random)?);
+            requests.extend(params.draft(input.clone())?.build(self.card(), &self.limits, rand::random)?);
         }
         calibrate(&mut self.pipeline, self.digest.clone(), &requests, &mut progress)
     }

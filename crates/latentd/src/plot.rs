@@ -15,6 +15,7 @@ pub(crate) const LEFT: i32 = 70;
 // Okabe and Ito's colours, which colour-blind readers tell apart.
 pub(crate) const COMPUTED: RGBColor = RGBColor(213, 94, 0);
 pub(crate) const REUSED: RGBColor = RGBColor(0, 114, 178);
+pub(crate) const PLANNED: RGBColor = RGBColor(0, 158, 115);
 pub(crate) const TEXT: RGBColor = RGBColor(40, 40, 40);
 pub(crate) const GREY: RGBColor = RGBColor(130, 130, 130);
 

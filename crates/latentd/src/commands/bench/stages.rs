@@ -1,13 +1,15 @@
 //! `latentd bench` without more words: where the time of a picture goes.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use diffusion::{ImageSize, InvalidRequest, InvalidSize, Limits};
-use latentd::{Error, GeneratedImage, OmniDiffusionSamplingParams};
+use latentd::{Error, GeneratedImage, OmniDiffusionSamplingParams, OmniInput, open_pictures};
 use serde::Serialize;
 
 use super::{median, synthetic};
 use crate::commands::ModelFlags;
+use crate::commands::picture_flags::with_flags;
 use crate::terminal;
 
 /// What a synthetic model makes where nothing else is asked for.
@@ -22,6 +24,9 @@ pub(super) struct Stages {
     /// What to draw
     #[arg(long, default_value = "a cup of coffee on a brown background")]
     prompt: String,
+    /// A picture to edit, for a model that edits. Again for each one more, as many as the model takes
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
     /// What not to draw, in place of the model's default
     #[arg(long)]
     negative_prompt: Option<String>,
@@ -45,7 +50,7 @@ pub(super) struct Stages {
     runs: usize,
     /// Time this model with made-up weights, and download nothing: all of it on a GPU, and on a CPU a few blocks of its true
     /// width, from which the rest is reckoned
-    #[arg(long, value_enum, value_name = "MODEL", conflicts_with_all = ["model", "prompt", "negative_prompt", "runs"])]
+    #[arg(long, value_enum, value_name = "MODEL", conflicts_with_all = ["model", "prompt", "image", "negative_prompt", "runs"])]
     synthetic: Option<synthetic::Model>,
     /// Blocks of each list that are timed, `all` or a few; `all` on a GPU and 2 on a CPU without it
     #[arg(long, value_name = "N", requires = "synthetic")]
@@ -83,6 +88,8 @@ impl Stages {
             let json = self.json;
             return self.synthetic(model)?.run(json);
         }
+        let pictures = open_pictures(&self.image, None).map_err(with_flags)?;
+        let input = OmniInput { prompt: self.prompt.clone(), pictures };
         let started = Instant::now();
         let mut omni = self.loading.builder(self.model.as_deref()).limits(Limits::NONE).build()?;
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -96,13 +103,14 @@ impl Stages {
             let started = Instant::now();
             let mut last = Instant::now();
             let mut steps = Vec::new();
-            let images = omni.generate_with_progress(&self.prompt, params.clone(), |progress| {
+            let generated = omni.generate_with_progress(input.clone(), params.clone(), |progress| {
                 // The first interval also holds the prompt's encoding.
                 if progress.done > 1 || progress.total == 1 {
                     steps.push(last.elapsed().as_secs_f64() * 1e3);
                 }
                 last = Instant::now();
-            })?;
+            });
+            let images = generated.map_err(with_flags)?;
             let total = started.elapsed().as_secs_f64() * 1e3;
             if run == 0 {
                 continue;
@@ -113,7 +121,7 @@ impl Stages {
             step.push(median(steps));
             whole.push(total);
         }
-        let work = omni.work(&self.prompt, params)?;
+        let work = omni.work(input, params)?;
         let figures = Figures {
             instruction_set: kernels::instruction_set().unwrap_or_default(),
             load_ms,

@@ -8,27 +8,29 @@ use latentd::{Error, ModelSource, OmniDiffusionSamplingParams, write_whole};
 
 use crate::commands::ModelFlags;
 use crate::commands::picture_flags::check_place;
-use crate::commands::prompts::read_prompts;
+use crate::commands::prompts::{Purpose, SampleFlags};
 use crate::terminal;
 
 /// Measure which of a model's steps can be skipped, for `--cache-backend calibrated`
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  latentd cache calibrate --model Qwen/Qwen-Image --prompts prompts.txt -o plan.json\n  latentd serve Qwen/Qwen-Image --cache-backend calibrated --cache-config '{\"plan\":\"@plan.json\",\"psnr\":45}'"
+    after_help = "Examples:\n  latentd cache calibrate --model Qwen/Qwen-Image --prompts prompts.txt -o plan.json\n  latentd cache calibrate --model Qwen/Qwen-Image-Edit-2511 --image cat.jpg --image street.jpg -o plan.json\n  latentd serve Qwen/Qwen-Image --cache-backend calibrated --cache-config '{\"plan\":\"@plan.json\",\"psnr\":45}'"
 )]
 pub(super) struct Calibrate {
     /// A Hub id, a folder in the diffusers layout, or `builtin`
     #[arg(long, env = "LATENTD_MODEL")]
     model: Option<String>,
-    /// A file of prompts, one a line: of what the model is for, 8 at least. The built-in model has its own
-    #[arg(long, value_name = "FILE")]
-    prompts: Option<PathBuf>,
+    #[command(flatten)]
+    samples: SampleFlags,
     /// Denoising steps
     #[arg(long, alias = "num-inference-steps", default_value_t = 28, value_name = "N", allow_negative_numbers = true)]
     steps: i64,
     /// Weight of true classifier-free guidance, in place of the model's default
     #[arg(long, alias = "guidance", value_name = "SCALE", allow_negative_numbers = true)]
     true_cfg_scale: Option<f64>,
+    /// Weight of plain guidance, for models made for it (FLUX.2-klein base)
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    guidance_scale: Option<f64>,
     /// Height in pixels
     #[arg(long, requires = "width")]
     height: Option<usize>,
@@ -44,19 +46,22 @@ pub(super) struct Calibrate {
 
 impl Calibrate {
     pub(super) fn run(self) -> Result<(), Error> {
-        let prompts = self.prompts()?;
+        let samples = self.samples.read()?;
         check_place("output", &self.output)?;
         let mut omni = self.loading.builder(self.model.as_deref()).build()?;
+        let source = ModelSource::parse(self.model.as_deref(), self.loading.revision.clone());
+        let inputs = samples.of_model(&source, omni.card(), Purpose::Calibration)?;
         let params = OmniDiffusionSamplingParams {
             num_inference_steps: Some(self.steps),
             true_cfg_scale: self.true_cfg_scale,
+            guidance_scale: self.guidance_scale,
             height: self.height,
             width: self.width,
             ..OmniDiffusionSamplingParams::default()
         };
         let style = ProgressStyle::with_template("calibrating {bar:30} {pos}/{len} steps {eta}");
         let bar = ProgressBar::new(0).with_style(style.expect("the template is valid. This is a bug."));
-        let calibration = omni.calibrate(&prompts, &params, |done, all| {
+        let calibration = omni.calibrate(&inputs, &params, |done, all| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
         })?;
@@ -72,16 +77,6 @@ impl Calibrate {
             terminal::line(&line);
         }
         Ok(())
-    }
-
-    fn prompts(&self) -> Result<Vec<String>, Error> {
-        match &self.prompts {
-            Some(path) => read_prompts(path),
-            None if ModelSource::parse(self.model.as_deref(), None) == ModelSource::Builtin => {
-                Ok(demo::calibration_prompts())
-            }
-            None => Err(Error::Flag("`--prompts` is needed: a file of prompts such as the model will be asked".into())),
-        }
     }
 }
 

@@ -55,17 +55,43 @@ fn meaning(keys: &Value) -> Result<(CacheConfig, Option<Calibration>), String> {
     Ok((CacheConfig::default().overlaid(&overrides).map_err(|err| err.to_string())?, None))
 }
 
-/// The guide's defaults and the presets: what there is to choose from without a word of JSON.
+/// What the Cache-DiT guide names: its defaults, and what it turns on one by one.
+pub(super) fn guide() -> Vec<Named> {
+    configurations(include_str!("guide.json"), "guide.json").expect("it is of this program. This is a bug.")
+}
+
+/// What the presets mean where a model is not calibrated.
 pub(super) fn presets() -> Vec<Named> {
-    let defaults =
-        Named { name: "defaults".into(), keys: json!({}), config: CacheConfig::default(), calibration: None };
     let preset = |(name, quality): (&str, Quality)| Named {
         name: format!("preset {name}"),
         keys: json!({ "quality": name }),
         config: quality.config(),
         calibration: None,
     };
-    std::iter::once(defaults).chain(Quality::NAMED.map(preset)).collect()
+    Quality::NAMED.map(preset).into()
+}
+
+/// Shares of the steps that plans are made for: 13, 10, 8 and 6 steps of 28 among them.
+const BUDGETS: [f64; 5] = [0.6, 0.47, 0.36, 0.29, 0.22];
+
+/// Plans of several budgets, and of what the presets promise where a model is calibrated. They are made from what was
+/// measured of the model in `file`, or of the built-in one.
+///
+/// # Errors
+/// The file holds no measurements.
+pub(super) fn plans(file: Option<&Path>) -> Result<Vec<Named>, Error> {
+    let promises = Quality::NAMED.iter().filter_map(|(_, quality)| quality.psnr());
+    let budgets = BUDGETS.map(|share| (format!("plan, budget {share}"), "budget", share));
+    let promises = promises.map(|promise| (format!("plan, psnr {promise}"), "psnr", promise));
+    let named = budgets.into_iter().chain(promises).map(|(name, key, aim)| {
+        let mut keys = json!({ key: aim });
+        if let Some(file) = file {
+            keys["plan"] = format!("@{}", file.display()).into();
+        }
+        let Calibrated { config, calibration } = Calibrated::read(&keys.to_string())?;
+        Ok(Named { name, keys, config, calibration: Some(calibration) })
+    });
+    named.collect()
 }
 
 /// The whole of a file.
@@ -106,8 +132,23 @@ mod tests {
     }
 
     #[test]
-    fn every_preset_is_measured_without_a_file() {
-        let names: Vec<_> = presets().into_iter().map(|named| named.name).collect();
-        assert_eq!((names.len(), names[0].as_str(), names[1].as_str()), (6, "defaults", "preset lossless"));
+    fn what_is_customary_is_measured_without_a_file() {
+        let all = [guide(), presets(), plans(None).unwrap()].concat();
+        let names: Vec<_> = all.iter().map(|named| named.name.as_str()).collect();
+        for name in ["defaults", "TaylorSeer 1", "preset lossless", "plan, budget 0.36", "plan, psnr 50"] {
+            assert_eq!(names.iter().filter(|known| **known == name).count(), 1, "{name}: {names:?}");
+        }
+        for named in &all {
+            // Also of models with lists of blocks as short as these.
+            assert_eq!(named.config.validate(&[2, 1]), Ok(()), "{}", named.name);
+            assert_eq!(named.config.planned.is_some(), named.name.starts_with("plan"), "{}", named.name);
+            assert_eq!(named.calibration.is_some(), named.config.planned.is_some(), "{}", named.name);
+        }
+    }
+
+    #[test]
+    fn a_plan_is_read_from_its_file() {
+        let told = plans(Some(Path::new("no/such/plan.json"))).unwrap_err().to_string();
+        assert!(told.contains("no/such/plan.json"), "{told}");
     }
 }

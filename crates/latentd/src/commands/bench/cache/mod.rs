@@ -1,32 +1,36 @@
 //! `latentd bench cache`: what the step cache gains and costs on a model.
 //!
 //! For each prompt and step count the uncached picture is the reference. Beside it stand the pictures of
-//! each configuration, and the honest alternative: uncached pictures in fewer steps from the same noise, by the
-//! best of some samplers.
+//! each configuration, those of plans where the model is calibrated, and the honest alternative: uncached pictures in
+//! fewer steps from the same noise, by several samplers.
 
 mod decision;
+mod frontier;
 mod images;
 mod inputs;
 mod plot;
 mod report;
 mod rounds;
 mod summary;
+mod trials;
 
 use std::path::{Path, PathBuf};
 
 use cache::Plans;
-use diffusion::{Guidance, ImageSize, InvalidRequest, MAX_INFERENCE_STEPS, Pipeline, RequestDraft, Sampler};
+use clap::ValueEnum;
+use diffusion::{Guidance, ImageSize, InvalidRequest, MAX_INFERENCE_STEPS, Pipeline, RequestDraft};
 use indicatif::{ProgressBar, ProgressStyle};
-use latentd::{CacheFlags, Error, ModelSource, SamplerName, write_whole};
+use latentd::{CacheFlags, Error, ModelSource, OmniInput, SamplerName, write_whole};
 use serde_json::Value;
 
 use self::inputs::Named;
 use self::report::{Configuration, Report, StepCount};
 use self::rounds::{Rounds, Trial};
+use self::trials::{Fewer, trials};
 use super::median;
 use crate::commands::ModelFlags;
 use crate::commands::picture_flags::check_place;
-use crate::commands::prompts::read_prompts;
+use crate::commands::prompts::{Purpose, SampleFlags};
 use crate::terminal;
 
 /// Measure the step cache: speed and quality of configurations against the uncached pictures, and
@@ -39,17 +43,19 @@ pub(super) struct Cache {
     /// A Hub id, a folder in the diffusers layout, or `builtin`
     #[arg(long, env = "LATENTD_MODEL")]
     model: Option<String>,
-    /// A file of prompts, one a line; without it the built-in model's examples
-    #[arg(long, value_name = "FILE")]
-    prompts: Option<PathBuf>,
-    /// A JSON list of {"name": …, "config": {…}}. Without it the guide's defaults and the presets. The
-    /// configuration of the cache flags is measured beside them
+    #[command(flatten)]
+    samples: SampleFlags,
+    /// A JSON list of {"name": …, "config": {…}}. Without it the guide's configurations, the presets, and plans of the built-in
+    /// model. The configuration of the cache flags is measured beside them
     #[arg(long, value_name = "FILE.json")]
     configs: Option<PathBuf>,
+    /// What `latentd cache calibrate` measured of the model: plans are measured beside the configurations
+    #[arg(long, value_name = "FILE.json")]
+    plan: Option<PathBuf>,
     /// Step counts, parted by commas
     #[arg(long, value_delimiter = ',', default_value = "20", value_name = "N", allow_negative_numbers = true)]
     num_inference_steps: Vec<i64>,
-    /// What makes the uncached pictures in fewer steps, parted by commas; without it what makes the others
+    /// What makes the uncached pictures in fewer steps, parted by commas; without it all that there are
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SAMPLER")]
     samplers: Vec<SamplerName>,
     /// Runs of the transformer that they take at most, parted by commas; without it tenths of each step count
@@ -61,6 +67,9 @@ pub(super) struct Cache {
     /// Weight of true classifier-free guidance; 1 turns it off
     #[arg(long, alias = "cfg-scale", value_name = "SCALE", allow_negative_numbers = true)]
     true_cfg_scale: Option<f64>,
+    /// Weight of plain guidance, for models made for it (FLUX.2-klein base)
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    guidance_scale: Option<f64>,
     /// Height in pixels
     #[arg(long, requires = "width")]
     height: Option<usize>,
@@ -73,7 +82,7 @@ pub(super) struct Cache {
     /// Write every figure, decision and diff as JSON
     #[arg(long, value_name = "FILE.json")]
     json: Option<PathBuf>,
-    /// Draw PSNR against the share of steps that were computed
+    /// Draw PSNR against the share of steps that were computed and against the speedup, with the best of each marked
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
     /// Write every picture into this folder
@@ -85,58 +94,66 @@ pub(super) struct Cache {
 
 impl Cache {
     pub(super) fn run(self) -> Result<(), Error> {
-        let prompts = self.prompts()?;
+        let samples = self.samples.read()?;
         let configurations = self.configurations()?;
         let (step_counts, fewer) = (self.step_counts()?, self.fewer()?);
         self.check_outputs()?;
-        let plans = Plans::default();
+        let (plans, source) = (Plans::default(), self.source());
         let builder =
             self.loading.builder(self.model.as_deref()).cache_flags(CacheFlags::default()).plans(plans.clone());
         let pipeline = builder.build()?.into_pipeline();
+        let inputs = samples.of_model(&source, pipeline.card(), Purpose::Comparison)?;
         for named in &configurations {
             let valid = named.config.validate(&pipeline.card().num_blocks);
             valid.map_err(|err| Error::Flag(format!("{:?}: {err}", named.name)))?;
         }
         let (draft, seed) = (self.draft(), i64::from(self.seed));
         let mut rounds = Rounds { pipeline, plans, draft, seed, images: self.images.clone(), warnings: Vec::new() };
-        let mut report = self.report(&rounds, prompts)?;
-        rounds.warm_up(&report.prompts[0], step_counts[0])?;
+        let mut report = self.report(&rounds, &inputs)?;
+        rounds.warm_up(&inputs[0], step_counts[0])?;
         let counts = step_counts.iter().map(|&steps| 1 + trials(&configurations, steps, &fewer).len()).sum::<usize>();
-        let bar = bar(counts * report.prompts.len());
+        let bar = bar(counts * inputs.len());
         for steps in step_counts {
             let trials = trials(&configurations, steps, &fewer);
-            let measured = rounds.measure(&report.prompts, steps, &trials, || bar.inc(1))?;
+            let measured = rounds.measure(&inputs, steps, &trials, || bar.inc(1))?;
             report.step_counts.push(step_count(steps, &configurations, trials, measured));
             report.warnings.clone_from(&rounds.warnings);
             // A long run that is stopped leaves what it has.
             self.write(&report)?;
         }
         bar.finish_and_clear();
-        self.decision(&mut rounds, &mut report)?;
+        self.decision(&mut rounds, &inputs[0], &mut report)?;
         self.write(&report)?;
         report.warnings.iter().for_each(|warning| terminal::notice(&format!("warning: {warning}")));
         terminal::print(&report.markdown());
         Ok(())
     }
 
-    fn prompts(&self) -> Result<Vec<String>, Error> {
-        match &self.prompts {
-            Some(path) => read_prompts(path),
-            None => Ok(demo::EXAMPLE_PROMPTS.iter().map(|prompt| prompt.to_string()).collect()),
-        }
+    fn source(&self) -> ModelSource {
+        ModelSource::parse(self.model.as_deref(), self.loading.revision.clone())
     }
 
-    /// Those of the file, or the presets, and that of the flags.
+    /// Those of the file, or the customary ones, and that of the flags.
     fn configurations(&self) -> Result<Vec<Named>, Error> {
         let of_flags = self.loading.cache.resolve()?;
         let mut named = match &self.configs {
             Some(path) => inputs::configurations(&inputs::read(path)?, &path.display().to_string())?,
-            None => inputs::presets(),
+            None => [inputs::guide(), inputs::presets()].concat(),
         };
+        named.extend(self.plans()?);
         let calibration = self.loading.cache.calibrated()?.map(|calibrated| calibrated.calibration);
         let of_flags = of_flags.map(|config| Named { name: "flags".into(), keys: Value::Null, config, calibration });
         named.extend(of_flags);
         Ok(named)
+    }
+
+    /// Of the model's calibration, if there is one.
+    fn plans(&self) -> Result<Vec<Named>, Error> {
+        match &self.plan {
+            Some(path) => inputs::plans(Some(path)),
+            None if self.configs.is_none() && self.source() == ModelSource::Builtin => inputs::plans(None),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn step_counts(&self) -> Result<Vec<usize>, Error> {
@@ -145,9 +162,10 @@ impl Cache {
 
     fn fewer(&self) -> Result<Fewer, Error> {
         let samplers = match &self.samplers[..] {
-            [] => vec![None],
-            named => named.iter().map(|&name| Some(name.into())).collect(),
+            [] => SamplerName::value_variants(),
+            named => named,
         };
+        let samplers = samplers.iter().map(|&name| name.into()).collect();
         Ok(Fewer { samplers, counts: counts("fewer_steps", &self.fewer_steps)? })
     }
 
@@ -156,25 +174,26 @@ impl Cache {
             negative_prompt: self.negative_prompt.clone(),
             size: self.width.zip(self.height).map(|(width, height)| ImageSize { width, height }),
             true_cfg_scale: self.true_cfg_scale,
+            guidance_scale: self.guidance_scale,
             ..RequestDraft::default()
         }
     }
 
     /// What is known before the first picture.
-    fn report(&self, rounds: &Rounds, prompts: Vec<String>) -> Result<Report, Error> {
+    fn report(&self, rounds: &Rounds, inputs: &[OmniInput]) -> Result<Report, Error> {
         let trial = Trial::uncached(1);
-        let request = rounds.request(&prompts[0], 0, &trial)?;
+        let request = rounds.request(&inputs[0], 0, &trial)?;
         let scale = match request.params.guidance {
             Guidance::TrueCfg { scale } | Guidance::Cfg { scale } | Guidance::Embedded { scale } => scale,
             Guidance::None => 1.0,
         };
         Ok(Report {
-            model: ModelSource::parse(self.model.as_deref(), self.loading.revision.clone()).id(),
+            model: self.source().id(),
             size: request.params.size.to_string(),
             true_cfg_scale: scale,
             negative_prompt: request.negative_prompt,
             seed: rounds.seed,
-            prompts,
+            prompts: inputs.iter().map(|input| input.prompt.clone()).collect(),
             step_counts: Vec::new(),
             decision: None,
             warnings: Vec::new(),
@@ -182,8 +201,8 @@ impl Cache {
     }
 
     /// Times the decision itself against a step of the uncached pictures.
-    fn decision(&self, rounds: &mut Rounds, report: &mut Report) -> Result<(), Error> {
-        let request = rounds.request(&report.prompts[0], 0, &Trial::uncached(1))?;
+    fn decision(&self, rounds: &mut Rounds, input: &OmniInput, report: &mut Report) -> Result<(), Error> {
+        let request = rounds.request(input, 0, &Trial::uncached(1))?;
         let sampler = request.params.sampler;
         let of_step = report.step_counts.iter().flat_map(|count| {
             let steps = sampler.num_evaluations(count.num_inference_steps) as f64;
@@ -217,49 +236,6 @@ impl Cache {
     }
 }
 
-/// The uncached pictures in fewer steps.
-struct Fewer {
-    /// `None` is the model's own.
-    samplers: Vec<Option<Sampler>>,
-    /// Runs of the transformer, at most; tenths of a step count without any.
-    counts: Vec<usize>,
-}
-
-impl Fewer {
-    /// Of an uncached run of so many steps.
-    fn trials(&self, steps: usize) -> impl Iterator<Item = Trial> {
-        let counts = if self.counts.is_empty() { summary::fewer_steps(steps) } else { self.counts.clone() };
-        counts.into_iter().flat_map(|count| {
-            self.samplers.iter().map(move |&sampler| {
-                let steps = sampler.map_or(count, |sampler| sampler.steps_within(count));
-                let name = match sampler {
-                    None => format!("uncached, {steps} steps"),
-                    Some(sampler) => format!("{}, {steps} steps", sampler.name()),
-                };
-                Trial { name, sampler, ..Trial::uncached(steps) }
-            })
-        })
-    }
-}
-
-/// What is made beside the uncached picture: the configurations, then fewer and fewer steps.
-fn trials(configurations: &[Named], steps: usize, fewer: &Fewer) -> Vec<Trial> {
-    let cached = configurations.iter().map(|named| Trial {
-        name: named.name.clone(),
-        config: Some(named.config.clone()),
-        calibration: named.calibration.clone(),
-        ..Trial::uncached(steps)
-    });
-    let mut trials = Vec::from_iter(cached);
-    for fewer in fewer.trials(steps) {
-        // Two counts may be as many steps of a sampler.
-        if !trials.iter().any(|known| known.name == fewer.name) {
-            trials.push(fewer);
-        }
-    }
-    trials
-}
-
 /// Step counts as typed.
 fn counts(field: &'static str, given: &[i64]) -> Result<Vec<usize>, Error> {
     let count = |&steps: &i64| match steps {
@@ -278,10 +254,15 @@ fn step_count(steps: usize, configurations: &[Named], trials: Vec<Trial>, measur
     let all = trials.into_iter().zip(keys).zip(measured.pictures).map(|((trial, config), pictures)| Configuration {
         name: trial.name,
         config,
+        sampler: trial.sampler.map(|sampler| sampler.name()),
         summary: summary::summarize(&pictures),
+        is_best: false,
         pictures,
     });
     let mut all = Vec::from_iter(all);
+    let summaries: Vec<_> = all.iter().map(|configuration| configuration.summary).collect();
+    let best = frontier::by_share(&summaries);
+    all.iter_mut().zip(0..).for_each(|(configuration, i)| configuration.is_best = best.contains(&i));
     let fewer_steps = all.split_off(configurations.len());
     StepCount { num_inference_steps: steps, uncached_ms: measured.uncached_ms, configurations: all, fewer_steps }
 }

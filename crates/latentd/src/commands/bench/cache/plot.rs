@@ -1,27 +1,49 @@
-//! `--plot`: speed against quality as an SVG, a panel a step count.
+//! `--plot`: cost against quality as an SVG, a row a step count: over the share that was computed, which is the same on
+//! every machine, and over the speedup that was measured.
 //!
-//! The line is what the same model does uncached in fewer steps. A configuration on or below it buys
-//! nothing that asking for fewer steps would not have bought.
+//! The orange line is what the same model does uncached in fewer steps. A configuration on or below it buys nothing that
+//! asking for fewer steps would not have bought. The grey one is the Pareto frontier, the best at each cost of all there is.
+
+use std::ops::Range;
 
 use plotters::element::DynElement;
 use plotters::prelude::*;
 
-use super::report::{Report, StepCount};
-use super::summary::FewerSteps;
-use crate::plot::{Area, COMPUTED, Drawn, GREY, LEFT, REUSED, TEXT, chart};
+use super::frontier;
+use super::report::{Configuration, Report, StepCount};
+use super::summary::Summary;
+use crate::plot::{Area, COMPUTED, Drawn, GREY, LEFT, PLANNED, REUSED, TEXT, chart};
 
-const WIDTH: u32 = 1040;
+const WIDTH: u32 = 1500;
 /// Of the panels; the rest is the list of names.
-const PANEL_WIDTH: u32 = 720;
+const PANELS_WIDTH: u32 = 1180;
 const HEADER_HEIGHT: u32 = 76;
-const PANEL_HEIGHT: u32 = 400;
+const PANEL_HEIGHT: u32 = 520;
 /// Pixels from one name to the next.
 const NAME_HEIGHT: i32 = 21;
+/// How much below the frontier and the configurations what is uncached is still shown, in dB.
+const BELOW: f64 = 8.0;
 
-/// One step count.
+/// What a configuration is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Plan,
+    /// Rules, above the line of fewer steps.
+    Better,
+    /// Rules, on it or below.
+    NoBetter,
+}
+
+/// One step count over one cost.
 struct Panel {
     title: String,
-    line: FewerSteps,
+    axis: &'static str,
+    range: Range<f64>,
+    /// Uncached, in fewer steps: the best of as many.
+    line: Vec<(f64, f64)>,
+    /// The others of those.
+    others: Vec<(f64, f64)>,
+    frontier: Vec<(f64, f64)>,
     points: Vec<Point>,
 }
 
@@ -30,13 +52,12 @@ struct Point {
     /// Its number in the list of names, from 1.
     number: usize,
     at: (f64, f64),
-    /// Whether it lies above the line.
-    better: bool,
+    kind: Kind,
 }
 
 /// The plot of everything measured.
 pub(super) fn svg(report: &Report) -> String {
-    let panels: Vec<_> = report.step_counts.iter().map(Panel::new).collect();
+    let panels: Vec<_> = report.step_counts.iter().map(Panel::both).collect();
     let mut names: Vec<&str> = Vec::new();
     for configuration in report.step_counts.iter().flat_map(|count| &count.configurations) {
         if !names.contains(&configuration.name.as_str()) {
@@ -55,34 +76,80 @@ pub(super) fn svg(report: &Report) -> String {
 }
 
 impl Panel {
-    fn new(count: &StepCount) -> Self {
-        let line = count.fewer_steps_line();
-        let points = count.configurations.iter().zip(1..).filter_map(|(configuration, number)| {
-            let at = (configuration.summary.computed, configuration.summary.psnr?);
-            Some(Point { number, at, better: line.at(at.0).is_none_or(|psnr| at.1 > psnr) })
-        });
-        Panel { title: format!("{} steps", count.num_inference_steps), points: points.collect(), line }
+    /// Over the share that was computed, and over the speedup.
+    fn both(count: &StepCount) -> [Panel; 2] {
+        let share = |summary: &Summary| summary.computed;
+        let by_share = Panel::new(count, share, frontier::by_share);
+        let by_time = Panel::new(count, |summary| summary.speedup, frontier::by_time);
+        let fastest = by_time.shown().fold(1.0, |most: f64, (speedup, _)| most.max(speedup));
+        [
+            Panel { axis: "share of (pass, step) pairs that ran", range: 0.0..1.0, ..by_share },
+            Panel { axis: "speedup of all steps, measured", range: 1.0..(fastest * 1.05).max(2.0), ..by_time },
+        ]
     }
 
-    /// Round numbers of dB around all points.
-    fn range(&self) -> (f64, f64) {
-        let all = || self.line.points().iter().copied().chain(self.points.iter().map(|point| point.at));
-        let (low, high) = all().fold((f64::INFINITY, 0.0), |(low, high), (_, y)| (y.min(low), y.max(high)));
+    fn new(count: &StepCount, cost: impl Fn(&Summary) -> f64, frontier: fn(&[Summary]) -> Vec<usize>) -> Panel {
+        let at = |configuration: &Configuration| Some((cost(&configuration.summary), configuration.summary.psnr?));
+        let fewer: Vec<_> = count.fewer_steps.iter().map(|fewer| fewer.summary).collect();
+        let all: Vec<_> = count.configurations.iter().chain(&count.fewer_steps).collect();
+        let summaries: Vec<_> = all.iter().map(|configuration| configuration.summary).collect();
+        let best = frontier(&fewer);
+        let is_other = |&(i, _): &(usize, &Configuration)| !best.contains(&i);
+        let line_of_shares = count.fewer_steps_line();
+        let points = count.configurations.iter().zip(1..).filter_map(|(configuration, number)| {
+            let summary = &configuration.summary;
+            let is_better = line_of_shares.at(summary.computed).is_none_or(|psnr| summary.psnr > Some(psnr));
+            let kind = match is_better {
+                _ if configuration.is_plan() => Kind::Plan,
+                true => Kind::Better,
+                false => Kind::NoBetter,
+            };
+            Some(Point { number, at: at(configuration)?, kind })
+        });
+        Panel {
+            title: format!("{} steps", count.num_inference_steps),
+            axis: "",
+            range: 0.0..1.0,
+            points: points.collect(),
+            line: best.iter().filter_map(|&i| at(&count.fewer_steps[i])).collect(),
+            others: count.fewer_steps.iter().enumerate().filter(is_other).filter_map(|(_, fewer)| at(fewer)).collect(),
+            frontier: frontier(&summaries).into_iter().filter_map(|i| at(all[i])).collect(),
+        }
+    }
+
+    /// The least that is shown, in dB: what a sampler does in a step or two would press all else together.
+    fn floor(&self) -> f64 {
+        let points = self.points.iter().map(|point| point.at.1);
+        let least = points.fold(f64::INFINITY, f64::min);
+        if least.is_finite() { least - BELOW } else { 0.0 }
+    }
+
+    fn shown(&self) -> impl Iterator<Item = (f64, f64)> {
+        let floor = self.floor();
+        let points = self.points.iter().map(|point| point.at);
+        points.chain([&self.line, &self.others].into_iter().flatten().copied()).filter(move |at| at.1 >= floor)
+    }
+
+    /// Round numbers of dB around all that is shown.
+    fn range_of_psnr(&self) -> (f64, f64) {
+        let (low, high) = self.shown().fold((f64::INFINITY, 0.0), |(low, high), (_, y)| (y.min(low), y.max(high)));
         if low > high { (0.0, 10.0) } else { ((low / 5.0).floor() * 5.0, (high / 5.0).ceil() * 5.0 + 1.0) }
     }
 }
 
-fn draw(root: &Area, title: &str, panels: &[Panel], names: &[&str]) -> Drawn {
+fn draw(root: &Area, title: &str, panels: &[[Panel; 2]], names: &[&str]) -> Drawn {
     root.fill(&WHITE)?;
     let (header, body) = root.split_vertically(HEADER_HEIGHT);
     header.draw(&Text::new(title.to_owned(), (LEFT, 14), ("sans-serif", 18).into_font().color(&TEXT)))?;
     draw_legend(&header)?;
-    let (charts, list) = body.split_horizontally(PANEL_WIDTH);
+    let (charts, list) = body.split_horizontally(PANELS_WIDTH);
     draw_names(&list, names)?;
-    for (i, panel) in panels.iter().enumerate() {
+    for (i, of_count) in panels.iter().enumerate() {
         let area = charts.margin(PANEL_HEIGHT as i32 * i as i32, 0, 0, 0);
         let (area, _) = area.split_vertically(PANEL_HEIGHT);
-        draw_panel(&area, panel)?;
+        let (left, right) = area.split_horizontally(PANELS_WIDTH / 2);
+        draw_panel(&left, &of_count[0])?;
+        draw_panel(&right, &of_count[1])?;
     }
     root.present()?;
     Ok(())
@@ -90,17 +157,25 @@ fn draw(root: &Area, title: &str, panels: &[Panel], names: &[&str]) -> Drawn {
 
 fn draw_legend(header: &Area) -> Drawn {
     let font = ("sans-serif", 14).into_font().color(&TEXT);
-    let marks: [(_, DynElement<_, _>); 3] = [
-        ("above the line of fewer steps", marker((LEFT + 6, 54), true)),
-        ("on it or below", marker((LEFT + 266, 54), false)),
-        ("uncached, fewer steps", Circle::new((LEFT + 416, 54), 3, COMPUTED.filled()).into_dyn()),
+    let line =
+        |x: i32, colour: RGBAColor| PathElement::new([(LEFT + x - 10, 54), (LEFT + x + 6, 54)], colour.stroke_width(3));
+    let marks: [(i32, _, DynElement<_, _>); 6] = [
+        (6, "plan", marker((LEFT + 6, 54), Kind::Plan)),
+        (76, "rules, above the line of fewer steps", marker((LEFT + 76, 54), Kind::Better)),
+        (346, "rules, on it or below", marker((LEFT + 346, 54), Kind::NoBetter)),
+        (516, "uncached, fewer steps, the best sampler", line(516, COMPUTED.mix(0.7)).into_dyn()),
+        (806, "another", Circle::new((LEFT + 806, 54), 2, GREY.filled()).into_dyn()),
+        (896, "frontier", line(896, FRONTIER.mix(1.0)).into_dyn()),
     ];
-    for ((name, mark), x) in marks.into_iter().zip([6, 266, 416]) {
+    for (x, name, mark) in marks {
         header.draw(&mark)?;
         header.draw(&Text::new(name, (LEFT + x + 12, 47), font.clone()))?;
     }
     Ok(())
 }
+
+/// Wide and pale, under all points.
+const FRONTIER: RGBColor = RGBColor(200, 200, 200);
 
 /// What the points' numbers stand for.
 fn draw_names(area: &Area, names: &[&str]) -> Drawn {
@@ -113,8 +188,8 @@ fn draw_names(area: &Area, names: &[&str]) -> Drawn {
 
 fn draw_panel(area: &Area, panel: &Panel) -> Drawn {
     area.draw(&Text::new(panel.title.clone(), (LEFT, 4), ("sans-serif", 15).into_font().color(&TEXT)))?;
-    let (low, high) = panel.range();
-    let mut chart = chart(area, 28).build_cartesian_2d(0.0..1.0, low..high)?;
+    let (low, high) = panel.range_of_psnr();
+    let mut chart = chart(area, 28).build_cartesian_2d(panel.range.clone(), low..high)?;
     let font = ("sans-serif", 13).into_font().color(&TEXT);
     chart
         .configure_mesh()
@@ -125,27 +200,28 @@ fn draw_panel(area: &Area, panel: &Panel) -> Drawn {
         .y_labels(8)
         .label_style(font.clone())
         .axis_desc_style(font.clone())
-        .x_desc("share of (pass, step) pairs whose middle blocks ran")
+        .x_desc(panel.axis)
         .y_desc("PSNR against the uncached picture (dB)")
         .draw()?;
-    let line = panel.line.points().iter().copied();
+    let shown = |points: &[(f64, f64)]| points.iter().copied().filter(|at| at.1 >= low).collect::<Vec<_>>();
+    chart.draw_series(LineSeries::new(shown(&panel.frontier), FRONTIER.stroke_width(7)))?;
+    let line = shown(&panel.line);
     chart.draw_series(LineSeries::new(line.clone(), COMPUTED.mix(0.7).stroke_width(2)))?;
-    chart.draw_series(line.map(|at| Circle::new(at, 3, COMPUTED.filled())))?;
-    chart.draw_series(panel.points.iter().map(|point| marker(point.at, point.better)))?;
-    chart.draw_series(
-        panel
-            .points
-            .iter()
-            .map(|point| EmptyElement::at(point.at) + Text::new(point.number.to_string(), (6, -13), font.clone())),
-    )?;
+    chart.draw_series(line.into_iter().map(|at| Circle::new(at, 3, COMPUTED.filled())))?;
+    chart.draw_series(shown(&panel.others).into_iter().map(|at| Circle::new(at, 2, GREY.filled())))?;
+    chart.draw_series(panel.points.iter().map(|point| marker(point.at, point.kind)))?;
+    let small = ("sans-serif", 11).into_font().color(&TEXT);
+    let number =
+        |point: &Point| EmptyElement::at(point.at) + Text::new(point.number.to_string(), (6, -12), small.clone());
+    chart.draw_series(panel.points.iter().map(number))?;
     Ok(())
 }
 
-fn marker<'a, C: Clone + 'static>(at: C, better: bool) -> DynElement<'static, SVGBackend<'a>, C> {
-    if better {
-        Circle::new(at, 5, REUSED.filled()).into_dyn()
-    } else {
-        Circle::new(at, 5, REUSED.stroke_width(2)).into_dyn()
+fn marker<'a, C: Clone + 'static>(at: C, kind: Kind) -> DynElement<'static, SVGBackend<'a>, C> {
+    match kind {
+        Kind::Plan => TriangleMarker::new(at, 6, PLANNED.filled()).into_dyn(),
+        Kind::Better => Circle::new(at, 4, REUSED.filled()).into_dyn(),
+        Kind::NoBetter => Circle::new(at, 4, REUSED.stroke_width(2)).into_dyn(),
     }
 }
 
@@ -155,16 +231,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn points_are_marked_by_their_side_of_the_line() {
+    fn points_are_marked_by_what_they_are() {
         let svg = svg(&report());
-        let circles = |part: &str| svg.lines().filter(|l| l.starts_with("<circle") && l.contains(part)).count();
-        // A panel has one configuration above the line, one below and one without a place; the legend one each.
-        assert_eq!(circles(r##"fill="#0072B2""##), 1 + 1, "above\n{svg}");
-        assert_eq!(circles(r##"stroke="#0072B2""##), 1 + 1, "below");
-        assert_eq!(circles(r##"fill="#D55E00""##), 2 + 1, "fewer steps");
-        for text in ["20 steps", "1  good", "2  bad", "3  lossless", "a-model"] {
+        let marks = |start: &str, part: &str| svg.lines().filter(|l| l.starts_with(start) && l.contains(part)).count();
+        // Two panels: each has a plan, a configuration above the line, one below and one without a place; the legend one each.
+        assert_eq!(marks("<polygon", r##"fill="#009E73""##), 2 + 1, "plan\n{svg}");
+        assert_eq!(marks("<circle", r##"fill="#0072B2""##), 2 + 1, "above");
+        assert_eq!(marks("<circle", r##"stroke="#0072B2""##), 2 + 1, "below");
+        assert_eq!(marks("<circle", r##"fill="#D55E00""##), 4, "fewer steps");
+        assert_eq!(marks("<circle", r##"fill="#828282""##), 2 + 1, "by another sampler");
+        assert_eq!(marks("<polyline", r##"stroke="#C8C8C8""##), 2 + 1, "the frontier");
+        for text in ["20 steps", "1  good", "2  bad", "3  lossless", "4  plan", "a-model"] {
             assert!(svg.contains(text), "{text}");
         }
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
+    }
+
+    #[test]
+    fn what_is_far_below_is_not_shown() {
+        let mut report = report();
+        report.step_counts[0].fewer_steps[2].summary.psnr = Some(29.0);
+        let [by_share, by_time] = Panel::both(&report.step_counts[0]);
+        assert_eq!(by_share.range_of_psnr(), (35.0, 51.0));
+        assert!((by_time.range.end - 1.05 / 0.3).abs() < 1e-9, "{:?}", by_time.range);
+    }
+
+    #[test]
+    fn the_frontier_goes_through_the_best_of_all() {
+        let [by_share, by_time] = Panel::both(&report().step_counts[0]);
+        let bests = [(0.2, 30.0), (0.3, 46.0), (0.8, 50.0)];
+        assert_eq!(by_share.frontier, bests);
+        assert_eq!(by_time.frontier, bests.map(|(share, psnr)| (1.0 / share, psnr)));
+        assert_eq!((by_share.line, by_share.others), (vec![(0.2, 30.0), (0.8, 50.0)], vec![(0.8, 48.0)]));
+        assert_eq!((by_share.range, by_time.range), (0.0..1.0, 1.0..5.25));
     }
 }

@@ -40,8 +40,13 @@ pub(super) struct Configuration {
     /// The keys as they were typed; nothing of an uncached run.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub(super) config: Value,
+    /// What took the steps, where that was said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sampler: Option<&'static str>,
     #[serde(flatten)]
     pub(super) summary: Summary,
+    /// Whether nothing else computes as little and is as good: the Pareto frontier.
+    pub(super) is_best: bool,
     pub(super) pictures: Vec<Picture>,
 }
 
@@ -51,7 +56,7 @@ impl Report {
         format!("{}, {}, {} prompts", self.model, self.size, self.prompts.len())
     }
 
-    /// A table a step count.
+    /// A table a step count. What nothing else is as cheap and as good as is bold.
     pub(super) fn markdown(&self) -> String {
         let mut text = String::new();
         for count in &self.step_counts {
@@ -85,20 +90,31 @@ impl StepCount {
     fn markdown(&self) -> String {
         let line = self.fewer_steps_line();
         let mut text = format!(
-            "| {} steps | computed | speedup | PSNR (worst) | SSIM (worst) | against as many steps | against the same time |\n\
-             |---|---|---|---|---|---|---|\n",
+            "| {} steps | computed | speedup | PSNR (worst) | SSIM (worst) | GMSD (worst) | against as many steps | \
+             against the same time |\n|---|---|---|---|---|---|---|---|\n",
             self.num_inference_steps
         );
         for configuration in &self.configurations {
             let summary = &configuration.summary;
             let gain = |share| gain(summary.psnr, line.at(share));
             let (steps, time) = (gain(summary.computed), gain(1.0 / summary.speedup));
-            _ = writeln!(text, "| {} | {} | {steps} | {time} |", configuration.name, cells(summary));
+            _ = writeln!(text, "| {} | {} | {steps} | {time} |", configuration.title(), cells(summary));
         }
-        for count in self.fewer_steps.iter().rev() {
-            _ = writeln!(text, "| {} | {} | | |", count.name, cells(&count.summary));
+        for count in &self.fewer_steps {
+            _ = writeln!(text, "| {} | {} | | |", count.title(), cells(&count.summary));
         }
         text
+    }
+}
+
+impl Configuration {
+    /// Whether it follows a plan of a calibrated model.
+    pub(super) fn is_plan(&self) -> bool {
+        ["budget", "psnr"].iter().any(|key| self.config.get(key).is_some())
+    }
+
+    fn title(&self) -> String {
+        if self.is_best { format!("**{}**", self.name) } else { self.name.clone() }
     }
 }
 
@@ -108,8 +124,8 @@ fn cells(summary: &Summary) -> String {
         (Some(mean), Some(worst)) => format!("{mean:.1} ({worst:.1})"),
         _ => "identical".into(),
     };
-    let Summary { computed, speedup, ssim, ssim_worst, .. } = summary;
-    format!("{computed:.3} | {speedup:.2} | {psnr} | {ssim:.4} ({ssim_worst:.3})")
+    let Summary { computed, speedup, ssim, ssim_worst, gmsd, gmsd_worst, .. } = summary;
+    format!("{computed:.3} | {speedup:.2} | {psnr} | {ssim:.4} ({ssim_worst:.3}) | {gmsd:.4} ({gmsd_worst:.3})")
 }
 
 /// How much better than the line, in dB; a dash where there is nothing to compare.
@@ -126,11 +142,13 @@ pub(super) mod tests {
 
     fn configuration(name: &str, computed: f64, psnr: Option<f64>) -> Configuration {
         let speedup = 1.0 / computed;
-        let summary = Summary { computed, speedup, psnr, psnr_worst: psnr, ssim: 0.9, ssim_worst: 0.8 };
-        Configuration { name: name.into(), config: Value::Null, summary, pictures: Vec::new() }
+        let (ssim, ssim_worst, gmsd, gmsd_worst) = (0.9, 0.8, 0.01, 0.02);
+        let summary = Summary { computed, speedup, psnr, psnr_worst: psnr, ssim, ssim_worst, gmsd, gmsd_worst };
+        let (name, config, is_best) = (name.to_owned(), Value::Null, !["good", "bad"].contains(&name));
+        Configuration { name, config, sampler: None, summary, is_best, pictures: Vec::new() }
     }
 
-    /// One step count: a configuration above the line, one below it and one whose pictures are identical.
+    /// One step count: a configuration above the line, one below it, one whose pictures are identical, and a plan.
     pub(in super::super) fn report() -> Report {
         let step_count = StepCount {
             num_inference_steps: 20,
@@ -139,8 +157,13 @@ pub(super) mod tests {
                 configuration("good", 0.4, Some(45.0)),
                 configuration("bad", 0.6, Some(38.0)),
                 configuration("lossless", 1.0, None),
+                Configuration { config: serde_json::json!({"budget": 0.3}), ..configuration("plan", 0.3, Some(46.0)) },
             ],
-            fewer_steps: vec![configuration("4 steps", 0.2, Some(30.0)), configuration("16 steps", 0.8, Some(50.0))],
+            fewer_steps: vec![
+                configuration("16 steps", 0.8, Some(50.0)),
+                Configuration { sampler: Some("heun"), is_best: false, ..configuration("8 of heun", 0.8, Some(48.0)) },
+                configuration("4 steps", 0.2, Some(30.0)),
+            ],
         };
         Report {
             model: "a-model".into(),
@@ -158,13 +181,15 @@ pub(super) mod tests {
     #[test]
     fn a_table_compares_with_fewer_steps() {
         let expected = "\
-| 20 steps | computed | speedup | PSNR (worst) | SSIM (worst) | against as many steps | against the same time |
-|---|---|---|---|---|---|---|
-| good | 0.400 | 2.50 | 45.0 (45.0) | 0.9000 (0.800) | +5.0 | +5.0 |
-| bad | 0.600 | 1.67 | 38.0 (38.0) | 0.9000 (0.800) | -7.8 | -7.8 |
-| lossless | 1.000 | 1.00 | identical | 0.9000 (0.800) | - | - |
-| 16 steps | 0.800 | 1.25 | 50.0 (50.0) | 0.9000 (0.800) | | |
-| 4 steps | 0.200 | 5.00 | 30.0 (30.0) | 0.9000 (0.800) | | |
+| 20 steps | computed | speedup | PSNR (worst) | SSIM (worst) | GMSD (worst) | against as many steps | against the same time |
+|---|---|---|---|---|---|---|---|
+| good | 0.400 | 2.50 | 45.0 (45.0) | 0.9000 (0.800) | 0.0100 (0.020) | +5.0 | +5.0 |
+| bad | 0.600 | 1.67 | 38.0 (38.0) | 0.9000 (0.800) | 0.0100 (0.020) | -7.8 | -7.8 |
+| **lossless** | 1.000 | 1.00 | identical | 0.9000 (0.800) | 0.0100 (0.020) | - | - |
+| **plan** | 0.300 | 3.33 | 46.0 (46.0) | 0.9000 (0.800) | 0.0100 (0.020) | +10.2 | +10.2 |
+| **16 steps** | 0.800 | 1.25 | 50.0 (50.0) | 0.9000 (0.800) | 0.0100 (0.020) | | |
+| 8 of heun | 0.800 | 1.25 | 48.0 (48.0) | 0.9000 (0.800) | 0.0100 (0.020) | | |
+| **4 steps** | 0.200 | 5.00 | 30.0 (30.0) | 0.9000 (0.800) | 0.0100 (0.020) | | |
 
 ";
         assert_eq!(report().markdown(), expected);

@@ -8,7 +8,7 @@ use cache::{CacheConfig, Calibration, Plans};
 use diffusion::{
     Extensions, ImageRequest, Interrupt, Pipeline, PipelineError, RequestDraft, RgbImage, Sampler, StepReport,
 };
-use latentd::{Error, psnr, ssim};
+use latentd::{Error, OmniInput, gmsd, psnr, ssim};
 use models::AnyPipeline;
 
 use super::images;
@@ -70,19 +70,19 @@ impl Rounds {
     /// A request is invalid, the device fails, or a picture cannot be compared or written.
     pub(super) fn measure(
         &mut self,
-        prompts: &[String],
+        inputs: &[OmniInput],
         steps: usize,
         trials: &[Trial],
         tick: impl Fn(),
     ) -> Result<Measured, Error> {
         let mut measured = Measured { pictures: vec![Vec::new(); trials.len()], ..Measured::default() };
-        for (i, prompt) in prompts.iter().enumerate() {
+        for (i, input) in inputs.iter().enumerate() {
             let uncached = Trial::uncached(steps);
             let all: Vec<_> = std::iter::once(&uncached).chain(trials).collect();
             let mut rendered: Vec<Option<Rendered>> = all.iter().map(|_| None).collect();
             // Each begins a round in turn: a machine that slows down within a round is unfair to none.
             for (place, trial) in (0..all.len()).map(|j| (i + j) % all.len()).map(|place| (place, all[place])) {
-                let picture = self.render(&self.request(prompt, i, trial)?, trial)?;
+                let picture = self.render(&self.request(input, i, trial)?, trial)?;
                 self.save(&picture, i, steps, trial)?;
                 rendered[place] = Some(picture);
                 tick();
@@ -97,17 +97,18 @@ impl Rounds {
         Ok(measured)
     }
 
-    /// The request of the `i`th prompt.
+    /// The request of the `i`th input.
     ///
     /// # Errors
     /// A field is outside its bound.
-    pub(super) fn request(&self, prompt: &str, i: usize, trial: &Trial) -> Result<ImageRequest, Error> {
+    pub(super) fn request(&self, input: &OmniInput, i: usize, trial: &Trial) -> Result<ImageRequest, Error> {
         let mut extensions = Extensions::default();
         if let Some(config) = &trial.config {
             extensions.insert(config.clone());
         }
         let draft = RequestDraft {
-            prompt: prompt.to_owned(),
+            prompt: input.prompt.clone(),
+            input_images: input.pictures.images.clone(),
             num_inference_steps: Some(trial.steps as i64),
             sampler: trial.sampler,
             seed: Some(self.seed + i as i64),
@@ -122,9 +123,9 @@ impl Rounds {
     ///
     /// # Errors
     /// As [`Rounds::measure`].
-    pub(super) fn warm_up(&mut self, prompt: &str, steps: usize) -> Result<(), Error> {
+    pub(super) fn warm_up(&mut self, input: &OmniInput, steps: usize) -> Result<(), Error> {
         let trial = Trial::uncached(steps);
-        self.render(&self.request(prompt, 0, &trial)?, &trial).map(|_| ())
+        self.render(&self.request(input, 0, &trial)?, &trial).map(|_| ())
     }
 
     fn render(&mut self, request: &ImageRequest, trial: &Trial) -> Result<Rendered, Error> {
@@ -166,6 +167,7 @@ fn compare(reference: &Rendered, picture: &Rendered, trial: &Trial) -> Result<Pi
         speedup: reference.denoise.as_secs_f64() / picture.denoise.as_secs_f64(),
         psnr: psnr(&reference.image, &picture.image),
         ssim,
+        gmsd: gmsd(&reference.image, &picture.image),
         computed: share * summary::computed(&picture.steps),
         runs: if trial.config.is_some() { summary::runs(&picture.steps) } else { Vec::new() },
     })
@@ -197,7 +199,7 @@ mod tests {
         ];
         let ticks = std::cell::Cell::new(0);
         // Two rounds: the second begins with another trial.
-        let prompts = ["a fox on a green background".to_owned(), "a house".to_owned()];
+        let prompts = ["a fox on a green background", "a house"].map(OmniInput::from);
         let measured = rounds.measure(&prompts, 4, &trials, || ticks.set(ticks.get() + 1)).unwrap();
         assert_eq!((ticks.get(), measured.uncached_ms.len()), (2 * 6, 2));
         for round in 0..2 {

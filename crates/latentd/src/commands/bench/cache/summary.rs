@@ -20,6 +20,8 @@ pub(super) struct Picture {
     /// In dB; `null` for a picture that is the uncached one in every byte.
     pub(super) psnr: Option<f64>,
     pub(super) ssim: f64,
+    /// 0 for a picture that is the uncached one.
+    pub(super) gmsd: f64,
     /// Share of the uncached picture's (pass, step) pairs whose middle blocks ran.
     pub(super) computed: f64,
     /// What each pass did in each list of blocks; nothing of a picture without a cache.
@@ -52,6 +54,9 @@ pub(super) struct Summary {
     /// Mean.
     pub(super) ssim: f64,
     pub(super) ssim_worst: f64,
+    /// Mean.
+    pub(super) gmsd: f64,
+    pub(super) gmsd_worst: f64,
 }
 
 /// PSNR of uncached pictures with fewer steps, over the share of the steps that they take, which is also
@@ -92,6 +97,8 @@ pub(super) fn summarize(pictures: &[Picture]) -> Summary {
         psnr_worst: differs.then(|| worst(decibels)),
         ssim: mean(|picture| picture.ssim),
         ssim_worst: worst(|picture| picture.ssim),
+        gmsd: mean(|picture| picture.gmsd),
+        gmsd_worst: -worst(|picture| -picture.gmsd),
     }
 }
 
@@ -124,11 +131,6 @@ impl FewerSteps {
         FewerSteps(line)
     }
 
-    /// The points, from the fewest steps to the most.
-    pub(super) fn points(&self) -> &[(f64, f64)] {
-        &self.0
-    }
-
     /// The PSNR at `share`, between the two counts around it; `None` outside all counts.
     ///
     /// It is a line over the logarithm of the share: Euler's error falls with a power of the step count.
@@ -149,7 +151,7 @@ mod tests {
     use crate::testing::steps;
 
     fn picture(computed: f64, speedup: f64, psnr: Option<f64>, ssim: f64) -> Picture {
-        Picture { denoise_ms: 100.0, speedup, psnr, ssim, computed, runs: Vec::new() }
+        Picture { denoise_ms: 100.0, speedup, psnr, ssim, gmsd: 1.0 - ssim, computed, runs: Vec::new() }
     }
 
     #[test]
@@ -170,6 +172,7 @@ mod tests {
         let summary = summarize(&pictures);
         assert!((summary.computed - 0.6).abs() < 1e-12 && (summary.ssim - 0.9).abs() < 1e-12);
         assert_eq!((summary.speedup, summary.ssim_worst), (1.6, 0.8));
+        assert!((summary.gmsd - 0.1).abs() < 1e-12 && (summary.gmsd_worst - 0.2).abs() < 1e-12);
         assert_eq!((summary.psnr, summary.psnr_worst), (Some((60.0 + 30.0 + 60.0) / 3.0), Some(30.0)));
         let identical = summarize(&[picture(1.0, 1.0, None, 1.0)]);
         assert_eq!((identical.psnr, identical.psnr_worst), (None, None));
@@ -186,12 +189,12 @@ mod tests {
     fn between_two_counts_the_line_is_straight_in_the_logarithm() {
         let count = |computed, psnr| summarize(&[picture(computed, 1.0, Some(psnr), 1.0)]);
         let line = FewerSteps::new(&[count(0.8, 50.0), count(0.2, 30.0)]);
-        assert_eq!(line.points(), [(0.2, 30.0), (0.8, 50.0)]);
+        assert_eq!(line.0, [(0.2, 30.0), (0.8, 50.0)]);
         assert_eq!((line.at(0.2), line.at(0.8)), (Some(30.0), Some(50.0)));
         assert!((line.at(0.4).unwrap() - 40.0).abs() < 1e-9, "half of two doublings");
         assert_eq!((line.at(0.19), line.at(0.81)), (None, None));
         // The best of as many steps, and nothing that fewer were better than.
         let line = FewerSteps::new(&[count(0.2, 25.0), count(0.2, 30.0), count(0.3, 29.0), count(0.8, 50.0)]);
-        assert_eq!(line.points(), [(0.2, 30.0), (0.8, 50.0)]);
+        assert_eq!(line.0, [(0.2, 30.0), (0.8, 50.0)]);
     }
 }
