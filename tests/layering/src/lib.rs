@@ -246,6 +246,9 @@ impl<'ast> Visit<'ast> for Paths {
         }
     }
 
+    /// Who may see something is no use of theirs.
+    fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         // A single name is the file's own, or stands in a `use`.
         if path.leading_colon.is_none() && path.segments.len() > 1 {

@@ -7,7 +7,7 @@ use diffusion::InvalidRequest;
 use latentd::{Error, GeneratedImage, write_whole};
 use server::cache_summary;
 
-use super::picture_flags::{check_place, numbered};
+use super::output_place::{check_place, numbered};
 use crate::cache_trace::PictureTrace;
 use crate::{cache_plot, terminal};
 

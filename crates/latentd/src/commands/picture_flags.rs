@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use diffusion::{ImageSize, InvalidRequest, InvalidSize, Limits, MAX_IMAGES};
-use latentd::{
-    Error, GeneratedImage, InputPictures, ModelSource, OmniDiffusionSamplingParams, OmniInput, check_writable,
-};
+use latentd::{Error, GeneratedImage, InputPictures, ModelSource, OmniDiffusionSamplingParams, OmniInput};
 
-use super::ModelFlags;
 use super::cache_reports::{CacheReports, Setup};
+use super::model_flags::ModelFlags;
+use super::output_place::{check_place, numbered};
 use crate::terminal::{self, StepsBar};
 
 /// The flags.
@@ -153,19 +152,6 @@ fn check_output(output: &Path, num_images: Option<i64>) -> Result<(), Error> {
     (0..num_images).try_for_each(|i| check_place("output", &numbered(output, i)))
 }
 
-/// Whether a file can be in that place; `flag` names it.
-pub(super) fn check_place(flag: &str, path: &Path) -> Result<(), Error> {
-    if path.is_dir() {
-        return Err(Error::Flag(format!("`--{flag}`: `{}` is a folder", path.display())));
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        return Err(Error::Flag(format!("`--{flag}`: there is no folder `{}`", folder.display())));
-    }
-    check_writable(path)
-        .map_err(|err| Error::Flag(format!("`--{flag}`: `{}` cannot be written: {err}", path.display())))
-}
-
 fn save(images: &[GeneratedImage], output: &Path) -> Result<(), Error> {
     for (i, image) in images.iter().enumerate() {
         let path = numbered(output, i);
@@ -186,14 +172,4 @@ fn save(images: &[GeneratedImage], output: &Path) -> Result<(), Error> {
         ));
     }
     Ok(())
-}
-
-/// `fox.png`, `fox-2.png`, `fox-3.png`, …
-pub(super) fn numbered(output: &Path, i: usize) -> PathBuf {
-    if i == 0 {
-        return output.to_owned();
-    }
-    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-    let ending = output.extension().unwrap_or_default().to_string_lossy();
-    output.with_file_name(format!("{stem}-{}.{ending}", i + 1))
 }

@@ -1,6 +1,7 @@
 //! `latentd bench`: where the time of a picture goes, what the step cache gains and costs, and how a server bears load.
 
 mod cache;
+mod median;
 mod serve;
 mod stages;
 mod synthetic;
@@ -32,11 +33,4 @@ impl Bench {
             Some(Command::Serve(serve)) => serve.run(),
         }
     }
-}
-
-/// The upper one of two in the middle; NaN of nothing.
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values = Vec::from_iter(values);
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -7,8 +7,9 @@ use diffusion::{ImageSize, InvalidRequest, InvalidSize, Limits};
 use latentd::{Error, GeneratedImage, OmniDiffusionSamplingParams, OmniInput, open_pictures};
 use serde::Serialize;
 
-use super::{median, synthetic};
-use crate::commands::ModelFlags;
+use super::median::median;
+use super::synthetic;
+use crate::commands::model_flags::ModelFlags;
 use crate::commands::picture_flags::with_flags;
 use crate::terminal;
 

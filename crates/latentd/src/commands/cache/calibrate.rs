@@ -6,8 +6,8 @@ use cache::{Calibration, FittedPlan, Psnr};
 use indicatif::{ProgressBar, ProgressStyle};
 use latentd::{Error, ModelSource, OmniDiffusionSamplingParams, write_whole};
 
-use crate::commands::ModelFlags;
-use crate::commands::picture_flags::check_place;
+use crate::commands::model_flags::ModelFlags;
+use crate::commands::output_place::check_place;
 use crate::commands::prompts::{Purpose, SampleFlags};
 use crate::terminal;
 

@@ -6,7 +6,7 @@ use cache::{CacheConfig, CachePlan};
 use latentd::Error;
 use serde::Serialize;
 
-use super::Scenario;
+use super::scenario::Scenario;
 use crate::terminal;
 
 /// Steps on a line: fifty fit on a terminal of 80 columns.

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use latentd::Error;
 
-use super::{Scenario, diffs};
+use super::diffs;
+use super::scenario::Scenario;
 use crate::terminal;
 
 /// Play measured diffs through the cache: one line of decisions a branch, 1 computed and C reused

@@ -6,21 +6,21 @@ use clap::{Arg, ArgAction, Command};
 use latentd::Error;
 use toml::{Table, Value};
 
-use super::Mistakes;
-use super::typed::{Origin, Setting, command, is_switch};
+use super::mistakes::Mistakes;
+use super::setting::{Origin, Setting, is_switch};
 
 /// How alike two keys must be, from 0 to 1, for one to be meant by the other.
 const ALIKE: f64 = 0.7;
 
-/// The settings of a file. What is no setting, or of a type that cannot be its value, is noted.
-pub(super) fn read(path: &Path, mistakes: &mut Mistakes) -> Vec<Setting> {
+/// The settings of a file, which are flags of `command`. What is no setting, or of a type that cannot be its value, is noted.
+pub(super) fn read(path: &Path, command: &Command, mistakes: &mut Mistakes) -> Vec<Setting> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|source| Error::File { action: "read", path: path.display().to_string(), source });
     let Some(text) = mistakes.take(text) else { return Vec::new() };
-    settings(&text, path, mistakes)
+    settings(&text, path, command, mistakes)
 }
 
-fn settings(text: &str, path: &Path, mistakes: &mut Mistakes) -> Vec<Setting> {
+fn settings(text: &str, path: &Path, command: &Command, mistakes: &mut Mistakes) -> Vec<Setting> {
     // Some editors begin a file with it.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let table = match text.parse::<Table>() {
@@ -31,12 +31,11 @@ fn settings(text: &str, path: &Path, mistakes: &mut Mistakes) -> Vec<Setting> {
             return Vec::new();
         }
     };
-    let command = command();
     let mut settings = Vec::new();
     for (key, value) in &table {
-        let read = match keys(&command).find(|arg| arg.get_id().as_str() == key) {
+        let read = match keys(command).find(|arg| arg.get_id().as_str() == key) {
             Some(arg) => values(value, arg),
-            None => Err(format!("is not a setting{}", near(&command, key))),
+            None => Err(format!("is not a setting{}", near(command, key))),
         };
         match read {
             Ok(values) => {

@@ -13,7 +13,8 @@ use server::{
     RateLimit, ServerConfig,
 };
 
-use super::{Host, Mistakes};
+use super::mistakes::Mistakes;
+use crate::commands::host::Host;
 
 /// [`ImageUrlSchemes`] as a flag's value.
 #[derive(Clone, Copy, clap::ValueEnum)]

@@ -4,12 +4,14 @@ mod config_file;
 mod held;
 mod http;
 mod mistakes;
+mod setting;
 #[cfg(test)]
 mod tests;
 mod typed;
 mod workers;
 
-pub(super) use typed::{Typed, address, trimmed};
+pub(super) use setting::trimmed;
+pub(super) use typed::{Typed, address};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,14 +29,14 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::host::Host;
+use super::model_flags::{Devices, ModelFlags};
 use super::scheduling::SchedulingFlags;
-use super::{Devices, ModelFlags};
 use crate::logging::{self, LogFlags};
 use crate::{build, terminal};
 use held::HeldFlags;
 use http::HttpFlags;
 use mistakes::Mistakes;
-use typed::Setting;
+use setting::Setting;
 use workers::Workers;
 
 /// Serve a model over the OpenAI Images API

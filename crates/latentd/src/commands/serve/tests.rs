@@ -11,7 +11,8 @@ use toml::{Table, Value};
 
 use server::{AllowedHost, AllowedHosts};
 
-use super::typed::{Origin, Setting, Typed, command, is_switch, trimmed};
+use super::setting::{Origin, Setting, is_switch, trimmed};
+use super::typed::{Typed, command};
 use super::{Mistakes, Readiness, Serve, Settled, config_file, lost, watch};
 
 /// The file that is shipped: every key with its default.
@@ -322,7 +323,7 @@ fn a_file_that_is_no_toml_or_not_there_is_said() {
     let lines = refusals("port = 1\nhost = ", vec![]);
     assert!(matches!(&lines[..], [line] if line.starts_with("server.toml, line 2: ")), "{lines:?}");
     let mut mistakes = Mistakes::default();
-    config_file::read(Path::new("/no/such/file.toml"), &mut mistakes);
+    config_file::read(Path::new("/no/such/file.toml"), &command(), &mut mistakes);
     assert!(mistakes.lines().next().unwrap().starts_with("cannot read `/no/such/file.toml`"));
 }
 

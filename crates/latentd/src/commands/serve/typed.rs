@@ -6,8 +6,6 @@
 //! places counts where it stands closest: the command line, then the environment, then the file.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
-use std::path::PathBuf;
 
 use clap::builder::{BoolishValueParser, PossibleValue, Resettable, TypedValueParser};
 use clap::error::{ContextKind, ContextValue};
@@ -15,23 +13,11 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use latentd::Error;
 
-use super::{Host, Mistakes, Serve, config_file};
-
-/// One setting, by the name of its field, which is its key in the file.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Setting {
-    pub(super) key: String,
-    pub(super) values: Vec<OsString>,
-    pub(super) origin: Origin,
-}
-
-/// Where a setting stands.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Origin {
-    Flag,
-    Variable(String),
-    File(PathBuf),
-}
+use super::Serve;
+use super::config_file;
+use super::mistakes::Mistakes;
+use super::setting::{Origin, Setting, is_switch, trimmed};
+use crate::commands::host::Host;
 
 /// The settings at the command line and in the environment, none of them looked at yet.
 pub(crate) struct Typed(Vec<Setting>);
@@ -64,7 +50,7 @@ impl Typed {
     pub(super) fn meant(mut self, mistakes: &mut Mistakes) -> Option<Serve> {
         let config = self.0.iter().find(|setting| setting.key == "config");
         if let Some(path) = config.and_then(|setting| setting.values.first()) {
-            let in_file = config_file::read(path.as_ref(), mistakes);
+            let in_file = config_file::read(path.as_ref(), &command(), mistakes);
             let is_new = |setting: &Setting| self.0.iter().all(|known| known.key != setting.key);
             let added: Vec<_> = in_file.into_iter().filter(is_new).collect();
             self.0.extend(added);
@@ -86,38 +72,6 @@ impl Typed {
                 mistakes.note(first_line(&err));
                 None
             }
-        }
-    }
-}
-
-impl Setting {
-    /// The flag, as messages name it.
-    fn flag(&self) -> String {
-        format!("`--{}`", self.key.replace('_', "-"))
-    }
-
-    /// `LATENTD_PORT=tcp://10.0.0.7:8091` is in every container of a Kubernetes namespace that has a service `latentd`.
-    fn is_service_link(&self) -> bool {
-        let is_link = |value: &OsString| {
-            let value = value.to_string_lossy();
-            ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme))
-        };
-        self.key == "port" && matches!(self.origin, Origin::Variable(_)) && self.values.iter().all(is_link)
-    }
-}
-
-/// Without the white space at its ends: secrets and files that variables are made of end with a new line.
-pub(crate) fn trimmed(value: &OsStr) -> OsString {
-    value.to_str().map_or_else(|| value.to_owned(), |value| value.trim().into())
-}
-
-impl fmt::Display for Setting {
-    /// Where to look for it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.origin {
-            Origin::Flag => f.write_str(&self.flag()),
-            Origin::Variable(name) => f.write_str(name),
-            Origin::File(path) => write!(f, "{}: `{}`", path.display(), self.key),
         }
     }
 }
@@ -147,7 +101,8 @@ pub(crate) fn address(
     typed.without_service_links();
     // The server tells what is wrong with the rest of the file.
     let config = typed.0.iter().find(|setting| setting.key == "config").and_then(|setting| setting.values.first());
-    let in_file = config.map(|path| config_file::read(path.as_ref(), &mut Mistakes::default())).unwrap_or_default();
+    let in_file =
+        config.map(|path| config_file::read(path.as_ref(), &command, &mut Mistakes::default())).unwrap_or_default();
     typed.0.extend(in_file);
     let known = |key: &str| typed.0.iter().find(|setting| setting.key == key).cloned();
     let settings: Vec<_> = ["host", "port"].into_iter().filter_map(known).collect();
@@ -159,11 +114,6 @@ pub(crate) fn address(
 /// The flags of `serve`, as clap has them.
 pub(super) fn command() -> Command {
     Serve::augment_args(Command::new("serve"))
-}
-
-/// Whether a flag says yes or no, and takes no value at the command line.
-pub(super) fn is_switch(arg: &Arg) -> bool {
-    matches!(arg.get_action(), ArgAction::SetTrue)
 }
 
 fn parse(settings: &[Setting]) -> Result<Serve, clap::Error> {

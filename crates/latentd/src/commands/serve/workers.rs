@@ -4,8 +4,8 @@ use candle_core::{Device, DeviceLocation};
 use latentd::{DeviceName, about_gpu};
 use server::{WorkerDevice, WorkerGpu};
 
-use super::Mistakes;
-use crate::commands::{Devices, ModelFlags};
+use super::mistakes::Mistakes;
+use crate::commands::model_flags::{Devices, ModelFlags};
 
 /// What the workers have, one each.
 pub(super) struct Workers {

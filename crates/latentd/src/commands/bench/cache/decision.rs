@@ -14,7 +14,7 @@ use latentd::Error;
 use models::AnyPipeline;
 use serde::Serialize;
 
-use crate::commands::bench::median;
+use crate::commands::bench::median::median;
 
 const RULE_RUNS: usize = 1000;
 const DIFF_RUNS: usize = 300;

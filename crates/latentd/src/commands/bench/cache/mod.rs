@@ -27,9 +27,9 @@ use self::inputs::Named;
 use self::report::{Configuration, Report, StepCount};
 use self::rounds::{Rounds, Trial};
 use self::trials::{Fewer, trials};
-use super::median;
-use crate::commands::ModelFlags;
-use crate::commands::picture_flags::check_place;
+use super::median::median;
+use crate::commands::model_flags::ModelFlags;
+use crate::commands::output_place::check_place;
 use crate::commands::prompts::{Purpose, SampleFlags};
 use crate::terminal;
 

@@ -4,7 +4,7 @@
 use diffusion::StepReport;
 use serde::Serialize;
 
-use crate::commands::bench::median;
+use crate::commands::bench::median::median;
 
 /// The most that a mean counts for a picture, in dB: where a byte in fifteen is off by one, nobody sees
 /// it. A picture that is the uncached one in every byte has an infinite PSNR and no mean without this.

@@ -61,7 +61,11 @@ impl Default for Load {
 impl Load {
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
         let name = path.display();
-        let text = std::fs::read_to_string(path).map_err(|source| super::file("read", &name.to_string(), source))?;
+        let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+            action: "read",
+            path: name.to_string(),
+            source,
+        })?;
         let load: Load = toml::from_str(&text).map_err(|err| Error::Flag(format!("`{name}`: {err}")))?;
         load.check().map_err(|complaint| Error::Flag(format!("`{name}`: {complaint}")))?;
         Ok(load)

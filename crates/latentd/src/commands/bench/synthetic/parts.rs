@@ -11,8 +11,8 @@ use models::{Checkpoint, Dit, DitRow, LoadError, Precision, block_times, flux2, 
 use serde::Serialize;
 
 use super::model::Family;
-use super::{Figures, Setup, Synthetic, milliseconds};
-use crate::commands::bench::median;
+use super::setup::{Figures, Setup, Synthetic, milliseconds};
+use crate::commands::bench::median::median;
 use crate::terminal;
 
 /// How long passes are repeated.

@@ -11,8 +11,8 @@ use models::{AnyPipeline, RequestState};
 use serde::Serialize;
 
 use super::model::Family;
-use super::{Figures, Setup, Synthetic, milliseconds};
-use crate::commands::bench::median;
+use super::setup::{Figures, Setup, Synthetic, milliseconds};
+use crate::commands::bench::median::median;
 use crate::terminal;
 
 /// Steps before those that count, which load kernels and choose products' algorithms: enough for some to be reused.

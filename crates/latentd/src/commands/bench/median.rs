@@ -1,0 +1,8 @@
+//! The middle of what was measured.
+
+/// The upper one of two in the middle; NaN of nothing.
+pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values = Vec::from_iter(values);
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,60 @@
+//! One setting of a server, and where it stands.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction};
+
+/// One setting, by the name of its field, which is its key in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Setting {
+    pub(super) key: String,
+    pub(super) values: Vec<OsString>,
+    pub(super) origin: Origin,
+}
+
+/// Where a setting stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Origin {
+    Flag,
+    Variable(String),
+    File(PathBuf),
+}
+
+impl Setting {
+    /// The flag, as messages name it.
+    pub(super) fn flag(&self) -> String {
+        format!("`--{}`", self.key.replace('_', "-"))
+    }
+
+    /// `LATENTD_PORT=tcp://10.0.0.7:8091` is in every container of a Kubernetes namespace that has a service `latentd`.
+    pub(super) fn is_service_link(&self) -> bool {
+        let is_link = |value: &OsString| {
+            let value = value.to_string_lossy();
+            ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme))
+        };
+        self.key == "port" && matches!(self.origin, Origin::Variable(_)) && self.values.iter().all(is_link)
+    }
+}
+
+impl fmt::Display for Setting {
+    /// Where to look for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Origin::Flag => f.write_str(&self.flag()),
+            Origin::Variable(name) => f.write_str(name),
+            Origin::File(path) => write!(f, "{}: `{}`", path.display(), self.key),
+        }
+    }
+}
+
+/// Whether a flag says yes or no, and takes no value at the command line.
+pub(super) fn is_switch(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::SetTrue)
+}
+
+/// Without the white space at its ends: secrets and files that variables are made of end with a new line.
+pub(crate) fn trimmed(value: &OsStr) -> OsString {
+    value.to_str().map_or_else(|| value.to_owned(), |value| value.trim().into())
+}
