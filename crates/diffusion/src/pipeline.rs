@@ -77,6 +77,13 @@ pub trait Pipeline {
         interrupt: &Interrupt,
     ) -> Result<RgbImage, PipelineError>;
 
+    /// The latents as they are, on the host: of the request alone, in f32, in the order in which the model packs them. They
+    /// are there after [`Pipeline::release`] too.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn latents(&self, state: &Self::State) -> Result<Vec<f32>, PipelineError>;
+
     /// Lets go what only further steps would need, such as the step cache's residuals: asked before a request is
     /// decoded, which it may be again where the first try ran out of memory.
     fn release(&mut self, state: &mut Self::State);
@@ -139,6 +146,10 @@ impl<P: Pipeline + ?Sized> Pipeline for Box<P> {
         interrupt: &Interrupt,
     ) -> Result<RgbImage, PipelineError> {
         (**self).preview(state, method, interrupt)
+    }
+
+    fn latents(&self, state: &Self::State) -> Result<Vec<f32>, PipelineError> {
+        (**self).latents(state)
     }
 
     fn release(&mut self, state: &mut Self::State) {

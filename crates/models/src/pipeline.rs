@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cache::{Aim, CacheConfig, ConfigError, Planning, Run, RunPlan};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use diffusion::{
     CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, Mask,
     ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, Sampler, Sigmas, StepReport, known_prompt,
@@ -405,6 +405,11 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
             let drawn = self.draw(clean, state.size, method)?;
             Ok(self.presented(drawn, state.masked.as_ref(), state.fit))
         })
+    }
+
+    fn latents(&self, state: &RequestState) -> Result<Vec<f32>, PipelineError> {
+        let latents = state.latents.flatten_all().and_then(|latents| latents.to_dtype(DType::F32)?.to_vec1());
+        latents.map_err(device_error)
     }
 
     fn release(&mut self, state: &mut RequestState) {

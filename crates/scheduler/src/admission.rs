@@ -15,11 +15,7 @@ use crate::state::{Job, Lane, LaneStatus, State};
 /// The first bound that they exceed.
 pub(crate) fn admit(state: &State, jobs: &[Job]) -> Result<(), SubmitError> {
     let config = &state.config;
-    if let Some(budget) = largest_budget(state)
-        && let Some(job) = jobs.iter().find(|job| job.cost.memory.alone() > budget)
-    {
-        return Err(SubmitError::TooLarge { bytes: job.cost.memory.alone(), budget });
-    }
+    jobs.iter().try_for_each(|job| fits(state, job))?;
     let crowded = state.waiting.len() + jobs.len() > config.max_waiting;
     let backlogged = config.max_backlog.is_some_and(|most| drain(state, jobs) > most);
     if !state.waiting.is_empty() && (crowded || backlogged) {
@@ -31,6 +27,18 @@ pub(crate) fn admit(state: &State, jobs: &[Job]) -> Result<(), SubmitError> {
         in_time(state, job, &jobs[..job_idx], deadline)?;
     }
     Ok(())
+}
+
+/// Whether a worker has the memory for a job.
+///
+/// # Errors
+/// The bound that it exceeds.
+pub(crate) fn fits(state: &State, job: &Job) -> Result<(), SubmitError> {
+    let bytes = job.cost.memory.alone();
+    match largest_budget(state).filter(|budget| bytes > *budget) {
+        Some(budget) => Err(SubmitError::TooLarge { bytes, budget }),
+        None => Ok(()),
+    }
 }
 
 /// The most that a job may need, if all workers are bounded.
@@ -147,6 +155,7 @@ mod tests {
         memory_budget: Some(10),
         max_deadline: None,
         priorities: true,
+        shared_processor: false,
         calibration: Duration::ZERO,
         backoff: Backoff { first: Duration::ZERO, most: Duration::ZERO },
     };

@@ -26,6 +26,8 @@ pub struct SchedulerConfig {
     pub max_deadline: Option<Duration>,
     /// Whether [`JobOptions::priority`] counts.
     pub priorities: bool,
+    /// Whether the workers compute on one processor, so that idle work waits until none of them has a job.
+    pub shared_processor: bool,
     /// Longest that one of the workers measures its pipeline before it takes jobs.
     pub calibration: Duration,
     /// How long a worker waits that fails: before it loads its model again, and until it is given new jobs that
@@ -42,6 +44,7 @@ impl Default for SchedulerConfig {
             memory_budget: None,
             max_deadline: None,
             priorities: true,
+            shared_processor: false,
             calibration: Duration::from_secs(5),
             backoff: Backoff::default(),
         }
@@ -82,4 +85,6 @@ pub struct JobOptions {
     pub owner: u64,
     /// How soon the answer is needed, from now.
     pub deadline: Option<Duration>,
+    /// Whether the answer has the [latents](crate::Generated::latents).
+    pub latents: bool,
 }

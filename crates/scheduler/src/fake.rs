@@ -1,6 +1,7 @@
 //! A pipeline without a model, for tests: it counts, waits and fails as it is told.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ pub struct FakePipeline {
     pub memory: Option<usize>,
     /// Whether the device fails in every step.
     pub fails: bool,
+    /// What a step cache does to a request.
+    pub flaw: Flaw,
     /// The calls, counted from 0 over all of a pipeline's stages and clones, that panic.
     pub panics: Arc<BTreeSet<usize>>,
     /// What the pipeline was seen to do.
@@ -76,6 +79,30 @@ impl Probe {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         panic!("the pipeline still holds {} states", self.states.load(Ordering::SeqCst));
+    }
+}
+
+/// Of a request that a step cache serves, how far its picture is off: so much is added to the last number of its colour, 127
+/// at most. Its steps compute half of their blocks.
+#[derive(Clone, Default)]
+pub struct Flaw(Option<Arc<FlawOf>>);
+
+type FlawOf = dyn Fn(&ImageRequest) -> Option<u8> + Send + Sync;
+
+impl Flaw {
+    /// As this function says.
+    pub fn new(flaw: impl Fn(&ImageRequest) -> Option<u8> + Send + Sync + 'static) -> Self {
+        Flaw(Some(Arc::new(flaw)))
+    }
+
+    fn of(&self, request: &ImageRequest) -> Option<u8> {
+        self.0.as_ref().and_then(|flaw| flaw(request))
+    }
+}
+
+impl fmt::Debug for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Flaw")
     }
 }
 
@@ -152,6 +179,7 @@ impl Default for FakePipeline {
             gate: Gate::default(),
             memory: None,
             fails: false,
+            flaw: Flaw::default(),
             panics: Arc::default(),
             probe: Arc::default(),
             card: ModelCard {
@@ -281,20 +309,21 @@ impl Pipeline for FakePipeline {
 
     fn step(&mut self, batch: &mut [&mut FakeState], interrupt: &Interrupt) -> Result<Vec<StepReport>, PipelineError> {
         self.probe.batch_sizes.lock().unwrap_or_else(PoisonError::into_inner).push(batch.len());
-        self.gate.pass(interrupt)?;
-        self.called();
-        sleep(self.step_delay, interrupt)?;
+        let take = |()| {
+            self.called();
+            sleep(self.step_delay, interrupt)
+        };
+        self.gate.pass(interrupt).and_then(take).inspect_err(|_| spoil(batch))?;
         let tokens: usize = batch.iter().map(|state| state.request.params.size.image_seq_len()).sum();
         if self.memory.is_some_and(|memory| tokens > memory) {
-            // As a step that ran out of memory half way: these states are not to be used again.
-            batch.iter_mut().for_each(|state| state.steps_taken += 1000);
+            spoil(batch);
             return Err(PipelineError::OutOfMemory);
         }
         if self.fails {
             return Err(PipelineError::Model("the device is broken".into()));
         }
         batch.iter().try_for_each(|state| self.fault(&state.request.prompt, "step"))?;
-        Ok(batch.iter_mut().map(|state| report(state)).collect())
+        Ok(batch.iter_mut().map(|state| report(state, self.flaw.of(&state.request).is_some())).collect())
     }
 
     fn preview(
@@ -311,6 +340,11 @@ impl Pipeline for FakePipeline {
         Ok(RgbImage { size, pixels: [red, green, state.steps_taken as u8].repeat(size.pixels()) })
     }
 
+    /// As many as steps are behind it, each the seed.
+    fn latents(&self, state: &FakeState) -> Result<Vec<f32>, PipelineError> {
+        Ok(vec![state.request.params.seed as f32; state.steps_taken])
+    }
+
     fn release(&mut self, state: &mut FakeState) {
         state.is_released = true;
     }
@@ -323,8 +357,15 @@ impl Pipeline for FakePipeline {
         let size = state.request.size();
         assert!(state.is_released, "what only steps need was held in a decoding");
         assert_eq!(state.steps_taken, params.num_evaluations(), "decoded before all steps were taken");
-        Ok(RgbImage { size, pixels: colour(params.seed).repeat(size.pixels()) })
+        let [red, green, blue] = colour(params.seed);
+        let blue = blue + self.flaw.of(&state.request).unwrap_or(0);
+        Ok(RgbImage { size, pixels: [red, green, blue].repeat(size.pixels()) })
     }
+}
+
+/// What a step does to its states that ended half way: they are not to be used again.
+fn spoil(batch: &mut [&mut FakeState]) {
+    batch.iter_mut().for_each(|state| state.steps_taken += 1000);
 }
 
 /// The colour that a [`FakePipeline`] paints for `seed`.
@@ -332,7 +373,7 @@ pub fn colour(seed: u64) -> [u8; 3] {
     [seed as u8, (seed >> 8) as u8, 0x80]
 }
 
-fn report(state: &mut FakeState) -> StepReport {
+fn report(state: &mut FakeState, is_cached: bool) -> StepReport {
     let step_index = state.steps_taken;
     state.steps_taken += 1;
     let run = BlockRun {
@@ -342,7 +383,7 @@ fn report(state: &mut FakeState) -> StepReport {
         reason: "uncached",
         residual_diff: None,
     };
-    StepReport { step_index, runs: vec![run], computed_share: 1.0 }
+    StepReport { step_index, runs: vec![run], computed_share: if is_cached { 0.5 } else { 1.0 } }
 }
 
 /// A request for a square picture, from seed 0.

@@ -160,6 +160,16 @@ impl Scheduler {
         Ok(tickets)
     }
 
+    /// Has a request run when a worker has nothing else to do: one at a time, and set aside as soon as a job comes. It is
+    /// counted nowhere, and given up with [`JobError::GaveWay`](crate::JobError::GaveWay) where there is too much of such
+    /// work, no memory for it, or nothing is taken. Of the options only [`JobOptions::latents`] counts; of the news there
+    /// is only the answer.
+    pub fn submit_idle(&self, request: ImageRequest, options: JobOptions) -> Ticket {
+        let (submission, ticket) = self.ticket(request);
+        let _ = self.events.send(Event::SubmitIdle { submission, options });
+        ticket
+    }
+
     /// Whether such requests would be taken now: for whoever has yet to get something dear for them.
     ///
     /// # Errors

@@ -22,6 +22,9 @@ pub struct Generated {
     pub position: usize,
     /// One report a denoising step.
     pub steps: Vec<StepReport>,
+    /// What the picture was decoded from, as [`Pipeline::latents`](diffusion::Pipeline::latents) has it, where that
+    /// was asked for and could be had.
+    pub latents: Option<Vec<f32>>,
 }
 
 /// Where a job's time went. What the stages leave out of the whole was spent waiting for the
@@ -78,6 +81,9 @@ pub enum JobError {
     /// The job was not done by its deadline.
     #[error("the job was not done by its deadline")]
     TooLate,
+    /// Idle work gave way: to jobs, to newer idle work, or as the scheduler takes nothing.
+    #[error("the idle work gave way")]
+    GaveWay,
     /// The scheduler stops and the job was not done in time.
     #[error("the server is shutting down")]
     ShuttingDown,

@@ -16,6 +16,9 @@
 //! whatever else is running, is decoded, and is answered exactly once: with a picture, with the
 //! error of its own turn, or because its worker crashed or the server stops. Dropping its
 //! [`Ticket`] cancels it wherever it is; a turn whose jobs are all gone is interrupted, one that serves others goes on.
+//!
+//! What nobody waits for is no job but idle work (`idle`), which has no part in any of this: a worker takes it up when it
+//! has nothing else to do, and leaves it within a block of a step when a job comes.
 
 mod admission;
 mod backoff;
@@ -27,6 +30,7 @@ mod curve;
 pub mod fake;
 mod handle;
 mod health;
+mod idle;
 mod interrupts;
 mod job;
 mod mean;

@@ -67,6 +67,11 @@ pub enum Observation<'a> {
         /// How long it went on.
         after: Duration,
     },
+    /// A worker is back from a turn of idle work that was interrupted, as jobs wait or the work was given up.
+    Preempted {
+        /// How long it went on.
+        after: Duration,
+    },
     /// A worker's pipeline panicked, failed its trial or did not load again, or its thread ended.
     Crashed,
     /// A job whose worker failed, or that had too little memory beside others, is in line again.
@@ -77,7 +82,7 @@ pub enum Observation<'a> {
         waiting: usize,
         /// Jobs that a worker has taken up.
         running: usize,
-        /// Workers that are at a turn, one included whose jobs are gone and that is not back yet.
+        /// Workers that are at a turn for jobs, one included whose jobs are gone and that is not back yet.
         busy_workers: usize,
         /// How long everything in hand will take.
         predicted_drain: Duration,

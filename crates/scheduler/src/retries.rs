@@ -103,14 +103,15 @@ impl State {
         .collect()
     }
 
-    /// When something is to happen that nobody reports: a deadline, a load, or a worker that takes new jobs again.
+    /// When something is to happen that nobody reports: a deadline, a load, or a worker that takes new jobs again or
+    /// may take up idle work.
     pub(crate) fn next_alarm(&self, now: Duration) -> Option<Duration> {
         let of_lane = |lane: &crate::state::Lane| match lane.status {
             LaneStatus::Resting(until) => Some(until),
             LaneStatus::Idle if !self.waiting.is_empty() => lane.health.shunned_until(now),
             _ => None,
         };
-        self.lanes.iter().filter_map(of_lane).chain(self.next_deadline()).min()
+        self.lanes.iter().filter_map(of_lane).chain(self.next_deadline()).chain(self.next_idle(now)).min()
     }
 
     /// Whether another worker than this could take what is new.
@@ -138,7 +139,7 @@ impl State {
     }
 
     /// Puts a job that a lane has taken up back in line, to run from its start.
-    fn put_back(&mut self, id: JobId) {
+    pub(crate) fn put_back(&mut self, id: JobId) {
         for lane in &mut self.lanes {
             if let Some(position) = lane.running.iter().position(|job| job.id == id) {
                 let job = lane.running.remove(position).whole();

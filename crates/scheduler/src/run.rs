@@ -19,16 +19,20 @@ use crate::job::{JobError, Outcome, Update};
 use crate::observer::{Observation, Observer};
 use crate::policy::{self, Turn};
 use crate::readiness::{Load, Readiness};
-use crate::retries::Retried;
-use crate::state::{Job, JobId, LaneStatus, Needs, State, WorkerId};
+use crate::state::{Job, JobId, LaneStatus, State, WorkerId};
 use crate::ticket::NOT_WAITING;
 use crate::unanswered::Unanswered;
 use crate::worker::{Command, Done, Order, Work};
+
+mod faults;
+mod idle;
 
 /// Everything that can happen to the scheduler, besides the passing of time.
 pub(crate) enum Event {
     /// New jobs, to be taken all or none.
     Submit { submissions: Vec<Submission>, options: JobOptions, reply: oneshot::Sender<Result<(), SubmitError>> },
+    /// Work to be done when there is no other.
+    SubmitIdle { submission: Submission, options: JobOptions },
     /// Whether such jobs would be taken now.
     Check { requests: Vec<(JobId, ImageRequest)>, options: JobOptions, reply: oneshot::Sender<Result<(), SubmitError>> },
     /// Nobody waits for the job any more.
@@ -71,6 +75,8 @@ pub(crate) struct EventLoop {
     workers: Workers,
     observer: Option<Observer>,
     jobs: HashMap<JobId, Unanswered>,
+    /// Idle work.
+    idle: HashMap<JobId, Unanswered>,
     card: Option<Arc<ModelCard>>,
     /// There is one once there is a card.
     estimator: Option<Estimator>,
@@ -97,6 +103,7 @@ impl EventLoop {
             workers,
             observer,
             jobs: HashMap::new(),
+            idle: HashMap::new(),
             card: None,
             estimator: None,
             lost: "none was started".into(),
@@ -125,6 +132,7 @@ impl EventLoop {
             self.interrupt();
             self.mend();
             self.dispatch();
+            self.preempt();
             self.publish();
         }
     }
@@ -140,6 +148,7 @@ impl EventLoop {
                 });
                 let _ = reply.send(accepted);
             }
+            Event::SubmitIdle { submission, options } => self.submit_idle(submission, options),
             Event::Check { requests, options, reply } => {
                 let jobs = self.entries(requests.iter().map(|(id, request)| (*id, request)), options);
                 let checked = jobs.and_then(|jobs| self.state.check(jobs));
@@ -153,6 +162,7 @@ impl EventLoop {
                 if self.jobs.remove(&id).is_some() {
                     self.observe(&Observation::Cancelled);
                 }
+                self.cancel_idle(id);
             }
             Event::Loaded { worker, card, estimator, calibration, free } => {
                 tracing::info!(worker, model = card.class, measured = calibration.to_string(), "the worker is ready");
@@ -160,6 +170,9 @@ impl EventLoop {
                 self.estimator = Some(estimator);
                 self.state.cost.calibrate(&calibration);
                 self.state.loaded(worker, free);
+            }
+            Event::Turned { worker, done, took } if self.state.lanes[worker].idle.is_at_work => {
+                self.idle_turned(worker, done, took);
             }
             Event::Turned { worker, done, took } => {
                 let now = self.now();
@@ -182,7 +195,10 @@ impl EventLoop {
                 self.broke(worker, next, reason);
             }
             Event::Lost { worker } => self.broke(worker, Next::Lose, "its thread panicked".into()),
-            Event::Drain(drained) => self.draining.get_or_insert_default().push(drained),
+            Event::Drain(drained) => {
+                self.draining.get_or_insert_default().push(drained);
+                self.give_up_idle(&JobError::GaveWay);
+            }
             Event::Abort => {
                 let ids: Vec<_> = self.jobs.keys().copied().collect();
                 ids.into_iter().for_each(|id| self.give_up(id, JobError::ShuttingDown));
@@ -195,10 +211,10 @@ impl EventLoop {
         let arrived = self.now();
         self.state.submit(jobs)?;
         let line = self.state.line(arrived);
-        for Submission { id, request, updates, position, span } in submissions {
+        for submission in submissions {
+            let id = submission.id;
             let first_position = line.iter().position(|other| *other == id).unwrap_or_default();
-            let job = Unanswered::new(request.into(), updates, position, span, first_position, arrived);
-            self.jobs.insert(id, job);
+            self.jobs.insert(id, Unanswered::new(submission, options.latents, first_position, arrived));
         }
         Ok(())
     }
@@ -245,11 +261,11 @@ impl EventLoop {
                 }
             }
             Done::Previewed { id, result } => self.previewed(worker, id, result, took),
-            Done::Decoded { id, result: Ok(image) } => {
+            Done::Decoded { id, result: Ok(decoded) } => {
                 self.state.decoded(id, took);
                 self.state.went_well(worker, true);
                 if let Some(job) = self.jobs.get_mut(&id) {
-                    let generated = job.generated(image, took);
+                    let generated = job.generated(decoded, took);
                     self.answer(id, Ok(generated));
                 }
             }
@@ -287,27 +303,6 @@ impl EventLoop {
         }
     }
 
-    /// A turn for `jobs` failed.
-    fn failed(&mut self, worker: WorkerId, jobs: &[Job], err: PipelineError) {
-        match err {
-            PipelineError::OutOfMemory => {
-                tracing::warn!(worker, jobs = jobs.len(), "out of memory");
-                let refused = self.state.ran_out(worker, jobs);
-                refused.into_iter().for_each(|id| self.give_up(id, PipelineError::OutOfMemory.into()));
-                // An encoding leaves nothing behind; what was stepped or decoded is held as it was.
-                let encoded = jobs.iter().filter(|job| job.needs == Needs::Encode).map(|job| job.id);
-                self.told_restarted(encoded.collect());
-            }
-            PipelineError::Model(_) => {
-                tracing::error!(worker, jobs = jobs.len(), error = %err, "the device failed");
-                let Retried { again, refused } = self.state.device_failed(worker, jobs, self.now());
-                self.told_restarted(again);
-                refused.into_iter().for_each(|id| self.give_up(id, err.clone().into()));
-            }
-            err => jobs.iter().for_each(|job| self.give_up(job.id, err.clone().into())),
-        }
-    }
-
     /// Fails a job that its worker may hold yet.
     fn give_up(&mut self, id: JobId, err: JobError) {
         tracing::debug!(id, error = %err, "the job failed");
@@ -330,53 +325,6 @@ impl EventLoop {
         }
     }
 
-    /// The worker has no pipeline any more: what it ran is run again or, when no worker is left, answered.
-    fn broke(&mut self, worker: WorkerId, next: Next, reason: String) {
-        if self.state.lanes[worker].status == LaneStatus::Lost {
-            return;
-        }
-        self.observe(&Observation::Crashed);
-        let Retried { again, refused } = self.state.pipeline_lost(worker, next, self.now());
-        self.told_restarted(again);
-        refused.into_iter().for_each(|id| self.answer(id, Err(JobError::CrashesModel(reason.clone()))));
-        if next == Next::Lose {
-            tracing::error!(worker, reason, "the worker is lost");
-            self.lost = reason;
-            // One whose thread is gone needs no telling.
-            let _ = self.workers.inboxes[worker].send(Order::End);
-        }
-        if self.state.lanes.iter().all(|lane| lane.status == LaneStatus::Lost) {
-            let ids: Vec<_> = self.jobs.keys().copied().collect();
-            ids.into_iter().for_each(|id| self.answer(id, Err(JobError::Crashed)));
-        }
-    }
-
-    /// Tells those that are in line again.
-    fn told_restarted(&mut self, ids: Vec<JobId>) {
-        for id in ids {
-            let is_waiting = self.state.waiting.iter().any(|job| job.id == id);
-            let Some(job) = self.jobs.get_mut(&id).filter(|_| is_waiting) else { continue };
-            tracing::info!(id, "the job runs again from its start");
-            job.begin_again();
-            let _ = job.updates.send(Update::Restarted);
-            self.observe(&Observation::Restarted);
-        }
-    }
-
-    /// Has workers load their model again whose time has come, and those tried that failed several times.
-    fn mend(&mut self) {
-        for worker in self.state.reloads(self.now()) {
-            tracing::info!(worker, "loading the model again");
-            let _ = self.workers.inboxes[worker].send(Order::Load);
-        }
-        for (worker, drop) in self.state.trials() {
-            tracing::warn!(worker, "the worker failed several times in a row and is tried");
-            let interrupt = self.workers.interrupts.begin(worker);
-            let _ =
-                self.workers.inboxes[worker].send(Order::Turn(Command { drop, work: Some(Work::Trial), interrupt }));
-        }
-    }
-
     /// The one place where a job is answered, and where it is forgotten.
     fn answer(&mut self, id: JobId, outcome: Outcome) {
         self.state.ended(id);
@@ -389,20 +337,26 @@ impl EventLoop {
 
     /// Gives every idle worker its next turn.
     fn dispatch(&mut self) {
-        let assignments = policy::assign(&self.state, self.now());
+        let mut assignments = policy::assign(&self.state, self.now());
+        let gone = self.state.make_room(&mut assignments);
+        gone.into_iter().for_each(|id| self.answer_idle(id, Err(JobError::GaveWay)));
         self.state.assigned(&assignments);
         for (worker, assignment) in assignments {
             let work = assignment.turn.map(|turn| match turn {
                 Turn::Encode(id) => self.take_up(id),
                 Turn::Step(ids) => Work::Step(ids),
                 Turn::Preview(id) => Work::Preview(id, self.state.preview_method(id)),
-                Turn::Decode(id) => Work::Decode(id),
+                Turn::Decode(id) => Work::Decode(id, self.jobs.get(&id).is_some_and(|job| job.wants_latents)),
             });
-            // A worker that is gone says so itself.
-            let interrupt = self.workers.interrupts.begin(worker);
-            let command = Command { drop: assignment.drop, work, interrupt };
-            let _ = self.workers.inboxes[worker].send(Order::Turn(command));
+            self.order(worker, assignment.drop, work);
         }
+        self.dispatch_idle();
+    }
+
+    /// Tells a worker its next turn. One that is gone says so itself.
+    fn order(&mut self, worker: WorkerId, drop: Vec<JobId>, work: Option<Work>) {
+        let interrupt = self.workers.interrupts.begin(worker);
+        let _ = self.workers.inboxes[worker].send(Order::Turn(Command { drop, work, interrupt }));
     }
 
     fn take_up(&mut self, id: JobId) -> Work {

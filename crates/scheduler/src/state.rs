@@ -1,5 +1,6 @@
 //! The books: who waits, and what each worker has in hand. Plain values; no channels, threads or clock.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use diffusion::{PreviewMethod, RequestCost, StepReport};
@@ -9,6 +10,7 @@ use crate::config::{JobOptions, PRIORITIES, SchedulerConfig};
 use crate::cost::{CostModel, Estimate};
 use crate::handle::SubmitError;
 use crate::health::Health;
+use crate::idle::{Idle, IdleLane};
 use crate::memory::MemoryBound;
 use crate::ordering::Ordering;
 use crate::policy::{Assignment, Turn};
@@ -132,6 +134,7 @@ pub(crate) struct Lane {
     /// Bytes that its pipeline keeps whatever it runs, as it said last.
     pub(crate) kept: u64,
     pub(crate) health: Health,
+    pub(crate) idle: IdleLane,
 }
 
 impl Lane {
@@ -147,6 +150,7 @@ impl Lane {
             free: None,
             kept: 0,
             health: Health::default(),
+            idle: IdleLane::default(),
         }
     }
 
@@ -183,6 +187,8 @@ pub(crate) struct State {
     pub(crate) now: Duration,
     /// Jobs that no lane has taken up, oldest first.
     pub(crate) waiting: Vec<Job>,
+    /// Idle work that no lane has taken up, oldest first. No job in hand.
+    pub(crate) idle: VecDeque<Idle>,
     pub(crate) lanes: Vec<Lane>,
     pub(crate) cost: CostModel,
     pub(crate) sharing: Sharing,
@@ -194,6 +200,7 @@ impl State {
             config,
             now: Duration::ZERO,
             waiting: Vec::new(),
+            idle: VecDeque::new(),
             lanes: (0..n_workers).map(|_| Lane::new()).collect(),
             cost: CostModel::default(),
             sharing: Sharing::default(),
@@ -272,12 +279,16 @@ impl State {
         lane.status = LaneStatus::Idle;
         lane.free = free;
         lane.health.fit();
+        lane.idle.rests_since = self.now;
     }
 
     /// The worker's turn is over; the jobs that it was for are returned.
     pub(crate) fn turned(&mut self, worker: WorkerId) -> Vec<Job> {
         let lane = &mut self.lanes[worker];
         lane.status = LaneStatus::Idle;
+        if !std::mem::take(&mut lane.idle.is_at_work) {
+            lane.idle.rests_since = self.now;
+        }
         std::mem::take(&mut lane.at_work)
     }
 
@@ -385,9 +396,9 @@ impl State {
         lanes.filter(|(_, lane)| is_abandoned(lane)).map(|(worker, _)| worker).collect()
     }
 
-    /// Workers that are at a turn, one included that was interrupted and is not back yet.
+    /// Workers that are at a turn for jobs, one included that was interrupted and is not back yet.
     pub(crate) fn busy_workers(&self) -> usize {
-        self.lanes.iter().filter(|lane| lane.status == LaneStatus::Busy).count()
+        self.lanes.iter().filter(|lane| lane.status == LaneStatus::Busy && !lane.idle.is_at_work).count()
     }
 
     /// How long everything in hand will take.

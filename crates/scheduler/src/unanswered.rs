@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use diffusion::{ImageRequest, RgbImage, StepReport};
+use diffusion::{ImageRequest, StepReport};
 use tokio::sync::mpsc;
 use tracing::Span;
 
 use crate::job::{Generated, Timings, Update};
-use crate::worker::Prepared;
+use crate::run::Submission;
+use crate::worker::{Decoded, Prepared};
 
 /// See the module.
 pub(crate) struct Unanswered {
@@ -17,6 +18,8 @@ pub(crate) struct Unanswered {
     pub(crate) request: Arc<ImageRequest>,
     pub(crate) updates: mpsc::UnboundedSender<Update>,
     pub(crate) position: Arc<AtomicUsize>,
+    /// Whether its answer has the latents.
+    pub(crate) wants_latents: bool,
     /// Its position when it was submitted; kept up to the answer.
     first_position: usize,
     pub(crate) arrived: Duration,
@@ -31,18 +34,13 @@ pub(crate) struct Unanswered {
 }
 
 impl Unanswered {
-    pub(crate) fn new(
-        request: Arc<ImageRequest>,
-        updates: mpsc::UnboundedSender<Update>,
-        position: Arc<AtomicUsize>,
-        span: Span,
-        first_position: usize,
-        arrived: Duration,
-    ) -> Self {
+    pub(crate) fn new(submission: Submission, wants_latents: bool, first_position: usize, arrived: Duration) -> Self {
+        let Submission { request, updates, position, span, .. } = submission;
         Unanswered {
-            request,
+            request: request.into(),
             updates,
             position,
+            wants_latents,
             first_position,
             arrived,
             timings: Timings::default(),
@@ -61,11 +59,12 @@ impl Unanswered {
     }
 
     /// Its answer, when its decoding took so long.
-    pub(crate) fn generated(&mut self, image: RgbImage, decode: Duration) -> Generated {
+    pub(crate) fn generated(&mut self, decoded: Decoded, decode: Duration) -> Generated {
+        let Decoded { image, latents } = decoded;
         let Prepared { prompt_tokens, warnings, .. } = std::mem::take(&mut self.prepared);
         let timings = Timings { decode, ..self.timings };
         let steps = std::mem::take(&mut self.steps);
-        Generated { image, prompt_tokens, warnings, timings, position: self.first_position, steps }
+        Generated { image, prompt_tokens, warnings, timings, position: self.first_position, steps, latents }
     }
 }
 

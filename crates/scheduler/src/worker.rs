@@ -37,7 +37,8 @@ pub(crate) enum Work {
     Encode(JobId, Arc<ImageRequest>, Span),
     Step(Vec<JobId>),
     Preview(JobId, PreviewMethod),
-    Decode(JobId),
+    /// And whether the latents are wanted.
+    Decode(JobId, bool),
     /// Show that the pipeline can make a picture.
     Trial,
 }
@@ -52,7 +53,15 @@ pub(crate) struct Prepared {
     pub(crate) warnings: Vec<String>,
 }
 
-/// What came of a turn. What ran out of memory in a step or a decoding is held as it was before.
+/// A picture, and what it was decoded from, if that was asked for.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pub(crate) image: RgbImage,
+    pub(crate) latents: Option<Vec<f32>>,
+}
+
+/// What came of a turn. What ran out of memory in a step or a decoding, or was interrupted in it, is held as it was
+/// before.
 #[derive(Debug)]
 pub(crate) enum Done {
     Nothing,
@@ -69,7 +78,7 @@ pub(crate) enum Done {
     },
     Decoded {
         id: JobId,
-        result: Result<RgbImage, PipelineError>,
+        result: Result<Decoded, PipelineError>,
     },
     Tried(Result<(), PipelineError>),
 }
@@ -81,7 +90,8 @@ impl Done {
             Done::Nothing => None,
             Done::Encoded { result, .. } => result.as_ref().err(),
             Done::Stepped(result) => result.as_ref().err(),
-            Done::Previewed { result, .. } | Done::Decoded { result, .. } => result.as_ref().err(),
+            Done::Previewed { result, .. } => result.as_ref().err(),
+            Done::Decoded { result, .. } => result.as_ref().err(),
             Done::Tried(result) => result.as_ref().err(),
         };
         failed.filter(|err| matches!(err, PipelineError::DeviceLost(_)))
@@ -247,7 +257,7 @@ impl<P: Pipeline> Worker<P> {
             Work::Encode(id, request, span) => Done::Encoded { id, result: self.encode(id, &request, span, interrupt) },
             Work::Step(ids) => Done::Stepped(self.step(&ids, interrupt)),
             Work::Preview(id, method) => Done::Previewed { id, result: self.preview(id, method, interrupt) },
-            Work::Decode(id) => Done::Decoded { id, result: self.decode(id, interrupt) },
+            Work::Decode(id, latents) => Done::Decoded { id, result: self.decode(id, latents, interrupt) },
             Work::Trial => Done::Tried(pass_trial(&mut self.pipeline, interrupt)),
         }
     }
@@ -290,19 +300,27 @@ impl<P: Pipeline> Worker<P> {
             Ok(reports) => {
                 assert_eq!(reports.len(), batch.len(), "one report a request. This is a bug.");
             }
-            // Any other error leaves states that are not to be used again; the jobs fail and are dropped.
-            Err(PipelineError::OutOfMemory) => batch.into_iter().zip(before).for_each(|(state, old)| *state = old),
+            // Any other error leaves states that are not to be used again; the jobs fail and are dropped. What is
+            // interrupted may be idle work, and goes on later.
+            Err(PipelineError::OutOfMemory | PipelineError::Interrupted) => {
+                batch.into_iter().zip(before).for_each(|(state, old)| *state = old)
+            }
             Err(_) => {}
         }
         result
     }
 
-    fn decode(&mut self, id: JobId, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {
+    fn decode(&mut self, id: JobId, latents: bool, interrupt: &Interrupt) -> Result<Decoded, PipelineError> {
         let mut job = self.jobs.remove(&id).expect("an encoded job has a state. This is a bug.");
         self.pipeline.release(&mut job.state);
-        let decode = || self.pipeline.decode(job.state.clone(), interrupt);
+        let decode = || {
+            // Nothing depends on them.
+            let latents = latents.then(|| self.pipeline.latents(&job.state).ok()).flatten();
+            let image = self.pipeline.decode(job.state.clone(), interrupt)?;
+            Ok(Decoded { image, latents })
+        };
         let result = info_span!(parent: &job.span, "decode").in_scope(decode);
-        if let Err(PipelineError::OutOfMemory) = result {
+        if let Err(PipelineError::OutOfMemory | PipelineError::Interrupted) = result {
             self.jobs.insert(id, job);
         }
         result

@@ -455,6 +455,10 @@ impl Pipeline for Painted {
         self.fake.preview(state, method, interrupt)
     }
 
+    fn latents(&self, state: &Self::State) -> Result<Vec<f32>, PipelineError> {
+        self.fake.latents(state)
+    }
+
     fn release(&mut self, _state: &mut Self::State) {}
 
     fn decode(&mut self, _state: Self::State, _: &Interrupt) -> Result<RgbImage, PipelineError> {

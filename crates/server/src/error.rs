@@ -212,7 +212,9 @@ impl ApiError {
             ApiError::Job(JobError::CrashesModel(_)) => internal(CRASHES_MODEL_CODE),
             ApiError::Job(
                 JobError::Pipeline(PipelineError::Model(_) | PipelineError::DeviceLost(_) | PipelineError::Interrupted)
-                | JobError::Crashed,
+                | JobError::Crashed
+                // No client waits for idle work.
+                | JobError::GaveWay,
             )
             | ApiError::Internal(_) => internal(INTERNAL_CODE),
         }

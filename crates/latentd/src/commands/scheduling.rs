@@ -66,6 +66,7 @@ impl SchedulingFlags {
             memory_budget: self.memory_budget.map(|budget| budget.as_u64()).or_else(half),
             max_deadline: self.max_request_seconds.map(Duration::from_secs),
             priorities: self.priorities(),
+            shared_processor: on_cpu,
             ..SchedulerConfig::default()
         })
     }
@@ -100,6 +101,7 @@ mod tests {
             memory_budget: Some(4 << 30),
             max_deadline: Some(Duration::from_secs(600)),
             priorities: false,
+            shared_processor: true,
             ..SchedulerConfig::default()
         };
         assert_eq!(config(arguments, 1, true), Ok(expected));

@@ -11,6 +11,8 @@ use crate::retries::Retried;
 use crate::testing::{TICK, books, cost, done};
 
 const N_WORKERS: usize = 3;
+/// The first number of idle work.
+const IDLE: JobId = 1 << 32;
 const CONFIG: SchedulerConfig = SchedulerConfig {
     max_batch: 3,
     max_waiting: 64,
@@ -18,6 +20,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     memory_budget: Some(100),
     max_deadline: None,
     priorities: true,
+    shared_processor: false,
     calibration: Duration::ZERO,
     backoff: Backoff { first: Duration::from_secs(2), most: Duration::from_secs(8) },
 };
@@ -31,6 +34,8 @@ enum Move {
         options: JobOptions,
     },
     Cancel(usize),
+    SubmitIdle(RequestCost),
+    CancelIdle,
     /// The worker's turn ends.
     Finish {
         worker: usize,
@@ -51,11 +56,13 @@ fn any_move() -> impl Strategy<Value = Move> {
         step,
         decode,
     });
+    let idle = (1..200_usize, 1..6_usize, memory.clone());
+    let idle = idle.prop_map(|(tokens, steps, memory)| RequestCost { memory, ..cost(tokens, steps) });
     let request = (1..200_usize, 1..6_usize, memory, prop::option::weighted(0.3, 1..3_usize));
     let options = (-2..=2_i8, 0..3_u64);
     let submit =
         (1..4_usize, request, options).prop_map(|(n, (tokens, steps, memory, interval), (priority, owner))| {
-            let options = JobOptions { priority, owner, deadline: None };
+            let options = JobOptions { priority, owner, ..JobOptions::default() };
             let times = interval.map(PreviewTimes::Interval);
             let previews = times.map(|times| Previews { method: PreviewMethod::Vae, times });
             Move::Submit { n, cost: RequestCost { memory, previews, ..cost(tokens, steps) }, options }
@@ -63,6 +70,8 @@ fn any_move() -> impl Strategy<Value = Move> {
     prop_oneof![
         3 => submit,
         1 => (0..60_usize).prop_map(Move::Cancel),
+        2 => idle.prop_map(Move::SubmitIdle),
+        1 => Just(Move::CancelIdle),
         12 => (0..N_WORKERS, prop::bool::weighted(0.1))
             .prop_map(|(worker, out_of_memory)| Move::Finish { worker, out_of_memory }),
         1 => (0..N_WORKERS).prop_map(Move::Fail),
@@ -102,6 +111,18 @@ impl World {
                     self.ended.push(id);
                 }
             }
+            Move::SubmitIdle(cost) => {
+                let id = IDLE + self.accepted.len() as JobId;
+                let _ = self.state.submit_idle(Job::new(id, cost, JobOptions::default(), self.now));
+            }
+            Move::CancelIdle => drop(self.state.cancel_all_idle()),
+            Move::Finish { worker, .. } if self.state.lanes[worker].idle.is_at_work => {
+                // A turn that was interrupted is nothing.
+                let is_preempted = self.state.preempted().contains(&worker);
+                self.at_work[worker] = None;
+                self.state.turned(worker);
+                let _is_last = !is_preempted && self.state.idled(worker);
+            }
             Move::Finish { worker, out_of_memory } => {
                 if let Some(turn) = self.at_work[worker].take() {
                     let at_work = self.state.lanes[worker].at_work.iter().map(|job| job.id);
@@ -115,6 +136,10 @@ impl World {
             }
             Move::Fail(worker) => {
                 if self.at_work[worker].take().is_some() {
+                    let is_idle = self.state.lanes[worker].idle.is_at_work;
+                    if let Some(idle) = self.state.lanes[worker].idle.held.filter(|_| is_idle) {
+                        self.state.cancel_idle(idle.job.id);
+                    }
                     let jobs = self.state.turned(worker);
                     let retried = self.state.device_failed(worker, &jobs, self.now);
                     self.refuse(retried);
@@ -148,6 +173,7 @@ impl World {
 
     fn break_down(&mut self, worker: WorkerId, next: Next) {
         self.at_work[worker] = None;
+        self.state.idle_lost(worker);
         let retried = self.state.pipeline_lost(worker, next, self.now);
         self.refuse(retried);
     }
@@ -167,7 +193,7 @@ impl World {
     }
 
     fn assign(&mut self) -> Result<(), TestCaseError> {
-        let assignments = assign(&self.state, self.now);
+        let mut assignments = assign(&self.state, self.now);
         let encoded = |assignment: &Assignment| match assignment.turn {
             Some(Turn::Encode(id)) => Some(id),
             _ => None,
@@ -181,10 +207,15 @@ impl World {
                 check_lag(&self.state, *worker, turn, &taken, self.now)?;
             }
         }
+        self.state.make_room(&mut assignments);
         self.state.assigned(&assignments);
-        for (worker, assignment) in assignments {
+        let idle = self.state.assign_idle(self.now);
+        self.state.assigned_idle(&idle);
+        for (worker, assignment) in assignments.into_iter().chain(idle) {
+            prop_assert!(self.at_work[worker].is_none(), "two turns at once");
             self.at_work[worker] = Some(assignment.turn);
         }
+        check_idle(&self.state)?;
         for (worker, lane) in self.state.lanes.iter().enumerate() {
             prop_assert!(lane.running.len() <= CONFIG.max_batch);
             let memory = || lane.running.iter().map(|job| job.cost.memory);
@@ -201,6 +232,24 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Idle work is at work only where there is no job, makes way for those that wait, and never holds memory that they
+/// need.
+fn check_idle(state: &State) -> Result<(), TestCaseError> {
+    prop_assert!(state.idle.len() <= 8);
+    for (worker, lane) in state.lanes.iter().enumerate() {
+        prop_assert!(!lane.idle.is_at_work || lane.running.is_empty() && lane.at_work.is_empty(), "{state:?}");
+        let is_preempted = state.preempted().contains(&worker);
+        prop_assert!(!lane.idle.is_at_work || state.waiting.is_empty() || is_preempted, "{state:?}");
+        let held = lane.idle.held.map_or(0, |idle| idle.job.cost.memory.state);
+        let steps: u64 = lane.at_work.iter().map(|job| job.cost.memory.step).sum();
+        let busy = lane.status == LaneStatus::Busy && !lane.running.is_empty();
+        let states: u64 = lane.running.iter().map(|job| job.cost.memory.state).sum();
+        // A step that nobody joins may need more than was learnt that there is.
+        prop_assert!(!busy || held == 0 || held + states + steps <= 100, "{state:?}");
+    }
+    Ok(())
 }
 
 /// Whether the worker is given nothing new.

@@ -6,7 +6,10 @@ use super::device;
 use super::scenario::Scenario;
 use super::trace::Arrival;
 use crate::policy::Turn;
-use crate::state::WorkerId;
+use crate::state::{JobId, WorkerId};
+
+/// A request that is done again has its number and so much.
+pub(super) const AGAIN: JobId = 1 << 32;
 
 /// A policy under test. Requests are named by their place in the trace.
 pub(super) trait Contender {
@@ -17,6 +20,24 @@ pub(super) trait Contender {
 
     /// The next turn of each idle device that has something to do.
     fn assign(&mut self, now: Duration) -> Vec<(WorkerId, Turn)>;
+
+    /// When it wants to be asked next, if nothing happens before.
+    fn alarm(&self, _now: Duration) -> Option<Duration> {
+        None
+    }
+
+    /// The next turns of devices that do a request again, computing all of it, as they have nothing else to do.
+    fn assign_idle(&mut self, _now: Duration) -> Vec<(WorkerId, Turn)> {
+        Vec::new()
+    }
+
+    /// The devices whose turn of that kind is to end.
+    fn preempted(&self) -> Vec<WorkerId> {
+        Vec::new()
+    }
+
+    /// A turn of that kind is over; whether it was interrupted.
+    fn idled(&mut self, _worker: WorkerId, _was_interrupted: bool) {}
 
     /// A turn is over; `shares` of their blocks were computed by the requests of a step.
     fn turned(&mut self, worker: WorkerId, turn: &Turn, shares: &[f64], took: Duration);
@@ -36,7 +57,17 @@ struct AtWork {
     turn: Turn,
     begun: Duration,
     ends: Duration,
+    idle: Option<IdleTurn>,
 }
+
+/// What is particular about a turn that nobody waits for.
+#[derive(Clone, Copy, Default)]
+struct IdleTurn {
+    was_interrupted: bool,
+}
+
+/// The parts of a turn, after each of which a device looks whether it is interrupted: blocks of a small model.
+const PARTS: u32 = 12;
 
 /// What became of each request, in the order of the trace.
 pub(super) fn play(scenario: &Scenario, arrivals: &[Arrival], contender: &mut dyn Contender) -> Vec<Served> {
@@ -61,15 +92,33 @@ pub(super) fn play_by(
         for (worker, turn) in contender.assign(now) {
             let took = duration(scenario, arrivals, &taken, &turn);
             assert!(at_work[worker].is_none(), "two turns at once");
-            at_work[worker] = Some(AtWork { turn, begun: now, ends: now + took });
+            at_work[worker] = Some(AtWork { turn, begun: now, ends: now + took, idle: None });
+        }
+        for (worker, turn) in contender.assign_idle(now) {
+            let took = uncached_duration(scenario, arrivals, &turn);
+            assert!(at_work[worker].is_none(), "two turns at once");
+            at_work[worker] = Some(AtWork { turn, begun: now, ends: now + took, idle: Some(IdleTurn::default()) });
+        }
+        for worker in contender.preempted() {
+            at_work[worker].as_mut().expect("it is at work. This is a bug.").interrupt(now);
         }
         let ends = at_work.iter().enumerate().filter_map(|(worker, work)| Some((work.as_ref()?.ends, worker))).min();
         let arrival = arrivals.get(arrived.len()).filter(|_| arrived.len() - answered < clients);
+        let next = ends.map(|(ends, _)| ends).into_iter().chain(arrival.map(|arrival| arrival.at.max(now))).min();
+        if let Some(alarm) = contender.alarm(now).filter(|alarm| next.is_none_or(|next| *alarm < next)) {
+            now = alarm;
+            contender.advance(now);
+            continue;
+        }
         match (ends, arrival) {
             (Some((ends, worker)), arrival) if arrival.is_none_or(|arrival| ends <= arrival.at.max(now)) => {
                 now = ends;
                 contender.advance(now);
-                let AtWork { turn, begun, .. } = at_work[worker].take().expect("found above. This is a bug.");
+                let AtWork { turn, begun, idle, .. } = at_work[worker].take().expect("found above. This is a bug.");
+                if let Some(idle) = idle {
+                    contender.idled(worker, idle.was_interrupted);
+                    continue;
+                }
                 answered += usize::from(matches!(turn, Turn::Decode(_)));
                 let shares = end(arrivals, &mut taken, &mut finished, &turn, now);
                 contender.turned(worker, &turn, &shares, now - begun);
@@ -88,6 +137,27 @@ pub(super) fn play_by(
         Served { arrived: arrived[id], finished: finished[id], alone: scenario.device.alone(arrival) }
     };
     arrivals.iter().enumerate().map(served).collect()
+}
+
+impl AtWork {
+    /// Ends a turn that nobody waits for with the part of it that is under way at `now`.
+    fn interrupt(&mut self, now: Duration) {
+        let Some(idle) = self.idle.as_mut().filter(|idle| !idle.was_interrupted) else { return };
+        idle.was_interrupted = true;
+        let part = (self.ends - self.begun) / PARTS;
+        let done = (now - self.begun).as_nanos() / part.as_nanos().max(1);
+        self.ends = self.ends.min(self.begun + part * (done as u32 + 1));
+    }
+}
+
+/// How long a turn takes of a request that is done again.
+fn uncached_duration(scenario: &Scenario, arrivals: &[Arrival], turn: &Turn) -> Duration {
+    let of = |id: &JobId| &arrivals[(id - AGAIN) as usize];
+    match turn {
+        Turn::Encode(_) => scenario.device.encode_time(),
+        Turn::Step(ids) => Duration::from_secs_f64(scenario.device.seconds(ids.iter().map(|id| of(id).load).sum())),
+        Turn::Preview(id) | Turn::Decode(id) => scenario.device.decode_time(of(id)),
+    }
 }
 
 fn duration(scenario: &Scenario, arrivals: &[Arrival], taken: &[usize], turn: &Turn) -> Duration {

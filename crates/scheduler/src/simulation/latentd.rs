@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use diffusion::{RequestCost, StepReport};
 
-use super::engine::Contender;
+use super::engine::{AGAIN, Contender};
 use super::scenario::Scenario;
 use super::trace::Arrival;
 use crate::calibration::Calibration;
@@ -19,6 +19,11 @@ pub(super) struct Latentd {
     state: State,
     deadline: DeadlineOf,
     refused: Vec<usize>,
+    /// Whether every request is done again once it is finished.
+    audits: bool,
+    /// The requests in the trace: who is done again has its number after theirs.
+    arrived: Vec<RequestCost>,
+    audited: usize,
 }
 
 impl Latentd {
@@ -39,7 +44,18 @@ impl Latentd {
         let (encode, decode) = (vec![(1.0, device.encode)], vec![(1.0, device.decode_per_token)]);
         state.cost.calibrate(&Calibration { steps, encode, decode, ..Calibration::default() });
         (0..scenario.devices).for_each(|worker| state.loaded(worker, None));
-        Latentd { state, deadline: Box::new(deadline), refused: Vec::new() }
+        let deadline = Box::new(deadline);
+        Latentd { state, deadline, refused: Vec::new(), audits: false, arrived: Vec::new(), audited: 0 }
+    }
+
+    /// Does every request again, computing all of it, while there is nothing else to do.
+    pub(super) fn with_audits(self) -> Self {
+        Latentd { audits: true, ..self }
+    }
+
+    /// Requests that were done again.
+    pub(super) fn audited(&self) -> usize {
+        self.audited
     }
 
     /// The requests that were not taken.
@@ -56,6 +72,7 @@ impl Contender for Latentd {
     fn arrive(&mut self, id: usize, arrival: &Arrival, now: Duration) {
         let options = JobOptions { deadline: (self.deadline)(&arrival.cost), ..JobOptions::default() };
         let mut job = Job::new(id as JobId, arrival.cost, options, now);
+        self.arrived.push(arrival.cost);
         if self.state.submit(vec![job]).is_err() {
             self.refused.push(id);
             // It is served all the same, so that what was foreseen can be held against what is.
@@ -79,8 +96,34 @@ impl Contender for Latentd {
                 let report = |&computed_share| StepReport { step_index: 0, runs: Vec::new(), computed_share };
                 self.state.stepped(&jobs, &shares.iter().map(report).collect::<Vec<_>>(), took);
             }
-            Turn::Decode(id) => self.state.decoded(*id, took),
+            Turn::Decode(id) => {
+                self.state.decoded(*id, took);
+                if self.audits {
+                    let cost = self.arrived[*id as usize];
+                    let again = Job::new(AGAIN + id, cost, JobOptions::default(), self.state.now);
+                    self.state.submit_idle(again).expect("memory is not bounded. This is a bug.");
+                }
+            }
         }
+    }
+
+    fn alarm(&self, now: Duration) -> Option<Duration> {
+        self.state.next_idle(now)
+    }
+
+    fn assign_idle(&mut self, now: Duration) -> Vec<(WorkerId, Turn)> {
+        let assignments = self.state.assign_idle(now);
+        self.state.assigned_idle(&assignments);
+        assignments.into_iter().filter_map(|(worker, assignment)| Some((worker, assignment.turn?))).collect()
+    }
+
+    fn preempted(&self) -> Vec<WorkerId> {
+        self.state.preempted()
+    }
+
+    fn idled(&mut self, worker: WorkerId, was_interrupted: bool) {
+        self.state.turned(worker);
+        self.audited += usize::from(!was_interrupted && self.state.idled(worker));
     }
 }
 

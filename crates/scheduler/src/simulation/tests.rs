@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::engine::{Contender, Served, play, play_by};
+use super::report::report;
 use super::trace::{Arrival, arrivals, cost};
 use super::{Device, Mix, Policy, RIVALS, Scenario, fifo, latentd, simulate, vllm_omni, waves};
 
@@ -62,6 +63,35 @@ fn each_of_eight_clients_has_its_share() {
         assert!(most <= 1.2, "seed {seed}: {most} times its share");
         assert!(end < alone, "seed {seed}: {end:?}, one after the other {alone:?}");
     }
+}
+
+/// The mean latency at this load, without idle work and with every request done again, and how many were.
+fn beside_audits(scenario: &Scenario, load: f64) -> (f64, f64, usize) {
+    let arrivals = arrivals(scenario, load);
+    let mean = |contender: &mut latentd::Latentd| report(&play(scenario, &arrivals, contender)).mean;
+    let without = mean(&mut latentd::Latentd::new(scenario));
+    let mut audited = latentd::Latentd::new(scenario).with_audits();
+    let with = mean(&mut audited);
+    (without, with, audited.audited())
+}
+
+#[test]
+fn audits_never_delay_a_request() {
+    let cpus = (1..=4).map(|seed| Scenario { requests: 1000, ..on_a_cpu(seed) });
+    let more = [scenario(), Scenario { devices: 2, ..scenario() }];
+    for scenario in scenarios().chain(cpus).chain(more) {
+        let (without, with, audited) = beside_audits(&scenario, 0.8);
+        // 0.36 % at the worst, of two devices; 140 audits and more.
+        assert!(with <= without * 1.01, "seed {}: {with} s and {without} s without audits", scenario.seed);
+        assert!(audited > 9, "seed {}: {audited} audits", scenario.seed);
+    }
+}
+
+#[test]
+fn a_device_with_little_to_do_has_time_for_audits() {
+    let (without, with, audited) = beside_audits(&scenario(), 0.2);
+    assert!(with <= without * 1.01, "{with} s and {without} s");
+    assert!(audited * 3 > scenario().requests, "{audited} of {}", scenario().requests);
 }
 
 #[test]

@@ -30,8 +30,10 @@ struct Plan {
 }
 
 fn any_plan() -> impl Strategy<Value = Plan> {
-    let options = (-1..=1_i8, 0..3_u64, prop::option::weighted(0.2, 0..3_u64))
-        .prop_map(|(priority, owner, ms)| JobOptions { priority, owner, deadline: ms.map(Duration::from_millis) });
+    let options = (-1..=1_i8, 0..3_u64, prop::option::weighted(0.2, 0..3_u64)).prop_map(|(priority, owner, ms)| {
+        let deadline = ms.map(Duration::from_millis);
+        JobOptions { priority, owner, deadline, ..JobOptions::default() }
+    });
     let sent = (1..8_usize, 1..6_usize, options, prop::bool::weighted(0.2));
     let sent = sent.prop_map(|(side, steps, options, leaves)| Sent { side: side * 16, steps, options, leaves });
     let jobs = prop::collection::vec(sent, 1..40);

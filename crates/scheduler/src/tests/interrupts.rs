@@ -6,7 +6,7 @@ use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-type Notes = Arc<Mutex<Vec<String>>>;
+pub(super) type Notes = Arc<Mutex<Vec<String>>>;
 
 /// Notes turns, answers and how many workers are busy, a line a change.
 fn notes() -> (Notes, Observer) {
@@ -21,6 +21,7 @@ fn notes() -> (Notes, Observer) {
                 Observation::Decoded { .. } => "decoded".into(),
                 Observation::Cancelled => "cancelled".into(),
                 Observation::Interrupted { .. } => "interrupted".into(),
+                Observation::Preempted { .. } => "preempted".into(),
                 Observation::Crashed => "crashed".into(),
                 Observation::Restarted => "restarted".into(),
                 Observation::Answered { outcome, .. } => format!("answered {}", outcome.is_ok()),
@@ -36,7 +37,7 @@ fn notes() -> (Notes, Observer) {
     (notes, Arc::new(observer))
 }
 
-async fn observed(pipeline: &FakePipeline, max_batch: usize) -> (Scheduler, Notes) {
+pub(super) async fn observed(pipeline: &FakePipeline, max_batch: usize) -> (Scheduler, Notes) {
     let (notes, observer) = notes();
     let config = SchedulerConfig { max_batch, ..CONFIG };
     let scheduler = Scheduler::spawn(SpawnOptions { config, observer: Some(observer) }, vec![pipeline.factory()]);
@@ -46,7 +47,7 @@ async fn observed(pipeline: &FakePipeline, max_batch: usize) -> (Scheduler, Note
 }
 
 /// Waits until something was noted, and gives what came from there on.
-async fn noted(notes: &Notes, what: &str) -> Vec<String> {
+pub(super) async fn noted(notes: &Notes, what: &str) -> Vec<String> {
     for _ in 0..10_000 {
         let so_far = notes.lock().unwrap().clone();
         if let Some(from) = so_far.iter().position(|note| note == what) {

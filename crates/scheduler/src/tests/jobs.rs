@@ -47,6 +47,7 @@ async fn an_observer_sees_everything_in_order() {
             Observation::Cancelled => "cancelled".into(),
             Observation::Crashed => "crashed".into(),
             Observation::Interrupted { .. } => "interrupted".into(),
+            Observation::Preempted { .. } => "preempted".into(),
             Observation::Restarted => "restarted".into(),
             Observation::Load { .. } => return,
         };

@@ -3,6 +3,7 @@
 mod bounds;
 mod chaos;
 mod faults;
+mod idle;
 mod interrupts;
 mod jobs;
 mod lifetime;
@@ -28,6 +29,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     memory_budget: None,
     max_deadline: None,
     priorities: true,
+    shared_processor: false,
     calibration: Duration::ZERO,
     backoff: Backoff { first: Duration::from_millis(1), most: Duration::from_millis(4) },
 };

@@ -96,6 +96,7 @@ pub(super) fn failure(err: &JobError) -> &'static str {
         JobError::Crashed => "worker_crashed",
         JobError::CrashesModel(_) => "crashes_model",
         JobError::TooLate => "deadline_exceeded",
+        JobError::GaveWay => "gave_way",
         JobError::ShuttingDown => "shutting_down",
     }
 }

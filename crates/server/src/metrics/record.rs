@@ -54,6 +54,8 @@ impl Metrics {
                 families.cancelled.inc();
             }
             Observation::Interrupted { after } => families.interrupt_duration.observe(after.as_secs_f64()),
+            // Nothing asks for idle work yet.
+            Observation::Preempted { .. } => {}
             Observation::Restarted => {
                 families.restarted.inc();
             }

@@ -23,7 +23,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// An `x-request-timeout` that is no time.
 pub(crate) fn job_options(headers: &HeaderMap, asked: &ImagesRequest, owner: u64) -> Result<JobOptions, ApiError> {
     let deadline = deadline(headers, asked.is_waited_for())?;
-    Ok(JobOptions { priority: asked.priority, owner, deadline })
+    Ok(JobOptions { priority: asked.priority, owner, deadline, latents: false })
 }
 
 /// How soon the pictures are needed. The client's library stops reading after a silence: that is the wait for an

@@ -1,0 +1,87 @@
+//! What the event loop does about turns that failed, and about workers that did.
+
+use diffusion::PipelineError;
+
+use super::EventLoop;
+use crate::health::Next;
+use crate::job::{JobError, Update};
+use crate::observer::Observation;
+use crate::retries::Retried;
+use crate::state::{Job, JobId, LaneStatus, Needs, WorkerId};
+use crate::worker::{Order, Work};
+
+impl EventLoop {
+    /// A turn for `jobs` failed.
+    pub(super) fn failed(&mut self, worker: WorkerId, jobs: &[Job], err: PipelineError) {
+        match err {
+            PipelineError::OutOfMemory => {
+                tracing::warn!(worker, jobs = jobs.len(), "out of memory");
+                match self.state.ran_out_beside_idle(worker, jobs) {
+                    Some(gone) => gone.into_iter().for_each(|id| self.answer_idle(id, Err(JobError::GaveWay))),
+                    None => {
+                        let refused = self.state.ran_out(worker, jobs);
+                        refused.into_iter().for_each(|id| self.give_up(id, PipelineError::OutOfMemory.into()));
+                    }
+                }
+                // An encoding leaves nothing behind; what was stepped or decoded is held as it was.
+                let encoded = jobs.iter().filter(|job| job.needs == Needs::Encode).map(|job| job.id);
+                self.told_restarted(encoded.collect());
+            }
+            PipelineError::Model(_) => {
+                tracing::error!(worker, jobs = jobs.len(), error = %err, "the device failed");
+                let Retried { again, refused } = self.state.device_failed(worker, jobs, self.now());
+                self.told_restarted(again);
+                refused.into_iter().for_each(|id| self.give_up(id, err.clone().into()));
+            }
+            err => jobs.iter().for_each(|job| self.give_up(job.id, err.clone().into())),
+        }
+    }
+
+    /// The worker has no pipeline any more: what it ran is run again or, when no worker is left, answered.
+    pub(super) fn broke(&mut self, worker: WorkerId, next: Next, reason: String) {
+        if self.state.lanes[worker].status == LaneStatus::Lost {
+            return;
+        }
+        self.observe(&Observation::Crashed);
+        let idle = self.state.idle_lost(worker);
+        idle.into_iter().for_each(|id| self.answer_idle(id, Err(JobError::CrashesModel(reason.clone()))));
+        let Retried { again, refused } = self.state.pipeline_lost(worker, next, self.now());
+        self.told_restarted(again);
+        refused.into_iter().for_each(|id| self.answer(id, Err(JobError::CrashesModel(reason.clone()))));
+        if next == Next::Lose {
+            tracing::error!(worker, reason, "the worker is lost");
+            self.lost = reason;
+            // One whose thread is gone needs no telling.
+            let _ = self.workers.inboxes[worker].send(Order::End);
+        }
+        if self.state.lanes.iter().all(|lane| lane.status == LaneStatus::Lost) {
+            let ids: Vec<_> = self.jobs.keys().copied().collect();
+            ids.into_iter().for_each(|id| self.answer(id, Err(JobError::Crashed)));
+            self.give_up_idle(&JobError::Crashed);
+        }
+    }
+
+    /// Tells those that are in line again.
+    fn told_restarted(&mut self, ids: Vec<JobId>) {
+        for id in ids {
+            let is_waiting = self.state.waiting.iter().any(|job| job.id == id);
+            let Some(job) = self.jobs.get_mut(&id).filter(|_| is_waiting) else { continue };
+            tracing::info!(id, "the job runs again from its start");
+            job.begin_again();
+            let _ = job.updates.send(Update::Restarted);
+            self.observe(&Observation::Restarted);
+        }
+    }
+
+    /// Has workers load their model again whose time has come, and those tried that failed several times.
+    pub(super) fn mend(&mut self) {
+        for worker in self.state.reloads(self.now()) {
+            tracing::info!(worker, "loading the model again");
+            let _ = self.workers.inboxes[worker].send(Order::Load);
+        }
+        for (worker, drop) in self.state.trials() {
+            tracing::warn!(worker, "the worker failed several times in a row and is tried");
+            self.order(worker, drop, Some(Work::Trial));
+        }
+    }
+}
