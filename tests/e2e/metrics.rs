@@ -196,3 +196,46 @@ fn every_flag_is_an_environment_variable_too() {
         }
     }
 }
+
+/// What `/info` tells of the audits, once so many are done.
+async fn audits(server: &Server, done: u64) -> Value {
+    let all = async {
+        loop {
+            let info: Value = reqwest::get(server.url("/info")).await.unwrap().json().await.unwrap();
+            if info["cache_audits"]["done"].as_u64() == Some(done) {
+                return info["cache_audits"].clone();
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(120), all).await.expect("audits are done while nothing else is")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audited_pictures_are_like_their_uncached_ones_and_count_nowhere_else() {
+    let flags = ["--cache-backend", "calibrated", "--cache-config", "{\"psnr\":45}", "--allow-request-cache-config"];
+    let server = Server::start(&[&flags[..], &["--cache-audit", "1"]].concat()).await;
+    let body = |seed: u64, cache: Value| {
+        // The built-in model's plans are for requests with guidance.
+        json!({"prompt": "a fox on a green background", "num_inference_steps": 20, "seed": seed, "cache": cache})
+    };
+    for seed in 0..3 {
+        assert_eq!(server.post(&body(seed, Value::Null)).await.0, 200);
+    }
+    assert_eq!(server.post(&body(3, "off".into())).await.0, 200, "without a cache there is nothing to audit");
+    let told = audits(&server, 3).await;
+    let mean = |key: &str| told["mean"][key].as_f64().unwrap();
+    // 20 dB are another picture, 100 the same one.
+    assert!((30.0..90.0).contains(&mean("psnr_db")) && (0.8..=1.0).contains(&mean("ssim")), "{told}");
+    assert!(mean("latent_error") > 0.0 && mean("latent_error") < 0.3, "{told}");
+    assert_eq!((&told["promised_psnr_db"], &told["aims"][0]["aim"]), (&json!(45.0), &json!("psnr_45")));
+
+    let scraped = samples(&server).await;
+    assert_eq!(scraped["latentd_cache_audits_total{outcome=\"done\"}"], 3.0);
+    for histogram in ["psnr_db", "ssim", "latent_error"] {
+        assert_eq!(scraped[&format!("latentd_cache_audit_{histogram}_count{{aim=\"psnr_45\"}}")], 3.0);
+    }
+    assert_eq!(scraped["latentd_images_total"], 4.0, "of what was asked for alone");
+    assert_eq!(scraped["latentd_inference_steps_sum"], 80.0);
+    assert_eq!((scraped["latentd_requests_waiting"], scraped["latentd_requests_running"]), (0.0, 0.0));
+}

@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import expect
 
-from page import PROMPT, PlaygroundCase, decisions, picture_size, set_steps
+from page import PROMPT, PlaygroundCase, decisions, picture_size, set_steps, wait_for_picture
 
 
 class Compare(PlaygroundCase):
@@ -81,3 +81,18 @@ class Fixed(PlaygroundCase):
         page.click("#generate")
         expect(page.locator("#caption")).to_be_visible(timeout=60_000)
         self.assertIn("C", decisions(page, "cond"), "the server's own cache is drawn")
+
+
+class Audited(PlaygroundCase):
+    """A server that makes every picture again."""
+
+    flags = ("--cache-backend", "cache_dit", "--cache-audit", "1")
+
+    def test_the_page_says_what_audits_found(self):
+        page = self.open()
+        expect(page.locator("#audits")).to_contain_text("100 % of the pictures made with a cache")
+        page.fill("#prompt", PROMPT)
+        page.click("#generate")
+        wait_for_picture(page)
+        expect(page.locator("#audits")).to_contain_text("1 picture made again without the cache", timeout=30_000)
+        expect(page.locator("#audits")).to_contain_text("dB in the mean")

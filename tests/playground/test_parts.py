@@ -41,6 +41,20 @@ class Parts(PlaygroundCase):
         asked = self.ask("compare", f"{compared}.map(([choice, enabled]) => m.comparedCache(choice, {{ enabled }}))")
         self.assertEqual(asked, ["balanced", "server", "balanced", "ultra", "balanced"])
 
+    def test_audits_in_a_line(self):
+        found = "{ psnr_db: 46.31, ssim: 0.9912, latent_error: 0.02 }"
+        lines = f"""[
+          {{ share: 0.015, done: 0 }},
+          {{ share: 1, done: 1, promised_psnr_db: null, mean: {found}, tightened_by_db: 0 }},
+          {{ share: 1, done: 12, promised_psnr_db: 47, mean: {found}, tightened_by_db: 0.7 }},
+        ].map(m.line)"""
+        self.assertEqual(self.ask("audits", lines), [
+            "Audits: 1.5 % of the pictures made with a cache are made again without it, none so far.",
+            "Audits: 1 picture made again without the cache, 46.3 dB in the mean, SSIM 0.991.",
+            "Audits: 12 pictures made again without the cache, 46.3 dB in the mean (47.0 promised), SSIM 0.991, plans "
+            "tightened by 0.7 dB.",
+        ])
+
     def test_the_pace_does_not_count_the_time_in_line(self):
         pace = """(() => { const pace = new m.Pace(5); const texts = [pace.text()];
           for (const now of [60_000, 62_000, 64_000, 66_000, 68_000]) { pace.note(now); texts.push(pace.text()); }

@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 
 use cache::{Calibration, FittedPlan, Gram, Jump, JumpFit, MAX_PLANNED_STEPS, MEMORY, Path, Planner, Psnr};
 use candle_core::{Result as TensorResult, Tensor};
-use diffusion::{Guidance, ImageRequest, Interrupt, PipelineError, RgbImage};
+use diffusion::{Guidance, ImageRequest, Interrupt, PipelineError, RgbImage, psnr};
 use kernels::inner_products;
 use models::{AnyPipeline, RequestState, along_jump};
 
 use crate::error::Error;
-use crate::likeness::psnr;
 
 /// Fewest steps that a plan computes.
 const LEAST: usize = 3;

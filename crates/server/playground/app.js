@@ -1,6 +1,7 @@
 // Brings the parts together: what the user does, what the server says, what is shown.
 
 import { ApiError, readInfo } from "./api.js";
+import { refreshAudits, showAudits } from "./audits.js";
 import { CodePanel } from "./code.js";
 import { byId, make, toast } from "./dom.js";
 import { examplePrompts } from "./examples.js";
@@ -69,6 +70,7 @@ function welcome(answer) {
   info = answer;
   byId("key-button").hidden = !info.auth_required;
   settings.configure(info);
+  showAudits(info.cache_audits);
   inputs.configure(info.model);
   if (info.model.min_input_images > 0) byId("welcome-text").textContent = "Add a picture and say what to change, such as:";
   const examples = examplePrompts(info.model);
@@ -131,6 +133,7 @@ async function act(event, action) {
     running = null;
     stage.progress(null, 0);
     showRunning(false);
+    if (info.cache_audits) refreshAudits();
   }
 }
 

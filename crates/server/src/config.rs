@@ -51,6 +51,8 @@ pub struct ServerConfig {
     pub plans: Plans,
     /// Whether a request may bring cache settings of its own.
     pub allow_request_cache_config: bool,
+    /// The share of the pictures made with a step cache, from 0 to 1, that are made again without it to compare the two.
+    pub cache_audit: f64,
     /// Whether every picture's cache is summed up in the log.
     pub cache_summary: bool,
     /// Whether a request may bring a priority; otherwise the field is ignored.
@@ -118,6 +120,7 @@ impl ServerConfig {
             cache: None,
             plans: Plans::default(),
             allow_request_cache_config: false,
+            cache_audit: 0.0,
             cache_summary: false,
             priorities: true,
             api_keys: ApiKeys::default(),

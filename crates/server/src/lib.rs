@@ -5,7 +5,8 @@
 //! watches; when the last watcher leaves, as hyper lets it when its client does, the tickets drop and
 //! cancel the jobs), and `answer` (files, JSON and events, off the event loop). `jobs` are watched by the
 //! server itself, `idempotency` lets requests that come again watch what goes on already, and `files`
-//! keeps pictures behind URLs; `expiry` lets go of all three in time.
+//! keeps pictures behind URLs; `expiry` lets go of all three in time. `audits` has pictures made again without
+//! the step cache while nobody waits, and compares.
 //! `connections` takes clients on and `access` lets them in.
 //! `error` is the only place that knows which failure is which status, `access_log` writes the one
 //! line a request, and `metrics` counts.
@@ -13,6 +14,7 @@
 mod access;
 mod access_log;
 mod answer;
+mod audits;
 mod clock;
 mod config;
 mod connections;

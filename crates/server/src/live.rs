@@ -15,6 +15,7 @@ use tracing::Instrument;
 
 use crate::answer::picture::{Partial, Picture, file};
 use crate::answer::terms::Terms;
+use crate::audits::{Audit, Audits};
 use crate::clock::Clock;
 use crate::error::ApiError;
 use crate::files::Files;
@@ -41,6 +42,7 @@ pub(crate) struct RunServices {
     pub(crate) metrics: Metrics,
     /// Where its pictures are kept that the answer names by URL.
     pub(crate) files: Arc<Files>,
+    pub(crate) audits: Arc<Audits>,
 }
 
 /// Someone who waits for a run, and so keeps it going.
@@ -124,12 +126,13 @@ pub(crate) enum Stage {
 }
 
 impl Live {
-    /// Drives `run`, for whoever watches.
-    pub(crate) fn start(run: Run, terms: Terms, services: RunServices) -> Watcher {
+    /// Drives `run`, for whoever watches; `audits` are those of its pictures.
+    pub(crate) fn start(run: Run, terms: Terms, audits: Vec<Option<Audit>>, services: RunServices) -> Watcher {
         let (told, receiver) = watch::channel(Told::default());
         let (told, terms, places) = (Arc::new(told), Arc::new(terms), run.places().into());
         let ending = Ending { told: told.clone(), clock: services.clock };
-        let driver = Driver { run: Some(run), terms: terms.clone(), services, unwritten: VecDeque::new() };
+        let unwritten = VecDeque::new();
+        let driver = Driver { run: Some(run), terms: terms.clone(), audits, services, unwritten };
         let driving = async move { ending.watched(driver).await }.in_current_span();
         let live = Live { terms, places, told, driver: tokio::spawn(driving).abort_handle() };
         Watcher { live, told: receiver, cursor: 0, is_done: false }
@@ -319,6 +322,8 @@ struct Driver {
     /// Until it is over.
     run: Option<Run>,
     terms: Arc<Terms>,
+    /// Of the pictures that are to be audited, until they are there.
+    audits: Vec<Option<Audit>>,
     services: RunServices,
     /// What happened and was not told yet: pictures wait here for those before them to be written.
     unwritten: VecDeque<RunEvent>,
@@ -363,7 +368,12 @@ impl Driver {
     }
 
     /// Takes note of what happened. Previews that come faster than they can be written make way.
-    fn take(&mut self, event: RunEvent) {
+    fn take(&mut self, mut event: RunEvent) {
+        if let RunEvent::Finished { image_index, generated } = &mut event
+            && let Some(audit) = self.audits.get_mut(*image_index).and_then(Option::take)
+        {
+            audit.begin(generated, &self.services.audits);
+        }
         if let RunEvent::Preview { image_index: of, .. } = event {
             let is_of_it =
                 |event: &RunEvent| matches!(event, RunEvent::Preview { image_index, .. } if *image_index == of);

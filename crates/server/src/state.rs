@@ -6,6 +6,7 @@ use diffusion::ModelCard;
 use scheduler::{Readiness, Scheduler, SubmitError};
 
 use crate::access::Access;
+use crate::audits::Audits;
 use crate::clock::Clock;
 use crate::config::ServerConfig;
 use crate::files::Files;
@@ -22,6 +23,7 @@ pub struct AppState {
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) metrics: Metrics,
     pub(crate) access: Arc<Access>,
+    pub(crate) audits: Arc<Audits>,
     pub(crate) clock: Clock,
     pub(crate) files: Arc<Files>,
     pub(crate) jobs: Arc<Jobs>,
@@ -38,6 +40,8 @@ impl AppState {
     /// The state of a server that hands its jobs to `scheduler`, whose observer is that of `metrics`.
     pub fn new(scheduler: Scheduler, config: ServerConfig, metrics: Metrics) -> Self {
         let access = Arc::new(Access::new(&config));
+        let audits =
+            Arc::new(Audits::new(config.cache_audit, config.plans.clone(), scheduler.clone(), metrics.clone()));
         let clock = Clock::default();
         let uploads = MemoryBounds { all: config.upload_memory, client: config.client_upload_memory };
         let pictures = MemoryBounds { all: config.picture_memory, client: config.client_picture_memory };
@@ -49,6 +53,7 @@ impl AppState {
             config: Arc::new(config),
             metrics,
             access,
+            audits,
             clock,
             files,
             jobs,
@@ -61,7 +66,8 @@ impl AppState {
 
     /// What a run needs of it.
     pub(crate) fn run_services(&self) -> RunServices {
-        RunServices { clock: self.clock, metrics: self.metrics.clone(), files: self.files.clone() }
+        let (metrics, files, audits) = (self.metrics.clone(), self.files.clone(), self.audits.clone());
+        RunServices { clock: self.clock, metrics, files, audits }
     }
 
     /// The loaded model's card, or why there is none: the reason that a submission would get.

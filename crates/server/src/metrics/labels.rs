@@ -36,6 +36,18 @@ pub(super) struct ReasonLabels {
     pub(super) reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct AimLabels {
+    /// What a step cache was to reach, as audits name it.
+    pub(super) aim: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OutcomeLabels {
+    /// `done` or `dropped`.
+    pub(super) outcome: &'static str,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct LookupLabels {
     /// `prompt`, `vision` or `reference`.

@@ -5,9 +5,11 @@
 //! Labels are bounded: routes instead of paths, the model's name instead of what a request called
 //! it, and words that are spelled out in this program.
 
+mod audits;
 mod labels;
 mod process;
 mod record;
+mod register;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,14 +21,16 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Metric, Registry, Unit};
+use prometheus_client::registry::{Registry, Unit};
 
 pub(crate) use record::Answered;
 
+use audits::AuditFamilies;
 use labels::{
     BlockRunLabels, EndpointLabels, LookupLabels, ReasonLabels, RequestLabels, StageLabels, StepLabels, WorkerLabels,
 };
 use process::Process;
+use register::{HistogramFamily, family, named, seconds, timed, with_unit};
 
 /// The metrics of a server and its scheduler; a cheap clone.
 ///
@@ -53,11 +57,6 @@ impl Exposition {
     }
 }
 
-/// Seconds, from a cached step of a small model to a queue of many minutes.
-const SECONDS: [f64; 19] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0,
-    1000.0,
-];
 const BATCH_SIZES: [f64; 11] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0];
 /// Squares of sides from 128 to 4096.
 const PIXELS: [f64; 8] =
@@ -65,8 +64,6 @@ const PIXELS: [f64; 8] =
 const STEPS: [f64; 12] = [1.0, 2.0, 4.0, 8.0, 12.0, 20.0, 28.0, 40.0, 50.0, 75.0, 100.0, 1000.0];
 /// Dense where thresholds are chosen.
 const DIFFS: [f64; 14] = [0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.24, 0.3, 0.5, 1.0];
-
-type HistogramFamily<L> = Family<L, Histogram, fn() -> Histogram>;
 
 struct Families {
     registry: Registry,
@@ -94,6 +91,7 @@ struct Families {
     residual_diff: Histogram,
     encoding_cache_lookups: Family<LookupLabels, Counter>,
     encoding_cache_size: Family<WorkerLabels, Gauge>,
+    audits: AuditFamilies,
 }
 
 impl Default for Metrics {
@@ -123,7 +121,7 @@ impl Default for Metrics {
             busy_workers: named(
                 own,
                 "workers_busy",
-                "Workers at a turn, one included that was interrupted and is not back yet",
+                "Workers at a turn for pictures that were asked for, one included that was interrupted and is not back yet",
                 Gauge::default(),
             ),
             predicted_drain: timed(
@@ -206,6 +204,7 @@ impl Default for Metrics {
                 "Encodings of prompts and pictures that a worker keeps",
                 Family::default(),
             ),
+            audits: AuditFamilies::new(own),
             registry,
         }))
     }
@@ -230,30 +229,6 @@ impl fmt::Debug for Metrics {
     }
 }
 
-fn seconds() -> Histogram {
-    Histogram::new(SECONDS)
-}
-
-fn family<L: Clone + Eq + std::hash::Hash>(make: fn() -> Histogram) -> HistogramFamily<L> {
-    Family::new_with_constructor(make)
-}
-
-/// Registers `metric` and gives it back; a counter's name gets its `_total` from the library.
-fn named<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
-    registry.register(name, help, metric.clone());
-    metric
-}
-
-fn timed<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
-    with_unit(registry, name, Unit::Seconds, help, metric)
-}
-
-/// The unit becomes the end of the name.
-fn with_unit<M: Metric + Clone>(registry: &mut Registry, name: &str, unit: Unit, help: &str, metric: M) -> M {
-    registry.register_with_unit(name, help, unit, metric.clone());
-    metric
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -273,7 +248,7 @@ mod tests {
         assert_eq!(names, named_by(&text, "HELP"));
         let is_ours = |name: &&str| name.starts_with("latentd_") || name.starts_with("process_");
         assert!(names.iter().all(is_ours), "{names:?}");
-        let units = ["_seconds", "_bytes", "_pixels"];
+        let units = ["_seconds", "_bytes", "_pixels", "_db"];
         let with_unit = names.iter().copied().filter(|name| units.iter().any(|unit| name.ends_with(unit)));
         assert_eq!(named_by(&text, "UNIT"), with_unit.collect());
     }

@@ -11,6 +11,7 @@ use super::labels::{
     BlockRunLabels, EndpointLabels, LookupLabels, ReasonLabels, RequestLabels, StageLabels, StepLabels, WorkerLabels,
     decision, failure, refusal, step_decision,
 };
+use crate::audits::{Found, Measured};
 
 /// How a request ended.
 #[derive(Debug)]
@@ -54,8 +55,7 @@ impl Metrics {
                 families.cancelled.inc();
             }
             Observation::Interrupted { after } => families.interrupt_duration.observe(after.as_secs_f64()),
-            // Nothing asks for idle work yet.
-            Observation::Preempted { .. } => {}
+            Observation::Preempted { after } => families.audits.preemption.observe(after.as_secs_f64()),
             Observation::Restarted => {
                 families.restarted.inc();
             }
@@ -92,6 +92,21 @@ impl Metrics {
             self.0.time_to_first_partial.observe(took.as_secs_f64());
         }
         self.0.requests.get_or_create(&RequestLabels { endpoint, model, outcome: answered.outcome }).inc();
+    }
+
+    /// A picture was audited, and so much is known of its aim now.
+    pub(crate) fn audited(&self, aim: &str, measured: &Measured, found: &Found) {
+        self.0.audits.audited(aim, measured, found);
+    }
+
+    /// Plans are tightened, by so many dB in all.
+    pub(crate) fn plans_tightened(&self, by: f64) {
+        self.0.audits.tightened(by);
+    }
+
+    /// A picture was to be audited, and was not.
+    pub(crate) fn audit_dropped(&self) {
+        self.0.audits.dropped();
     }
 
     fn stepped(&self, batch: usize, took: Duration, reports: &[StepReport]) {

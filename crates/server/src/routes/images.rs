@@ -116,9 +116,11 @@ async fn begin(
     let requests = asked.image_requests(pictures, &card, limits, rand::random)?;
     let terms = Terms::new(&asked, &requests, &card, &state.config, public_url);
     note(log, &terms, options);
+    let audits = state.audits.choose(&requests, terms.cache.as_ref());
+    let options = JobOptions { latents: audits.iter().any(Option::is_some), ..options };
     let tickets = state.scheduler.submit_all(requests, options).await?;
     counted.begun();
-    let watcher = Live::start(Run::new(tickets), terms, state.run_services());
+    let watcher = Live::start(Run::new(tickets), terms, audits, state.run_services());
     if !asked.run_async {
         return Ok((Begun::Live(watcher.live.clone()), watcher));
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::models::task_types;
+use crate::audits::{Audits, Found};
 use crate::config::{BuildInfo, ServerConfig};
 use crate::devices::{ModelPart, WorkerDevice, WorkerGpu};
 use crate::state::AppState;
@@ -26,6 +27,7 @@ pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
         model: ServedModel::new(&config.served_model_names, card.as_deref()),
         limits: ServedLimits::new(config, card.as_deref()),
         cache: ServedCache::new(config),
+        cache_audits: (config.cache_audit > 0.0).then(|| ServedAudits::new(&state.audits)),
         samplers: Sampler::NAMED.map(|(name, _)| name).to_vec(),
         devices: config.devices.iter().map(ServedDevice::new).collect(),
         instruction_set: config.instruction_set,
@@ -43,6 +45,8 @@ pub(crate) struct Info {
     model: ServedModel,
     limits: ServedLimits,
     cache: ServedCache,
+    /// What it costs in likeness, where that is looked at.
+    cache_audits: Option<ServedAudits>,
     /// What a request may name as its `sampler`.
     samplers: Vec<&'static str>,
     /// What each worker runs on.
@@ -191,5 +195,71 @@ impl ServedCache {
             request_config_allowed: config.allow_request_cache_config,
             presets: Quality::NAMED.iter().map(|(name, _)| *name).collect(),
         }
+    }
+}
+
+/// What was found of pictures made with the step cache, against the same made without it.
+#[derive(Debug, Serialize, ToSchema)]
+struct ServedAudits {
+    /// Of the pictures made with it, those that are made again without.
+    share: f64,
+    done: u64,
+    /// That were to be made again and were not, as others were waited for.
+    dropped: u64,
+    /// The PSNR that was promised of those that are done, where any was, in the mean.
+    promised_psnr_db: Option<f64>,
+    /// Of those that are done.
+    mean: AuditMeans,
+    /// By how much plans were tightened, as pictures were below their promise.
+    tightened_by_db: f64,
+    /// By what the cache was to reach.
+    aims: Vec<AuditedAim>,
+}
+
+/// Pictures whose cache was to reach the same.
+#[derive(Debug, Serialize, ToSchema)]
+struct AuditedAim {
+    /// `psnr_45`, `budget_0.4` or a preset's name.
+    aim: String,
+    done: u64,
+    promised_psnr_db: Option<f64>,
+    mean: AuditMeans,
+}
+
+/// How like the pictures are to those made without a cache; null of none.
+#[derive(Debug, Serialize, ToSchema)]
+struct AuditMeans {
+    psnr_db: Option<f64>,
+    ssim: Option<f64>,
+    /// The relative error of the last latents.
+    latent_error: Option<f64>,
+}
+
+impl ServedAudits {
+    fn new(audits: &Audits) -> Self {
+        let tally = audits.tally();
+        let all = tally.all();
+        let aim = |(aim, found): (&String, &Found)| AuditedAim {
+            aim: aim.clone(),
+            done: found.psnr.count,
+            promised_psnr_db: found.promise.value(),
+            mean: AuditMeans::of(found),
+        };
+        ServedAudits {
+            share: audits.share,
+            done: all.psnr.count,
+            dropped: tally.dropped,
+            promised_psnr_db: all.promise.value(),
+            mean: AuditMeans::of(&all),
+            tightened_by_db: audits.tightened_by(),
+            aims: tally.aims.iter().map(aim).collect(),
+        }
+    }
+}
+
+impl AuditMeans {
+    fn of(found: &Found) -> Self {
+        let Found { psnr, ssim, latent_error, .. } = found;
+        AuditMeans { psnr_db: psnr.value(), ssim: ssim.value(), latent_error: latent_error.value() }
     }
 }

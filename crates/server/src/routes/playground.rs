@@ -21,6 +21,7 @@ static ASSETS: &[Asset] = &[
     text("icon.svg", SVG, include_str!("../../playground/icon.svg")),
     text("icons.svg", SVG, include_str!("../../playground/icons.svg")),
     text("api.js", JS, include_str!("../../playground/api.js")),
+    text("audits.js", JS, include_str!("../../playground/audits.js")),
     text("app.js", JS, include_str!("../../playground/app.js")),
     text("code.js", JS, include_str!("../../playground/code.js")),
     text("compare.js", JS, include_str!("../../playground/compare.js")),

@@ -1,6 +1,7 @@
 //! The API as a whole, on a fake pipeline. Each file says what belongs into it.
 
 mod access;
+mod audits;
 mod connections;
 mod edits;
 mod files;

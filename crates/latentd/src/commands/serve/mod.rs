@@ -72,6 +72,10 @@ pub(super) struct Serve {
     /// Let requests bring cache settings of their own, in a `cache` field
     #[arg(long, value_parser = BoolishValueParser::new(), env = "LATENTD_ALLOW_REQUEST_CACHE_CONFIG")]
     allow_request_cache_config: bool,
+    /// Share of the pictures made with a step cache, 0 to 1, that are made again without it while there is nothing else to
+    /// do, to compare the two: `/metrics` and `/info` tell what was found
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, env = "LATENTD_CACHE_AUDIT")]
+    cache_audit: f64,
     /// Log a line a picture: what its cache computed and reused
     #[arg(long, value_parser = BoolishValueParser::new(), env = "LATENTD_ENABLE_CACHE_DIT_SUMMARY")]
     enable_cache_dit_summary: bool,
@@ -143,6 +147,7 @@ impl Serve {
             config.cache = mistakes.take(self.loading.cache.resolve()).flatten();
         }
         config.allow_request_cache_config = self.allow_request_cache_config;
+        config.cache_audit = self.cache_audit;
         config.cache_summary = self.enable_cache_dit_summary;
         config.priorities = self.scheduling.priorities();
         config.drain_timeout = Duration::from_secs(self.drain_timeout);
@@ -155,6 +160,12 @@ impl Serve {
     fn io(&self, action: &'static str, source: std::io::Error) -> Error {
         Error::File { action, path: format!("{}:{}", self.host, self.port), source }
     }
+}
+
+/// A share of all.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "must be a share from 0 to 1".into())
 }
 
 /// A configuration that can be honoured, as far as can be told without loading the model.

@@ -180,6 +180,7 @@ fn every_mistake_is_told_at_once() {
     let settings = vec![
         variable("header_timeout", "0"),
         flag("dtype", "f8"),
+        variable("cache_audit", "1.5"),
         flag("max_batch", "0"),
         flag("memory_budget", "0"),
         flag("model", "/no/such/model"),
@@ -198,6 +199,7 @@ fn every_mistake_is_told_at_once() {
         "server.toml: `port`: must be a whole number from 0 to 65535. Given: eighty",
         "LATENTD_HEADER_TIMEOUT: must be a whole number from 1 to 3600. Given: 0",
         "`--dtype`: must be one of f32, bf16, f16. Given: f8",
+        "LATENTD_CACHE_AUDIT: must be a share from 0 to 1. Given: 1.5",
         "`--cors-allow-origin`: must be `*` or an origin as browsers send it, e.g. https://app.example.com. \
             Given: app.example.com",
         "`--public-url`: must begin with http:// or https://. Given: images.example.com",

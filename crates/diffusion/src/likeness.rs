@@ -5,7 +5,8 @@
 //! The same library has a Python package, so that diffusers' pictures are measured by the same ruler.
 
 use blazediff_ssim::{Plane, Rgba8, SsimError, SsimOptions};
-use diffusion::RgbImage;
+
+use crate::RgbImage;
 
 /// The peak signal-to-noise ratio in dB over all bytes of all channels; `None` if they are equal.
 pub fn psnr(reference: &RgbImage, picture: &RgbImage) -> Option<f64> {
@@ -23,6 +24,16 @@ pub fn ssim(reference: &RgbImage, picture: &RgbImage) -> Result<f64, SsimError> 
     Ok(blazediff_ssim::ssim(&luma(reference)?, &luma(picture)?, &SsimOptions::default())?.score)
 }
 
+/// How far latents are from those that are meant: the length of the difference against theirs. `None` where there are not as
+/// many, or where that is no number.
+pub fn latent_error(reference: &[f32], latents: &[f32]) -> Option<f64> {
+    let length = |squares: f64| squares.sqrt();
+    let squared = |value: f64| value * value;
+    let difference = reference.iter().zip(latents).map(|(&a, &b)| squared(f64::from(a) - f64::from(b))).sum();
+    let error = length(difference) / length(reference.iter().map(|&a| squared(f64::from(a))).sum());
+    (reference.len() == latents.len() && error.is_finite()).then_some(error)
+}
+
 fn luma(image: &RgbImage) -> Result<Plane, SsimError> {
     let rgba: Vec<u8> = image.pixels.chunks_exact(3).flat_map(|rgb| [rgb[0], rgb[1], rgb[2], u8::MAX]).collect();
     Plane::from_rgba8(Rgba8::new(&rgba, image.size.width, image.size.height))
@@ -30,9 +41,8 @@ fn luma(image: &RgbImage) -> Result<Plane, SsimError> {
 
 #[cfg(test)]
 mod tests {
-    use diffusion::ImageSize;
-
     use super::*;
+    use crate::ImageSize;
 
     fn picture(byte: impl Fn(usize) -> u8) -> RgbImage {
         let size = ImageSize { width: 24, height: 16 };
@@ -57,6 +67,15 @@ mod tests {
         assert!((like(&stripes) - 1.0).abs() < 1e-6);
         assert!(like(&brighter) > 0.95, "{}", like(&brighter));
         assert!(like(&blurred) < 0.1, "{}", like(&blurred));
+    }
+
+    #[test]
+    fn latents_are_off_by_a_part_of_their_length() {
+        assert_eq!(latent_error(&[3.0, 4.0], &[3.0, 4.0]), Some(0.0));
+        assert_eq!(latent_error(&[3.0, 4.0], &[3.0, 3.0]), Some(0.2));
+        assert_eq!(latent_error(&[3.0, 4.0], &[3.0]), None);
+        assert_eq!(latent_error(&[0.0], &[0.0]), None);
+        assert_eq!(latent_error(&[1.0], &[f32::NAN]), None);
     }
 
     #[test]

@@ -1,0 +1,172 @@
+//! Quality audits: a share of the pictures that a step cache helped to make is made again without it, and the two are
+//! compared.
+//!
+//! Plans whose pictures miss their promise in the mean are tightened by as much.
+//!
+//! Which pictures is decided as they are asked for, so that nothing is kept of the others. The second picture is idle work
+//! of the scheduler: no client ever waits for it.
+
+mod aim;
+mod measured;
+mod tally;
+mod tightening;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cache::{CacheConfig, Plans, Quality};
+use diffusion::ImageRequest;
+use scheduler::{Generated, JobOptions, Scheduler};
+use tokio::task::spawn_blocking;
+use tracing::Instrument;
+
+use crate::metrics::Metrics;
+use aim::Audited;
+pub(crate) use measured::Measured;
+use measured::Sample;
+pub(crate) use tally::{Found, Tally};
+
+/// The audits of a server.
+#[derive(Debug)]
+pub(crate) struct Audits {
+    /// Of the pictures, from 0 to 1.
+    pub(crate) share: f64,
+    /// That were asked for.
+    pictures: AtomicU64,
+    tally: Mutex<Tally>,
+    plans: Plans,
+    scheduler: Scheduler,
+    metrics: Metrics,
+}
+
+/// A picture that is to be audited once it is there.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    audited: Audited,
+    /// For the same picture without a cache.
+    uncached: Box<ImageRequest>,
+}
+
+impl Audits {
+    /// Of this share of the pictures that `scheduler` makes by `plans` or without.
+    pub(crate) fn new(share: f64, plans: Plans, scheduler: Scheduler, metrics: Metrics) -> Self {
+        Audits { share, pictures: AtomicU64::new(0), tally: Mutex::default(), plans, scheduler, metrics }
+    }
+
+    /// Chooses among pictures that are asked for, to be made with this cache.
+    pub(crate) fn choose(&self, requests: &[ImageRequest], cache: Option<&CacheConfig>) -> Vec<Option<Audit>> {
+        let choose = |request: &ImageRequest| {
+            let number = self.pictures.fetch_add(1, Ordering::Relaxed);
+            let cache = cache.filter(|_| is_chosen(self.share, number, request.params.seed))?;
+            let audited = Audited::by(cache, &self.plans, &request.params)?;
+            Some(Audit { audited, uncached: Box::new(uncached(request)) })
+        };
+        requests.iter().map(choose).collect()
+    }
+
+    /// What was found so far.
+    pub(crate) fn tally(&self) -> Tally {
+        self.held().clone()
+    }
+
+    /// By how much plans were tightened, in dB: those of the kind of request of which more was promised than kept.
+    pub(crate) fn tightened_by(&self) -> f64 {
+        let shifts = [false, true].into_iter().filter_map(|guided| self.plans.current(guided));
+        shifts.map(|planning| planning.shift).fold(0.0, f64::max)
+    }
+
+    /// Tightens plans that were found to miss their promise.
+    fn judge(&self, audited: &Audited, psnr: f64) {
+        let (Some((guided, planning)), Some(promise)) = (&audited.judged, audited.promise) else { return };
+        // What came of plans that are no longer followed says nothing of those that are.
+        if self.plans.current(*guided).as_ref() != Some(planning) {
+            return;
+        }
+        if let Some(tightened) = self.held().judge(*guided, planning, psnr - promise) {
+            self.plans.tighten(*guided, tightened);
+            tracing::warn!(
+                tightened,
+                from = planning.shift,
+                "audited pictures are below their promise: plans are tightened (dB)"
+            );
+            self.metrics.plans_tightened(self.tightened_by());
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Audit {
+    /// The picture is there: has it made again, if its cache saved anything, and compares the two.
+    pub(crate) fn begin(self, generated: &mut Generated, audits: &Arc<Audits>) {
+        let latents = generated.latents.take();
+        if generated.steps.iter().any(|step| step.computed_share < 1.0) {
+            let sample = Sample { image: generated.image.clone(), latents };
+            let span = tracing::info_span!(parent: None, "audit", aim = self.audited.name);
+            tokio::spawn(self.run(sample, audits.clone()).instrument(span));
+        }
+    }
+
+    async fn run(self, cached: Sample, audits: Arc<Audits>) {
+        let options = JobOptions { latents: true, ..JobOptions::default() };
+        let ticket = audits.scheduler.submit_idle(*self.uncached, options);
+        let measured = match ticket.finished().await {
+            Ok(Generated { image, latents, .. }) => {
+                let compare = move || Measured::of(&Sample { image, latents }, &cached);
+                spawn_blocking(compare).await.ok().flatten()
+            }
+            Err(err) => {
+                tracing::debug!(error = %err, "an audit was dropped");
+                None
+            }
+        };
+        let Some(measured) = measured else {
+            audits.held().dropped += 1;
+            audits.metrics.audit_dropped();
+            return;
+        };
+        let found = audits.held().add(&self.audited, &measured);
+        tracing::debug!(?measured, promise = self.audited.promise, "a picture was audited");
+        audits.judge(&self.audited, measured.psnr);
+        audits.metrics.audited(&self.audited.name, &measured, &found);
+    }
+}
+
+/// The same picture without a cache.
+fn uncached(request: &ImageRequest) -> ImageRequest {
+    let mut request = ImageRequest { previews: None, ..request.clone() };
+    request.extensions.insert(Quality::Lossless.config());
+    request
+}
+
+/// Whether this share of all pictures has that with this number and seed: as if drawn, and the same every time.
+fn is_chosen(share: f64, number: u64, seed: u64) -> bool {
+    (mixed(number ^ mixed(seed)) >> 11) as f64 / ((1_u64 << 53) as f64) < share
+}
+
+/// A step of Steele, Lea and Flood's SplitMix64.
+fn mixed(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_is_kept_whatever_the_seeds_are() {
+        type Seed = fn(u64) -> u64;
+        let seeds: [Seed; 3] = [|_| 7, |number| number, |number| mixed(number ^ 9)];
+        for (seed, share) in seeds.iter().flat_map(|seed| [0.0, 0.01, 0.3, 1.0].map(|share| (seed, share))) {
+            let chosen = (0..100_000).filter(|&number| is_chosen(share, number, seed(number))).count();
+            // Five times the deviation of draws.
+            let deviation = (share * (1.0 - share) * 100_000.0).sqrt();
+            assert!((chosen as f64 - share * 100_000.0).abs() <= 5.0 * deviation, "{share}: {chosen}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What audits have found so far: means, by what the cache was to reach.
+
+use std::collections::BTreeMap;
+
+use cache::Planning;
+
+use super::aim::Audited;
+use super::measured::Measured;
+use super::tightening::Judged;
+
+/// The books of the audits.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// By name.
+    pub(crate) aims: BTreeMap<String, Found>,
+    /// Audits that made way to pictures that were asked for, or failed.
+    pub(crate) dropped: u64,
+    /// The plans of requests with one pass a step, and with two.
+    judged: [Option<Judged>; 2],
+}
+
+/// What was found of one aim.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Found {
+    pub(crate) psnr: Mean,
+    pub(crate) ssim: Mean,
+    pub(crate) latent_error: Mean,
+    /// The PSNR that was promised of them, where any was.
+    pub(crate) promise: Mean,
+}
+
+/// A mean of so many values.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Mean {
+    pub(crate) count: u64,
+    sum: f64,
+}
+
+impl Mean {
+    fn add(&mut self, value: impl IntoIterator<Item = f64>) {
+        for value in value {
+            self.count += 1;
+            self.sum += value;
+        }
+    }
+
+    /// `None` of nothing.
+    pub(crate) fn value(self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / self.count as f64)
+    }
+
+    fn and(self, other: Mean) -> Mean {
+        Mean { count: self.count + other.count, sum: self.sum + other.sum }
+    }
+}
+
+impl Tally {
+    /// An audit is done. Returns what is known of its aim now.
+    pub(super) fn add(&mut self, audited: &Audited, measured: &Measured) -> Found {
+        let found = self.aims.entry(audited.name.clone()).or_default();
+        found.psnr.add([measured.psnr]);
+        found.ssim.add(measured.ssim);
+        found.latent_error.add(measured.latent_error);
+        found.promise.add(audited.promise);
+        *found
+    }
+
+    /// A picture of these plans is so many dB above its promise. Returns by how much they are to be tightened in all, if
+    /// that is more than they are.
+    pub(super) fn judge(&mut self, guided: bool, planning: &Planning, deviation: f64) -> Option<f64> {
+        let judged = &mut self.judged[usize::from(guided)];
+        let known = judged.take().filter(|judged| judged.is_of(planning));
+        judged.insert(known.unwrap_or_else(|| Judged::new(planning.clone()))).add(deviation)
+    }
+
+    /// What was found of all aims together.
+    pub(crate) fn all(&self) -> Found {
+        self.aims.values().fold(Found::default(), |all, found| Found {
+            psnr: all.psnr.and(found.psnr),
+            ssim: all.ssim.and(found.ssim),
+            latent_error: all.latent_error.and(found.latent_error),
+            promise: all.promise.and(found.promise),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_is_told_by_aim_and_of_all() {
+        let mut tally = Tally::default();
+        let audited = |name: &str, promise| Audited { name: name.into(), promise, judged: None };
+        let measured = |psnr, ssim| Measured { psnr, ssim, latent_error: Some(0.5) };
+        tally.add(&audited("fast", None), &measured(30.0, None));
+        tally.add(&audited("psnr_45", Some(44.0)), &measured(42.0, Some(0.9)));
+        let found = tally.add(&audited("psnr_45", Some(46.0)), &measured(45.0, Some(0.8)));
+        assert_eq!((found.psnr.count, found.psnr.value(), found.promise.value()), (2, Some(43.5), Some(45.0)));
+        let all = tally.all();
+        assert_eq!((all.psnr.value(), all.ssim.count, all.latent_error.value()), (Some(39.0), 2, Some(0.5)));
+        assert_eq!((all.promise.count, Found::default().psnr.value()), (2, None));
+    }
+}
