@@ -2,11 +2,42 @@
 
 use std::time::Duration;
 
+use crate::booked_job::Job;
 use crate::config::SchedulerConfig;
 use crate::cost::Estimate;
-use crate::handle::SubmitError;
+use crate::lane::{Lane, LaneStatus};
 use crate::ordering::Ordering;
-use crate::state::{Job, Lane, LaneStatus, State};
+use crate::refusal::SubmitError;
+use crate::state::State;
+
+impl State {
+    /// Puts all of `jobs` in line, or none.
+    ///
+    /// # Errors
+    /// The bound that they exceed.
+    pub(crate) fn submit(&mut self, jobs: Vec<Job>) -> Result<(), SubmitError> {
+        for job in self.check(jobs)? {
+            self.sharing.join(job.id, job.owner);
+            self.waiting.push(job);
+        }
+        Ok(())
+    }
+
+    /// The jobs as they would be put in line.
+    pub(crate) fn check(&self, mut jobs: Vec<Job>) -> Result<Vec<Job>, SubmitError> {
+        for job in &mut jobs {
+            let longest = self.config.max_deadline.map(|from_now| job.arrived.saturating_add(from_now));
+            job.deadline = job.deadline.into_iter().chain(longest).min();
+        }
+        admit(self, &jobs)?;
+        Ok(jobs)
+    }
+
+    /// How long everything in hand will take.
+    pub(crate) fn predicted_drain(&self) -> Duration {
+        drain(self, &[])
+    }
+}
 
 /// Whether `jobs` are put in line, all or none. An empty line takes any number, so that no bound
 /// of the line can shut a large submission out for ever.
@@ -143,9 +174,9 @@ mod tests {
 
     use super::*;
     use crate::backoff::Backoff;
+    use crate::booked_job::JobId;
     use crate::config::JobOptions;
     use crate::policy;
-    use crate::state::JobId;
     use crate::testing::{TICK, books, cost};
 
     const CONFIG: SchedulerConfig = SchedulerConfig {
@@ -207,7 +238,7 @@ mod tests {
         for _ in 0..2 {
             let encoding = policy::assign(&state, Duration::ZERO);
             state.assigned(&encoding);
-            let [(0, policy::Assignment { turn, .. })] = &encoding[..] else { panic!("{encoding:?}") };
+            let [(0, crate::turn::Assignment { turn, .. })] = &encoding[..] else { panic!("{encoding:?}") };
             crate::testing::done(&mut state, 0, turn.clone(), &[]);
         }
         state.submit(jobs(3..4, 1, None)).unwrap();
@@ -266,7 +297,7 @@ mod tests {
         for _ in 0..2 {
             let turns = policy::assign(&state, Duration::ZERO);
             state.assigned(&turns);
-            if matches!(turns[0].1.turn, Some(policy::Turn::Encode(_))) {
+            if matches!(turns[0].1.turn, Some(crate::turn::Turn::Encode(_))) {
                 crate::testing::done(&mut state, 0, turns[0].1.turn.clone(), &[]);
             }
         }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use diffusion::{PreviewMethod, RequestCost};
 
+use crate::booked_job::{Job, Needs};
 use crate::calibration::Calibration;
 use crate::curve::Curve;
 use crate::reuse::Reuse;
-use crate::state::{Job, Needs};
 use crate::times::Times;
 
 /// Steps before anything was measured: those of a large model on a large GPU, which a picture of

@@ -7,9 +7,11 @@
 
 use std::time::Duration;
 
-use crate::handle::SubmitError;
-use crate::policy::{Assignment, Turn};
-use crate::state::{Job, JobId, Lane, LaneStatus, Needs, State, WorkerId};
+use crate::booked_job::{Job, JobId, Needs, WorkerId};
+use crate::lane::{Idle, IdleLane, Lane, LaneStatus};
+use crate::refusal::SubmitError;
+use crate::state::State;
+use crate::turn::{Assignment, Turn};
 
 /// Most idle work in line; the oldest gives way.
 const MOST_WAITING: usize = 8;
@@ -19,25 +21,6 @@ const MOST_DROPS: u8 = 3;
 
 /// How long a worker has no job before it takes up idle work: a client that has just been answered may come again.
 pub(crate) const PAUSE: Duration = Duration::from_millis(200);
-
-/// A piece of idle work.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Idle {
-    pub(crate) job: Job,
-    /// How often its state was dropped.
-    drops: u8,
-}
-
-/// The idle work of one worker.
-#[derive(Debug, Default)]
-pub(crate) struct IdleLane {
-    /// What it has taken up.
-    pub(crate) held: Option<Idle>,
-    /// Whether the turn under way is for it, or for what was held when the turn began.
-    pub(crate) is_at_work: bool,
-    /// When the worker had its last turn for a job.
-    pub(crate) rests_since: Duration,
-}
 
 impl State {
     /// Puts idle work in line. Returns what gives way to it.

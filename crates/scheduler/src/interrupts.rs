@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use diffusion::Interrupt;
 
-use crate::state::WorkerId;
+use crate::booked_job::WorkerId;
 
 /// The interrupts of the turns in progress. Dropping it, with the event loop, ends them all.
 #[derive(Debug)]

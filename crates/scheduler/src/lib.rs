@@ -22,10 +22,12 @@
 
 mod admission;
 mod backoff;
+mod booked_job;
 mod calibration;
 mod config;
 mod cost;
 mod curve;
+mod event;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
 mod handle;
@@ -33,12 +35,15 @@ mod health;
 mod idle;
 mod interrupts;
 mod job;
+mod lane;
 mod mean;
 mod memory;
 mod observer;
+mod order;
 mod ordering;
 mod policy;
 mod readiness;
+mod refusal;
 mod retries;
 mod reuse;
 mod run;
@@ -54,13 +59,15 @@ mod tests;
 mod ticket;
 mod times;
 mod trial;
+mod turn;
 mod unanswered;
 mod worker;
 
 pub use backoff::Backoff;
 pub use config::{JobOptions, PRIORITIES, SchedulerConfig, SpawnOptions};
-pub use handle::{Scheduler, SubmitError};
+pub use handle::Scheduler;
 pub use job::{Generated, JobError, Outcome, Timings, Update};
 pub use observer::{Observation, Observer};
 pub use readiness::{Load, Readiness};
+pub use refusal::SubmitError;
 pub use ticket::{Place, Ticket};

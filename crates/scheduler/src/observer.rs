@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use diffusion::{EncodingsUse, StepReport};
 
-use crate::handle::SubmitError;
 use crate::job::Outcome;
+use crate::refusal::SubmitError;
 
 /// Something that happened to the scheduler.
 #[derive(Clone, Debug)]

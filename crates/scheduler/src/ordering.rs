@@ -12,9 +12,10 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use crate::booked_job::{Job, JobId};
 use crate::cost::{CostModel, Estimate};
 use crate::sharing::Sharing;
-use crate::state::{Job, JobId, State};
+use crate::state::State;
 
 /// The waiting, in times that a job takes alone, before it may be behind. Chosen by simulation: less makes the
 /// longest waits longer where there is little to do, more makes the share of large jobs less even where there is much.
@@ -81,11 +82,21 @@ impl<'a> Ordering<'a> {
     }
 }
 
+impl State {
+    /// The line, in the order in which it will be served as things stand.
+    pub(crate) fn line(&self, now: Duration) -> Vec<JobId> {
+        let ordering = Ordering::new(self, now);
+        let mut line: Vec<_> = self.waiting.iter().map(|job| (ordering.rank(job), job.id)).collect();
+        line.sort_unstable();
+        line.into_iter().map(|(_, id)| id).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::booked_job::Needs;
     use crate::config::{JobOptions, SchedulerConfig};
-    use crate::state::Needs;
     use crate::testing::{TICK, books, cost};
 
     fn submit(state: &mut State, id: JobId, steps: usize, options: JobOptions, at: u32) {

@@ -11,25 +11,13 @@
 
 use std::time::Duration;
 
+use crate::booked_job::{Company, Job, Needs, WorkerId};
 use crate::cost::Estimate;
+use crate::lane::{Lane, LaneStatus};
 use crate::ordering::Ordering;
-use crate::state::{Company, Job, JobId, Lane, LaneStatus, Needs, State, WorkerId};
+use crate::state::State;
 use crate::step::Step;
-
-/// One turn of one worker: what to drop first, then what to do.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Assignment {
-    pub(crate) drop: Vec<JobId>,
-    pub(crate) turn: Option<Turn>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Turn {
-    Encode(JobId),
-    Step(Vec<JobId>),
-    Preview(JobId),
-    Decode(JobId),
-}
+use crate::turn::{Assignment, Turn};
 
 /// The next turn of each idle worker that has something to do; the worker with least work in hand
 /// chooses first, and one that has just failed chooses nothing new while another can work.

@@ -7,8 +7,10 @@
 
 use std::time::Duration;
 
+use crate::booked_job::{Company, Job, JobId, Needs, WorkerId};
 use crate::health::Next;
-use crate::state::{Company, Job, JobId, LaneStatus, Needs, State, WorkerId};
+use crate::lane::LaneStatus;
+use crate::state::State;
 
 /// Faults after which a job is not tried again.
 const MOST_FAULTS: u8 = 2;
@@ -94,7 +96,7 @@ impl State {
 
     /// The idle workers that are to show that they can make a picture, and what they may drop; they are told to.
     pub(crate) fn trials(&mut self) -> Vec<(WorkerId, Vec<JobId>)> {
-        let is_due = |lane: &crate::state::Lane| lane.status == LaneStatus::Idle && lane.health.wants_trial();
+        let is_due = |lane: &crate::lane::Lane| lane.status == LaneStatus::Idle && lane.health.wants_trial();
         let due = self.lanes.iter_mut().enumerate().filter(|(_, lane)| is_due(lane));
         due.map(|(worker, lane)| {
             lane.status = LaneStatus::Busy;
@@ -106,7 +108,7 @@ impl State {
     /// When something is to happen that nobody reports: a deadline, a load, or a worker that takes new jobs again or
     /// may take up idle work.
     pub(crate) fn next_alarm(&self, now: Duration) -> Option<Duration> {
-        let of_lane = |lane: &crate::state::Lane| match lane.status {
+        let of_lane = |lane: &crate::lane::Lane| match lane.status {
             LaneStatus::Resting(until) => Some(until),
             LaneStatus::Idle if !self.waiting.is_empty() => lane.health.shunned_until(now),
             _ => None,
@@ -171,8 +173,9 @@ fn needed(jobs: &[Job]) -> u64 {
 mod tests {
     use super::*;
     use crate::config::SchedulerConfig;
-    use crate::policy::{Turn, assign};
+    use crate::policy::assign;
     use crate::testing::{TICK, books, cost};
+    use crate::turn::Turn;
 
     /// Books of `n` workers, and so many small jobs.
     fn busy(n_workers: usize, n_jobs: u64) -> State {

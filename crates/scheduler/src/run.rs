@@ -1,7 +1,7 @@
 //! The event loop: the only place that owns both the books and the channels.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::Duration;
 
@@ -10,58 +10,25 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::Span;
 
-use crate::calibration::Calibration;
+use crate::booked_job::{Job, JobId, WorkerId};
 use crate::config::JobOptions;
-use crate::handle::SubmitError;
+use crate::event::{Event, Submission};
 use crate::health::Next;
 use crate::interrupts::Interrupts;
 use crate::job::{JobError, Outcome, Update};
+use crate::lane::LaneStatus;
 use crate::observer::{Observation, Observer};
-use crate::policy::{self, Turn};
+use crate::order::{Command, Done, Order, Work};
+use crate::policy;
 use crate::readiness::{Load, Readiness};
-use crate::state::{Job, JobId, LaneStatus, State, WorkerId};
+use crate::refusal::SubmitError;
+use crate::state::State;
 use crate::ticket::NOT_WAITING;
+use crate::turn::Turn;
 use crate::unanswered::Unanswered;
-use crate::worker::{Command, Done, Order, Work};
 
 mod faults;
 mod idle;
-
-/// Everything that can happen to the scheduler, besides the passing of time.
-pub(crate) enum Event {
-    /// New jobs, to be taken all or none.
-    Submit { submissions: Vec<Submission>, options: JobOptions, reply: oneshot::Sender<Result<(), SubmitError>> },
-    /// Work to be done when there is no other.
-    SubmitIdle { submission: Submission, options: JobOptions },
-    /// Whether such jobs would be taken now.
-    Check { requests: Vec<(JobId, ImageRequest)>, options: JobOptions, reply: oneshot::Sender<Result<(), SubmitError>> },
-    /// Nobody waits for the job any more.
-    Cancel(JobId),
-    /// A worker has its model, measured it, and is idle; so many bytes of its device are free.
-    Loaded { worker: WorkerId, card: Arc<ModelCard>, estimator: Estimator, calibration: Calibration, free: Option<u64> },
-    /// A worker did what it was told, in so much time.
-    Turned { worker: WorkerId, done: Done, took: Duration },
-    /// A worker's pipeline panicked or lost its device; the worker waits to be told to load its model again.
-    Crashed { worker: WorkerId, reason: String },
-    /// A worker's model did not load, or not to a pipeline that works; the worker waits to be told to try again.
-    NotLoaded { worker: WorkerId, reason: String },
-    /// A worker's thread ended.
-    Lost { worker: WorkerId },
-    /// Take nothing more, and say when all is done.
-    Drain(oneshot::Sender<()>),
-    /// Answer everything now.
-    Abort,
-}
-
-/// A job on its way in.
-pub(crate) struct Submission {
-    pub(crate) id: JobId,
-    pub(crate) request: Box<ImageRequest>,
-    pub(crate) updates: mpsc::UnboundedSender<Update>,
-    pub(crate) position: Arc<AtomicUsize>,
-    /// What the spans of its stages belong to.
-    pub(crate) span: Span,
-}
 
 /// The ways to the workers.
 pub(crate) struct Workers {

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::state::JobId;
+use crate::booked_job::JobId;
 
 /// The shares of the jobs in hand.
 #[derive(Clone, Debug, Default)]

@@ -3,182 +3,18 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use diffusion::{PreviewMethod, RequestCost, StepReport};
+use diffusion::{PreviewMethod, StepReport};
 
-use crate::admission;
-use crate::config::{JobOptions, PRIORITIES, SchedulerConfig};
+use crate::booked_job::{Job, JobId, Needs, WorkerId};
+use crate::config::SchedulerConfig;
 use crate::cost::{CostModel, Estimate};
-use crate::handle::SubmitError;
-use crate::health::Health;
-use crate::idle::{Idle, IdleLane};
-use crate::memory::MemoryBound;
-use crate::ordering::Ordering;
-use crate::policy::{Assignment, Turn};
+use crate::lane::{Idle, Lane, LaneStatus};
 use crate::readiness::Load;
 use crate::sharing::Sharing;
+use crate::turn::{Assignment, Turn};
 
 /// How much faster than ever seen the rest of a job may turn out before it is given up.
 const HASTE: u32 = 2;
-
-pub(crate) type JobId = u64;
-pub(crate) type WorkerId = usize;
-
-/// What the policy knows of a job.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Job {
-    pub(crate) id: JobId,
-    pub(crate) cost: RequestCost,
-    pub(crate) steps_left: usize,
-    /// When it was submitted.
-    pub(crate) arrived: Duration,
-    /// When its answer is of no use any more.
-    pub(crate) deadline: Option<Duration>,
-    pub(crate) priority: i8,
-    pub(crate) owner: u64,
-    pub(crate) needs: Needs,
-    /// Previews that it has had, before it began again too: each is drawn once.
-    pub(crate) previews_had: usize,
-    pub(crate) company: Company,
-    /// Turns for it in which the pipeline panicked or the device failed. With one, it is a suspect and steps alone.
-    pub(crate) faults: u8,
-}
-
-/// What the memory of its worker has room for beside a job, as running out has taught.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Company {
-    /// Others step with it.
-    Stepping,
-    /// Others are held while it has its turns.
-    Held,
-    /// Nothing else is held.
-    None,
-}
-
-/// The turn that a job needs next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Needs {
-    Encode,
-    Step,
-    /// The picture on the way that is due after its last step.
-    Preview,
-    Decode,
-}
-
-impl Job {
-    /// A job submitted at `now`.
-    pub(crate) fn new(id: JobId, cost: RequestCost, options: JobOptions, now: Duration) -> Self {
-        Job {
-            id,
-            cost,
-            steps_left: cost.steps,
-            arrived: now,
-            deadline: options.deadline.map(|from_now| now.saturating_add(from_now)),
-            priority: options.priority.clamp(*PRIORITIES.start(), *PRIORITIES.end()),
-            owner: options.owner,
-            needs: Needs::Encode,
-            previews_had: 0,
-            company: Company::Stepping,
-            faults: 0,
-        }
-    }
-
-    /// Steps behind it.
-    pub(crate) fn steps_taken(&self) -> usize {
-        self.cost.steps - self.steps_left
-    }
-
-    /// Previews that are still to be drawn, the one that is due included.
-    pub(crate) fn previews_left(&self) -> usize {
-        let due = usize::from(self.needs == Needs::Preview);
-        let behind = self.cost.previews_due(self.steps_taken()).max(self.previews_had);
-        self.cost.previews_due(self.cost.steps) - behind + due
-    }
-
-    /// What it needs after a step.
-    fn next_need(&self) -> Needs {
-        let taken = self.steps_taken();
-        let behind = self.cost.previews_due(taken - 1).max(self.previews_had);
-        match self.cost.previews_due(taken) > behind {
-            _ if self.steps_left == 0 => Needs::Decode,
-            true => Needs::Preview,
-            false => Needs::Step,
-        }
-    }
-
-    /// The job as it was when it came.
-    pub(crate) fn whole(&self) -> Job {
-        Job { steps_left: self.cost.steps, needs: Needs::Encode, ..*self }
-    }
-
-    /// Whether no other job takes part in its steps.
-    pub(crate) fn steps_alone(&self) -> bool {
-        self.faults > 0 || self.company > Company::Stepping
-    }
-}
-
-/// What one worker has in hand.
-#[derive(Debug)]
-pub(crate) struct Lane {
-    pub(crate) status: LaneStatus,
-    /// Jobs taken up, oldest first.
-    pub(crate) running: Vec<Job>,
-    /// Cancelled jobs whose state the worker still holds.
-    pub(crate) cancelled: Vec<JobId>,
-    /// The jobs of the turn that the worker is at, as they were when it began.
-    pub(crate) at_work: Vec<Job>,
-    /// When that turn began.
-    pub(crate) turn_began: Duration,
-    pub(crate) memory: MemoryBound,
-    /// Bytes of its device that were free once the model was loaded, if the device tells.
-    pub(crate) free: Option<u64>,
-    /// Bytes that its pipeline keeps whatever it runs, as it said last.
-    pub(crate) kept: u64,
-    pub(crate) health: Health,
-    pub(crate) idle: IdleLane,
-}
-
-impl Lane {
-    /// A worker that loads its model.
-    fn new() -> Self {
-        Lane {
-            status: LaneStatus::Loading,
-            running: Vec::new(),
-            cancelled: Vec::new(),
-            at_work: Vec::new(),
-            turn_began: Duration::ZERO,
-            memory: MemoryBound::default(),
-            free: None,
-            kept: 0,
-            health: Health::default(),
-            idle: IdleLane::default(),
-        }
-    }
-
-    /// Bytes that its jobs and what is kept beside them may take: as the operator says, or what is free.
-    pub(crate) fn budget(&self, config: &SchedulerConfig) -> Option<u64> {
-        config.memory_budget.or(self.free)
-    }
-
-    /// The memory that the states of its jobs are estimated to hold, in bytes.
-    pub(crate) fn held(&self) -> u64 {
-        self.running.iter().map(|job| job.cost.memory.state).sum()
-    }
-
-    /// Whether each of its jobs waits for the others to be gone.
-    pub(crate) fn is_stuck(&self) -> bool {
-        self.running.iter().all(|job| job.company == Company::None)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LaneStatus {
-    Loading,
-    Idle,
-    Busy,
-    /// It has no pipeline and is told to load it again at this time.
-    Resting(Duration),
-    Lost,
-}
 
 /// The books of one scheduler.
 #[derive(Debug)]
@@ -222,36 +58,6 @@ impl State {
     pub(crate) fn advance(&mut self, now: Duration) {
         self.now = now;
         self.sharing.advance(now, self.n_lanes());
-    }
-
-    /// Puts all of `jobs` in line, or none.
-    ///
-    /// # Errors
-    /// The bound that they exceed.
-    pub(crate) fn submit(&mut self, jobs: Vec<Job>) -> Result<(), SubmitError> {
-        for job in self.check(jobs)? {
-            self.sharing.join(job.id, job.owner);
-            self.waiting.push(job);
-        }
-        Ok(())
-    }
-
-    /// The jobs as they would be put in line.
-    pub(crate) fn check(&self, mut jobs: Vec<Job>) -> Result<Vec<Job>, SubmitError> {
-        for job in &mut jobs {
-            let longest = self.config.max_deadline.map(|from_now| job.arrived.saturating_add(from_now));
-            job.deadline = job.deadline.into_iter().chain(longest).min();
-        }
-        admission::admit(self, &jobs)?;
-        Ok(jobs)
-    }
-
-    /// The line, in the order in which it will be served as things stand.
-    pub(crate) fn line(&self, now: Duration) -> Vec<JobId> {
-        let ordering = Ordering::new(self, now);
-        let mut line: Vec<_> = self.waiting.iter().map(|job| (ordering.rank(job), job.id)).collect();
-        line.sort_unstable();
-        line.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Takes a job out, wherever it is; its worker is told to drop it at the next turn.
@@ -399,11 +205,6 @@ impl State {
     /// Workers that are at a turn for jobs, one included that was interrupted and is not back yet.
     pub(crate) fn busy_workers(&self) -> usize {
         self.lanes.iter().filter(|lane| lane.status == LaneStatus::Busy && !lane.idle.is_at_work).count()
-    }
-
-    /// How long everything in hand will take.
-    pub(crate) fn predicted_drain(&self) -> Duration {
-        admission::drain(self, &[])
     }
 
     pub(crate) fn load(&self) -> Load {

@@ -9,9 +9,9 @@
 
 use std::time::Duration;
 
+use crate::booked_job::Job;
 use crate::cost::{CostModel, Estimate};
 use crate::ordering::Rank;
-use crate::state::Job;
 
 /// The waiting that a job puts up with to have company, in times that it takes alone. Chosen by
 /// simulation: less makes the longest latencies longer, more the mean and the worst wait.

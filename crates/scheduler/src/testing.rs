@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use diffusion::{RequestCost, RequestMemory, StepReport, Work};
 
+use crate::booked_job::{JobId, WorkerId};
 use crate::calibration::Calibration;
 use crate::config::SchedulerConfig;
-use crate::policy::Turn;
-use crate::state::{JobId, State, WorkerId};
+use crate::state::State;
+use crate::turn::Turn;
 
 /// What an encoding takes, a step of up to 64 tokens, and the decoding or a preview of 16.
 pub(crate) const TICK: Duration = Duration::from_secs(1);

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 
+use crate::booked_job::JobId;
+use crate::event::Event;
 use crate::job::{JobError, Outcome, Update};
-use crate::run::Event;
-use crate::state::JobId;
 
 /// The position of a job that is not in line.
 pub(crate) const NOT_WAITING: usize = usize::MAX;

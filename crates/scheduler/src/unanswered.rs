@@ -8,9 +8,9 @@ use diffusion::{ImageRequest, StepReport};
 use tokio::sync::mpsc;
 use tracing::Span;
 
+use crate::event::Submission;
 use crate::job::{Generated, Timings, Update};
-use crate::run::Submission;
-use crate::worker::{Decoded, Prepared};
+use crate::order::{Decoded, Prepared};
 
 /// See the module.
 pub(crate) struct Unanswered {

@@ -7,96 +7,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::Instant;
 
-use diffusion::{EncodingsUse, ImageRequest, Interrupt, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport};
+use diffusion::{ImageRequest, Interrupt, Pipeline, PipelineError, PreviewMethod, RgbImage, StepReport};
 use tokio::sync::mpsc;
 use tracing::{Span, info_span};
 
+use crate::booked_job::{JobId, WorkerId};
 use crate::calibration::MeasureOnce;
-use crate::run::Event;
-use crate::state::{JobId, WorkerId};
+use crate::event::Event;
+use crate::order::{Command, Decoded, Done, Order, Prepared, Work};
 use crate::trial::pass_trial;
-
-/// What the event loop tells a worker.
-pub(crate) enum Order {
-    Turn(Command),
-    /// Drop the pipeline, if there is one, and load the model again.
-    Load,
-    /// End.
-    End,
-}
-
-/// One turn: what to drop first, then what to do until `interrupt` is set.
-pub(crate) struct Command {
-    pub(crate) drop: Vec<JobId>,
-    pub(crate) work: Option<Work>,
-    pub(crate) interrupt: Interrupt,
-}
-
-pub(crate) enum Work {
-    /// The span is what the job's own spans belong to.
-    Encode(JobId, Arc<ImageRequest>, Span),
-    Step(Vec<JobId>),
-    Preview(JobId, PreviewMethod),
-    /// And whether the latents are wanted.
-    Decode(JobId, bool),
-    /// Show that the pipeline can make a picture.
-    Trial,
-}
-
-/// What the pipeline said of a job when it encoded it.
-#[derive(Debug, Default)]
-pub(crate) struct Prepared {
-    pub(crate) prompt_tokens: usize,
-    pub(crate) encodings: EncodingsUse,
-    /// Bytes that the pipeline keeps whatever it runs.
-    pub(crate) kept: u64,
-    pub(crate) warnings: Vec<String>,
-}
-
-/// A picture, and what it was decoded from, if that was asked for.
-#[derive(Debug)]
-pub(crate) struct Decoded {
-    pub(crate) image: RgbImage,
-    pub(crate) latents: Option<Vec<f32>>,
-}
-
-/// What came of a turn. What ran out of memory in a step or a decoding, or was interrupted in it, is held as it was
-/// before.
-#[derive(Debug)]
-pub(crate) enum Done {
-    Nothing,
-    /// The tokens of the prompts.
-    Encoded {
-        id: JobId,
-        result: Result<Prepared, PipelineError>,
-    },
-    /// One report a job, oldest job first.
-    Stepped(Result<Vec<StepReport>, PipelineError>),
-    Previewed {
-        id: JobId,
-        result: Result<RgbImage, PipelineError>,
-    },
-    Decoded {
-        id: JobId,
-        result: Result<Decoded, PipelineError>,
-    },
-    Tried(Result<(), PipelineError>),
-}
-
-impl Done {
-    /// Why the device is lost, if it is.
-    fn device_lost(&self) -> Option<&PipelineError> {
-        let failed = match self {
-            Done::Nothing => None,
-            Done::Encoded { result, .. } => result.as_ref().err(),
-            Done::Stepped(result) => result.as_ref().err(),
-            Done::Previewed { result, .. } => result.as_ref().err(),
-            Done::Decoded { result, .. } => result.as_ref().err(),
-            Done::Tried(result) => result.as_ref().err(),
-        };
-        failed.filter(|err| matches!(err, PipelineError::DeviceLost(_)))
-    }
-}
 
 /// Starts the thread of a worker, which ends once the returned inbox is dropped. If no other worker's
 /// pipeline is measured, its own is, until `shutdown` is set.

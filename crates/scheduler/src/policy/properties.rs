@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::backoff::Backoff;
+use crate::booked_job::JobId;
 use crate::config::{JobOptions, SchedulerConfig};
 use crate::health::Next;
 use crate::retries::Retried;

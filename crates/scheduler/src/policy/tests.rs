@@ -5,6 +5,7 @@ use std::time::Duration;
 use diffusion::{PreviewMethod, PreviewTimes, Previews, RequestCost, RequestMemory};
 
 use super::*;
+use crate::booked_job::JobId;
 use crate::calibration::Calibration;
 use crate::config::{JobOptions, SchedulerConfig};
 use crate::health::Next;

@@ -3,12 +3,13 @@
 use diffusion::PipelineError;
 
 use super::EventLoop;
+use crate::booked_job::{Job, JobId, Needs, WorkerId};
 use crate::health::Next;
 use crate::job::{JobError, Update};
+use crate::lane::LaneStatus;
 use crate::observer::Observation;
+use crate::order::{Order, Work};
 use crate::retries::Retried;
-use crate::state::{Job, JobId, LaneStatus, Needs, WorkerId};
-use crate::worker::{Order, Work};
 
 impl EventLoop {
     /// A turn for `jobs` failed.

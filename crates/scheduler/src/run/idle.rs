@@ -5,14 +5,15 @@ use std::time::Duration;
 use diffusion::PipelineError;
 use tracing::Span;
 
-use super::{EventLoop, Submission};
+use super::EventLoop;
+use crate::booked_job::{JobId, WorkerId};
 use crate::config::JobOptions;
+use crate::event::Submission;
 use crate::job::{JobError, Outcome, Timings, Update};
 use crate::observer::Observation;
-use crate::policy::Turn;
-use crate::state::{JobId, WorkerId};
+use crate::order::{Done, Work};
+use crate::turn::Turn;
 use crate::unanswered::Unanswered;
-use crate::worker::{Done, Work};
 
 impl EventLoop {
     pub(super) fn submit_idle(&mut self, submission: Submission, options: JobOptions) {

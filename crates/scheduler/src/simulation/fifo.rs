@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::engine::Contender;
 use super::trace::Arrival;
-use crate::policy::Turn;
-use crate::state::{JobId, WorkerId};
+use crate::booked_job::{JobId, WorkerId};
+use crate::turn::Turn;
 
 pub(super) struct Fifo {
     line: VecDeque<(JobId, usize)>,

@@ -7,10 +7,12 @@ use diffusion::{RequestCost, StepReport};
 use super::engine::{AGAIN, Contender};
 use super::scenario::Scenario;
 use super::trace::Arrival;
+use crate::booked_job::{Job, JobId, WorkerId};
 use crate::calibration::Calibration;
 use crate::config::{JobOptions, SchedulerConfig};
-use crate::policy::{self, Turn};
-use crate::state::{Job, JobId, State, WorkerId};
+use crate::policy;
+use crate::state::State;
+use crate::turn::Turn;
 
 /// How soon a request is needed.
 type DeadlineOf = Box<dyn Fn(&RequestCost) -> Option<Duration>>;
@@ -47,7 +49,10 @@ impl Latentd {
         let deadline = Box::new(deadline);
         Latentd { state, deadline, refused: Vec::new(), audits: false, arrived: Vec::new(), audited: 0 }
     }
+}
 
+#[cfg(test)]
+impl Latentd {
     /// Does every request again, computing all of it, while there is nothing else to do.
     pub(super) fn with_audits(self) -> Self {
         Latentd { audits: true, ..self }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::engine::Contender;
 use super::trace::Arrival;
-use crate::policy::Turn;
-use crate::state::{JobId, WorkerId};
+use crate::booked_job::{JobId, WorkerId};
+use crate::turn::Turn;
 
 #[derive(Clone, Copy)]
 struct Request {

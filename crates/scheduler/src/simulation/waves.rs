@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::engine::Contender;
 use super::trace::Arrival;
-use crate::policy::Turn;
-use crate::state::{JobId, WorkerId};
+use crate::booked_job::{JobId, WorkerId};
+use crate::turn::Turn;
 
 /// Tokens, passes and steps.
 type Shape = (usize, usize, usize);
