@@ -2,23 +2,11 @@
 // scales by row and by output, all that follows the sums.
 #include <cuda_fp8.h>
 
-#include "common.cuh"
+#include "row.cuh"
 
 namespace {
 
 constexpr float LARGEST = 448.f;
-// Pieces of a row that a thread holds: rows of up to PIECES * WIDTH * blockDim.x numbers.
-constexpr int PIECES = 4;
-
-// Calls f(piece, first column) for each piece of this thread.
-template <class F>
-__device__ __forceinline__ void each_piece(int dim, F f) {
-#pragma unroll
-  for (int piece = 0; piece < PIECES; piece++) {
-    const int column = (piece * blockDim.x + threadIdx.x) * WIDTH;
-    if (column < dim) f(piece, column);
-  }
-}
 
 // The largest over the threads of one threadIdx.y, as row_sum has the sum.
 __device__ __forceinline__ uint32_t row_max(uint32_t x) {
@@ -37,7 +25,7 @@ __device__ __forceinline__ uint32_t row_max(uint32_t x) {
 // where one of the row is none or infinite.
 template <class T>
 __device__ __forceinline__ void rounded_rows(const T* x, uint8_t* numbers, float* scales, int rows, int dim) {
-  const int64_t row = (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
+  const int64_t row = row_index();
   if (row >= rows) return;
   x += row * dim, numbers += row * dim;
   float v[PIECES][WIDTH];
