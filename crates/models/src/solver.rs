@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use diffusion::multistep::{Weights, dpmpp_2m, unipc_corrected, unipc_level, unipc_predicted};
 use diffusion::{Sampler, Sigmas};
-use kernels::add_weighted;
+use kernels::{Terms, add_weighted, weighted_sums};
 
 /// The sampler of one request between two evaluations of the transformer. A clone shares the tensors: a step that is taken
 /// back is taken again from what was known before it.
@@ -30,6 +30,14 @@ struct Predicted {
     before: Option<Tensor>,
 }
 
+/// What an evaluation was of and what it found.
+pub(crate) struct Found<'t> {
+    pub(crate) latents: &'t Tensor,
+    pub(crate) velocity: &'t Tensor,
+    /// The latents, so far along the velocity as [`Solver::reach`] says, if it says anything.
+    pub(crate) moved: Option<Tensor>,
+}
+
 impl Solver {
     /// Before the first evaluation.
     pub fn new(sampler: Sampler) -> Self {
@@ -51,6 +59,18 @@ impl Solver {
         }
     }
 
+    /// How far along the velocity `evaluation`, from 0, goes before all else, if it does: see [`Move`].
+    pub(crate) fn reach(&self, sigmas: &Sigmas, evaluation: usize) -> Option<f32> {
+        match &self.0 {
+            Memory::Euler => Some(sigmas.dt(evaluation)),
+            Memory::Heun(None) => Some(sigmas.dt(evaluation / 2)),
+            Memory::Heun(Some(_)) => None,
+            // To where the noise ends, as they foresee it.
+            Memory::DpmPp2M(_) => Some(-sigmas.sigma(evaluation)),
+            Memory::UniPc(_) => Some(-unipc_level(sigmas.sigma(evaluation))),
+        }
+    }
+
     /// The latents behind `evaluation`, from 0, which was of these latents and found this velocity, of the same shape.
     ///
     /// # Errors
@@ -62,13 +82,26 @@ impl Solver {
         latents: &Tensor,
         velocity: &Tensor,
     ) -> Result<Tensor> {
+        let reach = self.reach(sigmas, evaluation);
+        let moves: Vec<_> = reach.into_iter().map(|dsigma| Move { latents, velocity, dsigma }).collect();
+        let moved = along(&moves)?.pop();
+        self.advance_from(sigmas, evaluation, Found { latents, velocity, moved })
+    }
+
+    /// The same where the latents have gone as far along the velocity as [`Solver::reach`] says.
+    ///
+    /// # Errors
+    /// As [`Solver::advance`].
+    pub(crate) fn advance_from(&mut self, sigmas: &Sigmas, evaluation: usize, found: Found<'_>) -> Result<Tensor> {
+        let Found { latents, velocity, moved } = found;
+        let moved = || moved.ok_or_else(|| candle_core::Error::msg("the latents did not move. This is a bug."));
         match &mut self.0 {
-            Memory::Euler => along(latents, velocity, sigmas.dt(evaluation)),
+            Memory::Euler => moved(),
             Memory::Heun(predicted) => match predicted.take() {
                 None => {
                     // A copy: of a single pass the velocity is a view, and would hold those of the whole batch.
                     *predicted = Some((latents.clone(), velocity.force_contiguous()?));
-                    along(latents, velocity, sigmas.dt(evaluation / 2))
+                    moved()
                 }
                 Some((start, first)) => {
                     let half = 0.5 * f64::from(sigmas.dt(evaluation / 2));
@@ -76,14 +109,14 @@ impl Solver {
                 }
             },
             Memory::DpmPp2M(before) => {
-                let foreseen = along(latents, velocity, -sigmas.sigma(evaluation))?;
+                let foreseen = moved()?;
                 let known = std::iter::once(&foreseen).chain(&*before);
                 let next = weighted(&dpmpp_2m(sigmas, evaluation), latents, known)?;
                 *before = Some(foreseen);
                 Ok(next)
             }
             Memory::UniPc(last) => {
-                let foreseen = along(latents, velocity, -unipc_level(sigmas.sigma(evaluation)))?;
+                let foreseen = moved()?;
                 let (start, before) = match last.take() {
                     None => (latents.clone(), None),
                     Some(Predicted { start, foreseen: last, before }) => {
@@ -112,9 +145,19 @@ impl Solver {
     }
 }
 
-/// `latents + velocity * dsigma`
-pub(crate) fn along(latents: &Tensor, velocity: &Tensor, dsigma: f32) -> Result<Tensor> {
-    latents + (velocity * f64::from(dsigma))?
+/// Latents that go along a velocity, both of one shape: `latents + velocity * dsigma`.
+pub(crate) struct Move<'t> {
+    pub(crate) latents: &'t Tensor,
+    pub(crate) velocity: &'t Tensor,
+    pub(crate) dsigma: f32,
+}
+
+/// Where each of them comes to; on a GPU in one launch.
+pub(crate) fn along(moves: &[Move<'_>]) -> Result<Vec<Tensor>> {
+    fn sum<'t>(step: &Move<'t>) -> Terms<'t> {
+        vec![(1.0, step.latents), (f64::from(step.dsigma), step.velocity)]
+    }
+    weighted_sums(&moves.iter().map(sum).collect::<Vec<_>>())
 }
 
 /// The weighted sum of `latents` and what was foreseen, the newest first.

@@ -8,7 +8,7 @@ use crate::dit::{Dit, DitRow, Segment};
 use crate::forward::{Passes, RequestPasses, forward};
 use crate::guidance::guided;
 use crate::segment::Records;
-use crate::solver::along;
+use crate::solver::{Found, Move, along};
 use crate::state::RequestState;
 
 /// Advances every request of `batch` by one step: an evaluation of the transformer, and what its sampler makes of that.
@@ -29,13 +29,13 @@ pub fn denoise_step<D: Dit>(dit: &D, batch: &mut [&mut RequestState]) -> Result<
         (state.guidance, passes)
     };
     let evaluated: Vec<_> = batch.iter().filter(|state| state.is_evaluated()).map(of_request).collect();
-    let mut velocities = guided(&evaluated)?.into_iter();
+    let mut guided = guided(&evaluated)?.into_iter();
     let mut row = 0;
-    let mut reports = Vec::with_capacity(batch.len());
+    let (mut reports, mut velocities) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
     for state in batch.iter_mut() {
         let rows = if state.is_evaluated() { row..row + state.branches.len() } else { row..row };
         row = rows.end;
-        let velocity = if rows.is_empty() { None } else { velocities.next() };
+        let found = if rows.is_empty() { None } else { guided.next() };
         let records = match &mut state.planned {
             Some(planned) => {
                 let of_segment = |records: Vec<StepRecord>| records.into_iter().map(Some).collect();
@@ -44,8 +44,12 @@ pub fn denoise_step<D: Dit>(dit: &D, batch: &mut [&mut RequestState]) -> Result<
             None => records.iter().map(|records| records[rows.clone()].to_vec()).collect::<Vec<Records>>(),
         };
         reports.push(report(dit.segments(), state, &records));
-        advance(state, velocity)?;
+        velocities.push(match &mut state.planned {
+            Some(planned) => planned.velocity(state.step_index, &state.latents, found)?,
+            None => found.expect("a request without a plan is evaluated. This is a bug."),
+        });
     }
+    advance(batch, &velocities)?;
     Ok(reports)
 }
 
@@ -64,27 +68,37 @@ fn passes(state: &mut RequestState) -> RequestPasses<'_> {
     RequestPasses { rows: rows.collect(), residuals: state.residuals.as_mut() }
 }
 
-/// The step of the sampler, or of the plan, what a mask keeps put back; and what a preview that is due needs. `found` is the
-/// velocity of a step that was evaluated.
-fn advance(state: &mut RequestState, found: Option<Tensor>) -> Result<()> {
-    let velocity = match &mut state.planned {
-        Some(planned) => planned.velocity(state.step_index, &state.latents, found)?,
-        None => found.expect("a request without a plan is evaluated. This is a bug."),
-    };
-    let (step_index, num_steps, sampler) = (state.step_index, state.num_steps(), state.sampler());
-    let is_due = state.previews.is_some_and(|previews| previews.is_due(step_index, num_steps));
-    let kept = |latents: Tensor, sigma: f32| match &state.masked {
-        Some(masked) => masked.blend(&latents, sigma),
-        None => Ok(latents),
-    };
-    let (sigma, next) = (sampler.level(step_index), sampler.next_level(step_index));
-    let (sigma, next) = (state.sigmas.sigma(sigma), state.sigmas.sigma(next));
-    let estimate = is_due.then(|| kept(along(&state.latents, &velocity, -sigma)?, 0.0)).transpose()?;
-    let latents = state.solver.advance(&state.sigmas, step_index, &state.latents, &velocity)?;
-    let latents = kept(latents, next)?;
-    (state.estimate, state.latents) = (estimate, latents);
-    state.step_index += 1;
+/// The step of each request's sampler, or of its plan, what a mask keeps put back; and what a preview that is due needs. What
+/// goes along the velocities goes there at once.
+fn advance(batch: &mut [&mut RequestState], velocities: &[Tensor]) -> Result<()> {
+    let moves = batch.iter().zip(velocities).flat_map(|(state, velocity)| {
+        let reach = state.solver.reach(&state.sigmas, state.step_index);
+        let dsigmas = [foresight(state), reach].into_iter().flatten();
+        dsigmas.map(move |dsigma| Move { latents: &state.latents, velocity, dsigma })
+    });
+    let mut moved = along(&moves.collect::<Vec<_>>())?.into_iter();
+    for (state, velocity) in batch.iter_mut().zip(velocities) {
+        let kept = |latents: Tensor, sigma: f32| match &state.masked {
+            Some(masked) => masked.blend(&latents, sigma),
+            None => Ok(latents),
+        };
+        let foreseen = foresight(state).and_then(|_| moved.next());
+        let estimate = foreseen.map(|latents| kept(latents, 0.0)).transpose()?;
+        let moved = state.solver.reach(&state.sigmas, state.step_index).and_then(|_| moved.next());
+        let found = Found { latents: &state.latents, velocity, moved };
+        let latents = state.solver.advance_from(&state.sigmas, state.step_index, found)?;
+        let next = state.sigmas.sigma(state.sampler().next_level(state.step_index));
+        let latents = kept(latents, next)?;
+        (state.estimate, state.latents) = (estimate, latents);
+        state.step_index += 1;
+    }
     Ok(())
+}
+
+/// How far along the velocity the clean latents are that a preview shows, if one is due.
+fn foresight(state: &RequestState) -> Option<f32> {
+    let is_due = state.previews.is_some_and(|previews| previews.is_due(state.step_index, state.num_steps()));
+    is_due.then(|| -state.sigmas.sigma(state.sampler().level(state.step_index)))
 }
 
 /// What the step did for one request; `records[segment][branch]`.
