@@ -4,6 +4,8 @@ use candle_core::DType;
 use diffusion::{Interrupt, Limits, Pipeline, RequestDraft};
 use models::{AnyPipeline, Checkpoint, LoadOptions, Quantization};
 
+use crate::compare::committed_goldens;
+
 const PROMPTS: [&str; 8] = [
     "a dog on a blue background",
     "a small cat on a red background",
@@ -104,4 +106,33 @@ fn fp8_pictures_are_close_to_those_in_f32() {
 #[test]
 fn pictures_in_bf16_are_close_to_those_in_f32() {
     compare("bf16", model(DType::BF16, None)).assert_within(55.0, 50.0, 2e-2);
+}
+
+/// Of the tiny models' 6 blocks fp8 leaves the first and the last as they are, and the plan knows it.
+#[test]
+fn a_plan_counts_the_blocks_that_are_rounded() {
+    let transformer = |model: &str, quantization| {
+        let checkpoint = Checkpoint::open(committed_goldens().join("models").join(model)).unwrap();
+        let bytes = models::model_bytes(&checkpoint, &LoadOptions { quantization, ..LoadOptions::default() });
+        bytes.unwrap().transformer
+    };
+    let of = |model: &str| [None, Some(Quantization::Int8), Some(Quantization::Fp8)].map(|q| transformer(model, q));
+    let [whole, int8, fp8] = of("qwen-image");
+    assert_eq!(6 * (whole.all - fp8.all), 4 * (whole.all - int8.all), "{whole:?} {int8:?} {fp8:?}");
+    assert_eq!([&whole, &int8, &fp8].map(|bytes| bytes.lists.len()), [1, 1, 2]);
+
+    // Two blocks of one list and four of another: one and three of them are rounded.
+    let [whole, int8, fp8] = of("flux2-klein");
+    assert_eq!([&whole, &int8, &fp8].map(|bytes| bytes.lists.len()), [2, 2, 4]);
+    let largest = |bytes: &models::ComponentBytes| {
+        bytes.lists.iter().map(|list| (list.all / list.largest, list.largest)).collect::<Vec<_>>()
+    };
+    let saved = |blocks: u64| {
+        let ((_, whole), (_, rounded)) = (
+            *largest(&whole).iter().find(|(count, _)| *count == blocks).unwrap(),
+            *largest(&int8).iter().find(|(count, _)| *count == blocks).unwrap(),
+        );
+        whole - rounded
+    };
+    assert_eq!(whole.all - fp8.all, saved(2) + 3 * saved(4), "{whole:?} {int8:?} {fp8:?}");
 }

@@ -5,17 +5,17 @@
 pub struct ComponentBytes {
     /// Of all its weights.
     pub all: u64,
-    /// Of each list of layers among them.
+    /// Of each list of layers among them, kind by kind.
     pub lists: Vec<ListBytes>,
     /// Of tables among them whose rows are looked up.
     pub tables: u64,
 }
 
-/// Bytes of a list of layers.
+/// Bytes of the layers of one kind in a list: those whose tensors have the same shapes and types, which share places.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ListBytes {
-    /// Of all layers.
+    /// Of all of them.
     pub all: u64,
-    /// Of the largest.
+    /// Of one.
     pub largest: u64,
 }

@@ -37,6 +37,21 @@ enum Source {
     Random(RandomNumbers),
 }
 
+/// The list of blocks that runs behind the other, where a transformer has two: blocks are counted through both.
+const SINGLE_BLOCKS: &str = "single_transformer_blocks";
+
+/// Bytes of a layer, as it is and with its matrices rounded to a byte a number.
+#[derive(Default)]
+struct LayerBytes {
+    whole: u64,
+    rounded: u64,
+}
+
+/// Layers of a list.
+fn count(layers: &BTreeMap<(&str, usize), LayerBytes>, list: &str) -> usize {
+    layers.keys().filter(|(of, _)| *of == list).count()
+}
+
 /// The list of layers that a tensor is in, and the layer's number: `transformer_blocks` and 7 of
 /// `transformer_blocks.7.attn.norm_q.weight`.
 fn layer_of(name: &str) -> Option<(&str, usize)> {
@@ -152,24 +167,36 @@ impl Weights {
     pub(crate) fn bytes(&self) -> ComponentBytes {
         let Source::Files { by_name, .. } = &self.source else { return ComponentBytes::default() };
         let mut bytes = ComponentBytes::default();
-        let mut layers: BTreeMap<(&str, usize), u64> = BTreeMap::new();
+        let mut layers: BTreeMap<(&str, usize), LayerBytes> = BTreeMap::new();
         for (name, (_, info)) in by_name {
+            let numbers = info.shape.iter().product::<usize>() as u64;
+            let whole = numbers * self.precision.weights.size_in_bytes() as u64;
             // The modulations of all blocks are computed at once, in their own type, and stay.
-            let layer = layer_of(name).filter(|_| !name.contains("_mod."));
-            let is_quantized = self.quantization.is_some() && layer.is_some();
-            let size = if is_quantized && info.shape.len() > 1 { 1 } else { self.precision.weights.size_in_bytes() };
-            let of_tensor = (info.shape.iter().product::<usize>() * size) as u64;
-            bytes.all += of_tensor;
-            match layer {
-                Some(layer) => *layers.entry(layer).or_default() += of_tensor,
-                None if name.ends_with("embed_tokens.weight") => bytes.tables += of_tensor,
-                None => {}
+            match layer_of(name).filter(|_| !name.contains("_mod.")) {
+                Some(layer) => {
+                    let layer = layers.entry(layer).or_default();
+                    layer.whole += whole;
+                    layer.rounded += if info.shape.len() > 1 { numbers } else { whole };
+                }
+                None => bytes.all += whole,
+            }
+            if layer_of(name).is_none() && name.ends_with("embed_tokens.weight") {
+                bytes.tables += whole;
             }
         }
-        for of_list in layers.iter().collect::<Vec<_>>().chunk_by(|((list, _), _), ((other, _), _)| list == other) {
-            let sizes = of_list.iter().map(|(_, size)| **size);
-            bytes.lists.push(ListBytes { all: sizes.clone().sum(), largest: sizes.max().unwrap_or(0) });
+        let num_blocks = layers.len();
+        let is_rounded = |list: &str, layer: usize| {
+            let first = if list == SINGLE_BLOCKS { num_blocks - count(&layers, list) } else { 0 };
+            self.quantization.is_some_and(|format| format.rounds_block(first + layer, num_blocks))
+        };
+        // The bytes of a layer tell its kind.
+        let mut kinds: BTreeMap<(&str, u64), u64> = BTreeMap::new();
+        for (&(list, layer), size) in &layers {
+            let size = if is_rounded(list, layer) { size.rounded } else { size.whole };
+            *kinds.entry((list, size)).or_default() += size;
+            bytes.all += size;
         }
+        bytes.lists = kinds.into_iter().map(|((_, largest), all)| ListBytes { all, largest }).collect();
         bytes
     }
 
