@@ -23,14 +23,15 @@ pub(super) struct ModelFlags<D: clap::Args = OneDevice> {
     pub(super) quantization: Option<QuantizationName>,
     /// What of the weights stays in host memory and is carried to the GPU when its turn comes. `encoder` costs a moment
     /// for each new prompt; `block` costs every step the time of the copy, where that is longer than the step, and lets
-    /// Qwen-Image run on 24 GB; `auto` is the first that fits
+    /// Qwen-Image run on 24 GB; `auto` is the first that fits. vLLM-Omni's --enable-cpu-offload is `encoder`, and its
+    /// --enable-layerwise-offload is `block`
     #[arg(long, value_enum, default_value_t, value_name = "WHAT", env = "LATENTD_OFFLOAD")]
     pub(super) offload: OffloadName,
     /// How Qwen-Image-Edit's text encoder counts the tokens of a picture: by row and column, or one after another as
     /// diffusers up to 0.42 does
     #[arg(long, value_enum, default_value_t, value_name = "POSITIONS", env = "LATENTD_QWEN_EDIT_POSITIONS")]
     pub(super) qwen_edit_positions: EditPositionsName,
-    /// When the VAE decodes in overlapping tiles of bounded memory (256x256 pixels for Qwen-Image, 1024x1024 for FLUX.2):
+    /// When the VAE works in overlapping tiles of bounded memory (256x256 pixels for Qwen-Image, 1024x1024 for FLUX.2):
     /// on is diffusers' `vae.enable_tiling()`; auto is on a GPU, where the whole would take over an eighth of its memory
     #[arg(long, value_enum, default_value_t, value_name = "WHEN", env = "LATENTD_VAE_TILING")]
     pub(super) vae_tiling: VaeTilingName,
