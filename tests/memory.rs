@@ -169,16 +169,21 @@ fn an_edit_holds_what_its_estimate_says() {
 
 /// The tiny checkpoint of the goldens, editing at 128x128.
 fn edits(folder: &str) -> AnyPipeline {
+    edits_at(folder, 128 * 128, VaeTiling::Never)
+}
+
+/// The same at so many pixels, in tiles or whole.
+fn edits_at(folder: &str, area: usize, vae_tiling: VaeTiling) -> AnyPipeline {
     let goldens = std::env::var_os("LATENTD_GOLDENS").map(PathBuf::from);
     let goldens = goldens.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("goldens"));
     let overrides = Overrides {
-        edit_area: Some(128 * 128),
+        edit_area: Some(area),
         condition_area: Some(112 * 112),
         max_sequence_length: Some(64),
         ..Overrides::default()
     };
-    let options =
-        LoadOptions { kept: KeptBytes { encodings: 0, ..KeptBytes::default() }, overrides, ..LoadOptions::default() };
+    let kept = KeptBytes { encodings: 0, ..KeptBytes::default() };
+    let options = LoadOptions { kept, overrides, vae_tiling, ..LoadOptions::default() };
     let checkpoint = Checkpoint::open(goldens.join("models").join(folder)).unwrap();
     models::load(&checkpoint, &options, &|_, _, _| ()).unwrap()
 }
@@ -229,6 +234,7 @@ fn the_stages_of_a_request_need_what_their_estimates_say() {
         ("built-in, in tiles", in_tiles, vec![text(512)]),
         ("qwen-image-edit-plus", edits("qwen-image-edit-plus"), vec![text(256), edit(text(256))]),
         ("flux2-klein", edits("flux2-klein"), vec![text(256), edit(text(256))]),
+        ("edits in tiles", edits_at("qwen-image-edit-plus", 512 * 512, VaeTiling::Always), vec![edit(text(256))]),
     ];
     let mut wrong = Vec::new();
     for (name, mut model, requests) in cases {

@@ -1,4 +1,4 @@
-"""Records what diffusers' VAEs make of latents in tiles: f32 on the CPU, one file a family.
+"""Records what diffusers' VAEs make of latents in tiles, and of those pixels again: f32 on the CPU, one file a family.
 
     python tests/goldens/make_vae_tiling.py [MODELS] [OUT]
 
@@ -55,6 +55,9 @@ def main(models, out):
             latents = torch.randn(1, channels, rows, columns, generator=generator)
             given = latents.unsqueeze(2) if name == "qwen-image" else latents
             pixels = vae.decode(given).sample.reshape(3, 8 * rows, 8 * columns)
+            encoded = vae.encode(pixels.reshape(1, 3, *([1] if name == "qwen-image" else []), 8 * rows, 8 * columns))
+            encoded = encoded.latent_dist.mean.reshape(channels, rows, columns)
+            tensors[f"{rows}x{columns}.encoded"] = encoded.permute(1, 2, 0).contiguous()
             tensors[f"{rows}x{columns}.latents"] = latents[0].permute(1, 2, 0).contiguous()
             tensors[f"{rows}x{columns}.pixels"] = pixels.permute(1, 2, 0).contiguous()
         save_file(tensors, out / f"vae_tiling.{name}.safetensors")

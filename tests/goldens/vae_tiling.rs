@@ -1,14 +1,15 @@
-//! Decoding in tiles: against diffusers' own, and against the same picture decoded whole.
+//! A VAE in tiles: against diffusers' own, and against the same picture decoded whole.
 //!
 //! `make_vae_tiling.py` makes the goldens again.
 
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
-use diffusion::{ImageSize, Interrupt, Pipeline};
-use models::flux2::{Vae, VaeConfig};
+use diffusion::{ImageSize, InputImage, Interrupt, Pipeline, RgbImage};
+use models::flux2::{Vae, VaeConfig, VaeEncoder};
 use models::{
-    Checkpoint, DiffusionPipeline, Family, LoadOptions, Precision, QwenImage, Tiling, VaeTiling, decode_tiles,
+    Checkpoint, DiffusionPipeline, Family, Flux2Klein, LoadOptions, Precision, QwenImage, Tiling, VaeTiling,
+    decode_tiles, encode_tiles, model_bytes,
 };
 use serde_json::Value;
 
@@ -37,11 +38,14 @@ impl Recorded {
         }
     }
 
+    /// Rows and columns of the latents that were decoded, as they are in the names of tensors.
+    fn sizes(&self) -> impl Iterator<Item = String> {
+        self.manifest["sizes"].as_array().unwrap().iter().map(|size| format!("{}x{}", size[0], size[1]))
+    }
+
     /// Compares what our tiles make of each of the recorded latents, and the tiles of a VAE that nobody changed.
     fn check(&self, family: &str, own: Tiling, decode: impl Fn(&Tensor) -> candle_core::Result<Tensor>) {
-        let sizes = self.manifest["sizes"].as_array().unwrap();
-        for size in sizes {
-            let name = format!("{}x{}", size[0], size[1]);
+        for name in self.sizes() {
             let theirs = &self.tensors[&format!("{name}.pixels")];
             let ours = decode_tiles(&self.tensors[&format!("{name}.latents")], self.tiling, &decode).unwrap();
             let ours = Tensor::from_vec(ours, theirs.shape(), &Device::Cpu).unwrap();
@@ -50,6 +54,30 @@ impl Recorded {
         let pixels = |key: &str| self.manifest["defaults"][key].as_u64().unwrap() as usize;
         assert_eq!((8 * own.side, 8 * own.stride), (pixels("side"), pixels("stride")), "{family}");
     }
+
+    /// Compares what our tiles make of those pixels again.
+    fn check_encoded(&self, family: &str, encode: impl Fn(&Tensor) -> candle_core::Result<Tensor>) {
+        for name in self.sizes() {
+            let pixels = &self.tensors[&format!("{name}.pixels")];
+            let ours = encode_tiles(pixels, self.tiling, &encode).unwrap();
+            close(
+                &format!("{family} {name} in tiles, encoded"),
+                &ours,
+                &self.tensors[&format!("{name}.encoded")],
+                1e-4,
+            );
+            let whole = encode(pixels).unwrap();
+            let apart = (whole - ours).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(apart > 1e-3, "{family} {name}: tiles are told from the whole, {apart} apart");
+        }
+    }
+}
+
+/// The tensors of a tiny model's VAE.
+fn vae(model: &str) -> (Checkpoint, models::Weights) {
+    let checkpoint = Checkpoint::open(committed_goldens().join("models").join(model)).unwrap();
+    let weights = checkpoint.weights("vae", Precision::new(DType::F32, Device::Cpu)).unwrap();
+    (checkpoint, weights)
 }
 
 fn qwen_image(vae_tiling: VaeTiling) -> DiffusionPipeline<QwenImage> {
@@ -74,6 +102,23 @@ fn tiles_of_flux2_are_diffusers() {
     let weights = checkpoint.weights("vae", Precision::new(DType::F32, Device::Cpu)).unwrap();
     let vae = Vae::load(&config, &weights.scope("", &|_, _| ())).unwrap();
     Recorded::of("flux2-klein").check("flux2-klein", config.tiling(), |latents| vae.decode(latents));
+}
+
+#[test]
+fn what_is_encoded_in_tiles_is_diffusers() {
+    let (checkpoint, weights) = vae("qwen-image");
+    let config = models::qwen_image::VaeConfig::load(&checkpoint).unwrap();
+    let encoder = models::qwen_image::VaeEncoder::load(&config, &weights.scope("", &|_, _| ())).unwrap();
+    // Ours brings latents to a mean of 0 and a deviation of 1.
+    let [mean, std] =
+        [&config.latents_mean, &config.latents_std].map(|list| Tensor::new(list.as_slice(), &Device::Cpu).unwrap());
+    let encode = |pixels: &Tensor| encoder.encode(pixels)?.broadcast_mul(&std)?.broadcast_add(&mean);
+    Recorded::of("qwen-image").check_encoded("qwen-image", encode);
+
+    let (checkpoint, weights) = vae("flux2-klein");
+    let config = VaeConfig::load(&checkpoint).unwrap();
+    let encoder = VaeEncoder::load(&config, &weights.scope("", &|_, _| ())).unwrap();
+    Recorded::of("flux2-klein").check_encoded("flux2-klein", |pixels| encoder.encode(pixels));
 }
 
 /// Decibels of two pictures whose numbers are between -1 and 1.
@@ -134,4 +179,50 @@ fn a_pipeline_decodes_in_tiles_where_it_is_told_to() {
     assert!(of_tiled.work.decode > of_whole.work.decode, "{of_tiled:?} {of_whole:?}");
     assert_eq!(made(VaeTiling::Above(of_whole.memory.decode)).0, whole);
     assert_eq!(made(VaeTiling::Above(of_whole.memory.decode - 1)).0, tiled);
+}
+
+/// A picture to edit is encoded as its estimate says: whole, or in tiles of less memory and more work.
+#[test]
+fn a_pipeline_encodes_in_tiles_where_it_is_told_to() {
+    let golden = &Golden::all(committed_goldens().join("models/goldens"), "qwen-image.t2i_nocfg")[0];
+    // FLUX.2's tiles are 1024 pixels wide, and a picture may have more along one side.
+    let size = ImageSize { width: 1072, height: 64 };
+    let mut request = request(golden, 0);
+    request.params.size = size;
+    let pixels = (0..3 * size.pixels()).map(|i| (i * 7 % 251) as u8).collect();
+    request.input_images = [InputImage::new(RgbImage { size, pixels })].into();
+    let made = |vae_tiling| {
+        let checkpoint = Checkpoint::open(committed_goldens().join("models/flux2-klein")).unwrap();
+        let options = LoadOptions { vae_tiling, ..LoadOptions::default() };
+        let family = Flux2Klein::load(&checkpoint, &options, &|_, _, _| ()).unwrap();
+        let mut model = DiffusionPipeline::new(family, &options);
+        let cost = model.estimator()(&request);
+        let state = model.prepare(&request, &Interrupt::default()).unwrap();
+        (state.references()[0].latents.flatten_all().unwrap().to_vec1::<f32>().unwrap(), cost)
+    };
+    let (whole, of_whole) = made(VaeTiling::Never);
+    let (tiled, of_tiled) = made(VaeTiling::Always);
+    assert_eq!(whole.len(), tiled.len());
+    assert_ne!(whole, tiled);
+    assert!(of_tiled.work.encode > of_whole.work.encode, "{of_tiled:?} {of_whole:?}");
+    assert_eq!(made(VaeTiling::Above(of_whole.memory.encode)).0, whole);
+}
+
+/// What a picture of the default size needs beside the weights, as the plan has it, is less in tiles.
+#[test]
+fn a_plan_knows_of_tiles() {
+    let checkpoint = Checkpoint::open(committed_goldens().join("models/qwen-image")).unwrap();
+    let planned = |vae_tiling| {
+        model_bytes(&checkpoint, &LoadOptions { vae_tiling, ..LoadOptions::default() }).unwrap().activations
+    };
+    let estimated = |vae_tiling| {
+        let model = qwen_image(vae_tiling);
+        let golden = &Golden::all(committed_goldens().join("models/goldens"), "qwen-image.t2i_nocfg")[0];
+        let mut request = request(golden, 0);
+        request.params.size = model.family().card().default_size;
+        model.estimator()(&request).memory.decode
+    };
+    let [whole, tiled] = [VaeTiling::Never, VaeTiling::Always].map(|tiling| (planned(tiling), estimated(tiling)));
+    assert_eq!(whole.0, whole.1, "the VAE needs most");
+    assert!(tiled.0 >= tiled.1 && tiled.0 < whole.0 / 2, "{tiled:?} {whole:?}");
 }

@@ -2,10 +2,10 @@
 
 use models::VaeTiling;
 
-/// When the VAE decodes in tiles, which takes a bounded amount of memory and more time.
+/// When the VAE works in tiles, which takes a bounded amount of memory and more time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum VaeTilingName {
-    /// On a GPU, where a picture decoded whole would take more than an eighth of its memory.
+    /// On a GPU, where a picture decoded or encoded whole would take more than an eighth of its memory.
     #[default]
     Auto,
     /// All pictures larger than a tile, as diffusers after `vae.enable_tiling()`.
@@ -14,7 +14,7 @@ pub enum VaeTilingName {
     Off,
 }
 
-/// The share of a GPU's memory that decoding a picture whole may take: the rest is for weights, and for what other
+/// The share of a GPU's memory that the VAE may take for a picture as a whole: the rest is for weights, and for what other
 /// requests hold meanwhile.
 const SHARE: u64 = 8;
 

@@ -10,11 +10,11 @@ use diffusion::{
 
 use crate::dit::Segment;
 use crate::flops::{ModelFlops, resizing, sketch};
-use crate::options::VaeTiling;
 use crate::peaks::Peaks;
 use crate::planned::PlannedRun;
 use crate::solver::Solver;
-use crate::tiling::Tiling;
+use crate::tiling::{Tiling, VaeTiling};
+use crate::vae_half::VaeHalf;
 
 /// Tells the text tokens of a request's prompt.
 pub type TextTokens = Arc<dyn Fn(&str, &ImageRequest) -> TextLength + Send + Sync>;
@@ -52,7 +52,7 @@ pub struct RequestSizes {
     pub flops: ModelFlops,
     /// What the stages need while they run.
     pub peaks: Peaks,
-    /// The tiles in which the VAE decodes what is too large for it.
+    /// The tiles in which the VAE takes what is too large for it.
     pub tiling: Tiling,
 }
 
@@ -153,7 +153,8 @@ impl CostModel {
                 Reuse::Plan { .. } => 0.0,
             };
         }
-        let decode = self.decoded_at_once(request.params.size).map(|tokens| flops.vae_decoder.of(tokens)).sum();
+        let decode =
+            self.decoder().parts(request.params.size).into_iter().map(|tokens| flops.vae_decoder.of(tokens)).sum();
         let preview = match request.previews.map(|previews| previews.method) {
             Some(PreviewMethod::Vae) => decode,
             Some(PreviewMethod::Latent2Rgb) => sketch(self.sizes.token_channels / 4).of(own),
@@ -163,28 +164,19 @@ impl CostModel {
         Work { encode: self.encode_work(request), step, reused_step, preview, decode, fit }
     }
 
-    /// The tiles in which a picture of this size is decoded, if it is.
-    pub(crate) fn tiling(&self, size: ImageSize) -> Option<Tiling> {
-        let is_tiled = match self.vae_tiling {
-            VaeTiling::Never => false,
-            VaeTiling::Always => true,
-            VaeTiling::Above(bytes) => self.vae_bytes(size.image_seq_len()) > bytes,
-        };
-        Some(self.sizes.tiling).filter(|tiling| is_tiled && tiling.divides(latents(size)))
+    /// How a picture is encoded.
+    pub(crate) fn encoder(&self) -> VaeHalf {
+        self.vae()[0]
     }
 
-    /// Image tokens that the VAE decodes at once, one part of the picture after another.
-    fn decoded_at_once(&self, size: ImageSize) -> impl Iterator<Item = usize> {
-        let parts = match self.tiling(size) {
-            Some(tiling) => tiling.tiles(latents(size)).iter().map(|tile| tile.area().div_ceil(4)).collect(),
-            None => vec![size.image_seq_len()],
-        };
-        parts.into_iter()
+    /// How a picture is decoded.
+    pub(crate) fn decoder(&self) -> VaeHalf {
+        self.vae()[1]
     }
 
-    /// What the VAE needs to decode so many image tokens at once.
-    fn vae_bytes(&self, tokens: usize) -> u64 {
-        (tokens * PIXELS * self.sizes.peaks.vae_decoder * self.sizes.activation_bytes) as u64
+    fn vae(&self) -> [VaeHalf; 2] {
+        let RequestSizes { peaks, activation_bytes, tiling, .. } = &self.sizes;
+        VaeHalf::both(peaks, *activation_bytes, *tiling, self.vae_tiling)
     }
 
     /// Of all prompts and pictures, as if none were known.
@@ -211,7 +203,8 @@ impl CostModel {
 
     /// Of the VAE's encoder, for a picture at the size at which the transformer sees it.
     pub(crate) fn reference_work(&self, size: ImageSize) -> f64 {
-        self.sizes.flops.vae_encoder.of(size.image_seq_len())
+        let parts = self.encoder().parts(size).into_iter();
+        parts.map(|tokens| self.sizes.flops.vae_encoder.of(tokens)).sum()
     }
 
     /// What stays under a mask is encoded at the size of the result, unless the picture is at that size anyway.
@@ -234,14 +227,18 @@ impl CostModel {
         let text: Vec<usize> = self.most_text_tokens(request).collect();
         let passes: usize = text.iter().map(|text| own + reference_tokens + text).sum();
         // Pictures and prompts are encoded one after the other. Under a mask, the first is at the size that is made.
-        let picture = self.reference_tokens(request).chain(request.mask.iter().map(|_| own)).max().unwrap_or(0);
-        let encode = (picture * PIXELS * peaks.vae_encoder).max(text.iter().max().unwrap_or(&0) * peaks.text);
-        // A preview may be decoded between two steps.
         let size = request.params.size;
-        let whole = self.tiling(size).map_or(0, |_| own * PIXELS * MOSAIC_BYTES);
-        let decode = self.decoded_at_once(size).map(|tokens| self.vae_bytes(tokens)).max().unwrap_or(0) + whole as u64;
+        let pictures = request.input_images.iter().map(|input| self.edit_size.of(input.image.size));
+        let pictures = pictures.chain(request.mask.iter().map(|_| size)).map(|size| self.encoder().bytes(size));
         let bytes = |numbers: usize| (numbers * activation_bytes) as u64;
-        RequestMemory { state: 0, encode: bytes(encode), step: bytes(passes * peaks.block), decode }
+        let prompt = bytes(text.iter().max().unwrap_or(&0) * peaks.text);
+        RequestMemory {
+            state: 0,
+            encode: pictures.fold(prompt, u64::max),
+            step: bytes(passes * peaks.block),
+            // A preview may be decoded between two steps.
+            decode: self.decoder().bytes(size),
+        }
     }
 
     /// Latents before and after a step: those of the last step are held until this one is known to have had
@@ -299,17 +296,6 @@ impl CostModel {
     fn most_text_tokens(&self, request: &ImageRequest) -> impl Iterator<Item = usize> {
         prompts(request).map(|prompt| (self.sizes.text_tokens)(prompt, request).most)
     }
-}
-
-/// Pixels of a token's part of the picture.
-const PIXELS: usize = 16 * 16;
-/// Of a pixel of a picture that is put together from tiles: three numbers in f32, and what is kept for neighbours.
-const MOSAIC_BYTES: usize = 16;
-
-/// Rows and columns of a picture's latents.
-fn latents(size: ImageSize) -> (usize, usize) {
-    let (rows, columns) = size.token_grid();
-    (2 * rows, 2 * columns)
 }
 
 /// The prompt of each pass.

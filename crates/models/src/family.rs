@@ -11,6 +11,7 @@ use kernels::check_interrupt;
 use crate::Result;
 use crate::cost::RequestSizes;
 use crate::dit::Dit;
+use crate::tiling::{Tiling, encode_tiles};
 
 /// A family of models: how a prompt and a picture become tokens, and tokens a picture.
 pub trait Family: Sync {
@@ -63,12 +64,18 @@ pub trait Family: Sync {
     /// The tokenizer's reason; none is expected.
     fn prompt_tokens(&self, prompt: &str) -> Result<usize>;
 
-    /// The packed latents of a picture in whole tokens, `[tokens, channels]` in f32, normalised as the transformer
-    /// takes them.
+    /// Pixels `[8 rows, 8 columns, 3]` in -1..=1 and f32 to unpacked latents as [`Family::decode`] takes them, `[rows, columns,
+    /// latent channels]` in f32: the mean of their distribution.
     ///
     /// # Errors
     /// The device fails, or the model edits no pictures.
-    fn encode_picture(&self, picture: &RgbImage) -> Result<Tensor>;
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor>;
+
+    /// Unpacked latents as the transformer takes them, `[tokens, channels]` in f32: the inverse of [`Family::unpack`].
+    ///
+    /// # Errors
+    /// The device fails.
+    fn pack(&self, latents: &Tensor) -> Result<Tensor>;
 
     /// The initial packed noise of a seed, `[image_seq_len, channels]` in f32, drawn in the order in which
     /// diffusers draws it.
@@ -99,12 +106,26 @@ pub struct VisionFeatures {
     pub grid: (usize, usize),
 }
 
-/// Pixels `[height, width, 3]` in -1..=1 and f32, as VAEs take a picture.
+/// The packed latents of a picture in whole tokens, `[tokens, channels]` in f32, as the transformer takes them; encoded in
+/// tiles, if there are any.
 ///
 /// # Errors
-/// The work was interrupted, and the picture is perhaps half resized; the device fails.
-pub(crate) fn pixels(picture: &RgbImage, device: &Device) -> Result<Tensor> {
+/// The work was interrupted, and the picture is perhaps half resized; the device fails, or the model edits no pictures.
+pub(crate) fn encode_picture<F: Family>(family: &F, picture: &RgbImage, tiling: Option<Tiling>) -> Result<Tensor> {
     check_interrupt()?;
+    let device = family.device();
+    let latents = match tiling {
+        Some(tiling) => {
+            encode_tiles(&pixels(picture, &Device::Cpu)?, tiling, |tile| family.encode(&tile.to_device(device)?))?
+                .to_device(device)?
+        }
+        None => family.encode(&pixels(picture, device)?)?,
+    };
+    family.pack(&latents)
+}
+
+/// Pixels `[height, width, 3]` in -1..=1 and f32, as VAEs take a picture.
+fn pixels(picture: &RgbImage, device: &Device) -> Result<Tensor> {
     let ImageSize { width, height } = picture.size;
     let numbers: Vec<f32> = picture.pixels.iter().map(|&byte| f32::from(byte) / 255.0 * 2.0 - 1.0).collect();
     Tensor::from_vec(numbers, (height, width, 3), device)

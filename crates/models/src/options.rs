@@ -7,6 +7,7 @@ use diffusion::{ModelCard, Sampler};
 use crate::facts::Facts;
 use crate::placement::Offload;
 use crate::precision::Quantization;
+use crate::tiling::VaeTiling;
 
 /// How a model is to be loaded.
 #[derive(Clone, Debug)]
@@ -17,7 +18,7 @@ pub struct LoadOptions {
     pub quantization: Option<Quantization>,
     /// Where they live.
     pub device: Device,
-    /// When the VAE decodes in tiles.
+    /// When the VAE works in tiles.
     pub vae_tiling: VaeTiling,
     /// What of them stays in host memory; the device is a GPU where anything does.
     pub offload: Offload,
@@ -54,19 +55,6 @@ impl KeptBytes {
         let KeptBytes { encodings, rope_tables } = KeptBytes::default();
         KeptBytes { encodings: at_most(8, encodings), rope_tables: at_most(16, rope_tables) }
     }
-}
-
-/// When the VAE decodes in tiles, which takes a bounded amount of memory however large a picture is, and more work: tiles
-/// overlap. What is no larger than a tile never is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum VaeTiling {
-    /// Never.
-    #[default]
-    Never,
-    /// Always.
-    Always,
-    /// Where the VAE would take more than so many bytes for the picture as a whole.
-    Above(u64),
 }
 
 /// Settings that a checkpoint does not decide alone; `None` is the family's own.

@@ -14,7 +14,7 @@ use tracing::info_span;
 use crate::cost::CostModel;
 use crate::dit::{Dit, ReferenceLatents};
 use crate::encodings::{Encoding, Encodings, Key};
-use crate::family::{Family, VisionFeatures};
+use crate::family::{Family, VisionFeatures, encode_picture};
 use crate::fit::{fitted, fitted_mask, padded, presented};
 use crate::latent_rgb::{LatentRgb, enlarged};
 use crate::mask::{KeptPixels, MaskedEdit};
@@ -156,10 +156,11 @@ impl<F: Family> DiffusionPipeline<F> {
         picture: impl FnOnce() -> RgbImage + Send,
     ) -> Result<Encoding, PipelineError> {
         let family = &self.family;
-        let work = self.costs.reference_work(size);
+        let (work, tiling) = (self.costs.reference_work(size), self.costs.encoder().tiling(size));
         self.encodings.get_or(Key::Reference(digest, size), used, work, || {
             let _span = info_span!("encode_reference", %size).entered();
-            let tokens = in_pool(family.device(), || family.encode_picture(&picture())).map_err(device_error)?;
+            let tokens = in_pool(family.device(), || encode_picture(family, &picture(), tiling));
+            let tokens = tokens.map_err(device_error)?;
             Ok(Encoding { tokens, grid: size.token_grid() })
         })
     }
@@ -186,7 +187,8 @@ impl<F: Family> DiffusionPipeline<F> {
             // Cut out of its tokens at the end: such latents serve this request alone.
             false => {
                 let picture = padded(&pixels.picture, whole);
-                let encode = || self.family.encode_picture(&picture);
+                let tiling = self.costs.encoder().tiling(whole);
+                let encode = || encode_picture(&self.family, &picture, tiling);
                 let tokens = in_pool(self.family.device(), encode).map_err(device_error)?;
                 used.work += self.costs.reference_work(whole);
                 Encoding { tokens, grid: whole.token_grid() }
@@ -294,7 +296,7 @@ impl<F: Family> DiffusionPipeline<F> {
         let family = &self.family;
         let latents = family.unpack(tokens, size.token_grid()).map_err(device_error)?;
         let numbers = finite_numbers("latents", &latents)?;
-        let tiling = self.costs.tiling(size);
+        let tiling = self.costs.decoder().tiling(size);
         let decode = || match tiling {
             Some(tiling) => decode_tiles(&latents, tiling, |tile| family.decode(tile)),
             None => family.decode(&latents)?.flatten_all()?.to_vec1::<f32>(),

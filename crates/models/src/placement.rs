@@ -8,6 +8,7 @@ use diffusion::{GuidanceKind, ModelCard};
 
 use crate::component_bytes::ComponentBytes;
 use crate::peaks::Peaks;
+use crate::vae_half::VaeHalf;
 
 /// What stays in host memory. diffusers calls the second *group offloading* with a stream, and vllm-omni layerwise
 /// offloading.
@@ -76,7 +77,7 @@ impl Part {
         Part { name, device: bytes.all, host: 0 }
     }
 
-    /// Of each list the device has room for two layers.
+    /// Of each kind of layers the device has room for two.
     fn streamed(name: &'static str, bytes: &ComponentBytes) -> Self {
         let host = bytes.lists.iter().map(|list| list.all).sum::<u64>() + bytes.tables;
         let places: u64 = bytes.lists.iter().map(|list| list.all.min(2 * list.largest)).sum();
@@ -133,13 +134,21 @@ impl fmt::Display for Placement {
 
 /// Bytes that the stages of a picture need at most: one of the default size with a prompt of the greatest length, and as
 /// many pictures to edit as there have to be.
-pub(crate) fn activations(card: &ModelCard, peaks: &Peaks, activation_bytes: usize) -> u64 {
-    let size = card.default_size;
+pub(crate) fn activations(
+    card: &ModelCard,
+    peaks: &Peaks,
+    activation_bytes: usize,
+    [encoder, decoder]: [VaeHalf; 2],
+) -> u64 {
+    let (size, pictures) = (card.default_size, card.input_images.min_images);
     let passes = if matches!(card.guidance, GuidanceKind::TrueCfg | GuidanceKind::Cfg) { 2 } else { 1 };
     let text = card.max_prompt_tokens;
-    let tokens = size.image_seq_len() * (1 + card.input_images.min_images) + text;
-    let stages = [text * peaks.text, passes * tokens * peaks.block, size.padded().pixels() * peaks.vae_decoder];
-    (stages.into_iter().max().unwrap_or(0) * activation_bytes) as u64
+    let tokens = size.image_seq_len() * (1 + pictures) + text;
+    let bytes = |numbers: usize| (numbers * activation_bytes) as u64;
+    let encode = if pictures > 0 { encoder.bytes(card.edit_size.of(size)) } else { 0 };
+    [bytes(text * peaks.text), bytes(passes * tokens * peaks.block), encode, decoder.bytes(size)]
+        .into_iter()
+        .fold(0, u64::max)
 }
 
 #[cfg(test)]

@@ -1,27 +1,38 @@
-//! Decoding in tiles: latents are cut into squares that overlap, and their pixels are blended where they do.
+//! A VAE in tiles: a picture is cut into squares that overlap, and what comes of them is blended where they do.
 //!
-//! Number by number diffusers' `tiled_decode`,
-//! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/autoencoders/autoencoder_kl_qwenimage.py#L973>
+//! Number by number diffusers' `tiled_decode` and `tiled_encode`,
+//! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/autoencoders/autoencoder_kl_qwenimage.py#L907>
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use kernels::check_interrupt;
 
 use crate::Result;
 
 /// Pixels of a latent's side.
 const SCALE: usize = 8;
-/// Numbers of a pixel.
-const COLOURS: usize = 3;
 
-/// The squares in which latents are decoded.
+/// The squares in which a picture is decoded and encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
     /// Latents of a tile's side.
     pub side: usize,
     /// Latents from the beginning of one tile to that of the next, at least half a side.
     pub stride: usize,
+}
+
+/// When the VAE works in tiles, which takes a bounded amount of memory however large a picture is, and more work: tiles
+/// overlap. What is no larger than a tile never is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VaeTiling {
+    /// Never.
+    #[default]
+    Never,
+    /// Always.
+    Always,
+    /// Where the VAE would take more than so many bytes for the picture as a whole.
+    Above(u64),
 }
 
 /// A part of the latents: all of a square, or what there is of it at the right and at the bottom.
@@ -58,47 +69,83 @@ impl Tiling {
 /// Those of `decode`, or the work was interrupted.
 pub fn decode_tiles(latents: &Tensor, tiling: Tiling, decode: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Vec<f32>> {
     let (rows, columns, _) = latents.dims3()?;
-    let mut tiles = tiling.tiles((rows, columns)).into_iter();
-    let mut decode_next = || {
-        let Some(tile) = tiles.next() else { return Ok(None) };
-        check_interrupt()?;
-        let rows = latents.narrow(0, tile.rows.start, tile.rows.len())?;
-        let part = rows.narrow(1, tile.columns.start, tile.columns.len())?.contiguous()?;
-        decode(&part).map(|pixels| Some((tile, pixels)))
-    };
-    let mut mosaic = Mosaic::new(tiling, (rows, columns));
-    let mut decoded = decode_next()?;
-    while let Some((tile, pixels)) = decoded {
-        let pixels = pixels.flatten_all()?.to_vec1::<f32>()?;
-        // A GPU has this one to do while the other is blended.
-        decoded = decode_next()?;
-        mosaic.add(&tile, Patch { pixels, height: SCALE * tile.rows.len(), width: SCALE * tile.columns.len() });
-    }
-    Ok(mosaic.picture.pixels)
+    let pixels = in_tiles(tiling, (rows, columns), SCALE, |tile| decode(&part(latents, tile, 1)?))?;
+    Ok(pixels.numbers)
 }
 
-/// Pixels `[height, width, 3]`.
+/// The unpacked latents `[rows, columns, channels]`, on the CPU, of pixels `[8 rows, 8 columns, 3]`: each tile is encoded by
+/// `encode`, as [`crate::Family::encode`] does it.
+///
+/// # Errors
+/// Those of `encode`, or the work was interrupted.
+pub fn encode_tiles(pixels: &Tensor, tiling: Tiling, encode: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let (height, width, _) = pixels.dims3()?;
+    let size = (height / SCALE, width / SCALE);
+    let latents = in_tiles(tiling, size, 1, |tile| encode(&part(pixels, tile, SCALE)?))?;
+    Tensor::from_vec(latents.numbers, (latents.height, latents.width, latents.channels), &Device::Cpu)
+}
+
+/// What lies under a tile, with so many numbers a latent along each side.
+fn part(whole: &Tensor, tile: &Tile, scale: usize) -> Result<Tensor> {
+    let along = |of: &Tensor, dim, range: &Range<usize>| of.narrow(dim, scale * range.start, scale * range.len());
+    along(&along(whole, 0, &tile.rows)?, 1, &tile.columns)?.contiguous()
+}
+
+/// What `work` makes of each tile of so many rows and columns of latents, put together: `scale` numbers a latent along each
+/// side.
+fn in_tiles(
+    tiling: Tiling,
+    size: (usize, usize),
+    scale: usize,
+    work: impl Fn(&Tile) -> Result<Tensor>,
+) -> Result<Patch> {
+    let mut tiles = tiling.tiles(size).into_iter();
+    let mut next = || {
+        let Some(tile) = tiles.next() else { return Ok(None) };
+        check_interrupt()?;
+        work(&tile).map(|made| Some((tile, made)))
+    };
+    let mut mosaic: Option<Mosaic> = None;
+    let mut made = next()?;
+    while let Some((tile, numbers)) = made {
+        let (height, width, channels) = numbers.dims3()?;
+        let patch = Patch { numbers: numbers.flatten_all()?.to_vec1::<f32>()?, height, width, channels };
+        // A GPU has this one to do while the other is blended.
+        made = next()?;
+        mosaic.get_or_insert_with(|| Mosaic::new(tiling, size, scale, channels)).add(&tile, patch);
+    }
+    Ok(mosaic.map(|mosaic| mosaic.whole).unwrap_or_default())
+}
+
+/// Numbers `[height, width, channels]`.
+#[derive(Default)]
 struct Patch {
-    pixels: Vec<f32>,
+    numbers: Vec<f32>,
     height: usize,
     width: usize,
+    channels: usize,
 }
 
 impl Patch {
-    /// The numbers of some columns of a row.
-    fn row(&self, y: usize, columns: Range<usize>) -> &[f32] {
+    /// Where the numbers of some columns of a row are.
+    fn range(&self, y: usize, columns: Range<usize>) -> Range<usize> {
         let begin = y * self.width;
-        &self.pixels[COLOURS * (begin + columns.start)..COLOURS * (begin + columns.end)]
+        self.channels * (begin + columns.start)..self.channels * (begin + columns.end)
+    }
+
+    fn row(&self, y: usize, columns: Range<usize>) -> &[f32] {
+        &self.numbers[self.range(y, columns)]
     }
 
     fn row_mut(&mut self, y: usize, columns: Range<usize>) -> &mut [f32] {
-        let begin = y * self.width;
-        &mut self.pixels[COLOURS * (begin + columns.start)..COLOURS * (begin + columns.end)]
+        let range = self.range(y, columns);
+        &mut self.numbers[range]
     }
 
     fn part(&self, rows: Range<usize>, columns: Range<usize>) -> Patch {
-        let (height, width) = (rows.len(), columns.len());
-        Patch { pixels: rows.flat_map(|y| self.row(y, columns.clone())).copied().collect(), height, width }
+        let (height, width, channels) = (rows.len(), columns.len(), self.channels);
+        let numbers = rows.flat_map(|y| self.row(y, columns.clone())).copied().collect();
+        Patch { numbers, height, width, channels }
     }
 
     /// Lets its first rows emerge from the last rows of `above`: diffusers' `blend_v`.
@@ -129,13 +176,15 @@ fn blend(new: &mut [f32], old: &[f32], share: f64) {
     new.iter_mut().zip(old).for_each(|(new, old)| *new = old * of_old + *new * of_new);
 }
 
-/// A picture that is put together from its tiles, in their order. Of those that are done it keeps what overlaps others.
+/// What is put together from its tiles, in their order. Of those that are done it keeps what overlaps others.
 struct Mosaic {
-    picture: Patch,
+    whole: Patch,
     /// Latents from one tile to the next.
     stride: usize,
-    /// Pixels by which tiles overlap.
+    /// Latents by which tiles overlap.
     overlap: usize,
+    /// Numbers of a latent's side.
+    scale: usize,
     /// The last rows of the last tile of each column, blended.
     above: Vec<Patch>,
     /// The last columns of the last tile, blended.
@@ -143,41 +192,42 @@ struct Mosaic {
 }
 
 impl Mosaic {
-    fn new(tiling: Tiling, (rows, columns): (usize, usize)) -> Self {
-        let (height, width) = (SCALE * rows, SCALE * columns);
-        let overlap = SCALE * (tiling.side - tiling.stride);
-        let picture = Patch { pixels: vec![0.0; height * width * COLOURS], height, width };
-        Mosaic { picture, stride: tiling.stride, overlap, above: Vec::new(), left: None }
+    fn new(tiling: Tiling, (rows, columns): (usize, usize), scale: usize, channels: usize) -> Self {
+        let (height, width) = (scale * rows, scale * columns);
+        let whole = Patch { numbers: vec![0.0; height * width * channels], height, width, channels };
+        let (stride, overlap) = (tiling.stride, tiling.side - tiling.stride);
+        Mosaic { whole, stride, overlap, scale, above: Vec::new(), left: None }
     }
 
     fn add(&mut self, tile: &Tile, mut patch: Patch) {
-        let (top, left, column) =
-            (SCALE * tile.rows.start, SCALE * tile.columns.start, tile.columns.start / self.stride);
+        let (scale, column) = (self.scale, tile.columns.start / self.stride);
+        let (top, left, overlap) = (scale * tile.rows.start, scale * tile.columns.start, scale * self.overlap);
         if let Some(above) = self.above.get(column) {
             patch.blend_below(above);
         }
         if let Some(beside) = self.left.take().filter(|_| left > 0) {
             patch.blend_beside(&beside);
         }
-        let end = |length: usize| length.min(SCALE * self.stride);
+        let end = |length: usize| length.min(scale * self.stride);
         let shown = end(patch.width);
         for y in 0..end(patch.height) {
-            self.picture.row_mut(top + y, left..left + shown).copy_from_slice(patch.row(y, 0..shown));
+            self.whole.row_mut(top + y, left..left + shown).copy_from_slice(patch.row(y, 0..shown));
         }
-        let below = patch.part(patch.height.saturating_sub(self.overlap)..patch.height, 0..patch.width);
+        let below = patch.part(patch.height.saturating_sub(overlap)..patch.height, 0..patch.width);
         match self.above.get_mut(column) {
             Some(above) => *above = below,
             None => self.above.push(below),
         }
-        self.left = Some(patch.part(0..patch.height, patch.width.saturating_sub(self.overlap)..patch.width));
+        self.left = Some(patch.part(0..patch.height, patch.width.saturating_sub(overlap)..patch.width));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
+
+    /// Numbers of a pixel.
+    const COLOURS: usize = 3;
 
     /// As the tiles of Qwen-Image: a quarter overlaps.
     const TILING: Tiling = Tiling { side: 4, stride: 3 };
@@ -216,6 +266,25 @@ mod tests {
             let tiled = decode_tiles(&latents, TILING, repeated).unwrap();
             let apart = tiled.iter().zip(&whole).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
             assert_eq!(tiled.len(), whole.len());
+            assert!(apart <= 1e-5 * (rows * columns) as f32, "{rows}x{columns}: {apart}");
+        }
+    }
+
+    /// An encoder that sees of each square of pixels the first one's colours: each latent is that of its place.
+    #[test]
+    fn what_is_encoded_in_tiles_comes_to_its_place() {
+        let first = |pixels: &Tensor| {
+            let (height, width, colours) = pixels.dims3()?;
+            let squares = pixels.reshape((height / SCALE, SCALE, width / SCALE, SCALE * colours))?;
+            squares.narrow(1, 0, 1)?.narrow(3, 0, colours)?.squeeze(1)?.contiguous()
+        };
+        for (rows, columns) in [(4, 4), (5, 9), (10, 4), (1, 13), (11, 12)] {
+            let pixels = repeated(&latents(rows, columns)).unwrap();
+            let tiled = encode_tiles(&pixels, TILING, first).unwrap();
+            let whole = first(&pixels).unwrap();
+            assert_eq!(tiled.dims(), whole.dims());
+            let [tiled, whole] = [tiled, whole].map(|latents| latents.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            let apart = tiled.iter().zip(&whole).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
             assert!(apart <= 1e-5 * (rows * columns) as f32, "{rows}x{columns}: {apart}");
         }
     }

@@ -269,6 +269,23 @@ fn what_is_too_large_for_the_vae_is_decoded_in_tiles() {
 }
 
 #[test]
+fn what_is_too_large_for_the_vae_is_encoded_in_tiles() {
+    let of = |vae_tiling| {
+        let request = ImageRequest { input_images: [picture(64)].into(), ..request(Extensions::default()) };
+        let cost = CostModel { vae_tiling, ..qwen_image(None) }.cost(&request);
+        (cost.memory.encode, cost.work.encode)
+    };
+    let (whole, work) = of(VaeTiling::Never);
+    assert_eq!(whole, 1024 * 1024 * 300 * 2, "at a megapixel");
+    let (tiled, more_work) = of(VaeTiling::Always);
+    assert_eq!(tiled, 256 * 256 * 300 * 2 + 1024 * 1024 * 16);
+    // Six tiles a side: five of 32 latents, and of the last 8.
+    assert!((more_work - work - (168.0 * 168.0 / 4.0 - 4096.0) * 1e9).abs() < 1e6, "{more_work:e} {work:e}");
+    assert_eq!(of(VaeTiling::Above(whole)), (whole, work));
+    assert_eq!(of(VaeTiling::Above(whole - 1)), (tiled, more_work));
+}
+
+#[test]
 fn a_step_has_an_attention_term() {
     let cost = |side, guidance| {
         let mut request = request(Extensions::default());

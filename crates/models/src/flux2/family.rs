@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use diffusion::{
     EditSize, FlowMatchConfig, GuidanceKind, ImageRequest, ImageSize, InputImageBounds, ModelCard, PipelineError,
-    RgbImage, Sampler, Sigmas, empirical_mu, most_pixels,
+    Sampler, Sigmas, empirical_mu, most_pixels,
 };
 use serde::Deserialize;
 
@@ -21,7 +21,7 @@ use crate::cost::{RequestSizes, TextLength};
 use crate::dit::Dit;
 use crate::error::LoadError;
 use crate::facts::Facts;
-use crate::family::{Family, VisionFeatures, pixels};
+use crate::family::{Family, VisionFeatures};
 use crate::flops::ModelFlops;
 use crate::noise::randn;
 use crate::options::{LoadOptions, Progress};
@@ -32,6 +32,7 @@ use crate::precision::Precision;
 use crate::qwen_decoder::DecoderConfig;
 use crate::schedule::flow_match_config;
 use crate::tiling::Tiling;
+use crate::vae_half::VaeHalf;
 
 /// A loaded FLUX.2-klein.
 pub struct Flux2Klein {
@@ -64,9 +65,11 @@ impl Flux2Klein {
         let config = TransformerConfig::load(checkpoint)?;
         let card = Facts::load(checkpoint)?.applied_to(card(checkpoint.class()?, is_distilled, &config, options.dtype));
         let text = DecoderConfig::load(checkpoint, "text_encoder")?;
-        let peaks = peaks(&config, &VaeConfig::load(checkpoint)?, &text, &precision);
-        let activation_bytes = precision.activations.size_in_bytes();
-        Ok(components(checkpoint, options)?.bytes(activations(&card, &peaks, activation_bytes)))
+        let vae = VaeConfig::load(checkpoint)?;
+        let (peaks, activation_bytes) =
+            (peaks(&config, &vae, &text, &precision), precision.activations.size_in_bytes());
+        let vae = VaeHalf::both(&peaks, activation_bytes, vae.tiling(), options.vae_tiling);
+        Ok(components(checkpoint, options)?.bytes(activations(&card, &peaks, activation_bytes, vae)))
     }
 
     /// Loads tokenizer, text encoder, transformer and VAE, in this order.
@@ -169,8 +172,12 @@ impl Family for Flux2Klein {
         self.prompts.encode(field, prompt)
     }
 
-    fn encode_picture(&self, picture: &RgbImage) -> Result<Tensor> {
-        self.vae.normalize(&pack(&self.vae_encoder.encode(&pixels(picture, &self.device)?)?)?)
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.vae_encoder.encode(pixels)
+    }
+
+    fn pack(&self, latents: &Tensor) -> Result<Tensor> {
+        self.vae.normalize(&pack(latents)?)
     }
 
     fn noise(&self, seed: u64, size: ImageSize) -> Result<Tensor> {

@@ -18,7 +18,7 @@ use crate::cost::RequestSizes;
 use crate::dit::Dit;
 use crate::error::LoadError;
 use crate::facts::Facts;
-use crate::family::{Family, VisionFeatures, pixels};
+use crate::family::{Family, VisionFeatures};
 use crate::noise::randn;
 use crate::options::{LoadOptions, Progress};
 use crate::pack::{pack, unpack};
@@ -27,6 +27,7 @@ use crate::placement::{ModelBytes, activations};
 use crate::precision::Precision;
 use crate::qwen_decoder::DecoderConfig;
 use crate::schedule::flow_match_config;
+use crate::vae_half::VaeHalf;
 
 /// A loaded Qwen-Image or Qwen-Image-Edit.
 pub struct QwenImage {
@@ -58,9 +59,11 @@ impl QwenImage {
         let config = TransformerConfig::load(checkpoint)?;
         let card = Facts::load(checkpoint)?.applied_to(card(class, style, &config, options.dtype));
         let text = DecoderConfig::load(checkpoint, "text_encoder")?;
-        let peaks = peaks(&config, &VaeConfig::load(checkpoint)?, &text, &precision);
-        let activation_bytes = precision.activations.size_in_bytes();
-        Ok(components(checkpoint, options, style)?.bytes(activations(&card, &peaks, activation_bytes)))
+        let vae = VaeConfig::load(checkpoint)?;
+        let (peaks, activation_bytes) =
+            (peaks(&config, &vae, &text, &precision), precision.activations.size_in_bytes());
+        let vae = VaeHalf::both(&peaks, activation_bytes, TILING, options.vae_tiling);
+        Ok(components(checkpoint, options, style)?.bytes(activations(&card, &peaks, activation_bytes, vae)))
     }
 
     /// Loads tokenizer, text encoder, transformer and VAE, in this order.
@@ -266,8 +269,12 @@ impl Family for QwenImage {
         }
     }
 
-    fn encode_picture(&self, picture: &RgbImage) -> Result<Tensor> {
-        pack(&self.editing()?.vae_encoder.encode(&pixels(picture, &self.device)?)?)
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.editing()?.vae_encoder.encode(pixels)
+    }
+
+    fn pack(&self, latents: &Tensor) -> Result<Tensor> {
+        pack(latents)
     }
 
     fn noise(&self, seed: u64, size: ImageSize) -> Result<Tensor> {
