@@ -48,9 +48,9 @@ macro_rules! watched {
             pub(super) static OWN: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
             pub(super) unsafe extern "C" fn front($($argument: $type),*) -> c_int {
-                // SAFETY: it was put there, before this function could be called, as what the library has under the
-                // name whose arguments these are.
                 let own: unsafe extern "C" fn($($type),*) -> c_int =
+                    // SAFETY: it was put there, before this function could be called, as what the library has under the
+                    // name whose arguments these are.
                     unsafe { std::mem::transmute(OWN.load(Ordering::Acquire)) };
                 // SAFETY: as the caller called it.
                 around(|| unsafe { own($($argument),*) })
