@@ -79,3 +79,15 @@ async fn a_server_whose_only_gpu_stays_broken_ends_so_that_it_can_be_started_aga
     let log = server.log();
     assert!(log.lines().last().unwrap().contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_out_of_memory_costs_one_request() {
+    // Of 48 MiB cuBLASLt takes 32 for itself.
+    let memory = [("EMULATOR_MEMORY", "50331648")];
+    let Some(server) = Server::start("cuda", &["--memory-budget", "1TiB"], &memory).await else { return };
+    let whole = server.picture(1).await;
+    let (status, answer) = server.ask(2, "512x512", 1).await;
+    assert_eq!((status, &answer["error"]["code"]), (500, &"out_of_memory".into()), "{answer}");
+    assert_eq!(server.picture(1).await, whole);
+    assert!(!server.log().contains("loading the model again"), "{}", server.log());
+}
