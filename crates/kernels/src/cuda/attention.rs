@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Result, Tensor};
 
-use super::gpu::{Address, Gpu, Kernel, argument, gpu, grid, is_served};
+use super::argument::{Address, argument};
+use super::gpu::{Gpu, Kernel, gpu, grid, is_served};
 use super::qkv::{self, Turned};
 use crate::RowLayout;
 use crate::operands::{CausalAttention, JointAttention, SelfAttention};

@@ -3,10 +3,10 @@
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Result, Tensor};
 
-use super::gpu::{Address, Kernel, argument, gpu, grid, is_served};
+use super::argument::{Address, argument};
+use super::gpu::{Kernel, gpu, grid, is_served};
 use super::layout::dense;
 use crate::backend::PackedConv;
-use crate::norm::channel_norm_silu;
 use crate::operands::ConvInput;
 
 /// Sides of a block's tile of output pixels.
@@ -171,7 +171,10 @@ impl PackedConv for Packed {
         }
         let convolved = match input {
             ConvInput::Plain => self.convolve(x, Sampling::Same, residual),
-            ConvInput::NormSilu(gamma) => self.convolve(&channel_norm_silu(x, gamma)?, Sampling::Same, residual),
+            ConvInput::NormSilu(gamma) => match super::norm::channel_norm(x, gamma, true)? {
+                Some(normed) => self.convolve(&normed, Sampling::Same, residual),
+                None => return Ok(None),
+            },
             ConvInput::GroupNormSilu(norm) => self.convolve(&norm.forward_silu(x)?, Sampling::Same, residual),
             ConvInput::Upsampled => self.convolve(x, Sampling::Upsampled, residual),
         };

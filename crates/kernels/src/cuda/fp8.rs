@@ -5,7 +5,8 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::gpu::{Address, Gpu, Kernel, gpu, grid, is_served};
+use super::argument::Address;
+use super::gpu::{Gpu, Kernel, gpu, grid, is_served};
 use super::layout::{WIDTH, dense};
 use super::linear::gated_residual;
 use super::lt::{Numbers, Operands, Product};
@@ -47,7 +48,7 @@ impl Rounded {
             let rows_a_block = if threads == 32 { BLOCK / 32 } else { 1 };
             let (from, numbers, scales) = (Address::of(&from)?, Address::of(&numbers)?, Address::of(&scales)?);
             let config = grid((rows.div_ceil(rows_a_block), 1, 1), (threads, rows_a_block), 0);
-            let args: [&dyn super::gpu::Argument; 5] = [&from, &numbers, &scales, &(rows as i32), &(dim as i32)];
+            let args: [&dyn super::argument::Argument; 5] = [&from, &numbers, &scales, &(rows as i32), &(dim as i32)];
             gpu.launch(ROUNDED_ROWS, part.dtype(), config, &args)?;
             first += rows;
         }

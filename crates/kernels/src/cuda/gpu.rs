@@ -2,19 +2,16 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
-use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaModule, CudaStream, DevicePtr, LaunchArgs, LaunchConfig, PushKernelArg,
-};
+use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaModule, CudaStream, LaunchConfig};
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
-use candle_core::cuda_backend::{CudaStorageSlice, DeviceId, WrapErr};
-use candle_core::{CudaDevice, DType, Device, Result, Shape, Storage, Tensor, bail};
-use half::bf16;
+use candle_core::cuda_backend::{DeviceId, WrapErr};
+use candle_core::{CudaDevice, DType, Device, Result, Shape, Tensor, bail};
 
+use super::argument::Argument;
 use super::lt::Lt;
 
 /// The modules by their names: files of `cuda/`, compiled.
@@ -163,65 +160,5 @@ pub(super) fn grid(blocks: (usize, usize, usize), threads: (usize, usize), share
         grid_dim: (blocks.0 as u32, blocks.1 as u32, blocks.2 as u32),
         block_dim: (threads.0 as u32, threads.1 as u32, 1),
         shared_mem_bytes: shared_bytes as u32,
-    }
-}
-
-/// What a kernel takes: a number, an address, or a structure of those that both sides lay out as C does.
-pub(super) trait Argument {
-    /// Adds it to the arguments of a launch.
-    fn push<'a>(&'a self, builder: &mut LaunchArgs<'a>);
-}
-
-/// Lets types that may be copied to the device byte by byte be arguments.
-macro_rules! argument {
-    ($($type:ty),*) => {$(
-        impl $crate::cuda::gpu::Argument for $type {
-            fn push<'a>(&'a self, builder: &mut candle_core::cuda_backend::cudarc::driver::LaunchArgs<'a>) {
-                candle_core::cuda_backend::cudarc::driver::PushKernelArg::arg(builder, self);
-            }
-        }
-    )*};
-}
-pub(super) use argument;
-
-argument!(i32, i64, f32);
-
-/// Where a tensor's numbers begin on the device, or null.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(super) struct Address<'t>(u64, PhantomData<&'t Tensor>);
-
-impl Argument for Address<'_> {
-    fn push<'a>(&'a self, builder: &mut LaunchArgs<'a>) {
-        builder.arg(&self.0);
-    }
-}
-
-impl<'t> Address<'t> {
-    pub(super) const NULL: Address<'static> = Address(0, PhantomData);
-
-    /// Of the first number of `tensor`, whose layout is the caller's business.
-    pub(super) fn of(tensor: &'t Tensor) -> Result<Self> {
-        let (storage, layout) = tensor.storage_and_layout();
-        let Storage::Cuda(storage) = &*storage else { bail!("the tensor must lie on a CUDA device. This is a bug.") };
-        let stream = storage.device.cuda_stream();
-        // What `device_ptr` gives beside the address orders the streams of a device. There is one.
-        let begin = match &storage.slice {
-            CudaStorageSlice::BF16(slice) => DevicePtr::<bf16>::device_ptr(slice, &stream).0,
-            CudaStorageSlice::F32(slice) => DevicePtr::<f32>::device_ptr(slice, &stream).0,
-            CudaStorageSlice::U8(slice) => DevicePtr::<u8>::device_ptr(slice, &stream).0,
-            CudaStorageSlice::U32(slice) => DevicePtr::<u32>::device_ptr(slice, &stream).0,
-            _ => bail!("kernels do not take {:?}. This is a bug.", tensor.dtype()),
-        };
-        Ok(Address(begin + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64, PhantomData))
-    }
-
-    /// Null where there is no tensor.
-    pub(super) fn or_null(tensor: Option<&'t Tensor>) -> Result<Self> {
-        tensor.map_or(Ok(Address::NULL), Address::of)
-    }
-
-    pub(super) fn as_ptr<T>(self) -> *mut T {
-        self.0 as *mut T
     }
 }

@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::gpu::{Address, Kernel, gpu, grid, is_served};
+use super::argument::Address;
+use super::gpu::{Kernel, gpu, grid, is_served};
 use super::layout::{WIDTH, dense};
 use crate::GroupNorm;
 

@@ -3,7 +3,8 @@
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{Result, Tensor};
 
-use super::gpu::{Address, Kernel, argument, gpu};
+use super::argument::{Address, argument};
+use super::gpu::{Kernel, gpu};
 use super::layout::dense;
 use super::norm::{fits, row_grid};
 use crate::Guided;

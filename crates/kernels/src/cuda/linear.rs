@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
-use super::gpu::{Address, Kernel, gpu, is_served};
+use super::argument::Address;
+use super::gpu::{Kernel, gpu, is_served};
 use super::layout::{RowVectors, WIDTH, dense};
 use super::lt::{Numbers, Operands, Product};
 use super::norm::row_grid;

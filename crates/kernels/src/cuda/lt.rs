@@ -17,7 +17,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr
 use candle_core::cuda_backend::{WrapErr, gemm_reduced_precision_f32};
 use candle_core::{DType, Error, Result, bail};
 
-use super::gpu::Address;
+use super::argument::Address;
 
 /// Scratch memory of the products of a stream: what NVIDIA advises for Hopper.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -29,9 +29,11 @@ pub(super) struct Lt {
     handle: cublasLtHandle_t,
     workspace: CudaSlice<u8>,
     stream: Arc<CudaStream>,
-    /// `None` where there is no way to compute it. By the product, and by whether it has a bias and scales.
-    plans: RefCell<HashMap<(Product, [bool; 2]), Option<Plan>>>,
+    plans: RefCell<Plans>,
 }
+
+/// By the product, and by whether it has a bias and scales; `None` where there is no way to compute it.
+type Plans = HashMap<(Product, [bool; 2]), Option<Plan>>;
 
 /// What a choice depends on: `[m, k]` rows times the `[n, k]` weight, transposed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

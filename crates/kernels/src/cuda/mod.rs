@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "kernels are launched, and a library is called, through pointers")]
 
 mod activation;
+mod argument;
 mod attention;
 mod conv;
 #[cfg(test)]

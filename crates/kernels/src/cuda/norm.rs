@@ -3,7 +3,8 @@
 use candle_core::cuda_backend::cudarc::driver::LaunchConfig;
 use candle_core::{D, Result, Tensor};
 
-use super::gpu::{Address, Kernel, gpu, grid, is_served};
+use super::argument::Address;
+use super::gpu::{Kernel, gpu, grid, is_served};
 use super::layout::{RowVectors, WIDTH, dense};
 use crate::RowLayout;
 
@@ -79,7 +80,8 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Option<T
     let rows = x.elem_count() / dim;
     if rows > 0 {
         let (from, weight, to) = (Address::of(&x)?, Address::of(&weight)?, Address::of(&out)?);
-        let args: [&dyn super::gpu::Argument; 6] = [&from, &weight, &to, &(rows as i32), &(dim as i32), &(eps as f32)];
+        let args: [&dyn super::argument::Argument; 6] =
+            [&from, &weight, &to, &(rows as i32), &(dim as i32), &(eps as f32)];
         gpu.launch(RMS_NORM, x.dtype(), row_grid(rows, dim), &args)?;
     }
     Ok(Some(out))
@@ -100,7 +102,7 @@ pub(super) fn channel_norm(x: &Tensor, gamma: &Tensor, with_silu: bool) -> Resul
     let (gamma, out) = (dense(&gamma.to_dtype(x.dtype())?)?, gpu.output(x.shape(), x.dtype())?);
     if pixels > 0 {
         let (from, gamma, to) = (Address::of(&x)?, Address::of(&gamma)?, Address::of(&out)?);
-        let args: [&dyn super::gpu::Argument; 6] =
+        let args: [&dyn super::argument::Argument; 6] =
             [&from, &gamma, &to, &(pixels as i32), &(channels as i32), &i32::from(with_silu)];
         gpu.launch(kernel, x.dtype(), config, &args)?;
     }

@@ -3,7 +3,8 @@
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Result, Tensor};
 
-use super::gpu::{Address, Gpu, Kernel, argument, grid};
+use super::argument::{Address, argument};
+use super::gpu::{Gpu, Kernel, grid};
 use super::layout::dense;
 use crate::operands::{AttentionStream, HeadNorms, JointAttention};
 

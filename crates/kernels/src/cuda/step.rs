@@ -3,7 +3,8 @@
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Result, Tensor};
 
-use super::gpu::{Address, Kernel, argument, gpu, grid, is_served};
+use super::argument::{Address, argument};
+use super::gpu::{Kernel, gpu, grid, is_served};
 use super::layout::{WIDTH, dense};
 use crate::Terms;
 
