@@ -1,10 +1,12 @@
-//! `latentd bench --synthetic`, on models so small that a test has the time.
+//! `latentd bench`, on models so small that a test has the time.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::binary::{latentd, run, stderr};
+use crate::binary::{folder, latentd, run, stderr};
 
 /// Static, so that random numbers decide nothing.
 const MASK: &str = r#"{"scm_steps_mask_policy": "medium", "scm_steps_policy": "static"}"#;
@@ -116,4 +118,51 @@ fn what_cannot_be_honoured_is_refused() {
         assert!(!output.status.success(), "{arguments:?}");
         assert!(stderr(&output).contains(told), "{arguments:?}: {}", stderr(&output));
     }
+}
+
+#[test]
+fn a_model_that_edits_is_measured_and_compared() {
+    let folder = folder();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/models/qwen-image-edit-plus");
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("prompts.txt"), "make it night\n").unwrap();
+    fs::write(at("configs.json"), r#"[{"name": "defaults", "config": {}}]"#).unwrap();
+    let command = |words: &[&str]| {
+        let mut command = latentd();
+        command.args(words).args(["--device", "cpu", "--height", "64", "--width", "64", "--true-cfg-scale", "4"]);
+        command.arg("--model").arg(&model).arg("--prompts").arg(at("prompts.txt"));
+        command
+    };
+    let picture = |command: &mut Command| _ = command.arg("--image").arg(model.join("input_a.png"));
+    for words in [&["cache", "calibrate", "-o", "x.json"][..], &["bench", "cache"]] {
+        let output = run(command(words).current_dir(folder.path()));
+        let told = "`--image` must be given: the model makes pictures from pictures. Given: none";
+        assert!(!output.status.success() && stderr(&output).contains(told), "{words:?}: {}", stderr(&output));
+    }
+    let mut calibrate = command(&["cache", "calibrate", "--steps", "6"]);
+    picture(calibrate.arg("--output").arg(at("plan.json")));
+    let output = run(&mut calibrate);
+    assert!(output.status.success(), "{}", stderr(&output));
+
+    let mut compare = command(&["bench", "cache", "--num-inference-steps", "6", "--samplers", "euler,heun"]);
+    compare.args(["--fewer-steps", "3"]).arg("--plan").arg(at("plan.json"));
+    picture(compare.arg("--configs").arg(at("configs.json")));
+    let output = run(compare.arg("--json").arg(at("report.json")).arg("--plot").arg(at("plot.svg")));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&fs::read(at("report.json")).unwrap()).unwrap();
+    let of = |list: &str, name: &str| {
+        let all = report["step_counts"][0][list].as_array().unwrap();
+        let found = all.iter().find(|configuration| configuration["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name} in {all:?}")).clone()
+    };
+    let plan = of("configurations", "plan, budget 0.6");
+    assert_eq!((&plan["computed"], plan["pictures"].as_array().unwrap().len()), (&0.5.into(), 1));
+    assert!(plan["psnr"].as_f64().unwrap() > 0.0 && plan["gmsd"].as_f64().unwrap() > 0.0, "{plan}");
+    of("configurations", "defaults");
+    assert_eq!(of("fewer_steps", "euler, 3 steps")["computed"], 0.5);
+    // As many runs of the transformer: two steps.
+    assert_eq!(of("fewer_steps", "heun, 2 steps")["computed"], 0.5);
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("| GMSD (worst) |") && table.contains("plan, psnr 45"), "{table}");
+    assert!(fs::read_to_string(at("plot.svg")).unwrap().contains("plan, psnr 45"));
 }
