@@ -1,8 +1,10 @@
 //! Requests that follow plans: the built-in model, with plans made up by hand.
 
-use cache::{Aim, CacheConfig, Calibration, FittedPlan, Jump, Plans, Psnr};
+use std::sync::{Arc, Mutex};
+
+use cache::{Aim, CacheConfig, Calibration, Change, FittedPlan, Jump, Plans, Progress, Psnr, Reason};
 use diffusion::{Interrupt, Limits, Pipeline, RequestDraft, StepReport};
-use models::{AnyPipeline, Checkpoint, LoadOptions, RequestState};
+use models::{AnyPipeline, Checkpoint, LoadOptions, OnLearnt, RequestState};
 
 const STEPS: usize = 8;
 
@@ -25,7 +27,7 @@ fn model() -> Model {
 /// Computes these steps of eight.
 fn plan(computed: &[usize], jump: impl Fn(usize) -> Jump) -> Calibration {
     let jumps = (0..computed.len()).map(jump).collect();
-    let plan = FittedPlan { computed: computed.to_vec(), jumps, psnr: Psnr::of(vec![50.0]) };
+    let plan = FittedPlan { computed: computed.to_vec(), jumps, changes: Vec::new(), psnr: Psnr::of(vec![50.0]) };
     let calibration = Calibration {
         class: "QwenImagePipeline".into(),
         model: checkpoint().digest("transformer").unwrap(),
@@ -134,4 +136,76 @@ fn plans_of_other_kinds_step_together_as_each_alone() {
     for (together, alone) in starts.iter().zip(&alone) {
         assert_eq!(&numbers(together), alone);
     }
+}
+
+/// Of a run that is off at every step of its plan nothing is skipped behind the first jump, which is Euler's here.
+#[test]
+fn a_run_that_is_off_its_plan_is_the_uncached_one_to_the_bit() {
+    let mut model = model();
+    let mut plan = plan(&[0, 1, 4, 6], |_| Jump { velocities: vec![1.0], latents: 0.0 });
+    plan.plans[0].changes = vec![Change { mean: -40.0, spread: 0.0 }; 3];
+    let mut planned = start(&mut model, "a dog", STEPS, Some(plan.clone()));
+    let mut whole = start(&mut model, "a dog", STEPS, None);
+    for _ in 0..STEPS {
+        step(&mut model, &mut [&mut planned]);
+        step(&mut model, &mut [&mut whole]);
+        assert_eq!(numbers(&planned), numbers(&whole));
+    }
+    let run = &planned.cache_stats().unwrap().runs()[0];
+    assert_eq!(run.by_reason(), [(Reason::Mask, 4), (Reason::OffCourse, 4)]);
+    let changes = run.residual_diffs().unwrap();
+    println!("velocities change by {:.3} to {:.3}", changes.min, changes.max);
+    assert!(changes.min > 0.0 && changes.max < 1.0);
+
+    // One that knows of larger changes goes on along its plan.
+    plan.plans[0].changes = vec![Change { mean: 0.0, spread: 0.0 }; 3];
+    let mut planned = start(&mut model, "a dog", STEPS, Some(plan));
+    (0..STEPS).for_each(|_| drop(step(&mut model, &mut [&mut planned])));
+    assert_eq!(planned.cache_stats().unwrap().runs()[0].decisions(), "11CC1C1C");
+}
+
+#[test]
+fn plans_are_learnt_from_the_first_requests() {
+    let plans = Plans::default();
+    plans.learn_from(4);
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let on_learnt = {
+        let kept = kept.clone();
+        OnLearnt(Some(Arc::new(move |calibration: &Calibration| kept.lock().unwrap().push(calibration.clone()))))
+    };
+    let options = LoadOptions { plans: plans.clone(), on_learnt, ..LoadOptions::default() };
+    let mut model = models::load(&checkpoint(), &options, &|_, _, _| ()).unwrap();
+    let mut picture = |prompt: &str, seed: u32, cache: Option<Aim>| {
+        let steps = Some(STEPS as i64);
+        let draft = RequestDraft { prompt: prompt.into(), num_inference_steps: steps, ..RequestDraft::default() };
+        let mut requests = draft.build(model.card(), &Limits::default(), || seed).unwrap();
+        if let Some(aim) = cache {
+            requests[0].extensions.insert(CacheConfig { planned: Some(aim), ..CacheConfig::default() });
+        }
+        let memory = model.estimator()(&requests[0]).memory.state;
+        let mut state = model.prepare(&requests[0], &Interrupt::default()).unwrap();
+        let told = model.warnings(&state).concat();
+        (0..STEPS).for_each(|_| drop(model.step(&mut [&mut state], &Interrupt::default()).unwrap()));
+        let skipped = state.cache_stats().map_or(0, |stats| stats.reused_steps());
+        (model.decode(state, &Interrupt::default()).unwrap(), skipped, told, memory)
+    };
+    let aim = Some(Aim::Budget(0.5));
+    for (seed, prompt) in ["a dog", "a fox", "a large cactus", "a house"].into_iter().enumerate() {
+        assert_eq!(plans.progress(true), Some(Progress { pictures: seed, of: 4 }));
+        let (learnt_from, skipped, told, memory) = picture(prompt, seed as u32, aim);
+        assert!(told.contains(&format!("({seed} of 4 so far)")), "{told}");
+        let (whole, _, _, less) = picture(prompt, seed as u32, None);
+        assert_eq!((skipped, &learnt_from), (0, &whole), "learning changes nothing");
+        assert!(memory > less, "all latents of the way are kept");
+    }
+    assert_eq!(plans.progress(true), None);
+    let learnt = plans.current(true).unwrap().calibration;
+    assert_eq!((learnt.check(), learnt.pictures, learnt.plans.len()), (Ok(()), 4, STEPS - 2));
+    assert_eq!(*kept.lock().unwrap(), [(*learnt).clone()]);
+    let (planned, skipped, told, _) = picture("a football", 9, aim);
+    assert_eq!((skipped, told.as_str()), (4, ""));
+    let real = latentd::psnr(&picture("a football", 9, None).0, &planned).unwrap();
+    let promised = learnt.chosen(STEPS, Aim::Budget(0.5)).psnr;
+    println!("4 of 8 steps: {real:.1} dB, promised {:.1}", promised.mean);
+    assert!(real > promised.least - 6.0, "{real}");
 }

@@ -41,6 +41,8 @@ pub enum Reason {
     Different,
     /// Computed: the other CFG branch is, and `branches_agree`.
     OtherBranch,
+    /// Computed: the plan would skip the step, but the velocity has changed far more than in the runs that it was made from.
+    OffCourse,
 }
 
 impl Decision {
@@ -59,7 +61,7 @@ impl Decision {
 
 impl Reason {
     /// Every reason, with its name in metrics, traces and responses.
-    pub const NAMED: [(&'static str, Reason); 14] = [
+    pub const NAMED: [(&'static str, Reason); 15] = [
         ("warmup", Reason::Warmup),
         ("mask", Reason::Mask),
         ("last_step", Reason::LastStep),
@@ -74,6 +76,7 @@ impl Reason {
         ("similar", Reason::Similar),
         ("different", Reason::Different),
         ("other_branch", Reason::OtherBranch),
+        ("off_course", Reason::OffCourse),
     ];
 
     /// The reason's name in metrics, traces and responses.

@@ -106,8 +106,8 @@ mod value;
 mod wire;
 
 pub use calibrated::{
-    Aim, Calibration, FittedPlan, Gram, Jump, JumpFit, MAX_PLANNED_STEPS, MEMORY, Path, PlanError, Planner, Planning,
-    Plans, Psnr, Run, RunPlan,
+    Aim, Calibration, Change, Course, EQUAL, FittedPlan, Gram, Jump, JumpFit, Kind, Learning, LearntRun,
+    MAX_PLANNED_STEPS, MEMORY, Path, PlanError, Planner, Planning, Plans, Progress, Psnr, Run, RunPlan, Way,
 };
 pub use config::{CacheConfig, CacheType, RefreshPolicy, StepsPolicy};
 pub use decision::{Decision, Reason, StepRecord};

@@ -1,10 +1,7 @@
 //! All the caches of one request: every segment, every CFG branch.
 
 use crate::stats::{CacheStats, RunStats};
-use crate::{
-    CacheConfig, Decision, MaskError, MaskSource, Reason, RunPlan, Segment, StepCache, StepMask, StepRecord,
-    StepsPolicy,
-};
+use crate::{CacheConfig, Decision, MaskError, Reason, Segment, StepCache, StepMask, StepRecord};
 
 /// What the caller knows of one branch's row when its step is decided.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,18 +63,6 @@ impl RequestCache {
             (0..branches).map(move |branch| RunStats::new(segment, branch, config.always_computed_blocks()))
         });
         (RequestCache { config: config.clone(), caches, stats: runs.collect() }, warnings)
-    }
-
-    /// Of a request that follows `plan`: a step that is skipped runs no block at all.
-    pub fn planned(plan: &RunPlan, segments: &[Segment], branches: usize) -> Self {
-        let config = CacheConfig {
-            fn_compute_blocks: 0,
-            max_warmup_steps: 0,
-            steps_computation_mask: Some(MaskSource::Steps(plan.mask().clone())),
-            steps_computation_policy: StepsPolicy::Static,
-            ..CacheConfig::default()
-        };
-        RequestCache::new(&config, plan.mask().len(), segments, branches).0
     }
 
     /// The configuration that the request runs under.
@@ -257,32 +242,6 @@ mod tests {
         let json = r#"{"max_warmup_steps": 1, "segment_threshold_factors": [1, 3]}"#;
         let (decisions, _) = play(json, 2, &[[0.0, 0.0], [0.3, 0.1], [0.1, 0.8], [0.3, 0.1]]);
         assert_eq!(decisions, ["11C1", "1C1C", "1CCC", "1C1C"]);
-    }
-
-    #[test]
-    fn a_plan_decides_every_step_and_a_skipped_one_runs_nothing() {
-        let fitted = |count: usize| crate::FittedPlan {
-            computed: (0..count).map(|i| 2 * i).collect(),
-            jumps: vec![crate::Jump::euler(); count],
-            psnr: crate::Psnr::of(vec![50.0]),
-        };
-        let calibration = crate::Calibration {
-            class: "Some".into(),
-            model: String::new(),
-            num_inference_steps: 6,
-            guidance: Some(3.0),
-            pictures: 1,
-            plans: vec![fitted(3)],
-        };
-        let run = crate::Run { model: "", steps: 6, guided: true };
-        let plan = calibration.plan(run, crate::Aim::Budget(0.5)).unwrap();
-        let mut cache = RequestCache::planned(&plan, &[Segment { name: "blocks", num_blocks: 10 }], 2);
-        let rows = [RowObservation { tokens: 64, residual_diff: None }; 2];
-        for step in 0..6 {
-            assert_eq!(cache.needs_diff(0, &[64, 64]), [false, false]);
-            assert!(cache.decide(0, &rows).iter().all(|record| record.decision.reused() == (step % 2 == 1)));
-        }
-        assert_eq!((cache.stats().runs()[0].decisions().as_str(), cache.stats().speedup_estimate()), ("1C1C1C", 2.0));
     }
 
     #[test]

@@ -63,6 +63,11 @@ impl CacheStats {
         if ran == 0 { 1.0 } else { all as f64 / ran as f64 }
     }
 
+    /// The same step of every run.
+    pub(crate) fn record_all(&mut self, record: StepRecord) {
+        self.runs.iter_mut().for_each(|run| run.push(record));
+    }
+
     pub(crate) fn record(&mut self, run: usize, record: StepRecord) {
         self.runs[run].push(record);
     }

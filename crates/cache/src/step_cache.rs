@@ -180,6 +180,7 @@ mod tests {
             Reason::Similar => '.',
             Reason::Different => 'D',
             Reason::OtherBranch => 'O',
+            Reason::OffCourse => unreachable!("that is said of plans alone"),
         }
     }
 

@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
-use cache::{Aim, CacheConfig, CacheOverrides, Calibration, FittedPlan, Jump, PlanError, Psnr, Run};
+use cache::{Aim, CacheConfig, CacheOverrides, Calibration, Change, FittedPlan, Jump, PlanError, Psnr, Run};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -10,6 +10,7 @@ fn calibration() -> Calibration {
     let plan = |count: usize| FittedPlan {
         computed: (0..count).map(|i| 12 * i / count).collect(),
         jumps: (0..count).map(|i| Jump { velocities: vec![0.5; Jump::velocities_behind(i)], latents: 0.25 }).collect(),
+        changes: vec![Change::of(&[0.1, 0.2]); count - 1],
         psnr: Psnr::of(vec![20.0 + count as f64; 10]),
     };
     Calibration {
@@ -84,6 +85,7 @@ fn what_means_harm_is_refused_with_the_reason() {
         ("/plans/0/jumps/0/velocities", "[1,0]", of_jumps),
         ("/plans/0/jumps/2/velocities", "[1,0,0,0]", of_jumps),
         ("/plans/0/jumps/2/velocities", "[]", of_jumps),
+        ("/plans/0/changes/0/spread", "-1", "must have finite `changes`, none or one for each of 3 computed steps"),
         ("/plans/0/jumps/2/latents", "1e309", "number out of range"),
         ("/plans/0/jumps/2", r#"{"velocities":[1],"latents":0,"also":1}"#, "unknown field `also`"),
         ("/plans/0/psnr/mean", "null", "invalid type: null"),

@@ -24,6 +24,7 @@ fn calibration(matrix: &[Vec<f64>]) -> Calibration {
     let sigmas: Vec<_> = (0..=steps).map(|i| 1.0 - i as f64 / steps as f64).collect();
     let plan = |path: cache::Path| FittedPlan {
         jumps: vec![Jump::euler(); path.computed.len()],
+        changes: Vec::new(),
         psnr: Psnr::of(vec![20.0 + path.computed.len() as f64]),
         computed: path.computed,
     };

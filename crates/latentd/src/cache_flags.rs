@@ -24,10 +24,10 @@ pub enum CacheBackend {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Step cache")]
 pub struct CacheFlags {
-    /// The step cache: `cache_dit` has the guide's defaults, `calibrated` the built-in model's plans, without `--cache-config`
+    /// The step cache: `cache_dit` has the guide's defaults, `calibrated` the built-in model's plans, or learns them, without `--cache-config`
     #[arg(long, value_enum, value_name = "NAME", env = "LATENTD_CACHE_BACKEND")]
     pub cache_backend: Option<CacheBackend>,
-    /// The cache's settings as JSON, or @FILE, e.g. '{"residual_diff_threshold":0.12}' or '{"quality":"balanced"}'
+    /// The cache's settings as JSON, or @FILE, e.g. '{"residual_diff_threshold":0.12}' or '{"quality":"balanced"}'; of `calibrated` e.g. '{"psnr":45}', '{"plan":"@plan.json","budget":0.4}' or '{"learn":32}'
     #[arg(long, value_name = "JSON|@FILE", env = "LATENTD_CACHE_CONFIG")]
     pub cache_config: Option<String>,
     /// Leading blocks that every step computes

@@ -2,18 +2,18 @@
 
 use std::collections::VecDeque;
 
-use cache::{Calibration, FittedPlan, Gram, Jump, JumpFit, MAX_PLANNED_STEPS, MEMORY, Path, Planner, Psnr};
+use cache::{
+    Calibration, Change, EQUAL, FittedPlan, Gram, Jump, JumpFit, MAX_PLANNED_STEPS, MEMORY, Path, Planner, Psnr,
+};
 use candle_core::{Result as TensorResult, Tensor};
 use diffusion::{Guidance, ImageRequest, Interrupt, PipelineError, RgbImage, psnr};
-use kernels::inner_products;
+use kernels::{inner_products, residual_diffs};
 use models::{AnyPipeline, RequestState, along_jump};
 
 use crate::error::Error;
 
 /// Fewest steps that a plan computes.
 const LEAST: usize = 3;
-/// What equal pictures are said to have, in dB.
-const EQUAL: f64 = 100.0;
 
 /// A picture whose steps were all computed.
 struct Whole {
@@ -58,11 +58,7 @@ pub(crate) fn calibrate(
     for path in paths.iter().filter(|path| counts.contains(&path.computed.len())) {
         plans.push(fitted(pipeline, &wholes, path, &sigmas, &mut evaluated)?);
     }
-    plans.push(FittedPlan {
-        computed: (0..steps).collect(),
-        jumps: vec![Jump::euler(); steps],
-        psnr: Psnr { mean: EQUAL, tenth: EQUAL, least: EQUAL },
-    });
+    plans.push(FittedPlan::whole(steps));
     Ok(Calibration {
         class: pipeline.card().class.clone(),
         model,
@@ -117,7 +113,7 @@ fn fitted(
 ) -> Result<FittedPlan, Error> {
     let begin = |whole| Run { whole, state: whole.start.clone(), velocities: VecDeque::new() };
     let mut runs: Vec<_> = wholes.iter().map(begin).collect();
-    let mut jumps = Vec::new();
+    let (mut jumps, mut changes) = (Vec::new(), Vec::new());
     let ends = path.computed.iter().skip(1).copied().chain([sigmas.len() - 1]);
     for (count, (&step, end)) in path.computed.iter().zip(ends).enumerate() {
         let mut fit = JumpFit::new(Jump::velocities_behind(count));
@@ -127,6 +123,7 @@ fn fitted(
             run.measure(&mut fit, before, (step, end), sigmas).map_err(failed)?;
             evaluated(1);
         }
+        changes.extend(changed(&runs).map_err(failed)?);
         let jump = fit.jump();
         for run in &mut runs {
             run.go(&jump, end, sigmas[end] - sigmas[step]).map_err(failed)?;
@@ -138,7 +135,15 @@ fn fitted(
         Ok(psnr(&run.whole.picture, &picture).unwrap_or(EQUAL))
     };
     let psnr = Psnr::of(runs.into_iter().map(likeness).collect::<Result<_, _>>()?);
-    Ok(FittedPlan { computed: path.computed.clone(), jumps, psnr })
+    Ok(FittedPlan { computed: path.computed.clone(), jumps, changes, psnr })
+}
+
+/// How much the velocities have changed since the computed step before, if there is one.
+fn changed(runs: &[Run<'_>]) -> TensorResult<Option<Change>> {
+    let pairs: Option<Vec<_>> = runs.iter().map(|run| run.velocities.front().zip(run.velocities.get(1))).collect();
+    let Some(pairs) = pairs else { return Ok(None) };
+    let changes = residual_diffs(&pairs)?.into_iter().map(f64::from).collect::<Vec<_>>();
+    Ok(Some(Change::of(&changes)))
 }
 
 impl Run<'_> {

@@ -43,6 +43,7 @@ mod hub_cache;
 mod input;
 mod offload;
 mod omni;
+mod plan_store;
 mod progress;
 mod sampler;
 mod source;
@@ -51,7 +52,7 @@ mod whole_file;
 
 pub use about_device::{AboutGpu, about_gpu};
 pub use cache_flags::{CacheBackend, CacheFlags};
-pub use calibrated::Calibrated;
+pub use calibrated::{Calibrated, PlanSource};
 pub use device::{DtypeName, QuantizationName};
 pub use device_name::DeviceName;
 pub use diffusion::{psnr, ssim};

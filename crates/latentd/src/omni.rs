@@ -12,7 +12,9 @@ use diffusion::{
 };
 use gpu::Unavailable;
 use image::{ColorType, ImageFormat};
-use models::{AnyPipeline, Checkpoint, KeptBytes, LoadError, LoadOptions, Offload, Overrides, Placement, RequestState};
+use models::{
+    AnyPipeline, Checkpoint, KeptBytes, LoadError, LoadOptions, Offload, OnLearnt, Overrides, Placement, RequestState,
+};
 
 use crate::about_device::{AboutGpu, about_gpu};
 use crate::cache_flags::{CacheBackend, CacheFlags};
@@ -364,13 +366,10 @@ impl OmniBuilder {
             None => ModelSource::parse(self.model.as_deref(), self.revision).open()?,
         };
         let digest = checkpoint.digest("transformer")?;
-        if let Some(calibrated) = calibrated {
-            calibrated.check_model(&digest)?;
-            // A worker that loads its model again goes on with what has been learnt since.
-            if self.plans.current(calibrated.calibration.is_guided()).is_none() {
-                self.plans.replace(calibrated.calibration);
-            }
-        }
+        let on_learnt = match calibrated {
+            Some(calibrated) => calibrated.put(&self.plans, &digest)?,
+            None => OnLearnt::default(),
+        };
         let stored = checkpoint.stored_dtype("transformer")?;
         let dtype = DtypeName::resolve(self.dtype, &device, stored, kernels::multiplies_bf16());
         let bars = LoadingBars::default();
@@ -381,7 +380,8 @@ impl OmniBuilder {
         let vae_tiling = self.vae_tiling.resolve(memory.map(|memory| memory.total));
         let (device, offload) = (device.clone(), Offload::None);
         let plans = self.plans;
-        let options = LoadOptions { dtype, quantization, device, offload, vae_tiling, cache, plans, kept, overrides };
+        let options =
+            LoadOptions { dtype, quantization, device, offload, vae_tiling, cache, plans, on_learnt, kept, overrides };
         let free = memory.map(|memory| memory.free);
         let placement = self.offload.placement(&models::model_bytes(&checkpoint, &options)?, self.device, free)?;
         let options = LoadOptions { offload: placement.offload, ..options };

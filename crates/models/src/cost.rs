@@ -251,7 +251,12 @@ impl CostModel {
             true => PlannedRun::MOST_KEPT,
             false => Solver::most_kept(request.params.sampler),
         };
-        let moving = if request.previews.is_some() { 4 } else { 2 } + solver;
+        // One that plans are learnt from keeps all latents of its way.
+        let guided = request.params.guidance.branches().len() > 1;
+        let is_learning =
+            own_cache.is_some_and(|config| config.planned.is_some()) && self.plans.progress(guided).is_some();
+        let kept = if is_learning { request.params.num_inference_steps } else { 0 };
+        let moving = if request.previews.is_some() { 4 } else { 2 } + solver + kept;
         let kept_by_mask = if request.mask.is_some() { 2 } else { 0 };
         (own * (moving + kept_by_mask) + reference_tokens) * self.sizes.token_channels * size_of::<f32>()
     }

@@ -1,6 +1,6 @@
 //! Bringing a picture to the size that a model edits it at, or that was asked for.
 
-use diffusion::{EditSize, Fit, ImageSize, RgbImage, capped};
+use diffusion::{EditSize, Fit, ImageRequest, ImageSize, RgbImage, capped};
 use rayon::prelude::*;
 
 use crate::resize::{Filter, resize, resize_grey};
@@ -60,6 +60,16 @@ pub(crate) fn padded(image: &RgbImage, size: ImageSize) -> RgbImage {
         carry(after, &row[(width - 1) * 3..]);
     });
     RgbImage { size, pixels }
+}
+
+/// Whether the first picture has another shape than the one that is made, by more than a token.
+pub(crate) fn is_stretched(request: &ImageRequest) -> bool {
+    let made = request.params.size;
+    request.input_images.first().is_some_and(|input| {
+        let ImageSize { width, height } = input.image.size;
+        let same_shape = made.width as f64 * height as f64 / width as f64;
+        (same_shape - made.height as f64).abs() > 32.0
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use candle_core::{DType, Device};
 use diffusion::{ModelCard, Sampler};
 
 use crate::facts::Facts;
+use crate::learning::OnLearnt;
 use crate::placement::Offload;
 use crate::precision::Quantization;
 use crate::tiling::VaeTiling;
@@ -26,6 +27,8 @@ pub struct LoadOptions {
     pub cache: Option<CacheConfig>,
     /// The plans of requests whose cache follows one: those of all workers that run the model.
     pub plans: Plans,
+    /// Who is told of plans that are learnt.
+    pub on_learnt: OnLearnt,
     /// What is kept for requests to come.
     pub kept: KeptBytes,
     /// What stands over the checkpoint's own facts.
@@ -111,6 +114,7 @@ impl Default for LoadOptions {
             offload: Offload::None,
             cache: None,
             plans: Plans::default(),
+            on_learnt: OnLearnt::default(),
             kept: KeptBytes::default(),
             overrides: Overrides::default(),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cache::{Aim, CacheConfig, ConfigError, Planning, Run, RunPlan};
+use cache::{Aim, CacheConfig, ConfigError, Kind, Learning, Planning, Progress, Run, RunPlan};
 use candle_core::{DType, Device, Tensor};
 use diffusion::{
     CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, Mask,
@@ -15,10 +15,14 @@ use crate::cost::CostModel;
 use crate::dit::{Dit, ReferenceLatents};
 use crate::encodings::{Encoding, Encodings, Key};
 use crate::family::{Family, VisionFeatures, encode_picture};
-use crate::fit::{fitted, fitted_mask, padded, presented};
+use crate::fit::{fitted, fitted_mask, is_stretched, padded, presented};
 use crate::latent_rgb::{LatentRgb, enlarged};
+use crate::learn::{About, learn};
+use crate::learning::{LearningRun, OnLearnt};
 use crate::mask::{KeptPixels, MaskedEdit};
+use crate::no_plan::NoPlan;
 use crate::options::LoadOptions;
+use crate::pixels::{bytes, finite_numbers};
 use crate::planned::PlannedRun;
 use crate::residuals::RequestResiduals;
 use crate::resize::{Filter, resize, resize_grey};
@@ -44,6 +48,7 @@ pub struct DiffusionPipeline<F> {
     costs: CostModel,
     /// The digest of the transformer's files.
     model: String,
+    on_learnt: OnLearnt,
 }
 
 /// What keeps a request from computing all of its steps.
@@ -51,6 +56,8 @@ pub struct DiffusionPipeline<F> {
 struct Cached {
     residuals: Option<RequestResiduals>,
     planned: Option<PlannedRun>,
+    /// What plans are learnt from.
+    learning: Option<Kind>,
     /// The noise levels of a plan.
     sigmas: Option<Sigmas>,
     warnings: Vec<String>,
@@ -75,6 +82,7 @@ impl<F: Family> DiffusionPipeline<F> {
                 vae_tiling: options.vae_tiling,
             },
             model: String::new(),
+            on_learnt: options.on_learnt.clone(),
             family,
         }
     }
@@ -223,25 +231,42 @@ impl<F: Family> DiffusionPipeline<F> {
                     planned: Some(PlannedRun::new(plan, segments, branches)),
                     ..Cached::default()
                 },
-                Err(why) => Cached { warnings: vec![format!("computed without a cache: {why}")], ..Cached::default() },
+                Err(why) => self.whole(request, why),
             });
         }
         let (residuals, warnings) = RequestResiduals::new(config, request.params.num_evaluations(), segments, branches);
         Ok(Cached { residuals, warnings: warnings.iter().map(ToString::to_string).collect(), ..Cached::default() })
     }
 
+    /// A request that has no plan, of which plans may be learnt.
+    fn whole(&self, request: &ImageRequest, why: NoPlan) -> Cached {
+        let params = &request.params;
+        let (guided, steps) = (params.guidance.branches().len() > 1, params.num_inference_steps);
+        let kind = Kind { guided, steps, tokens: params.size.image_seq_len() };
+        // Under a mask, latents go other ways than velocities lead.
+        let may_learn = why.is_for_want_of_plans() && request.mask.is_none() && Learning::takes(kind);
+        let (learning, why) = match self.costs.plans.progress(guided).filter(|_| may_learn) {
+            Some(Progress { pictures, of }) => (
+                Some(kind),
+                format!("plans are being learnt from it, the model's first pictures ({pictures} of {of} so far)"),
+            ),
+            None => (None, why.to_string()),
+        };
+        Cached { learning, warnings: vec![format!("computed without a cache: {why}")], ..Cached::default() }
+    }
+
     /// The plan of a request.
     ///
     /// # Errors
     /// Why there is none for it.
-    fn plan(&self, request: &ImageRequest, aim: Aim) -> Result<(Planning, RunPlan), String> {
+    fn plan(&self, request: &ImageRequest, aim: Aim) -> Result<(Planning, RunPlan), NoPlan> {
         let params = &request.params;
         if params.sampler != Sampler::Euler {
-            return Err(format!("a plan takes the place of a sampler, and {} was asked for", params.sampler.name()));
+            return Err(NoPlan::Sampler(params.sampler));
         }
         let guided = params.guidance.branches().len() > 1;
         let run = Run { model: &self.model, steps: params.num_inference_steps, guided };
-        self.costs.plans.plan(run, aim).map_err(|err| err.to_string())
+        self.costs.plans.plan(run, aim).map_err(NoPlan::Unplanned)
     }
 
     /// The noise levels of a request's steps, those of the calibrated runs at its size among them.
@@ -258,7 +283,7 @@ impl<F: Family> DiffusionPipeline<F> {
         let branches = self.branches(request, &mut encodings)?;
         let references = request.input_images.iter().map(|picture| self.reference(picture, &mut encodings));
         let references = references.collect::<Result<Vec<_>, _>>()?;
-        let Cached { residuals, planned, sigmas, mut warnings } = self.cached(request, branches.len())?;
+        let Cached { residuals, planned, learning, sigmas, mut warnings } = self.cached(request, branches.len())?;
         warnings.extend(request.notes(self.family.card()));
         let latents = self.family.noise(request.params.seed, size).map_err(device_error)?;
         let masked = self.masked(request, &latents, &mut encodings)?;
@@ -284,6 +309,7 @@ impl<F: Family> DiffusionPipeline<F> {
             warnings,
             residuals,
             planned,
+            learning: learning.map(|kind| LearningRun::new(kind, latents.clone())),
             latents,
             solver: Solver::new(request.params.sampler),
             estimate: None,
@@ -293,18 +319,29 @@ impl<F: Family> DiffusionPipeline<F> {
 
     /// The picture of packed latents, from which previews learn the colours.
     fn picture(&mut self, tokens: &Tensor, size: ImageSize) -> Result<RgbImage, PipelineError> {
-        let family = &self.family;
-        let latents = family.unpack(tokens, size.token_grid()).map_err(device_error)?;
+        let latents = self.family.unpack(tokens, size.token_grid()).map_err(device_error)?;
         let numbers = finite_numbers("latents", &latents)?;
-        let tiling = self.costs.decoder().tiling(size);
-        let decode = || match tiling {
-            Some(tiling) => decode_tiles(&latents, tiling, |tile| family.decode(tile)),
-            None => family.decode(&latents)?.flatten_all()?.to_vec1::<f32>(),
-        };
-        let pixels = in_pool(family.device(), decode).map_err(device_error)?;
-        let picture = RgbImage { size: size.padded(), pixels: bytes(&pixels)? };
+        let picture = self.decoded(&latents, size)?;
         self.latent_rgb.learn(&numbers, &picture);
         Ok(picture.crop_center(size))
+    }
+
+    /// The picture of packed latents, from which nothing is learnt.
+    fn again(&self, tokens: &Tensor, size: ImageSize) -> Result<RgbImage, PipelineError> {
+        let latents = self.family.unpack(tokens, size.token_grid()).map_err(device_error)?;
+        Ok(self.decoded(&latents, size)?.crop_center(size))
+    }
+
+    /// The picture of latents, in whole tokens.
+    fn decoded(&self, latents: &Tensor, size: ImageSize) -> Result<RgbImage, PipelineError> {
+        let family = &self.family;
+        let tiling = self.costs.decoder().tiling(size);
+        let decode = || match tiling {
+            Some(tiling) => decode_tiles(latents, tiling, |tile| family.decode(tile)),
+            None => family.decode(latents)?.flatten_all()?.to_vec1::<f32>(),
+        };
+        let pixels = in_pool(family.device(), decode).map_err(device_error)?;
+        Ok(RgbImage { size: size.padded(), pixels: bytes(&pixels)? })
     }
 
     /// The picture of packed latents without the VAE; `None` as long as there was no picture to learn from.
@@ -421,9 +458,14 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
     fn decode(&mut self, state: RequestState, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {
         // The step cache's residuals make room for the VAE.
         let (latents, size, masked, fit) = (state.latents.clone(), state.size, state.masked.clone(), state.fit);
+        let about = |run| (run, About::new(&self.family.card().class, &self.model, &state));
+        let learning = state.learning.clone().map(about);
         drop(state);
         until_set(&self.family.device().clone(), interrupt, || {
             let picture = self.picture(&latents, size)?;
+            if let Some((run, about)) = learning {
+                learn(&self.costs.plans, &self.on_learnt, (&run, about), &picture, |latents| self.again(latents, size));
+            }
             Ok(self.presented(picture, masked.as_ref(), fit))
         })
     }
@@ -444,48 +486,11 @@ fn until_set<R>(
     }
 }
 
-/// The numbers of a tensor of which a picture is to be made.
-///
-/// # Errors
-/// Some are none.
-fn finite_numbers(what: &'static str, tensor: &Tensor) -> Result<Vec<f32>, PipelineError> {
-    let numbers = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(device_error)?;
-    match numbers.iter().all(|number| number.is_finite()) {
-        true => Ok(numbers),
-        false => Err(PipelineError::NotFinite { what }),
-    }
-}
-
-/// Pixels, seen from -1 to 1, as bytes.
-///
-/// # Errors
-/// Some are no numbers: as bytes they would be black.
-fn bytes(pixels: &[f32]) -> Result<Vec<u8>, PipelineError> {
-    let mut all_finite = true;
-    let byte = |&x: &f32| {
-        all_finite &= x.is_finite();
-        // Half to even, as numpy rounds.
-        ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
-    };
-    let bytes = pixels.iter().map(byte).collect();
-    if all_finite { Ok(bytes) } else { Err(PipelineError::NotFinite { what: "pixels" }) }
-}
-
 fn composed(masked: Option<&MaskedEdit>, picture: RgbImage) -> RgbImage {
     match masked {
         Some(masked) => masked.composite(picture),
         None => picture,
     }
-}
-
-/// Whether the first picture has another shape than the one that is made, by more than a token.
-fn is_stretched(request: &ImageRequest) -> bool {
-    let made = request.params.size;
-    request.input_images.first().is_some_and(|input| {
-        let ImageSize { width, height } = input.image.size;
-        let same_shape = made.width as f64 * height as f64 / width as f64;
-        (same_shape - made.height as f64).abs() > 32.0
-    })
 }
 
 /// Picture and mask at a size of the request's own.

@@ -1,9 +1,8 @@
 //! A request that follows a plan: some steps are computed, and from each the latents go straight to the next.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use cache::{CacheStats, Jump, MEMORY, RequestCache, RowObservation, RunPlan, StepRecord};
+use cache::{CacheStats, Course, Jump, MEMORY, RunPlan, StepRecord, Way};
 use candle_core::{Result, Tensor};
 use kernels::add_weighted;
 
@@ -12,13 +11,10 @@ use crate::dit::Segment;
 /// What a plan and its request know between two steps. A clone shares the tensors.
 #[derive(Clone)]
 pub struct PlannedRun {
-    plan: Arc<RunPlan>,
-    rules: RequestCache,
-    num_segments: usize,
-    branches: usize,
-    /// With guidance, of the last computed steps, the newest first.
+    course: Course,
+    /// With guidance, of the last steps that the plan computes, the newest first.
     velocities: VecDeque<Tensor>,
-    /// Of the jump that it is on.
+    /// Of the way that it is on.
     velocity: Option<Tensor>,
 }
 
@@ -26,45 +22,53 @@ impl PlannedRun {
     /// Before the first step of a request that makes `branches` passes in a computed step.
     pub fn new(plan: RunPlan, segments: &[Segment], branches: usize) -> Self {
         let named: Vec<_> = segments.iter().map(Segment::named).collect();
-        PlannedRun {
-            rules: RequestCache::planned(&plan, &named, branches),
-            plan: Arc::new(plan),
-            num_segments: segments.len(),
-            branches,
-            velocities: VecDeque::new(),
-            velocity: None,
-        }
+        let course = Course::new(plan, &named, branches);
+        PlannedRun { course, velocities: VecDeque::new(), velocity: None }
     }
 
-    /// Whether the transformer runs in this step.
-    pub fn computes(&self, step: usize) -> bool {
-        self.plan.jump(step).is_some()
+    /// Whether the transformer runs in the next step.
+    pub fn computes(&self) -> bool {
+        self.course.computes()
     }
 
     /// What was computed and skipped so far.
     pub fn stats(&self) -> &CacheStats {
-        self.rules.stats()
+        self.course.stats()
     }
 
-    /// Notes the next step; `[segment][branch]`.
-    pub(crate) fn decide(&mut self) -> Vec<Vec<StepRecord>> {
-        let rows = vec![RowObservation { tokens: 1, residual_diff: None }; self.branches];
-        (0..self.num_segments).map(|segment| self.rules.decide(segment, &rows)).collect()
+    /// What the velocity of the next step is to be compared with, if it is.
+    pub(crate) fn compared(&self) -> Option<&Tensor> {
+        self.velocities.front().filter(|_| self.course.is_guarded())
     }
 
-    /// The velocity from these latents to the next step: of the jump that begins, where the step is computed and found one,
-    /// else of the one that goes on.
+    /// Takes the next step from these latents; `found` is the velocity of a step that is computed, and `change` how much of it is
+    /// new where it was compared. What was done, and the velocity to the next level.
     ///
     /// # Errors
     /// The device fails.
-    pub(crate) fn velocity(&mut self, step: usize, latents: &Tensor, found: Option<Tensor>) -> Result<Tensor> {
-        if let (Some(jump), Some(found)) = (self.plan.jump(step), found) {
-            // A copy: of a single pass the velocity is a view, and would hold those of the whole batch.
-            self.velocities.push_front(found.force_contiguous()?);
+    pub(crate) fn advance(
+        &mut self,
+        latents: &Tensor,
+        found: Option<Tensor>,
+        change: Option<f32>,
+    ) -> Result<(StepRecord, Tensor)> {
+        let is_planned = self.course.is_planned();
+        // A copy: of a single pass the velocity is a view, and would hold those of the whole batch.
+        let found = found.map(|found| found.force_contiguous()).transpose()?;
+        if let Some(found) = found.as_ref().filter(|_| is_planned) {
+            self.velocities.push_front(found.clone());
             self.velocities.truncate(MEMORY);
-            self.velocity = Some(along_jump(jump, latents, &self.velocities)?);
         }
-        Ok(self.velocity.clone().expect("the first step of a plan is computed. This is a bug."))
+        let (record, way) = self.course.advance(change);
+        let velocity = match way {
+            Way::Jump(jump) => Some(along_jump(jump, latents, &self.velocities)?),
+            Way::Step => found,
+            Way::Onward => self.velocity.take(),
+        };
+        let velocity =
+            velocity.expect("the first step of a plan is computed, and a step that is has a velocity. This is a bug.");
+        self.velocity = Some(velocity.clone());
+        Ok((record, velocity))
     }
 
     /// Tensors as large as the latents that a step holds beside those before and after it, at most: the velocities, that of the

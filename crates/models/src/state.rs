@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use diffusion::{CfgBranch, EncodingsUse, Fit, Guidance, ImageSize, Previews, Sampler, Sigmas};
 
 use crate::dit::ReferenceLatents;
+use crate::learning::LearningRun;
 use crate::mask::MaskedEdit;
 use crate::planned::PlannedRun;
 use crate::residuals::RequestResiduals;
@@ -34,6 +35,8 @@ pub struct RequestState {
     // Moved on by every step.
     pub(crate) residuals: Option<RequestResiduals>,
     pub(crate) planned: Option<PlannedRun>,
+    /// Of a request that plans are learnt from.
+    pub(crate) learning: Option<LearningRun>,
     pub(crate) latents: Tensor,
     pub(crate) solver: Solver,
     /// The clean latents as the last step foresees them, if a preview is due after it.
@@ -110,7 +113,7 @@ impl RequestState {
 
     /// Whether the transformer runs in the next step.
     pub(crate) fn is_evaluated(&self) -> bool {
-        self.planned.as_ref().is_none_or(|planned| planned.computes(self.step_index))
+        self.planned.as_ref().is_none_or(PlannedRun::computes)
     }
 
     /// What takes the steps.

@@ -1,12 +1,13 @@
 //! One step of a ragged batch: transformer passes through the step cache, guidance, each request's sampler.
 
-use cache::StepRecord;
 use candle_core::{Result, Tensor};
 use diffusion::{BlockRun, StepReport};
+use kernels::residual_diffs;
 
 use crate::dit::{Dit, DitRow, Segment};
 use crate::forward::{Passes, RequestPasses, forward};
 use crate::guidance::guided;
+use crate::planned::PlannedRun;
 use crate::segment::Records;
 use crate::solver::{Found, Move, along};
 use crate::state::RequestState;
@@ -30,27 +31,37 @@ pub fn denoise_step<D: Dit>(dit: &D, batch: &mut [&mut RequestState]) -> Result<
     };
     let evaluated: Vec<_> = batch.iter().filter(|state| state.is_evaluated()).map(of_request).collect();
     let mut guided = guided(&evaluated)?.into_iter();
+    let found: Vec<_> = batch.iter().map(|state| if state.is_evaluated() { guided.next() } else { None }).collect();
+    let changes = changes(batch, &found)?;
     let mut row = 0;
     let (mut reports, mut velocities) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-    for state in batch.iter_mut() {
-        let rows = if state.is_evaluated() { row..row + state.branches.len() } else { row..row };
+    for ((state, found), change) in batch.iter_mut().zip(found).zip(changes) {
+        let rows = if found.is_some() { row..row + state.branches.len() } else { row..row };
         row = rows.end;
-        let found = if rows.is_empty() { None } else { guided.next() };
-        let records = match &mut state.planned {
+        let (velocity, records) = match &mut state.planned {
             Some(planned) => {
-                let of_segment = |records: Vec<StepRecord>| records.into_iter().map(Some).collect();
-                planned.decide().into_iter().map(of_segment).collect()
+                let (record, velocity) = planned.advance(&state.latents, found, change)?;
+                (velocity, vec![vec![Some(record); state.branches.len()]; dit.segments().len()])
             }
-            None => records.iter().map(|records| records[rows.clone()].to_vec()).collect::<Vec<Records>>(),
+            None => {
+                let of_rules = records.iter().map(|records| records[rows.clone()].to_vec()).collect();
+                (found.expect("a request without a plan is evaluated. This is a bug."), of_rules)
+            }
         };
         reports.push(report(dit.segments(), state, &records));
-        velocities.push(match &mut state.planned {
-            Some(planned) => planned.velocity(state.step_index, &state.latents, found)?,
-            None => found.expect("a request without a plan is evaluated. This is a bug."),
-        });
+        velocities.push(velocity);
     }
     advance(batch, &velocities)?;
     Ok(reports)
+}
+
+/// How much of the velocity of each request is new, where its plan is to know.
+fn changes(batch: &[&mut RequestState], found: &[Option<Tensor>]) -> Result<Vec<Option<f32>>> {
+    let compared = batch.iter().map(|state| state.planned.as_ref().and_then(PlannedRun::compared));
+    let pairs: Vec<_> = found.iter().zip(compared).map(|(found, compared)| found.as_ref().zip(compared)).collect();
+    // Of all requests at once: the numbers are copied from the device.
+    let mut changes = residual_diffs(&pairs.iter().flatten().copied().collect::<Vec<_>>())?.into_iter();
+    Ok(pairs.iter().map(|pair| pair.and_then(|_| changes.next())).collect())
 }
 
 /// The request's passes of this step, one a branch.
@@ -89,6 +100,9 @@ fn advance(batch: &mut [&mut RequestState], velocities: &[Tensor]) -> Result<()>
         let latents = state.solver.advance_from(&state.sigmas, state.step_index, found)?;
         let next = state.sigmas.sigma(state.sampler().next_level(state.step_index));
         let latents = kept(latents, next)?;
+        if let Some(learning) = &mut state.learning {
+            learning.push(latents.clone());
+        }
         (state.estimate, state.latents) = (estimate, latents);
         state.step_index += 1;
     }

@@ -58,4 +58,5 @@ export const REASONS = {
   similar: "little changed",
   different: "too much changed",
   other_branch: "the other branch is",
+  off_course: "it goes another way than the runs that the plan was made from",
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::jump::{Jump, MEMORY};
+use super::fitted_plan::FittedPlan;
 use super::planner::MAX_PLANNED_STEPS;
 use super::run_plan::RunPlan;
 
@@ -22,39 +22,6 @@ pub struct Calibration {
     pub pictures: usize,
     /// The plans, by the number of steps that they compute.
     pub plans: Vec<FittedPlan>,
-}
-
-/// Some steps of a run, and how it goes on from each.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FittedPlan {
-    /// The steps that are computed.
-    pub computed: Vec<usize>,
-    /// One a computed step.
-    pub jumps: Vec<Jump>,
-    /// How like the pictures are to those of all steps, in dB of the peak signal-to-noise ratio.
-    pub psnr: Psnr,
-}
-
-/// Of several pictures, in dB.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Psnr {
-    /// In the mean.
-    pub mean: f64,
-    /// Of nine pictures of ten, at least.
-    pub tenth: f64,
-    /// Of the worst.
-    pub least: f64,
-}
-
-impl Psnr {
-    /// Of these, one at least.
-    pub fn of(mut pictures: Vec<f64>) -> Self {
-        pictures.sort_by(f64::total_cmp);
-        let count = pictures.len();
-        Psnr { mean: pictures.iter().sum::<f64>() / count as f64, tenth: pictures[count / 10], least: pictures[0] }
-    }
 }
 
 /// Why there is no plan.
@@ -167,8 +134,7 @@ impl Calibration {
         if run.steps < least {
             return Err(PlanError::Steps { least, given: run.steps });
         }
-        let FittedPlan { computed, jumps, .. } = self.chosen(run.steps, aim);
-        Ok(RunPlan::new(computed, jumps, self.num_inference_steps, run.steps))
+        Ok(RunPlan::new(self.chosen(run.steps, aim), self.num_inference_steps, run.steps))
     }
 
     /// The plan that fits best; the fewest steps where a budget has room for none, and the most where a promise asks for more
@@ -189,38 +155,11 @@ impl Calibration {
     }
 }
 
-impl FittedPlan {
-    fn check(&self, steps: usize) -> Result<(), String> {
-        let FittedPlan { computed, jumps, psnr } = self;
-        let rises = computed.windows(2).all(|pair| pair[0] < pair[1]);
-        if computed.first() != Some(&0) || !rises || computed.last().is_some_and(|&last| last >= steps) {
-            return Err(format!(
-                "must have `computed` steps that rise from 0 and are below {steps}. Given: {computed:?}"
-            ));
-        }
-        if jumps.len() != computed.len() {
-            return Err(format!(
-                "must have a jump for each of {} computed steps. Given: {}",
-                computed.len(),
-                jumps.len()
-            ));
-        }
-        let fits = |(i, jump): (usize, &Jump)| {
-            let numbers = jump.velocities.iter().chain([&jump.latents]);
-            (1..=Jump::velocities_behind(i)).contains(&jump.velocities.len()) && numbers.copied().all(f64::is_finite)
-        };
-        if !jumps.iter().enumerate().all(fits) {
-            return Err(format!(
-                "must have `jumps` of finite numbers, of 1 to {MEMORY} velocities and of no more than there are"
-            ));
-        }
-        let measured = [psnr.mean, psnr.tenth, psnr.least];
-        if measured.into_iter().all(f64::is_finite) { Ok(()) } else { Err("must have a finite `psnr`".into()) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::fitted_plan::Psnr;
+    use super::super::guard::Change;
+    use super::super::jump::Jump;
     use super::*;
 
     /// Plans of 3 to 10 of 20 steps, each 4 dB better than the one before.
@@ -230,6 +169,7 @@ mod tests {
             FittedPlan {
                 computed: (0..count).map(|i| 20 * i / count).collect(),
                 jumps: vec![Jump::euler(); count],
+                changes: vec![Change::of(&[0.1, 0.2]); count - 1],
                 psnr: Psnr { mean, tenth: mean - 3.0, least: mean - 9.0 },
             }
         };
@@ -308,6 +248,14 @@ mod tests {
             (|c| c.plans[0].jumps[0].velocities = vec![1.0, 0.0], of_jumps),
             (|c| c.plans[0].jumps[1].velocities.clear(), of_jumps),
             (|c| c.plans[0].jumps[1].latents = f64::NAN, of_jumps),
+            (
+                |c| c.plans[0].changes.truncate(1),
+                "must have finite `changes`, none or one for each of 3 computed steps but the first. Given: 1",
+            ),
+            (
+                |c| c.plans[0].changes[0].spread = f64::NAN,
+                "must have finite `changes`, none or one for each of 3 computed steps but the first. Given: 2",
+            ),
             (|c| c.plans[0].psnr.mean = f64::INFINITY, "must have a finite `psnr`"),
         ] {
             assert_eq!(told(change), expected);

@@ -21,6 +21,28 @@ impl Gram {
         Gram { levels, values }
     }
 
+    /// From all products, row by row, of so many levels.
+    ///
+    /// # Panics
+    /// If they are not as many.
+    pub fn from_products(levels: usize, values: Vec<f64>) -> Self {
+        assert_eq!(values.len(), levels * levels, "a product for each pair of levels. This is a bug.");
+        Gram { levels, values }
+    }
+
+    /// How many noise levels it is of.
+    pub fn levels(&self) -> usize {
+        self.levels
+    }
+
+    /// With the square of the last latents as its unit, so that runs of all sizes weigh the same.
+    #[must_use]
+    pub fn in_parts_of_the_last(mut self) -> Self {
+        let unit = self.get(self.levels - 1, self.levels - 1);
+        self.values.iter_mut().for_each(|value| *value /= unit);
+        self
+    }
+
     /// Of one more run with the same levels.
     ///
     /// # Panics

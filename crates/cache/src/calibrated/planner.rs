@@ -6,7 +6,7 @@
 //! <https://arxiv.org/abs/2602.22654>.
 
 use super::gram::Gram;
-use super::jump::MEMORY;
+use super::jump::{Jump, MEMORY};
 use super::least_squares::LeastSquares;
 
 /// Most steps between two computed ones.
@@ -24,7 +24,7 @@ pub struct Path {
 }
 
 /// The paths of a run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Planner {
     steps: usize,
     gram: Gram,
@@ -185,21 +185,88 @@ impl Planner {
     }
 
     fn best_jump(&self, history: &History, end: usize) -> LeastSquares {
-        let (newest, known) = (history.newest(), history.as_slice());
-        let n = known.len();
+        WayProducts::new(&self.gram, &self.sigmas, history.as_slice(), end).best()
+    }
+
+    /// The jumps of a path, each the best of its own: they know nothing of what those before have missed.
+    pub fn jumps(&self, computed: &[usize]) -> Vec<Jump> {
+        let best = |(history, end): (History, usize)| {
+            // A jump is in parts of the change of the noise level.
+            let dsigma = self.sigmas[end] - self.sigmas[history.newest()];
+            let mut velocities = self.best_jump(&history, end).weights;
+            velocities.iter_mut().for_each(|weight| *weight /= dsigma);
+            let latents = velocities.pop().expect("latents are the last term. This is a bug.");
+            Jump { velocities, latents }
+        };
+        ways(computed, self.steps).map(best).collect()
+    }
+}
+
+/// The histories of a path's jumps, and where each ends.
+fn ways(computed: &[usize], steps: usize) -> impl Iterator<Item = (History, usize)> {
+    let ends = computed.iter().skip(1).copied().chain([steps]);
+    ends.scan(None, |last: &mut Option<(History, usize)>, end| {
+        let history = last.map_or(History::START, |(history, from)| history.then(from));
+        *last = Some((history, end));
+        Some((history, end))
+    })
+}
+
+/// What each jump of a path misses of its way in one run, in squares.
+pub(super) fn missed(gram: &Gram, sigmas: &[f64], computed: &[usize], jumps: &[Jump]) -> Vec<f64> {
+    let of_jump = |((history, end), jump): ((History, usize), &Jump)| {
+        let dsigma = sigmas[end] - sigmas[history.newest()];
+        let weights: Vec<_> = jump.velocities.iter().chain([&jump.latents]).map(|weight| weight * dsigma).collect();
+        WayProducts::new(gram, sigmas, history.as_slice(), end).missed(&weights)
+    };
+    ways(computed, sigmas.len() - 1).zip(jumps).map(of_jump).collect()
+}
+
+/// The scalar products that a jump follows from: of its velocities, the newest first, and the latents that it starts from, with
+/// each other and with the way that it is to go.
+struct WayProducts {
+    terms: usize,
+    products: Vec<f64>,
+    target: Vec<f64>,
+    own: f64,
+}
+
+impl WayProducts {
+    /// Of a jump after the computed steps `known`, the newest first, to the level of step `end`.
+    fn new(gram: &Gram, sigmas: &[f64], known: &[usize], end: usize) -> Self {
+        let (n, newest) = (known.len(), known[0]);
         // A velocity is an Euler step's way, by the change of the noise level.
         let way = |i: usize| (known[i], known[i] + 1);
-        let dsigma = |i: usize| self.sigmas[known[i] + 1] - self.sigmas[known[i]];
+        let dsigma = |i: usize| sigmas[known[i] + 1] - sigmas[known[i]];
         let product = |i: usize, j: usize| match (i < n, j < n) {
-            (true, true) => self.gram.of_ways(way(i), way(j)) / (dsigma(i) * dsigma(j)),
-            (true, false) => self.gram.of_way(newest, way(i)) / dsigma(i),
-            (false, true) => self.gram.of_way(newest, way(j)) / dsigma(j),
-            (false, false) => self.gram.get(newest, newest),
+            (true, true) => gram.of_ways(way(i), way(j)) / (dsigma(i) * dsigma(j)),
+            (true, false) => gram.of_way(newest, way(i)) / dsigma(i),
+            (false, true) => gram.of_way(newest, way(j)) / dsigma(j),
+            (false, false) => gram.get(newest, newest),
         };
         let to_go = (newest, end);
-        let of_velocities = (0..n).map(|i| self.gram.of_ways(way(i), to_go) / dsigma(i));
-        let target: Vec<_> = of_velocities.chain([self.gram.of_way(newest, to_go)]).collect();
-        LeastSquares::new(n + 1, product, &target, self.gram.of_ways(to_go, to_go))
+        let of_velocities = (0..n).map(|i| gram.of_ways(way(i), to_go) / dsigma(i));
+        WayProducts {
+            terms: n + 1,
+            products: (0..=n).flat_map(|i| (0..=n).map(move |j| (i, j))).map(|(i, j)| product(i, j)).collect(),
+            target: of_velocities.chain([gram.of_way(newest, to_go)]).collect(),
+            own: gram.of_ways(to_go, to_go),
+        }
+    }
+
+    fn product(&self, i: usize, j: usize) -> f64 {
+        self.products[i * self.terms + j]
+    }
+
+    fn best(&self) -> LeastSquares {
+        LeastSquares::new(self.terms, |i, j| self.product(i, j), &self.target, self.own)
+    }
+
+    /// What the sum with these weights misses, in squares.
+    fn missed(&self, weights: &[f64]) -> f64 {
+        let fitted: f64 = weights.iter().zip(&self.target).map(|(weight, target)| weight * target).sum();
+        let row = |i: usize| (0..weights.len()).map(|j| weights[i] * weights[j] * self.product(i, j)).sum::<f64>();
+        (self.own - 2.0 * fitted + (0..weights.len()).map(row).sum::<f64>()).max(0.0)
     }
 }
 
@@ -250,6 +317,21 @@ mod tests {
                 prop_assert!((path.error - best[n]).abs() <= 1e-12 + 1e-9 * best[n], "{n}: {} {}", path.error, best[n]);
             }
         }
+    }
+
+    #[test]
+    fn the_jumps_of_a_path_miss_what_it_says() {
+        let turns: Vec<_> = (0..12).map(|i| [0.1, -0.05, 0.02 * f64::from(i % 3)]).collect();
+        let mut planner = planner(&turns);
+        let computed = [0, 1, 4, 6, 9];
+        let jumps = planner.jumps(&computed);
+        assert_eq!(jumps.iter().map(|jump| jump.velocities.len()).collect::<Vec<_>>(), [1, 2, 3, 3, 3]);
+        let by_best: f64 = missed(&planner.gram, &planner.sigmas, &computed, &jumps).iter().sum();
+        let expected = planner.error(&computed);
+        assert!(expected > 1e-9 && (by_best - expected).abs() < 1e-9 * expected, "{by_best} {expected}");
+        let euler = vec![Jump::euler(); computed.len()];
+        let by_euler: f64 = missed(&planner.gram, &planner.sigmas, &computed, &euler).iter().sum();
+        assert!(by_euler > 2.0 * expected, "{by_euler} {expected}");
     }
 
     proptest! {

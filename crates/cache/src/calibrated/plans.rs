@@ -1,15 +1,35 @@
 //! The plans that a model is served with: one set for all who run it, which may be replaced while they do.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::calibration::{Aim, Calibration, FittedPlan, PlanError, Run};
+use super::calibration::{Aim, Calibration, PlanError, Run};
+use super::fitted_plan::FittedPlan;
+use super::learning::{Kind, Learning, LearntRun};
 use super::run_plan::RunPlan;
 
 /// The plans of a model, none at first. A clone is the same plans.
 ///
 /// Requests with two passes a step and those with one have plans of their own.
 #[derive(Clone, Debug, Default)]
-pub struct Plans(Arc<RwLock<Vec<Planning>>>);
+pub struct Plans(Arc<RwLock<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    /// One a kind of request, at most.
+    planned: Vec<Planning>,
+    /// Pictures that plans are learnt from; `None` where they are not learnt.
+    learn_from: Option<usize>,
+    learning: Learning,
+}
+
+/// How far the learning of plans is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Pictures that have been learnt from.
+    pub pictures: usize,
+    /// Of so many that there are to be.
+    pub of: usize,
+}
 
 /// The plans of one kind of request, as they are at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,20 +43,19 @@ pub struct Planning {
 impl Plans {
     /// What is known of requests with two passes a step, or with one.
     pub fn current(&self, guided: bool) -> Option<Planning> {
-        self.read().iter().find(|planning| planning.is_for(guided)).cloned()
+        self.read().planned.iter().find(|planning| planning.is_for(guided)).cloned()
     }
 
     /// Puts a calibration in the place of that of its kind. Nothing is known yet of what it misses.
     pub fn replace(&self, calibration: Calibration) {
-        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|planning| !planning.is_for(calibration.is_guided()));
-        held.push(Planning { calibration: Arc::new(calibration), shift: 0.0 });
+        self.write().replace(calibration);
     }
 
     /// From now on, a promise of so many dB is looked up `shift` higher, in place of what was said before. Below 0 it is nothing.
     pub fn tighten(&self, guided: bool, shift: f64) {
-        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        held.iter_mut().filter(|planning| planning.is_for(guided)).for_each(|planning| planning.shift = shift.max(0.0));
+        let mut held = self.write();
+        let of_kind = held.planned.iter_mut().filter(|planning| planning.is_for(guided));
+        of_kind.for_each(|planning| planning.shift = shift.max(0.0));
     }
 
     /// A plan for a run, and whose it is.
@@ -52,8 +71,47 @@ impl Plans {
         Ok((planning, plan))
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Vec<Planning>> {
+    /// From now on, plans of a kind that has none are learnt from so many pictures of it.
+    pub fn learn_from(&self, pictures: usize) {
+        self.write().learn_from = Some(pictures);
+    }
+
+    /// How far the learning is of plans for requests with two passes a step, or with one; `None` where there are plans, or
+    /// none are learnt.
+    pub fn progress(&self, guided: bool) -> Option<Progress> {
+        let held = self.read();
+        let of = held.learn_from.filter(|_| !held.knows(guided))?;
+        Some(Progress { pictures: held.learning.pictures(guided), of })
+    }
+
+    /// Takes what a whole run tells; the noise levels of which are `sigmas`. `about` is the calibration that becomes of it, but for
+    /// the plans. Answers with it once it has plans, which are then in place.
+    pub fn learn(&self, kind: Kind, run: LearntRun, sigmas: &[f64], about: Calibration) -> Option<Arc<Calibration>> {
+        let mut held = self.write();
+        let of = held.learn_from.filter(|_| !held.knows(kind.guided))?;
+        let plans = held.learning.add(kind, run, of, sigmas)?;
+        Some(held.replace(Calibration { num_inference_steps: kind.steps, pictures: of, plans, ..about }))
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Held> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Held> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn knows(&self, guided: bool) -> bool {
+        self.planned.iter().any(|planning| planning.is_for(guided))
+    }
+
+    fn replace(&mut self, calibration: Calibration) -> Arc<Calibration> {
+        self.planned.retain(|planning| !planning.is_for(calibration.is_guided()));
+        let calibration = Arc::new(calibration);
+        self.planned.push(Planning { calibration: calibration.clone(), shift: 0.0 });
+        calibration
     }
 }
 
@@ -90,6 +148,7 @@ mod tests {
         let plan = |count: usize| FittedPlan {
             computed: (0..count).map(|i| 20 * i / count).collect(),
             jumps: vec![Jump::euler(); count],
+            changes: Vec::new(),
             psnr: Psnr::of(vec![20.0 + 4.0 * count as f64]),
         };
         let (class, model) = ("Some".into(), "digest".into());

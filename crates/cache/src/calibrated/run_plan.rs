@@ -1,5 +1,7 @@
 //! A plan as one request follows it.
 
+use super::fitted_plan::FittedPlan;
+use super::guard::Change;
 use super::jump::Jump;
 use crate::StepMask;
 
@@ -9,6 +11,8 @@ pub struct RunPlan {
     mask: StepMask,
     /// One a computed step.
     jumps: Vec<Jump>,
+    /// One a computed step but the first, or none.
+    changes: Vec<Change>,
     /// For each step, how many are computed before it.
     before: Vec<usize>,
     /// For each level, the calibrated step whose level it is, in parts where it lies between two.
@@ -16,9 +20,10 @@ pub struct RunPlan {
 }
 
 impl RunPlan {
-    /// Of a run of `steps` steps that computes as many as there are jumps, each at the level of the calibrated step in
-    /// `computed`, of which `calibrated` are in all.
-    pub(super) fn new(computed: &[usize], jumps: &[Jump], calibrated: usize, steps: usize) -> Self {
+    /// Of a run of `steps` steps that computes as many as `plan`, each at the level of one of its steps, of which `calibrated`
+    /// are in all.
+    pub(super) fn new(plan: &FittedPlan, calibrated: usize, steps: usize) -> Self {
+        let FittedPlan { computed, jumps, changes, .. } = plan;
         // The steps are spread over the run as they were over the calibrated ones.
         let spread = |step: usize| (step * steps).div_ceil(calibrated);
         let mut at: Vec<usize> = Vec::with_capacity(computed.len() + 1);
@@ -36,7 +41,13 @@ impl RunPlan {
         levels.push(calibrated as f64);
         let computes: Vec<_> = (0..steps).map(|step| at.contains(&step)).collect();
         let before = (0..steps).map(|step| computes[..step].iter().filter(|&&computes| computes).count());
-        RunPlan { before: before.collect(), mask: StepMask::from_steps(computes), jumps: jumps.to_vec(), levels }
+        RunPlan {
+            before: before.collect(),
+            mask: StepMask::from_steps(computes),
+            jumps: jumps.clone(),
+            changes: changes.clone(),
+            levels,
+        }
     }
 
     /// The steps that are computed.
@@ -47,6 +58,13 @@ impl RunPlan {
     /// How it goes on from a step that is computed; `None` where it goes on as before.
     pub fn jump(&self, step: usize) -> Option<&Jump> {
         self.mask.computes(step).then(|| &self.jumps[self.before[step]])
+    }
+
+    /// How much the velocity of a step that is computed had changed in the runs that were measured; `None` where nobody has
+    /// looked, or no velocity is before it.
+    pub fn change(&self, step: usize) -> Option<&Change> {
+        let computed = if self.mask.computes(step) { self.before[step] } else { 0 };
+        self.changes.get(computed.checked_sub(1)?)
     }
 
     /// The noise levels of all steps, of which those of the calibrated number of steps are `calibrated`.
@@ -68,9 +86,12 @@ impl RunPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calibrated::Psnr;
 
     fn plan(computed: &[usize], calibrated: usize, steps: usize) -> RunPlan {
-        RunPlan::new(computed, &vec![Jump::euler(); computed.len()], calibrated, steps)
+        let (jumps, psnr) = (vec![Jump::euler(); computed.len()], Psnr::of(vec![50.0]));
+        let changes = (1..computed.len()).map(|i| Change { mean: i as f64, spread: 0.0 }).collect();
+        RunPlan::new(&FittedPlan { computed: computed.to_vec(), jumps, changes, psnr }, calibrated, steps)
     }
 
     #[test]
@@ -84,6 +105,8 @@ mod tests {
         }
         assert!(sigmas.windows(2).all(|pair| pair[0] > pair[1]), "{sigmas:?}");
         assert_eq!((plan.jump(1), plan.jump(2)), (None, Some(&Jump::euler())));
+        let changes = [0, 1, 2, 3, 5].map(|step| plan.change(step).map(|change| change.mean));
+        assert_eq!(changes, [None, None, Some(1.0), None, Some(2.0)]);
     }
 
     #[test]

@@ -165,6 +165,7 @@ fn a_plan_is_known_by_what_it_computes() {
     let plan = |computed: &[usize], psnr| FittedPlan {
         computed: computed.to_vec(),
         jumps: vec![Jump::euler(); computed.len()],
+        changes: Vec::new(),
         psnr: Psnr::of(vec![psnr]),
     };
     let calibration = Calibration {

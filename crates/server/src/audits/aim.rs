@@ -55,6 +55,7 @@ mod tests {
         let plan = |count: usize| FittedPlan {
             computed: (0..count).map(|i| 20 * i / count).collect(),
             jumps: vec![Jump::euler(); count],
+            changes: Vec::new(),
             psnr: Psnr::of(vec![20.0 + 4.0 * count as f64]),
         };
         let (class, model, plans) = ("Some".into(), "digest".into(), (3..=10).map(plan).collect());

@@ -88,7 +88,8 @@ async fn audits_that_make_way_are_counted() {
 
 /// Plans that promise whatever is asked for.
 fn plans() -> Plans {
-    let plan = FittedPlan { computed: vec![0], jumps: vec![Jump::euler()], psnr: Psnr::of(vec![99.0]) };
+    let plan =
+        FittedPlan { computed: vec![0], jumps: vec![Jump::euler()], changes: Vec::new(), psnr: Psnr::of(vec![99.0]) };
     let (class, model) = ("FakePipeline".into(), "digest".into());
     let plans = Plans::default();
     let plan = vec![plan];

@@ -48,8 +48,8 @@ pub(super) fn configurations(text: &str, file: &str) -> Result<Vec<Named>, Error
 
 fn meaning(keys: &Value) -> Result<(CacheConfig, Option<Calibration>), String> {
     if keys.get("plan").is_some() {
-        let Calibrated { config, calibration } = Calibrated::read(&keys.to_string()).map_err(|err| err.to_string())?;
-        return Ok((config, Some(calibration)));
+        let Calibrated { config, source } = Calibrated::read(&keys.to_string()).map_err(|err| err.to_string())?;
+        return Ok((config, Some(source.known())));
     }
     let overrides = CacheOverrides::deserialize(keys).map_err(|err| err.to_string())?;
     Ok((CacheConfig::default().overlaid(&overrides).map_err(|err| err.to_string())?, None))
@@ -88,8 +88,8 @@ pub(super) fn plans(file: Option<&Path>) -> Result<Vec<Named>, Error> {
         if let Some(file) = file {
             keys["plan"] = format!("@{}", file.display()).into();
         }
-        let Calibrated { config, calibration } = Calibrated::read(&keys.to_string())?;
-        Ok(Named { name, keys, config, calibration: Some(calibration) })
+        let Calibrated { config, source } = Calibrated::read(&keys.to_string())?;
+        Ok(Named { name, keys, config, calibration: Some(source.known()) })
     });
     named.collect()
 }

@@ -141,7 +141,7 @@ impl Cache {
             None => [inputs::guide(), inputs::presets()].concat(),
         };
         named.extend(self.plans()?);
-        let calibration = self.loading.cache.calibrated()?.map(|calibrated| calibrated.calibration);
+        let calibration = self.loading.cache.calibrated()?.map(|calibrated| calibrated.source.known());
         let of_flags = of_flags.map(|config| Named { name: "flags".into(), keys: Value::Null, config, calibration });
         named.extend(of_flags);
         Ok(named)

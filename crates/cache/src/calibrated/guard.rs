@@ -1,0 +1,64 @@
+//! What tells a run that goes another way than those that were measured.
+
+use serde::{Deserialize, Serialize};
+
+/// How much the velocity of a computed step had changed since the computed step before, in the runs that were measured:
+/// the logarithm of `mean |previous - current| / mean |previous|`, which several runs have spread about evenly.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// In the mean.
+    pub mean: f64,
+    /// How far runs are from it: their standard deviation, of few runs rather that which is usual.
+    pub spread: f64,
+}
+
+/// How many spreads above the mean a change may be: of held-out pictures of the built-in model less than one step in a hundred
+/// is above.
+const SPREADS: f64 = 3.0;
+/// A few runs may be alike by chance: so many more are taken to have had the spread below, about what the built-in model's have.
+const USUAL_RUNS: f64 = 8.0;
+const USUAL_SPREAD: f64 = 0.3;
+
+impl Change {
+    /// Of several runs, each above 0; what is not is left out.
+    pub fn of(changes: &[f64]) -> Self {
+        let logarithms: Vec<_> = changes.iter().map(|change| change.ln()).filter(|change| change.is_finite()).collect();
+        let count = logarithms.len() as f64;
+        let mean = logarithms.iter().sum::<f64>() / count.max(1.0);
+        let squares: f64 = logarithms.iter().map(|logarithm| (logarithm - mean) * (logarithm - mean)).sum();
+        let usual = USUAL_RUNS * USUAL_SPREAD * USUAL_SPREAD;
+        Change { mean, spread: ((squares + usual) / (count + USUAL_RUNS)).sqrt() }
+    }
+
+    /// Whether a run that changes so much is another kind of run than those that were measured. What is not a number is.
+    pub fn is_far(&self, change: f64) -> bool {
+        change.is_nan() || change.ln() > self.mean + SPREADS * self.spread
+    }
+
+    pub(super) fn is_finite(&self) -> bool {
+        self.mean.is_finite() && self.spread.is_finite() && self.spread >= 0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_far_above_the_measured_runs_is_far() {
+        let change = Change::of(&[0.1, 0.2, 0.4]);
+        assert!((change.mean - 0.2_f64.ln()).abs() < 1e-12 && (change.spread - 0.391).abs() < 1e-3, "{change:?}");
+        // Three spreads are a factor of 3.2.
+        for (given, expected) in [(0.0, false), (0.2, false), (0.63, false), (0.66, true), (f64::NAN, true)] {
+            assert_eq!(change.is_far(given), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_few_runs_that_are_alike_leave_some_room() {
+        let change = Change::of(&[0.1, 0.1]);
+        assert!(!change.is_far(0.22) && change.is_far(0.23));
+        assert!(Change::of(&[]).is_finite() && Change::of(&[0.0]).is_finite());
+    }
+}

@@ -1,0 +1,196 @@
+//! Plans from whole runs of requests that were to be served anyway.
+//!
+//! Nothing is run for it: which steps to compute, the jumps between them and what they miss follow from how alike the latents
+//! of whole runs are ([`Gram`]). What a miss of the latents is in the picture is measured on each run's own picture. `latentd
+//! cache calibrate` runs the plans as well and so finds better jumps, and knows what they miss instead of foreseeing it.
+
+use super::fitted_plan::{FittedPlan, Psnr};
+use super::gram::Gram;
+use super::guard::Change;
+use super::planner::{MAX_PLANNED_STEPS, Planner, missed};
+
+/// Requests that are learnt from together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Whether a step makes two passes.
+    pub guided: bool,
+    /// Steps.
+    pub steps: usize,
+    /// Image tokens: levels of noise may depend on them.
+    pub tokens: usize,
+}
+
+/// What one whole run tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LearntRun {
+    /// Of its latents at all levels.
+    pub gram: Gram,
+    /// The mean square of what its picture is off, in bytes, where its last latents are off by as much as they are themselves:
+    /// by what a small change of them has done.
+    pub sensitivity: f64,
+}
+
+/// What has been learnt so far.
+#[derive(Clone, Debug, Default)]
+pub struct Learning {
+    /// The kinds that came last, the newest first.
+    kinds: Vec<(Kind, Vec<LearntRun>)>,
+}
+
+/// Kinds that are learnt at a time.
+const MOST_KINDS: usize = 8;
+/// Fewest steps that a plan computes.
+const LEAST: usize = 3;
+/// What rounding a picture and the one that it is compared with to whole bytes adds to the mean square of what it is off.
+const ROUNDING: f64 = 2.0 / 12.0;
+
+impl Learning {
+    /// Whether there is anything to learn of runs of this kind.
+    pub fn takes(kind: Kind) -> bool {
+        (LEAST + 1..=MAX_PLANNED_STEPS).contains(&kind.steps)
+    }
+
+    /// Adds a run. The plans, once there are as many as `of` of its kind; the noise levels of which are `sigmas`.
+    pub fn add(&mut self, kind: Kind, run: LearntRun, of: usize, sigmas: &[f64]) -> Option<Vec<FittedPlan>> {
+        let mut runs = match self.kinds.iter().position(|(known, _)| *known == kind) {
+            Some(place) => self.kinds.remove(place).1,
+            None => Vec::new(),
+        };
+        runs.push(run);
+        if runs.len() >= of {
+            self.kinds.retain(|(known, _)| known.guided != kind.guided);
+            return Some(plans(&runs, sigmas));
+        }
+        self.kinds.insert(0, (kind, runs));
+        self.kinds.truncate(MOST_KINDS);
+        None
+    }
+
+    /// The most runs that there are of one kind of requests with two passes a step, or with one.
+    pub fn pictures(&self, guided: bool) -> usize {
+        let runs = self.kinds.iter().filter(|(kind, _)| kind.guided == guided).map(|(_, runs)| runs.len());
+        runs.max().unwrap_or(0)
+    }
+}
+
+/// The plans of these runs, which are one at least.
+fn plans(runs: &[LearntRun], sigmas: &[f64]) -> Vec<FittedPlan> {
+    let runs: Vec<_> = runs.iter().map(|run| (run.gram.clone().in_parts_of_the_last(), run.sensitivity)).collect();
+    let mut sum = runs[0].0.clone();
+    runs[1..].iter().for_each(|(gram, _)| sum.add(gram));
+    let steps = sigmas.len() - 1;
+    let planner = Planner::new(sum, sigmas);
+    let paths = planner.clone().paths();
+    let skipping = paths.into_iter().filter(|path| (LEAST..steps).contains(&path.computed.len()));
+    let mut plans: Vec<_> = skipping
+        .map(|path| {
+            let jumps = planner.jumps(&path.computed);
+            let likeness = runs.iter().map(|(gram, sensitivity)| {
+                let missed = missed(gram, sigmas, &path.computed, &jumps);
+                foreseen(&missed, *sensitivity)
+            });
+            let psnr = Psnr::of(likeness.collect());
+            let grams: Vec<_> = runs.iter().map(|(gram, _)| gram).collect();
+            let changes = changes(&grams, sigmas, &path.computed);
+            FittedPlan { computed: path.computed, jumps, changes, psnr }
+        })
+        .collect();
+    plans.push(FittedPlan::whole(steps));
+    plans
+}
+
+/// The likeness of a picture in dB, whose jumps miss these squares.
+fn foreseen(missed: &[f64], sensitivity: f64) -> f64 {
+    // Misses of several jumps neither all point the same way nor are they all at right angles: between both is what they add up
+    // to, and what later steps make of them, as far as was seen (see `BENCHMARKS.md`, learnt plans).
+    let alike: f64 = missed.iter().map(|square| square.sqrt()).sum();
+    let apart = missed.iter().sum::<f64>().sqrt();
+    let off = sensitivity * alike * apart + ROUNDING;
+    10.0 * (255.0 * 255.0 / off).log10()
+}
+
+/// How much velocities change from each computed step to the next.
+fn changes(runs: &[&Gram], sigmas: &[f64], computed: &[usize]) -> Vec<Change> {
+    let way = |step: usize| (step, step + 1);
+    let dsigma = |step: usize| sigmas[step + 1] - sigmas[step];
+    let of_pair = |pair: &[usize]| {
+        let of_run = |gram: &&Gram| {
+            let product = |i: usize, j: usize| gram.of_ways(way(i), way(j)) / (dsigma(i) * dsigma(j));
+            let (before, now) = (pair[0], pair[1]);
+            let apart = product(now, now) - 2.0 * product(now, before) + product(before, before);
+            // Of numbers that are spread alike, means of absolute values have the ratio that roots of mean squares have.
+            (apart.max(0.0) / product(before, before)).sqrt()
+        };
+        Change::of(&runs.iter().map(of_run).collect::<Vec<_>>())
+    };
+    computed.windows(2).map(of_pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIND: Kind = Kind { guided: true, steps: 12, tokens: 64 };
+
+    fn sigmas() -> Vec<f64> {
+        (0..=12).map(|i| 1.0 - f64::from(i) / 12.0).collect()
+    }
+
+    /// A run whose way bends by `bend`, in more directions than a jump has velocities.
+    fn run(bend: f64) -> LearntRun {
+        let level = |i: usize| -> Vec<f64> {
+            let sigma = sigmas()[i];
+            let bent = (3..10).map(|k| bend * (f64::from(k) * sigma).sin());
+            [1.0 - sigma, sigma].into_iter().chain(bent).collect()
+        };
+        let product = |i: usize, j: usize| level(i).iter().zip(level(j)).map(|(a, b)| a * b).sum();
+        let rows: Vec<_> = (0..=12).map(|i| (0..=i).map(|j| product(i, j)).collect()).collect();
+        LearntRun { gram: Gram::from_triangle(&rows), sensitivity: 1000.0 }
+    }
+
+    fn learnt(bends: &[f64], sensitivity: f64) -> Vec<FittedPlan> {
+        let mut learning = Learning::default();
+        let add = |&bend: &f64| learning.add(KIND, LearntRun { sensitivity, ..run(bend) }, bends.len(), &sigmas());
+        bends.iter().filter_map(add).next_back().unwrap()
+    }
+
+    #[test]
+    fn there_is_a_plan_of_every_length_and_more_steps_promise_more() {
+        let plans = learnt(&[0.1, 0.2, 0.3, 0.15], 1000.0);
+        assert_eq!(plans.iter().map(|plan| plan.computed.len()).collect::<Vec<_>>(), (3..=12).collect::<Vec<_>>());
+        let calibration = crate::Calibration {
+            class: String::new(),
+            model: String::new(),
+            num_inference_steps: 12,
+            guidance: Some(3.0),
+            pictures: 4,
+            plans,
+        };
+        assert_eq!(calibration.check(), Ok(()));
+        let promised: Vec<_> = calibration.plans.iter().map(|plan| plan.psnr).collect();
+        assert!(promised[0].mean + 10.0 < promised[5].mean, "{promised:?}");
+        assert!(promised.iter().all(|psnr| psnr.least <= psnr.tenth && psnr.tenth <= psnr.mean));
+    }
+
+    #[test]
+    fn what_a_change_of_the_latents_does_is_promised() {
+        let promised = |sensitivity| learnt(&[0.1, 0.3], sensitivity)[0].psnr.mean;
+        let (little, much) = (promised(1e4), promised(1e5));
+        // Ten times as far off in the square, where rounding hardly counts.
+        assert!((little - much - 10.0).abs() < 0.5, "{little} {much}");
+    }
+
+    #[test]
+    fn kinds_are_learnt_apart_and_few_at_a_time() {
+        let mut learning = Learning::default();
+        let kind = |tokens| Kind { tokens, ..KIND };
+        for tokens in 0..20 {
+            assert_eq!(learning.add(kind(tokens), run(0.1), 2, &sigmas()), None);
+        }
+        assert_eq!((learning.kinds.len(), learning.pictures(true), learning.pictures(false)), (MOST_KINDS, 1, 0));
+        assert_eq!(learning.add(kind(0), run(0.1), 2, &sigmas()), None, "that was forgotten");
+        assert!(learning.add(kind(19), run(0.2), 2, &sigmas()).is_some());
+        assert_eq!(learning.pictures(true), 0, "its kind is known");
+        assert!(!Learning::takes(Kind { steps: 3, ..KIND }) && Learning::takes(Kind { steps: 4, ..KIND }));
+    }
+}

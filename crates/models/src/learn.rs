@@ -1,0 +1,80 @@
+//! Plans are learnt from the whole runs of requests.
+
+use std::sync::Arc;
+
+use cache::{Calibration, Plans, Progress};
+use candle_core::Tensor;
+use diffusion::{Guidance, PipelineError, RgbImage};
+
+use crate::device_error;
+use crate::learning::{LearningRun, OnLearnt, learnt};
+use crate::state::RequestState;
+
+/// A request that plans are learnt from, but for its latents.
+pub(crate) struct About {
+    /// The pipeline's class.
+    pub(crate) class: String,
+    /// A digest of the transformer's files.
+    pub(crate) model: String,
+    /// Its noise levels.
+    sigmas: Vec<f64>,
+    /// The weight of guidance by two passes.
+    scale: Option<f64>,
+}
+
+impl About {
+    /// Of this request to the model with this class and digest.
+    pub(crate) fn new(class: &str, model: &str, state: &RequestState) -> Self {
+        let scale = match state.guidance {
+            Guidance::TrueCfg { scale } | Guidance::Cfg { scale } => Some(scale),
+            Guidance::None | Guidance::Embedded { .. } => None,
+        };
+        let sigmas = state.sigmas.as_slice().iter().copied().map(f64::from).collect();
+        About { class: class.into(), model: model.into(), sigmas, scale }
+    }
+}
+
+/// Learns from a run whose picture is done; `decode` makes one of other latents of the run. What stands in the way is told to
+/// the log alone: the picture is there.
+pub(crate) fn learn(
+    plans: &Plans,
+    on_learnt: &OnLearnt,
+    (run, about): (&LearningRun, About),
+    picture: &RgbImage,
+    decode: impl FnOnce(&Tensor) -> Result<RgbImage, PipelineError>,
+) {
+    let kind = run.kind();
+    match learn_from(plans, run, about, picture, decode) {
+        Err(err) => tracing::warn!(%err, "nothing was learnt from a picture"),
+        Ok(Some(calibration)) => {
+            let (pictures, steps) = (calibration.pictures, kind.steps);
+            tracing::info!(pictures, steps, guided = kind.guided, "plans were learnt: steps are skipped from now on");
+            if let Some(on_learnt) = &on_learnt.0 {
+                on_learnt(&calibration);
+            }
+        }
+        Ok(None) => {
+            if let Some(Progress { pictures, of }) = plans.progress(kind.guided) {
+                tracing::info!(guided = kind.guided, "learning: {pictures} of {of} pictures");
+            }
+        }
+    }
+}
+
+fn learn_from(
+    plans: &Plans,
+    run: &LearningRun,
+    about: About,
+    picture: &RgbImage,
+    decode: impl FnOnce(&Tensor) -> Result<RgbImage, PipelineError>,
+) -> Result<Option<Arc<Calibration>>, PipelineError> {
+    let About { class, model, sigmas, scale } = about;
+    let gram = run.gram().map_err(device_error)?;
+    let Some(missed) = run.missed(&gram, &sigmas).map_err(device_error)? else { return Ok(None) };
+    let other = decode(&missed.latents)?;
+    let kind = run.kind();
+    // The plans are learnt with the last run.
+    let calibration =
+        Calibration { class, model, num_inference_steps: kind.steps, guidance: scale, pictures: 0, plans: Vec::new() };
+    Ok(plans.learn(kind, learnt(gram, picture, &other, &missed), &sigmas, calibration))
+}
