@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use cache::{CacheConfig, Quality};
+use cache::{CacheConfig, Planning, Plans, Progress, Quality};
 use diffusion::{GuidanceKind, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, ModelCard, Sampler};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -185,6 +185,32 @@ struct ServedCache {
     request_config_allowed: bool,
     /// The names of settings that belong together.
     presets: Vec<&'static str>,
+    /// What is known of the model that requests may be planned by, or is being learnt.
+    plans: Vec<ServedPlans>,
+}
+
+/// The plans of one kind of request.
+#[derive(Debug, Serialize, ToSchema)]
+struct ServedPlans {
+    /// Whether they are for requests with two passes a step.
+    guided: bool,
+    /// Pictures that they were measured on, or so far.
+    pictures: usize,
+    /// Pictures that they are being learnt from; null once there are plans.
+    learning_from: Option<usize>,
+}
+
+impl ServedPlans {
+    fn all(plans: &Plans) -> Vec<ServedPlans> {
+        let of_kind = |guided| match (plans.current(guided), plans.progress(guided)) {
+            (Some(Planning { calibration, .. }), _) => {
+                Some(ServedPlans { guided, pictures: calibration.pictures, learning_from: None })
+            }
+            (None, Some(Progress { pictures, of })) => Some(ServedPlans { guided, pictures, learning_from: Some(of) }),
+            (None, None) => None,
+        };
+        [true, false].into_iter().filter_map(of_kind).collect()
+    }
 }
 
 impl ServedCache {
@@ -194,6 +220,7 @@ impl ServedCache {
             config: config.cache.clone(),
             request_config_allowed: config.allow_request_cache_config,
             presets: Quality::NAMED.iter().map(|(name, _)| *name).collect(),
+            plans: ServedPlans::all(&config.plans),
         }
     }
 }

@@ -124,3 +124,17 @@ async fn plans_whose_pictures_miss_their_promise_are_tightened_by_as_much() {
     assert!(metrics.contains("\nlatentd_cache_audit_tightened_db 4.13"), "{metrics}");
     assert!(metrics.contains("\nlatentd_cache_audit_promised_psnr_db{aim=\"psnr_45\"} 45.0\n"), "{metrics}");
 }
+
+#[tokio::test]
+async fn it_is_told_what_plans_there_are_and_which_are_being_learnt() {
+    let plans = plans();
+    plans.learn_from(16);
+    let mut config = config();
+    config.plans = plans;
+    let state = configured_state(&FakePipeline::default(), SchedulerConfig::default(), config).await;
+    let expected = json!([
+        {"guided": true, "pictures": 0, "learning_from": 16},
+        {"guided": false, "pictures": 8, "learning_from": null},
+    ]);
+    assert_eq!(get(&app(state), "/info").await.json["cache"]["plans"], expected);
+}
