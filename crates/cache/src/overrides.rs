@@ -35,10 +35,10 @@ impl CacheConfig {
         }
         if let Some(value) = overrides.value("quality") {
             let quality = Entry::new("quality", value)?.one_of(&Quality::NAMED)?;
-            config = match (config.planned, quality.psnr()) {
-                (Some(_), Some(promise)) => CacheConfig { planned: Some(Aim::Psnr(promise)), ..CacheConfig::default() },
-                _ => quality.config(),
-            };
+            config = config.preset(quality);
+        }
+        if let (Some(_), Some(psnr)) = (overrides.value("budget"), overrides.value("psnr")) {
+            return Err(ConfigError::invalid("psnr", "be absent where `budget` is given", psnr));
         }
         let policies = (overrides.value("scm_steps_policy"), overrides.value("steps_computation_policy"));
         if let (Some(one), Some(other)) = policies
@@ -54,6 +54,14 @@ impl CacheConfig {
         masks.apply(&mut config)?;
         config.check()?;
         Ok(config)
+    }
+
+    /// What a preset means on a server with this configuration: where that follows plans, the likeness that the word promises.
+    pub fn preset(&self, quality: Quality) -> CacheConfig {
+        match (self.planned, quality.psnr()) {
+            (Some(_), Some(promise)) => CacheConfig { planned: Some(Aim::Psnr(promise)), ..CacheConfig::default() },
+            _ => quality.config(),
+        }
     }
 
     /// Sets one key, whatever the bounds that more than one key has a part in.
@@ -222,6 +230,8 @@ mod tests {
         let overlaid =
             |json: &str| config.overlaid(&serde_json::from_str(json).unwrap()).map_err(|err| err.to_string());
         assert_eq!(overlaid("{}").unwrap(), config);
+        let both = overlaid(r#"{"budget": 0.4, "psnr": 45}"#).unwrap_err().to_string();
+        assert_eq!(both, "`psnr` must be absent where `budget` is given. Given: 45");
         assert_eq!(overlaid(r#"{"budget": 0.4}"#).unwrap().planned, Some(Aim::Budget(0.4)));
         assert_eq!(overlaid(r#"{"max_warmup_steps": 4}"#).unwrap(), CacheConfig::default());
         assert_eq!(overlaid(r#"{"quality": "high"}"#).unwrap().planned, Some(Aim::Psnr(55.0)));

@@ -63,7 +63,7 @@ fn what_means_harm_is_refused_with_the_reason() {
         calibration.to_string().replace("\"HERE\"", value)
     };
     let deep = "[".repeat(100_000);
-    let of_jumps = "must have `jumps` of finite numbers";
+    let of_jumps = "must have `jumps` of numbers up to 100";
     for (pointer, value, reason) in [
         ("/num_inference_steps", "18446744073709551615", "must have 3 to 200 `num_inference_steps`"),
         ("/num_inference_steps", "99999999999999999999", "invalid type: floating point"),

@@ -88,6 +88,14 @@ impl Guidance {
         }
     }
 
+    /// The weight of guidance by two passes a step; `None` where there is one.
+    pub fn two_pass_scale(self) -> Option<f64> {
+        match self {
+            Guidance::TrueCfg { scale } | Guidance::Cfg { scale } => Some(scale),
+            Guidance::None | Guidance::Embedded { .. } => None,
+        }
+    }
+
     /// What the transformer is told, where it is told anything.
     pub fn embedded(self) -> Option<f32> {
         match self {

@@ -6,7 +6,7 @@ use cache::{
     Calibration, Change, EQUAL, FittedPlan, Gram, Jump, JumpFit, MAX_PLANNED_STEPS, MEMORY, Path, Planner, Psnr,
 };
 use candle_core::{Result as TensorResult, Tensor};
-use diffusion::{Guidance, ImageRequest, Interrupt, PipelineError, RgbImage, psnr};
+use diffusion::{ImageRequest, Interrupt, PipelineError, RgbImage, psnr};
 use kernels::{inner_products, residual_diffs};
 use models::{AnyPipeline, RequestState, along_jump};
 
@@ -63,10 +63,7 @@ pub(crate) fn calibrate(
         class: pipeline.card().class.clone(),
         model,
         num_inference_steps: steps,
-        guidance: match guidance {
-            Guidance::TrueCfg { scale } | Guidance::Cfg { scale } => Some(scale),
-            Guidance::None | Guidance::Embedded { .. } => None,
-        },
+        guidance: guidance.two_pass_scale(),
         pictures: wholes.len(),
         plans,
     })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cache::{Calibration, Plans, Progress};
 use candle_core::Tensor;
-use diffusion::{Guidance, PipelineError, RgbImage};
+use diffusion::{PipelineError, RgbImage};
 
 use crate::device_error;
 use crate::learning::{LearningRun, OnLearnt, learnt};
@@ -25,10 +25,7 @@ pub(crate) struct About {
 impl About {
     /// Of this request to the model with this class and digest.
     pub(crate) fn new(class: &str, model: &str, state: &RequestState) -> Self {
-        let scale = match state.guidance {
-            Guidance::TrueCfg { scale } | Guidance::Cfg { scale } => Some(scale),
-            Guidance::None | Guidance::Embedded { .. } => None,
-        };
+        let scale = state.guidance.two_pass_scale();
         let sigmas = state.sigmas.as_slice().iter().copied().map(f64::from).collect();
         About { class: class.into(), model: model.into(), sigmas, scale }
     }

@@ -23,7 +23,7 @@ use crate::mask::{KeptPixels, MaskedEdit};
 use crate::no_plan::NoPlan;
 use crate::options::LoadOptions;
 use crate::pixels::{bytes, finite_numbers};
-use crate::planned::PlannedRun;
+use crate::planned::{PlannedRun, other_guidance};
 use crate::residuals::RequestResiduals;
 use crate::resize::{Filter, resize, resize_grey};
 use crate::solver::Solver;
@@ -229,6 +229,7 @@ impl<F: Family> DiffusionPipeline<F> {
                 Ok((planning, plan)) => Cached {
                     sigmas: Some(self.planned_sigmas(&plan, &planning, request.params.size)),
                     planned: Some(PlannedRun::new(plan, segments, branches)),
+                    warnings: other_guidance(&planning.calibration, request.params.guidance).into_iter().collect(),
                     ..Cached::default()
                 },
                 Err(why) => self.whole(request, why),

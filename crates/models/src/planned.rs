@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
-use cache::{CacheStats, Course, Jump, MEMORY, RunPlan, StepRecord, Way};
+use cache::{CacheStats, Calibration, Course, Jump, MEMORY, RunPlan, StepRecord, Way};
 use candle_core::{Result, Tensor};
+use diffusion::Guidance;
 use kernels::add_weighted;
 
 use crate::dit::Segment;
@@ -87,4 +88,13 @@ pub fn along_jump(jump: &Jump, latents: &Tensor, velocities: &VecDeque<Tensor>) 
         (0.0, [(1.0, velocity)]) => Ok((*velocity).clone()),
         _ => add_weighted(&(latents * jump.latents)?, &terms),
     }
+}
+
+/// What the sender of a request should know whose guidance is not what its plan was measured at.
+pub(crate) fn other_guidance(calibration: &Calibration, guidance: Guidance) -> Option<String> {
+    let asked = guidance.two_pass_scale();
+    let (measured, scale) = calibration.guidance.zip(asked).filter(|_| !calibration.is_measured_at(asked))?;
+    Some(format!(
+        "planned from pictures at guidance {measured}: at {scale} it may be less like the picture of all steps than promised"
+    ))
 }

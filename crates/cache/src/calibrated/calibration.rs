@@ -119,6 +119,14 @@ impl Calibration {
         self.guidance.is_some()
     }
 
+    /// Whether what was measured says something of runs whose guidance has this weight: of one that is a tenth off, at most.
+    pub fn is_measured_at(&self, guidance: Option<f64>) -> bool {
+        match (self.guidance, guidance) {
+            (Some(measured), Some(asked)) => (asked - measured).abs() <= 0.1 * measured.abs(),
+            (measured, asked) => measured.is_none() && asked.is_none(),
+        }
+    }
+
     /// A plan for a run.
     ///
     /// # Errors
@@ -221,6 +229,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_measured_is_of_guidance_nearby() {
+        let calibration = calibration();
+        for (guidance, expected) in [
+            (Some(3.0), true),
+            (Some(3.3), true),
+            (Some(2.7), true),
+            (Some(3.4), false),
+            (Some(7.0), false),
+            (None, false),
+        ] {
+            assert_eq!(calibration.is_measured_at(guidance), expected, "{guidance:?}");
+        }
+        assert!(Calibration { guidance: None, ..calibration }.is_measured_at(None));
+    }
+
+    #[test]
     fn what_was_not_written_by_this_program_is_refused() {
         let told = |change: fn(&mut Calibration)| {
             let mut calibration = calibration();
@@ -228,7 +252,7 @@ mod tests {
             calibration.check().unwrap_err()
         };
         assert_eq!(calibration().check(), Ok(()));
-        let of_jumps = "must have `jumps` of finite numbers, of 1 to 3 velocities and of no more than there are";
+        let of_jumps = "must have `jumps` of numbers up to 100, of 1 to 3 velocities and of no more than there are";
         for (change, expected) in [
             (
                 (|c| c.num_inference_steps = 201) as fn(&mut Calibration),
@@ -256,7 +280,8 @@ mod tests {
                 |c| c.plans[0].changes[0].spread = f64::NAN,
                 "must have finite `changes`, none or one for each of 3 computed steps but the first. Given: 2",
             ),
-            (|c| c.plans[0].psnr.mean = f64::INFINITY, "must have a finite `psnr`"),
+            (|c| c.plans[0].psnr.mean = f64::INFINITY, "must have a `psnr` of at most 200 dB. Given: inf"),
+            (|c| c.plans[0].jumps[1].latents = 1e3, of_jumps),
         ] {
             assert_eq!(told(change), expected);
         }

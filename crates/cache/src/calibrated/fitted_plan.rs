@@ -43,6 +43,11 @@ impl Psnr {
 
 /// What equal pictures are said to have, in dB.
 pub const EQUAL: f64 = 100.0;
+/// The largest weight of a jump that is believed: fitted ones are a few units at most.
+const MOST: f64 = 100.0;
+/// The largest likeness that is believed, in dB: pictures of bytes that differ in one are below it.
+const MOST_PSNR: f64 = 200.0;
+
 impl FittedPlan {
     /// That skips none of so many steps.
     pub fn whole(steps: usize) -> Self {
@@ -76,11 +81,12 @@ impl FittedPlan {
         }
         let fits = |(i, jump): (usize, &Jump)| {
             let numbers = jump.velocities.iter().chain([&jump.latents]);
-            (1..=Jump::velocities_behind(i)).contains(&jump.velocities.len()) && numbers.copied().all(f64::is_finite)
+            (1..=Jump::velocities_behind(i)).contains(&jump.velocities.len())
+                && numbers.copied().all(|number| number.abs() <= MOST)
         };
         if !jumps.iter().enumerate().all(fits) {
             return Err(format!(
-                "must have `jumps` of finite numbers, of 1 to {MEMORY} velocities and of no more than there are"
+                "must have `jumps` of numbers up to {MOST}, of 1 to {MEMORY} velocities and of no more than there are"
             ));
         }
         if !(changes.is_empty() || changes.len() + 1 == computed.len()) || !changes.iter().all(Change::is_finite) {
@@ -91,6 +97,9 @@ impl FittedPlan {
             ));
         }
         let measured = [psnr.mean, psnr.tenth, psnr.least];
-        if measured.into_iter().all(f64::is_finite) { Ok(()) } else { Err("must have a finite `psnr`".into()) }
+        match measured.into_iter().find(|psnr| psnr.is_nan() || psnr.abs() > MOST_PSNR) {
+            Some(given) => Err(format!("must have a `psnr` of at most {MOST_PSNR} dB. Given: {given}")),
+            None => Ok(()),
+        }
     }
 }

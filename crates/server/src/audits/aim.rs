@@ -34,7 +34,11 @@ impl Audited {
             Aim::Psnr(asked) => Audited {
                 name: format!("psnr_{:.0}", (asked / 5.0).round() * 5.0),
                 promise: Some(asked.min(expected)),
-                judged: Some((guided, planning)),
+                // One client's guidance says nothing of everybody's plans.
+                judged: planning
+                    .calibration
+                    .is_measured_at(params.guidance.two_pass_scale())
+                    .then_some((guided, planning)),
             },
             Aim::Budget(share) => {
                 Audited { name: format!("budget_{:.1}", share.max(0.1)), promise: Some(expected), judged: None }

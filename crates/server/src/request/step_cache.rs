@@ -10,11 +10,14 @@ use crate::error::ApiError;
 pub(crate) fn request_config(given: Given, base: Option<&CacheConfig>) -> Result<CacheConfig, ApiError> {
     match &given {
         Given::Text(word) if word == "off" => Ok(Quality::Lossless.config()),
-        Given::Text(word) => Quality::named(word).map(Quality::config).ok_or_else(|| {
-            let names: Vec<_> = Quality::NAMED.iter().map(|(name, _)| *name).collect();
-            let bound = format!("be \"off\", one of {}, or an object of settings", names.join(", "));
-            InvalidRequest::new("cache", bound, format!("{word:?}")).into()
-        }),
+        Given::Text(word) => {
+            let quality = Quality::named(word).ok_or_else(|| {
+                let names: Vec<_> = Quality::NAMED.iter().map(|(name, _)| *name).collect();
+                let bound = format!("be \"off\", one of {}, or an object of settings", names.join(", "));
+                InvalidRequest::new("cache", bound, format!("{word:?}"))
+            })?;
+            Ok(base.map_or_else(|| quality.config(), |base| base.preset(quality)))
+        }
         Given::Settings(json) => {
             let overrides: CacheOverrides = serde_json::from_str(json)
                 .map_err(|err| InvalidRequest::new("cache", "be an object of settings", err))?;
@@ -45,6 +48,7 @@ fn invalid(err: ConfigError) -> InvalidRequest {
 
 #[cfg(test)]
 mod tests {
+    use cache::Aim;
     use serde_json::{Value, json};
 
     use super::*;
@@ -60,6 +64,10 @@ mod tests {
         let config = |value| request_config(given(value), Some(&base)).unwrap();
         assert!(config(json!("off")).never_reuses());
         assert_eq!(config(json!("fast")), Quality::Fast.config());
+        let planned = CacheConfig { planned: Some(Aim::Budget(0.9)), ..CacheConfig::default() };
+        for fast in [json!("fast"), json!({"quality": "fast"})] {
+            assert_eq!(request_config(given(fast), Some(&planned)).unwrap().planned, Some(Aim::Psnr(45.0)));
+        }
         let own = config(json!({"residual_diff_threshold": 0.1}));
         assert_eq!((own.residual_diff_threshold, own.max_warmup_steps), (0.1, 8));
         assert_eq!(request_config(given(json!({})), None).unwrap(), CacheConfig::default());
