@@ -27,7 +27,7 @@ pub struct Memory {
 pub struct PoolMemory {
     /// What tensors hold now.
     pub held: u64,
-    /// The most that they held at once since [`forget_most`].
+    /// The most that they held at once since [`forget_most`](crate::forget_most).
     pub most: u64,
 }
 
