@@ -10,10 +10,15 @@ use crate::RgbImage;
 
 /// The peak signal-to-noise ratio in dB over all bytes of all channels; `None` if they are equal.
 pub fn psnr(reference: &RgbImage, picture: &RgbImage) -> Option<f64> {
+    let mean = mean_square(reference, picture);
+    (mean > 0.0).then(|| 10.0 * (255.0 * 255.0 / mean).log10())
+}
+
+/// The mean square of what a picture is off, over all bytes of all channels.
+pub fn mean_square(reference: &RgbImage, picture: &RgbImage) -> f64 {
     let differences = reference.pixels.iter().zip(&picture.pixels).map(|(&a, &b)| u64::from(a.abs_diff(b)));
     let squares: u64 = differences.map(|difference| difference * difference).sum();
-    let mean = squares as f64 / reference.pixels.len() as f64;
-    (squares > 0).then(|| 10.0 * (255.0 * 255.0 / mean).log10())
+    squares as f64 / reference.pixels.len() as f64
 }
 
 /// The mean structural similarity of the two pictures' luma, 1 if they are equal.

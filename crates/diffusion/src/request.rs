@@ -8,6 +8,7 @@ use crate::knowledge::known_prompt;
 use crate::limits::{self, Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
 use crate::{
     Extensions, Fit, Guidance, GuidanceKind, ImageSize, InputImage, Mask, ModelCard, Previews, Quality, Sampler,
+    SamplingParams,
 };
 
 /// The last seed: 0 follows it, so that every seed that is told can be given again.
@@ -65,30 +66,6 @@ pub struct ImageRequest {
     pub previews: Option<Previews>,
     /// Settings of parts that this crate does not know.
     pub extensions: Extensions,
-}
-
-/// The numbers of the sampling loop.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SamplingParams {
-    /// The size that is made, any number of pixels within the limits: the picture's own, unless it is
-    /// [fitted](ImageRequest::fit).
-    pub size: ImageSize,
-    /// Denoising steps, 1..=1000.
-    pub num_inference_steps: usize,
-    /// What takes them.
-    pub sampler: Sampler,
-    /// How the prompt is made to count.
-    pub guidance: Guidance,
-    /// The noise's seed.
-    pub seed: u64,
-}
-
-impl SamplingParams {
-    /// Evaluations of the transformer: what a [`Pipeline`](crate::Pipeline) and whoever drives it calls the steps of the
-    /// request.
-    pub fn num_evaluations(&self) -> usize {
-        self.sampler.num_evaluations(self.num_inference_steps)
-    }
 }
 
 impl ImageRequest {

@@ -80,14 +80,9 @@ fn whole(pipeline: &mut AnyPipeline, request: &ImageRequest) -> Result<Whole, Er
 }
 
 fn gram(wholes: &[Whole]) -> Result<Gram, Error> {
-    let of_run = |whole: &Whole| -> TensorResult<Gram> {
-        let known: Vec<_> = whole.latents.iter().collect();
-        let rows: TensorResult<Vec<_>> = (0..known.len()).map(|i| inner_products(known[i], &known[..=i])).collect();
-        Ok(Gram::from_triangle(&rows?))
-    };
-    let mut sum = of_run(&wholes[0]).map_err(failed)?;
+    let mut sum = models::gram(&wholes[0].latents).map_err(failed)?;
     for whole in &wholes[1..] {
-        sum.add(&of_run(whole).map_err(failed)?);
+        sum.add(&models::gram(&whole.latents).map_err(failed)?);
     }
     Ok(sum)
 }

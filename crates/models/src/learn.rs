@@ -18,16 +18,13 @@ pub(crate) struct About {
     pub(crate) model: String,
     /// Its noise levels.
     sigmas: Vec<f64>,
-    /// The weight of guidance by two passes.
-    scale: Option<f64>,
 }
 
 impl About {
     /// Of this request to the model with this class and digest.
     pub(crate) fn new(class: &str, model: &str, state: &RequestState) -> Self {
-        let scale = state.guidance.two_pass_scale();
         let sigmas = state.sigmas.as_slice().iter().copied().map(f64::from).collect();
-        About { class: class.into(), model: model.into(), sigmas, scale }
+        About { class: class.into(), model: model.into(), sigmas }
     }
 }
 
@@ -45,14 +42,19 @@ pub(crate) fn learn(
         Err(err) => tracing::warn!(%err, "nothing was learnt from a picture"),
         Ok(Some(calibration)) => {
             let (pictures, steps) = (calibration.pictures, kind.steps);
-            tracing::info!(pictures, steps, guided = kind.guided, "plans were learnt: steps are skipped from now on");
+            tracing::info!(
+                pictures,
+                steps,
+                guided = kind.is_guided(),
+                "plans were learnt: steps are skipped from now on"
+            );
             if let Some(on_learnt) = &on_learnt.0 {
                 on_learnt(&calibration);
             }
         }
         Ok(None) => {
-            if let Some(Progress { pictures, of }) = plans.progress(kind.guided) {
-                tracing::info!(guided = kind.guided, "learning: {pictures} of {of} pictures");
+            if let Some(Progress { pictures, of }) = plans.progress(kind.is_guided()) {
+                tracing::info!(guided = kind.is_guided(), "learning: {pictures} of {of} pictures");
             }
         }
     }
@@ -65,13 +67,13 @@ fn learn_from(
     picture: &RgbImage,
     decode: impl FnOnce(&Tensor) -> Result<RgbImage, PipelineError>,
 ) -> Result<Option<Arc<Calibration>>, PipelineError> {
-    let About { class, model, sigmas, scale } = about;
+    let About { class, model, sigmas } = about;
     let gram = run.gram().map_err(device_error)?;
     let Some(missed) = run.missed(&gram, &sigmas).map_err(device_error)? else { return Ok(None) };
     let other = decode(&missed.latents)?;
     let kind = run.kind();
     // The plans are learnt with the last run.
-    let calibration =
-        Calibration { class, model, num_inference_steps: kind.steps, guidance: scale, pictures: 0, plans: Vec::new() };
+    let (num_inference_steps, guidance) = (kind.steps, kind.guidance);
+    let calibration = Calibration { class, model, num_inference_steps, guidance, pictures: 0, plans: Vec::new() };
     Ok(plans.learn(kind, learnt(gram, picture, &other, &missed), &sigmas, calibration))
 }

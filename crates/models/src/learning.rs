@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cache::{Calibration, Gram, Kind, LearntRun};
 use candle_core::{DType, Result, Tensor};
-use diffusion::RgbImage;
+use diffusion::{RgbImage, mean_square};
 
 /// Keeps plans that were learnt.
 pub type Keep = dyn Fn(&Calibration) + Send + Sync;
@@ -87,9 +87,7 @@ const TYPICAL: f64 = 1e-3;
 
 /// What a picture tells whose latents had missed so much: see [`LearntRun::sensitivity`].
 pub(crate) fn learnt(gram: Gram, picture: &RgbImage, other: &RgbImage, missed: &Missed) -> LearntRun {
-    let differences = picture.pixels.iter().zip(&other.pixels).map(|(&a, &b)| f64::from(a.abs_diff(b)));
-    let mean = differences.map(|difference| difference * difference).sum::<f64>() / picture.pixels.len() as f64;
-    LearntRun { gram, sensitivity: mean / missed.share }
+    LearntRun { gram, sensitivity: mean_square(picture, other) / missed.share }
 }
 
 /// The scalar products of latents at any two levels, summed in f64. All together cost one copy from the device.
@@ -115,7 +113,7 @@ mod tests {
             let numbers: Vec<f32> = (0..6).map(|j| ((i * i) as f32 * 0.05 + (i * j) as f32 * 0.2).cos()).collect();
             Tensor::from_vec(numbers, (2, 3), &Device::Cpu).unwrap()
         };
-        let mut run = LearningRun::new(Kind { guided: true, steps: 6, tokens: 2 }, level(0));
+        let mut run = LearningRun::new(Kind { guidance: Some(3.0), steps: 6, tokens: 2 }, level(0));
         (1..=6).for_each(|i| run.push(level(i)));
         run
     }

@@ -9,7 +9,9 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
-use diffusion::{ImageSize, RgbImage};
+use diffusion::{ImageSize, Mask, RgbImage};
+
+use crate::resize::{Filter, resize, resize_grey};
 
 /// Pixels of a token's side.
 const TOKEN_SIDE: usize = 16;
@@ -30,6 +32,16 @@ pub(crate) struct MaskedEdit {
 pub(crate) struct KeptPixels {
     pub(crate) picture: RgbImage,
     pub(crate) editable: Vec<u8>,
+}
+
+impl KeptPixels {
+    /// Picture and mask at a size of the request's own.
+    pub(crate) fn resized(picture: &RgbImage, mask: &Mask, size: ImageSize) -> Self {
+        KeptPixels {
+            picture: resize(picture, size, Filter::Lanczos),
+            editable: resize_grey(&mask.editable, mask.size, size, Filter::Bicubic),
+        }
+    }
 }
 
 impl MaskedEdit {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cache::{Aim, CacheConfig, ConfigError, Kind, Learning, Planning, Progress, Run, RunPlan};
 use candle_core::{DType, Device, Tensor};
 use diffusion::{
-    CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, Mask,
-    ModelCard, Pipeline, PipelineError, PreviewMethod, RgbImage, Sampler, Sigmas, StepReport, known_prompt,
+    CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, ModelCard,
+    Pipeline, PipelineError, PreviewMethod, RgbImage, Sampler, Sigmas, StepReport, known_prompt,
 };
 use kernels::{free_memory, in_pool, interruptible, is_lost};
 use tracing::info_span;
@@ -25,7 +25,6 @@ use crate::options::LoadOptions;
 use crate::pixels::{bytes, finite_numbers};
 use crate::planned::{PlannedRun, other_guidance};
 use crate::residuals::RequestResiduals;
-use crate::resize::{Filter, resize, resize_grey};
 use crate::solver::Solver;
 use crate::state::{Branch, RequestState};
 use crate::step::denoise_step;
@@ -187,7 +186,7 @@ impl<F: Family> DiffusionPipeline<F> {
                 picture: fitted(&input.image, rule),
                 editable: fitted_mask(&mask.editable, mask.size, rule),
             },
-            false => resized(&input.image, mask, size),
+            false => KeptPixels::resized(&input.image, mask, size),
         };
         let whole = size.padded();
         let original = match whole == size {
@@ -242,11 +241,11 @@ impl<F: Family> DiffusionPipeline<F> {
     /// A request that has no plan, of which plans may be learnt.
     fn whole(&self, request: &ImageRequest, why: NoPlan) -> Cached {
         let params = &request.params;
-        let (guided, steps) = (params.guidance.branches().len() > 1, params.num_inference_steps);
-        let kind = Kind { guided, steps, tokens: params.size.image_seq_len() };
+        let (guidance, steps) = (params.guidance.two_pass_scale(), params.num_inference_steps);
+        let kind = Kind { guidance, steps, tokens: params.size.image_seq_len() };
         // Under a mask, latents go other ways than velocities lead.
         let may_learn = why.is_for_want_of_plans() && request.mask.is_none() && Learning::takes(kind);
-        let (learning, why) = match self.costs.plans.progress(guided).filter(|_| may_learn) {
+        let (learning, why) = match self.costs.plans.progress(kind.is_guided()).filter(|_| may_learn) {
             Some(Progress { pictures, of }) => (
                 Some(kind),
                 format!("plans are being learnt from it, the model's first pictures ({pictures} of {of} so far)"),
@@ -491,13 +490,5 @@ fn composed(masked: Option<&MaskedEdit>, picture: RgbImage) -> RgbImage {
     match masked {
         Some(masked) => masked.composite(picture),
         None => picture,
-    }
-}
-
-/// Picture and mask at a size of the request's own.
-fn resized(picture: &RgbImage, mask: &Mask, size: ImageSize) -> KeptPixels {
-    KeptPixels {
-        picture: resize(picture, size, Filter::Lanczos),
-        editable: resize_grey(&mask.editable, mask.size, size, Filter::Bicubic),
     }
 }

@@ -10,10 +10,10 @@ use super::guard::Change;
 use super::planner::{MAX_PLANNED_STEPS, Planner, missed};
 
 /// Requests that are learnt from together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Kind {
-    /// Whether a step makes two passes.
-    pub guided: bool,
+    /// The weight of guidance by two passes a step; `None` where there is one.
+    pub guidance: Option<f64>,
     /// Steps.
     pub steps: usize,
     /// Image tokens: levels of noise may depend on them.
@@ -44,6 +44,13 @@ const LEAST: usize = 3;
 /// What rounding a picture and the one that it is compared with to whole bytes adds to the mean square of what it is off.
 const ROUNDING: f64 = 2.0 / 12.0;
 
+impl Kind {
+    /// Whether a step makes two passes.
+    pub fn is_guided(&self) -> bool {
+        self.guidance.is_some()
+    }
+}
+
 impl Learning {
     /// Whether there is anything to learn of runs of this kind.
     pub fn takes(kind: Kind) -> bool {
@@ -58,7 +65,7 @@ impl Learning {
         };
         runs.push(run);
         if runs.len() >= of {
-            self.kinds.retain(|(known, _)| known.guided != kind.guided);
+            self.kinds.retain(|(known, _)| known.is_guided() != kind.is_guided());
             return Some(plans(&runs, sigmas));
         }
         self.kinds.insert(0, (kind, runs));
@@ -68,7 +75,7 @@ impl Learning {
 
     /// The most runs that there are of one kind of requests with two passes a step, or with one.
     pub fn pictures(&self, guided: bool) -> usize {
-        let runs = self.kinds.iter().filter(|(kind, _)| kind.guided == guided).map(|(_, runs)| runs.len());
+        let runs = self.kinds.iter().filter(|(kind, _)| kind.is_guided() == guided).map(|(_, runs)| runs.len());
         runs.max().unwrap_or(0)
     }
 }
@@ -130,7 +137,7 @@ fn changes(runs: &[&Gram], sigmas: &[f64], computed: &[usize]) -> Vec<Change> {
 mod tests {
     use super::*;
 
-    const KIND: Kind = Kind { guided: true, steps: 12, tokens: 64 };
+    const KIND: Kind = Kind { guidance: Some(3.0), steps: 12, tokens: 64 };
 
     fn sigmas() -> Vec<f64> {
         (0..=12).map(|i| 1.0 - f64::from(i) / 12.0).collect()
@@ -189,6 +196,8 @@ mod tests {
         }
         assert_eq!((learning.kinds.len(), learning.pictures(true), learning.pictures(false)), (MOST_KINDS, 1, 0));
         assert_eq!(learning.add(kind(0), run(0.1), 2, &sigmas()), None, "that was forgotten");
+        let other = Kind { guidance: Some(7.0), ..kind(19) };
+        assert_eq!(learning.add(other, run(0.2), 2, &sigmas()), None, "guided otherwise");
         assert!(learning.add(kind(19), run(0.2), 2, &sigmas()).is_some());
         assert_eq!(learning.pictures(true), 0, "its kind is known");
         assert!(!Learning::takes(Kind { steps: 3, ..KIND }) && Learning::takes(Kind { steps: 4, ..KIND }));

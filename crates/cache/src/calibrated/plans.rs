@@ -88,7 +88,7 @@ impl Plans {
     /// the plans. Answers with it once it has plans, which are then in place.
     pub fn learn(&self, kind: Kind, run: LearntRun, sigmas: &[f64], about: Calibration) -> Option<Arc<Calibration>> {
         let mut held = self.write();
-        let of = held.learn_from.filter(|_| !held.knows(kind.guided))?;
+        let of = held.learn_from.filter(|_| !held.knows(kind.is_guided()))?;
         let plans = held.learning.add(kind, run, of, sigmas)?;
         Some(held.replace(Calibration { num_inference_steps: kind.steps, pictures: of, plans, ..about }))
     }

@@ -284,12 +284,11 @@ fn task_size<F: Format, M: Multiplier<F>>(tokens: usize, panels: usize, threads:
 
 #[cfg(test)]
 mod tests {
-    use super::super::bf16::Bf16;
-    use super::super::int8::Int8;
     use super::super::portable::Portable;
     use super::super::sets::{Tiles, sets};
     use super::super::tile_kernels::{TileLinear, With};
     use super::super::tiles::Plain;
+    use super::super::{bf16::Bf16, int8::Int8};
     use super::*;
     use crate::testing::{assert_close, numbers, randn};
 

@@ -1,3 +1,5 @@
+//! Idle work in the books: what it makes way for, and what it never counts in.
+
 use diffusion::{RequestCost, RequestMemory};
 
 use super::*;

@@ -1,9 +1,7 @@
 //! A picture beside the same one made without a cache, in numbers.
 
+use cache::EQUAL;
 use diffusion::{RgbImage, latent_error, psnr, ssim};
-
-/// What equal pictures are said to have, in dB.
-const EQUAL: f64 = 100.0;
 
 /// A picture and what it was decoded from.
 #[derive(Debug)]

@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cache::{CacheConfig, Plans, Quality};
 use diffusion::ImageRequest;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use scheduler::{Generated, JobOptions, Scheduler};
 use tokio::task::spawn_blocking;
 use tracing::Instrument;
@@ -143,15 +145,8 @@ fn uncached(request: &ImageRequest) -> ImageRequest {
 
 /// Whether this share of all pictures has that with this number and seed: as if drawn, and the same every time.
 fn is_chosen(share: f64, number: u64, seed: u64) -> bool {
-    (mixed(number ^ mixed(seed)) >> 11) as f64 / ((1_u64 << 53) as f64) < share
-}
-
-/// A step of Steele, Lea and Flood's SplitMix64.
-fn mixed(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
+    let of_seed: u64 = StdRng::seed_from_u64(seed).random();
+    StdRng::seed_from_u64(number ^ of_seed).random_bool(share)
 }
 
 #[cfg(test)]
@@ -161,7 +156,7 @@ mod tests {
     #[test]
     fn the_share_is_kept_whatever_the_seeds_are() {
         type Seed = fn(u64) -> u64;
-        let seeds: [Seed; 3] = [|_| 7, |number| number, |number| mixed(number ^ 9)];
+        let seeds: [Seed; 3] = [|_| 7, |number| number, |number| StdRng::seed_from_u64(number ^ 9).random()];
         for (seed, share) in seeds.iter().flat_map(|seed| [0.0, 0.01, 0.3, 1.0].map(|share| (seed, share))) {
             let chosen = (0..100_000).filter(|&number| is_chosen(share, number, seed(number))).count();
             // Five times the deviation of draws.
