@@ -13,13 +13,13 @@ use axum::response::Response;
 use http_body::{Frame, SizeHint};
 use tracing::Instrument;
 
-use crate::answer::body::slowest;
-use crate::answer::openai::StageTimings;
-use crate::answer::picture::Picture;
-use crate::clock::milliseconds;
-use crate::error::ErrorCode;
+use crate::api::answer::body::slowest;
+use crate::api::answer::openai::StageTimings;
+use crate::api::answer::picture::Picture;
+use crate::api::error::ErrorCode;
+use crate::api::milliseconds::milliseconds;
+use crate::api::paths::{PROBES, endpoint};
 use crate::metrics::Answered;
-use crate::paths::{PROBES, endpoint};
 use crate::request_id::{X_REQUEST_ID, request_id};
 use crate::state::AppState;
 use crate::trace_context::continue_trace;
@@ -242,7 +242,7 @@ impl Drop for Line {
         let has_pictures = outcome == "ok" && generation.timings.is_some();
         self.state.metrics.answered(&Answered {
             endpoint: &self.endpoint,
-            model: self.state.config.model_id(),
+            model: self.state.config.api.model_id(),
             outcome,
             pictures_after: has_pictures.then(|| self.begun.elapsed()),
             first_partial_after: generation.first_partial,

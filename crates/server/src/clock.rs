@@ -1,4 +1,4 @@
-//! The time of day, as everything that expires reads it, and times as people do.
+//! The time of day, as everything that expires reads it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,9 +24,4 @@ impl Clock {
     pub(crate) fn now(&self) -> u64 {
         (self.begun + self.beginning.elapsed()).as_secs()
     }
-}
-
-/// A time in milliseconds, to the microsecond: as people read it.
-pub(crate) fn milliseconds(time: Duration) -> f64 {
-    time.as_micros() as f64 / 1e3
 }

@@ -30,7 +30,6 @@ use tower::ServiceExt;
 use crate::config::ServerConfig;
 use activity::{Activity, AnswerBody};
 pub use pace::Pace;
-pub(crate) use pace::TooSlow;
 use paced_body::PacedBody;
 use paced_stream::PacedStream;
 

@@ -10,12 +10,12 @@ use axum::response::{IntoResponse, Response};
 
 use crate::access::{allowed_host, allowed_origin, authority};
 use crate::access_log::LogEntry;
+use crate::api::error::ApiError;
+use crate::api::paths::PROBES;
 use crate::config::ServerConfig;
-use crate::error::ApiError;
-use crate::paths::PROBES;
 use crate::public_url::public_url;
-use crate::request;
 use crate::state::AppState;
+use crate::uploads;
 
 /// Refuses what was sent to another name than the server's, and, where no key is asked for, what a page of another
 /// origin sent.
@@ -23,7 +23,7 @@ pub(crate) async fn same_site(State(state): State<AppState>, request: Request, n
     match check_site(&state.config, &request) {
         Ok(()) => next.run(request).await,
         Err(err) => {
-            request::linger(request);
+            uploads::linger(request);
             err.into_response()
         }
     }
@@ -62,7 +62,7 @@ pub(crate) async fn guard(State(state): State<AppState>, mut request: Request, n
     let caller = match state.access.caller(request.headers(), address) {
         Ok(caller) => caller,
         Err(err) => {
-            request::linger(request);
+            uploads::linger(request);
             return err.into_response();
         }
     };
@@ -73,7 +73,7 @@ pub(crate) async fn guard(State(state): State<AppState>, mut request: Request, n
     let refused = counted.and_then(|standing| standing.refused_for);
     let mut response = match refused {
         Some(wait) => {
-            request::linger(request);
+            uploads::linger(request);
             ApiError::RateLimited { wait }.into_response()
         }
         None => {

@@ -9,15 +9,15 @@ use diffusion::InvalidRequest;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::error::ApiError;
+use crate::api::bounds::MAX_KEY_LEN;
+use crate::api::error::ApiError;
+use crate::api::request::ImagesRequest;
 use crate::jobs::{Bounds, Job};
 use crate::live::{Live, Stage, Watcher};
-use crate::request::{ImagesRequest, Received};
+use crate::uploads::Received;
 
 /// The header that carries a key.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// Most bytes of a key.
-pub(crate) const MAX_LEN: usize = 255;
 /// How long an answer can be had again, in seconds.
 const LIFETIME: u64 = 24 * 60 * 60;
 
@@ -216,9 +216,9 @@ impl Drop for Beginning<'_> {
 /// The header is empty, too long or not printable.
 pub(crate) fn key(headers: &HeaderMap, owner: u64) -> Result<Option<Key>, ApiError> {
     let Some(given) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let is_decent = (1..=MAX_LEN).contains(&given.len()) && given.as_bytes().iter().all(u8::is_ascii_graphic);
+    let is_decent = (1..=MAX_KEY_LEN).contains(&given.len()) && given.as_bytes().iter().all(u8::is_ascii_graphic);
     if !is_decent {
-        let bound = format!("have 1 to {MAX_LEN} printable characters without spaces");
+        let bound = format!("have 1 to {MAX_KEY_LEN} printable characters without spaces");
         let given = String::from_utf8_lossy(given.as_bytes()).chars().take(80).collect::<String>();
         return Err(InvalidRequest::new(IDEMPOTENCY_KEY, bound, format!("{given:?}")).into());
     }

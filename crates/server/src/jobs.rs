@@ -4,12 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
-use utoipa::ToSchema;
+use crate::api::answer::body::images_response;
 
-use crate::answer::body::images_response;
-use crate::answer::openai::{ErrorBody, ImagesResponse};
-use crate::error::ApiError;
+use crate::api::error::ApiError;
+use crate::api::job::ImageJob;
 use crate::live::{Failure, Live, Stage};
 
 /// How long a job is kept once it has ended, in seconds.
@@ -50,26 +48,6 @@ pub(crate) struct Job {
     pub(crate) live: Live,
     /// Whether someone was told its end.
     is_told: bool,
-}
-
-/// A job as it is told.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ImageJob {
-    id: String,
-    /// `image.job`.
-    object: &'static str,
-    /// `queued`, `in_progress`, `completed`, `failed` or `cancelled`.
-    status: &'static str,
-    /// Steps that are done, in percent.
-    progress: usize,
-    /// Jobs that are before it in line, while it is queued.
-    queue_position: Option<usize>,
-    /// Seconds since 1970.
-    created_at: u64,
-    /// Until when it is kept, in seconds since 1970: known once it has ended.
-    expires_at: Option<u64>,
-    error: Option<ErrorBody>,
-    result: Option<ImagesResponse>,
 }
 
 impl Jobs {

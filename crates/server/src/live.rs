@@ -7,17 +7,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use diffusion::StepReport;
 use scheduler::{JobError, Place};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle, spawn_blocking};
 use tracing::Instrument;
 
-use crate::answer::picture::{Partial, Picture, file};
-use crate::answer::terms::Terms;
+use crate::api::answer::picture::{Partial, Picture, file};
+use crate::api::answer::step::Step;
+use crate::api::answer::terms::Terms;
+use crate::api::error::ApiError;
 use crate::audits::{Audit, Audits};
 use crate::clock::Clock;
-use crate::error::ApiError;
 use crate::files::Files;
 use crate::metrics::Metrics;
 use crate::run::{Run, RunEvent};
@@ -84,15 +84,6 @@ pub(crate) enum Entry {
     },
     Partial(Arc<Partial>),
     Completed(Arc<Picture>),
-}
-
-/// A step of a picture.
-#[derive(Debug)]
-pub(crate) struct Step {
-    pub(crate) image_index: usize,
-    /// In seconds since 1970.
-    pub(crate) created_at: u64,
-    pub(crate) report: StepReport,
 }
 
 /// Why a run has no pictures, or not all of them.

@@ -6,6 +6,7 @@ use diffusion::ModelCard;
 use scheduler::{Readiness, Scheduler, SubmitError};
 
 use crate::access::Access;
+use crate::api::bounds::Purpose;
 use crate::audits::Audits;
 use crate::clock::Clock;
 use crate::config::ServerConfig;
@@ -14,7 +15,7 @@ use crate::idempotency::Replays;
 use crate::jobs::{Bounds, Jobs};
 use crate::live::RunServices;
 use crate::metrics::Metrics;
-use crate::request::{MemoryBounds, MemoryLedger, Purpose};
+use crate::uploads::{MemoryBounds, MemoryLedger};
 
 /// What every handler can reach; a cheap clone.
 #[derive(Clone, Debug)]
@@ -43,8 +44,9 @@ impl AppState {
         let audits =
             Arc::new(Audits::new(config.cache_audit, config.plans.clone(), scheduler.clone(), metrics.clone()));
         let clock = Clock::default();
-        let uploads = MemoryBounds { all: config.upload_memory, client: config.client_upload_memory };
-        let pictures = MemoryBounds { all: config.picture_memory, client: config.client_picture_memory };
+        let uploads = MemoryBounds { all: config.uploads.upload_memory, client: config.uploads.client_upload_memory };
+        let pictures =
+            MemoryBounds { all: config.uploads.picture_memory, client: config.uploads.client_picture_memory };
         let files = Arc::new(Files::new(config.file_memory));
         let jobs = Arc::new(Jobs::new(Bounds::of(config.job_memory)));
         let replays = Arc::new(Replays::new(Bounds::of(config.replay_memory)));

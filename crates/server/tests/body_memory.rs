@@ -35,8 +35,8 @@ async fn served(max_images: usize) -> Router {
     let scheduler = Scheduler::spawn(options, vec![pipeline.factory()]);
     scheduler.readiness().wait_for(|readiness| matches!(readiness, Readiness::Ready(_))).await.unwrap();
     let mut config = ServerConfig::new("Fake/Fake-Image");
-    config.body_limit = 2 * SIZE;
-    config.allow_request_cache_config = true;
+    config.uploads.body_limit = 2 * SIZE;
+    config.api.allow_request_cache_config = true;
     app(AppState::new(scheduler, config, metrics))
 }
 

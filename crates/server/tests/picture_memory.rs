@@ -36,7 +36,7 @@ async fn served(picture_memory: usize) -> Router {
     let scheduler = Scheduler::spawn(options, vec![pipeline.factory()]);
     scheduler.readiness().wait_for(|readiness| matches!(readiness, Readiness::Ready(_))).await.unwrap();
     let mut config = ServerConfig::new("Fake/Fake-Image");
-    config.client_picture_memory = picture_memory;
+    config.uploads.client_picture_memory = picture_memory;
     app(AppState::new(scheduler, config, metrics))
 }
 
@@ -90,13 +90,13 @@ async fn pictures_take_no_more_than_what_is_counted_for_them() {
         ("rgba16.png", png(DynamicImage::new_rgba16(SIDE, SIDE))),
         ("baseline.jpg", written(DynamicImage::new_rgb8(SIDE, SIDE), ImageFormat::Jpeg)),
         ("lossless.webp", written(DynamicImage::new_rgba8(SIDE, SIDE), ImageFormat::WebP)),
-        ("scans.jpg", include_bytes!("../src/request/testdata/scans.jpg").into()),
-        ("scans_cmyk.jpg", include_bytes!("../src/request/testdata/scans_cmyk.jpg").into()),
-        ("lossy.webp", include_bytes!("../src/request/testdata/lossy.webp").into()),
-        ("clear.webp", include_bytes!("../src/request/testdata/clear.webp").into()),
-        ("moving.webp", include_bytes!("../src/request/testdata/moving.webp").into()),
-        ("moving_lossless.webp", include_bytes!("../src/request/testdata/moving_lossless.webp").into()),
-        ("moving.gif", include_bytes!("../src/request/testdata/moving.gif").into()),
+        ("scans.jpg", include_bytes!("../src/uploads/testdata/scans.jpg").into()),
+        ("scans_cmyk.jpg", include_bytes!("../src/uploads/testdata/scans_cmyk.jpg").into()),
+        ("lossy.webp", include_bytes!("../src/uploads/testdata/lossy.webp").into()),
+        ("clear.webp", include_bytes!("../src/uploads/testdata/clear.webp").into()),
+        ("moving.webp", include_bytes!("../src/uploads/testdata/moving.webp").into()),
+        ("moving_lossless.webp", include_bytes!("../src/uploads/testdata/moving_lossless.webp").into()),
+        ("moving.gif", include_bytes!("../src/uploads/testdata/moving.gif").into()),
     ];
     let (none, all) = (served(1).await, served(1 << 30).await);
     // What is made once is made here.

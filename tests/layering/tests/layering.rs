@@ -96,3 +96,17 @@ fn files_of_a_crate_import_each_other_in_no_circle() {
         assert!(circles.is_empty(), "{name}: {circles:?}");
     }
 }
+
+#[test]
+fn the_servers_rooms_know_only_those_below_them() {
+    let (_, root) = crates().unwrap().into_iter().find(|(name, _)| name == "server").unwrap();
+    let imports = imports(&root).unwrap();
+    for (room, may_know) in [("api", &["api"][..]), ("uploads", &["api", "uploads"])] {
+        let files: Vec<_> = imports.iter().filter(|(file, _)| file.starts_with(room)).collect();
+        assert!(files.len() > 10, "{room} was read");
+        for (file, targets) in files {
+            let above = targets.iter().find(|target| !may_know.iter().any(|room| target.starts_with(room)));
+            assert_eq!(above, None, "{} must not know it", file.display());
+        }
+    }
+}

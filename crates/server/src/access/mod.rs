@@ -1,6 +1,5 @@
 //! Who may come in: named keys, and how much each may ask for; and from where, by the request's Host and Origin.
 
-mod client;
 mod cors;
 mod hosts;
 mod keys;
@@ -15,10 +14,10 @@ use std::time::Instant;
 use axum::http::{HeaderMap, Method, header};
 use diffusion::InvalidRequest;
 
+use crate::api::error::ApiError;
 use crate::config::ServerConfig;
-use crate::error::ApiError;
+use crate::uploads::Client;
 
-pub(crate) use client::Client;
 pub use cors::AllowedOrigin;
 pub(crate) use cors::cors_layer;
 pub(crate) use hosts::allowed_host;

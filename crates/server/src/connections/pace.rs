@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::progress::{Progress, Window};
+use crate::api::bounds::TooSlow;
 
 /// How far back a transfer's rate is looked at, and so how long the other end is given before it is.
 const WINDOW: Duration = Duration::from_secs(30);
@@ -16,20 +17,6 @@ pub struct Pace {
     pub min_rate: u64,
     /// Longest altogether.
     pub total: Duration,
-}
-
-/// What is too slow about a transfer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum TooSlow {
-    /// Nothing came for too long.
-    #[error("made no progress for too long (the server's --body-timeout)")]
-    Idle,
-    /// It trickles.
-    #[error("came too slowly (the server's --min-transfer-rate)")]
-    Rate,
-    /// It took too long, however fast it was.
-    #[error("took too long (the server's --upload-timeout)")]
-    Total,
 }
 
 impl Pace {

@@ -7,9 +7,8 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use super::assets::{Asset, CSS, HTML, JS, answer, text};
-use crate::config::ServerConfig;
-use crate::error::ApiError;
-use crate::openapi;
+use crate::api::error::ApiError;
+use crate::api::openapi;
 use crate::state::AppState;
 
 static PAGE: Asset = text("docs.html", HTML, include_str!("../../docs/docs.html"));
@@ -25,11 +24,11 @@ pub(crate) fn routes() -> Router<AppState> {
 }
 
 async fn document(State(state): State<AppState>) -> Response {
-    let mut config = ServerConfig::clone(&state.config);
+    let mut config = state.config.api.clone();
     if let Ok(card) = state.card() {
         config.limits = config.limits.of(&card);
     }
-    Json(openapi::document(&config)).into_response()
+    Json(openapi::document(&config, state.config.uploads.image_urls.is_some())).into_response()
 }
 
 async fn page(headers: HeaderMap) -> Response {

@@ -2,27 +2,10 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::Serialize;
-use utoipa::ToSchema;
 
-use crate::error::ApiError;
+use crate::api::error::ApiError;
+use crate::api::health::{Alive, Ready};
 use crate::state::AppState;
-
-/// The process answers.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Alive {
-    /// `ok`.
-    status: &'static str,
-}
-
-/// The model is loaded and takes requests.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Ready {
-    /// `ready`.
-    status: &'static str,
-    /// The model's id.
-    model: String,
-}
 
 pub(crate) async fn live() -> Json<Alive> {
     Json(Alive { status: "ok" })
@@ -31,5 +14,5 @@ pub(crate) async fn live() -> Json<Alive> {
 /// 503 with the reason where the model takes no requests.
 pub(crate) async fn ready(State(state): State<AppState>) -> Result<Json<Ready>, ApiError> {
     state.card()?;
-    Ok(Json(Ready { status: "ready", model: state.config.model_id().to_owned() }))
+    Ok(Json(Ready { status: "ready", model: state.config.api.model_id().to_owned() }))
 }

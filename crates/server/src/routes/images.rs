@@ -10,17 +10,18 @@ use tracing::Instrument;
 use super::jobs;
 use crate::access::Caller;
 use crate::access_log::LogEntry;
-use crate::answer::body::body;
-use crate::answer::stream::stream;
-use crate::answer::terms::Terms;
-use crate::error::ApiError;
+use crate::api::answer::body::body;
+use crate::api::answer::terms::Terms;
+use crate::api::error::ApiError;
+use crate::api::request::{Delivery, Endpoint, job_options};
 use crate::expiry;
 use crate::idempotency::{self, Begun};
 use crate::live::{Live, Watcher};
 use crate::public_url::public_url;
-use crate::request::{self, Delivery, Endpoint, Received, job_options};
+use crate::routes::stream::stream;
 use crate::run::Run;
 use crate::state::AppState;
+use crate::uploads::{self, Received};
 
 /// `POST /v1/images/generations`.
 pub(crate) async fn generate(
@@ -44,7 +45,7 @@ pub(crate) async fn edit(
 
 /// `POST /v1/images/variations`.
 pub(crate) async fn vary(request: Request) -> ApiError {
-    request::no_variations(request)
+    uploads::no_variations(request)
 }
 
 /// Whatever form the answer has, dropping it gives its run up, unless others watch that too: hyper drops
@@ -60,13 +61,14 @@ async fn make(
     let key = match idempotency::key(&headers, caller.owner) {
         Ok(key) => key,
         Err(err) => {
-            request::linger(request);
+            uploads::linger(request);
             return Err(err);
         }
     };
     let memory = state.uploads.none(caller.client);
     let bounds = state.card().ok().map(|card| card.input_images);
-    let received = request::receive(endpoint, request, &state.config, memory, bounds.as_ref()).await?;
+    let received =
+        uploads::receive(endpoint, request, &state.config.api, &state.config.uploads, memory, bounds.as_ref()).await?;
     let options = job_options(&headers, &received.asked, caller.owner)?;
     let public_url = public_url(state.config.public_url.as_deref(), &headers, &uri);
     let begin = |received| begin(&state, &log, received, options, public_url);
@@ -101,7 +103,7 @@ async fn begin(
     public_url: String,
 ) -> Result<(Begun, Watcher), ApiError> {
     let card = state.card().inspect_err(|err| state.metrics.refused(err))?;
-    let limits = &state.config.limits;
+    let limits = &state.config.api.limits;
     asked.check(&attachments, &card, limits)?;
     if asked.run_async {
         state.jobs.check_room(state.clock.now())?;
@@ -112,9 +114,9 @@ async fn begin(
         let least = asked.least_requests(&card, limits)?;
         state.scheduler.check(least, options).await?;
     }
-    let pictures = attachments.decoded(state.config.image_urls.as_ref(), &state.pictures).await?;
+    let pictures = attachments.decoded(state.config.uploads.image_urls.as_ref(), &state.pictures).await?;
     let requests = asked.image_requests(pictures, &card, limits, rand::random)?;
-    let terms = Terms::new(&asked, &requests, &card, &state.config, public_url);
+    let terms = Terms::new(&asked, &requests, &card, &state.config.api, public_url);
     note(log, &terms, options);
     let audits = state.audits.choose(&requests, terms.cache.as_ref());
     let options = JobOptions { latents: audits.iter().any(Option::is_some), ..options };

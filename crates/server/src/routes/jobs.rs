@@ -7,12 +7,12 @@ use axum::response::{IntoResponse, Response};
 
 use crate::access::Caller;
 use crate::access_log::LogEntry;
-use crate::answer::body::{json, write_headers};
-use crate::answer::stream::stream;
-use crate::error::ApiError;
+use crate::api::answer::body::{json, write_headers};
+use crate::api::error::ApiError;
 use crate::expiry;
 use crate::jobs::Job;
 use crate::live::{Failure, Watcher};
+use crate::routes::stream::stream;
 use crate::state::AppState;
 
 /// `GET /v1/images/jobs/{id}`.

@@ -10,9 +10,7 @@ mod jobs;
 mod metrics;
 mod models;
 mod playground;
-
-pub(crate) use health::{Alive, Ready};
-pub(crate) use info::Info;
+mod stream;
 
 use axum::Router;
 use axum::extract::Request;
@@ -21,10 +19,10 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::error::{self, ApiError};
-use crate::paths::KNOWN;
+use crate::api::error::{self, ApiError};
+use crate::api::paths::KNOWN;
 use crate::state::AppState;
-use crate::{access, access_log, guard, request};
+use crate::{access, access_log, guard, uploads};
 
 /// How alike a path must be to a known one, from 0 to 1, for the answer to name that one.
 const ALIKE: f64 = 0.7;
@@ -97,7 +95,7 @@ async fn unknown_url(request: Request) -> ApiError {
     let known = KNOWN.iter().map(|(known, shown)| (likeness(known), *shown));
     let best = known.max_by(|(a, _), (b, _)| a.total_cmp(b)).filter(|(likeness, _)| *likeness >= ALIKE);
     let (method, path) = (request.method().clone(), path.chars().take(200).collect());
-    request::linger(request);
+    uploads::linger(request);
     ApiError::UnknownUrl { method, path, suggestion: best.map(|(_, shown)| shown) }
 }
 
@@ -107,6 +105,6 @@ async fn method_not_allowed(request: Request) -> Result<StatusCode, ApiError> {
         return Ok(StatusCode::NO_CONTENT);
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    request::linger(request);
+    uploads::linger(request);
     Err(ApiError::MethodNotAllowed { method, path })
 }

@@ -5,12 +5,12 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use diffusion::InputImageBounds;
 
-use crate::answer::openai::{Model, ModelList};
-use crate::error::ApiError;
+use crate::api::answer::openai::{Model, ModelList};
+use crate::api::error::ApiError;
 use crate::state::AppState;
 
 pub(crate) async fn list(State(state): State<AppState>) -> Json<ModelList> {
-    let names = state.config.served_model_names.iter();
+    let names = state.config.api.served_model_names.iter();
     Json(ModelList { object: "list", data: names.map(|name| model(&state, name)).collect() })
 }
 
@@ -19,7 +19,7 @@ pub(crate) async fn retrieve(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Model>, ApiError> {
     let given = id.map(|Path(id)| id).unwrap_or_default();
-    let available = &state.config.served_model_names;
+    let available = &state.config.api.served_model_names;
     // A name may end with a slash itself.
     for given in [given.as_str(), given.trim_end_matches('/')] {
         if available.iter().any(|name| name == given) {
@@ -37,7 +37,7 @@ fn model(state: &AppState, name: &str) -> Model {
         object: "model",
         created: state.started,
         owned_by: "latentd",
-        root: state.config.model_id().to_owned(),
+        root: state.config.api.model_id().to_owned(),
         parent: None,
         task_types: input_images.map(task_types),
         min_input_images: input_images.map(|bounds| bounds.min_images),

@@ -7,7 +7,7 @@ use axum::response::{Redirect, Response};
 use axum::routing::get;
 
 use super::assets::{Asset, CSS, HTML, JS, SVG, answer, text};
-use crate::error::ApiError;
+use crate::api::error::ApiError;
 
 static INDEX: Asset = text("index.html", HTML, include_str!("../../playground/index.html"));
 

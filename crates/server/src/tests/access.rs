@@ -282,8 +282,8 @@ async fn options_says_what_a_path_takes_without_a_key() {
 async fn info_says_what_a_page_must_know() {
     let app = app_with(|config| {
         keys(config);
-        config.priorities = false;
-        config.cache = Some(serde_json::from_str(r#"{"Fn_compute_blocks": 2}"#).unwrap());
+        config.api.priorities = false;
+        config.api.cache = Some(serde_json::from_str(r#"{"Fn_compute_blocks": 2}"#).unwrap());
     });
     let info = get(&app.await, "/info").await.json;
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));

@@ -15,8 +15,8 @@ async fn audited(share: f64) -> (AppState, Router) {
     let flaw = Flaw::new(move |request| is_cached(request.extensions.get()).then_some(2));
     let pipeline = FakePipeline { flaw, ..FakePipeline::default() };
     let mut config = config();
-    (config.cache, config.cache_audit) = (Some(CacheConfig::default()), share);
-    config.allow_request_cache_config = true;
+    (config.api.cache, config.cache_audit) = (Some(CacheConfig::default()), share);
+    config.api.allow_request_cache_config = true;
     let state = configured_state(&pipeline, SchedulerConfig::default(), config).await;
     (state.clone(), app(state))
 }
@@ -107,7 +107,7 @@ async fn plans_whose_pictures_miss_their_promise_are_tightened_by_as_much() {
         is_cached.then(|| if followed.current(false).unwrap().shift < 4.0 { 4 } else { 2 })
     });
     let mut config = config();
-    config.cache = Some(CacheConfig { planned: Some(Aim::Psnr(45.0)), ..CacheConfig::default() });
+    config.api.cache = Some(CacheConfig { planned: Some(Aim::Psnr(45.0)), ..CacheConfig::default() });
     (config.cache_audit, config.plans) = (1.0, plans.clone());
     let pipeline = FakePipeline { flaw, ..FakePipeline::default() };
     let app = app(configured_state(&pipeline, SchedulerConfig::default(), config).await);

@@ -9,13 +9,22 @@ use serde_json::{Value, json};
 
 use super::forms::{BOUNDARY, Form, data_url, edit, in_pieces, mask, png, post, post_json};
 use super::{Answer, bounded_state, config, fake_app, jobs, send};
+use crate::api::bounds::Purpose;
+use crate::api::request::{Delivery, Endpoint, ImageField, ImagesRequest};
 use crate::app;
-use crate::request::{self, Delivery, Endpoint, ImageField, ImagesRequest, MemoryLedger, Purpose};
+use crate::uploads::{self, MemoryLedger};
 
 async fn read(request: Request<Body>) -> Result<ImagesRequest, String> {
-    request::read(Endpoint::Edit, request, &config(), &MemoryLedger::of(Purpose::Uploads, usize::MAX), None)
-        .await
-        .map_err(|err| err.to_string())
+    uploads::read(
+        Endpoint::Edit,
+        request,
+        &config().api,
+        &config().uploads,
+        &MemoryLedger::of(Purpose::Uploads, usize::MAX),
+        None,
+    )
+    .await
+    .map_err(|err| err.to_string())
 }
 
 /// At most so many pictures, of any size.

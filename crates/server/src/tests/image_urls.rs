@@ -17,7 +17,9 @@ use tokio::net::TcpListener;
 use super::edits::{error, takes};
 use super::forms::{Form, mask, png, post_json};
 use super::{config, configured_state, generate, load_becomes, send};
-use crate::request::{self, Endpoint, ImageFetcher, ImagesRequest, MemoryLedger, Purpose};
+use crate::api::bounds::Purpose;
+use crate::api::request::{Endpoint, ImagesRequest};
+use crate::uploads::{self, ImageFetcher, MemoryLedger};
 use crate::{AppState, Metrics, ServerConfig, app};
 
 /// A server of pictures.
@@ -52,10 +54,12 @@ impl Pictures {
 
     async fn read(&self, request: Request<Body>) -> Result<ImagesRequest, String> {
         let mut config = config();
-        config.image_urls = Some(ImageFetcher::of_this_machine(&self.host));
-        config.upload_limit = self.upload_limit;
+        config.uploads.image_urls = Some(ImageFetcher::of_this_machine(&self.host));
+        config.uploads.upload_limit = self.upload_limit;
         let memory = MemoryLedger::of(Purpose::Uploads, self.upload_memory);
-        request::read(Endpoint::Edit, request, &config, &memory, None).await.map_err(|err| err.to_string())
+        uploads::read(Endpoint::Edit, request, &config.api, &config.uploads, &memory, None)
+            .await
+            .map_err(|err| err.to_string())
     }
 
     async fn read_json(&self, paths: &[&str], more: Value) -> Result<ImagesRequest, String> {
@@ -117,7 +121,7 @@ impl Pictures {
     /// The settings of a server that fetches from here.
     fn config(&self) -> ServerConfig {
         let mut config = config();
-        config.image_urls = Some(ImageFetcher::of_this_machine(&self.host));
+        config.uploads.image_urls = Some(ImageFetcher::of_this_machine(&self.host));
         config
     }
 
@@ -150,7 +154,7 @@ impl Pictures {
 async fn nothing_is_fetched_for_a_request_that_is_refused() {
     let pictures = Pictures::serve().await;
     let url = pictures.url("cat.png");
-    let app = pictures.app(|config| config.allow_request_cache_config = true).await;
+    let app = pictures.app(|config| config.api.allow_request_cache_config = true).await;
     for (more, expected) in [
         (json!({"output_format": "gif"}), "400 invalid_value output_format"),
         (json!({"prompt": " "}), "400 invalid_value prompt"),

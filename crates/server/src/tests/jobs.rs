@@ -192,7 +192,7 @@ async fn delete_forgets_everything_of_a_job() {
 async fn a_job_that_is_given_up_keeps_none_of_its_pictures() {
     let pipeline = gated();
     let mut config = config();
-    config.limits.max_pixels = Some(256 * 256);
+    config.api.limits.max_pixels = Some(256 * 256);
     let bounds = SchedulerConfig { max_batch: 1, max_waiting: 9, ..SchedulerConfig::default() };
     let state = configured_state(&pipeline, bounds, config).await;
     let app = app(state.clone());

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use super::edits::{editing_app, error};
 use super::forms::{Form, data_url, edit, mask, png, post, post_json};
 use super::{config, events, fake_app, fetch, jobs, send};
-use crate::request::{self, Endpoint, MemoryLedger, Purpose};
+use crate::api::bounds::Purpose;
+use crate::api::request::Endpoint;
+use crate::uploads::{self, MemoryLedger};
 
 /// What the fake pipeline says of a mask whose left half is clear.
 const USED: &str = "12 of 24 pixels of 1 of 1 pictures may change";
@@ -120,7 +122,8 @@ async fn a_mask_counts_into_the_memory_of_uploads() {
     let body = form().file("mask", "m.png", &mask(6, 4)).end();
     let read = async |bytes: usize| {
         let memory = MemoryLedger::of(Purpose::Uploads, bytes);
-        let read = request::read(Endpoint::Edit, post(body.clone()), &config(), &memory, None).await;
+        let read =
+            uploads::read(Endpoint::Edit, post(body.clone()), &config().api, &config().uploads, &memory, None).await;
         assert_eq!(memory.left(), bytes, "it is given back");
         read.map(|asked| asked.draft.mask.is_some()).map_err(|err| err.to_string())
     };

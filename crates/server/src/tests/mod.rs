@@ -56,8 +56,8 @@ impl Answer {
 /// A server's settings, under the names that tests use.
 pub(crate) fn config() -> ServerConfig {
     let mut config = ServerConfig::new("Fake/Fake-Image");
-    config.served_model_names.push("gpt-image-1".into());
-    config.limits.max_pixels = Some(256 * 256);
+    config.api.served_model_names.push("gpt-image-1".into());
+    config.api.limits.max_pixels = Some(256 * 256);
     config
 }
 

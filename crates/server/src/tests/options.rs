@@ -66,7 +66,7 @@ async fn the_more_urgent_goes_first() {
 async fn a_priority_has_bounds_unless_there_are_none() {
     let answer = async |priorities: bool, priority: Value| {
         let mut state = state(&FakePipeline::default()).await;
-        std::sync::Arc::get_mut(&mut state.config).unwrap().priorities = priorities;
+        std::sync::Arc::get_mut(&mut state.config).unwrap().api.priorities = priorities;
         generate(&app(state), json!({"prompt": "a cat", "priority": priority})).await
     };
     for priority in [-10, 0, 10] {

@@ -13,7 +13,7 @@ use super::forms::{Form, data_url, mask, png, post_json};
 use super::jobs::ended;
 use super::sockets::gated;
 use super::{Answer, config, configured_state, load_becomes, send};
-use crate::request::ImageFetcher;
+use crate::uploads::ImageFetcher;
 use crate::{AppState, app};
 
 /// Of a picture of 100x50 in RGB, decoded.
@@ -23,7 +23,7 @@ const PICTURE: usize = 100 * 50 * 3;
 async fn bounded(pipeline: &mut FakePipeline, all: usize, client: usize) -> (AppState, Router) {
     pipeline.card.input_images = takes(2);
     let mut config = config();
-    (config.picture_memory, config.client_picture_memory) = (all, client);
+    (config.uploads.picture_memory, config.uploads.client_picture_memory) = (all, client);
     let bounds = SchedulerConfig { max_batch: 2, max_waiting: 100, ..SchedulerConfig::default() };
     let state = configured_state(pipeline, bounds, config).await;
     (state.clone(), app(state))
@@ -134,7 +134,7 @@ async fn what_came_along_is_judged_within_that_memory_too() {
         let mut pipeline = FakePipeline::default();
         pipeline.card.input_images = takes(2);
         let mut config = config();
-        (config.picture_memory, config.image_urls) = (all, Some(ImageFetcher::of_this_machine(host)));
+        (config.uploads.picture_memory, config.uploads.image_urls) = (all, Some(ImageFetcher::of_this_machine(host)));
         let state = configured_state(&pipeline, SchedulerConfig::default(), config).await;
         let answer = send(&app(state.clone()), post_json(&edit)).await;
         assert!(error(&answer).starts_with(expected), "{}", answer.text);

@@ -264,7 +264,7 @@ async fn only_json_is_taken() {
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused() {
     let state = state(&FakePipeline::default()).await;
-    let limit = state.config.body_limit;
+    let limit = state.config.uploads.body_limit;
     let app = app(state);
     let body = |bytes: usize| {
         let head = r#"{"prompt": "a cat", "padding": ""#;

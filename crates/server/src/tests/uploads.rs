@@ -20,7 +20,9 @@ use tower::ServiceExt;
 use super::forms::{BOUNDARY, Form, in_pieces, png, post, post_json};
 use super::sockets::{answer, assert_status, served};
 use super::{config, configured_state, send, state};
-use crate::request::{self, Endpoint, MemoryLedger, Purpose};
+use crate::api::bounds::Purpose;
+use crate::api::request::Endpoint;
+use crate::uploads::{self, MemoryLedger};
 
 /// Status, code and message of a refusal, or `taken`.
 async fn outcome(request: Request<Body>) -> String {
@@ -28,7 +30,16 @@ async fn outcome(request: Request<Body>) -> String {
 }
 
 async fn outcome_of(endpoint: Endpoint, request: Request<Body>) -> String {
-    match request::read(endpoint, request, &config(), &MemoryLedger::of(Purpose::Uploads, usize::MAX), None).await {
+    match uploads::read(
+        endpoint,
+        request,
+        &config().api,
+        &config().uploads,
+        &MemoryLedger::of(Purpose::Uploads, usize::MAX),
+        None,
+    )
+    .await
+    {
         Ok(_) => "taken".into(),
         Err(err) => {
             let message = err.to_string();
@@ -122,7 +133,16 @@ async fn only_forms_and_json_are_taken() {
 #[tokio::test]
 async fn uploads_share_one_memory() {
     let memory = MemoryLedger::of(Purpose::Uploads, 100_000);
-    let outcome = async |endpoint, request| match request::read(endpoint, request, &config(), &memory, None).await {
+    let outcome = async |endpoint, request| match uploads::read(
+        endpoint,
+        request,
+        &config().api,
+        &config().uploads,
+        &memory,
+        None,
+    )
+    .await
+    {
         Ok(_) => "taken".into(),
         Err(err) => err.code().to_owned(),
     };
@@ -150,7 +170,7 @@ async fn uploads_share_one_memory() {
 #[tokio::test]
 async fn who_finds_no_room_is_told_when_to_come_back() {
     let mut config = config();
-    config.upload_memory = 1 << 20;
+    config.uploads.upload_memory = 1 << 20;
     let state = configured_state(&FakePipeline::default(), SchedulerConfig::default(), config).await;
     let server = served(&state).await;
     let body = form().file("attachment", "a", &vec![b'x'; 40 << 20]).end();
@@ -166,7 +186,7 @@ async fn who_finds_no_room_is_told_when_to_come_back() {
 #[tokio::test]
 async fn one_client_does_not_take_the_memory_of_all() {
     let mut config = config();
-    (config.upload_memory, config.client_upload_memory) = (100_000, 40_000);
+    (config.uploads.upload_memory, config.uploads.client_upload_memory) = (100_000, 40_000);
     let state = configured_state(&FakePipeline::default(), SchedulerConfig::default(), config).await;
     let app = crate::app(state.clone());
     let from = |address: &str, body: Body| {
@@ -340,13 +360,13 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 const PICTURES: [&[u8]; 7] = [
-    include_bytes!("../request/testdata/turned.jpg"),
-    include_bytes!("../request/testdata/cmyk.jpg"),
-    include_bytes!("../request/testdata/turned.webp"),
-    include_bytes!("../request/testdata/animated.webp"),
-    include_bytes!("../request/testdata/animated.png"),
-    include_bytes!("../request/testdata/palette.png"),
-    include_bytes!("../request/testdata/animated.gif"),
+    include_bytes!("../uploads/testdata/turned.jpg"),
+    include_bytes!("../uploads/testdata/cmyk.jpg"),
+    include_bytes!("../uploads/testdata/turned.webp"),
+    include_bytes!("../uploads/testdata/animated.webp"),
+    include_bytes!("../uploads/testdata/animated.png"),
+    include_bytes!("../uploads/testdata/palette.png"),
+    include_bytes!("../uploads/testdata/animated.gif"),
 ];
 
 proptest! {

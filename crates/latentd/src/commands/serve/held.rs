@@ -38,10 +38,10 @@ impl HeldFlags {
     /// Writes the flags into the front end's settings.
     pub(super) fn settle(&self, config: &mut ServerConfig) {
         let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
-        config.upload_memory = bytes(self.max_upload_memory);
-        config.client_upload_memory = bytes(self.max_client_upload_memory);
-        config.picture_memory = bytes(self.max_picture_memory);
-        config.client_picture_memory = bytes(self.max_client_picture_memory);
+        config.uploads.upload_memory = bytes(self.max_upload_memory);
+        config.uploads.client_upload_memory = bytes(self.max_client_upload_memory);
+        config.uploads.picture_memory = bytes(self.max_picture_memory);
+        config.uploads.client_picture_memory = bytes(self.max_client_picture_memory);
         config.job_memory = bytes(self.max_job_memory);
         config.replay_memory = bytes(self.max_replay_memory);
         config.file_memory = bytes(self.max_file_memory);

@@ -98,9 +98,9 @@ impl HttpFlags {
             min_rate: self.min_transfer_rate.as_u64(),
             total: Duration::from_secs(self.upload_timeout),
         };
-        config.body_limit = self.body_limit.as_u64() as usize;
-        config.upload_limit = self.upload_limit.as_u64() as usize;
-        config.image_urls = self.image_urls(mistakes);
+        config.uploads.body_limit = self.body_limit.as_u64() as usize;
+        config.uploads.upload_limit = self.upload_limit.as_u64() as usize;
+        config.uploads.image_urls = self.image_urls(mistakes);
         config.public_url = self.public_url.clone();
         config.max_connections = self.max_connections as usize;
     }

@@ -139,19 +139,19 @@ impl Serve {
     fn front_end(&self, source: &ModelSource, mistakes: &mut Mistakes) -> ServerConfig {
         let mut config = ServerConfig::new(source.id());
         if !self.served_model_name.is_empty() {
-            config.served_model_names = self.served_model_name.clone();
+            config.api.served_model_names = self.served_model_name.clone();
         }
-        config.limits = Limits { max_pixels: self.max_generated_image_size };
+        config.api.limits = Limits { max_pixels: self.max_generated_image_size };
         // Without a backend that was mistyped, every setting of the cache would seem to be too much.
         if !mistakes.concern("cache_backend") {
-            config.cache = mistakes.take(self.loading.cache.resolve()).flatten();
+            config.api.cache = mistakes.take(self.loading.cache.resolve()).flatten();
         }
-        config.allow_request_cache_config = self.allow_request_cache_config;
+        config.api.allow_request_cache_config = self.allow_request_cache_config;
         config.cache_audit = self.cache_audit;
-        config.cache_summary = self.enable_cache_dit_summary;
-        config.priorities = self.scheduling.priorities();
+        config.api.cache_summary = self.enable_cache_dit_summary;
+        config.api.priorities = self.scheduling.priorities();
         config.drain_timeout = Duration::from_secs(self.drain_timeout);
-        config.build = build::info();
+        config.api.build = build::info();
         config.instruction_set = kernels::instruction_set().ok();
         config.quantization = self.loading.quantization.map(QuantizationName::name);
         config

@@ -152,15 +152,15 @@ fn every_kind_of_value_can_stand_in_a_file() {
         max_warmup_steps = 6
     "#;
     let Settled { config, scheduling, .. } = settle(file, vec![]).unwrap();
-    assert_eq!(config.served_model_names, ["a/b", "c"]);
+    assert_eq!(config.api.served_model_names, ["a/b", "c"]);
     assert_eq!(scheduling.memory_budget, Some(1_000_000));
     assert_eq!(config.api_keys.names().len(), 2);
-    let fetcher = format!("{:?}", config.image_urls.unwrap());
+    let fetcher = format!("{:?}", config.uploads.image_urls.unwrap());
     assert!(["Any", "images.example.com", "8443"].iter().all(|part| fetcher.contains(part)), "{fetcher}");
-    let cache = config.cache.unwrap();
+    let cache = config.api.cache.unwrap();
     assert_eq!((cache.max_warmup_steps, cache.residual_diff_threshold), (6, 0.5));
     // A comma parts a text, too, as it does in a variable.
-    assert_eq!(settle(r#"served_model_name = "a,b""#, vec![]).unwrap().config.served_model_names, ["a", "b"]);
+    assert_eq!(settle(r#"served_model_name = "a,b""#, vec![]).unwrap().config.api.served_model_names, ["a", "b"]);
 }
 
 #[test]

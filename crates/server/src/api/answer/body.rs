@@ -1,0 +1,118 @@
+//! The answer in one piece: as JSON, or as the file of its one picture.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use scheduler::Timings;
+use serde::Serialize;
+
+use super::base64::{Base64, Pieces};
+use super::openai::{ImageData, ImagesResponse, StageTimings};
+use super::picture::Picture;
+use super::terms::Terms;
+use crate::api::request::Delivery;
+
+/// Most bytes of the `x-warnings` header.
+const MAX_WARNINGS_LEN: usize = 2048;
+/// What parts its sentences, in none of which it is.
+const BETWEEN_WARNINGS: &str = " | ";
+
+/// The answer with all of its pictures, in their order.
+pub(crate) fn body(terms: &Terms, pictures: &[Arc<Picture>]) -> Response {
+    let position = pictures.iter().map(|picture| picture.position).min().unwrap_or(0);
+    let mut response = match (terms.delivery, pictures.first()) {
+        (Delivery::File, Some(picture)) => file(terms, picture),
+        _ => json(&images_response(terms, pictures)),
+    };
+    let headers = response.headers_mut();
+    let queue_ms = slowest(pictures).queue_ms as u64;
+    headers.insert(HeaderName::from_static("x-queue-ms"), HeaderValue::from(queue_ms));
+    write_headers(headers, position, terms);
+    response
+}
+
+/// What is known of a request once its jobs are taken.
+pub(crate) fn write_headers(headers: &mut HeaderMap, position: usize, terms: &Terms) {
+    headers.insert(HeaderName::from_static("x-queue-position"), HeaderValue::from(position));
+    if let Some(ignored) = &terms.ignored {
+        headers.insert(HeaderName::from_static("x-ignored-params"), ignored.clone());
+    }
+    if terms.generated_size != terms.size {
+        let size = HeaderValue::from_str(&terms.generated_size.to_string());
+        let size = size.expect("digits and an x are printable ASCII. This is a bug.");
+        headers.insert(HeaderName::from_static("x-generated-size"), size);
+    }
+}
+
+/// An answer of JSON.
+pub(crate) fn json(value: &impl Serialize) -> Response {
+    let body = Pieces::of(value).expect("keys are strings. This is a bug.");
+    ([(header::CONTENT_TYPE, "application/json")], Body::new(body)).into_response()
+}
+
+fn file(terms: &Terms, picture: &Picture) -> Response {
+    let media_type = terms.output.format.media_type();
+    let mut response = ([(header::CONTENT_TYPE, media_type)], picture.file.clone()).into_response();
+    response.headers_mut().insert(HeaderName::from_static("x-seed"), picture.seed.into());
+    if !picture.warnings.is_empty() {
+        let warnings = in_one_line(&picture.warnings);
+        let warnings = HeaderValue::from_str(&warnings).expect("escapes are printable ASCII. This is a bug.");
+        response.headers_mut().insert(HeaderName::from_static("x-warnings"), warnings);
+    }
+    response
+}
+
+/// Warnings as a header has them, in printable ASCII.
+fn in_one_line(warnings: &[String]) -> String {
+    let warnings: Vec<_> = warnings.iter().map(|warning| warning.replace('|', "/")).collect();
+    warnings.join(BETWEEN_WARNINGS).escape_default().take(MAX_WARNINGS_LEN).collect()
+}
+
+/// The JSON of an answer with all of its pictures.
+pub(crate) fn images_response(terms: &Terms, pictures: &[Arc<Picture>]) -> ImagesResponse {
+    let prompt_tokens = pictures.iter().map(|picture| picture.prompt_tokens).max().unwrap_or(0);
+    let data = pictures.iter().map(|picture| ImageData {
+        b64_json: picture.url.is_none().then(|| Base64(picture.file.clone())),
+        url: picture.url.clone(),
+        seed: picture.seed,
+        cache: picture.cache.clone().filter(|_| terms.return_cache_stats),
+    });
+    let mut warnings = Vec::new();
+    for warning in pictures.iter().flat_map(|picture| &picture.warnings) {
+        if !warnings.contains(warning) {
+            warnings.push(warning.clone());
+        }
+    }
+    ImagesResponse {
+        created: pictures.iter().map(|picture| picture.created_at).max().unwrap_or(0),
+        model: terms.model.clone(),
+        data: data.collect(),
+        background: "opaque",
+        output_format: terms.output.format.name(),
+        quality: terms.quality,
+        size: terms.size.to_string(),
+        usage: terms.usage(prompt_tokens, pictures.len()),
+        timings: terms.return_timings.then(|| slowest(pictures)),
+        safety_identifier: terms.safety_identifier.clone(),
+        warnings,
+    }
+}
+
+/// Of each stage, the slowest picture's time.
+pub(crate) fn slowest(pictures: &[Arc<Picture>]) -> StageTimings {
+    let timings: Vec<Timings> = pictures.iter().map(|picture| picture.timings).collect();
+    StageTimings::slowest(&timings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_can_be_told_apart_in_one_line() {
+        assert_eq!(in_one_line(&["a|b is é".into(), "c".into()]), "a/b is \\u{e9} | c");
+        assert_eq!(in_one_line(&["x".repeat(MAX_WARNINGS_LEN + 1)]).len(), MAX_WARNINGS_LEN);
+    }
+}

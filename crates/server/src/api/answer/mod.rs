@@ -1,0 +1,13 @@
+//! From finished pictures to the bytes of an answer.
+
+pub(crate) mod base64;
+pub(crate) mod body;
+pub(crate) mod cache_report;
+pub mod cache_summary;
+pub(crate) mod encode;
+pub(crate) mod events;
+pub(crate) mod metadata;
+pub(crate) mod openai;
+pub(crate) mod picture;
+pub(crate) mod step;
+pub(crate) mod terms;

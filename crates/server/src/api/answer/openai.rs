@@ -1,0 +1,154 @@
+//! What the API answers: OpenAI's shapes, and our additions to them.
+//!
+//! Clients ignore keys that they do not know, so additions stand beside OpenAI's own. What a
+//! request says is read field by field in [`crate::api::request::validate`], because it must name the field
+//! that is wrong and list the ones that nobody took.
+
+use std::time::Duration;
+
+use scheduler::Timings;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::base64::Base64;
+use super::cache_report::CacheReport;
+use crate::api::milliseconds::milliseconds;
+
+/// The answer to a generation.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ImagesResponse {
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    /// The id of the model that was used.
+    pub(crate) model: String,
+    pub(crate) data: Vec<ImageData>,
+    /// `transparent` or `opaque`.
+    pub(crate) background: &'static str,
+    pub(crate) output_format: &'static str,
+    /// `low`, `medium` or `high`: strict clients refuse `auto` here.
+    pub(crate) quality: &'static str,
+    /// The pictures' real size.
+    pub(crate) size: String,
+    pub(crate) usage: Usage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timings: Option<StageTimings>,
+    /// The client's name for its user, as the request gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) safety_identifier: Option<String>,
+    /// What became of the request beside what was asked, in sentences: what could not be had, how a mask was used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<String>,
+}
+
+/// One picture: its file in base64, or where it is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ImageData {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(inline)]
+    pub(crate) b64_json: Option<Base64>,
+    /// Good for an hour, without a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) url: Option<String>,
+    /// The seed that makes this picture again.
+    pub(crate) seed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cache: Option<CacheReport>,
+}
+
+/// Tokens, as clients count their costs by.
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Usage {
+    pub(crate) total_tokens: usize,
+    pub(crate) input_tokens: usize,
+    pub(crate) output_tokens: usize,
+    pub(crate) input_tokens_details: TokenDetails,
+    pub(crate) output_tokens_details: TokenDetails,
+}
+
+impl Usage {
+    /// Of a prompt, of the pictures that came with it and of those that were made of both, in
+    /// text-encoder tokens and in latent tokens.
+    pub(crate) fn new(text_tokens: usize, input_image_tokens: usize, output_image_tokens: usize) -> Self {
+        let input_tokens = text_tokens + input_image_tokens;
+        Usage {
+            total_tokens: input_tokens + output_image_tokens,
+            input_tokens,
+            output_tokens: output_image_tokens,
+            input_tokens_details: TokenDetails { text_tokens, image_tokens: input_image_tokens },
+            output_tokens_details: TokenDetails { text_tokens: 0, image_tokens: output_image_tokens },
+        }
+    }
+}
+
+/// Tokens by kind.
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct TokenDetails {
+    pub(crate) text_tokens: usize,
+    pub(crate) image_tokens: usize,
+}
+
+/// Where the time went, in milliseconds: of each stage, the slowest picture's.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub(crate) struct StageTimings {
+    pub(crate) queue_ms: f64,
+    pub(crate) text_encoder_ms: f64,
+    pub(crate) denoise_ms: f64,
+    pub(crate) vae_ms: f64,
+}
+
+impl StageTimings {
+    /// Of pictures that took these times.
+    pub(crate) fn slowest(all: &[Timings]) -> Self {
+        let max = |stage: fn(&Timings) -> Duration| milliseconds(all.iter().map(stage).max().unwrap_or_default());
+        StageTimings {
+            queue_ms: max(|timings| timings.queue),
+            text_encoder_ms: max(|timings| timings.encode),
+            denoise_ms: max(|timings| timings.denoise),
+            vae_ms: max(|timings| timings.decode),
+        }
+    }
+}
+
+/// The list of models.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModelList {
+    pub(crate) object: &'static str,
+    pub(crate) data: Vec<Model>,
+}
+
+/// One name of the served model.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Model {
+    pub(crate) id: String,
+    pub(crate) object: &'static str,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    pub(crate) owned_by: &'static str,
+    /// The id behind an alias, as in vLLM.
+    pub(crate) root: String,
+    pub(crate) parent: Option<String>,
+    /// `t2i` (words to a picture), `i2i` (pictures to a picture) or both.
+    pub(crate) task_types: Option<Vec<&'static str>>,
+    /// Fewest pictures of a request: more than 0 where the model does nothing but edit.
+    pub(crate) min_input_images: Option<usize>,
+    /// Most pictures of a request: 0 where the model makes pictures from words alone.
+    pub(crate) max_input_images: Option<usize>,
+    /// Known once the model is loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) default_size: Option<String>,
+}
+
+/// The body of every failure.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErrorResponse {
+    pub(crate) error: ErrorBody,
+}
+
+/// All four keys are always there.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    pub(crate) message: String,
+    pub(crate) r#type: &'static str,
+    pub(crate) param: Option<String>,
+    pub(crate) code: &'static str,
+}

@@ -1,0 +1,12 @@
+//! A step as a stream tells it.
+
+use diffusion::StepReport;
+
+/// A step of a picture.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) image_index: usize,
+    /// In seconds since 1970.
+    pub(crate) created_at: u64,
+    pub(crate) report: StepReport,
+}

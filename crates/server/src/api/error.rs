@@ -1,0 +1,405 @@
+//! Every failure that a client can see, in OpenAI's shape: the only map from errors to statuses.
+
+use std::any::Any;
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytesize::ByteSize;
+use diffusion::{InvalidRequest, PipelineError};
+use scheduler::{JobError, SubmitError};
+
+use crate::api::answer::openai::{ErrorBody, ErrorResponse};
+use crate::api::bounds::BodyLimit;
+use crate::api::bounds::TooSlow;
+use crate::api::bounds::{MemoryFull, Purpose};
+
+/// A failure, from whichever stage of a request.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("The body is not valid JSON: {0}")]
+    InvalidJson(serde_json::Error),
+    #[error("The body must be a JSON object. Given: {0}")]
+    NotAnObject(&'static str),
+    #[error("The body could not be read: {0}")]
+    UnreadableBody(String),
+    /// 408, which clients may repeat: the network stalled, and nothing was begun.
+    #[error("The upload {0}")]
+    StalledUpload(TooSlow),
+    #[error("This server may not be asked as {0:?} (its --allowed-hosts)")]
+    HostNotAllowed(String),
+    #[error("Pages of {0} may not call this server (its --cors-allow-origin)")]
+    OriginNotAllowed(String),
+    #[error("{}", invalid_key(*given))]
+    InvalidApiKey { given: bool },
+    #[error("This key has asked for as many pictures as it may for now; these are taken in {:.1} s", wait.as_secs_f64())]
+    RateLimited { wait: Duration },
+    #[error("Missing required parameter: `{0}`")]
+    Missing(&'static str),
+    /// A field of the wrong JSON type.
+    #[error(transparent)]
+    WrongType(InvalidRequest),
+    /// A field with a value that no model takes.
+    #[error(transparent)]
+    InvalidValue(#[from] InvalidRequest),
+    /// A field that asks for what this server or its model lacks.
+    #[error(transparent)]
+    Unsupported(InvalidRequest),
+    #[error("The model `{given}` does not exist. Available: {}", available.join(", "))]
+    UnknownModel { given: String, available: Vec<String> },
+    #[error("Unknown URL: {method} {path}{}", suggestion.map(|known| format!(". Did you mean {known}?")).unwrap_or_default())]
+    UnknownUrl { method: Method, path: String, suggestion: Option<&'static str> },
+    #[error("{path} does not take {method}")]
+    MethodNotAllowed { method: Method, path: String },
+    #[error("Content-Type must be {expected}. Given: {given}")]
+    ContentType { expected: &'static str, given: String },
+    #[error("Content-Encoding must be absent: bodies are taken as they are, not compressed. Given: {given}")]
+    ContentEncoding { given: String },
+    /// Of one part, where it has a name.
+    #[error("The form cannot be read: {message}")]
+    InvalidForm { message: String, param: Option<String> },
+    /// A picture that cannot be decoded, or none at all.
+    #[error(transparent)]
+    InvalidImage(InvalidRequest),
+    #[error(transparent)]
+    ImageTooLarge(InvalidRequest),
+    #[error("Variations are not made here (nor any more by OpenAI). Use POST /v1/images/edits, with a prompt")]
+    NoVariations,
+    #[error("The body must have at most {} bytes (the server's {})", limit.bytes, limit.flag)]
+    BodyTooLarge { limit: BodyLimit },
+    /// 429, as of a full queue: nothing was begun, and what others hold is free soon.
+    #[error(transparent)]
+    MemoryFull(#[from] MemoryFull),
+    /// A full queue and a deadline that cannot be met are both 429, with the time after which it
+    /// would be otherwise, if ever.
+    #[error("{}", refusal(.0))]
+    Submit(#[from] SubmitError),
+    #[error(transparent)]
+    Job(#[from] JobError),
+    #[error("{0}")]
+    Internal(String),
+    /// Nobody waited for it any more, or someone gave it up for all who did.
+    #[error("The request was cancelled")]
+    Cancelled,
+    #[error("There is no job `{0}`, or not any more")]
+    JobNotFound(String),
+    #[error(
+        "As many jobs are kept as may be (the server's --max-job-memory, and 1024 at most): delete some, or wait until \
+         their results expire"
+    )]
+    JobsFull { wait: Duration },
+    #[error("This `Idempotency-Key` was used for another request")]
+    KeyReused,
+    #[error("The URL's signature is not this server's")]
+    InvalidSignature,
+    #[error("The URL expired {seconds} s ago")]
+    UrlExpired { seconds: u64 },
+    #[error("The picture is not kept any more")]
+    FileNotFound,
+}
+
+/// The stable name of a failure, left in a response's extensions for the log line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ErrorCode(pub(crate) &'static str);
+
+/// What a client is told when the fault is ours: the details are in the log only.
+const INTERNAL: &str =
+    "The server failed to make the picture; its log has the reason under this request's x-request-id";
+
+const INTERNAL_CODE: &str = "internal_error";
+
+/// As [`INTERNAL`], of a request that is to blame itself.
+const CRASHES_MODEL: &str = "The model crashed at this request, twice, and it is not tried again; the server's log has \
+    the reason under this request's x-request-id";
+
+const CRASHES_MODEL_CODE: &str = "crashes_model";
+
+/// How long a client should wait while the model loads, another instance takes over, or uploads are read.
+const COME_BACK_IN: Duration = Duration::from_secs(5);
+/// The bounds of Retry-After: the Node client ignores more than a minute and asks at once.
+const RETRY_AFTER: (u64, u64) = (1, 60);
+
+/// Whether a client's automatic retry has a point, said in `x-should-retry`.
+enum Retry {
+    /// The status alone says it.
+    AsTheStatusSays,
+    /// It will fail again.
+    Never,
+    After(Duration),
+    /// Known to the millisecond, unlike the estimate of [`Retry::After`].
+    AfterExactly(Duration),
+    /// This instance goes away or is not there yet; another may answer at once.
+    Elsewhere,
+}
+
+impl ApiError {
+    /// Status, `type`, `code` and `param`.
+    fn parts(&self) -> (StatusCode, &'static str, &'static str, Option<&str>) {
+        let invalid = |status, code, param| (status, "invalid_request_error", code, param);
+        let bad_request = |code, param| invalid(StatusCode::BAD_REQUEST, code, param);
+        let unavailable = |code| (StatusCode::SERVICE_UNAVAILABLE, "server_error", code, None);
+        let internal = |code| (StatusCode::INTERNAL_SERVER_ERROR, "server_error", code, None);
+        match self {
+            ApiError::InvalidJson(_) | ApiError::NotAnObject(_) => bad_request("invalid_json", None),
+            ApiError::InvalidForm { param, .. } => bad_request("invalid_multipart", param.as_deref()),
+            ApiError::InvalidImage(err) => bad_request("invalid_image_file", Some(err.field)),
+            ApiError::ImageTooLarge(err) => bad_request("image_too_large", Some(err.field)),
+            ApiError::NoVariations => bad_request("unsupported_endpoint", None),
+            ApiError::UnreadableBody(_) => bad_request("invalid_body", None),
+            ApiError::StalledUpload(_) => invalid(StatusCode::REQUEST_TIMEOUT, "upload_stalled", None),
+            ApiError::HostNotAllowed(_) => invalid(StatusCode::FORBIDDEN, "host_not_allowed", None),
+            ApiError::OriginNotAllowed(_) => invalid(StatusCode::FORBIDDEN, "origin_not_allowed", None),
+            ApiError::InvalidApiKey { .. } => invalid(StatusCode::UNAUTHORIZED, "invalid_api_key", None),
+            ApiError::RateLimited { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded", None)
+            }
+            ApiError::Missing(param) => bad_request("missing_required_parameter", Some(param)),
+            ApiError::WrongType(err) => bad_request("invalid_type", Some(err.field)),
+            ApiError::InvalidValue(err) | ApiError::Job(JobError::Pipeline(PipelineError::Invalid(err))) => {
+                bad_request("invalid_value", Some(err.field))
+            }
+            ApiError::Unsupported(err) => bad_request("unsupported_value", Some(err.field)),
+            ApiError::UnknownModel { .. } => invalid(StatusCode::NOT_FOUND, "model_not_found", Some("model")),
+            ApiError::UnknownUrl { .. } => invalid(StatusCode::NOT_FOUND, "unknown_url", None),
+            ApiError::MethodNotAllowed { .. } => invalid(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", None),
+            ApiError::ContentType { .. } => {
+                invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", None)
+            }
+            ApiError::ContentEncoding { .. } => {
+                invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", None)
+            }
+            ApiError::BodyTooLarge { .. } => invalid(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None),
+            ApiError::MemoryFull(MemoryFull { what, .. }) => {
+                let code = match what {
+                    Purpose::Uploads => "uploads_full",
+                    Purpose::Pictures => "pictures_full",
+                };
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", code, None)
+            }
+            ApiError::Submit(SubmitError::QueueFull { .. }) => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", None)
+            }
+            ApiError::Submit(SubmitError::TooLate { .. } | SubmitError::NeverInTime { .. }) => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "deadline_too_short", None)
+            }
+            ApiError::Submit(SubmitError::TooLarge { .. }) => bad_request("request_too_large", Some("size")),
+            ApiError::Job(JobError::TooLate) => {
+                (StatusCode::GATEWAY_TIMEOUT, "server_error", "deadline_exceeded", None)
+            }
+            ApiError::Submit(SubmitError::Loading) => unavailable("model_loading"),
+            ApiError::Submit(SubmitError::Failed(_)) => unavailable("model_failed"),
+            ApiError::Submit(SubmitError::ShuttingDown) | ApiError::Job(JobError::ShuttingDown) => {
+                unavailable("shutting_down")
+            }
+            ApiError::Cancelled => unavailable("cancelled"),
+            ApiError::JobNotFound(_) => invalid(StatusCode::NOT_FOUND, "job_not_found", None),
+            ApiError::JobsFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "jobs_full", None),
+            ApiError::KeyReused => bad_request("idempotency_key_reused", None),
+            ApiError::InvalidSignature => invalid(StatusCode::FORBIDDEN, "invalid_signature", None),
+            ApiError::UrlExpired { .. } => invalid(StatusCode::FORBIDDEN, "url_expired", None),
+            ApiError::FileNotFound => invalid(StatusCode::NOT_FOUND, "file_not_found", None),
+            ApiError::Job(JobError::Pipeline(PipelineError::OutOfMemory)) => internal("out_of_memory"),
+            ApiError::Job(JobError::Pipeline(PipelineError::NotFinite { .. })) => internal("not_finite"),
+            ApiError::Job(JobError::CrashesModel(_)) => internal(CRASHES_MODEL_CODE),
+            ApiError::Job(
+                JobError::Pipeline(PipelineError::Model(_) | PipelineError::DeviceLost(_) | PipelineError::Interrupted)
+                | JobError::Crashed
+                // No client waits for idle work.
+                | JobError::GaveWay,
+            )
+            | ApiError::Internal(_) => internal(INTERNAL_CODE),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            ApiError::RateLimited { wait } => Retry::AfterExactly(*wait),
+            ApiError::Submit(SubmitError::QueueFull { place_in, .. }) => Retry::After(*place_in),
+            ApiError::Submit(SubmitError::TooLate { predicted, deadline, .. }) => {
+                Retry::After(predicted.saturating_sub(*deadline))
+            }
+            ApiError::JobsFull { wait } => Retry::After(*wait),
+            ApiError::MemoryFull(_) => Retry::After(COME_BACK_IN),
+            ApiError::Submit(SubmitError::Loading | SubmitError::ShuttingDown)
+            | ApiError::Cancelled
+            | ApiError::Job(JobError::ShuttingDown) => Retry::Elsewhere,
+            ApiError::Submit(SubmitError::Failed(_) | SubmitError::NeverInTime { .. })
+            | ApiError::Job(_)
+            | ApiError::Internal(_) => Retry::Never,
+            _ => Retry::AsTheStatusSays,
+        }
+    }
+}
+
+fn invalid_key(given: bool) -> &'static str {
+    if given { "Incorrect API key" } else { "No API key was given: send it as `Authorization: Bearer KEY`" }
+}
+
+/// The scheduler's own words, but for what the client can mend: it is told the field, or what would help.
+fn refusal(err: &SubmitError) -> String {
+    match *err {
+        SubmitError::TooLarge { bytes, budget } => {
+            let bound = "be such that a picture needs at most";
+            let (budget, bytes) = (ByteSize::b(budget), ByteSize::b(bytes));
+            format!("`size` must {bound} {budget} of memory (the server's --memory-budget). Given: {bytes}")
+        }
+        SubmitError::QueueFull { .. } => format!("{err} (the server's --max-waiting and --max-backlog-seconds)"),
+        SubmitError::TooLate { .. } => format!("{err} ({WHOSE_DEADLINE}). Come back later, or allow more time"),
+        SubmitError::NeverInTime { .. } => {
+            format!(
+                "{err} ({WHOSE_DEADLINE}). Ask for fewer steps, a smaller size or fewer pictures, or allow more time"
+            )
+        }
+        _ => err.to_string(),
+    }
+}
+
+const WHOSE_DEADLINE: &str = "the least of the request's timeouts and the server's --max-request-seconds";
+
+impl ApiError {
+    /// What is wrong with a form, and with which of its parts.
+    pub(crate) fn form(message: impl Into<String>, param: Option<&str>) -> Self {
+        ApiError::InvalidForm { message: message.into(), param: param.map(str::to_owned) }
+    }
+
+    /// Its stable name.
+    pub(crate) fn code(&self) -> &'static str {
+        self.parts().2
+    }
+
+    /// What a client is told.
+    pub(crate) fn body(&self) -> ErrorBody {
+        let (_, r#type, code, param) = self.parts();
+        let message = match code {
+            INTERNAL_CODE => INTERNAL.to_owned(),
+            CRASHES_MODEL_CODE => CRASHES_MODEL.to_owned(),
+            _ => self.to_string(),
+        };
+        ErrorBody { message, r#type, param: param.map(str::to_owned), code }
+    }
+
+    /// Tells the log what a client is not told.
+    pub(crate) fn log(&self) {
+        if [INTERNAL_CODE, CRASHES_MODEL_CODE].contains(&self.code()) {
+            tracing::error!(error = %self, "the request failed");
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        self.log();
+        let (status, _, code, _) = self.parts();
+        let error = self.body();
+        let mut response = (status, Json(ErrorResponse { error })).into_response();
+        response.extensions_mut().insert(ErrorCode(code));
+        self.retry().write(response.headers_mut());
+        if matches!(self, ApiError::ContentEncoding { .. }) {
+            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl Retry {
+    fn write(self, headers: &mut axum::http::HeaderMap) {
+        let (should, after) = match self {
+            Retry::AsTheStatusSays => return,
+            Retry::Never => (Some("false"), None),
+            Retry::After(wait) => (None, Some(wait)),
+            Retry::AfterExactly(wait) => {
+                let ms = wait.as_micros().div_ceil(1000).min(u128::from(RETRY_AFTER.1) * 1000) as u64;
+                headers.insert(HeaderName::from_static("retry-after-ms"), ms.into());
+                (None, Some(wait))
+            }
+            Retry::Elsewhere => (Some("true"), Some(COME_BACK_IN)),
+        };
+        if let Some(should) = should {
+            headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static(should));
+        }
+        if let Some(after) = after {
+            let seconds = after.as_secs_f64().ceil() as u64;
+            headers.insert(header::RETRY_AFTER, seconds.clamp(RETRY_AFTER.0, RETRY_AFTER.1).into());
+        }
+    }
+}
+
+/// The answer to a handler that panicked.
+pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into());
+    ApiError::Internal(format!("a handler panicked: {text}")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::bounds::Whose;
+
+    /// Status, code, `x-should-retry` and Retry-After, in one line.
+    fn line(error: impl Into<ApiError>) -> String {
+        let response = error.into().into_response();
+        let header = |name: &str| response.headers().get(name).map_or("-", |value| value.to_str().unwrap());
+        let ErrorCode(code) = response.extensions().get().copied().unwrap();
+        let status = response.status().as_u16();
+        format!("{status} {code} {} {}", header("x-should-retry"), header("retry-after"))
+    }
+
+    #[test]
+    fn a_refused_deadline_says_whether_and_when_to_come_back() {
+        let [predicted, alone, deadline] = [90, 20, 60].map(Duration::from_secs);
+        let late = SubmitError::TooLate { predicted, alone, deadline };
+        assert_eq!(line(late.clone()), "429 deadline_too_short - 30");
+        let told = ApiError::from(late).to_string();
+        assert!(told.contains("in about 90.0s, 70.0s of it waiting for others") && told.contains("60.0s"), "{told}");
+        let never = SubmitError::NeverInTime { predicted, deadline };
+        assert_eq!(line(never.clone()), "429 deadline_too_short false -");
+        let told = ApiError::from(never).to_string();
+        assert!(told.contains("about 90.0s, with no wait") && told.contains("fewer steps"), "{told}");
+        assert_eq!(line(JobError::TooLate), "504 deadline_exceeded false -");
+    }
+
+    #[test]
+    fn a_request_over_the_memory_budget_names_the_field() {
+        let large = SubmitError::TooLarge { bytes: 3 << 29, budget: 1 << 30 };
+        assert_eq!(line(large.clone()), "400 request_too_large - -");
+        let message = "`size` must be such that a picture needs at most 1.0 GiB of memory \
+            (the server's --memory-budget). Given: 1.5 GiB";
+        assert_eq!(ApiError::from(large).to_string(), message);
+    }
+
+    fn full(seconds: f64) -> SubmitError {
+        SubmitError::QueueFull { waiting: 9, place_in: Duration::from_secs_f64(seconds) }
+    }
+
+    #[test]
+    fn clients_are_told_whether_and_when_to_come_back() {
+        assert_eq!(line(SubmitError::Loading), "503 model_loading true 5");
+        assert_eq!(line(SubmitError::ShuttingDown), "503 shutting_down true 5");
+        assert_eq!(line(JobError::ShuttingDown), "503 shutting_down true 5");
+        assert_eq!(line(SubmitError::Failed("no disk".into())), "503 model_failed false -");
+        assert_eq!(line(full(0.0)), "429 queue_full - 1");
+        assert_eq!(line(full(12.3)), "429 queue_full - 13");
+        assert_eq!(line(full(3600.0)), "429 queue_full - 60");
+        assert_eq!(line(JobError::Pipeline(PipelineError::OutOfMemory)), "500 out_of_memory false -");
+        let not_finite = PipelineError::NotFinite { what: "pixels" };
+        assert_eq!(line(JobError::Pipeline(not_finite)), "500 not_finite false -");
+        assert_eq!(line(JobError::Pipeline(PipelineError::Model("?".into()))), "500 internal_error false -");
+        assert_eq!(line(ApiError::RateLimited { wait: Duration::from_millis(250) }), "429 rate_limit_exceeded - 1");
+        assert_eq!(line(ApiError::RateLimited { wait: Duration::from_secs(90) }), "429 rate_limit_exceeded - 60");
+        for (what, expected) in
+            [(Purpose::Uploads, "429 uploads_full - 5"), (Purpose::Pictures, "429 pictures_full - 5")]
+        {
+            assert_eq!(line(MemoryFull { what, whose: Whose::All }), expected);
+        }
+        assert_eq!(line(JobError::Crashed), "500 internal_error false -");
+        let crashes = JobError::CrashesModel("index out of bounds".into());
+        assert_eq!(line(crashes.clone()), "500 crashes_model false -");
+        assert!(!ApiError::from(crashes).body().message.contains("bounds"), "the reason is for the log");
+        assert_eq!(line(ApiError::Missing("prompt")), "400 missing_required_parameter - -");
+    }
+}

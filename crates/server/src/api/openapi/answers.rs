@@ -1,0 +1,169 @@
+//! What a route answers: its schemas, its headers, and the one shape of all failures.
+
+use serde_json::Value;
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::link::Link;
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{Header, HeaderBuilder, Object, Ref, RefOr, Response, ResponseBuilder, Schema};
+use utoipa::openapi::{ObjectBuilder, OneOfBuilder};
+
+use super::schema::{of, text};
+use crate::api::answer::encode::OutputFormat;
+
+/// A header's name, what it holds, and what that says.
+type Named = (&'static str, Type, &'static str);
+
+/// On every answer.
+const ALWAYS: [Named; 2] = [
+    ("x-request-id", Type::String, "The request's own id, or the one that it brought."),
+    ("openai-processing-ms", Type::Integer, "Milliseconds until the answer began."),
+];
+const RETRY: [Named; 3] = [
+    ("retry-after", Type::Integer, "Seconds, 1 to 60, after which the answer may be another."),
+    ("retry-after-ms", Type::Integer, "The same in milliseconds, where it is known as exactly."),
+    ("x-should-retry", Type::String, "Whether an automatic retry has a point, where the status alone does not say it."),
+];
+const RATE_LIMIT: [Named; 3] = [
+    ("x-ratelimit-limit-requests", Type::Integer, "Requests that the key may send at once. Only with `--rate-limit`."),
+    ("x-ratelimit-remaining-requests", Type::Integer, "What is left of them."),
+    ("x-ratelimit-reset-requests", Type::String, "When all of them are back, such as `1s` or `6m0s`."),
+];
+const PICTURES: [Named; 7] = [
+    ("x-queue-ms", Type::Integer, "Milliseconds in the queue."),
+    ("x-queue-position", Type::Integer, "Jobs that were in line before the request's first."),
+    ("x-seed", Type::Integer, "The picture's seed, where the answer is its file."),
+    (
+        "x-warnings",
+        Type::String,
+        "What became of the request beside what was asked, where the answer is a file: sentences with ` | ` between them.",
+    ),
+    ("x-ignored-params", Type::String, "The fields that were given and have no effect."),
+    (
+        "x-generated-size",
+        Type::String,
+        "The size that the pictures were made at, where the model was made for certain sizes and another was asked for.",
+    ),
+    (
+        "idempotent-replayed",
+        Type::String,
+        "`true` where the answer is that of an earlier request with the same `idempotency-key`.",
+    ),
+];
+
+/// What is refused with each status.
+const REFUSALS: [(u16, &str); 11] = [
+    (400, "A field is missing, has a wrong type, or asks for what cannot be had: `param` names it."),
+    (401, "The server has keys, and the request brought none of them."),
+    (403, "The URL's signature does not fit, or it is too late."),
+    (404, "There is no such thing, at least not for this caller."),
+    (408, "The upload stopped coming."),
+    (413, "The body is too large. The rest of it is still read, so that the answer arrives."),
+    (415, "The body is of another type than the route takes, or compressed."),
+    (429, "The key's limit is met, the queue is full, or the answer would come too late."),
+    (500, "The server's own fault; its log has the reason under the request's id."),
+    (503, "The model is loading, has failed, or the server is stopping."),
+    (504, "The request's deadline passed."),
+];
+
+/// JSON of the component `name`.
+pub(super) fn json(description: &str, name: &str) -> ResponseBuilder {
+    response(description).content("application/json", content(Ref::from_schema_name(name), None))
+}
+
+pub(super) fn response(description: &str) -> ResponseBuilder {
+    with(ResponseBuilder::new().description(description), &ALWAYS)
+}
+
+/// The answers of a route that makes pictures: at once, as a stream or as a file.
+pub(super) fn pictures() -> ResponseBuilder {
+    let answer = with_events(json("The pictures, all of them.", "ImagesResponse"));
+    with(with(with_file(answer), &PICTURES), &RATE_LIMIT)
+}
+
+/// The answer of a job's events.
+pub(super) fn events() -> ResponseBuilder {
+    with_events(response("What a stream of the request tells, from its beginning."))
+}
+
+/// The answer that is a picture's file.
+pub(super) fn picture_file() -> ResponseBuilder {
+    with_file(response("The picture."))
+}
+
+/// The answer to a request that is answered later.
+pub(super) fn job_taken() -> ResponseBuilder {
+    let answer = json("A job to ask after.", "ImageJob");
+    let location = header(Type::String, "Where to ask: `/v1/images/jobs/{id}`.");
+    let answer = with(with(answer, &PICTURES), &RATE_LIMIT).header("location", location);
+    let operations = ["job", "job_events", "cancel_job"];
+    operations
+        .into_iter()
+        .fold(answer, |answer, operation| answer.link(operation, link(operation, "$response.body#/id")))
+}
+
+/// Where an answer leads: `operation`, with an id from the answer.
+pub(super) fn link(operation: &str, id: &str) -> Link {
+    Link::builder().operation_id(operation).parameter("id", id).build()
+}
+
+fn with_events(answer: ResponseBuilder) -> ResponseBuilder {
+    answer.content("text/event-stream", content(Ref::from_schema_name(STREAM), None))
+}
+
+/// The component that is one event of a stream.
+pub(super) const STREAM: &str = "StreamEvent";
+
+/// An event as OpenAPI has it: its fields as they stand on the wire, `data` being JSON in turn.
+pub(super) fn stream_event() -> Schema {
+    let description = "An `event:` line with the type and a `data:` line of JSON. Comments keep the connection alive; \
+         there is no `[DONE]`. A failure on the way is an event `error`, the last one.";
+    let events = [
+        ("PartialImageEvent", &["image_generation.partial_image", "image_edit.partial_image"][..]),
+        ("ProgressEvent", &["image_generation.progress", "image_edit.progress"]),
+        ("RestartedEvent", &["image_generation.restarted", "image_edit.restarted"]),
+        ("CompletedEvent", &["image_generation.completed", "image_edit.completed"]),
+        ("ErrorEvent", &["error"]),
+    ];
+    let one_of =
+        events.into_iter().fold(OneOfBuilder::new().description(Some(description)), |one_of, (name, types)| {
+            let data =
+                text("").content_media_type("application/json").content_schema(Some(Ref::from_schema_name(name)));
+            let event = ObjectBuilder::new().property("event", text("").enum_values(Some(types.iter().copied())));
+            one_of.item(event.property("data", data).required("event").required("data"))
+        });
+    one_of.build().into()
+}
+
+fn with_file(answer: ResponseBuilder) -> ResponseBuilder {
+    let formats = [OutputFormat::Png, OutputFormat::Jpeg, OutputFormat::WebP];
+    formats.into_iter().fold(answer, |answer, format| {
+        answer.content(format.media_type(), content(of(Type::String, "The file."), None))
+    })
+}
+
+pub(super) fn refusal(status: u16) -> Response {
+    let (_, description) =
+        REFUSALS.into_iter().find(|(known, _)| *known == status).expect("the status has a text. This is a bug.");
+    let answer = json(description, "ErrorResponse");
+    let answer = match status {
+        401 => answer.header("www-authenticate", header(Type::String, "`Bearer`.")),
+        429 => with(with(answer, &RETRY), &RATE_LIMIT),
+        500 | 503 | 504 => with(answer, &RETRY),
+        _ => answer,
+    };
+    answer.build()
+}
+
+pub(super) fn content(schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> utoipa::openapi::Content {
+    ContentBuilder::new().schema(Some(schema)).example(example).build()
+}
+
+pub(super) fn header(kind: Type, description: &str) -> Header {
+    HeaderBuilder::new().schema(Some(Object::with_type(kind))).description(Some(description)).build()
+}
+
+pub(super) fn with(answer: ResponseBuilder, headers: &[Named]) -> ResponseBuilder {
+    headers
+        .iter()
+        .fold(answer, |answer, (name, kind, description)| answer.header(*name, header(kind.clone(), description)))
+}

@@ -1,0 +1,74 @@
+//! `GET /openapi.json`: the API, described for programs. Bounds and words come from the constants that
+//! requests are checked by, answers from the types that are written.
+
+mod answers;
+mod bodies;
+mod routes;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use utoipa::ToSchema;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Components, ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
+
+use crate::api::answer::events::{CompletedEvent, ErrorEvent, PartialImageEvent, ProgressEvent, RestartedEvent};
+use crate::api::answer::openai::{ErrorResponse, ImagesResponse, Model, ModelList};
+use crate::api::config::{ApiConfig, BuildInfo};
+use crate::api::health::{Alive, Ready};
+use crate::api::info::Info;
+use crate::api::job::ImageJob;
+
+const DESCRIPTION: &str = "The OpenAI Images API, served by latentd. Clients of OpenAI's work as they are; what they do \
+    not know (steps, seeds, guidance, the step cache, jobs) stands beside it.\n\nEvery route under `/v1` answers without \
+    that prefix too, and with a trailing slash.";
+
+/// The document of a server with these settings, which fetches pictures that edits name by URL or not.
+pub(crate) fn document(config: &ApiConfig, fetches_pictures: bool) -> OpenApi {
+    let info =
+        InfoBuilder::new().title("latentd").version(config.build.version).description(Some(DESCRIPTION)).license(Some(
+            LicenseBuilder::new().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build(),
+        ));
+    OpenApiBuilder::new()
+        .info(info.build())
+        .paths(routes::paths())
+        .components(Some(components(config, fetches_pictures)))
+        .build()
+}
+
+fn components(config: &ApiConfig, fetches_pictures: bool) -> Components {
+    let mut schemas = Vec::new();
+    add::<ImagesResponse>(&mut schemas);
+    add::<ErrorResponse>(&mut schemas);
+    add::<PartialImageEvent>(&mut schemas);
+    add::<ProgressEvent>(&mut schemas);
+    add::<RestartedEvent>(&mut schemas);
+    add::<CompletedEvent>(&mut schemas);
+    add::<ErrorEvent>(&mut schemas);
+    add::<ImageJob>(&mut schemas);
+    add::<ModelList>(&mut schemas);
+    add::<Model>(&mut schemas);
+    add::<Alive>(&mut schemas);
+    add::<Ready>(&mut schemas);
+    add::<Info>(&mut schemas);
+    add::<BuildInfo>(&mut schemas);
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("`--api-key`")).build();
+    let api_key = ApiKeyValue::with_description("api-key", "The same key, in Azure's header");
+    ComponentsBuilder::new()
+        .schema("GenerationRequest", bodies::generation(config))
+        .schema("EditRequest", bodies::edit_json(config, fetches_pictures))
+        .schema("EditForm", bodies::edit_form(config))
+        .schema(answers::STREAM, answers::stream_event())
+        .schemas_from_iter(schemas)
+        .security_scheme(routes::BEARER, SecurityScheme::Http(bearer))
+        .security_scheme(routes::API_KEY, SecurityScheme::ApiKey(ApiKey::Header(api_key)))
+        .build()
+}
+
+type Schemas = Vec<(String, utoipa::openapi::RefOr<utoipa::openapi::Schema>)>;
+
+/// The schema of a type that is answered, and of those within it.
+fn add<T: ToSchema>(schemas: &mut Schemas) {
+    schemas.push((T::name().into(), T::schema()));
+    T::schemas(schemas);
+}

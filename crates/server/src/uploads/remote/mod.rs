@@ -1,0 +1,91 @@
+//! Pictures that a request names by `http(s)` URL: which of them the server fetches, and how.
+//!
+//! Off unless the operator turns it on: a server that fetches for its clients can be made to reach what only it
+//! can reach (server-side request forgery). What is allowed is decided by `policy` and `address`, of plain
+//! values; `fetch` does what they allow.
+
+mod address;
+mod fetch;
+mod places;
+mod policy;
+
+use std::sync::{Mutex, PoisonError};
+
+use axum::body::Bytes;
+use diffusion::InvalidRequest;
+use futures_util::future::try_join_all;
+use url::Url;
+
+pub use fetch::ImageFetcher;
+pub use policy::{ImageUrlHost, ImageUrlSchemes, ImageUrls, InvalidHost};
+
+use super::body::Upload;
+use super::sources::{Named, Source};
+use crate::api::error::ApiError;
+use crate::api::request::picture_bounds::file_too_large;
+use fetch::FetchError;
+
+/// The pictures of a request, once those that are elsewhere were fetched, all at a time. They count as if the
+/// request had brought them.
+///
+/// # Errors
+/// The first that is not to be had, and why.
+pub(crate) async fn fetched(
+    named: Vec<Named>,
+    fetcher: Option<&ImageFetcher>,
+    upload: &mut Upload,
+    param: &'static str,
+) -> Result<Vec<Source>, ApiError> {
+    let client = upload.client();
+    let upload = Mutex::new(upload);
+    let count = |piece: &Bytes| {
+        let mut upload = upload.lock().unwrap_or_else(PoisonError::into_inner);
+        upload.account(piece).map_err(|err| Failed::Counting(together(err, param)))
+    };
+    try_join_all(named.into_iter().map(|named| async move {
+        match (named, fetcher) {
+            (Named::Sent(source), _) => Ok(source),
+            (Named::Elsewhere(url), Some(fetcher)) => {
+                let file = fetcher.fetch(url.clone(), client, count).await;
+                file.map(Source::File).map_err(|failed| failed.told(&url, param))
+            }
+            (Named::Elsewhere(_), None) => unreachable!("such a URL was refused. This is a bug."),
+        }
+    }))
+    .await
+}
+
+enum Failed {
+    Fetching(FetchError),
+    Counting(ApiError),
+}
+
+impl From<FetchError> for Failed {
+    fn from(err: FetchError) -> Self {
+        Failed::Fetching(err)
+    }
+}
+
+impl Failed {
+    fn told(self, url: &Url, param: &'static str) -> ApiError {
+        match self {
+            Failed::Fetching(FetchError::TooLarge) => ApiError::ImageTooLarge(file_too_large(param)),
+            Failed::Fetching(err) => {
+                let bound = format!("name pictures that can be fetched, but one {err}");
+                ApiError::InvalidImage(InvalidRequest::new(param, bound, url))
+            }
+            Failed::Counting(err) => err,
+        }
+    }
+}
+
+/// The body itself was not too large.
+fn together(err: ApiError, param: &'static str) -> ApiError {
+    match err {
+        ApiError::BodyTooLarge { limit } => {
+            let bound = format!("have at most {} bytes, together with the request", limit.bytes);
+            ApiError::ImageTooLarge(InvalidRequest::new(param, bound, "more"))
+        }
+        err => err,
+    }
+}
