@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use server::{InputPictures, input_pictures};
+use pictures::{InputPictures, input_pictures};
 
 use crate::error::Error;
 

@@ -9,8 +9,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::api::answer::encode::OutputFormat;
 use crate::api::error::ApiError;
+use pictures::OutputFormat;
 
 /// How long a URL is good, in seconds.
 const LIFETIME: u64 = 60 * 60;

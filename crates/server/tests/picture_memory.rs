@@ -90,13 +90,13 @@ async fn pictures_take_no_more_than_what_is_counted_for_them() {
         ("rgba16.png", png(DynamicImage::new_rgba16(SIDE, SIDE))),
         ("baseline.jpg", written(DynamicImage::new_rgb8(SIDE, SIDE), ImageFormat::Jpeg)),
         ("lossless.webp", written(DynamicImage::new_rgba8(SIDE, SIDE), ImageFormat::WebP)),
-        ("scans.jpg", include_bytes!("../src/uploads/testdata/scans.jpg").into()),
-        ("scans_cmyk.jpg", include_bytes!("../src/uploads/testdata/scans_cmyk.jpg").into()),
-        ("lossy.webp", include_bytes!("../src/uploads/testdata/lossy.webp").into()),
-        ("clear.webp", include_bytes!("../src/uploads/testdata/clear.webp").into()),
-        ("moving.webp", include_bytes!("../src/uploads/testdata/moving.webp").into()),
-        ("moving_lossless.webp", include_bytes!("../src/uploads/testdata/moving_lossless.webp").into()),
-        ("moving.gif", include_bytes!("../src/uploads/testdata/moving.gif").into()),
+        ("scans.jpg", include_bytes!("../../pictures/testdata/scans.jpg").into()),
+        ("scans_cmyk.jpg", include_bytes!("../../pictures/testdata/scans_cmyk.jpg").into()),
+        ("lossy.webp", include_bytes!("../../pictures/testdata/lossy.webp").into()),
+        ("clear.webp", include_bytes!("../../pictures/testdata/clear.webp").into()),
+        ("moving.webp", include_bytes!("../../pictures/testdata/moving.webp").into()),
+        ("moving_lossless.webp", include_bytes!("../../pictures/testdata/moving_lossless.webp").into()),
+        ("moving.gif", include_bytes!("../../pictures/testdata/moving.gif").into()),
     ];
     let (none, all) = (served(1).await, served(1 << 30).await);
     // What is made once is made here.

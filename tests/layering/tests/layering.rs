@@ -11,7 +11,8 @@ use std::process::Command;
 use layering::{circles, crates, imports};
 
 /// The crates of this workspace.
-const OURS: [&str; 9] = ["cache", "demo", "diffusion", "gpu", "kernels", "latentd", "models", "scheduler", "server"];
+const OURS: [&str; 10] =
+    ["cache", "demo", "diffusion", "gpu", "kernels", "latentd", "models", "pictures", "scheduler", "server"];
 
 /// The names on the lines of `cargo tree` for `package`, itself left out.
 fn tree(package: &str, more: &[&str]) -> BTreeSet<String> {
@@ -78,8 +79,17 @@ fn the_scheduler_knows_neither_tensors_nor_json_nor_http() {
 }
 
 #[test]
+fn picture_files_know_neither_tensors_nor_http() {
+    check("pictures", &["diffusion"], &["candle-core", "tokio", "axum"]);
+}
+
+#[test]
 fn the_server_knows_no_tensor_and_no_model() {
-    check("server", &["cache", "diffusion", "scheduler"], &["candle-core", "candle-nn", "safetensors", "tokenizers"]);
+    check(
+        "server",
+        &["cache", "diffusion", "pictures", "scheduler"],
+        &["candle-core", "candle-nn", "safetensors", "tokenizers"],
+    );
 }
 
 #[test]

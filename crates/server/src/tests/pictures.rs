@@ -17,7 +17,7 @@ fn file(picture: impl Into<DynamicImage>) -> Vec<u8> {
 
 macro_rules! testdata {
     ($name:literal) => {
-        include_bytes!(concat!("../uploads/testdata/", $name)).as_slice()
+        include_bytes!(concat!("../../../pictures/testdata/", $name)).as_slice()
     };
 }
 

@@ -360,13 +360,13 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 const PICTURES: [&[u8]; 7] = [
-    include_bytes!("../uploads/testdata/turned.jpg"),
-    include_bytes!("../uploads/testdata/cmyk.jpg"),
-    include_bytes!("../uploads/testdata/turned.webp"),
-    include_bytes!("../uploads/testdata/animated.webp"),
-    include_bytes!("../uploads/testdata/animated.png"),
-    include_bytes!("../uploads/testdata/palette.png"),
-    include_bytes!("../uploads/testdata/animated.gif"),
+    include_bytes!("../../../pictures/testdata/turned.jpg"),
+    include_bytes!("../../../pictures/testdata/cmyk.jpg"),
+    include_bytes!("../../../pictures/testdata/turned.webp"),
+    include_bytes!("../../../pictures/testdata/animated.webp"),
+    include_bytes!("../../../pictures/testdata/animated.png"),
+    include_bytes!("../../../pictures/testdata/palette.png"),
+    include_bytes!("../../../pictures/testdata/animated.gif"),
 ];
 
 proptest! {

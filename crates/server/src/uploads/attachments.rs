@@ -1,11 +1,12 @@
 //! The pictures that a request brings or names, before any of them is fetched or decoded.
 
+use ::pictures::InputPictures;
 use diffusion::InputImageBounds;
 use sha2::{Digest, Sha256};
 
 use super::body::Upload;
 use super::held_memory::{HeldMemory, MemoryLedger};
-use super::pictures::{self, InputPictures, PictureMemory};
+use super::pictures::{self, PictureMemory};
 use super::remote::{self, ImageFetcher};
 use super::sources::{self, Named, Source};
 use crate::api::error::ApiError;

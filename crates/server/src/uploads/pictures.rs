@@ -1,42 +1,20 @@
 //! Decoding the pictures that a request or a command brings, and the mask of the first.
 
-use std::sync::Arc;
-
-use diffusion::{ImageSize, InputImage, InputImageBounds, InvalidRequest, Mask};
+use diffusion::InputImageBounds;
+use pictures::{
+    Footprint, InputFiles, InputPictures, MASK, MAX_PIXELS, PictureError, PictureFile, Place, Sides, check_mask,
+    decode_mask,
+};
 use tokio::sync::Semaphore;
 
 use super::data_url::{self, Invalid};
 use super::held_memory::{HeldMemory, shown};
-use super::picture_file::{Footprint, MAX_PIXELS, PictureError, PictureFile, Place};
-use super::sources::{self, Named, Source};
+use super::sources::{Named, Source};
 use crate::api::error::ApiError;
 use crate::api::request::picture_bounds::{MAX_IMAGE_BYTES, file_too_large};
 
 /// Most requests whose pictures are decoded at a time: that takes more memory than they have afterwards.
 static DECODERS: Semaphore = Semaphore::const_new(2);
-
-/// The pictures to edit: upright, in sRGB, on white where they are transparent.
-#[derive(Clone, Debug, Default)]
-pub struct InputPictures {
-    /// The pictures, in their order.
-    pub images: Arc<[InputImage]>,
-    /// Where the first may be changed.
-    pub mask: Option<Mask>,
-}
-
-/// Decodes the files of pictures and of a mask, by the rules of requests over HTTP.
-///
-/// # Errors
-/// The first that is no picture, or too large a one, or a mask that does not belong to the first picture; the
-/// field is `image` or `mask`.
-pub fn input_pictures(files: Vec<Vec<u8>>, mask: Option<Vec<u8>>) -> Result<InputPictures, InvalidRequest> {
-    let sources = files.into_iter().map(Source::File).collect();
-    decode_all(sources, mask.map(Source::File), "image").map_err(PictureError::into_inner)
-}
-
-fn decode_all(sources: Vec<Source>, mask: Option<Source>, param: &'static str) -> Result<InputPictures, PictureError> {
-    PictureFiles::read(sources, mask, param)?.decode()
-}
 
 /// The memory of a request that brings pictures.
 pub(super) struct PictureMemory {
@@ -50,7 +28,7 @@ pub(super) struct PictureMemory {
 /// of as `param`.
 ///
 /// # Errors
-/// As of [`input_pictures`]; there is no room for them, or never will be.
+/// As of [`pictures::input_pictures`]; there is no room for them, or never will be.
 pub(super) async fn decoded(
     sources: Vec<Source>,
     mask: Option<Source>,
@@ -62,7 +40,7 @@ pub(super) async fn decoded(
     }
     decoding(param, move || {
         let PictureMemory { sent: _sent, decoded: mut held } = memory;
-        let files = PictureFiles::read(sources, mask, param)?;
+        let files = in_files(sources, mask, param)?;
         let kept = files.footprint.kept;
         reserve(&mut held, files.footprint, param)?;
         let pictures = files.decode()?;
@@ -143,7 +121,7 @@ fn judge_all(
     {
         let file = PictureFile::open(bytes, pixels_left, &MASK)?;
         check_mask(&file, first)?;
-        reserve(held, file.alpha_footprint(), sources::MASK)?;
+        reserve(held, file.alpha_footprint(), MASK.param)?;
         decode_mask(file)?;
     }
     Ok((images, mask))
@@ -160,105 +138,14 @@ fn in_bytes<'n>(named: &'n mut Named, place: &Place) -> Result<Option<&'n [u8]>,
     })
 }
 
-/// The files of pictures and of a mask, of which the heads were read.
-struct PictureFiles {
-    images: Vec<Vec<u8>>,
-    mask: Option<Vec<u8>>,
-    param: &'static str,
-    /// Of decoding all of them, one after the other.
-    footprint: Footprint,
-}
-
-impl PictureFiles {
-    /// Reads the heads of all files: what can be refused by them is, before anything is decoded.
-    ///
-    /// # Errors
-    /// The first that is none of our kinds of pictures, or too large a one, or a mask that does not fit the first.
-    fn read(sources: Vec<Source>, mask: Option<Source>, param: &'static str) -> Result<Self, PictureError> {
-        let count = sources.len();
-        let mut files = PictureFiles { images: Vec::new(), mask: None, param, footprint: Footprint::default() };
-        let mut pixels_left = MAX_PIXELS;
-        let mut first = None;
-        for (idx, source) in sources.into_iter().enumerate() {
-            let place = Place { param, idx, count };
-            let bytes = bytes(source, &place)?;
-            let file = PictureFile::open(&bytes, pixels_left, &place)?;
-            first.get_or_insert(Sides::of(&file));
-            pixels_left -= file.stored_size().pixels();
-            files.footprint = files.footprint.then(file.opaque_footprint());
-            drop(file);
-            files.images.push(bytes);
-        }
-        if let Some(mask) = mask.filter(|_| first.is_some()) {
-            let bytes = bytes(mask, &MASK)?;
-            let file = PictureFile::open(&bytes, pixels_left, &MASK)?;
-            check_mask(&file, first)?;
-            files.footprint = files.footprint.then(file.alpha_footprint());
-            drop(file);
-            files.mask = Some(bytes);
-        }
-        Ok(files)
-    }
-
-    /// Decodes them, each file being let go when that is done.
-    ///
-    /// # Errors
-    /// The first that is broken, or a mask that changes nothing.
-    fn decode(self) -> Result<InputPictures, PictureError> {
-        let PictureFiles { images: files, mask, param, .. } = self;
-        let count = files.len();
-        let mut images = Vec::with_capacity(count);
-        for (idx, bytes) in files.into_iter().enumerate() {
-            let place = Place { param, idx, count };
-            images.push(InputImage::new(PictureFile::open(&bytes, MAX_PIXELS, &place)?.opaque()?));
-        }
-        let mask =
-            mask.as_deref().map(|bytes| decode_mask(PictureFile::open(bytes, MAX_PIXELS, &MASK)?)).transpose()?;
-        Ok(InputPictures { images: images.into(), mask })
-    }
-}
-
-/// Where a mask stands.
-const MASK: Place = Place { param: sources::MASK, idx: 0, count: 1 };
-
-/// The sides of a picture.
-#[derive(Clone, Copy)]
-struct Sides {
-    upright: ImageSize,
-    stored: ImageSize,
-}
-
-impl Sides {
-    fn of(file: &PictureFile<'_>) -> Self {
-        Sides { upright: file.upright_size(), stored: file.stored_size() }
-    }
-}
-
-/// A mask is turned upright by its own EXIF, as pictures are, and lies on the upright picture: on `first`, if that is
-/// known yet.
-fn check_mask(file: &PictureFile<'_>, first: Option<Sides>) -> Result<(), PictureError> {
-    if !file.has_alpha() {
-        let bound = "have an alpha channel, as PNG, WebP and GIF files can: what is transparent is edited";
-        return Err(MASK.invalid(bound, "a picture without one"));
-    }
-    let size = file.upright_size();
-    if let Some(first) = first.filter(|first| first.upright != size) {
-        let mut bound = format!("be as large as the (first) picture, {}", first.upright);
-        if first.stored != first.upright {
-            bound += &format!(" (once that is turned upright: its file has {})", first.stored);
-        }
-        return Err(MASK.invalid(bound, size));
-    }
-    Ok(())
-}
-
-fn decode_mask(file: PictureFile<'_>) -> Result<Mask, PictureError> {
-    let size = file.upright_size();
-    let alpha = file.alpha()?;
-    if alpha.iter().all(|&alpha| alpha == u8::MAX) {
-        return Err(MASK.invalid("be transparent where the picture is to be edited", "an opaque picture"));
-    }
-    Ok(Mask::from_alpha(size, &alpha))
+/// The files of all `sources` and of the mask, of which the heads are read.
+///
+/// # Errors
+/// As of [`InputFiles::read`].
+fn in_files(sources: Vec<Source>, mask: Option<Source>, param: &'static str) -> Result<InputFiles, PictureError> {
+    let count = sources.len();
+    let images = sources.into_iter().enumerate().map(|(idx, source)| bytes(source, &Place { param, idx, count }));
+    InputFiles::read(images, mask.map(|mask| bytes(mask, &MASK)), param)
 }
 
 /// The bytes of a picture's file.
@@ -271,5 +158,48 @@ fn bytes(source: Source, place: &Place) -> Result<Vec<u8>, PictureError> {
     if file.len() > MAX_IMAGE_BYTES { Err(PictureError::TooLarge(file_too_large(place.param))) } else { Ok(file) }
 }
 
+impl From<PictureError> for ApiError {
+    fn from(err: PictureError) -> Self {
+        match err {
+            PictureError::Invalid(err) => ApiError::InvalidImage(err),
+            PictureError::TooLarge(err) => ApiError::ImageTooLarge(err),
+        }
+    }
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::io::Cursor;
+
+    use base64::Engine;
+    use image::{DynamicImage, ImageBuffer, ImageFormat};
+
+    use super::*;
+
+    const BLUE: [u8; 3] = [30, 60, 200];
+
+    #[test]
+    fn data_urls_are_read_as_clients_write_them() {
+        let mut file = Cursor::new(Vec::new());
+        let picture = DynamicImage::ImageRgb8(ImageBuffer::from_pixel(1, 1, image::Rgb(BLUE)));
+        picture.write_to(&mut file, ImageFormat::Png).unwrap();
+        let text = base64::engine::general_purpose::STANDARD.encode(file.get_ref());
+        let read = |url: String| {
+            in_files(vec![Source::DataUrl(url)], None, "images")
+                .and_then(InputFiles::decode)
+                .map_err(|err| err.to_string())
+        };
+        let wrapped: String =
+            text.as_bytes().chunks(20).map(|line| format!("{}\r\n", str::from_utf8(line).unwrap())).collect();
+        for url in [
+            format!("data:image/png;base64,{text}"),
+            format!("DATA:;BASE64,{}", text.trim_end_matches('=')),
+            format!("data:image/jpeg;name=x.jpg;base64,{wrapped}"),
+        ] {
+            assert_eq!(read(url.clone()).unwrap().images[0].image.pixels, BLUE, "{url}");
+        }
+        for bad in ["data:image/png;base64", "data:image/png,abc", "data:image/png;base64,?"] {
+            assert!(read(bad.into()).unwrap_err().starts_with("`images` must be a URL"), "{bad}");
+        }
+    }
+}

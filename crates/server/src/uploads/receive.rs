@@ -3,6 +3,7 @@
 use axum::extract::Request;
 use axum::http::HeaderMap;
 use diffusion::{ImageRequest, InputImageBounds, InvalidRequest, Limits, ModelCard};
+use pictures::InputPictures;
 
 use super::attachments::Attachments;
 use super::body::{self, MediaType, Upload, linger};
@@ -11,7 +12,7 @@ use super::held_memory::HeldMemory;
 #[cfg(test)]
 use super::held_memory::MemoryLedger;
 use super::multipart::Form;
-use super::pictures::InputPictures;
+
 use super::remote::ImageFetcher;
 use super::sources::Named;
 use super::{json, multipart, sources};

@@ -4,7 +4,6 @@ pub(crate) mod base64;
 pub(crate) mod body;
 pub(crate) mod cache_report;
 pub mod cache_summary;
-pub(crate) mod encode;
 pub(crate) mod events;
 pub(crate) mod metadata;
 pub(crate) mod openai;

@@ -8,8 +8,8 @@ use scheduler::{Generated, Timings};
 
 use super::cache_report::CacheReport;
 use super::cache_summary;
-use super::encode::encode;
 use super::terms::Terms;
+use pictures::encode;
 
 /// A finished picture.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use utoipa::openapi::{Header, HeaderBuilder, Object, Ref, RefOr, Response, Respo
 use utoipa::openapi::{ObjectBuilder, OneOfBuilder};
 
 use super::schema::{of, text};
-use crate::api::answer::encode::OutputFormat;
+use pictures::OutputFormat;
 
 /// A header's name, what it holds, and what that says.
 type Named = (&'static str, Type, &'static str);

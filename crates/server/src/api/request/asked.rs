@@ -3,7 +3,7 @@
 use cache::CacheConfig;
 use diffusion::{RequestDraft, WithoutEffect};
 
-use crate::api::answer::encode::OutputFormat;
+use pictures::OutputFormat;
 
 /// Most previews of a picture that are counted out (OpenAI's bound).
 pub(crate) const MAX_PARTIAL_IMAGES: i64 = 3;

@@ -6,8 +6,8 @@ use diffusion::{InvalidRequest, PreviewTimes, Previews, WithoutEffect};
 use super::asked::{Delivery, ImageField, ResponseFormat, StreamOptions};
 use super::given::Fields;
 use super::vocabulary as field;
-use crate::api::answer::encode::OutputFormat;
 use crate::api::error::ApiError;
+use pictures::OutputFormat;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 

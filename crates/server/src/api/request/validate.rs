@@ -9,9 +9,9 @@ use super::delivery::{self, Wanted};
 use super::given::Fields;
 use super::step_cache;
 use super::vocabulary as field;
-use crate::api::answer::encode::OutputFormat;
 use crate::api::config::ApiConfig;
 use crate::api::error::ApiError;
+use pictures::OutputFormat;
 
 /// Reads a request for pictures off `fields`, but for the pictures that it brings.
 ///

@@ -7,7 +7,7 @@ use scheduler::PRIORITIES;
 use super::asked::{ImageField, MAX_PARTIAL_IMAGES, ResponseFormat};
 use super::given::Shape;
 use super::kinds::{AnyField, Field, Flag, Integer, MoreFields, Named, OneOf, Settings, Text, Weight, Word};
-use crate::api::answer::encode::OutputFormat;
+use pictures::OutputFormat;
 
 /// All of them, in the order of their description.
 pub(crate) static FIELDS: [&dyn AnyField; 36] = [

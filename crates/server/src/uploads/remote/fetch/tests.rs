@@ -174,7 +174,7 @@ fn no_proxy_is_asked() {
     let proxy = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     proxy.set_nonblocking(true).unwrap();
     let url = format!("http://{}", proxy.local_addr().unwrap());
-    let fetching = "request::remote::fetch::tests::a_picture_is_fetched_and_what_is_none_is_told";
+    let fetching = "uploads::remote::fetch::tests::a_picture_is_fetched_and_what_is_none_is_told";
     let mut again = std::process::Command::new(std::env::current_exe().unwrap());
     let output = again.args(["--exact", fetching]).env("http_proxy", url).output().unwrap();
     let told = String::from_utf8(output.stdout).unwrap();

@@ -3,92 +3,27 @@
 
 use std::io::Cursor;
 
-use diffusion::{ImageSize, InvalidRequest, RgbImage};
+use diffusion::{ImageSize, RgbImage};
 use image::metadata::Orientation;
-use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::colour::in_srgb;
-use crate::api::error::ApiError;
-
-/// Most pixels of a request's pictures together.
-pub(super) const MAX_PIXELS: usize = 64_000_000;
-/// The longest side of a picture.
-const MAX_SIDE: u32 = 16_384;
-/// Most bytes that a decoder may take for itself. The pixels are bounded by the two above.
-const MAX_DECODER_BYTES: u64 = 512 << 20;
+use crate::bounds::{MAX_DECODER_BYTES, MAX_PIXELS, MAX_SIDE};
+use crate::colour::in_srgb;
+use crate::place::{PictureError, Place};
 
 /// Bytes that decoding takes: the most meanwhile, and what is left of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Footprint {
-    pub(super) peak: usize,
-    pub(super) kept: usize,
+pub struct Footprint {
+    /// Meanwhile.
+    pub peak: usize,
+    /// After it.
+    pub kept: usize,
 }
 
 impl Footprint {
     /// Of what is decoded after this.
-    pub(super) fn then(self, next: Footprint) -> Footprint {
+    pub fn then(self, next: Footprint) -> Footprint {
         Footprint { peak: self.peak.max(self.kept + next.peak), kept: self.kept + next.kept }
-    }
-}
-
-/// Why a picture is not taken; the field is the one that it was given in.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PictureError {
-    /// It is none, or none that can be read.
-    #[error(transparent)]
-    Invalid(InvalidRequest),
-    /// It is over a bound.
-    #[error(transparent)]
-    TooLarge(InvalidRequest),
-}
-
-impl From<PictureError> for ApiError {
-    fn from(err: PictureError) -> Self {
-        match err {
-            PictureError::Invalid(err) => ApiError::InvalidImage(err),
-            PictureError::TooLarge(err) => ApiError::ImageTooLarge(err),
-        }
-    }
-}
-
-impl PictureError {
-    pub(crate) fn into_inner(self) -> InvalidRequest {
-        match self {
-            PictureError::Invalid(err) | PictureError::TooLarge(err) => err,
-        }
-    }
-}
-
-/// The `idx`th of so many pictures of a field.
-pub(super) struct Place {
-    pub(super) param: &'static str,
-    pub(super) idx: usize,
-    pub(super) count: usize,
-}
-
-impl Place {
-    fn error(&self, bound: impl Into<String>, given: impl ToString) -> InvalidRequest {
-        let given = given.to_string();
-        let given = if self.count > 1 { format!("{given} (picture {})", self.idx + 1) } else { given };
-        InvalidRequest::new(self.param, bound, given)
-    }
-
-    pub(super) fn invalid(&self, bound: impl Into<String>, given: impl ToString) -> PictureError {
-        PictureError::Invalid(self.error(bound, given))
-    }
-
-    pub(super) fn too_large(&self, bound: impl Into<String>, given: impl ToString) -> PictureError {
-        PictureError::TooLarge(self.error(bound, given))
-    }
-
-    fn broken(&self, err: ImageError) -> PictureError {
-        match err {
-            ImageError::Limits(_) => {
-                let bound = format!("be decoded in at most {MAX_DECODER_BYTES} bytes of memory");
-                self.too_large(bound, "a picture that needs more")
-            }
-            err => self.invalid("be a whole picture", err),
-        }
     }
 }
 
@@ -110,7 +45,7 @@ fn is_whole_jpeg(file: &[u8]) -> bool {
 }
 
 /// A file whose head was read: of several pictures in it the first.
-pub(super) struct PictureFile<'f> {
+pub struct PictureFile<'f> {
     decoder: Box<dyn ImageDecoder + 'f>,
     /// Bytes that the decoder takes beside the pixels.
     own_bytes: usize,
@@ -123,7 +58,7 @@ impl<'f> PictureFile<'f> {
     ///
     /// # Errors
     /// It is none of our kinds of pictures, or claims more than `pixels_left` pixels.
-    pub(super) fn open(file: &'f [u8], pixels_left: usize, place: &'f Place) -> Result<Self, PictureError> {
+    pub fn open(file: &'f [u8], pixels_left: usize, place: &'f Place) -> Result<Self, PictureError> {
         let known = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Gif];
         let format = image::guess_format(file).ok().filter(|format| known.contains(format));
         let format = format.ok_or_else(|| place.invalid("be a PNG, JPEG, WebP or GIF file", name_of(file)))?;
@@ -144,7 +79,7 @@ impl<'f> PictureFile<'f> {
     }
 
     /// As it will be seen.
-    pub(super) fn upright_size(&self) -> ImageSize {
+    pub fn upright_size(&self) -> ImageSize {
         let stored = self.stored_size();
         match self.orientation {
             Orientation::Rotate90
@@ -156,23 +91,24 @@ impl<'f> PictureFile<'f> {
     }
 
     /// As its rows stand in the file.
-    pub(super) fn stored_size(&self) -> ImageSize {
+    pub fn stored_size(&self) -> ImageSize {
         let (width, height) = self.decoder.dimensions();
         ImageSize { width: width as usize, height: height as usize }
     }
 
-    pub(super) fn has_alpha(&self) -> bool {
+    /// Whether its pixels have an opacity.
+    pub fn has_alpha(&self) -> bool {
         self.decoder.color_type().has_alpha()
     }
 
     /// What [`PictureFile::opaque`] takes, and 3 bytes a pixel after it.
-    pub(super) fn opaque_footprint(&self) -> Footprint {
+    pub fn opaque_footprint(&self) -> Footprint {
         let is_turned = self.orientation != Orientation::NoTransforms;
         self.footprint(3, if self.has_alpha() || is_turned { 3 } else { 0 })
     }
 
     /// What [`PictureFile::alpha`] takes and what is made of it, and a byte a pixel after it.
-    pub(super) fn alpha_footprint(&self) -> Footprint {
+    pub fn alpha_footprint(&self) -> Footprint {
         self.footprint(1, 1)
     }
 
@@ -193,7 +129,7 @@ impl<'f> PictureFile<'f> {
     ///
     /// # Errors
     /// It is broken, or needs too much memory.
-    pub(super) fn opaque(mut self) -> Result<RgbImage, PictureError> {
+    pub fn opaque(mut self) -> Result<RgbImage, PictureError> {
         let icc_profile = self.decoder.icc_profile().unwrap_or(None);
         let picture = DynamicImage::from_decoder(self.decoder).map_err(|err| self.place.broken(err))?;
         // Turned last: that takes the least memory.
@@ -207,7 +143,7 @@ impl<'f> PictureFile<'f> {
     ///
     /// # Errors
     /// As of [`PictureFile::opaque`].
-    pub(super) fn alpha(self) -> Result<Vec<u8>, PictureError> {
+    pub fn alpha(self) -> Result<Vec<u8>, PictureError> {
         let mut picture = DynamicImage::from_decoder(self.decoder).map_err(|err| self.place.broken(err))?;
         picture.apply_orientation(self.orientation);
         Ok(picture.into_rgba8().pixels().map(|pixel| pixel.0[3]).collect())

@@ -11,15 +11,18 @@ const PARAMETERS: &str = "parameters";
 
 /// A kind of picture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OutputFormat {
+pub enum OutputFormat {
+    /// Lossless, and with a place for text.
     Png,
+    /// As small as its quality says.
     Jpeg,
+    /// Lossless.
     WebP,
 }
 
 impl OutputFormat {
     /// OpenAI's word for it.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             OutputFormat::Png => "png",
             OutputFormat::Jpeg => "jpeg",
@@ -28,7 +31,7 @@ impl OutputFormat {
     }
 
     /// The `Content-Type` of its files.
-    pub(crate) fn media_type(self) -> &'static str {
+    pub fn media_type(self) -> &'static str {
         match self {
             OutputFormat::Png => "image/png",
             OutputFormat::Jpeg => "image/jpeg",
@@ -43,7 +46,7 @@ impl OutputFormat {
 ///
 /// # Errors
 /// The picture is larger than its format can hold.
-pub(crate) fn encode(image: &RgbImage, format: OutputFormat, quality: u8, text: Option<&str>) -> ImageResult<Vec<u8>> {
+pub fn encode(image: &RgbImage, format: OutputFormat, quality: u8, text: Option<&str>) -> ImageResult<Vec<u8>> {
     let mut file = Vec::with_capacity(image.pixels.len() / 2);
     let (pixels, colours) = (&image.pixels, ExtendedColorType::Rgb8);
     let (width, height) = (image.size.width as u32, image.size.height as u32);

@@ -2,8 +2,7 @@
 
 use std::io::Cursor;
 
-use base64::Engine;
-use diffusion::RgbImage;
+use diffusion::{Mask, RgbImage};
 use image::{ColorType, DynamicImage, ImageBuffer, ImageFormat, Luma, LumaA, Rgba};
 
 use super::*;
@@ -138,28 +137,9 @@ fn a_size_is_refused_before_memory_is_taken_for_it() {
     let expected = "`image` must be decoded in at most 536870912 bytes of memory. Given: a picture that needs more";
     assert_eq!(read(&claims(u32::MAX >> 1, 1)).unwrap_err(), expected, "one row is more");
     assert!(read(&claims(8000, 8000)).unwrap_err().contains("be a whole picture"), "64 megapixels are taken");
-    let all = vec![Source::File(png(DynamicImage::new_rgb8(10, 10))), Source::File(claims(8000, 8000))];
+    let all = [png(DynamicImage::new_rgb8(10, 10)), claims(8000, 8000)].map(Ok);
     let expected = "`image` must have at most 64 megapixels in all. Given: 8000x8000 (picture 2)";
-    assert_eq!(decode_all(all, None, "image").unwrap_err().to_string(), expected);
-}
-
-#[test]
-fn data_urls_are_read_as_clients_write_them() {
-    let file = png(DynamicImage::ImageRgb8(ImageBuffer::from_pixel(1, 1, image::Rgb(BLUE))));
-    let text = base64::engine::general_purpose::STANDARD.encode(&file);
-    let read = |url: String| decode_all(vec![Source::DataUrl(url)], None, "images").map_err(|err| err.to_string());
-    let wrapped: String =
-        text.as_bytes().chunks(20).map(|line| format!("{}\r\n", str::from_utf8(line).unwrap())).collect();
-    for url in [
-        format!("data:image/png;base64,{text}"),
-        format!("DATA:;BASE64,{}", text.trim_end_matches('=')),
-        format!("data:image/jpeg;name=x.jpg;base64,{wrapped}"),
-    ] {
-        assert_eq!(read(url.clone()).unwrap().images[0].image.pixels, BLUE, "{url}");
-    }
-    for bad in ["data:image/png;base64", "data:image/png,abc", "data:image/png;base64,?"] {
-        assert!(read(bad.into()).unwrap_err().starts_with("`images` must be a URL"), "{bad}");
-    }
+    assert_eq!(InputFiles::read(all.into_iter(), None, "image").err().unwrap().to_string(), expected);
 }
 
 /// A picture of `size` whose left half is transparent.

@@ -1,0 +1,91 @@
+//! The pictures of an edit, and the mask of the first.
+
+use std::sync::Arc;
+
+use diffusion::{InputImage, InvalidRequest, Mask};
+
+use crate::bounds::MAX_PIXELS;
+use crate::file::{Footprint, PictureFile};
+use crate::mask::{MASK, Sides, check_mask, decode_mask};
+use crate::place::{PictureError, Place};
+
+/// The pictures to edit: upright, in sRGB, on white where they are transparent.
+#[derive(Clone, Debug, Default)]
+pub struct InputPictures {
+    /// The pictures, in their order.
+    pub images: Arc<[InputImage]>,
+    /// Where the first may be changed.
+    pub mask: Option<Mask>,
+}
+
+/// Decodes the files of pictures and of a mask, by the rules of requests over HTTP.
+///
+/// # Errors
+/// The first that is no picture, or too large a one, or a mask that does not belong to the first picture; the
+/// field is `image` or `mask`.
+pub fn input_pictures(files: Vec<Vec<u8>>, mask: Option<Vec<u8>>) -> Result<InputPictures, InvalidRequest> {
+    let files = InputFiles::read(files.into_iter().map(Ok), mask.map(Ok), "image");
+    files.and_then(InputFiles::decode).map_err(PictureError::into_inner)
+}
+
+/// The files of pictures and of a mask, of which the heads were read.
+pub struct InputFiles {
+    images: Vec<Vec<u8>>,
+    mask: Option<Vec<u8>>,
+    param: &'static str,
+    /// Of decoding all of them, one after the other.
+    pub footprint: Footprint,
+}
+
+impl InputFiles {
+    /// Reads the heads of all files: what can be refused by them is, before anything is decoded.
+    ///
+    /// # Errors
+    /// What an item of `images` or of `mask`, which has one at most, says; the first that is none of our kinds of pictures, or too large a one, or a mask that does not fit the first.
+    pub fn read(
+        images: impl ExactSizeIterator<Item = Result<Vec<u8>, PictureError>>,
+        mask: impl IntoIterator<Item = Result<Vec<u8>, PictureError>>,
+        param: &'static str,
+    ) -> Result<Self, PictureError> {
+        let count = images.len();
+        let mut files = InputFiles { images: Vec::new(), mask: None, param, footprint: Footprint::default() };
+        let mut pixels_left = MAX_PIXELS;
+        let mut first = None;
+        for (idx, bytes) in images.enumerate() {
+            let place = Place { param, idx, count };
+            let bytes = bytes?;
+            let file = PictureFile::open(&bytes, pixels_left, &place)?;
+            first.get_or_insert(Sides::of(&file));
+            pixels_left -= file.stored_size().pixels();
+            files.footprint = files.footprint.then(file.opaque_footprint());
+            drop(file);
+            files.images.push(bytes);
+        }
+        if let Some(bytes) = mask.into_iter().next().filter(|_| first.is_some()) {
+            let bytes = bytes?;
+            let file = PictureFile::open(&bytes, pixels_left, &MASK)?;
+            check_mask(&file, first)?;
+            files.footprint = files.footprint.then(file.alpha_footprint());
+            drop(file);
+            files.mask = Some(bytes);
+        }
+        Ok(files)
+    }
+
+    /// Decodes them, each file being let go when that is done.
+    ///
+    /// # Errors
+    /// The first that is broken, or a mask that changes nothing.
+    pub fn decode(self) -> Result<InputPictures, PictureError> {
+        let InputFiles { images: files, mask, param, .. } = self;
+        let count = files.len();
+        let mut images = Vec::with_capacity(count);
+        for (idx, bytes) in files.into_iter().enumerate() {
+            let place = Place { param, idx, count };
+            images.push(InputImage::new(PictureFile::open(&bytes, MAX_PIXELS, &place)?.opaque()?));
+        }
+        let mask =
+            mask.as_deref().map(|bytes| decode_mask(PictureFile::open(bytes, MAX_PIXELS, &MASK)?)).transpose()?;
+        Ok(InputPictures { images: images.into(), mask })
+    }
+}
