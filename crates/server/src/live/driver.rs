@@ -1,0 +1,196 @@
+//! What drives a run: events become what is told of it, and pictures files.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use scheduler::JobError;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::told::{Ended, Entry, Failure, KEPT_PREVIEWS, Told};
+use crate::api::answer::picture::{Partial, Picture, file};
+use crate::api::answer::step::Step;
+use crate::api::answer::terms::Terms;
+use crate::audits::{Audit, Audits};
+use crate::clock::Clock;
+use crate::files::Files;
+use crate::metrics::Metrics;
+use crate::run::{Run, RunEvent};
+
+/// What a run needs of its server.
+#[derive(Clone, Debug)]
+pub(crate) struct RunServices {
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    /// Where its pictures are kept that the answer names by URL.
+    pub(crate) files: Arc<Files>,
+    pub(crate) audits: Arc<Audits>,
+}
+
+/// Sees to it that a run ends for its watchers, however its driver does.
+pub(super) struct Ending {
+    pub(super) told: Arc<watch::Sender<Told>>,
+    pub(super) clock: Clock,
+}
+
+impl Ending {
+    /// Drives the run until it is over or nobody watches any more.
+    pub(super) async fn watched(self, mut driver: Driver) {
+        let outcome = tokio::select! {
+            outcome = driver.drive(&self.told) => outcome,
+            () = self.told.closed() => Err(Failure::Cancelled),
+        };
+        self.end(outcome);
+    }
+
+    fn end(&self, outcome: Result<(), Failure>) {
+        let at = self.clock.now();
+        self.told.send_modify(|told| {
+            told.ended.get_or_insert(Ended { at, outcome });
+        });
+    }
+}
+
+impl Drop for Ending {
+    /// Also runs when the driver is aborted or panics.
+    fn drop(&mut self) {
+        self.end(Err(Failure::Cancelled));
+    }
+}
+
+/// Turns what happens into what is told.
+pub(super) struct Driver {
+    /// Until it is over.
+    pub(super) run: Option<Run>,
+    pub(super) terms: Arc<Terms>,
+    /// Of the pictures that are to be audited, until they are there.
+    pub(super) audits: Vec<Option<Audit>>,
+    pub(super) services: RunServices,
+    /// What happened and was not told yet: pictures wait here for those before them to be written.
+    pub(super) unwritten: VecDeque<RunEvent>,
+}
+
+/// The one file that is being written.
+type Writing = JoinHandle<Result<Entry, String>>;
+
+impl Driver {
+    async fn drive(&mut self, told: &watch::Sender<Told>) -> Result<(), Failure> {
+        let mut outcome = Ok(());
+        let mut writing = None;
+        loop {
+            while writing.is_none()
+                && let Some(event) = self.unwritten.pop_front()
+            {
+                writing = self.tell(event, told);
+            }
+            if writing.is_none() && self.run.is_none() {
+                return outcome;
+            }
+            tokio::select! {
+                event = next(&mut self.run) => match event {
+                    Some(Ok(event)) => self.take(event),
+                    Some(Err(err)) => outcome = Err(Failure::Job(err)),
+                    None => self.run = None,
+                },
+                written = written(&mut writing) => {
+                    writing = None;
+                    let entry = written.map_err(|err| err.to_string()).and_then(|entry| entry);
+                    let entry = self.kept(entry.map_err(Failure::Internal)?);
+                    told.send_modify(|told| {
+                        // A job is kept for long. Whoever comes once the picture is there needs no previews of it.
+                        if let (Entry::Completed(picture), true) = (&entry, self.terms.run_async) {
+                            told.forget_previews(picture.image_index);
+                        }
+                        told.push(entry);
+                    });
+                }
+            }
+        }
+    }
+
+    /// Takes note of what happened. Previews that come faster than they can be written make way.
+    fn take(&mut self, mut event: RunEvent) {
+        if let RunEvent::Finished { image_index, generated } = &mut event
+            && let Some(audit) = self.audits.get_mut(*image_index).and_then(Option::take)
+        {
+            audit.begin(generated, &self.services.audits);
+        }
+        if let RunEvent::Preview { image_index: of, .. } = event {
+            let is_of_it =
+                |event: &RunEvent| matches!(event, RunEvent::Preview { image_index, .. } if *image_index == of);
+            if self.unwritten.iter().filter(|event| is_of_it(event)).count() >= KEPT_PREVIEWS
+                && let Some(oldest) = self.unwritten.iter().position(is_of_it)
+            {
+                self.unwritten.remove(oldest);
+            }
+        }
+        self.unwritten.push_back(event);
+    }
+
+    /// Tells what is no picture, and begins to write what is one.
+    fn tell(&self, event: RunEvent, told: &watch::Sender<Told>) -> Option<Writing> {
+        let (terms, now) = (self.terms.clone(), self.services.clock.now());
+        let write: Box<dyn FnOnce() -> Result<Entry, String> + Send> = match event {
+            RunEvent::Started => {
+                told.send_modify(|told| told.is_started = true);
+                return None;
+            }
+            RunEvent::Stepped { image_index, report } => {
+                told.send_modify(|told| {
+                    told.steps_taken += 1;
+                    if terms.progress {
+                        told.push(Entry::Step(Arc::new(Step { image_index, created_at: now, report })));
+                    }
+                });
+                return None;
+            }
+            RunEvent::Restarted { image_index, steps_taken } => {
+                told.send_modify(|told| {
+                    told.steps_taken -= steps_taken;
+                    told.forget_steps(image_index);
+                    if terms.progress {
+                        told.push(Entry::Restarted { image_index, created_at: now });
+                    }
+                });
+                return None;
+            }
+            RunEvent::Preview { image_index, partial_image_index, step_index, image } => Box::new(move || {
+                let file = file(&terms, &image, None)?;
+                let partial = Partial { image_index, partial_image_index, step_index, file, created_at: now };
+                Ok(Entry::Partial(Arc::new(partial)))
+            }),
+            RunEvent::Finished { image_index, generated } => {
+                Box::new(move || Ok(Entry::Completed(Arc::new(Picture::new(&terms, image_index, *generated, now)?))))
+            }
+        };
+        let span = tracing::info_span!("encode_image", format = self.terms.output.format.name());
+        Some(spawn_blocking(move || span.in_scope(write)))
+    }
+
+    /// What was written, once it is measured and where its URL says.
+    fn kept(&self, entry: Entry) -> Entry {
+        let Entry::Completed(mut picture) = entry else { return entry };
+        self.services.metrics.image_encoded(picture.encode);
+        if let Some(picture) = Arc::get_mut(&mut picture).filter(|_| self.terms.answers_with_urls()) {
+            let path = self.services.files.put(picture.file.clone(), self.terms.output.format, picture.created_at);
+            picture.url = Some(self.terms.public_url.clone() + &path);
+        }
+        Entry::Completed(picture)
+    }
+}
+
+/// Waits for ever once the run is over.
+async fn next(run: &mut Option<Run>) -> Option<Result<RunEvent, JobError>> {
+    match run {
+        Some(run) => run.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for ever while nothing is written.
+async fn written(writing: &mut Option<Writing>) -> Result<Result<Entry, String>, tokio::task::JoinError> {
+    match writing {
+        Some(writing) => writing.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,119 @@
+//! What has become of a run, for readers that come at any time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use scheduler::JobError;
+
+use crate::api::answer::picture::{Partial, Picture};
+use crate::api::answer::step::Step;
+use crate::api::error::ApiError;
+
+/// Most previews of a picture that are kept for readers: OpenAI's most, so that whoever counts them out
+/// gets them all.
+pub(super) const KEPT_PREVIEWS: usize = 3;
+
+/// What has become of a run so far.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// In the order of their numbers, which have gaps where old previews made way.
+    pub(super) entries: BTreeMap<u64, Entry>,
+    pub(super) next: u64,
+    pub(super) is_started: bool,
+    pub(super) steps_taken: usize,
+    pub(super) ended: Option<Ended>,
+}
+
+/// How and when a run ended.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    /// In seconds since 1970.
+    pub(super) at: u64,
+    pub(super) outcome: Result<(), Failure>,
+}
+
+/// Something that readers are told; a cheap clone.
+#[derive(Clone, Debug)]
+pub(crate) enum Entry {
+    Step(Arc<Step>),
+    /// The steps of this picture that were told are void, and told anew.
+    Restarted {
+        image_index: usize,
+        created_at: u64,
+    },
+    Partial(Arc<Partial>),
+    Completed(Arc<Picture>),
+}
+
+/// Why a run has no pictures, or not all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Job(JobError),
+    Internal(String),
+    /// Someone gave it up.
+    Cancelled,
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Job(err) => err.into(),
+            Failure::Internal(message) => ApiError::Internal(message),
+            Failure::Cancelled => ApiError::Cancelled,
+        }
+    }
+}
+
+impl Told {
+    /// The first entry from `cursor` on.
+    pub(super) fn at(&self, cursor: u64) -> Option<(u64, &Entry)> {
+        self.entries.range(cursor..).next().map(|(number, entry)| (*number, entry))
+    }
+
+    pub(super) fn push(&mut self, entry: Entry) {
+        if let Entry::Partial(partial) = &entry {
+            let is_of_it = |entry: &Entry| matches!(entry, Entry::Partial(p) if p.image_index == partial.image_index);
+            let kept = self.entries.iter().filter(|(_, entry)| is_of_it(entry)).map(|(number, _)| *number);
+            let kept: Vec<u64> = kept.collect();
+            if kept.len() >= KEPT_PREVIEWS {
+                self.entries.remove(&kept[0]);
+            }
+        }
+        self.entries.insert(self.next, entry);
+        self.next += 1;
+    }
+
+    /// Lets the previews of a picture go.
+    pub(super) fn forget_previews(&mut self, of: usize) {
+        self.entries.retain(|_, entry| !matches!(entry, Entry::Partial(partial) if partial.image_index == of));
+    }
+
+    /// Lets the steps of a picture go: whoever comes later is told those that count.
+    pub(super) fn forget_steps(&mut self, of: usize) {
+        self.entries.retain(|_, entry| match entry {
+            Entry::Step(step) => step.image_index != of,
+            Entry::Restarted { image_index, .. } => *image_index != of,
+            _ => true,
+        });
+    }
+
+    pub(super) fn pictures(&self) -> Vec<Arc<Picture>> {
+        let completed = self.entries.values().filter_map(|entry| match entry {
+            Entry::Completed(picture) => Some(picture.clone()),
+            _ => None,
+        });
+        let mut pictures: Vec<_> = completed.collect();
+        pictures.sort_by_key(|picture| picture.image_index);
+        pictures
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let bytes = |entry: &Entry| match entry {
+            Entry::Step(step) => size_of::<Step>() + size_of_val(&*step.report.runs),
+            Entry::Restarted { .. } => size_of::<Entry>(),
+            Entry::Partial(partial) => partial.file.len(),
+            Entry::Completed(picture) => picture.file.len(),
+        };
+        self.entries.values().map(bytes).sum()
+    }
+}
