@@ -1,5 +1,5 @@
-//! Full attention: the joint attention of a dual-stream block on a ragged batch, and the
-//! plain one of a VAE or a vision tower.
+//! Full attention: the joint attention of a dual-stream block on a ragged batch, and the plain attention of a VAE or a
+//! vision tower.
 
 use std::ops::Range;
 
@@ -9,8 +9,8 @@ use crate::devices::backend;
 use crate::norm::rms_norm_reference;
 use crate::{AttentionStream, JointAttention, RopeTable, check_interrupt};
 
-/// Scores that one call may hold at a time, in elements: longer sequences go through in
-/// blocks of queries. Less than a VAE's decoder holds of any picture, whose widest heads have no kernel on a GPU.
+/// The largest number of scores held at a time. Longer sequences are computed in blocks of queries. This is less than a
+/// VAE's decoder holds for any picture; its widest heads have no kernel on a GPU.
 const MAX_SCORES: usize = 1 << 23;
 
 impl JointAttention<'_> {
@@ -68,7 +68,7 @@ impl JointAttention<'_> {
         Ok((concatenate(texts, self.text.qkv)?, concatenate(images, self.image.qkv)?))
     }
 
-    /// `[text + image tokens, dim]` of one row.
+    /// Attended values of one row, `[text + image tokens, dim]`.
     fn row_reference(&self, text: &Range<usize>, image: &Range<usize>, table: &RopeTable) -> Result<Tensor> {
         let streams = [(self.text, text), (self.image, image)];
         let joint = |part: usize| -> Result<Tensor> {
@@ -87,8 +87,8 @@ impl JointAttention<'_> {
         heads_reference(&rotated(joint(0)?)?, &rotated(joint(1)?)?, &joint(2)?.to_dtype(dtype)?)
     }
 
-    /// Queries (0), keys (1) or values (2) of some tokens as `[tokens, heads, head_dim]` in f32,
-    /// the first two normalised.
+    /// Queries (0), keys (1) or values (2) of some tokens as `[tokens, heads, head_dim]` in f32. Queries and keys are
+    /// normalised.
     fn part_reference(&self, stream: &AttentionStream, tokens: &Range<usize>, part: usize) -> Result<Tensor> {
         let (head_dim, dim) = (self.head_dim()?, stream.qkv.dim(1)? / 3);
         let part_of = stream.qkv.narrow(0, tokens.start, tokens.len())?.narrow(1, part * dim, dim)?;
@@ -101,8 +101,8 @@ impl JointAttention<'_> {
     }
 }
 
-/// Attention of `[tokens, heads * head_dim]` queries over keys and values of the same shape
-/// (or of another number of tokens), scaled by `1 / sqrt(head_dim)`, without a mask.
+/// Attention of `[tokens, heads * head_dim]` queries over keys and values of the same width, scaled by `1 /
+/// sqrt(head_dim)`, without a mask. The keys may have another number of tokens than the queries.
 ///
 /// # Errors
 /// A shape does not fit.
@@ -129,7 +129,7 @@ fn attention_reference(q: &Tensor, k: &Tensor, v: &Tensor, num_heads: usize) -> 
     heads_reference(&heads(q)?, &heads(k)?, &heads(v)?)
 }
 
-/// `[heads, tokens, head_dim]` in, `[tokens, heads * head_dim]` out; softmax in f32.
+/// Attention of `[heads, tokens, head_dim]` operands to `[tokens, heads * head_dim]`, with a softmax in f32.
 pub(crate) fn heads_reference(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (num_heads, queries, head_dim) = q.dims3()?;
     let keys = k.t()?;
@@ -145,7 +145,7 @@ pub(crate) fn heads_reference(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tens
     Tensor::cat(&attended, 1)?.transpose(0, 1)?.flatten_from(D::Minus2)
 }
 
-/// The rows one after another; no tokens at all where every row is empty.
+/// Concatenates the rows. The result is empty if every row is.
 fn concatenate(parts: Vec<Tensor>, qkv: &Tensor) -> Result<Tensor> {
     let parts: Vec<_> = parts.into_iter().filter(|part| part.dims()[0] > 0).collect();
     if parts.is_empty() {

@@ -1,7 +1,7 @@
-//! What a backend may do better than candle's operations.
+//! The interface of a backend: operations that it may compute faster than candle.
 //!
-//! An operation checks its operands, asks the backend, and falls back on its reference where the answer is `None`: for
-//! an operation, a float type or a shape that the backend has nothing for.
+//! An operation checks its operands and asks the backend. If the answer is `None`, the backend does not support the
+//! operation, the float type or the shape, and the operation falls back to its reference.
 
 use std::fmt::Debug;
 
@@ -17,7 +17,7 @@ pub(crate) trait Backend: Sync {
         Ok(None)
     }
 
-    /// Of `[tokens, heads * head_dim]` queries, keys and values.
+    /// Attention of `[tokens, heads * head_dim]` queries, keys and values.
     fn attention(&self, _q: &Tensor, _k: &Tensor, _v: &Tensor, _num_heads: usize) -> Result<Option<Tensor>> {
         Ok(None)
     }
@@ -32,7 +32,7 @@ pub(crate) trait Backend: Sync {
         Ok(None)
     }
 
-    /// The norm of an `[h, w, c]` picture, and perhaps its SiLU.
+    /// The group norm of an `[h, w, c]` picture, followed by SiLU if `_with_silu`.
     fn group_norm(&self, _x: &Tensor, _: &GroupNorm, _with_silu: bool) -> Result<Option<Tensor>> {
         Ok(None)
     }
@@ -54,7 +54,7 @@ pub(crate) trait Backend: Sync {
         Ok(None)
     }
 
-    /// See [`crate::channel_norm`]; and perhaps the SiLU of it.
+    /// See [`crate::channel_norm`]; followed by SiLU if `_with_silu`.
     fn channel_norm(&self, _x: &Tensor, _gamma: &Tensor, _with_silu: bool) -> Result<Option<Tensor>> {
         Ok(None)
     }
@@ -84,52 +84,51 @@ pub(crate) trait Backend: Sync {
         Ok(None)
     }
 
-    /// Contiguous `[out, in]` weights of one float type, one below the other, and an `[out]` bias, laid out for the
-    /// device.
+    /// Packs contiguous `[out, in]` weights of one float type, stacked one below the other, with an `[out]` bias.
     fn pack_linear(&self, _weights: &[Tensor], _bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
         Ok(None)
     }
 
-    /// As `pack_linear`, with weights and rows rounded to eight bits: see [`crate::Linear::int8`].
+    /// Like `pack_linear`, with weights and rows rounded to eight bits: see [`crate::Linear::int8`].
     fn pack_int8(&self, _weights: &[Tensor], _bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
         Ok(None)
     }
 
-    /// As `pack_linear`, with weights and rows rounded to eight-bit floats: see [`crate::Linear::fp8`].
+    /// Like `pack_linear`, with weights and rows rounded to eight-bit floats: see [`crate::Linear::fp8`].
     fn pack_fp8(&self, _weights: &[Tensor], _bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
         Ok(None)
     }
 
-    /// `[out, in, 3, 3]` weights and an `[out]` bias laid out for the device.
+    /// Packs `[out, in, 3, 3]` weights and an `[out]` bias.
     fn pack_conv(&self, _weight: &Tensor, _bias: &Tensor) -> Result<Option<Box<dyn PackedConv>>> {
         Ok(None)
     }
 }
 
-/// The backend that has nothing of its own.
+/// The backend without implementations of its own.
 pub(crate) struct Reference;
 
 impl Backend for Reference {}
 
-/// A linear map's weights as a backend lays them out.
+/// A linear map's weights in a backend's layout.
 pub(crate) trait PackedLinear: Debug + Send + Sync {
     fn in_features(&self) -> usize;
     fn out_features(&self) -> usize;
     /// The `[out, in]` weight as it was given, or as it was rounded to eight bits, and the bias.
     fn unpack(&self) -> Result<(Tensor, Tensor)>;
-    /// The tensors that it reads, in an order of their own: all of them where it lies on a GPU, none on the CPU.
+    /// The tensors that the map reads, in a fixed order: all of them on a GPU, none on the CPU.
     fn tensors(&self) -> Vec<&Tensor>;
-    /// `[.., in]` to `[.., out]`, in the type of `x`; `None` where the reference is to be taken.
+    /// `[.., in]` to `[.., out]`, in the type of `x`; `None` if the reference has to compute it.
     fn forward(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>>;
 }
 
-/// A convolution's weights as a backend lays them out.
+/// A convolution's weights in a backend's layout.
 pub(crate) trait PackedConv: Debug + Send + Sync {
     fn in_channels(&self) -> usize;
     fn out_channels(&self) -> usize;
     /// The `[out, in, 3, 3]` weight as it was given, and the bias.
     fn unpack(&self) -> Result<(Tensor, Tensor)>;
-    /// `[h, w, in]` to `[h, w, out]` plus `residual`, in the type of `x`; `None` where the reference is to be taken.
+    /// `[h, w, in]` to `[h, w, out]` plus `residual`, in the type of `x`; `None` if the reference has to compute it.
     fn forward(&self, x: &Tensor, input: ConvInput<'_>, residual: Option<&Tensor>) -> Result<Option<Tensor>>;
     /// See [`crate::Conv3x3::forward_stride2`].
     fn forward_stride2(&self, x: &Tensor) -> Result<Option<Tensor>>;

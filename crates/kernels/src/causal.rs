@@ -1,4 +1,4 @@
-//! Causal attention: what a language model used as a text encoder needs.
+//! Causal attention, as in a language model that serves as a text encoder.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -19,7 +19,7 @@ impl CausalAttention<'_> {
         }
     }
 
-    /// The features of a head, once every shape is known to fit.
+    /// Checks every shape and returns the features of a head.
     fn check(&self) -> Result<usize> {
         let (tokens, width) = self.qkv.dims2()?;
         let (num_heads, num_kv_heads) = (self.num_heads, self.num_kv_heads);
@@ -62,7 +62,7 @@ impl CausalAttention<'_> {
             let part = part.to_dtype(DType::F32)?.unsqueeze(0)?;
             candle_nn::rotary_emb::rope(&part, &cos, &sin)?.squeeze(0)?.to_dtype(dtype)
         };
-        // The heads of a group share their keys: one tall matrix of queries a key head.
+        // The query heads of a group share their keys, so their queries form one tall matrix per key head.
         let q = rotated(heads(0, num_heads, self.norms.map(|norms| norms.q))?)?;
         let k = rotated(heads(num_heads, num_kv_heads, self.norms.map(|norms| norms.k))?)?;
         let v = heads(num_heads + num_kv_heads, num_kv_heads, None)?;
@@ -76,7 +76,7 @@ impl CausalAttention<'_> {
     }
 }
 
-/// `[1, tokens, tokens]` in f32: 0 where a token may look, -inf in its future and at padding.
+/// The mask, `[1, tokens, tokens]` in f32: 0 for visible keys, -inf for future tokens and padding.
 fn causal_mask(tokens: usize, valid: usize, like: &Tensor) -> Result<Tensor> {
     let hidden = |i: usize, j: usize| j > i || j >= valid;
     let mask = (0..tokens).flat_map(|i| (0..tokens).map(move |j| if hidden(i, j) { f32::NEG_INFINITY } else { 0.0 }));
@@ -196,7 +196,7 @@ mod tests {
             for (padded, short) in padded.both().iter().zip(short.both()) {
                 assert_close("valid", &padded.narrow(0, 0, 50).unwrap(), &short, 1e-6);
             }
-            // Other keys and values behind the valid ones change nothing, not even for the padding.
+            // Other keys and values after the valid ones change nothing, not even for the padding.
             let (head_dim, query_width) = (32, 4 * 32);
             let noise = randn(9, (70, 2 * 2 * head_dim));
             let queries = padded.qkv.narrow(1, 0, query_width).unwrap();

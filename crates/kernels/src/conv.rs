@@ -1,4 +1,4 @@
-//! 3x3 convolutions of `[h, w, c]` pictures, with what a VAE does right before and after.
+//! 3x3 convolutions of `[h, w, c]` pictures, fused with the operations right before and after them in a VAE.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::operands::ConvInput;
 
 /// A 3x3 convolution with zero padding 1.
 ///
-/// In host memory its weights are packed, in f32.
+/// In host memory the weights are packed in f32.
 #[derive(Clone, Debug)]
 pub struct Conv3x3(Weights);
 
@@ -27,7 +27,7 @@ enum Weights {
 }
 
 impl Conv3x3 {
-    /// From `[out, in, 3, 3]` weights and an `[out]` bias.
+    /// Makes a convolution of `[out, in, 3, 3]` weights and an `[out]` bias.
     ///
     /// # Errors
     /// A shape does not fit.
@@ -96,7 +96,7 @@ impl Conv3x3 {
         }
     }
 
-    /// Repeats every pixel twice both ways, then convolves: `[h, w, in]` to `[2h, 2w, out]`.
+    /// Doubles both sides by nearest-neighbour upsampling, then convolves: `[h, w, in]` to `[2h, 2w, out]`.
     ///
     /// # Errors
     /// `x` has another number of channels.
@@ -110,8 +110,8 @@ impl Conv3x3 {
         self.reference(&twice.reshape((2 * height, 2 * width, channels))?, 1, 1)
     }
 
-    /// Every second pixel of the convolution padded by one at the right and the bottom only:
-    /// `[h, w, in]` to `[h / 2, w / 2, out]`, rounded down.
+    /// Convolution with stride 2, padded by one at the right and the bottom only: `[h, w, in]` to `[h / 2, w / 2,
+    /// out]`, rounded down.
     ///
     /// # Errors
     /// `x` has another number of channels, or a side of one pixel.
@@ -162,7 +162,7 @@ impl Conv3x3 {
         }
     }
 
-    /// The convolution by the backend, `None` where the reference is to be taken.
+    /// The backend's convolution; `None` if the reference has to compute it.
     fn packed(&self, x: &Tensor, input: ConvInput<'_>, residual: Option<&Tensor>) -> Result<Option<Tensor>> {
         match &self.0 {
             Weights::Packed(packed) => packed.forward(x, input, residual),
@@ -230,8 +230,8 @@ mod tests {
     #[test]
     fn kernels_agree_with_candle() {
         on_each_set(|_| {
-            // Direct (few input or output channels, of which a panel's rest is narrow, or nearly whole) and Winograd, sides
-            // of 4 and not.
+            // Direct (few input or output channels, with a last panel that is narrow or nearly full) and Winograd, with
+            // sides that are multiples of 4 and sides that are not.
             for (size, in_channels, out_channels) in [
                 ((1, 1), 8, 16),
                 ((2, 3), 16, 24),

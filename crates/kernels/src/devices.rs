@@ -1,4 +1,4 @@
-//! Which backend works for which device.
+//! The choice of a backend for a device.
 
 use candle_core::Device;
 
@@ -17,7 +17,7 @@ pub(crate) fn backend(device: &Device) -> &'static dyn Backend {
     }
 }
 
-/// Bytes of a device's memory that nobody uses; `None` for the host's, and where the driver does not say.
+/// Free bytes of a device's memory; `None` for the host, or if the driver does not report them.
 pub fn free_memory(device: &Device) -> Option<u64> {
     #[cfg(feature = "cuda")]
     return gpu::memory(device).map(|memory| memory.free);
@@ -28,8 +28,8 @@ pub fn free_memory(device: &Device) -> Option<u64> {
     }
 }
 
-/// Whether a GPU answers every call with an error from now on, since a kernel has failed. What this thread keeps of it is
-/// let go then; it can be opened anew once all tensors are.
+/// Whether a failed kernel has left a GPU answering every call with an error. If so, this drops what the current thread
+/// caches of the device. The device can be opened anew once all of its tensors are dropped.
 pub fn is_lost(device: &Device) -> bool {
     #[cfg(feature = "cuda")]
     if gpu::is_lost(device) {

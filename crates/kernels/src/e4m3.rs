@@ -1,18 +1,19 @@
-//! Eight-bit floats: e4m3 of <https://arxiv.org/abs/2209.05433>, four bits of exponent, three of mantissa, up to 448.
+//! Eight-bit floats: e4m3 of <https://arxiv.org/abs/2209.05433>, with four exponent bits, three mantissa bits and a
+//! largest number of 448.
 
-/// The largest number.
+/// The largest e4m3 number.
 const LARGEST: f32 = 448.0;
 
-/// Replaces numbers by e4m3 ones, and returns what to multiply those by: not a number where one of `row` is none or
-/// infinite, so that its sums tell of it.
+/// Scales `row` and rounds it to e4m3, and returns the factor that undoes the scaling. The factor is NaN if the row has
+/// a NaN or an infinity, so that its sums become NaN.
 pub(crate) fn round_row(row: &mut [f32]) -> f32 {
-    // Magnitudes order as their bits do, with what is no number on top.
+    // Magnitudes compare like their bit patterns, with NaN as the largest.
     let largest = row.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & !(1 << 31)));
     let largest = f32::from_bits(largest);
     let (scale, factor) = if !largest.is_finite() {
         (f32::NAN, 0.0)
     } else if largest < 1e-30 {
-        // Its inverse may be infinite.
+        // The inverse may be infinite.
         (0.0, 0.0)
     } else {
         (largest / LARGEST, LARGEST / largest)
@@ -21,14 +22,14 @@ pub(crate) fn round_row(row: &mut [f32]) -> f32 {
     scale
 }
 
-/// The nearest e4m3 number, ties to even, of one of a magnitude of about 448 at most; 0 of what is no number.
+/// The nearest e4m3 number, ties to even. `x` has a magnitude of about 448 at most; NaN becomes 0.
 #[inline(always)]
 fn nearest(x: f32) -> f32 {
-    /// Bits of a mantissa of f32 that one of e4m3 lacks.
+    /// Mantissa bits that f32 has and e4m3 lacks.
     const LACKING: u32 = 20;
-    /// The smallest normal number, below which numbers are multiples of an eighth of it.
+    /// The smallest normal e4m3 number. Smaller numbers are multiples of an eighth of it.
     const SMALLEST: f32 = 1.0 / 64.0;
-    /// Numbers of this size are whole multiples of that eighth.
+    /// f32 numbers of this magnitude are whole multiples of that eighth.
     const MAGIC: f32 = 12_582_912.0 * SMALLEST / 8.0;
     let bits = x.to_bits();
     let normal = bits.wrapping_add((1 << (LACKING - 1)) - 1 + (bits >> LACKING & 1)) & !((1 << LACKING) - 1);
@@ -37,7 +38,7 @@ fn nearest(x: f32) -> f32 {
     if x.is_nan() { 0.0 } else { rounded }
 }
 
-/// The number of a byte.
+/// Decodes an e4m3 byte.
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) fn decoded(byte: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
@@ -55,7 +56,7 @@ mod tests {
 
     use super::*;
 
-    /// All finite numbers, in order.
+    /// All finite e4m3 numbers, in order.
     fn all() -> Vec<f32> {
         let mut all: Vec<f32> = (0..=255).map(decoded).filter(|x| x.is_finite()).collect();
         all.sort_by(f32::total_cmp);
@@ -69,7 +70,7 @@ mod tests {
         assert!(all.iter().all(|x| bf16::from_f32(*x).to_f32() == *x && nearest(*x) == *x));
     }
 
-    /// Between neighbours the nearer is taken, halfway the one whose last bit is 0.
+    /// Rounds to the nearer neighbour. A tie goes to the neighbour whose last bit is 0.
     #[test]
     fn rounding_is_to_the_nearest() {
         let mut positive: Vec<f32> = (0..0x7f).map(decoded).collect();

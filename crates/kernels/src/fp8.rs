@@ -1,5 +1,5 @@
-//! Products in eight-bit floats, emulated: what a device that has them is compared with, and what their accuracy is
-//! measured by where there is none.
+//! Emulated products of eight-bit floats: the reference for devices that have such products, and a measure of their
+//! accuracy on machines without one.
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use rayon::prelude::*;
@@ -12,12 +12,12 @@ use crate::linear::{check_parts, contiguous};
 use crate::operands::Epilogue;
 
 impl Linear {
-    /// As [`Linear::cat`], in products of eight-bit floats (e4m3): each output's weights and each row of the input are
-    /// scaled so that their largest magnitude is 448, and rounded. Sums, scales, bias and what follows are f32. A weight
-    /// takes one byte.
+    /// Like [`Linear::cat`], with products of eight-bit floats (e4m3). Each output's weights and each row of the input
+    /// are scaled so that their largest magnitude is 448, and rounded. Sums, scales, bias and epilogue are f32. A
+    /// weight takes one byte.
     ///
-    /// In host memory such products are emulated, in twice the memory and not fast. A device that has none, or none of
-    /// these sizes, keeps the weights as they are: cuBLASLt's are of multiples of 16.
+    /// In host memory such products are emulated, slowly and in twice the memory. A device without such products, or
+    /// without them for these sizes, keeps the weights as they are. cuBLASLt needs multiples of 16.
     ///
     /// # Errors
     /// A shape does not fit, or the weights are of different types.
@@ -34,8 +34,8 @@ impl Linear {
     }
 }
 
-/// A linear map of which weights and rows are rounded to e4m3, each output's and each row's relative to its largest
-/// magnitude. Sums, scales and bias are f32.
+/// A linear map with weights and input rows rounded to e4m3. Each output and each row has its own scale, set by its
+/// largest magnitude. Sums, scales and bias are f32.
 #[derive(Clone, Debug)]
 pub(crate) struct Emulated {
     /// The rounded weights without their scales, in bf16, which holds them exactly.
@@ -47,7 +47,8 @@ pub(crate) struct Emulated {
 }
 
 impl Emulated {
-    /// From `[out, in]` weights, one below the other, and an `[out]` bias. `None` if they are not in host memory.
+    /// Rounds `[out, in]` weights, stacked one below the other, with an `[out]` bias. `None` if they are not in host
+    /// memory.
     pub(crate) fn new(weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Self>> {
         if !weights.iter().all(|weight| weight.device().is_cpu()) {
             return Ok(None);
@@ -80,7 +81,7 @@ impl PackedLinear for Emulated {
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        // In host memory alone, which streams nothing.
+        // The tensors lie in host memory, where nothing is streamed.
         Vec::new()
     }
 
@@ -101,8 +102,8 @@ impl PackedLinear for Emulated {
     }
 }
 
-/// The nearest e4m3 numbers of an f32 matrix whose rows are scaled so that their largest magnitude is 448, and the
-/// `[rows]` scales that they are multiples of. `None` if it is not in host memory.
+/// Scales each row of an f32 matrix to a largest magnitude of 448 and rounds it to e4m3. Returns the rounded numbers
+/// and the `[rows]` scales, or `None` if the matrix is not in host memory.
 fn rounded(matrix: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
     let (rows, dim) = matrix.dims2()?;
     let matrix = matrix.contiguous()?;
@@ -153,7 +154,7 @@ mod tests {
         });
     }
 
-    /// Root mean square of the error, relative to the exact product.
+    /// The root mean square error, relative to the exact product.
     #[test]
     fn accuracy_is_that_of_the_format() {
         let (linear, [weight, bias]) = linear(64, 1024);

@@ -6,7 +6,7 @@ use crate::GroupNorm;
 use crate::devices::backend;
 
 impl GroupNorm {
-    /// From a `[c]` weight and bias of any float type.
+    /// Makes a norm of a `[c]` weight and bias of any float type.
     ///
     /// # Errors
     /// A shape does not fit, or the groups do not divide the channels.
@@ -22,7 +22,7 @@ impl GroupNorm {
         Ok(GroupNorm { weight: wide(weight)?, bias: wide(bias)?, num_groups, eps })
     }
 
-    /// `[h, w, c]` to the same.
+    /// Normalises an `[h, w, c]` picture.
     ///
     /// # Errors
     /// `x` has another number of channels, or no pixel.
@@ -52,7 +52,7 @@ impl GroupNorm {
         self.weight.elem_count()
     }
 
-    /// Whether `x` is a picture with these channels.
+    /// Checks that `x` is a picture with the norm's channels.
     pub(crate) fn check(&self, x: &Tensor) -> Result<()> {
         let (height, width, channels) = x.dims3()?;
         if channels != self.channels() || height == 0 || width == 0 {
@@ -129,7 +129,7 @@ mod tests {
         });
     }
 
-    /// Where all numbers of a group are alike nothing but the bias is left, however large they are.
+    /// A group of equal numbers becomes its bias, however large they are.
     #[test]
     fn a_flat_picture_becomes_the_bias() {
         on_each_set(|_| {
@@ -140,7 +140,7 @@ mod tests {
         });
     }
 
-    /// In f32 the mean of the squares less the square of the mean would be off by a third here.
+    /// In f32 the mean of the squares minus the square of the mean would be off by a third here.
     #[test]
     fn a_variance_far_from_zero_keeps_its_digits() {
         on_each_set(|_| {

@@ -1,11 +1,11 @@
-//! Guidance: two passes of a token become one velocity.
+//! Guidance: combines the passes with and without the prompt into one velocity.
 
 use candle_core::{D, Result, Tensor, bail};
 
 use crate::Guided;
 use crate::devices::backend;
 
-/// `uncond + scale * (cond - uncond)` of each request, as long as `cond` if it is to be.
+/// `uncond + scale * (cond - uncond)` of each request, rescaled to the length of `cond` if the request asks for it.
 ///
 /// # Errors
 /// A request's passes have different shapes.

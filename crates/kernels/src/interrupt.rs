@@ -1,13 +1,12 @@
-//! Ending an operation early once nobody waits for what it computes.
+//! Early end of an operation whose result is no longer needed.
 //!
-//! Whoever drives a model says inside of which work, and how to ask ([`interruptible`]); no layer between there and
-//! here passes anything on. An operation asks for the watch of its own thread before it hands parts to the pool, and
-//! the parts take it along: a thread of the pool may be at another scope's work by then. Asking costs a relaxed load
-//! or two, a tile takes 10 us at least.
+//! The caller of a model opens a scope with a stop condition ([`interruptible`]); the layers in between pass nothing
+//! along. An operation reads the watch of its thread before it hands parts to the pool. The parts carry the watch
+//! along, because a thread of the pool may then work for another scope. A check costs one or two relaxed loads; a tile
+//! takes at least 10 us.
 //!
-//! What an interrupted operation has written is not whole. So an operation looks once more when all of its parts are
-//! done, and answers an error if the watch says stop: what is set stays set, so no part that left early goes
-//! unnoticed.
+//! The output of an interrupted operation is incomplete. So an operation checks once more when all of its parts are
+//! done, and returns an error if the watch is set. A set watch stays set, so no part that ended early goes unnoticed.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -19,44 +18,44 @@ thread_local! {
     static CURRENT: RefCell<Watch> = const { RefCell::new(Watch(None)) };
 }
 
-/// Runs `work` so that the operations inside end early, with an error, once `is_set` says so. It must not say no
-/// again after it said yes. A scope inside another is ended by either.
+/// Runs `work` so that the operations inside end early, with an error, once `is_set` returns true. It must not return
+/// false again after that. The condition of an outer scope ends an inner scope too.
 ///
-/// It holds for this thread and for where [`in_pool`](crate::in_pool) takes the work.
+/// The scope covers this thread and the thread to which [`in_pool`](crate::in_pool) moves the work.
 pub fn interruptible<R>(is_set: impl Fn() -> bool + Send + Sync + 'static, work: impl FnOnce() -> R) -> R {
     let outer = Watch::current();
     Watch(Some(Arc::new(move || outer.is_set() || is_set()))).scope(work)
 }
 
-/// An error if the scope that this is called in was interrupted: for between two blocks.
+/// Returns an error if the current scope was interrupted. Call it between two blocks.
 ///
 /// # Errors
-/// It was.
+/// The scope was interrupted.
 pub fn check_interrupt() -> Result<()> {
     if Watch::current().is_set() {
-        // Without a backtrace, which `RUST_BACKTRACE=1` would have resolved: 0.1 s for nobody to read.
+        // Without a backtrace: `RUST_BACKTRACE=1` would resolve it, which takes 0.1 s, and nobody reads it.
         return Err(Error::Msg("interrupted".into()));
     }
     Ok(())
 }
 
-/// What the parts of an operation ask whether to go on.
+/// The stop condition that the parts of an operation check.
 #[derive(Clone)]
 pub struct Watch(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 
 impl Watch {
-    /// That of the scope which this thread is in; outside of all it never says stop.
+    /// The watch of this thread's scope. Outside every scope it is never set.
     pub fn current() -> Self {
         CURRENT.with_borrow(Watch::clone)
     }
 
-    /// Whether to stop. It stays so.
+    /// Whether to stop. Once true, it stays true.
     #[inline]
     pub fn is_set(&self) -> bool {
         self.0.as_ref().is_some_and(|is_set| is_set())
     }
 
-    /// Runs `work` under this watch, on whatever thread it came to.
+    /// Runs `work` on the current thread under this watch.
     pub(crate) fn scope<R>(self, work: impl FnOnce() -> R) -> R {
         struct Restore(Option<Watch>);
         impl Drop for Restore {

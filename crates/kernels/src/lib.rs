@@ -1,14 +1,13 @@
-//! Fused tensor operations of the denoising step, each beside its plain-candle reference.
+//! Fused tensor operations of the denoising step, each with a plain candle reference.
 //!
-//! The transformer runs on a *ragged* batch: the tokens of all rows (request, guidance
-//! branch) lie one after another in a `[sum(tokens), dim]` matrix, and a [`RowLayout`] says
-//! where each row begins. A [`Linear`] sees one tall matrix, modulation picks the vector of
-//! its row, attention stays inside its row.
+//! The transformer runs on a *ragged* batch: the tokens of all rows (request, guidance branch) lie one after another in
+//! a `[sum(tokens), dim]` matrix. A [`RowLayout`] records where each row begins. A [`Linear`] multiplies one tall
+//! matrix, modulation picks the vector of each row, and attention stays inside a row.
 //!
-//! Every operation has a reference made of candle operations, right for any device and float
-//! type: it is what the tests compare with and what runs where there is nothing faster. What is faster is a *backend's*
-//! (`backend.rs`): the CPU's kernels stand in `cpu`, one source for all sets of vector instructions (`cpu/sets.rs`); those of CUDA
-//! devices, where the feature `cuda` asks for them, in `cuda`.
+//! Every operation has a reference made of candle operations, correct for any device and float type. The tests compare
+//! with it, and it runs where nothing faster exists. Faster implementations belong to a *backend* (`backend.rs`). The
+//! CPU's kernels are in `cpu`, one source for all vector instruction sets (`cpu/sets.rs`). Those of CUDA devices are in
+//! `cuda`, behind the feature `cuda`.
 
 mod activation;
 mod allocator;

@@ -9,15 +9,14 @@ use crate::devices::backend;
 use crate::operands::Epilogue;
 use crate::{Parameters, RowLayout};
 
-/// Longest sum of an eight-bit product that 32 bits hold whatever the numbers are.
+/// The longest sum of eight-bit products that cannot overflow 32 bits.
 const MAX_INT8_FEATURES: usize = 65_536;
 
 /// An affine map of the last dimension.
 ///
-/// Its weight is laid out once for the device it lies on. In host memory it keeps its float type, so that a
-/// bf16 checkpoint stays half as large while the sums are f32. Where products of bf16 are faster
-/// than those of f32 (AMD's processors with AVX512-BF16, and AMX), the rows that meet a bf16 weight
-/// are rounded to bf16 too; those that meet any other are not.
+/// The weight is laid out once for its device. In host memory it keeps its float type: a bf16 checkpoint stays half as
+/// large as in f32, while the sums are f32. On processors with faster products for bf16 than for f32 (AMD's with
+/// AVX512-BF16, and AMX), the input rows of a bf16 weight are rounded to bf16 too. Those of any other weight are not.
 #[derive(Clone, Debug)]
 pub struct Linear(Weights);
 
@@ -32,7 +31,7 @@ enum Weights {
 }
 
 impl Linear {
-    /// From an `[out, in]` weight of any float type and an `[out]` bias.
+    /// Makes a map of an `[out, in]` weight of any float type and an `[out]` bias.
     ///
     /// # Errors
     /// A shape does not fit.
@@ -40,8 +39,7 @@ impl Linear {
         Linear::cat(&[(weight, bias)])
     }
 
-    /// Several maps of the same input as one, their outputs side by side: q, k and v, or gate
-    /// and up.
+    /// Fuses several maps of the same input into one, with their outputs side by side: q, k and v, or gate and up.
     ///
     /// # Errors
     /// A shape does not fit, or the weights are of different types.
@@ -54,11 +52,11 @@ impl Linear {
         }))
     }
 
-    /// As [`Linear::cat`], in products of eight-bit integers: each output's weights and each row of the input are
-    /// scaled so that their largest magnitude is 127, and rounded. Sums are exact; scales, bias and what follows are
-    /// f32. A weight takes one byte.
+    /// Like [`Linear::cat`], with products of eight-bit integers. Each output's weights and each row of the input are
+    /// scaled so that their largest magnitude is 127, and rounded. Sums are exact. Scales, bias and epilogue are f32. A
+    /// weight takes one byte.
     ///
-    /// Where there are no such products it is the f32 product with the rounded weight.
+    /// A backend without such products computes the f32 product with the rounded weight.
     ///
     /// # Errors
     /// A shape does not fit, the weights are of different types, or an input is wider than 65,536.
@@ -75,7 +73,7 @@ impl Linear {
         }))
     }
 
-    /// A map that something else multiplies.
+    /// Wraps weights that a backend has packed.
     pub(crate) fn of_packed(packed: Box<dyn PackedLinear>) -> Linear {
         Linear(Weights::Packed(packed.into()))
     }
@@ -92,7 +90,7 @@ impl Linear {
         }
     }
 
-    /// The tanh approximation of GELU of `forward`.
+    /// `gelu(forward(x))`, with the tanh approximation of GELU.
     ///
     /// # Errors
     /// `x` has another last dimension.
@@ -104,10 +102,10 @@ impl Linear {
         }
     }
 
-    /// `residual + gate[row] * forward(x)`: what closes each half of a transformer block.
+    /// `residual + gate[row] * forward(x)`: the end of each half of a transformer block.
     ///
-    /// `x` is `[tokens, in]`, `residual` is `[tokens, out]`, `gate` is `[num_rows, out]`,
-    /// perhaps a view of what the modulation made.
+    /// `x` is `[tokens, in]`, `residual` is `[tokens, out]`. `gate` is `[num_rows, out]`, possibly a view of the
+    /// modulation's output.
     ///
     /// # Errors
     /// A shape does not fit.
@@ -124,7 +122,7 @@ impl Linear {
         }
     }
 
-    /// The last dimension of its input.
+    /// The last dimension of the input.
     pub fn in_features(&self) -> usize {
         match &self.0 {
             Weights::Plain { weight, .. } => weight.dims()[1],
@@ -132,7 +130,7 @@ impl Linear {
         }
     }
 
-    /// The last dimension of its output.
+    /// The last dimension of the output.
     pub fn out_features(&self) -> usize {
         match &self.0 {
             Weights::Plain { weight, .. } => weight.dims()[0],
@@ -148,7 +146,7 @@ impl Linear {
         Ok(())
     }
 
-    /// The product by the backend, `None` where the reference is to be taken.
+    /// The backend's product; `None` if the reference has to compute it.
     fn packed(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
         match &self.0 {
             Weights::Packed(packed) => packed.forward(x, epilogue),
@@ -192,10 +190,10 @@ pub(crate) fn contiguous(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<(Vec<Te
     Ok((weights, bias))
 }
 
-/// The weight with each output's numbers as multiples of 1/127 of the largest.
+/// Rounds each output's weights to multiples of 1/127 of their largest magnitude.
 fn rounded_to_int8(weight: &Tensor) -> Result<Tensor> {
     let wide = weight.to_dtype(DType::F32)?;
-    // Of a row of zeros any scale is right.
+    // For a row of zeros any scale is right.
     let scale = (wide.abs()?.max_keepdim(1)?.maximum(1e-30)? / 127.0)?;
     wide.broadcast_div(&scale)?.round()?.broadcast_mul(&scale)?.to_dtype(weight.dtype())
 }
@@ -218,7 +216,7 @@ pub(crate) fn check_parts(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<()> {
     Ok(())
 }
 
-/// The biases side by side, zeros where a part has none.
+/// The biases side by side, with zeros for a part that has none.
 fn cat_bias(parts: &[(&Tensor, Option<&Tensor>)]) -> Result<Tensor> {
     let biases = parts.iter().map(|(weight, bias)| match bias {
         Some(bias) => bias.to_dtype(weight.dtype()),

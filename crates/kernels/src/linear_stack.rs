@@ -1,4 +1,4 @@
-//! Maps of one input, whose products are made together.
+//! Maps of the same input, multiplied together.
 
 use std::ops::Range;
 
@@ -8,22 +8,22 @@ use crate::Linear;
 
 /// Affine maps of the same input and of the same sizes, such as the modulations of a transformer's blocks.
 ///
-/// In host memory each is a [`Linear`] of its own, multiplied when its turn comes. On any other device the weights lie
-/// one below the other, in memory that is had once, and neighbouring maps are one product.
+/// In host memory each map is a [`Linear`] of its own, multiplied in its turn. On any other device the weights are
+/// stacked in one allocation, and neighbouring maps are one product.
 #[derive(Debug)]
 pub struct LinearStack {
-    /// How many maps there will be.
+    /// The number of maps that there will be.
     capacity: usize,
     maps: Maps,
 }
 
-/// What maps make of their input, one after another.
+/// The maps' outputs, one after another.
 pub type ForwardInTurn<'a> = Box<dyn Iterator<Item = Result<Tensor>> + 'a>;
 
 #[derive(Debug)]
 enum Maps {
     Apart(Vec<Linear>),
-    /// `[capacity * out, in]` and `[capacity * out]`, of which `len` maps are there.
+    /// `[capacity * out, in]` and `[capacity * out]`, of which the first `len` maps are filled.
     Stacked {
         weight: Tensor,
         bias: Option<Tensor>,
@@ -32,12 +32,12 @@ enum Maps {
 }
 
 impl LinearStack {
-    /// Room for `capacity` maps.
+    /// Makes an empty stack with room for `capacity` maps.
     pub fn with_capacity(capacity: usize) -> Self {
         LinearStack { capacity, maps: Maps::Apart(Vec::new()) }
     }
 
-    /// Adds a map of an `[out, in]` weight and an `[out]` bias; all have a bias, or none.
+    /// Adds a map of an `[out, in]` weight and an `[out]` bias. Either every map has a bias or none has.
     ///
     /// # Errors
     /// The stack is full, or a shape or a type does not fit.
@@ -76,7 +76,7 @@ impl LinearStack {
         Ok(())
     }
 
-    /// How many maps there are.
+    /// The number of maps.
     pub fn len(&self) -> usize {
         match &self.maps {
             Maps::Apart(maps) => maps.len(),
@@ -84,15 +84,16 @@ impl LinearStack {
         }
     }
 
-    /// Whether there is none.
+    /// Whether the stack has no map.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What each of `maps` makes of `x`, in turn: `[rows, in]` to `[rows, out]`, perhaps columns of a wider matrix.
+    /// Applies each of `maps` to `x`, in order: `[rows, in]` to `[rows, out]`. An output may be columns of a wider
+    /// matrix.
     ///
     /// # Errors
-    /// There are no such maps, or `x` has another width.
+    /// `maps` is out of range, or `x` has another width.
     pub fn forward<'a>(&'a self, x: &'a Tensor, maps: Range<usize>) -> Result<ForwardInTurn<'a>> {
         if maps.start > maps.end || maps.end > self.len() {
             bail!("maps must be among the {} that there are. Given: {maps:?}", self.len())
@@ -113,7 +114,7 @@ impl LinearStack {
 }
 
 impl Maps {
-    /// Room for `capacity` maps with the sizes of this one.
+    /// Allocates room for `capacity` maps of the sizes of this one.
     fn stacked(capacity: usize, weight: &Tensor, bias: Option<&Tensor>) -> Result<Maps> {
         let (out_features, in_features) = weight.dims2()?;
         let zeros = |shape: &[usize]| Tensor::zeros(shape, weight.dtype(), weight.device());

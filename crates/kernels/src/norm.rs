@@ -1,15 +1,14 @@
-//! Normalisations over a token's or a pixel's features.
+//! Norms over a token's or a pixel's features.
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use crate::RowLayout;
 use crate::devices::backend;
 
-/// `layer_norm(x) * (1 + scale[row]) + shift[row]`, the norm without weights: what a block
-/// does with the outputs of its modulation.
+/// `layer_norm(x) * (1 + scale[row]) + shift[row]`, with a norm without weights: the modulation of a block's input.
 ///
-/// `x` is `[tokens, dim]`, `shift` and `scale` are `[num_rows, dim]`, perhaps views of the
-/// `[num_rows, 6 * dim]` that the modulation made.
+/// `x` is `[tokens, dim]`. `shift` and `scale` are `[num_rows, dim]`, possibly views of the modulation's `[num_rows, 6
+/// * dim]` output.
 ///
 /// # Errors
 /// A shape does not fit.
@@ -39,7 +38,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/autoencoders/autoencoder_kl_qwenimage.py#L85>.
 ///
 /// # Errors
-/// `gamma` does not have one element a channel.
+/// `gamma` does not have one element per channel.
 pub fn channel_norm(x: &Tensor, gamma: &Tensor) -> Result<Tensor> {
     check_weight("gamma", x, gamma)?;
     match backend(x.device()).channel_norm(x, gamma, false)? {
@@ -48,7 +47,7 @@ pub fn channel_norm(x: &Tensor, gamma: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// `silu(channel_norm(x, gamma))`, of operands that have been checked.
+/// `silu(channel_norm(x, gamma))` of checked operands.
 pub(crate) fn channel_norm_silu(x: &Tensor, gamma: &Tensor) -> Result<Tensor> {
     match backend(x.device()).channel_norm(x, gamma, true)? {
         Some(activated) => Ok(activated),

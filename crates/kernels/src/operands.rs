@@ -1,4 +1,4 @@
-//! What operations are given, as tensors: plain values below both the operations and the backends.
+//! Operands of the operations: plain values that both the operations and the backends depend on.
 
 use std::sync::Arc;
 
@@ -28,23 +28,23 @@ pub struct JointAttention<'a> {
     pub text: AttentionStream<'a>,
     /// The picture's tokens.
     pub image: AttentionStream<'a>,
-    /// One table a row: the positions of its text, then of its image.
+    /// One table per row: the positions of its text, then of its image.
     pub rope: &'a [Arc<RopeTable>],
     /// Heads of `dim / num_heads` features.
     pub num_heads: usize,
-    /// Of the RMSNorms.
+    /// Epsilon of the RMSNorms.
     pub eps: f64,
-    /// What f32 numbers may be rounded to on their way into its products.
+    /// The type to which f32 operands of the products may be rounded.
     pub products: Products,
 }
 
-/// What the f32 operands of a product may be rounded to where that makes it faster. Sums are f32, and so is all that is
-/// no product.
+/// The type to which f32 operands of a product may be rounded if that makes it faster. Sums and everything that is not
+/// a product stay in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Products {
-    /// Nothing.
+    /// No rounding.
     F32,
-    /// bf16.
+    /// Rounding to bf16.
     Bf16,
 }
 
@@ -54,7 +54,7 @@ pub enum Products {
 pub struct CausalAttention<'a> {
     /// `[tokens, (num_heads + 2 * num_kv_heads) * head_dim]`: queries, keys, values side by side.
     pub qkv: &'a Tensor,
-    /// RMSNorms of every head's queries and keys, ahead of the rotation.
+    /// RMSNorms of every head's queries and keys, before the rotation.
     pub norms: Option<HeadNorms<'a>>,
     /// `[tokens, head_dim / 2]`, the cosines of each token's angles.
     pub cos: &'a Tensor,
@@ -64,19 +64,19 @@ pub struct CausalAttention<'a> {
     pub num_heads: usize,
     /// Key and value heads, each shared by `num_heads / num_kv_heads` query heads.
     pub num_kv_heads: usize,
-    /// Tokens ahead of the padding, at least 1: no query sees a key from there on. Padding has
-    /// queries all the same, which see every valid key.
+    /// Tokens before the padding, at least 1. No query sees a key of the padding. The padding has queries too, which
+    /// see every valid key.
     pub valid: usize,
 }
 
 /// Weights `[head_dim]` of the RMSNorms of a head's queries and keys.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadNorms<'a> {
-    /// Of the queries.
+    /// The queries' weight.
     pub q: &'a Tensor,
-    /// Of the keys.
+    /// The keys' weight.
     pub k: &'a Tensor,
-    /// Added to the mean squares.
+    /// Epsilon, added to the mean squares.
     pub eps: f64,
 }
 
@@ -92,14 +92,14 @@ pub struct SelfAttention<'a> {
     pub cos: &'a Tensor,
     /// `[tokens, head_dim / 2]`, the sines.
     pub sin: &'a Tensor,
-    /// Which tokens see each other.
+    /// The rows; tokens of one row see each other.
     pub rows: &'a RowLayout,
     /// Heads of `dim / num_heads` features.
     pub num_heads: usize,
 }
 
-/// `(x - mean) / sqrt(variance + eps) * weight + bias`, in f32, with the mean and the variance of
-/// all pixels and the channels of a group: <https://arxiv.org/abs/1803.08494>.
+/// `(x - mean) / sqrt(variance + eps) * weight + bias` in f32, with mean and variance over all pixels and the channels
+/// of a group: <https://arxiv.org/abs/1803.08494>.
 #[derive(Clone, Debug)]
 pub struct GroupNorm {
     /// `[c]`, f32.
@@ -110,10 +110,10 @@ pub struct GroupNorm {
     pub(crate) eps: f64,
 }
 
-/// What is done to a linear map's sums before they are stored.
+/// The operation on a linear map's sums before they are stored.
 #[derive(Clone, Copy)]
 pub(crate) enum Epilogue<'a> {
-    /// Nothing.
+    /// No operation.
     None,
     /// The tanh approximation of GELU.
     Gelu,
@@ -121,33 +121,33 @@ pub(crate) enum Epilogue<'a> {
     Gated { residual: &'a Tensor, gate: &'a Tensor, rows: &'a RowLayout },
 }
 
-/// What is done to a picture on its way into a convolution.
+/// The operation on a picture as it enters a convolution.
 #[derive(Clone, Copy)]
 pub(crate) enum ConvInput<'a> {
-    /// Nothing.
+    /// No operation.
     Plain,
     /// `silu(channel_norm(x, gamma))`
     NormSilu(&'a Tensor),
     /// `silu(group_norm(x))`
     GroupNormSilu(&'a GroupNorm),
-    /// Every pixel twice both ways.
+    /// Nearest-neighbour upsampling to twice the height and the width.
     Upsampled,
 }
 
-/// A request's two passes, `[tokens, channels]`, and how they become one velocity.
+/// A request's two passes, `[tokens, channels]`, and the guidance that combines them into one velocity.
 #[derive(Clone, Copy)]
 pub struct Guided<'t> {
     /// The pass with the prompt.
     pub cond: &'t Tensor,
     /// The pass without it.
     pub uncond: &'t Tensor,
-    /// What their difference is multiplied by.
+    /// The factor of the difference of the passes.
     pub scale: f64,
-    /// Whether each token is rescaled to the length that it has in `cond`, which keeps a large scale from burning the
-    /// picture in:
+    /// Whether each token is rescaled to its length in `cond`, which keeps a large scale from oversaturating the
+    /// picture:
     /// <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage.py#L711>.
     pub keeps_length: bool,
 }
 
-/// The weights of a sum, and what is weighted: a forecast from stored derivatives, or a step along a velocity.
+/// Weights and tensors of a sum: a forecast from stored derivatives, or a step along a velocity.
 pub type Terms<'t> = Vec<(f64, &'t Tensor)>;

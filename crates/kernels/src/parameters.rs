@@ -1,11 +1,11 @@
-//! The tensors that a layer is made of, one by one.
+//! The tensors of a layer.
 
 use candle_core::Tensor;
 
-/// What has weights.
+/// A layer or a part of one, with weights.
 pub trait Parameters {
-    /// Shows each tensor, always in the same order. Layers of one list that have tensors of the same shapes may take each
-    /// other's places: see [`crate::Layers`].
+    /// Calls `visit` with each tensor, always in the same order. Layers of one list whose tensors have the same shapes
+    /// may share places on a device: see [`crate::Layers`].
     fn visit<'p>(&'p self, visit: &mut dyn FnMut(&'p Tensor));
 }
 
@@ -28,7 +28,8 @@ impl<P: Parameters, Q: Parameters> Parameters for (P, Q) {
     }
 }
 
-/// `parameters!(Block { attn, mlp })`: the weights of a `Block` are those of its fields `attn` and `mlp`.
+/// Implements `Parameters`: after `parameters!(Block { attn, mlp })` the weights of a `Block` are those of its fields
+/// `attn` and `mlp`.
 #[macro_export]
 macro_rules! parameters {
     ($layer:ty { $($part:ident),* $(,)? }) => {

@@ -11,7 +11,7 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// From `[positions, head_dim / 2]` tables, kept in f32 as angles need it.
+    /// Makes a table of `[positions, head_dim / 2]` cosines and sines, kept in f32 for the precision of the angles.
     ///
     /// # Errors
     /// The tables are not matrices of one shape.
@@ -24,18 +24,18 @@ impl RopeTable {
         Ok(RopeTable { cos: table(cos)?, sin: table(sin)? })
     }
 
-    /// How many positions it holds.
+    /// The number of positions.
     #[expect(clippy::len_without_is_empty, reason = "a row without a position is never attended")]
     pub fn len(&self) -> usize {
         self.cos.dims()[0]
     }
 
-    /// `[positions, head_dim / 2]`, f32.
+    /// The cosines, `[positions, head_dim / 2]`, f32.
     pub fn cos(&self) -> &Tensor {
         &self.cos
     }
 
-    /// `[positions, head_dim / 2]`, f32.
+    /// The sines, `[positions, head_dim / 2]`, f32.
     pub fn sin(&self) -> &Tensor {
         &self.sin
     }

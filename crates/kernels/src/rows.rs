@@ -1,4 +1,4 @@
-//! Where each row of a ragged batch begins.
+//! The layout of a ragged batch: where each row begins.
 
 use std::ops::Range;
 #[cfg(feature = "cuda")]
@@ -11,7 +11,7 @@ use candle_core::{Result, Tensor, bail};
 pub struct RowLayout {
     /// `num_rows + 1` offsets, the first 0, the last the number of tokens.
     offsets: Vec<usize>,
-    /// The same on the device that asked first, shared with what is cloned from this.
+    /// The offsets on the first device that asked for them, shared by all clones.
     #[cfg(feature = "cuda")]
     on_device: Arc<OnceLock<Tensor>>,
 }
@@ -25,7 +25,7 @@ impl PartialEq for RowLayout {
 impl Eq for RowLayout {}
 
 impl RowLayout {
-    /// Rows of the given numbers of tokens, in order.
+    /// Lays out rows of the given numbers of tokens, in order.
     pub fn new(lengths: &[usize]) -> Self {
         let ends = lengths.iter().scan(0, |end, length| {
             *end += length;
@@ -38,7 +38,7 @@ impl RowLayout {
         }
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub fn num_rows(&self) -> usize {
         self.offsets.len() - 1
     }
@@ -56,7 +56,7 @@ impl RowLayout {
         self.offsets[row]..self.offsets[row + 1]
     }
 
-    /// How many tokens `row` has.
+    /// The number of tokens of `row`.
     ///
     /// # Panics
     /// If there is no such row.
@@ -69,7 +69,7 @@ impl RowLayout {
         self.offsets.windows(2).map(|ends| ends[0]..ends[1])
     }
 
-    /// Repeats the vector of each row once a token: `[num_rows, dim]` to `[total, dim]`.
+    /// Repeats the vector of each row for each of its tokens: `[num_rows, dim]` to `[total, dim]`.
     pub(crate) fn expand(&self, vectors: &Tensor) -> Result<Tensor> {
         let dim = vectors.dim(1)?;
         if self.total() == 0 {
@@ -83,25 +83,25 @@ impl RowLayout {
         Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)
     }
 
-    /// The offsets on `device`, `[num_rows + 1]` of u32: copied there once, by whoever asks first.
+    /// The offsets on `device`, `[num_rows + 1]` of u32. The first call copies them.
     #[cfg(feature = "cuda")]
     pub(crate) fn offsets_on(&self, device: &candle_core::Device) -> Result<Tensor> {
         if let Some(offsets) = self.on_device.get().filter(|offsets| offsets.device().same_device(device)) {
             return Ok(offsets.clone());
         }
         let offsets = Tensor::from_iter(self.offsets.iter().map(|&offset| offset as u32), device)?;
-        // Where those of another device are kept, this one's are made anew each time.
+        // If the offsets of another device are cached, every call for this device copies them.
         let _ = self.on_device.set(offsets.clone());
         Ok(offsets)
     }
 
-    /// As `offsets_on`, nothing where no row has a token.
+    /// Like `offsets_on`; `None` if no row has a token.
     #[cfg(feature = "cuda")]
     pub(crate) fn offsets_if_any(&self, device: &candle_core::Device) -> Result<Option<Tensor>> {
         if self.total() == 0 { Ok(None) } else { self.offsets_on(device).map(Some) }
     }
 
-    /// Checks that `x` is `[total, dim]` and `vectors` holds one `[dim]` a row.
+    /// Checks that `x` is `[total, dim]` and that `vectors` has one `[dim]` per row.
     pub(crate) fn check(&self, name: &str, x: &Tensor, vectors: &Tensor) -> Result<()> {
         let (tokens, dim) = x.dims2()?;
         if tokens != self.total() {

@@ -19,7 +19,7 @@ impl SelfAttention<'_> {
         }
     }
 
-    /// The features of a head, once every shape is known to fit.
+    /// Checks every shape and returns the features of a head.
     fn check(&self) -> Result<usize> {
         let (tokens, width) = self.qkv.dims2()?;
         if self.num_heads == 0 || width % (6 * self.num_heads) != 0 {
@@ -83,7 +83,7 @@ mod tests {
             Inputs { qkv, cos: angles.cos().unwrap(), sin: angles.sin().unwrap(), rows, num_heads }
         }
 
-        /// One row alone.
+        /// The inputs of one row alone.
         fn row(&self, row: usize) -> Inputs {
             let tokens = self.rows.range(row);
             let of_row = |t: &Tensor| t.narrow(0, tokens.start, tokens.len()).unwrap();

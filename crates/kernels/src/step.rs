@@ -1,15 +1,15 @@
-//! What the cached step asks of tensors: how much a row changed, its forecast, and rows side by side.
+//! Tensor operations of a cached denoising step: the change of a row, its forecast, and the concatenation of rows.
 
 use candle_core::{DType, Result, Tensor, bail};
 
 use crate::Terms;
 use crate::devices::backend;
 
-/// `mean(|previous - current|) / mean(|previous|)` of each row's `(current, previous)`, cache-dit's measure of change, NaN
-/// where both means are 0:
+/// cache-dit's measure of change, `mean(|previous - current|) / mean(|previous|)`, of each row's `(current, previous)`;
+/// NaN if both means are 0:
 /// <https://github.com/vipshop/cache-dit/blob/v1.5.3/src/cache_dit/caching/cache_contexts/cache_manager.py#L553>.
 ///
-/// All are `[tokens of the row, dim]`. All rows together cost one copy from the device to the host.
+/// All tensors are `[tokens of the row, dim]`. All rows together cost one copy from the device to the host.
 ///
 /// # Errors
 /// The values of a row have different shapes, or the rows different widths.
@@ -29,7 +29,7 @@ pub fn residual_diffs(rows: &[(&Tensor, &Tensor)]) -> Result<Vec<f32>> {
     }
 }
 
-/// Sums of weighted tensors, each sum of tensors of one shape.
+/// Weighted sums. The tensors of one sum have the same shape.
 ///
 /// # Errors
 /// A sum has no terms, or terms of different shapes.
@@ -56,10 +56,10 @@ pub fn add_weighted(x: &Tensor, terms: &[(f64, &Tensor)]) -> Result<Tensor> {
     Ok(weighted_sums(&[terms])?.remove(0))
 }
 
-/// The rows of `parts`, `[tokens, dim]` each, one below the other.
+/// Concatenates the rows of `parts`, `[tokens, dim]` each.
 ///
 /// # Errors
-/// There are none, or they have different widths.
+/// `parts` is empty, or its tensors have different widths or types.
 pub fn cat_rows(parts: &[&Tensor]) -> Result<Tensor> {
     let Some(first) = parts.first() else { bail!("parts must not be empty") };
     let (_, dim) = first.dims2()?;
@@ -73,11 +73,11 @@ pub fn cat_rows(parts: &[&Tensor]) -> Result<Tensor> {
     }
 }
 
-/// The scalar products of `x` with each of `others`, summed in f64: what a calibration knows of latents. All
+/// Inner products of `x` with each of `others`, summed in f64: all that a calibration needs of the latents. All
 /// together cost one copy from the device to the host.
 ///
 /// # Errors
-/// Another has another shape than `x`.
+/// One of `others` has another shape than `x`.
 pub fn inner_products(x: &Tensor, others: &[&Tensor]) -> Result<Vec<f64>> {
     if let Some(other) = others.iter().find(|other| other.dims() != x.dims()) {
         bail!("others must be {:?} as x is. Given: {:?}", x.dims(), other.dims())
@@ -93,7 +93,7 @@ pub fn inner_products(x: &Tensor, others: &[&Tensor]) -> Result<Vec<f64>> {
 fn residual_diffs_reference(rows: &[(&Tensor, &Tensor)]) -> Result<Vec<f32>> {
     let diff = |(current, previous): &(&Tensor, &Tensor)| {
         let (current, previous) = (current.to_dtype(DType::F32)?, previous.to_dtype(DType::F32)?);
-        // Both means are over as many elements, so the sums have their ratio.
+        // Both means are over the same number of elements, so the ratio of the sums is that of the means.
         (&previous - current)?.abs()?.sum_all()? / previous.abs()?.sum_all()?
     };
     Tensor::stack(&rows.iter().map(diff).collect::<Result<Vec<_>>>()?, 0)?.to_vec1::<f32>()
@@ -114,7 +114,7 @@ mod tests {
     use crate::testing::{assert_close, numbers, on_each_set, randn};
     use crate::with_reference;
 
-    /// Rows of one matrix, beside which lie the values before.
+    /// Rows of one matrix, each with its previous values.
     fn rows(lengths: &[usize], dim: usize) -> Vec<(Tensor, Tensor)> {
         let all = randn(1, (lengths.iter().sum(), dim));
         let mut first = 0;
@@ -153,7 +153,7 @@ mod tests {
             let rows: Vec<_> = current.iter().zip(&previous).collect();
             let diffs = || residual_diffs(&rows).unwrap();
             for given in [diffs(), with_reference(diffs)] {
-                // |2 - 3| + |-2 + 1| of |2| + |-2|; nothing of nothing; something of nothing.
+                // (|2 - 3| + |-2 + 1|) / (|2| + |-2|), then 0 / 0, then 1 / 0.
                 assert_eq!((given[0], given[2]), (0.5, f32::INFINITY));
                 assert!(given[1].is_nan());
             }
@@ -184,7 +184,7 @@ mod tests {
         });
     }
 
-    /// What the middle blocks added, as candle subtracts it.
+    /// The residual of the middle blocks, equal to candle's subtraction.
     #[test]
     fn a_difference_is_exact() {
         on_each_set(|_| {

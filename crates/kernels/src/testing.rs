@@ -25,8 +25,8 @@ pub(crate) fn numbers(tensor: &Tensor) -> Vec<f32> {
     tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Asserts that two tensors have one shape and differ by at most `tolerance` times the
-/// largest expected magnitude; prints the error.
+/// Asserts that two tensors have the same shape and differ by at most `tolerance` times the largest expected magnitude.
+/// Prints the error.
 #[track_caller]
 pub(crate) fn assert_close(name: &str, given: &Tensor, expected: &Tensor, tolerance: f32) {
     assert_eq!(given.dims(), expected.dims(), "{name}");
@@ -38,7 +38,7 @@ pub(crate) fn assert_close(name: &str, given: &Tensor, expected: &Tensor, tolera
     assert!(error <= tolerance, "{name}: error {error:e}, tolerance {tolerance:e}");
 }
 
-/// Calls `check(set, name)` for every set of vector instructions that this processor has, and names those it lacks.
+/// Calls `check(set, name)` for every vector instruction set of this processor, and prints the names of those it lacks.
 macro_rules! on_each_simd {
     ($check:ident) => {{
         $check(crate::cpu::portable::Portable, "portable");
@@ -57,7 +57,7 @@ macro_rules! on_each_simd {
 }
 pub(crate) use on_each_simd;
 
-/// Runs `check` with the kernels of every set that this processor has, and names those it lacks.
+/// Runs `check` with the kernels of every instruction set of this processor, and prints the names of those it lacks.
 pub(crate) fn on_each_set(check: impl Fn(&str)) {
     for set in sets() {
         if with_instruction_set(set.name, || check(set.name)).is_err() {

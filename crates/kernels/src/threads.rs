@@ -1,4 +1,4 @@
-//! How many threads the CPU operations use.
+//! The number of threads of the CPU operations.
 
 #![allow(unsafe_code, reason = "std::env::set_var is unsafe; it is called before there are threads")]
 
@@ -8,17 +8,16 @@ use candle_core::Device;
 
 use crate::Watch;
 
-/// Fixes the number of worker threads for the life of the process: call it first thing in
-/// `main`.
+/// Fixes the number of worker threads for the life of the process. Call it first in `main`.
 ///
-/// candle asks the operating system for the number of CPUs at every matrix product unless
-/// `RAYON_NUM_THREADS` is set, 35 us each time. This sets it, and `CANDLE_NUM_THREADS` for
-/// candle's elementwise operations, to the number of cores where they are not set: those that this process may use by
-/// its affinity and its container's quota. Two hyperthreads count as the one core whose multipliers they share.
+/// Unless `RAYON_NUM_THREADS` is set, candle asks the operating system for the number of CPUs at every matrix product,
+/// which takes 35 us. This function sets it, and `CANDLE_NUM_THREADS` for candle's elementwise operations, unless they
+/// are set already. The value is the number of cores that this process may use by its affinity and its container's
+/// quota. Two hyperthreads count as one core, because they share its multipliers.
 ///
-/// Changing the environment is sound only while nobody else can read it, so this does nothing
-/// in a process that already has a second thread, or where it cannot count them (it can on
-/// Linux). Then set the two variables outside.
+/// Changing the environment is sound only while no other thread can read it. So this does nothing if the process
+/// already has a second thread, or if it cannot count its threads (it can on Linux). Set the two variables outside in
+/// that case.
 pub fn threads_from_env() {
     if num_threads() != Some(1) {
         return;
@@ -32,12 +31,11 @@ pub fn threads_from_env() {
     }
 }
 
-/// Runs `work` on a thread of the pool if `device` is the CPU, and where it stands otherwise.
+/// Runs `work` on a thread of the pool if `device` is the CPU, otherwise on the current thread.
 ///
-/// Handing a part of an operation to the pool costs 8 us from a thread outside of it and next
-/// to nothing from one of its own, so a step of a small model is a fifth faster inside: put
-/// this around a whole step or decode. Work on other devices stays on its thread, which owns
-/// their streams. What interrupts the work goes along with it.
+/// Handing a part of an operation to the pool costs 8 us from a thread outside the pool and almost nothing from one
+/// inside. A step of a small model is a fifth faster inside, so wrap a whole step or decode. Work on other devices
+/// stays on its thread, which owns their streams. The thread's [`Watch`] goes along with the work.
 pub fn in_pool<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
     if !device.is_cpu() {
         return work();
@@ -46,9 +44,9 @@ pub fn in_pool<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| watch.scope(work))
 }
 
-/// Cores that this process may use; where the system does not tell them from hyperthreads, CPUs.
+/// Cores that this process may use, or CPUs if the system does not report which hyperthreads share a core.
 fn num_cores() -> usize {
-    // Of the affinity mask and the quotas of cgroups.
+    // Respects the affinity mask and the quotas of cgroups.
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let siblings = |cpu: usize| {
@@ -57,14 +55,14 @@ fn num_cores() -> usize {
     distinct_cores(&status, siblings).map_or(cpus, |cores| cores.clamp(1, cpus))
 }
 
-/// Cores that the allowed CPUs of a `/proc/PID/status` lie on; CPUs of one core have the same list of siblings.
+/// Cores of the allowed CPUs in a `/proc/PID/status`. CPUs of one core have the same list of siblings.
 fn distinct_cores(status: &str, siblings: impl Fn(usize) -> Option<String>) -> Option<usize> {
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
     let cores: Option<HashSet<_>> = cpu_list(allowed)?.into_iter().map(siblings).collect();
     Some(cores?.len())
 }
 
-/// `0-2,8` is 0, 1, 2, 8. `None` of anything else.
+/// Parses a list of CPUs: `0-2,8` is 0, 1, 2, 8. `None` if it is anything else.
 fn cpu_list(list: &str) -> Option<Vec<usize>> {
     let mut cpus = Vec::new();
     for range in list.trim().split(',') {
@@ -74,7 +72,7 @@ fn cpu_list(list: &str) -> Option<Vec<usize>> {
     Some(cpus)
 }
 
-/// Threads of this process, `None` where it cannot be known.
+/// The number of threads of this process; `None` if it is unknown.
 fn num_threads() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/task").ok()?.count())
 }

@@ -1,7 +1,7 @@
-//! AMX: products of whole tiles, eight of which a core holds.
+//! AMX: products of whole tiles. A core has eight tile registers.
 //!
-//! Rust's intrinsics for it are unstable, so the kernels are assembly. The compiler knows nothing of what the tiles
-//! hold: nothing stays in them from one block of assembly to the next.
+//! Rust's intrinsics for AMX are unstable, so the kernels are assembly. The compiler does not know what the tiles hold:
+//! nothing stays in them from one block of assembly to the next.
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
@@ -11,22 +11,23 @@ use super::bf16::Bf16;
 use super::int8::Int8;
 use super::tiles::{Multiplier, Operands, SIDE, STEP, Sums, Tile};
 
-/// The proof that this processor has AMX with bf16 and int8, and that the system lets this process use it.
+/// Proof that this processor has AMX with bf16 and int8, and that the system lets this process use it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Amx(());
 
 impl Amx {
-    /// Asks the processor, then the system: once a process, and threads that exist already may use it too.
+    /// Asks the processor, then the system. One request per process is enough, and threads that already exist may use
+    /// AMX too.
     pub(super) fn detect(_: Avx512) -> Option<Amx> {
-        // Leaf 7 is there where AVX-512 is. Bits of edx: 22 bf16, 24 tiles, 25 int8.
+        // Leaf 7 exists on every processor with AVX-512. Bits of edx: 22 bf16, 24 tiles, 25 int8.
         let features = __cpuid_count(7, 0).edx;
         let there = [22, 24, 25].iter().all(|bit| features & (1 << bit) != 0);
         (there && permitted()).then_some(Amx(()))
     }
 }
 
-/// Asks Linux for the tiles' state to be kept for this process. Kernels before 5.16, sandboxes and too small signal
-/// stacks refuse.
+/// Asks Linux to save the tile state of this process. Kernels before 5.16, sandboxes and signal stacks that are too
+/// small refuse.
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
     const ARCH_PRCTL: i64 = 158;
@@ -53,7 +54,7 @@ fn permitted() -> bool {
     false
 }
 
-/// The argument of `ldtilecfg`: palette 1, bytes of a row from byte 16 on, rows from byte 48 on.
+/// The argument of `ldtilecfg`: the palette 1, bytes per row from byte 16 on, rows from byte 48 on.
 #[repr(C, align(64))]
 struct Shapes([u8; 64]);
 
@@ -70,27 +71,28 @@ static SHAPES: Shapes = {
     Shapes(shapes)
 };
 
-/// The shapes of this thread's tiles, as long as it lives.
+/// The tile configuration of this thread, for the life of the session.
 pub(super) struct Session(());
 
 impl Session {
     fn new(_: Amx) -> Self {
-        // SAFETY: an `Amx` exists only where the instruction does and may be used; the shapes are valid.
+        // SAFETY: an `Amx` exists only if the processor has the instruction and the system permits it. The shapes are
+        // valid.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &SHAPES, options(nostack, readonly)) };
         Session(())
     }
 }
 
 impl Drop for Session {
-    /// Without tiles in use a switch of threads has 8 KiB less to save.
+    /// Without tiles in use a context switch saves 8 KiB less.
     fn drop(&mut self) {
-        // SAFETY: a session was begun, so the instruction is there.
+        // SAFETY: a session exists, so the processor has the instruction.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
 }
 
-/// A block of two strips by two panels, by the instruction `$multiply`. Where there is one strip or one panel only, it
-/// is multiplied twice.
+/// Multiplies a block of two strips by two panels with the instruction `$multiply`. A single strip or panel is
+/// multiplied twice.
 macro_rules! multiplier {
     ($format:ty, $sum:ty, $multiply:literal) => {
         impl Multiplier<$format> for Amx {
@@ -108,8 +110,8 @@ macro_rules! multiplier {
             unsafe fn multiply(self, operands: Operands, c: *mut Sums<$sum>, first: bool) {
                 let a_stride = if operands.rows > SIDE { operands.a_stride } else { 0 };
                 let b_stride = if operands.panels > 1 { operands.b_stride } else { 0 };
-                // SAFETY: the caller promises the tiles, the sums and a session, so that the tiles have their shapes.
-                // Four tiles hold the sums `[32 rows][32 outputs]` of four bytes.
+                // SAFETY: the caller promises the tiles, the sums and a session, so the tiles have their shapes. Four
+                // tiles hold the sums `[32 rows][32 outputs]` of four bytes.
                 unsafe {
                     asm!(
                         "test {first:e}, {first:e}", "jz 3f",
@@ -161,7 +163,7 @@ mod tests {
     use super::super::tiles::{Plain, PlainFormat};
     use super::*;
 
-    /// Xorshift.
+    /// A xorshift generator.
     struct Random(u64);
 
     impl Random {
@@ -172,7 +174,7 @@ mod tests {
             (self.0 >> 24) as u32
         }
 
-        /// The bits of an f32 whose biased exponent is one of these.
+        /// The bits of a random f32 with a biased exponent in `exponents`.
         fn float(&mut self, exponents: &Range<u32>) -> u32 {
             let exponent = exponents.start + self.word() % (exponents.end - exponents.start);
             self.word() & 0x807f_ffff | exponent << 23
@@ -182,14 +184,14 @@ mod tests {
     /// Rows, panels and steps.
     type Block = (usize, usize, usize);
 
-    /// Whole and ragged ones, of one strip and two, of one panel and two.
+    /// Whole and ragged blocks, of one or two strips and one or two panels.
     fn blocks() -> impl Iterator<Item = Block> {
         let of_rows = |rows| [1, 2].into_iter().flat_map(move |panels| [1, 2, 33].map(|steps| (rows, panels, steps)));
         [1, 15, 16, 17, 31, 32].into_iter().flat_map(of_rows)
     }
 
-    /// Checks a block's sums, and that nothing is written behind them, against [`Plain`]: to the bit, all that is no
-    /// number being one. `numbers` and `sums` make four bytes each.
+    /// Compares a block's sums with those of [`Plain`], to the bit except that every NaN is equal, and checks that
+    /// nothing is written after them. `numbers` and `sums` return four bytes each.
     fn check<F: PlainFormat>(
         amx: Amx,
         (rows, panels, steps): Block,
@@ -199,11 +201,11 @@ mod tests {
     ) where
         Amx: Multiplier<F>,
     {
-        /// Tiles between a strip or a panel and the next.
+        /// Unused tiles between two strips or two panels.
         const GAP: usize = 3;
         /// Rows of sums in a block.
         const SUMS: usize = 4 * SIDE;
-        // There are no tiles of strips and panels that are not asked for.
+        // Only the strips and panels of the block have tiles.
         let mut tiles = |parts: usize| -> Vec<Tile> {
             let mut row = || std::array::from_fn::<_, { STEP / 4 }, _>(|_| numbers().to_le_bytes());
             let mut tile = || Tile([(); SIDE].map(|()| row().as_flattened().try_into().unwrap()));
@@ -217,7 +219,7 @@ mod tests {
         for first in [true, false] {
             let (mut given, mut expected) = (before.clone(), before.clone());
             let session = Multiplier::<F>::begin(amx);
-            // SAFETY: the tiles and the sums are there; a session lives where one is needed.
+            // SAFETY: the tiles and the sums exist, and the session lives during both calls.
             unsafe {
                 Multiplier::<F>::multiply(amx, operands, given.as_mut_ptr(), first);
                 Multiplier::<F>::multiply(Plain, operands, expected.as_mut_ptr(), first);
@@ -250,8 +252,8 @@ mod tests {
 
     #[test]
     fn bf16_blocks_are_those_of_the_emulation() {
-        // The exponents of elements and sums: usual ones, products around the smallest normal number, products around
-        // the largest, and what there is, with infinities and what is no number.
+        // Exponents of elements and sums: usual ones, products around the smallest normal number, products around the
+        // largest number, and all exponents, with infinities and NaN.
         let exponents =
             [(121..133, 120..140), (60..66, 0..5), (187..193, 250..255), (0..130, 0..256), (0..256, 0..256)];
         on_amx(|amx| {

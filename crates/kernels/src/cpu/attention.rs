@@ -1,4 +1,4 @@
-//! The attentions, cut into heads of rows for [`super::head`].
+//! All kinds of attention, split into heads of rows for [`super::head`].
 
 use rayon::prelude::*;
 
@@ -7,7 +7,7 @@ use super::parallel::SharedMut;
 use super::simd::Simd;
 use crate::{RowLayout, Watch};
 
-/// The numbers of a token stream of a joint attention.
+/// The operands of one token stream of a joint attention.
 #[derive(Clone, Copy)]
 pub(crate) struct Stream<'a> {
     pub(super) qkv: &'a [f32],
@@ -16,11 +16,11 @@ pub(crate) struct Stream<'a> {
     pub(super) rows: &'a RowLayout,
 }
 
-/// The numbers of a causal attention.
+/// The operands of a causal attention.
 #[derive(Clone, Copy)]
 pub(crate) struct Causal<'a> {
     pub(super) qkv: &'a [f32],
-    /// Of queries and keys.
+    /// The norm weights of queries and keys.
     pub(super) norms: Option<(&'a [f32], &'a [f32])>,
     pub(super) eps: f64,
     pub(super) cos: &'a [f32],
@@ -31,11 +31,11 @@ pub(crate) struct Causal<'a> {
     pub(super) valid: usize,
 }
 
-/// Multiply-adds below which a whole attention stays on one thread.
+/// Work, in multiply-adds, below which a whole attention stays on one thread.
 const MIN_PARALLEL: usize = 100_000;
 
-/// See [`crate::JointAttention`]; `rope` holds the cosines and sines of each row. The head's
-/// dimension, which the norms have, is a multiple of 16.
+/// See [`crate::JointAttention`]. `rope` holds the cosines and sines of each row. The head's dimension, which is the
+/// length of the norms, is a multiple of 16.
 pub(super) fn joint<S: Simd>(
     s: S,
     products: impl HeadProducts<S>,
@@ -77,7 +77,7 @@ pub(super) fn joint<S: Simd>(
     outs
 }
 
-/// See [`crate::attention`]; the head's dimension is a multiple of 16.
+/// See [`crate::attention`]. The head's dimension is a multiple of 16.
 pub(super) fn plain<S: Simd>(s: S, q: &[f32], k: &[f32], v: &[f32], num_heads: usize, dim: usize) -> Vec<f32> {
     let head_dim = dim / num_heads;
     let mut out = vec![0.0; q.len()];
@@ -94,7 +94,7 @@ pub(super) fn plain<S: Simd>(s: S, q: &[f32], k: &[f32], v: &[f32], num_heads: u
     out
 }
 
-/// See [`crate::CausalAttention`]; the head's dimension is a multiple of 16.
+/// See [`crate::CausalAttention`]. The head's dimension is a multiple of 16.
 pub(super) fn causal<S: Simd>(s: S, inputs: Causal<'_>) -> Vec<f32> {
     let Causal { qkv, norms, eps, cos, sin, num_heads, num_kv_heads, head_dim, valid } = inputs;
     let (dim, group) = (num_heads * head_dim, num_heads / num_kv_heads);
@@ -120,7 +120,7 @@ pub(super) fn causal<S: Simd>(s: S, inputs: Causal<'_>) -> Vec<f32> {
     out
 }
 
-/// See [`crate::SelfAttention`]; the head's dimension is a multiple of 16.
+/// See [`crate::SelfAttention`]. The head's dimension is a multiple of 16.
 pub(super) fn rotary_rows<S: Simd>(
     s: S,
     qkv: &[f32],
@@ -154,7 +154,7 @@ pub(super) fn rotary_rows<S: Simd>(
     out
 }
 
-/// Until the work is interrupted.
+/// Runs the tasks until the work is interrupted.
 fn run(tasks: Vec<usize>, work: usize, attend: impl Fn(usize, &Watch) + Sync + Send) {
     let watch = Watch::current();
     let attend = |task| {

@@ -1,4 +1,4 @@
-//! AVX2, FMA and F16C: eight floats a vector, sixteen vectors.
+//! AVX2, FMA and F16C: sixteen vector registers of eight floats.
 
 use std::arch::x86_64::{
     __m128i, __m256, _MM_HINT_T1, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_ps, _mm_loadu_si128, _mm_max_ps,
@@ -14,12 +14,12 @@ use half::{bf16, f16};
 
 use super::simd::{Simd, Tile};
 
-/// The proof that this processor has AVX2, FMA and F16C.
+/// Proof that this processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx2(());
 
 impl Avx2 {
-    /// Asks the processor; the answer is kept by the standard library.
+    /// Asks the processor. The standard library caches the answer.
     pub(crate) fn detect() -> Option<Avx2> {
         let there =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
@@ -27,12 +27,13 @@ impl Avx2 {
     }
 }
 
-// SAFETY of every block below: an `Avx2` exists only where the instructions do; memory is as its comment says.
+// SAFETY of every block below: an `Avx2` exists only if the processor has the instructions. The comment of a block
+// covers its memory.
 impl Simd for Avx2 {
     type Vector = __m256;
     type Octets = Avx2;
     const LANES: usize = 8;
-    /// Twelve of the sixteen registers hold sums; a panel of `short_k` fills the first-level cache.
+    /// Twelve of the sixteen registers hold sums. A panel of `short_k` fills the first-level cache.
     const TILE: Tile = Tile { rows: 6, panels: 1, short_k: 512, tall_k: 320, tall_rows: 144 };
 
     #[inline(always)]
@@ -185,7 +186,7 @@ impl Simd for Avx2 {
                 };
                 _mm256_permutevar8x32_ps(four, twice)
             });
-            // x cos - y sin in the even places, y cos + x sin in the odd ones.
+            // x cos - y sin in the even lanes, y cos + x sin in the odd ones.
             _mm256_fmaddsub_ps(x, cos, _mm256_mul_ps(swapped, sin))
         }
     }

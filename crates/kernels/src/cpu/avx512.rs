@@ -1,4 +1,4 @@
-//! AVX-512 (F, BW, DQ, VL): sixteen floats a vector, thirty-two vectors. Skylake servers and later, Zen 4 and later.
+//! AVX-512 (F, BW, DQ, VL): thirty-two vector registers of sixteen floats. Skylake servers and later, Zen 4 and later.
 
 use std::arch::x86_64::{
     __m256i, __m512, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T1, _mm_prefetch, _mm256_loadu_si256,
@@ -14,12 +14,12 @@ use half::{bf16, f16};
 use super::avx2::Avx2;
 use super::simd::{Simd, Tile};
 
-/// The proof that this processor has AVX-512, and AVX2.
+/// Proof that this processor has AVX-512 and AVX2.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx512(Avx2);
 
 impl Avx512 {
-    /// Asks the processor; the answer is kept by the standard library.
+    /// Asks the processor. The standard library caches the answer.
     pub(crate) fn detect() -> Option<Avx512> {
         let there = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -35,13 +35,14 @@ fn mask(len: usize) -> u16 {
     ((1u32 << len.min(16)) - 1) as u16
 }
 
-// SAFETY of every block below: an `Avx512` exists only where the instructions do; memory is as its comment says.
+// SAFETY of every block below: an `Avx512` exists only if the processor has the instructions. The comment of a block
+// covers its memory.
 impl Simd for Avx512 {
     type Vector = __m512;
     type Octets = Avx2;
     const LANES: usize = 16;
-    /// Twenty-four of the thirty-two registers hold sums. Three panels of `tall_k` stay in the second-level cache
-    /// beside the packed rows.
+    /// Twenty-four of the thirty-two registers hold sums. Three panels of `tall_k` stay in the second-level cache next
+    /// to the packed rows.
     const TILE: Tile = Tile { rows: 8, panels: 3, short_k: 256, tall_k: 512, tall_rows: 336 };
 
     #[inline(always)]
@@ -175,7 +176,7 @@ impl Simd for Avx512 {
             let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
             let [cos, sin] =
                 [cos, sin].map(|table| _mm512_permutexvar_ps(twice, self.load_part(&table[..table.len().min(8)])));
-            // x cos - y sin in the even places, y cos + x sin in the odd ones.
+            // x cos - y sin in the even lanes, y cos + x sin in the odd ones.
             _mm512_fmaddsub_ps(x, cos, _mm512_mul_ps(swapped, sin))
         }
     }

@@ -1,4 +1,4 @@
-//! bfloat16 with f32 sums, as AMX multiplies: rows are rounded to bf16, weights are bf16 already.
+//! bfloat16 with f32 sums, as AMX multiplies. Rows are rounded to bf16; weights are bf16 already.
 
 use half::bf16;
 
@@ -7,7 +7,7 @@ use super::tiles::{Format, PlainFormat, SIDE, STEP, Tile};
 /// Elements of a step.
 const LEN: usize = STEP / 2;
 
-/// See the module.
+/// The format that the module describes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bf16;
 
@@ -29,7 +29,7 @@ impl Format for Bf16 {
     #[inline(always)]
     fn pack_output(weights: &[f32], tiles: &mut [Tile], lane: usize) {
         for (weights, tile) in weights.chunks(LEN).zip(tiles) {
-            // Rounded first, which takes vectors, and then spread over the groups.
+            // Round first, with vector instructions, and then spread the numbers over the groups.
             let mut rounded = [[0; 2]; LEN];
             rounded.iter_mut().zip(weights).for_each(|(to, weight)| *to = nearest(*weight).to_le_bytes());
             for (group, pair) in tile.0.iter_mut().zip(rounded.as_flattened().as_chunks::<4>().0) {
@@ -54,7 +54,7 @@ impl Format for Bf16 {
 }
 
 impl Bf16 {
-    /// Writes one element of at most 16 outputs to its place in a tile of weights, where zeros are.
+    /// Writes one element of at most 16 outputs to its place in a tile of weights. The place holds zeros.
     #[inline(always)]
     pub(super) fn put_element(tile: &mut Tile, element: usize, weights: &[f32]) {
         let groups = tile.0[element / 2].as_chunks_mut::<4>().0;
@@ -66,9 +66,8 @@ impl Bf16 {
 }
 
 impl PlainFormat for Bf16 {
-    /// As the manual writes `tdpbf16ps`: even and odd elements in a chain of fused multiply-adds each, from zero, and
-    /// the sum of the two added to what was there; numbers too small to be normal are zeros of
-    /// their sign.
+    /// Multiplies as the manual defines `tdpbf16ps`. Even and odd elements each form a chain of fused multiply-adds
+    /// from zero. The sum of the two chains is added to the previous sum. Subnormal numbers become zeros of their sign.
     #[inline(always)]
     fn multiply_row(row: &[u8; STEP], weights: &Tile, sums: &mut [f32; SIDE]) {
         let mut chains = [[0f32; SIDE]; 2];
@@ -102,7 +101,7 @@ fn normal(x: f32) -> f32 {
 fn nearest(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
-    // Rounding up could carry the bits of what is no number into its sign.
+    // Rounding up could carry the bits of a NaN into its sign.
     if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
 }
 
@@ -127,7 +126,7 @@ mod tests {
         Bf16::pack_output(&[1.0, 1.0, -1.0, 1e30], &mut weights, 3);
         let mut sums = [0.5; SIDE];
         Bf16::multiply_row(&row[0].0[0], &weights[0], &mut sums);
-        // One chain after the other would have lost the small number beside the first 1.
+        // A single chain would have lost the small number next to the first 1.
         assert_eq!((sums[3], sums[0]), (0.5 + 2f32.powi(-30), 0.5));
         let mut sums = [0.0; SIDE];
         Bf16::multiply_row(&row[0].0[0], &weights[0], &mut sums);

@@ -1,7 +1,7 @@
 //! 3x3 convolutions of `[h, w, c]` pictures in bands of rows.
 //!
-//! A band's input is written once, with its zero border and with whatever comes before the
-//! convolution (a norm, an upsampling) already done, and is then read by tiles where it lies.
+//! A band's input is written once, with its zero border. A norm or an upsampling before the convolution is applied at
+//! the same time. The tiles then read the input in place.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -16,19 +16,19 @@ use super::simd::{Simd, vectorized};
 use super::winograd;
 use crate::Watch;
 
-/// Output rows of a band: the border of two rows is little beside them.
+/// Output rows of a band. The border of two rows is small in comparison.
 const BAND: usize = 16;
-/// Longest part of a sum in one go: what keeps a weight panel in the first-level cache.
+/// The longest part of a sum at a time, which keeps a weight panel in the first-level cache.
 const BLOCK_K: usize = 384;
 
 thread_local! {
-    /// A band's input, kept from one convolution to the next: memory that is new every time costs as much as the work.
+    /// A band's input, reused by later convolutions: fresh memory every time costs as much as the work.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Packed {
-    /// The convolution with zero padding 1 of what `input` makes of an `[height, width, in]`
-    /// picture, plus `residual`; not all of it, or nothing, once the work is interrupted.
+    /// The convolution with zero padding 1 of an `[height, width, in]` picture after `input`, plus `residual`. If the
+    /// work is interrupted, the result is incomplete or empty.
     pub(super) fn forward<S: Simd>(
         &self,
         s: S,
@@ -40,7 +40,7 @@ impl Packed {
         let scale = if let Input::Upsampled = input { 2 } else { 1 };
         let (height, width) = (scale * height, scale * width);
         let picture = Picture { pixels, height, width, channels: self.in_channels, input };
-        // Winograd pays by the output channel and transforms eight input channels at a time.
+        // Winograd pays off per output channel, and it transforms eight input channels at a time.
         if self.in_channels.is_multiple_of(8) && self.out_channels >= PANEL {
             let weights = self.winograd.get_or_init(|| winograd::transform_weights(s, self));
             return winograd::forward(s, self, weights, picture, residual);
@@ -48,7 +48,7 @@ impl Packed {
         self.direct(s, picture, (height, width), 1, residual)
     }
 
-    /// Every second pixel of the convolution padded at the right and the bottom only.
+    /// The convolution with stride 2, padded at the right and the bottom only.
     pub(super) fn forward_stride2<S: Simd>(&self, s: S, pixels: &[f32], (height, width): (usize, usize)) -> Vec<f32> {
         let picture = Picture { pixels, height, width, channels: self.in_channels, input: Input::Plain };
         self.direct(s, picture, (height / 2, width / 2), 2, None)
@@ -78,7 +78,7 @@ impl Packed {
                     // SAFETY: no two bands share a row.
                     vectorized!(s, unsafe { self.direct_band(s, picture, rows, (width, stride), scratch, shared) });
                     let Some(residual) = residual else { continue };
-                    // SAFETY: the band has just been written, by us.
+                    // SAFETY: this thread has just written the band.
                     let out = unsafe {
                         std::slice::from_raw_parts_mut(shared.at(numbers.start, numbers.len()), numbers.len())
                     };
@@ -90,13 +90,13 @@ impl Packed {
             // Some bands may be missing.
             return Vec::new();
         }
-        // SAFETY: the bands are all rows, none was left out, and each writes every channel of its pixels.
+        // SAFETY: the bands cover all rows, none was left out, and each writes every channel of its pixels.
         unsafe { out.set_len(len) };
         out
     }
 
     /// # Safety
-    /// Nobody else writes these rows of `out`.
+    /// No other thread writes these rows of `out`.
     #[inline(always)]
     unsafe fn direct_band<S: Simd>(
         &self,
@@ -107,7 +107,7 @@ impl Packed {
         scratch: &mut Vec<f32>,
         out: SharedMut,
     ) {
-        // Padding 1 on every side, or on the right and the bottom only.
+        // Padding 1 on every side for stride 1, on the right and the bottom only for stride 2.
         let left = if stride == 1 { 1 } else { 0 };
         let columns = picture.width + 1 + left;
         let in_rows = (rows.len() - 1) * stride + 3;
@@ -135,7 +135,7 @@ impl Packed {
     }
 }
 
-/// A band with its input laid out: `rows` rows of `width` outputs.
+/// A band with its input laid out. Its output is `rows` rows of `width` pixels.
 struct DirectBand<'a, S> {
     set: S,
     weights: &'a Packed,
@@ -147,11 +147,11 @@ struct DirectBand<'a, S> {
 }
 
 impl<S: Simd> DirectBand<'_, S> {
-    /// The three taps of a row lie side by side in the input, so that a convolution is three
-    /// matrix products whose left rows overlap.
+    /// The three taps of a row are adjacent in the input. So a convolution is three matrix products whose left rows
+    /// overlap.
     ///
     /// # Safety
-    /// `out` is writable for all pixels by 16.
+    /// `out` is writable for 16 channels of every pixel.
     #[inline(always)]
     unsafe fn panel(&self, panel: usize, out: Output) {
         let in_channels = self.weights.in_channels;
@@ -182,7 +182,7 @@ impl<S: Simd> DirectBand<'_, S> {
         }
     }
 
-    /// A panel that sticks out is computed aside.
+    /// Computes a panel that extends past the last channel in a separate buffer.
     ///
     /// # Safety
     /// `out` is writable for these channels of all pixels.
@@ -192,7 +192,7 @@ impl<S: Simd> DirectBand<'_, S> {
         // SAFETY: the buffer holds the panel's columns of all pixels.
         unsafe { self.panel(panel, Output { start: aside.as_mut_ptr(), row_stride: PANEL }) };
         for (pixel, sums) in aside.chunks_exact(PANEL).enumerate() {
-            // SAFETY: the pixel is one of the band's, the channels are the caller's promise.
+            // SAFETY: the pixel is in the band, and the caller promises the channels.
             unsafe {
                 sums.as_ptr().copy_to_nonoverlapping(out.start.wrapping_add(pixel * out.row_stride), channels);
             }
@@ -217,15 +217,15 @@ impl<S: Simd> DirectBand<'_, S> {
         for y in 0..self.rows {
             let rows = [0, 1, 2].map(|ky| &self.input[(y * self.stride + ky) * self.columns * in_channels..]);
             let start = out.start.wrapping_add(y * self.width * out.row_stride);
-            // SAFETY: the row is one of the band's, the channels are the caller's promise.
+            // SAFETY: the row is in the band, and the caller promises the channels.
             unsafe { narrow.row(self.set.octets(), rows, self.width, start, out.row_stride) };
         }
     }
 }
 
 impl Picture<'_> {
-    /// Writes rows from `first_row` on (perhaps above or below the picture: zeros) with `left`
-    /// zeros before and more behind, `columns` pixels in all, until `out` is full.
+    /// Writes rows from `first_row` on until `out` is full. A row has `columns` pixels: `left` zeros, the picture's
+    /// pixels, and zeros for the rest. Rows above or below the picture are zeros.
     #[inline(always)]
     pub(super) fn fill<S: Simd>(&self, s: S, first_row: isize, left: usize, columns: usize, out: &mut [f32]) {
         let channels = self.channels;

@@ -1,36 +1,35 @@
-//! What a 3x3 convolution is given: packed weights, and a picture.
+//! Operands of a 3x3 convolution: packed weights and a picture.
 
 use std::sync::OnceLock;
 
 use super::gemm::PANEL;
 use super::group_norm::Affine;
 
-/// Weights as panels of 16 output channels, `[out / 16][ky][kx * in + i][16]`, the last one
-/// filled up with zeros.
+/// Weights as panels of 16 output channels, `[out / 16][ky][kx * in + i][16]`, the last panel padded with zeros.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
     pub(super) in_channels: usize,
     pub(super) out_channels: usize,
     pub(super) panels: Vec<f32>,
     pub(super) bias: Vec<[f32; PANEL]>,
-    /// The same weights transformed, four times as large: made when first needed.
+    /// The same weights after the Winograd transform, four times as large. Computed at the first use.
     pub(super) winograd: OnceLock<Vec<f32>>,
 }
 
-/// What is done to a picture on its way into a convolution.
+/// The operation on a picture as it enters a convolution.
 #[derive(Clone, Copy)]
 pub(crate) enum Input<'a> {
-    /// Nothing.
+    /// No operation.
     Plain,
     /// `silu(channel_norm(x, gamma))`
     NormSilu(&'a [f32]),
     /// `silu((x - mean) * scale + bias)`
     AffineSilu(&'a Affine),
-    /// Every pixel twice both ways.
+    /// Nearest-neighbour upsampling to twice the height and the width.
     Upsampled,
 }
 
-/// A picture on its way into a convolution; `height` and `width` are those the convolution sees.
+/// The input of a convolution. `height` and `width` are those that the convolution sees.
 #[derive(Clone, Copy)]
 pub(super) struct Picture<'a> {
     pub(super) pixels: &'a [f32],
@@ -41,7 +40,7 @@ pub(super) struct Picture<'a> {
 }
 
 impl Packed {
-    /// From `[out, in, 3, 3]` weights and an `[out]` bias.
+    /// Packs `[out, in, 3, 3]` weights and an `[out]` bias.
     pub(crate) fn new(weight: &[f32], bias: &[f32], in_channels: usize) -> Packed {
         let out_channels = bias.len();
         let mut padded = vec![[0.0; PANEL]; out_channels.div_ceil(PANEL)];

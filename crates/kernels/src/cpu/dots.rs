@@ -1,24 +1,25 @@
-//! Products of tiles by an AVX-512 instruction that sums, in each lane of a vector, the products of a row's four bytes
-//! and an output's.
+//! Products of tiles by AVX-512 dot-product instructions. In each lane of a vector they sum the products of four bytes
+//! of a row and of an output.
 
 use std::arch::x86_64::{__m512i, _mm512_load_si512, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_store_si512};
 
 use super::simd::vectorized;
 use super::tiles::{Format, Multiplier, Operands, SIDE, STEP, Sums};
 
-/// Rows of a block in registers: eight by three vectors of sums, as in f32.
+/// Rows of a block in registers: eight rows of three vectors of sums, as in f32.
 const ROWS: usize = 8;
-/// Vectors of a row of sums.
+/// Vectors of sums per row.
 const PANELS: usize = 3;
 
-/// Such an instruction, and the proof that this processor has it.
+/// A dot-product instruction, and proof that this processor has it.
 pub(super) trait Dots: Copy + Send + Sync + 'static {
-    /// What it takes the bytes for.
+    /// The format of the bytes.
     type Format: Format;
 
     /// Runs `work` compiled for the instruction, if it is inlined.
     fn call<R>(self, work: impl FnOnce() -> R) -> R;
-    /// `sums` of 16 outputs and the products of their `weights` and of a row's bytes, which every lane of `x` holds.
+    /// `sums` of 16 outputs plus the products of their `weights` and a row's bytes. Every lane of `x` holds the same
+    /// bytes of the row.
     fn dot(self, sums: __m512i, weights: __m512i, x: __m512i) -> __m512i;
 }
 
@@ -38,13 +39,13 @@ impl<D: Dots> Multiplier<D::Format> for D {
         const { assert!(size_of::<Sums<Sum<D>>>() == size_of::<__m512i>(), "a sum has a lane") };
         for row in (0..operands.rows).step_by(ROWS) {
             let rows = ROWS.min(operands.rows - row);
-            // SAFETY: the rows lie in one strip. The rest is the caller's promise.
+            // SAFETY: the rows lie in one strip. The caller promises the rest.
             unsafe { block(self, operands, row, rows, c.add(row * PANELS).cast(), first) };
         }
     }
 }
 
-/// Some rows of a strip, at most [`ROWS`].
+/// Multiplies some rows of a strip, at most [`ROWS`].
 ///
 /// # Safety
 /// As for [`Multiplier::multiply`].
@@ -66,7 +67,7 @@ unsafe fn block<D: Dots>(dots: D, operands: Operands, row: usize, rows: usize, c
     call!(1 2 3 4 5 6 7 8);
 }
 
-/// `N` rows by `P` vectors of sums, all in registers.
+/// Multiplies `N` rows by `P` vectors, with all sums in registers.
 ///
 /// # Safety
 /// As for [`block`].
@@ -79,8 +80,8 @@ unsafe fn registers<D: Dots, const N: usize, const P: usize>(
     c: *mut __m512i,
     first: bool,
 ) {
-    // SAFETY: the caller promises all tiles and sums, which are aligned as a vector is; a `Dots` exists only where
-    // AVX-512 does.
+    // SAFETY: the caller promises all tiles and sums, which have the alignment of a vector. A `Dots` exists only on
+    // processors with AVX-512.
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); P]; N];
         let mut a = operands.a.cast::<i32>().wrapping_add(row * STEP / 4);

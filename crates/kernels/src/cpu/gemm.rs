@@ -1,8 +1,8 @@
-//! The register tile that every f32 matrix product here is made of.
+//! The register tile of every f32 matrix product.
 //!
-//! Right operands are *panels* of 16 columns, `[k][16]`; a tile takes as many side by side as fill the registers. An
-//! element of C is one chain of fused multiply-adds over k, cut anywhere: neither how a product is blocked nor which
-//! vectors made it shows in its bits.
+//! Right operands are *panels* of 16 columns, `[k][16]`. A tile takes as many panels as fill the registers. An element
+//! of C is one chain of fused multiply-adds over k, which may be cut anywhere. So the bits of a product depend neither
+//! on its blocking nor on the vector width.
 
 use super::simd::{Simd, gelu, vectorized};
 
@@ -17,7 +17,7 @@ pub(super) struct Left {
     pub(super) stride: usize,
 }
 
-/// Panels side by side, one `stride` floats from the next.
+/// Panels that are `stride` floats apart.
 #[derive(Clone, Copy)]
 pub(super) struct Right {
     pub(super) start: *const f32,
@@ -31,31 +31,31 @@ pub(super) struct Output {
     pub(super) row_stride: usize,
 }
 
-/// What is done to a product's sums before they are stored.
+/// The operation on a product's sums before they are stored.
 #[derive(Clone, Copy)]
 pub(crate) enum Epilogue<'a> {
-    /// Nothing.
+    /// No operation.
     None,
     /// The tanh approximation of GELU.
     Gelu,
-    /// `residual + gate * sum`: `residual` is `[tokens, out]`, the gate of a token begins at
+    /// `residual + gate * sum`. `residual` is `[tokens, out]`. The gate of a token begins at
     /// `gate[gate_offsets[token]]`.
     Gated { residual: &'a [f32], gate: &'a [f32], gate_offsets: &'a [usize] },
 }
 
-/// The end of a sum: its bias, its epilogue, and where in the whole result the tile lies.
+/// The end of a sum: its bias, its epilogue, and the position of the tile in the whole result.
 #[derive(Clone, Copy)]
 pub(super) struct Finish<'a> {
-    /// Of the tile's columns.
+    /// The bias of the tile's columns.
     pub(super) bias: &'a [f32],
     pub(super) epilogue: Epilogue<'a>,
     pub(super) row: usize,
     pub(super) column: usize,
-    /// Of the whole result.
+    /// Columns of the whole result.
     pub(super) columns: usize,
 }
 
-/// How many rows, panels and terms of a sum.
+/// The numbers of rows, panels and terms of a sum.
 #[derive(Clone, Copy)]
 pub(super) struct Size {
     pub(super) rows: usize,
@@ -66,8 +66,8 @@ pub(super) struct Size {
 /// `c = (first ? 0 : c) + a * b` for any number of rows and panels.
 ///
 /// # Safety
-/// `a` is readable for `rows` by `k`, every panel of `b` for `k` by 16, `c` writable for `rows` by 16 columns a panel
-/// and, unless `first`, initialised.
+/// `a` is readable for `rows` by `k`, every panel of `b` for `k` by 16. `c` is writable for `rows` by 16 columns per
+/// panel and, unless `first`, initialised.
 #[inline(always)]
 pub(super) unsafe fn multiply<S: Simd>(s: S, size: Size, a: Left, b: Right, c: Output, first: bool) {
     for panel in (0..size.panels).step_by(S::TILE.panels) {
@@ -77,13 +77,13 @@ pub(super) unsafe fn multiply<S: Simd>(s: S, size: Size, a: Left, b: Right, c: O
             let size = Size { rows: S::TILE.rows.min(size.rows - row), panels, ..size };
             let a = Left { start: a.start.wrapping_add(row * a.row_stride), ..a };
             let c = Output { start: c.start.wrapping_add(row * c.row_stride + panel * PANEL), ..c };
-            // SAFETY: the caller's promises hold for these of the rows and panels.
+            // SAFETY: the caller's promises hold for this part of the rows and panels.
             unsafe { tile(s, size, a, b, c, first) };
         }
     }
 }
 
-/// As [`multiply`], for at most as many rows and panels as [`Simd::TILE`] has.
+/// Like [`multiply`], for at most as many rows and panels as [`Simd::TILE`] has.
 ///
 /// # Safety
 /// As for [`multiply`].
@@ -106,7 +106,7 @@ pub(super) unsafe fn tile<S: Simd>(s: S, size: Size, a: Left, b: Right, c: Outpu
     call!(1 2 3 4 5 6 7 8);
 }
 
-/// `ROWS` by `VECTORS` sums, all in registers.
+/// Computes `ROWS` by `VECTORS` sums, all in registers.
 ///
 /// # Safety
 /// As for [`multiply`].
@@ -129,7 +129,7 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
         let column = vector * S::LANES;
         *start = b.start.wrapping_add(column / PANEL * b.stride + column % PANEL);
     }
-    // SAFETY: the caller promises that all of a, b and c is there.
+    // SAFETY: the caller promises all of a, b and c.
     unsafe {
         if !first {
             for row in 0..ROWS {
@@ -158,7 +158,7 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
     }
 }
 
-/// Adds the bias to complete sums, and does what comes after.
+/// Adds the bias to complete sums and applies the epilogue.
 ///
 /// # Safety
 /// `c` is readable and writable for `rows` by as many columns as there are biases, a multiple of 16.
@@ -193,7 +193,7 @@ mod tests {
     const K: usize = 37;
     const PANELS: usize = 7;
 
-    /// The product of so many rows, its sums begun with something where not `first`.
+    /// The product of `rows` rows. Unless `first`, the sums start from random numbers.
     fn product<S: Simd>(s: S, rows: usize, first: bool) -> Vec<f32> {
         let (a, b) = (numbers(&randn(2, rows * K)), numbers(&randn(1, PANELS * K * PANEL)));
         let mut c = numbers(&randn(3, rows * PANELS * PANEL));

@@ -1,7 +1,7 @@
-//! Group norm: the moments of a picture in one pass over it, and what they make of its pixels.
+//! Group norm: computes the moments of a picture in one pass and applies them to its pixels.
 //!
-//! Moments are pooled from blocks of a fixed number of pixels, in order and in f64: how many
-//! threads there are does not show in them.
+//! Moments are pooled from blocks of a fixed number of pixels, in order and in f64. So the result does not depend on
+//! the number of threads.
 
 use rayon::prelude::*;
 
@@ -10,17 +10,17 @@ use super::parallel::split_rows;
 use super::simd::{Simd, silu, vectorized};
 use crate::Watch;
 
-/// Pixels whose deviations are summed in f32.
+/// The number of pixels whose deviations are summed in f32.
 const BLOCK: usize = 256;
 
-/// What a group norm does to the channels of one picture: `(x - mean) * scale + bias`.
+/// A group norm as it applies to the channels of one picture: `(x - mean) * scale + bias`.
 pub(crate) struct Affine {
     pub(super) mean: Vec<f32>,
     pub(super) scale: Vec<f32>,
     pub(super) bias: Vec<f32>,
 }
 
-/// Of some numbers: how many, their mean, and the sum of the squared deviations from it.
+/// Moments of some numbers: their count, their mean, and the sum of the squared deviations from it.
 #[derive(Clone, Copy, Default)]
 struct Moments {
     len: f64,
@@ -28,8 +28,8 @@ struct Moments {
     squares: f64,
 }
 
-/// The norm of the picture `x`, `[.., c]`; weight and bias are `[c]`. Once the work is
-/// interrupted it is of no use, and whatever kernel takes it says so.
+/// The norm of the picture `x`, `[.., c]`; weight and bias are `[c]`. If the work is interrupted the result is
+/// meaningless, and the kernel that uses it reports the interrupt.
 pub(super) fn affine<S: Simd>(
     s: S,
     x: &[f32],
@@ -61,7 +61,7 @@ pub(super) fn affine<S: Simd>(
     affine
 }
 
-/// `(x - mean) * scale + bias` of every pixel, and perhaps its SiLU.
+/// `(x - mean) * scale + bias` of every pixel, followed by SiLU if `with_silu`.
 pub(super) fn apply<S: Simd>(s: S, x: &[f32], affine: &Affine, with_silu: bool) -> Vec<f32> {
     let channels = affine.bias.len();
     let mut out = vec![0.0; x.len()];
@@ -121,7 +121,7 @@ fn normed<S: Simd>(s: S, x: &[f32], affine: &Affine, out: &mut [f32], f: impl Fn
     }
 }
 
-/// The moments of all these numbers together.
+/// The moments of the union of `parts`.
 fn pool<'a>(parts: impl Iterator<Item = &'a Moments> + Clone) -> Moments {
     let len: f64 = parts.clone().map(|part| part.len).sum();
     let mean = parts.clone().map(|part| part.len * part.mean).sum::<f64>() / len;
@@ -133,7 +133,7 @@ fn pool<'a>(parts: impl Iterator<Item = &'a Moments> + Clone) -> Moments {
 #[inline(always)]
 fn channel_moments<S: Simd>(s: S, x: &[f32], channels: usize) -> Vec<Moments> {
     let mut moments = Vec::with_capacity(channels);
-    // Four vectors at once: a single sum would wait for itself.
+    // Four vectors at once, because the additions of a single sum would wait for each other.
     let fours = channels / (4 * S::LANES) * (4 * S::LANES);
     for first in (0..fours).step_by(4 * S::LANES) {
         vector_moments::<S, 4>(s, x, channels, first, &mut moments);
@@ -144,10 +144,9 @@ fn channel_moments<S: Simd>(s: S, x: &[f32], channels: usize) -> Vec<Moments> {
     moments
 }
 
-/// Of `VECTORS` vectors of channels from `first` on, the last one perhaps not whole.
+/// The moments of `VECTORS` vectors of channels from `first` on. The last vector may be partial.
 ///
-/// Deviations are taken from the first pixel: from 0, a mean far from it would eat the digits of
-/// the variance.
+/// Deviations are taken from the first pixel. Taken from 0, a mean far from 0 would cost the variance its digits.
 #[inline(always)]
 fn vector_moments<S: Simd, const VECTORS: usize>(
     s: S,

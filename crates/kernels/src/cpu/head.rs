@@ -1,6 +1,6 @@
 //! Attention of one head of one row, over keys and values packed for its products.
 //!
-//! The queries go through in blocks of 48, so that only 48 rows of scores exist at a time.
+//! The queries are computed in blocks of 48, so that only 48 rows of scores exist at a time.
 
 use std::ops::Range;
 
@@ -12,17 +12,17 @@ use super::parallel::SharedMut;
 use super::simd::{Simd, exp, map, vectorized};
 use crate::Watch;
 
-/// Queries of a block.
+/// Queries per block.
 const QUERY_BLOCK: usize = 48;
-/// Keys whose values are summed in one go: that part of a panel stays in the first cache.
+/// Keys whose values are summed at a time. That part of a panel stays in the first-level cache.
 const KEY_BLOCK: usize = 256;
-/// Scores of a head from which its query blocks may go to several threads.
+/// The number of scores of a head from which its query blocks may run on several threads.
 const MIN_PARALLEL_SCORES: usize = 512 * 512;
 
-/// One head's columns of consecutive tokens.
+/// One head's columns of consecutive tokens, as input.
 #[derive(Clone, Copy)]
 pub(super) struct Segment<'a> {
-    /// The row of the first token and all that follow.
+    /// The row of the first token and all following rows.
     pub(super) rows: &'a [f32],
     pub(super) row_len: usize,
     pub(super) column: usize,
@@ -31,7 +31,7 @@ pub(super) struct Segment<'a> {
     pub(super) norm: Option<&'a [f32]>,
 }
 
-/// Where one head's columns of consecutive tokens go.
+/// One head's columns of consecutive tokens, as output.
 #[derive(Clone, Copy)]
 pub(super) struct Destination {
     pub(super) out: SharedMut,
@@ -41,24 +41,24 @@ pub(super) struct Destination {
     pub(super) tokens: usize,
 }
 
-/// Which rotation RoPE makes of a head's features, with its `[positions, head_dim / 2]` tables.
+/// The rotation of a head's features by RoPE, with its `[positions, head_dim / 2]` tables.
 #[derive(Clone, Copy)]
 pub(super) enum Rotation<'a> {
     None,
-    /// Of the pairs `(x[2i], x[2i + 1])`.
+    /// Rotates the pairs `(x[2i], x[2i + 1])`.
     Interleaved {
         cos: &'a [f32],
         sin: &'a [f32],
     },
-    /// Of the pairs `(x[i], x[i + head_dim / 2])`.
+    /// Rotates the pairs `(x[i], x[i + head_dim / 2])`.
     HalfSplit {
         cos: &'a [f32],
         sin: &'a [f32],
     },
 }
 
-/// A key head and the query heads that share it. Tokens lie in two segments, the second one
-/// perhaps empty, and count on from the first to the second.
+/// A key head and the query heads that share it. Tokens lie in two segments, of which the second may be empty.
+/// Positions continue from the first segment to the second.
 pub(super) struct Head<'a> {
     /// A multiple of 16.
     pub(super) head_dim: usize,
@@ -66,24 +66,24 @@ pub(super) struct Head<'a> {
     pub(super) values: [Segment<'a>; 2],
     pub(super) queries: Vec<([Segment<'a>; 2], [Destination; 2])>,
     pub(super) rotation: Rotation<'a>,
-    /// Of the RMSNorms.
+    /// Epsilon of the RMSNorms.
     pub(super) eps: f32,
-    /// Whether query i sees the keys up to i only.
+    /// Whether query i sees only the keys up to i.
     pub(super) causal: bool,
 }
 
-/// The two products of an attention, of queries and keys and of weights and values.
+/// The two products of an attention: of queries and keys, and of weights and values.
 pub(super) trait HeadProducts<S: Simd>: Copy + Send + Sync {
-    /// Keys and values as the products read them.
+    /// Keys and values in the layout that the products read.
     type Packed: Send + Sync;
 
-    /// Room for these many.
+    /// Allocates room for `tokens` keys and values.
     fn room(self, head_dim: usize, tokens: usize) -> Self::Packed;
     fn put_key(packed: &mut Self::Packed, token: usize, key: &[f32]);
     fn put_value(packed: &mut Self::Packed, token: usize, value: &[f32]);
-    /// `[rows, columns]` of scores of `[rows, head_dim]` queries; columns are whole panels.
+    /// `[rows, columns]` scores of `[rows, head_dim]` queries. `columns` is a multiple of a panel.
     fn score(self, s: S, queries: &[f32], packed: &Self::Packed, columns: usize, scores: &mut [f32]);
-    /// `[rows, head_dim]` of sums of the values by `[rows, columns]` weights, of which those from `visible` on are nothing.
+    /// `[rows, head_dim]` sums of the values, weighted by `[rows, columns]` weights that are 0 from `visible` on.
     fn average(
         self,
         s: S,
@@ -108,10 +108,10 @@ pub(super) struct Panels {
 }
 
 impl Head<'_> {
-    /// Attends and writes every destination, until `watch` says stop.
+    /// Computes the attention and writes every destination, unless `watch` is set.
     ///
     /// # Safety
-    /// The destinations lie inside their matrices and nobody else writes there.
+    /// The destinations lie inside their matrices, and no other thread writes there.
     pub(super) unsafe fn attend<S: Simd, P: HeadProducts<S>>(&self, s: S, products: P, watch: &Watch) {
         let packed = vectorized!(s, self.pack(s, products));
         let (num_queries, num_keys) = (tokens(&self.queries[0].0), tokens(&self.keys));
@@ -176,12 +176,12 @@ impl Head<'_> {
         }
         products.average(s, scores, columns, visible, packed, attended);
         for ((token, row), sum) in block.zip(attended.chunks_exact(head_dim)).zip(sums) {
-            // SAFETY: the token is one of the block's.
+            // SAFETY: the token is in the block.
             unsafe { write(s, destinations, token, row, 1.0 / sum) };
         }
     }
 
-    /// One token's features of this head: normalised, rotated, scaled.
+    /// Writes one token's features of this head, normalised, rotated and scaled, to `out`.
     #[inline(always)]
     fn prepare<S: Simd>(&self, s: S, segments: &[Segment<'_>; 2], token: usize, scale: f32, out: &mut [f32]) {
         let (x, norm) = token_row(segments, token, out.len());
@@ -262,7 +262,7 @@ fn tokens(segments: &[Segment<'_>; 2]) -> usize {
     segments[0].tokens + segments[1].tokens
 }
 
-/// The head's columns of a token, and its norm's weight.
+/// The head's columns of a token, and the weight of its norm.
 #[inline]
 fn token_row<'a>(segments: &[Segment<'a>; 2], token: usize, head_dim: usize) -> (&'a [f32], Option<&'a [f32]>) {
     let [first, second] = segments;
@@ -308,13 +308,13 @@ fn softmax<S: Simd>(s: S, scores: &mut [f32], visible: usize) -> f32 {
 }
 
 /// # Safety
-/// The token lies inside its destination, where nobody else writes.
+/// The token lies inside its destination, where no other thread writes.
 #[inline(always)]
 unsafe fn write<S: Simd>(s: S, destinations: &[Destination; 2], token: usize, row: &[f32], factor: f32) {
     let [first, second] = destinations;
     let (to, token) = if token < first.tokens { (first, token) } else { (second, token - first.tokens) };
     let index = (to.first_row + token) * to.row_len + to.column;
-    // SAFETY: the caller promises that this row of the destination is there and ours.
+    // SAFETY: the caller promises that this row of the destination exists and that no other thread writes it.
     let out = unsafe { std::slice::from_raw_parts_mut(to.out.at(index, row.len()), row.len()) };
     map(
         s,

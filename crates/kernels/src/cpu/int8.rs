@@ -1,24 +1,24 @@
-//! Eight-bit integers, symmetric: weights with a scale an output, rows with a scale each, sums exact in i32.
+//! Symmetric eight-bit integers: one scale per output of the weights, one per row, and exact sums in i32.
 //!
-//! Weights are kept with 128 added, as multipliers take unsigned bytes times signed ones; what that adds to a sum is
-//! 128 times the sum of its row.
+//! Weights are stored with an offset of 128, because multipliers take unsigned bytes times signed ones. The offset adds
+//! 128 times the sum of the row to each sum.
 
 use super::tiles::{Format, PlainFormat, SIDE, STEP, Tile};
 
-/// Added to weights.
+/// The offset of stored weights.
 const OFFSET: i32 = 128;
 /// The largest magnitude.
 const LARGEST: f32 = 127.0;
 
-/// See the module.
+/// The format that the module describes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Int8;
 
-/// A row's part in its sums.
+/// What the sums need of their row.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Row {
     scale: f32,
-    /// What the weights' offset adds.
+    /// The amount that the weights' offset adds to each sum.
     excess: i32,
 }
 
@@ -79,27 +79,27 @@ impl PlainFormat for Int8 {
     }
 }
 
-/// The scale that makes the largest number 127, and what to multiply by to be there: not a number where one of `x` is
-/// none or infinite, so that a sum tells of it as in f32.
+/// The scale of a row, and its inverse, which maps the largest magnitude to 127. The scale is NaN if `x` has a NaN or
+/// an infinity, so that the sums become NaN as in f32.
 #[inline(always)]
 fn scales(x: &[f32]) -> (f32, f32) {
-    // Magnitudes order as their bits do, with what is no number on top.
+    // Magnitudes compare like their bit patterns, with NaN as the largest.
     let largest = x.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & !(1 << 31)));
     let largest = f32::from_bits(largest);
     if !largest.is_finite() {
         (f32::NAN, 0.0)
     } else if largest < 1e-30 {
-        // Its inverse may be infinite.
+        // The inverse may be infinite.
         (0.0, 0.0)
     } else {
         (largest / LARGEST, LARGEST / largest)
     }
 }
 
-/// The nearest whole number, ties to even, of one from -127.5 to 127.5: of any other some number.
+/// The nearest integer, ties to even, for `x` from -127.5 to 127.5. Undefined for any other `x`.
 #[inline(always)]
 fn nearest(x: f32) -> i8 {
-    // Whole numbers are all that an f32 of this size has room for; the last bits are the number's.
+    // An f32 of this size has no bits for fractions, so its last bits are the integer.
     const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC).to_bits() as i8
 }

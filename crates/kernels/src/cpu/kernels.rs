@@ -1,4 +1,4 @@
-//! What a set of instructions does on plain numbers: one method an operation, made for every [`Simd`].
+//! The operations of an instruction set on plain numbers: one method per operation, implemented for every [`Simd`].
 
 use super::attention::{self, Causal, Stream};
 use super::conv_operands::{self, Input};
@@ -12,7 +12,7 @@ use super::simd::Simd;
 use super::step;
 use crate::RowLayout;
 
-/// The f32 kernels of a set. Shapes have been checked; a head has a multiple of 16 features.
+/// The f32 kernels of an instruction set. Shapes have been checked; a head has a multiple of 16 features.
 pub(crate) trait Kernels: Send + Sync {
     /// `[tokens, in]` to `[tokens, out]`.
     fn linear(&self, weights: &linear::Packed, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32>;
@@ -24,10 +24,10 @@ pub(crate) trait Kernels: Send + Sync {
         num_heads: usize,
         eps: f64,
     ) -> [Vec<f32>; 2];
-    /// Of `dim` features in all.
+    /// Attention with `dim` features in all.
     fn attention(&self, qkv: [&[f32]; 3], num_heads: usize, dim: usize) -> Vec<f32>;
     fn causal_attention(&self, inputs: Causal<'_>) -> Vec<f32>;
-    /// With the cosines and sines of every token.
+    /// Self-attention; `tables` holds the cosines and sines of every token.
     fn self_attention(
         &self,
         qkv: &[f32],
@@ -36,7 +36,7 @@ pub(crate) trait Kernels: Send + Sync {
         num_heads: usize,
         dim: usize,
     ) -> Vec<f32>;
-    /// Of an `[height, width, in]` picture, plus `residual`.
+    /// The convolution of an `[height, width, in]` picture, plus `residual`.
     fn conv(
         &self,
         weights: &conv_operands::Packed,
@@ -46,10 +46,10 @@ pub(crate) trait Kernels: Send + Sync {
         residual: Option<&[f32]>,
     ) -> Vec<f32>;
     fn conv_stride2(&self, weights: &conv_operands::Packed, pixels: &[f32], size: (usize, usize)) -> Vec<f32>;
-    /// What a group norm of this weight and bias does to the picture `x`.
+    /// The group norm of the picture `x`, with its weight and bias.
     fn group_norm(&self, x: &[f32], weights: (&[f32], &[f32]), num_groups: usize, eps: f64) -> Affine;
     fn apply_group_norm(&self, x: &[f32], affine: &Affine, with_silu: bool) -> Vec<f32>;
-    /// With the shifts and scales of each row.
+    /// The modulated layer norm; `modulation` holds the shifts and scales of each row.
     fn modulated_layer_norm(
         &self,
         x: &[f32],

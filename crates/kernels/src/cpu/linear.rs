@@ -1,6 +1,6 @@
 //! Weights packed into panels, and the product with them.
 //!
-//! Half-precision weights stay so in memory and are widened a panel at a time; sums are f32.
+//! Half-precision weights keep their type in memory and are widened a panel at a time. Sums are f32.
 
 use std::ops::Range;
 
@@ -13,15 +13,14 @@ use super::parallel::{SharedMut, split};
 use super::simd::{Simd, vectorized};
 use crate::Watch;
 
-/// Multiply-adds below which a product is not worth a second thread.
+/// Work, in multiply-adds, below which a product is not worth a second thread.
 pub(super) const MIN_PARALLEL: usize = 200_000;
-/// Rows from which the left operand is packed too, if it is also larger than [`MIN_TALL`].
+/// The number of rows from which the left operand is packed too, if it is also larger than [`MIN_TALL`].
 const MIN_TALL_ROWS: usize = 48;
-/// Floats of a left operand that the caches near a core no longer hold.
+/// The size of a left operand, in floats, that no longer fits the caches near a core.
 const MIN_TALL: usize = 1 << 16;
 
-/// The weight of a linear map as panels of 16 outputs, `[out / 16][in][16]`, the last one
-/// filled up with zeros.
+/// The weight of a linear map as panels of 16 outputs, `[out / 16][in][16]`, the last panel padded with zeros.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
     in_features: usize,
@@ -38,8 +37,8 @@ enum Panels {
 }
 
 impl Packed {
-    /// Packs `[out, in]` weights, one below the other. `None` if they are not of one float
-    /// type of at most 32 bits, in host memory.
+    /// Packs `[out, in]` weights, stacked one below the other. `None` unless they are in host memory and of one float
+    /// type of at most 32 bits.
     pub(crate) fn new(weights: &[Tensor], bias: &[f32]) -> Result<Option<Packed>> {
         let in_features = weights[0].dim(1)?;
         let out_features = weights.iter().map(|weight| weight.dims()[0]).sum();
@@ -75,12 +74,12 @@ impl Packed {
         Ok((weight, bias))
     }
 
-    /// `[tokens, in]` to `[tokens, out]`; nothing, or not all of it, once the work is interrupted.
+    /// `[tokens, in]` to `[tokens, out]`. If the work is interrupted, the result is incomplete or empty.
     pub(super) fn forward<S: Simd>(&self, s: S, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
         cut_to(self.out_features, epilogue, |epilogue| self.padded_forward(s, x, epilogue))
     }
 
-    /// The product with as many columns as there are in all panels; nothing once the work is interrupted.
+    /// The product with the columns of all panels. Empty if the work is interrupted.
     fn padded_forward<S: Simd>(&self, s: S, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
         let columns = self.bias.len() * PANEL;
         let tokens = x.len() / self.in_features;
@@ -111,12 +110,12 @@ impl Packed {
             // Some blocks may be missing.
             return Vec::new();
         }
-        // SAFETY: the rows of all blocks, or the columns of all panels, are the whole result: no block left early.
+        // SAFETY: the rows of all blocks, or the columns of all panels, are the whole result, and no block ended early.
         unsafe { out.set_len(tokens * columns) };
         out
     }
 
-    /// Rows `from` to `from + len` of some panels, widened into `scratch` if need be.
+    /// Rows `from` to `from + len` of some panels, widened into `scratch` unless they are f32.
     #[inline(always)]
     fn part<S: Simd>(&self, s: S, panels: Range<usize>, from: usize, len: usize, scratch: &mut Vec<f32>) -> Right {
         let start = |panel: usize| (panel * self.in_features + from) * PANEL;
@@ -135,7 +134,7 @@ impl Packed {
         Right { start: scratch.as_ptr(), stride: len * PANEL }
     }
 
-    /// Asks for a share of a part of a panel to be brought near.
+    /// Prefetches one share of a part of a panel.
     #[inline(always)]
     fn prefetch<S: Simd>(&self, s: S, panel: usize, from: usize, len: usize, (share, shares): (usize, usize)) {
         let (start, size) = match &self.panels {
@@ -151,7 +150,7 @@ impl Packed {
     }
 }
 
-/// One product under way.
+/// A product in progress.
 struct Product<'a, S> {
     set: S,
     weights: &'a Packed,
@@ -162,7 +161,7 @@ struct Product<'a, S> {
     out: SharedMut,
 }
 
-/// Where in a product a tile lies.
+/// The position of a tile in a product.
 struct Place {
     row: usize,
     rows: usize,
@@ -171,10 +170,10 @@ struct Place {
 }
 
 impl<S: Simd> Product<'_, S> {
-    /// The columns of some panels, the left operand read where it lies.
+    /// Computes the columns of some panels. The left operand is read in place.
     ///
     /// # Safety
-    /// Nobody else writes these columns.
+    /// No other thread writes these columns.
     #[inline(always)]
     unsafe fn columns(&self, panels: Range<usize>) {
         let in_features = self.weights.in_features;
@@ -190,17 +189,17 @@ impl<S: Simd> Product<'_, S> {
                     let left = Left { start, row_stride: in_features, stride: 1 };
                     let rows = S::TILE.rows.min(self.tokens - row);
                     let place = Place { row, rows, panels: panels.clone(), k: from..from + len };
-                    // SAFETY: `rows` rows of x lie from `row` on, each `len` long from `from` on.
+                    // SAFETY: x has `rows` rows from `row` on, each with `len` numbers from `from` on.
                     unsafe { self.tile(place, left, weights) };
                 }
             }
         }
     }
 
-    /// Some rows of the result, the left operand packed so that a tile reads it in order.
+    /// Computes some rows of the result. The left operand is packed so that a tile reads it in order.
     ///
     /// # Safety
-    /// Nobody else writes these rows.
+    /// No other thread writes these rows.
     #[inline(always)]
     unsafe fn tall_block(&self, rows: Range<usize>) {
         let (in_features, tile_rows) = (self.weights.in_features, S::TILE.rows);
@@ -223,14 +222,14 @@ impl<S: Simd> Product<'_, S> {
                     let left = Left { start: left.as_ptr(), row_stride: 1, stride: tile_rows };
                     let num_rows = tile_rows.min(rows.end - row);
                     let place = Place { row, rows: num_rows, panels: panels.clone(), k: from..from + len };
-                    // SAFETY: a packed strip holds a tile's rows of `len`.
+                    // SAFETY: a packed strip holds a tile's rows, `len` numbers each.
                     unsafe { self.tile(place, left, weights) };
                 }
             }
         }
     }
 
-    /// `[strip][k][rows of a tile]`; what lies behind the last row is left as it is.
+    /// Packs rows as `[strip][k][rows of a tile]`. The part after the last row is left as it is.
     #[inline(always)]
     fn pack_left(&self, rows: Range<usize>, k: Range<usize>, packed: &mut [f32]) {
         let (first, tile_rows) = (rows.start, S::TILE.rows);
@@ -245,14 +244,14 @@ impl<S: Simd> Product<'_, S> {
     /// Adds a part of the sums of one tile.
     ///
     /// # Safety
-    /// Nobody else writes there, and `left` holds the rows.
+    /// No other thread writes there, and `left` holds the rows.
     #[inline(always)]
     unsafe fn tile(&self, place: Place, left: Left, weights: Right) {
         let Place { row, rows, panels, k } = place;
         let column = panels.start * PANEL;
         let span = (rows - 1) * self.columns + panels.len() * PANEL;
         let size = Size { rows, panels: panels.len(), k: k.len() };
-        // SAFETY: row and column lie inside the result; the rest is the caller's promise.
+        // SAFETY: row and column lie inside the result. The caller promises the rest.
         unsafe {
             let out = Output { start: self.out.at(row * self.columns + column, span), row_stride: self.columns };
             tile(self.set, size, left, weights, out, k.start == 0);
@@ -267,8 +266,8 @@ impl<S: Simd> Product<'_, S> {
 
 /// The `[tokens, out_features]` result of a product that computes whole panels.
 ///
-/// Where the last one sticks out it is cut off, and what is read at the places of the result (residual and gate) is
-/// added after that.
+/// Columns past `out_features` are cut off. Operands with the shape of the result (residual and gate) are applied after
+/// that.
 pub(super) fn cut_to(
     out_features: usize,
     epilogue: Epilogue<'_>,
@@ -291,18 +290,18 @@ pub(super) fn cut_to(
     out
 }
 
-/// Rows of a block, so that every thread has as many blocks as any other.
+/// Rows per block, chosen so that every thread has the same number of blocks.
 fn block_rows<S: Simd>(tokens: usize, threads: usize) -> usize {
     let blocks = tokens.div_ceil(S::TILE.tall_rows).next_multiple_of(threads);
     tokens.div_ceil(blocks).next_multiple_of(S::TILE.rows)
 }
 
-/// The size of the fewest equal blocks of at most `most` that `n` falls into.
+/// The block size that splits `n` into the fewest equal blocks of at most `most`.
 pub(super) fn even_block(n: usize, most: usize) -> usize {
     n.div_ceil(n.div_ceil(most))
 }
 
-/// What `work` makes of the rows of contiguous `[out, in]` weights in host memory, one below the other.
+/// Calls `work` with the rows of contiguous `[out, in]` weights in host memory, stacked one below the other.
 pub(super) fn with_rows<T: WithDType, R>(
     weights: &[Tensor],
     in_features: usize,
@@ -322,7 +321,7 @@ fn pack<T: WithDType + Default>(weights: &[Tensor], in_features: usize) -> Resul
     with_rows(weights, in_features, |rows: &[&[T]]| {
         let mut panels = vec![T::default(); rows.len().div_ceil(PANEL) * PANEL * in_features];
         panels.par_chunks_mut(PANEL * in_features).zip(rows.par_chunks(PANEL)).for_each(|(panel, rows)| {
-            // In parts that stay in the first-level cache while sixteen rows are woven into them.
+            // In parts that stay in the first-level cache while sixteen rows are interleaved into them.
             for (part, from) in panel.chunks_mut(PANEL * 64).zip((0..).step_by(64)) {
                 for (column, row) in rows.iter().enumerate() {
                     part.iter_mut().skip(column).step_by(PANEL).zip(&row[from..]).for_each(|(to, x)| *to = *x);

@@ -1,8 +1,8 @@
-//! The CPU: operands as plain numbers, handed to the kernels of the instruction set in use.
+//! The CPU backend: turns operands into plain numbers for the kernels of the current instruction set.
 //!
-//! Work is split over rayon's threads by output rows, columns or heads, and every output element is summed in an order
-//! that depends on the length of its own sum only: a row comes out the same, bit for bit, whatever lies beside it and
-//! however many threads there are.
+//! Work is split over rayon's threads by output rows, columns or heads. The order of the summation of an output element
+//! depends only on the length of its own sum. So a row has the same bits whatever rows are next to it and however many
+//! threads there are.
 
 #![allow(unsafe_code, reason = "vector intrinsics, and tiles written through pointers")]
 
@@ -59,7 +59,7 @@ use crate::{RowLayout, Terms};
 /// The backend of the CPU.
 pub(crate) struct Cpu;
 
-/// The kernels in use, for heads of these many features.
+/// The current kernels, if they support heads of `head_dim` features.
 fn kernels_for(head_dim: usize) -> Option<&'static dyn Kernels> {
     sets::current().filter(|_| head_dim.is_multiple_of(16))
 }
@@ -68,12 +68,12 @@ fn boxed(packed: impl PackedLinear + 'static) -> Box<dyn PackedLinear> {
     Box::new(packed)
 }
 
-/// The numbers of a bias, none where there is none.
+/// The numbers of a bias; empty if there is no bias.
 fn bias_numbers(bias: Option<&Tensor>) -> Result<Vec<f32>> {
     Ok(bias.map(|bias| wide(bias)?.to_vec1::<f32>()).transpose()?.unwrap_or_default())
 }
 
-/// The sum of terms of which there is one at least; `None` if they are no f32 numbers.
+/// The sum of at least one term; `None` unless all terms are f32.
 fn weighted_sum(kernels: &dyn Kernels, terms: &[(f64, &Tensor)]) -> Result<Option<Tensor>> {
     let tensors = terms.iter().map(|(_, term)| term.contiguous()).collect::<Result<Vec<_>>>()?;
     let Some(views) = tensors.iter().map(F32::of).collect::<Option<Vec<_>>>() else { return Ok(None) };
@@ -179,7 +179,7 @@ impl Backend for Cpu {
         tensor(kernels.rms_norm(&numbers, &weight, eps), x.shape()).map(Some)
     }
 
-    /// The SiLU is that of a convolution, which has it in the pass that lays out its input.
+    /// Declines SiLU: convolutions apply it while they lay out their input.
     fn channel_norm(&self, x: &Tensor, gamma: &Tensor, with_silu: bool) -> Result<Option<Tensor>> {
         let kernels = sets::current().filter(|_| !with_silu);
         let (Some(kernels), x, gamma) = (kernels, x.contiguous()?, wide(gamma)?) else { return Ok(None) };

@@ -1,33 +1,34 @@
-//! The last output channels of a direct 3x3 convolution where they are at most eight: a VAE's way back to RGB, and
-//! all of one that is eight channels wide.
+//! The last output channels of a direct 3x3 convolution if there are at most eight: a VAE's output to RGB, and all of a
+//! convolution that is eight channels wide.
 //!
-//! A panel of sixteen would be half empty. Here a tile is eight pixels by eight channels, and stays in registers over
-//! all nine places of the kernel: their sums are too short to be worth writing down in between.
+//! A panel of sixteen would be half empty. Here a tile is eight pixels by eight channels. It stays in registers over
+//! all nine kernel positions, because their sums are too short to store in between.
 
 use super::gemm::PANEL;
 use super::simd::Simd;
 
-/// Pixels of a tile: as many sums as multiply-adds are under way at a time.
+/// Pixels of a tile: as many sums as there are multiply-adds in flight.
 const PIXELS: usize = 8;
-/// Most channels.
+/// The largest number of channels.
 pub(super) const NARROW: usize = 8;
 
 /// The weights of the last channels.
 #[derive(Clone, Copy)]
 pub(super) struct Narrow<'a> {
-    /// `[3][taps][16]`, of which the first `channels` columns count.
+    /// `[3][taps][16]`, of which the first `channels` columns are used.
     pub(super) panel: &'a [f32],
     pub(super) bias: &'a [f32; PANEL],
     /// At most eight.
     pub(super) channels: usize,
     /// Numbers of the three input pixels of a kernel row.
     pub(super) taps: usize,
-    /// From the input of one output pixel to that of the next.
+    /// The distance in floats from the input of one output pixel to that of the next.
     pub(super) step: usize,
 }
 
 impl Narrow<'_> {
-    /// `s` has vectors of eight. A row of `width` output pixels from the three input rows, its pixels `pixel_stride` apart from `out` on.
+    /// Computes a row of `width` output pixels from the three input rows. The output pixels are `pixel_stride` apart
+    /// from `out` on. `s` has vectors of eight.
     ///
     /// # Safety
     /// `out` is writable for the channels of all pixels.
@@ -48,7 +49,7 @@ impl Narrow<'_> {
             if width < PIXELS {
                 return (0..width).for_each(|x| self.tile::<S, 1>(s, rows, x, out, pixel_stride));
             }
-            // The last tile may overlap the one before: it writes the same numbers again.
+            // The last tile may overlap the previous one. It then writes the same numbers again.
             for x in (0..width).step_by(PIXELS) {
                 self.tile::<S, PIXELS>(s, rows, x.min(width - PIXELS), out, pixel_stride);
             }
@@ -65,7 +66,7 @@ impl Narrow<'_> {
         pixel_stride: usize,
     ) {
         let mut sums = [s.splat(0.0); PIXELS];
-        // SAFETY: `row` has asserted that the rows and the panel hold what is read, its caller that `out` is there.
+        // SAFETY: `row` has asserted that the rows and the panel hold what is read. Its caller promises `out`.
         unsafe {
             for (ky, row) in rows.into_iter().enumerate() {
                 let pixels: [*const f32; PIXELS] = std::array::from_fn(|i| row.wrapping_add((x + i) * self.step));
@@ -89,12 +90,12 @@ impl Narrow<'_> {
     #[inline(always)]
     unsafe fn write<S: Simd>(&self, s: S, value: S::Vector, out: *mut f32) {
         if self.channels == NARROW {
-            // SAFETY: eight channels are the caller's promise.
+            // SAFETY: the caller promises eight channels.
             return unsafe { s.store_to(out, value) };
         }
         let mut eight = [0.0; NARROW];
         s.store(&mut eight, value);
-        // SAFETY: so many channels are the caller's promise.
+        // SAFETY: the caller promises this number of channels.
         unsafe { eight.as_ptr().copy_to_nonoverlapping(out, self.channels) };
     }
 }

@@ -5,7 +5,7 @@ use super::parallel::split_rows;
 use super::simd::{Simd, map2, map3, silu, vectorized};
 use crate::RowLayout;
 
-/// Floats below which a second thread costs more than it gains.
+/// Size in floats below which a second thread costs more than it gains.
 pub(super) const MIN_PARALLEL: usize = 1 << 14;
 /// The smallest length that [`channel_norm`] divides by.
 const MIN_LENGTH: f32 = 1e-12;
@@ -57,7 +57,7 @@ pub(super) fn channel_norm<S: Simd>(s: S, x: &[f32], gamma: &[f32]) -> Vec<f32> 
     )
 }
 
-/// `x * factor(x) * weight` of every row as long as the weight.
+/// `x * factor(x) * weight` of every row; a row is as long as the weight.
 fn each_row<S: Simd>(s: S, x: &[f32], weight: &[f32], factor: impl Fn(S, &[f32]) -> f32 + Sync) -> Vec<f32> {
     let dim = weight.len();
     let mut out = vec![0.0; x.len()];
@@ -141,7 +141,7 @@ pub(super) fn channel_norm_silu_pixel<S: Simd>(s: S, x: &[f32], gamma: &[f32], o
 
 #[inline(always)]
 pub(super) fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
-    // Four sums at once: a single one would wait for itself.
+    // Four sums at once, because the additions of a single sum would wait for each other.
     let mut sums = [s.splat(0.0); 4];
     let (fours, rest) = x.split_at(x.len() / (4 * S::LANES) * (4 * S::LANES));
     for four in fours.chunks_exact(4 * S::LANES) {

@@ -1,4 +1,4 @@
-//! Tensors in host memory as numbers, and back.
+//! Conversion between tensors in host memory and plain numbers.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ pub(super) struct F32<'a> {
 }
 
 impl<'a> F32<'a> {
-    /// `None` for another device, type or order.
+    /// `None` for another device or type, or if the tensor is not contiguous.
     pub(super) fn of(tensor: &'a Tensor) -> Option<Self> {
         let (storage, layout) = tensor.storage_and_layout();
         let (start, end) = layout.contiguous_offsets()?;
@@ -32,7 +32,7 @@ impl std::ops::Deref for F32<'_> {
     }
 }
 
-/// One f32 vector a row, perhaps columns of a wider matrix: `[num_rows, dim]`.
+/// One f32 vector per row, `[num_rows, dim]`, possibly columns of a wider matrix.
 pub(crate) struct RowVectors<'a> {
     storage: StorageRef<'a>,
     start: usize,
@@ -42,7 +42,7 @@ pub(crate) struct RowVectors<'a> {
 }
 
 impl<'a> RowVectors<'a> {
-    /// `None` for another device or type, or if the elements of a vector are apart.
+    /// `None` for another device or type, or if the elements of a vector are not adjacent.
     pub(super) fn of(vectors: &'a Tensor) -> Option<Self> {
         let (storage, layout) = vectors.storage_and_layout();
         let (&[num_rows, dim], &[stride, 1]) = (layout.dims(), layout.stride()) else { return None };
@@ -56,7 +56,7 @@ impl<'a> RowVectors<'a> {
         })
     }
 
-    /// All numbers from the first vector on, in which vector `row` begins at `row * stride()`.
+    /// All numbers from the first vector on. Vector `row` begins at `row * stride()`.
     pub(super) fn as_slice(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(numbers)) if self.num_rows > 0 => {
@@ -66,21 +66,21 @@ impl<'a> RowVectors<'a> {
         }
     }
 
-    /// From one vector to the next.
+    /// The distance from one vector to the next.
     pub(super) fn stride(&self) -> usize {
         self.stride
     }
 }
 
-/// Contiguous and f32.
+/// The tensor converted to contiguous f32.
 pub(super) fn wide(tensor: &Tensor) -> Result<Tensor> {
     tensor.to_dtype(DType::F32)?.contiguous()
 }
 
-/// A tensor in host memory that takes over the `numbers` of a kernel.
+/// Makes a tensor in host memory of the `numbers` of a kernel.
 ///
 /// # Errors
-/// The kernel was interrupted: then the numbers are not whole, or none.
+/// The kernel was interrupted, and the numbers are incomplete or missing.
 pub(super) fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     check_interrupt()?;
     Tensor::from_vec(numbers, shape.into(), &Device::Cpu)

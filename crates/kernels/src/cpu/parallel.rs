@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// Runs `work` over `0..n`, in one piece a thread but with at least `min` items in each.
+/// Runs `work` over `0..n`, in one piece per thread with at least `min` items each.
 pub(super) fn split(n: usize, min: usize, work: &(impl Fn(Range<usize>) + Sync)) {
     if n > 0 {
         split_range(0..n, pieces(n, min), work);
@@ -20,8 +20,7 @@ fn split_range(range: Range<usize>, pieces: usize, work: &(impl Fn(Range<usize>)
     );
 }
 
-/// Runs `work(first row, rows)` over the rows of `out`, in one piece a thread but with at
-/// least `min` floats in each.
+/// Runs `work(first row, rows)` over the rows of `out`, in one piece per thread with at least `min` floats each.
 pub(super) fn split_rows(out: &mut [f32], row_len: usize, min: usize, work: &(impl Fn(usize, &mut [f32]) + Sync)) {
     if !out.is_empty() {
         let rows = out.len() / row_len;
@@ -48,21 +47,21 @@ fn split_slice(
 }
 
 fn pieces(n: usize, min: usize) -> usize {
-    // Asking for the number of threads starts the pool: not for one piece.
+    // Reading the number of threads starts the pool, which a single piece does not need.
     match n / min.max(1) {
         0 | 1 => 1,
         most => most.min(rayon::current_num_threads()),
     }
 }
 
-/// Memory that several threads write through, each to elements of its own.
+/// Memory that several threads write through, each to its own elements.
 #[derive(Clone, Copy)]
 pub(super) struct SharedMut {
     start: *mut f32,
     len: usize,
 }
 
-// SAFETY: a pointer is only a number; who writes through it answers for the disjointness.
+// SAFETY: a pointer is only a number. The writers are responsible for disjoint writes.
 unsafe impl Send for SharedMut {}
 // SAFETY: as above.
 unsafe impl Sync for SharedMut {}
@@ -72,25 +71,25 @@ impl SharedMut {
         SharedMut { start: out.as_mut_ptr(), len: out.len() }
     }
 
-    /// The memory behind the last element of a vector: to be written before it is read.
+    /// The memory after the last element of a vector. It must be written before it is read.
     pub(super) fn spare(out: &mut Vec<f32>) -> Self {
         let spare = out.spare_capacity_mut();
         SharedMut { start: spare.as_mut_ptr().cast(), len: spare.len() }
     }
 
-    /// `count` elements from `index` on.
+    /// A pointer to `count` elements from `index` on.
     ///
     /// # Safety
-    /// They must lie inside what this was made from.
+    /// The elements lie inside the memory that this was made from.
     #[inline(always)]
     pub(super) unsafe fn at(self, index: usize, count: usize) -> *mut f32 {
         debug_assert!(index + count <= self.len, "{index} + {count} > {}. This is a bug.", self.len);
-        // SAFETY: the caller keeps them inside.
+        // SAFETY: the caller promises that the elements lie inside.
         unsafe { self.start.add(index) }
     }
 }
 
-/// The first `len` floats of a buffer that only grows, whatever they are.
+/// The first `len` floats of a buffer that only grows, with unspecified contents.
 pub(super) fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);

@@ -1,16 +1,16 @@
-//! Arrays of eight floats, which a compiler turns into whatever vectors there are: NEON on 64-bit ARM, where it is
-//! the set in use. Elsewhere it is for tests and comparisons: without a fused multiply-add of the processor each one
-//! is a call.
+//! Arrays of eight floats, which the compiler turns into the vectors of the target. On 64-bit ARM that is NEON, and
+//! this set is the default. Elsewhere it serves tests and comparisons: without a hardware fused multiply-add each one
+//! is a function call.
 
 use half::{bf16, f16};
 
 use super::simd::{Simd, Tile};
 
-/// Needs nothing of the processor.
+/// The portable set, which needs no processor feature.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
 
-/// Lane by lane.
+/// Computes each lane by `f`.
 #[inline(always)]
 fn lanes(f: impl Fn(usize) -> f32) -> [f32; 8] {
     let mut out = [0.0; 8];

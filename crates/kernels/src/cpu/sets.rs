@@ -1,4 +1,4 @@
-//! The table of instruction sets, and which of them is in use.
+//! The table of instruction sets, and the choice of one.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -10,24 +10,25 @@ use super::simd::Simd;
 use super::tile_kernels::{Bf16Kernels, TileLinear, With};
 use super::tiles::{Multiplier, Plain};
 
-/// The environment variable that names the set to use.
+/// The environment variable that names the instruction set to use.
 const VARIABLE: &str = "LATENTD_CPU";
 
-/// A set of instructions with its kernels.
+/// An instruction set with its kernels.
 pub(crate) struct Set {
     pub(crate) name: &'static str,
-    /// Whether it is taken unasked. Portable code without a fused multiply-add is slower than candle's operations.
+    /// Whether the set may be chosen automatically. Portable code without a fused multiply-add is slower than candle's
+    /// operations.
     by_default: bool,
-    /// `None` where this processor lacks the instructions.
+    /// `None` if this processor lacks the instructions.
     pub(crate) kernels: Option<Box<dyn Kernels>>,
-    /// As `kernels`.
+    /// `None` if this processor lacks the instructions.
     pub(crate) tiles: Option<Tiles>,
 }
 
-/// The products in fewer bits than f32 that a set has.
+/// The products of a set in fewer bits than f32.
 pub(crate) struct Tiles {
     pub(crate) int8: Box<dyn TileLinear<Int8>>,
-    /// `None` where f32 products of widened numbers are faster.
+    /// `None` if f32 products of widened numbers are faster.
     pub(crate) bf16: Option<Box<dyn Bf16Kernels>>,
 }
 
@@ -48,7 +49,7 @@ impl Tiles {
     }
 }
 
-/// From the plainest to the fastest. A new set is a line here.
+/// All sets, from the simplest to the fastest. A new set is one line here.
 fn table() -> Vec<Set> {
     let portable = Set::new("portable", Some(Portable), Tiles::plain);
     let mut table = vec![Set { by_default: cfg!(target_arch = "aarch64"), ..portable }];
@@ -68,21 +69,22 @@ fn table() -> Vec<Set> {
         }));
         let tiles = amx.map(|(set, amx)| Tiles { bf16: Some(Box::new(With(set, amx))), ..Tiles::int8(set, amx) });
         let kernels = amx.map(|(set, _)| Box::new(set) as Box<dyn Kernels>);
-        // Its tiles have run on an emulated processor only (tests/amx), to the bit as the plain ones: one whose source
-        // had to be mended, so that int8's signs are the manual's word and not the emulator's. None has been timed.
+        // The AMX tiles have run only on an emulated processor (tests/amx), with the same bits as the plain tiles. The
+        // emulator's source had to be patched, so the signs of int8 follow the manual and not the emulator. AMX has not
+        // been timed.
         table.push(Set { name: "amx", by_default: true, kernels, tiles });
     }
     table
 }
 
-/// The name that stands for candle's operations.
+/// The name of candle's operations.
 pub(crate) const REFERENCE: &str = "reference";
 
-/// Which set runs.
+/// The set that runs.
 #[derive(Clone, Copy)]
 enum Choice {
     Reference,
-    /// Its place in the table.
+    /// Index into the table.
     Set(usize),
 }
 
@@ -90,30 +92,29 @@ thread_local! {
     static OF_THREAD: Cell<Option<Choice>> = const { Cell::new(None) };
 }
 
-/// Every set, also those that this processor lacks.
+/// Every set, including those that this processor lacks.
 pub(crate) fn sets() -> &'static [Set] {
     static SETS: OnceLock<Vec<Set>> = OnceLock::new();
     SETS.get_or_init(table)
 }
 
-/// The names that [`with_instruction_set`] takes on this processor, from the plainest to the fastest.
+/// The names that [`with_instruction_set`] accepts on this processor, from the simplest to the fastest.
 pub fn instruction_sets() -> impl Iterator<Item = &'static str> {
     let usable = sets().iter().filter(|set| set.kernels.is_some()).map(|set| set.name);
     std::iter::once(REFERENCE).chain(usable)
 }
 
-/// The kernels in use, `None` for the reference.
+/// The current kernels; `None` for the reference.
 pub(crate) fn current() -> Option<&'static dyn Kernels> {
     current_set()?.kernels.as_deref()
 }
 
-/// Whether products of bf16 weights are made in bf16 by this process, and are faster so than those of f32: see
-/// [`crate::Linear`].
+/// Whether this process multiplies bf16 weights in bf16, because that is faster than in f32: see [`crate::Linear`].
 pub fn multiplies_bf16() -> bool {
     current_tiles().is_some_and(|tiles| tiles.bf16.is_some())
 }
 
-/// The products of tiles in use, `None` for the reference.
+/// The current products of tiles; `None` for the reference.
 pub(crate) fn current_tiles() -> Option<&'static Tiles> {
     current_set()?.tiles.as_ref()
 }
@@ -125,34 +126,34 @@ fn current_set() -> Option<&'static Set> {
     }
 }
 
-/// The instruction set that operations on the CPU use in this process: the fastest of those that are
-/// taken unasked and that the processor has, or the one that the environment variable `LATENTD_CPU` names (`reference`, `portable`, `avx2`, `avx512`, `amx`).
+/// The instruction set of CPU operations in this process. The environment variable `LATENTD_CPU` can name it
+/// (`reference`, `portable`, `avx2`, `avx512`, `amx`). Otherwise it is the fastest set of this processor that may be
+/// chosen automatically.
 ///
 /// # Errors
-/// `LATENTD_CPU` names none, or one that this processor lacks. Operations then use the fastest.
+/// `LATENTD_CPU` names no set, or one that this processor lacks. Operations then use the fastest.
 pub fn instruction_set() -> Result<&'static str, String> {
     chosen().as_ref().map(|choice| name(*choice)).map_err(String::clone)
 }
 
-/// Runs `work` with every operation that this thread calls on the named set, or on its plain-candle reference
-/// (`reference`): for comparisons and timings.
+/// Runs `work` with the named set for every operation that this thread calls. `reference` means the plain candle
+/// reference. For comparisons and timings.
 ///
 /// # Errors
-/// There is no such set, or this processor lacks it.
+/// No set has this name, or this processor lacks it.
 pub fn with_instruction_set<T>(name: &str, work: impl FnOnce() -> T) -> Result<T, String> {
     named(name).map(|choice| with_choice(choice, work))
 }
 
-/// Runs `work` with every operation that this thread calls on its plain-candle reference:
-/// for comparisons and timings.
+/// Runs `work` with the plain candle reference for every operation that this thread calls. For comparisons and timings.
 ///
-/// A [`crate::Linear`] or [`crate::Conv3x3`] made inside keeps its weights as they are; one
-/// made outside unpacks them at every call.
+/// A [`crate::Linear`] or [`crate::Conv3x3`] made inside keeps its weights unpacked. One made outside unpacks them at
+/// every call.
 pub fn with_reference<T>(work: impl FnOnce() -> T) -> T {
     with_choice(Choice::Reference, work)
 }
 
-/// Whether this thread is inside of [`with_reference`], for backends of other devices.
+/// Whether this thread is inside [`with_reference`], for backends of other devices.
 #[cfg(feature = "cuda")]
 pub(crate) fn is_reference_forced() -> bool {
     matches!(OF_THREAD.get(), Some(Choice::Reference))
@@ -180,7 +181,7 @@ fn of_process() -> Choice {
     chosen().as_ref().copied().unwrap_or_else(|_| fastest())
 }
 
-/// What the environment asks for, read once.
+/// The choice of the environment variable, read once.
 fn chosen() -> &'static Result<Choice, String> {
     static CHOSEN: OnceLock<Result<Choice, String>> = OnceLock::new();
     CHOSEN.get_or_init(|| match std::env::var(VARIABLE) {
@@ -221,7 +222,7 @@ mod tests {
         assert!(err.starts_with("must be auto or one of reference, portable") && err.ends_with("Given: sse9"), "{err}");
     }
 
-    /// Tests that are to run on a set do not run on another unnoticed.
+    /// A test run for one set must not silently run on another.
     #[test]
     fn the_set_in_use_is_the_one_that_the_environment_names() {
         let named = std::env::var(VARIABLE).ok().filter(|name| !name.is_empty() && name != "auto");

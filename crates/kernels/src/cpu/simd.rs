@@ -1,16 +1,16 @@
-//! What a set of vector instructions offers: every kernel here is written once, over this.
+//! The interface of a vector instruction set. Every kernel is written once over it.
 //!
-//! A kernel is a chain of `#[inline(always)]` functions and closures over an `S: Simd`, entered by [`vectorized!`],
-//! inside of which the compiler may use the instructions. So one source makes the kernels of every set, and each of
-//! them is compiled as a whole; what is not inlined has to make do without the instructions, and is ten times slower.
+//! A kernel is a chain of `#[inline(always)]` functions and closures over an `S: Simd`. [`vectorized!`] enters it, and
+//! inside the compiler may use the instructions. So one source yields the kernels of every set, each compiled as a
+//! whole. A function that is not inlined is compiled without the instructions and is ten times slower.
 
 use half::{bf16, f16};
 
-/// The instructions of one set, and the proof that this processor has them.
+/// The instructions of one set, and proof that this processor has them.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// [`Simd::LANES`] floats.
     type Vector: Copy;
-    /// A set with vectors of eight, for what is at most eight numbers wide.
+    /// A set with vectors of eight floats, for data that is at most eight numbers wide.
     type Octets: Simd;
     /// Floats of a vector: 8 or 16.
     const LANES: usize;
@@ -19,12 +19,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Runs `work` compiled for these instructions, if it is inlined: see [`vectorized!`].
     fn call<R>(self, work: impl FnOnce() -> R) -> R;
-    /// The set with vectors of eight.
+    /// The set with vectors of eight floats.
     fn octets(self) -> Self::Octets;
 
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::Vector;
-    /// A whole vector.
+    /// Loads a whole vector.
     ///
     /// # Safety
     /// `x` is readable for [`Simd::LANES`] floats.
@@ -32,9 +32,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `out` is writable for [`Simd::LANES`] floats.
     unsafe fn store_to(self, out: *mut f32, x: Self::Vector);
-    /// The first numbers of a vector, zeros behind them: `x` has fewer than [`Simd::LANES`].
+    /// Loads a partial vector, padded with zeros. `x` has fewer numbers than [`Simd::LANES`].
     fn load_part(self, x: &[f32]) -> Self::Vector;
-    /// As many numbers as `out` has, fewer than [`Simd::LANES`].
+    /// Stores as many numbers as `out` has, fewer than [`Simd::LANES`].
     fn store_part(self, out: &mut [f32], x: Self::Vector);
 
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -45,29 +45,29 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn fma(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// `c - a * b`, rounded once.
     fn fnma(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
-    /// The larger of each two; `b` where one is no number.
+    /// The larger of each pair; `b` if one of them is NaN.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// The smaller of each two; `b` where one is no number.
+    /// The smaller of each pair; `b` if one of them is NaN.
     fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// The magnitudes.
     fn abs(self, x: Self::Vector) -> Self::Vector;
-    /// The nearest whole numbers.
+    /// The nearest integers.
     fn round(self, x: Self::Vector) -> Self::Vector;
-    /// `x * 2^n`, `n` whole and from -126 to 127.
+    /// `x * 2^n` for an integer `n` from -126 to 127.
     fn scale_by_power(self, x: Self::Vector, n: Self::Vector) -> Self::Vector;
     /// The sum of all lanes.
     fn sum(self, x: Self::Vector) -> f32;
     /// The largest lane.
     fn largest(self, x: Self::Vector) -> f32;
-    /// The pairs `(x, y)` of neighbouring lanes as `(x cos - y sin, y cos + x sin)`; `cos` and `sin` hold one number a
-    /// pair, and none behind their ends.
+    /// Rotates the pairs `(x, y)` of neighbouring lanes to `(x cos - y sin, y cos + x sin)`. `cos` and `sin` hold one
+    /// number per pair and may end early.
     fn rotate_pairs(self, x: Self::Vector, cos: &[f32], sin: &[f32]) -> Self::Vector;
 
     /// Both as long.
     fn widen_bf16(self, from: &[bf16], to: &mut [f32]);
     /// Both as long.
     fn widen_f16(self, from: &[f16], to: &mut [f32]);
-    /// Asks for memory to be brought near; the address need not exist.
+    /// Prefetches memory. The address need not be valid.
     fn prefetch(self, address: *const u8);
 
     /// The first vector of `x`.
@@ -86,20 +86,20 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         unsafe { self.store_to(out.as_mut_ptr(), x) }
     }
 
-    /// A vector, or what there is of one.
+    /// Loads a vector, or a partial one if `x` is shorter.
     #[inline(always)]
     fn load_some(self, x: &[f32]) -> Self::Vector {
         if x.len() >= Self::LANES { self.load(x) } else { self.load_part(x) }
     }
 
-    /// A vector, or what there is room for.
+    /// Stores a vector, or a partial one if `out` is shorter.
     #[inline(always)]
     fn store_some(self, out: &mut [f32], x: Self::Vector) {
         if out.len() >= Self::LANES { self.store(out, x) } else { self.store_part(out, x) }
     }
 }
 
-/// `$work` compiled for the instructions of `$set`.
+/// Runs `$work` compiled for the instructions of `$set`.
 macro_rules! vectorized {
     ($set:expr, $work:expr) => {
         $set.call(
@@ -110,22 +110,22 @@ macro_rules! vectorized {
 }
 pub(super) use vectorized;
 
-/// The register tile of a matrix product, and the blocks that keep its operands near.
+/// The register tile of a matrix product, and the block sizes that keep its operands in the caches.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile {
-    /// Most rows.
+    /// The largest number of rows.
     pub(crate) rows: usize,
-    /// Most panels of 16 columns.
+    /// The largest number of panels of 16 columns.
     pub(crate) panels: usize,
-    /// Longest part of a sum where the left operand is read where it lies.
+    /// The longest part of a sum if the left operand is read in place.
     pub(crate) short_k: usize,
-    /// Longest part of a sum where the left operand is packed.
+    /// The longest part of a sum if the left operand is packed.
     pub(crate) tall_k: usize,
-    /// Most rows of a packed left operand.
+    /// The largest number of rows of a packed left operand.
     pub(crate) tall_rows: usize,
 }
 
-/// `out = f(a)` by vectors.
+/// `out = f(a)`, a vector at a time.
 #[inline(always)]
 pub(super) fn map<S: Simd>(s: S, out: &mut [f32], a: &[f32], f: impl Fn(S::Vector) -> S::Vector) {
     assert_eq!(out.len(), a.len());
@@ -138,7 +138,7 @@ pub(super) fn map<S: Simd>(s: S, out: &mut [f32], a: &[f32], f: impl Fn(S::Vecto
     }
 }
 
-/// `out = f(a, b)` by vectors.
+/// `out = f(a, b)`, a vector at a time.
 #[inline(always)]
 pub(super) fn map2<S: Simd>(
     s: S,
@@ -157,7 +157,7 @@ pub(super) fn map2<S: Simd>(
     }
 }
 
-/// `out = f(a, b, c)` by vectors.
+/// `out = f(a, b, c)`, a vector at a time.
 #[inline(always)]
 pub(super) fn map3<S: Simd>(
     s: S,
@@ -176,12 +176,12 @@ pub(super) fn map3<S: Simd>(
     }
 }
 
-/// `e^x` within 1.2e-7 of it, `x` held to -87.3..=88.3 (so -inf gives about 1e-38). NaN stays NaN.
+/// `e^x` with an error of at most 1.2e-7. `x` is clamped to -87.3..=88.3, so -inf gives about 1e-38. NaN stays NaN.
 #[inline(always)]
 pub(super) fn exp<S: Simd>(s: S, x: S::Vector) -> S::Vector {
-    // The second operand is what comes out where one of the two is NaN.
+    // If one of the two operands is NaN, the result is the second.
     let x = s.max(s.splat(-87.3), s.min(s.splat(88.3), x));
-    // x = n ln 2 + r, ln 2 in two parts; then a polynomial in r (Cephes' expf).
+    // x = n ln 2 + r, with ln 2 in two parts; then a polynomial in r (Cephes' expf).
     let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
     let r = s.fnma(n, s.splat(-2.121_944_4e-4), s.fnma(n, s.splat(0.693_359_4), x));
     let mut p = s.splat(1.987_569_1e-4);
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
     use crate::testing::on_each_simd;
 
-    /// `f` of the numbers, a vector at a time.
+    /// Applies `f` to the numbers, a vector at a time.
     fn mapped<S: Simd>(s: S, x: &[f32], f: fn(S, S::Vector) -> S::Vector) -> Vec<f32> {
         let mut out = vec![0.0; x.len()];
         vectorized!(

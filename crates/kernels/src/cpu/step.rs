@@ -1,19 +1,18 @@
-//! One pass over memory for the sums of the cached step.
+//! Sums of the cached step, in one pass over memory.
 
 use rayon::prelude::*;
 
 use super::parallel::split_rows;
 use super::simd::{Simd, vectorized};
 
-/// Floats below which a second thread costs more than it gains.
+/// Size in floats below which a second thread costs more than it gains.
 const MIN_PARALLEL: usize = 1 << 15;
-/// Floats that are summed in f32 before the sum goes on in f64.
+/// The number of floats that are summed in f32 before the sum continues in f64.
 const BLOCK: usize = 1024;
 
 /// `sum(|previous - current|)` and `sum(|previous|)`.
 ///
-/// Blocks of 1024 are summed a vector abreast in f32 and their sums in f64, in an order
-/// that depends on the length only.
+/// Blocks of 1024 are summed a vector at a time in f32, and their sums in f64. The order depends only on the length.
 pub(super) fn abs_sums<S: Simd>(s: S, current: &[f32], previous: &[f32]) -> (f64, f64) {
     let block = |(current, previous): (&[f32], &[f32])| vectorized!(s, block_sums(s, current, previous));
     let sums: Vec<_> = if current.len() < 2 * MIN_PARALLEL {
@@ -25,7 +24,7 @@ pub(super) fn abs_sums<S: Simd>(s: S, current: &[f32], previous: &[f32]) -> (f64
     sums.iter().fold((0.0, 0.0), |(diff, size), block| (diff + f64::from(block.0), size + f64::from(block.1)))
 }
 
-/// `sum(weight * term)`, of one term at least, and every term as long as the first.
+/// `sum(weight * term)` of at least one term. All terms have the same length.
 pub(super) fn weighted_sum<S: Simd>(s: S, terms: &[(f32, &[f32])]) -> Vec<f32> {
     let mut out = vec![0.0; terms[0].1.len()];
     split_rows(&mut out, 1, MIN_PARALLEL, &|first, out| {
@@ -49,14 +48,14 @@ fn block_sums<S: Simd>(s: S, current: &[f32], previous: &[f32]) -> (f32, f32) {
     rest.fold((s.sum(diff), s.sum(size)), |(diff, size), (c, p)| (diff + (p - c).abs(), size + p.abs()))
 }
 
-/// Whole vectors, and what is left.
+/// Splits `x` into whole vectors and the rest.
 #[inline(always)]
 fn split<S: Simd>(_: S, x: &[f32]) -> (&[f32], &[f32]) {
     x.split_at(x.len() / S::LANES * S::LANES)
 }
 
-/// The end goes through the same fused operation as the rest, so that a number does not depend on where the work
-/// was cut.
+/// The partial vector at the end uses the same fused operation, so that a number does not depend on where the work was
+/// cut.
 #[inline(always)]
 fn weighted_sum_part<S: Simd>(s: S, terms: &[(f32, &[f32])], out: &mut [f32]) {
     let whole = out.len() / S::LANES * S::LANES;

@@ -1,4 +1,4 @@
-//! The products of an attention in bf16: queries, keys, values and the softmax's weights are rounded, sums and the
+//! The products of an attention in bf16. Queries, keys, values and the softmax's weights are rounded; sums and the
 //! softmax itself are f32.
 
 use super::bf16::Bf16;
@@ -13,7 +13,7 @@ const LEN: usize = STEP / Bf16::BYTES;
 #[derive(Clone, Copy)]
 pub(super) struct InTiles<M>(pub(super) M);
 
-/// Keys as the weights of `tokens` outputs, values as those of `head_dim` outputs; zeros behind the ends.
+/// Keys packed as the weights of `tokens` outputs, values as those of `head_dim` outputs, padded with zeros.
 pub(super) struct Packed {
     head_dim: usize,
     keys: Matrix,
@@ -32,7 +32,7 @@ impl Matrix {
         Matrix { steps, tiles: vec![Tile::ZERO; rows.div_ceil(SIDE) * steps] }
     }
 
-    /// A left operand of rows that are `row_len` apart, of which the first `len` numbers count.
+    /// Packs a left operand: rows that are `row_len` apart, of which the first `len` numbers are used.
     #[inline(always)]
     fn of_rows(rows: &[f32], row_len: usize, len: usize) -> Matrix {
         let mut matrix = Matrix::new(rows.len() / row_len, len);
@@ -82,7 +82,7 @@ impl<S: Simd, M: Multiplier<Bf16>> HeadProducts<S> for InTiles<M> {
 }
 
 impl<M: Multiplier<Bf16>> InTiles<M> {
-    /// Rows of `columns` sums each, of whole panels, over the first `steps` of both operands.
+    /// Writes rows of `columns` sums, which are whole panels, over the first `steps` of both operands.
     #[inline(always)]
     fn multiply(self, left: &Matrix, right: &Matrix, steps: usize, out: &mut [f32], columns: usize) {
         let (rows, panels) = (out.len() / columns, columns / SIDE);
@@ -102,8 +102,8 @@ impl<M: Multiplier<Bf16>> InTiles<M> {
                     panels: num_panels,
                     steps,
                 };
-                // SAFETY: the strips and panels have tiles for all steps, as asserted; the sums have room for a block;
-                // the session lives.
+                // SAFETY: the strips and panels have tiles for all steps, as asserted. The sums have room for a block,
+                // and the session lives.
                 unsafe { self.0.multiply(operands, sums.as_mut_ptr(), true) };
                 let out = out[row * columns..].chunks_exact_mut(columns).take(operands.rows);
                 for (out, sums) in out.zip(sums.chunks_exact(M::PANELS)) {
@@ -128,7 +128,7 @@ mod tests {
     use crate::RowLayout;
     use crate::testing::{assert_close, numbers, randn};
 
-    /// The image's part of an attention of `text` and `image` tokens and three heads.
+    /// The image's output of an attention with `text` and `image` tokens and three heads.
     fn attended(products: impl HeadProducts<Portable>, text: usize, image: usize, head_dim: usize) -> Tensor {
         let rows = [text, image].map(|tokens| RowLayout::new(&[tokens]));
         let qkv = rows.each_ref().map(|rows| numbers(&randn(1, (rows.total(), 9 * head_dim))));
@@ -139,7 +139,7 @@ mod tests {
         Tensor::from_vec(out, (image, 3 * head_dim), &Device::Cpu).unwrap()
     }
 
-    /// Heads of half a step and of several, tokens of part of a strip, of part of a step, and of several blocks.
+    /// Heads of half a step and of several steps; tokens of part of a strip, of part of a step, and of several blocks.
     #[test]
     fn plain_products_of_bf16_are_near_those_of_f32() {
         for (text, image, head_dim) in [(0, 1, 16), (3, 14, 16), (18, 64, 32), (5, 95, 48), (7, 130, 128)] {

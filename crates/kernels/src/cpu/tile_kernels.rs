@@ -1,4 +1,4 @@
-//! What is done in tiles, by some set of instructions.
+//! Operations on tiles, independent of the instruction set.
 
 use super::attention::{self, Stream};
 use super::bf16::Bf16;
@@ -8,15 +8,15 @@ use super::tile_head::InTiles;
 use super::tile_linear::Packed;
 use super::tiles::{Format, Multiplier};
 
-/// A linear map over tiles, by some set of instructions.
+/// A linear map over tiles, independent of the instruction set.
 pub(crate) trait TileLinear<F: Format>: Send + Sync {
     /// `[tokens, in]` to `[tokens, out]`.
     fn forward(&self, weights: &Packed<F>, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32>;
 }
 
-/// What is done in bf16, by some set of instructions.
+/// Operations in bf16, independent of the instruction set.
 pub(crate) trait Bf16Kernels: TileLinear<Bf16> {
-    /// As [`super::kernels::Kernels::joint_attention`].
+    /// Like [`super::kernels::Kernels::joint_attention`].
     fn joint_attention(
         &self,
         streams: [Stream<'_>; 2],
@@ -26,7 +26,7 @@ pub(crate) trait Bf16Kernels: TileLinear<Bf16> {
     ) -> [Vec<f32>; 2];
 }
 
-/// A multiplier, and the vectors for what is before and after it.
+/// A multiplier of tiles, and the vector set for the work before and after it.
 pub(super) struct With<S, M>(pub(super) S, pub(super) M);
 
 impl<F: Format, S: Simd, M: Multiplier<F>> TileLinear<F> for With<S, M> {

@@ -12,7 +12,7 @@ use super::simd::{Simd, vectorized};
 use super::tiles::{Format, Multiplier, Operands, SIDE, STEP, Sums, Tile};
 use crate::Watch;
 
-/// The weight of a linear map as tiles, the last ones filled up with zeros.
+/// The weight of a linear map as tiles, the last ones padded with zeros.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed<F: Format> {
     in_features: usize,
@@ -24,8 +24,8 @@ pub(crate) struct Packed<F: Format> {
 }
 
 impl<F: Format> Packed<F> {
-    /// Packs `[out, in]` weights, one below the other. `None` if they are not of one float type of at most 32 bits, in
-    /// host memory.
+    /// Packs `[out, in]` weights, stacked one below the other. `None` unless they are in host memory and of one float
+    /// type of at most 32 bits.
     pub(super) fn new(weights: &[Tensor], bias: &[f32]) -> Result<Option<Packed<F>>> {
         if !weights.iter().all(|weight| weight.device().is_cpu()) {
             return Ok(None);
@@ -47,7 +47,7 @@ impl<F: Format> Packed<F> {
         self.out_features
     }
 
-    /// The `[out, in]` weight that products take, in f32, and the bias.
+    /// The `[out, in]` weight as the products use it, in f32, and the bias.
     pub(super) fn unpack(&self) -> Result<(Tensor, Tensor)> {
         let mut weight = vec![0.0; self.out_features * self.in_features];
         weight.par_chunks_mut(self.in_features).enumerate().for_each(|(output, weights)| {
@@ -66,7 +66,7 @@ impl<F: Format> Packed<F> {
         &self.tiles[panel * self.steps()..][..self.steps()]
     }
 
-    /// `[tokens, in]` to `[tokens, out]`; nothing, or not all of it, once the work is interrupted.
+    /// `[tokens, in]` to `[tokens, out]`. If the work is interrupted, the result is incomplete or empty.
     pub(super) fn forward<S: Simd, M: Multiplier<F>>(
         &self,
         s: S,
@@ -77,7 +77,7 @@ impl<F: Format> Packed<F> {
         cut_to(self.out_features, epilogue, |epilogue| self.padded_forward(s, multiplier, x, epilogue))
     }
 
-    /// The product with as many columns as there are in all panels; nothing once the work is interrupted.
+    /// The product with the columns of all panels. Empty if the work is interrupted.
     fn padded_forward<S: Simd, M: Multiplier<F>>(
         &self,
         set: S,
@@ -88,7 +88,7 @@ impl<F: Format> Packed<F> {
         let (tokens, columns) = (x.len() / self.in_features, self.bias.len() * SIDE);
         assert_eq!(x.len(), tokens * self.in_features, "rows of x are whole. This is a bug.");
         let threads = match tokens * columns * self.in_features {
-            // Asking for the number of threads starts the pool: not for a small product.
+            // Reading the number of threads starts the pool, which a small product does not need.
             0..MIN_PARALLEL => 1,
             _ => rayon::current_num_threads(),
         };
@@ -118,12 +118,13 @@ impl<F: Format> Packed<F> {
             // Some tasks may be missing.
             return Vec::new();
         }
-        // SAFETY: the elements of all tasks are the whole result: none left early.
+        // SAFETY: the elements of all tasks are the whole result, and no task ended early.
         unsafe { out.set_len(tokens * columns) };
         out
     }
 
-    /// The left operand as `[strips][steps]` tiles, zeros behind the ends, and what each row's sums need.
+    /// Packs the left operand as `[strips][steps]` tiles, padded with zeros, and returns what the sums need of each
+    /// row.
     fn pack_rows<S: Simd>(&self, s: S, x: &[f32], parallel: bool) -> (Vec<Tile>, Vec<[F::Row; SIDE]>) {
         let (steps, strip) = (self.steps(), SIDE * self.in_features);
         let strips = x.len().div_ceil(strip);
@@ -171,7 +172,7 @@ fn pack<F: Format, T: WithDType>(weights: &[Tensor], bias: &[f32], wide: fn(T) -
     })
 }
 
-/// One product under way.
+/// A product in progress.
 struct Product<'a, F: Format, S, M> {
     set: S,
     multiplier: M,
@@ -184,7 +185,7 @@ struct Product<'a, F: Format, S, M> {
 }
 
 impl<F: Format, S: Simd, M: Multiplier<F>> Product<'_, F, S, M> {
-    /// Some rows and panels of the result. Rows begin with a strip.
+    /// Computes some rows and panels of the result. The first row begins a strip.
     ///
     /// # Safety
     /// Nobody else writes there.
@@ -195,7 +196,7 @@ impl<F: Format, S: Simd, M: Multiplier<F>> Product<'_, F, S, M> {
         let cut = even_block(steps, M::STEPS);
         let (block_rows, block_sums) = (SIDE * M::STRIPS, SIDE * M::STRIPS * M::PANELS);
         let (down, across) = (rows.len().div_ceil(block_rows), panels.len().div_ceil(M::PANELS));
-        // Sums wait here for the next part of k; with a single part one block's room is used by all.
+        // Sums are kept here until the next part of k. If k has a single part, all blocks share the room of one.
         let waiting = if cut < steps { down * across } else { 1 };
         let mut sums = vec![Sums::<F::Sum>::default(); waiting * block_sums];
         for from in (0..steps).step_by(cut) {
@@ -219,8 +220,8 @@ impl<F: Format, S: Simd, M: Multiplier<F>> Product<'_, F, S, M> {
                         panels: num_panels,
                         steps: cut,
                     };
-                    // SAFETY: the strips and panels have tiles for all steps, the sums room for a block; they hold
-                    // what the part before this one left; the session lives.
+                    // SAFETY: the strips and panels have tiles for all steps. The sums have room for a block and hold
+                    // the result of the previous part. The session lives.
                     unsafe { self.multiplier.multiply(operands, sums.as_mut_ptr(), from == 0) };
                     if from + cut == steps {
                         // SAFETY: the caller's promise.
@@ -240,8 +241,8 @@ impl<F: Format, S: Simd, M: Multiplier<F>> Product<'_, F, S, M> {
         let (column, width) = (panels.start * SIDE, panels.len() * SIDE);
         for (row, sums) in rows.clone().zip(sums.chunks_exact(M::PANELS)) {
             let info = self.infos[row / SIDE][row % SIDE];
-            // SAFETY: row and columns lie inside the result, nobody else writes there; floats need no initialising
-            // before they are written.
+            // SAFETY: row and columns lie inside the result, and no other thread writes there. Floats need no
+            // initialising before they are written.
             let out = unsafe { self.place.at(row * self.columns + column, width).cast::<[f32; SIDE]>() };
             for (panel, (sums, outputs)) in sums.iter().zip(&self.weights.outputs[panels.clone()]).enumerate() {
                 let mut wide = [0.0; SIDE];
@@ -255,7 +256,7 @@ impl<F: Format, S: Simd, M: Multiplier<F>> Product<'_, F, S, M> {
         let span = (rows.len() - 1) * self.columns + width;
         let bias = self.weights.bias[panels].as_flattened();
         let end = Finish { bias, epilogue: self.epilogue, row: rows.start, column, columns: self.columns };
-        // SAFETY: as above, and all of it has been written.
+        // SAFETY: as above, and all elements have been written.
         unsafe {
             let out =
                 Output { start: self.place.at(rows.start * self.columns + column, span), row_stride: self.columns };
@@ -263,7 +264,7 @@ impl<F: Format, S: Simd, M: Multiplier<F>> Product<'_, F, S, M> {
         }
     }
 
-    /// Asks for a share of a part of a panel to be brought near.
+    /// Prefetches one share of a part of a panel.
     #[inline(always)]
     fn prefetch(&self, panel: usize, from: usize, steps: usize, (share, shares): (usize, usize)) {
         let tiles = &self.weights.panel(panel)[from..from + steps];
@@ -273,7 +274,7 @@ impl<F: Format, S: Simd, M: Multiplier<F>> Product<'_, F, S, M> {
     }
 }
 
-/// Rows and panels of a task: rows of whole blocks, and so many tasks that every thread has as many as any other.
+/// Rows and panels of a task. The rows are whole blocks, and every thread gets the same number of tasks.
 fn task_size<F: Format, M: Multiplier<F>>(tokens: usize, panels: usize, threads: usize) -> (usize, usize) {
     let down = tokens.div_ceil(M::TASK_ROWS).max(1);
     let (down, across) =

@@ -1,12 +1,12 @@
-//! Products of tiles: 16 rows by 64 bytes of k, as AMX holds them, in fewer bits than f32.
+//! Products of tiles in fewer bits than f32. A tile is 16 rows by 64 bytes of k, like a tile of AMX.
 //!
-//! Rows lie as `[rows / 16][steps][16][64 bytes]`, weights as `[outputs / 16][steps][16][16 outputs][4 bytes]`: the four
-//! bytes of a row that meet the four bytes of an output are neighbours, which is what VNNI and AMX both ask for. So one
-//! layout serves every multiplier, and a [`Format`] says what the bytes are.
+//! Rows are laid out as `[rows / 16][steps][16][64 bytes]`, weights as `[outputs / 16][steps][16][16 outputs][4
+//! bytes]`. The four bytes of an output that are multiplied by four bytes of a row are adjacent, as VNNI and AMX both
+//! require. So one layout serves every multiplier, and a [`Format`] defines the bytes.
 
 use std::fmt::Debug;
 
-/// Rows of a tile, and outputs.
+/// Rows, and outputs, of a tile.
 pub(super) const SIDE: usize = 16;
 /// Bytes of a row of a tile.
 pub(super) const STEP: usize = 64;
@@ -31,21 +31,21 @@ impl Tile {
 #[repr(C, align(64))]
 pub(crate) struct Sums<T>(pub(super) [T; SIDE]);
 
-/// What the bytes of tiles are, and what makes an f32 of a sum.
+/// The meaning of a tile's bytes, and the conversion of a sum to f32.
 pub(crate) trait Format: Debug + Send + Sync + 'static {
     type Sum: Copy + Debug + Default + Send + Sync;
-    /// What a sum needs of its row, of the left operand.
+    /// Data of a row of the left operand that its sums need.
     type Row: Copy + Debug + Default + Send + Sync;
-    /// What a sum needs of its output.
+    /// Data of an output that its sums need.
     type Output: Copy + Debug + Default + Send + Sync;
     /// Bytes of an element.
     const BYTES: usize;
 
-    /// Writes a row of the left operand to row `lane` of its tiles, which are zeros.
+    /// Writes a row of the left operand to row `lane` of its tiles, which hold zeros.
     fn pack_row(x: &[f32], tiles: &mut [Tile], lane: usize) -> Self::Row;
-    /// Writes the weights of one output to their place in its tiles, which are zeros.
+    /// Writes the weights of one output to their place in its tiles, which hold zeros.
     fn pack_output(weights: &[f32], tiles: &mut [Tile], lane: usize) -> Self::Output;
-    /// The weights of one output, as the products take them.
+    /// The weights of one output as the products use them.
     fn unpack_output(tiles: &[Tile], lane: usize, output: Self::Output, weights: &mut [f32]);
     /// A complete sum in f32.
     fn wide(sum: Self::Sum, row: Self::Row, output: Self::Output) -> f32;
@@ -56,13 +56,13 @@ pub(crate) trait Format: Debug + Send + Sync + 'static {
 pub(super) struct Operands {
     /// The first tile of the first strip of rows.
     pub(super) a: *const Tile,
-    /// Tiles from a strip to the next.
+    /// Distance between strips, in tiles.
     pub(super) a_stride: usize,
     /// The first tile of the first panel of weights.
     pub(super) b: *const Tile,
-    /// Tiles from a panel to the next.
+    /// Distance between panels, in tiles.
     pub(super) b_stride: usize,
-    /// Rows that are wanted: the others' sums may be anything.
+    /// The number of rows to compute. The sums of other rows are unspecified.
     pub(super) rows: usize,
     /// At least one, at most [`Multiplier::PANELS`].
     pub(super) panels: usize,
@@ -70,17 +70,17 @@ pub(super) struct Operands {
     pub(super) steps: usize,
 }
 
-/// What multiplies tiles.
+/// An implementation of the product of tiles.
 pub(super) trait Multiplier<F: Format>: Copy + Send + Sync + 'static {
     /// Strips of rows in a block of sums.
     const STRIPS: usize;
     /// Panels of outputs in a block of sums.
     const PANELS: usize;
-    /// Most steps until the next block's turn, so that the operands stay in the second-level cache.
+    /// The largest number of steps before the next block, so that the operands stay in the second-level cache.
     const STEPS: usize;
-    /// Most rows of a task.
+    /// The largest number of rows of a task.
     const TASK_ROWS: usize;
-    /// What must live while a task multiplies. Nothing else may run on the thread meanwhile.
+    /// A guard that lives while a task multiplies. Nothing else may run on the thread meanwhile.
     type Session;
 
     fn begin(self) -> Self::Session;
@@ -88,11 +88,11 @@ pub(super) trait Multiplier<F: Format>: Copy + Send + Sync + 'static {
     /// `c = (first ? 0 : c) + a * b`; `c` is `[strips * 16][PANELS]`.
     ///
     /// # Safety
-    /// All tiles that the operands name are readable, `c` is writable and, unless `first`, holds sums; a session lives.
+    /// All tiles of the operands are readable. `c` is writable and, unless `first`, holds sums. A session lives.
     unsafe fn multiply(self, operands: Operands, c: *mut Sums<F::Sum>, first: bool);
 }
 
-/// Multiplies in plain Rust, to the bit as AMX does, and in its blocks.
+/// Multiplies in plain Rust, with the bits and the blocks of AMX.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plain;
 

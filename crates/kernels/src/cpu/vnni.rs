@@ -6,7 +6,7 @@ use super::avx512::Avx512;
 use super::dots::Dots;
 use super::int8::Int8;
 
-/// The proof that this processor has AVX-512 with VNNI.
+/// Proof that this processor has AVX-512 with VNNI.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Vnni(());
 
@@ -16,7 +16,7 @@ impl Vnni {
     }
 }
 
-// SAFETY of both blocks below: a `Vnni` exists only where the instructions do.
+// SAFETY of both blocks below: a `Vnni` exists only if the processor has the instructions.
 impl Dots for Vnni {
     type Format = Int8;
 

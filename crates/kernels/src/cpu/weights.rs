@@ -1,4 +1,4 @@
-//! Packed weights behind the operations that use them: tensors in, tensors out.
+//! Packed weights as operands of the operations: tensors in, tensors out.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
@@ -15,7 +15,7 @@ use super::tiles::Format;
 use crate::backend::{PackedConv, PackedLinear};
 use crate::operands::{ConvInput, Epilogue};
 
-/// Half-precision activations are widened: the sums are f32.
+/// Half-precision activations are widened, because the sums are f32.
 impl PackedLinear for linear::Packed {
     fn in_features(&self) -> usize {
         self.in_features()
@@ -39,11 +39,11 @@ impl PackedLinear for linear::Packed {
     }
 }
 
-/// A format of tiles as the weights of an operation.
+/// A tile format for the weights of an operation.
 trait TileWeights: Format {
-    /// What an unpacked weight is: the type that it was given in, or the widest that it may have been rounded from.
+    /// The type of an unpacked weight: its original type, or the widest type that it may have been rounded from.
     const DTYPE: DType;
-    /// The products of the set in use; without any the reference is taken.
+    /// The products of the current instruction set. If there are none the reference runs.
     fn products() -> Option<&'static dyn TileLinear<Self>>;
 }
 
@@ -55,7 +55,7 @@ impl TileWeights for Int8 {
     }
 }
 
-/// Packed where the set in use has products of bf16; another may be in use later.
+/// Weights are packed if the current set has bf16 products. A later call may use another set.
 impl TileWeights for Bf16 {
     const DTYPE: DType = DType::BF16;
 
@@ -88,7 +88,7 @@ impl<F: TileWeights> PackedLinear for tile_linear::Packed<F> {
     }
 }
 
-/// `kernel` of the numbers of `x` and of the epilogue's operands, as a tensor.
+/// Applies `kernel` to the numbers of `x` and of the epilogue's operands, and returns a tensor.
 fn product(
     x: &Tensor,
     epilogue: Epilogue<'_>,
@@ -115,7 +115,7 @@ fn product(
     tensor(out, shape)?.to_dtype(x.dtype()).map(Some)
 }
 
-/// Half-precision pictures are widened, as the weights are f32.
+/// Half-precision pictures are widened, because the weights are f32.
 impl PackedConv for conv_operands::Packed {
     fn in_channels(&self) -> usize {
         self.in_channels()

@@ -1,4 +1,4 @@
-//! AVX2 for eight-bit products: bytes are widened to 16 bits, and pairs of products summed.
+//! Eight-bit products with AVX2: bytes are widened to 16 bits, and pairs of products are summed.
 
 use std::arch::x86_64::{
     __m128i, __m256i, _mm_load_si128, _mm_set1_epi32, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_cvtepu8_epi16,
@@ -10,10 +10,10 @@ use super::avx2::Avx2;
 use super::int8::Int8;
 use super::tiles::{Multiplier, Operands, SIDE, STEP, Sums};
 
-/// Vectors of four outputs, of two sums each, in a panel.
+/// Vectors per panel. A vector holds four outputs with two sums each.
 const QUARTERS: usize = 4;
 
-/// Rows two at a time, so that their sums fill half of the registers.
+/// Multiplies two rows at a time, so that their sums fill half of the registers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Widened(());
 
@@ -34,7 +34,8 @@ impl Multiplier<Int8> for Widened {
 
     #[inline(always)]
     unsafe fn multiply(self, operands: Operands, c: *mut Sums<i32>, first: bool) {
-        // SAFETY: a `Widened` exists only where AVX2 does; the rows lie in one strip. The rest is the caller's promise.
+        // SAFETY: a `Widened` exists only if the processor has AVX2. The rows lie in one strip. The caller promises the
+        // rest.
         unsafe {
             for row in (0..operands.rows / 2 * 2).step_by(2) {
                 registers::<2>(operands, row, c.add(row), first);
@@ -46,7 +47,7 @@ impl Multiplier<Int8> for Widened {
     }
 }
 
-/// `N` rows by a panel, all sums in registers.
+/// Multiplies `N` rows by a panel, with all sums in registers.
 ///
 /// # Safety
 /// As for [`Multiplier::multiply`], and the processor has AVX2.
@@ -56,7 +57,7 @@ unsafe fn registers<const N: usize>(operands: Operands, row: usize, c: *mut Sums
     let mut sums = [[_mm256_setzero_si256(); QUARTERS]; N];
     let mut a = operands.a.cast::<i32>().wrapping_add(row * STEP / 4);
     let mut b = operands.b.cast::<__m128i>();
-    // SAFETY: the caller promises all tiles and sums, which are aligned as vectors are.
+    // SAFETY: the caller promises all tiles and sums, which have the alignment of vectors.
     unsafe {
         for _ in 0..operands.steps {
             for group in 0..SIDE {
@@ -78,7 +79,7 @@ unsafe fn registers<const N: usize>(operands: Operands, row: usize, c: *mut Sums
         for row in 0..N {
             for half in 0..2 {
                 let [low, high] = [sums[row][2 * half], sums[row][2 * half + 1]];
-                // Each output's two sums are neighbours; adding them leaves pairs of outputs out of order.
+                // The two sums of each output are adjacent. Adding them leaves pairs of outputs out of order.
                 let mut whole = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(low, high));
                 let place = c.add(row).cast::<__m256i>().add(half);
                 if !first {

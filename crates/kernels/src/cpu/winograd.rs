@@ -1,9 +1,8 @@
 //! Winograd's F(4x4, 3x3): 36 products for 16 outputs instead of 144.
 //!
-//! A tile of 4x4 outputs sees 6x6 inputs d. With weights g its outputs are
-//! `A^T [(G g G^T) * (B^T d B)] A`; the product in the middle is by element, so over channels
-//! it is 36 matrix products. <https://arxiv.org/abs/1509.09308>, points 0, 1, -1, 2, -2.
-//! The largest error is about ten times that of a direct convolution: 6e-5 of unit variance.
+//! A tile of 4x4 outputs depends on 6x6 inputs d. With weights g its outputs are `A^T [(G g G^T) * (B^T d B)] A`. The
+//! inner product is elementwise, so over channels it is 36 matrix products. <https://arxiv.org/abs/1509.09308>, points
+//! 0, 1, -1, 2, -2. The largest error is about ten times that of a direct convolution: 6e-5 of unit variance.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -16,22 +15,21 @@ use super::parallel::{SharedMut, at_least, split};
 use super::simd::{Simd, vectorized};
 use crate::Watch;
 
-/// Outputs of a tile's side.
+/// Outputs along a tile's side.
 const TILE: usize = 4;
 /// Elements of a transformed tile.
 const PLACES: usize = 36;
-/// Tiles of a band, about: its border is little beside so many.
+/// The approximate number of tiles per band. The border of a band is small in comparison.
 const BAND: usize = 256;
-/// Floats of one place of the transformed inputs that are multiplied together: half of a
-/// second-level cache.
+/// Floats per place of the transformed inputs that are multiplied together: half of a second-level cache.
 const BLOCK: usize = 1 << 14;
-/// Tiles that are at least multiplied together: so often is a weight used once it is near.
+/// The smallest number of tiles that are multiplied together, which is how often a cached weight is reused.
 const MIN_BLOCK_TILES: usize = 84;
-/// Longest part of a sum in one go: its panel and the rows that meet it share a first-level cache.
+/// The longest part of a sum at a time. Its panel and its rows share a first-level cache.
 const BLOCK_K: usize = 256;
 
 thread_local! {
-    /// Kept from one convolution to the next: memory that is new every time costs as much as the work.
+    /// Reused by later convolutions: fresh memory every time costs as much as the work.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
@@ -51,7 +49,7 @@ pub(super) fn transform_weights<S: Simd>(s: S, weights: &Packed) -> Vec<f32> {
     transformed
 }
 
-/// A vector of columns of a panel whose places lie `stride` apart.
+/// Transforms a vector of columns of a panel whose places are `stride` apart.
 #[inline(always)]
 fn transform_weight<S: Simd>(s: S, panel: &[f32], stride: usize, column: usize, out: &mut [f32]) {
     let mut rows = [[s.splat(0.0); 3]; 6];
@@ -109,7 +107,7 @@ fn output_side<S: Simd>(s: S, [a, b, c, d, e, f]: [S::Vector; 6]) -> [S::Vector;
     ]
 }
 
-/// The convolution with padding 1, plus `residual`; nothing once the work is interrupted.
+/// The convolution with padding 1, plus `residual`. Empty if the work is interrupted.
 pub(super) fn forward<S: Simd>(
     s: S,
     weights: &Packed,
@@ -138,18 +136,18 @@ pub(super) fn forward<S: Simd>(
         // Some bands may be missing.
         return Vec::new();
     }
-    // SAFETY: the rows of all bands are the whole picture: none was left out.
+    // SAFETY: the rows of all bands are the whole picture, and none was left out.
     unsafe { out.set_len(picture.height * picture.width * weights.out_channels) };
     out
 }
 
-/// In how many bands the rows of tiles are worked through: equally many a thread.
+/// The number of bands of tile rows, the same for every thread.
 fn num_bands(tile_rows: usize, row_tiles: usize, threads: usize) -> usize {
     let band_rows = BAND.div_ceil(row_tiles).max(2);
     (tile_rows / band_rows).max(1).next_multiple_of(threads).min(tile_rows)
 }
 
-/// One convolution under way.
+/// A convolution in progress.
 struct Convolution<'a, S> {
     set: S,
     weights: &'a Packed,
@@ -166,16 +164,16 @@ struct Scratch {
     input: Vec<f32>,
     /// `[36][tiles][in]`
     inputs: Vec<f32>,
-    /// `[36][tiles][columns]` of the panels that are transformed back together.
+    /// `[36][tiles][columns]` of the panels that are transformed together.
     outputs: Vec<f32>,
 }
 
 impl<S: Simd> Convolution<'_, S> {
-    /// Panels whose products are transformed back together: what they write is then still near.
+    /// Panels whose products are transformed back together, while they are still in the cache.
     const PANELS: usize = if S::TILE.panels > 1 { S::TILE.panels } else { 4 };
 
     /// # Safety
-    /// Nobody else writes the rows of these tiles.
+    /// No other thread writes the rows of these tiles.
     #[inline(always)]
     unsafe fn band(&self, tile_rows: Range<usize>, scratch: &mut Scratch) {
         let (in_channels, num_panels) = (self.weights.in_channels, self.weights.bias.len());
@@ -203,7 +201,7 @@ impl<S: Simd> Convolution<'_, S> {
                 for (index, tile) in tiles.clone().enumerate() {
                     let corner = ((tile_rows.start + tile / row_tiles) * TILE, tile % row_tiles * TILE);
                     let outputs = &outputs[index * Self::PANELS * PANEL..];
-                    // SAFETY: the tile is one of the band's.
+                    // SAFETY: the tile is in the band.
                     unsafe { self.write_tile(corner, panels.clone(), outputs, block * Self::PANELS * PANEL) };
                 }
             }
@@ -232,11 +230,11 @@ impl<S: Simd> Convolution<'_, S> {
         }
     }
 
-    /// Transforms the 36 sums of a tile and some panels back, adds bias and residual, and writes
-    /// what lies inside the picture.
+    /// Transforms the 36 sums of a tile back for some panels, adds bias and residual, and writes the pixels inside the
+    /// picture.
     ///
     /// # Safety
-    /// Nobody else writes this tile.
+    /// No other thread writes this tile.
     #[inline(always)]
     unsafe fn write_tile(&self, (y, x): (usize, usize), panels: Range<usize>, sums: &[f32], place_stride: usize) {
         let (out_channels, first) = (self.weights.out_channels, panels.start * PANEL);
@@ -266,7 +264,7 @@ impl<S: Simd> Convolution<'_, S> {
     }
 
     /// # Safety
-    /// `index` is that of a channel of a pixel of our own, of which `channels` are left.
+    /// `index` is that of a channel of a pixel that no other thread writes, and `channels` channels follow.
     #[inline(always)]
     unsafe fn write(&self, index: usize, channels: usize, value: S::Vector) {
         let (s, channels) = (self.set, channels.min(S::LANES));
@@ -274,12 +272,12 @@ impl<S: Simd> Convolution<'_, S> {
             Some(residual) => s.add(value, s.load_some(&residual[index..index + channels])),
             None => value,
         };
-        // SAFETY: so many channels are left, and ours.
+        // SAFETY: the caller promises this number of channels.
         s.store_some(unsafe { std::slice::from_raw_parts_mut(self.out.at(index, channels), channels) }, value);
     }
 }
 
-/// `B^T d B` of a tile, a vector of channels at a time; a place is `block` tiles from the next.
+/// `B^T d B` of a tile, a vector of channels at a time. Places are `block` tiles apart.
 #[inline(always)]
 fn transform_input<S: Simd>(s: S, input: &[f32], row_len: usize, channels: usize, block: usize, out: &mut [f32]) {
     let place_stride = block * channels;

@@ -1,10 +1,10 @@
-//! Products of every kind against their plain sums.
+//! Every kind of product compared with its reference.
 
 use super::*;
 use crate::testing::{assert_close, numbers, on_each_set, randn};
 use crate::with_reference;
 
-/// Shapes with odd ends: tokens not of 6, outputs not of 16, sums of several blocks.
+/// Shapes with partial tiles: tokens not a multiple of 6, outputs not a multiple of 16, and sums of several blocks.
 const SHAPES: [(usize, usize, usize); 9] = [
     (1, 8, 16),
     (1, 1000, 48),
@@ -30,7 +30,7 @@ fn int8(n: usize, k: usize) -> (Linear, Linear) {
     (new(), with_reference(new))
 }
 
-/// How far products of the set in use may be from candle's: those of bf16 tiles round their rows.
+/// Tolerance of the current instruction set against candle. Products of bf16 tiles round their rows.
 fn tolerance(dtype: DType) -> f32 {
     let rounded = dtype == DType::BF16 && crate::multiplies_bf16();
     if rounded { 6e-3 } else { 2e-6 }
@@ -40,7 +40,7 @@ fn rows_of(tokens: usize) -> RowLayout {
     RowLayout::new(&[tokens / 3, 0, tokens - tokens / 3])
 }
 
-/// Checks every product of two maps, `[k]` to `[n]`.
+/// Compares every kind of product of two maps from `[k]` to `[n]`.
 fn check(name: &str, (fast, plain): (Linear, Linear), (tokens, k, n): (usize, usize, usize), tolerance: f32) {
     assert!(matches!(plain.0, Weights::Plain { .. }));
     let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
@@ -99,7 +99,7 @@ fn a_small_map_by_hand() {
     });
 }
 
-/// Checks that rows 2 of [`rows_of`] come out as they do alone.
+/// Checks that row 2 of [`rows_of`] has the same outputs as it has alone.
 fn check_company(fast: &Linear, (tokens, k, n): (usize, usize, usize)) {
     let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
     let (gate, rows) = (randn(5, (3, n)), rows_of(tokens));

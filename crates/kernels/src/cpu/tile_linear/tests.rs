@@ -1,4 +1,4 @@
-//! Products in tiles against their plain sums.
+//! Products in tiles compared with plain sums.
 
 use super::super::portable::Portable;
 use super::super::sets::{Tiles, sets};
@@ -8,7 +8,8 @@ use super::super::{bf16::Bf16, int8::Int8};
 use super::*;
 use crate::testing::{assert_close, numbers, randn};
 
-/// Tokens not of 8, 16 or 32, outputs not of 16, 32 or 48, sums of half a step and of several parts.
+/// Tokens that are not multiples of 8, 16 or 32, outputs that are not multiples of 16, 32 or 48, sums of half a step
+/// and of several parts.
 const SHAPES: [(usize, usize, usize); 8] =
     [(1, 5, 16), (2, 64, 48), (7, 33, 5), (17, 96, 80), (33, 160, 100), (70, 65, 97), (40, 3200, 40), (350, 130, 35)];
 
@@ -45,7 +46,7 @@ impl Case {
         [Epilogue::None, Epilogue::Gelu, gated].map(|epilogue| map.forward(&packed, &x, epilogue))
     }
 
-    /// Row by row and output by output: the sum that `dot` makes of their numbers, and the bias.
+    /// The expected outputs, row by row: the sum by `dot`, plus the bias.
     fn expected(&self, dot: impl Fn(&[f32], &[f32]) -> f32) -> Vec<f32> {
         let rows: Vec<Vec<f32>> = self.x.to_vec2().unwrap();
         let outputs: Vec<Vec<f32>> = self.weight.to_vec2().unwrap();
@@ -54,7 +55,7 @@ impl Case {
     }
 }
 
-/// Calls `check` with the products of every set that this processor has, and names those it lacks.
+/// Calls `check` with the products of every instruction set of this processor, and prints the names of those it lacks.
 fn on_each_tiles(check: impl Fn(&str, &Tiles)) {
     for set in sets() {
         match &set.tiles {
@@ -105,7 +106,7 @@ fn bf16_sums_are_those_of_rounded_rows() {
     }
 }
 
-/// AVX512-BF16 where it is used: odd elements first, then even ones, each product and its sum rounded once.
+/// AVX512-BF16, if it is used: odd elements first, then even ones, with one rounding per product and sum.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn dot_products_of_bf16_are_as_the_manual_has_them() {
@@ -118,7 +119,7 @@ fn dot_products_of_bf16_are_as_the_manual_has_them() {
     let round = |x: &f32| normal(half::bf16::from_f32(*x).to_f32());
     for shape in SHAPES {
         let mut case = Case::new(shape);
-        // Some of the products are then too small to be normal.
+        // Some of the products are then subnormal.
         let small = randn(6, (shape.0, shape.1)).abs().unwrap().powf(120.0).unwrap();
         case.x = case.x.mul(&small.minimum(1.0).unwrap()).unwrap();
         let expected = case.expected(|x, w| {
@@ -130,7 +131,7 @@ fn dot_products_of_bf16_are_as_the_manual_has_them() {
     }
 }
 
-/// The epilogues of the emulation against those of f32, which have tests of their own.
+/// The emulation's epilogues compared with those of f32, which have their own tests.
 #[test]
 fn epilogues_are_those_of_f32() {
     for shape in SHAPES {
@@ -146,7 +147,7 @@ fn epilogues_are_those_of_f32() {
     }
 }
 
-/// Root mean squares, of the error relative to the exact product.
+/// Root mean square errors, relative to the exact product.
 #[test]
 fn accuracy_is_that_of_the_formats() {
     let case = Case::new((64, 1024, 64));
