@@ -1,5 +1,6 @@
-//! With the feature `cuda`: a function of every name that CUDA's headers declare, which finds itself in its library at its
-//! first call. What is linked with them needs no CUDA library to start, nor one to be built.
+//! With the feature `cuda`, generates a function for every name that CUDA's headers declare. The function looks itself
+//! up in its library at its first call. A program linked with these functions needs no CUDA library to be built or to
+//! start.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -9,13 +10,13 @@ use std::{env, fs};
 /// A library that a program with CUDA is linked with.
 struct Library {
     name: &'static str,
-    /// Where its functions are declared; those that only some toolkits have included.
+    /// The headers that declare its functions, including those that only some toolkits have.
     headers: &'static [&'static str],
-    /// What its functions begin with, before a capital.
+    /// The prefixes of its functions, before a capital letter.
     prefixes: &'static [&'static str],
-    /// What a loader knows it by. `{}` is the toolkit's major version.
+    /// The name that a loader searches for. `{}` is the toolkit's major version.
     soname: &'static str,
-    /// What a function returns where the library is missing: "stub library" or "not initialized" in its own numbers.
+    /// The status of a function if the library is missing: the library's code for "stub library" or "not initialized".
     absent: i32,
 }
 
@@ -64,7 +65,8 @@ fn main() {
     let headers = headers();
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     write(&out.join("libraries.rs"), generated(&headers).as_bytes());
-    // The linker is asked for the libraries by name. Everything they have is defined by then, so that empty archives do.
+    // The linker searches for the libraries by name. All of their functions are defined by then, so empty archives
+    // suffice.
     for library in &LIBRARIES {
         write(&out.join(format!("lib{}.a", library.name)), b"!<arch>\n");
     }
@@ -115,7 +117,7 @@ fn generated(headers: &Path) -> String {
     )
 }
 
-/// The names that a library's headers declare, and those that they are versions of.
+/// The names that a library's headers declare, and the unversioned names of their versions.
 fn functions(library: &Library, headers: &Path) -> BTreeSet<String> {
     let texts = library.headers.iter().map(|name| headers.join(name)).filter(|path| path.exists());
     let text: String = texts.map(|path| read(&path)).collect();
@@ -130,10 +132,10 @@ fn functions(library: &Library, headers: &Path) -> BTreeSet<String> {
         let begins = |prefix: &str| {
             word.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase()))
         };
-        // `name(`, `__CUDA_API_PTSZ(name)`, or what stands at the end of a `#define`.
+        // `name(`, `__CUDA_API_PTSZ(name)`, or the end of a `#define`.
         let is_declared = after.trim_start_matches(' ').starts_with(['(', ')', '\n', '\r']);
         if library.prefixes.iter().any(|prefix| begins(prefix)) && is_declared && !word.ends_with("_t") {
-            // The variant for a default stream a thread.
+            // The variant for a per-thread default stream.
             let suffix = match text[..start].strip_suffix('(') {
                 Some(before) if before.ends_with("_PTSZ") => "_ptsz",
                 Some(before) if before.ends_with("_PTDS") => "_ptds",
@@ -143,7 +145,7 @@ fn functions(library: &Library, headers: &Path) -> BTreeSet<String> {
             found.insert(word.to_owned());
         }
     }
-    // cuBLASLt's begin as cuBLAS's do.
+    // Names of cuBLASLt also have the prefix of cuBLAS.
     found.retain(|name| library.name != "cublas" || !name.starts_with("cublasLt"));
     found
 }

@@ -1,13 +1,13 @@
-//! Compiles the CUDA kernels, where the feature `cuda` asks for them: nothing else needs a toolkit.
+//! Compiles the CUDA kernels if the feature `cuda` is on. Nothing else needs a toolkit.
 //!
-//! `CUDA_HOME` is where the toolkit is, `/usr/local/cuda` unless set. `LATENTD_CUDA_ARCHS` names the architectures to
-//! make machine code for; of any later one the driver makes its own from the PTX beside it.
+//! `CUDA_HOME` is the folder of the toolkit, `/usr/local/cuda` by default. `LATENTD_CUDA_ARCHS` names the architectures
+//! to compile machine code for. For later ones the driver compiles the PTX that is stored along with it.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Ampere, and Hopper with its own instructions.
+/// Ampere, and Hopper with its architecture-specific instructions.
 const ARCHS: &str = "80 90a";
 
 fn main() {
@@ -27,7 +27,7 @@ fn main() {
     }
 }
 
-/// The `.cu` files, a module each.
+/// The `.cu` files, one module each.
 fn sources() -> Vec<PathBuf> {
     let Ok(folder) = Path::new("cuda").read_dir() else { return Vec::new() };
     let files = folder.flatten().map(|entry| entry.path());

@@ -1,7 +1,7 @@
-//! How long a GPU is at work: an event on either side of every call that gives it some.
+//! Busy time of a GPU, measured by events before and after every call that gives it work.
 //!
-//! Those calls go through this crate's slots (`libraries.rs`), which lead here once someone has looked. What a library launches
-//! by ways of its own is within its call's events; what no call here is known of counts as time without work.
+//! These calls go through this crate's slots (`libraries.rs`), which point here after the first measurement. Launches
+//! by a library fall between the events of its own call. Work of calls that are not listed here counts as idle time.
 
 #![expect(unsafe_code, reason = "stands between a caller and a library")]
 
@@ -15,25 +15,25 @@ use candle_core::cuda_backend::cudarc::driver::{DriverError, result, sys};
 
 use crate::{Busy, libraries};
 
-/// Pairs of events without anything between, from which it is known what a pair costs.
+/// Pairs of events with nothing in between, which measure the cost of a pair.
 const EMPTY_PAIRS: usize = 32;
 
-/// Whether calls are to be looked at; asked ahead of the lock, at every call.
+/// Whether a measurement is running; checked before the lock at every call.
 static WATCHING: AtomicBool = AtomicBool::new(false);
 static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
 
-/// What was seen of the calls on one stream.
+/// A measurement of the calls on one stream.
 struct Watch {
     stream: sys::CUstream,
-    /// Two a call: before it and behind it.
+    /// Two per call: before and after it.
     events: Vec<sys::CUevent>,
     failed: Option<DriverError>,
 }
 
-// SAFETY: handles of the driver, which any thread may use; whoever holds the lock does.
+// SAFETY: any thread may use the handles of the driver, and only the holder of the lock does.
 unsafe impl Send for Watch {}
 
-/// A function of a library, and what stands in front of it.
+/// A function of a library, and the function in front of it.
 struct Watched {
     name: &'static CStr,
     front: fn() -> *mut c_void,
@@ -49,10 +49,10 @@ macro_rules! watched {
 
             pub(super) unsafe extern "C" fn front($($argument: $type),*) -> c_int {
                 let own: unsafe extern "C" fn($($type),*) -> c_int =
-                    // SAFETY: it was put there, before this function could be called, as what the library has under the
-                    // name whose arguments these are.
+                    // SAFETY: the library's function of this name, with these arguments, was stored before this
+                    // function could be called.
                     unsafe { std::mem::transmute(OWN.load(Ordering::Acquire)) };
-                // SAFETY: as the caller called it.
+                // SAFETY: the arguments are those of the caller.
                 around(|| unsafe { own($($argument),*) })
             }
         })*
@@ -85,10 +85,10 @@ watched! {
         y_desc: Handle, y: Handle);
 }
 
-/// Runs `work`, which is to do all of its work on `device`'s stream, and says how long the GPU was at it.
+/// Runs `work`, which must do all of its work on `device`'s stream, and measures how long the GPU was busy.
 ///
-/// The GPU first does nothing for `ahead`, so that it is behind the calls: an event that waited for the next call would count
-/// the caller's time as the GPU's.
+/// The GPU first pauses for `ahead`, so that it runs behind the calls. An event that waited for the next call would
+/// count the caller's time as the GPU's.
 pub(crate) fn busy<R>(
     device: &CudaDevice,
     ahead: Duration,
@@ -107,7 +107,7 @@ pub(crate) fn busy<R>(
     (made, paused.and_then(|()| seen.told()).map(Some))
 }
 
-/// Has the slots lead here, the first time; whether the driver's own do.
+/// Redirects the slots here at the first call. Returns whether that worked for the driver's functions.
 fn is_in_place() -> bool {
     static IN_PLACE: OnceLock<bool> = OnceLock::new();
     *IN_PLACE.get_or_init(|| {
@@ -120,12 +120,12 @@ fn watch() -> std::sync::MutexGuard<'static, Option<Watch>> {
     WATCH.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A call that gives the GPU work, between two events if someone looks.
+/// Makes a call that gives the GPU work, between two events if a measurement is running.
 fn around(call: impl FnOnce() -> c_int) -> c_int {
     if !WATCHING.load(Ordering::Acquire) {
         return call();
     }
-    // A library's call that makes another call here is within its own events.
+    // If a library's call makes another call here, the events of the outer call cover it.
     let Ok(mut watch) = WATCH.try_lock() else { return call() };
     let Some(watch) = watch.as_mut() else { return call() };
     watch.mark();
@@ -134,17 +134,17 @@ fn around(call: impl FnOnce() -> c_int) -> c_int {
     status
 }
 
-/// Has the stream wait for so long.
+/// Makes the stream wait for `time`.
 fn pause(stream: sys::CUstream, time: Duration) -> Result<(), DriverError> {
     unsafe extern "C" fn sleep(time: *mut c_void) {
-        // SAFETY: it is the box that was let go of below, and this is called once.
+        // SAFETY: this is the box leaked below, and the function is called once.
         std::thread::sleep(*unsafe { Box::from_raw(time.cast::<Duration>()) });
     }
     let time = Box::into_raw(Box::new(time));
-    // SAFETY: the stream is open, and the function asks nothing of the driver.
+    // SAFETY: the stream is open, and the function does not call the driver.
     let asked = unsafe { sys::cuLaunchHostFunc(stream, Some(sleep), time.cast()).result() };
     if asked.is_err() {
-        // SAFETY: nobody calls the function.
+        // SAFETY: the driver will not call the function.
         drop(unsafe { Box::from_raw(time) });
     }
     asked
@@ -165,7 +165,7 @@ impl Watch {
         Ok(event)
     }
 
-    /// Waits for the stream and adds up.
+    /// Waits for the stream and adds up the times.
     fn told(mut self) -> Result<Busy, DriverError> {
         let calls = self.events.len() / 2;
         (0..2 * EMPTY_PAIRS).for_each(|_| self.mark());
@@ -190,7 +190,8 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         for event in self.events.drain(..) {
-            // SAFETY: it was made here, and is forgotten. One that is not let go of lasts as long as the process.
+            // SAFETY: the event was made here and is not used again. If it cannot be destroyed, it lives until the
+            // process ends.
             let _ = unsafe { result::event::destroy(event) };
         }
     }

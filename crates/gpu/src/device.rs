@@ -1,4 +1,4 @@
-//! What is asked of a driver before a device is used, and how the device is set up.
+//! Checks of the driver before a device is used, and the setup of the device.
 
 #![expect(unsafe_code, reason = "calls into the driver")]
 
@@ -16,8 +16,8 @@ pub(crate) fn open(ordinal: usize) -> Result<Device, Unavailable> {
     let failed = |what: &str, err: &dyn ToString| Unavailable::Failed(format!("{what} failed: {}", line(err)));
     let device = Device::new_cuda_with_stream(ordinal).map_err(|err| failed("setting the GPU up", &err))?;
     let cuda = device.as_cuda_device().map_err(|err| failed("setting the GPU up", &err))?;
-    // SAFETY: all work of this device is on its one stream, by the one thread that opened it. Events would only order
-    // streams among each other, and cost two of them an allocation.
+    // SAFETY: all work of this device is on its single stream, by the thread that opened it. Events would only order
+    // streams among each other, and cost two events per allocation.
     unsafe { cuda.disable_event_tracking() };
     keep_memory(ordinal).map_err(|err| failed("asking the GPU to keep memory", &named(err)))?;
     Ok(device)
@@ -38,24 +38,25 @@ pub(crate) fn describe(device: &CudaDevice) -> Option<Gpu> {
 }
 
 pub(crate) fn is_lost(device: &CudaDevice) -> bool {
-    // An answer of the context, not of the stream: what cudarc has noted of an earlier failure is told once.
+    // Asks the context, not the stream. cudarc reports a recorded earlier failure only once, so it is cleared first.
     let stream = device.cuda_stream();
     let _ = stream.context().check_err();
     stream.context().synchronize().is_err()
 }
 
-/// Makes the context of a GPU anew if it answers nothing but an error. One that a kernel has broken does so from then on,
-/// in every call; NVIDIA has the process end. A reset of the GPU's context is tried first, which is the process's part of
-/// this GPU alone: whoever works on another one does not notice. Nothing of the broken context may be used afterwards.
+/// Resets the context of a GPU if it answers every call with an error, as it does once a kernel has broken it. NVIDIA's
+/// documentation has the process end. A reset of the primary context is tried first. It affects only this process's use
+/// of this GPU: workers on other GPUs do not notice. Nothing of the broken context may be used afterwards.
 fn renew(ordinal: usize) -> Result<(), DriverError> {
     let gpu = result::device::get(ordinal as c_int)?;
     let (mut flags, mut is_active) = (0, 0);
-    // SAFETY: the driver gave the GPU, both places are numbers of this function.
+    // SAFETY: the driver returned the GPU, and both pointers are to numbers of this function.
     unsafe { sys::cuDevicePrimaryCtxGetState(gpu, &mut flags, &mut is_active) }.result()?;
     if is_active == 0 || answers(gpu).is_ok() {
         return Ok(());
     }
-    // SAFETY: the driver gave the GPU. The one worker that used its context has let go of what it made there.
+    // SAFETY: the driver returned the GPU. The only worker that used its context has dropped everything that it made
+    // there.
     unsafe {
         sys::cuDevicePrimaryCtxReset_v2(gpu).result()?;
         // This thread's context was the old one.
@@ -63,9 +64,9 @@ fn renew(ordinal: usize) -> Result<(), DriverError> {
     }
 }
 
-/// Waits for all that the context of a GPU was told to do.
+/// Waits for all queued work of a GPU's context.
 fn answers(gpu: sys::CUdevice) -> Result<(), DriverError> {
-    // SAFETY: the driver gave the GPU; the context is held for as long as it is used.
+    // SAFETY: the driver returned the GPU, and the context is retained while it is used.
     unsafe {
         let context = result::primary_ctx::retain(gpu)?;
         let answer = result::ctx::set_current(context).and_then(|()| result::ctx::synchronize());
@@ -73,8 +74,8 @@ fn answers(gpu: sys::CUdevice) -> Result<(), DriverError> {
     }
 }
 
-/// The driver and the libraries that are called load. Those of the toolkit's runtime and compiler are not: candle links
-/// them for what no model here needs.
+/// Checks that the driver and the libraries in use load. The toolkit's runtime and compiler are not checked: candle
+/// links them for operations that no model here needs.
 fn check_libraries() -> Result<(), Unavailable> {
     #[cfg(lazy_libraries)]
     for library in crate::libraries::LIBRARIES.iter().filter(|library| !matches!(library.name, "cudart" | "nvrtc")) {
@@ -86,10 +87,10 @@ fn check_libraries() -> Result<(), Unavailable> {
     Ok(())
 }
 
-/// The driver runs, and has a GPU of that number that the kernels are compiled for.
+/// Checks that the driver runs and has GPU number `ordinal`, and that the kernels are compiled for it.
 fn check_gpu(ordinal: usize) -> Result<(), Unavailable> {
     let refused = |err: DriverError| Unavailable::Driver(named(err));
-    // Without a GPU, initialising is what fails.
+    // Without a GPU, initialisation fails.
     match result::init() {
         Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => return Err(Unavailable::NoSuchGpu(0)),
         initialised => initialised.map_err(refused)?,
@@ -99,7 +100,7 @@ fn check_gpu(ordinal: usize) -> Result<(), Unavailable> {
         return Err(Unavailable::NoSuchGpu(count));
     }
     let gpu = result::device::get(ordinal as c_int).map_err(refused)?;
-    // SAFETY: the driver gave the GPU.
+    // SAFETY: the driver returned the GPU.
     let attribute = |attribute| unsafe { result::device::get_attribute(gpu, attribute) }.map_err(refused);
     use sys::CUdevice_attribute::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
@@ -160,7 +161,7 @@ fn of_pool(ordinal: usize, attribute: sys::CUmemPool_attribute) -> Result<u64, D
     Ok(value)
 }
 
-/// `CUDA_ERROR_OUT_OF_MEMORY (out of memory)`.
+/// The name and the text of an error, such as `CUDA_ERROR_OUT_OF_MEMORY (out of memory)`.
 pub(crate) fn named(err: DriverError) -> String {
     match err.error_string() {
         Ok(words) => format!("{:?} ({})", err.0, words.to_string_lossy()),
@@ -168,7 +169,7 @@ pub(crate) fn named(err: DriverError) -> String {
     }
 }
 
-/// The first line: candle's errors may bring a backtrace.
+/// The first line of an error. candle's errors may include a backtrace.
 fn line(err: &dyn ToString) -> String {
     err.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -1,11 +1,11 @@
-//! What a GPU says of itself, and what was measured of it.
+//! Properties and measurements of a GPU.
 
 use std::time::Duration;
 
-/// What a GPU is.
+/// Properties of a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
-    /// What it calls itself.
+    /// Its name.
     pub name: String,
     /// Its compute capability, major and minor.
     pub capability: (i32, i32),
@@ -31,13 +31,13 @@ pub struct PoolMemory {
     pub most: u64,
 }
 
-/// How long a GPU was at work.
+/// Busy time of a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy {
-    /// Calls that gave it work: kernels, products, copies and fills within its memory.
+    /// Calls that gave the GPU work: kernels, products, and copies and fills within its memory.
     pub calls: usize,
-    /// From the event before each of them to the one behind it, all together.
+    /// The total time from the event before each call to the event after it.
     pub time: Duration,
-    /// From one event to the next with nothing between: by so much, and no more, a call's time may be too long.
+    /// The time between two events with nothing in between: a call's time is too long by at most this.
     pub empty_pair: Duration,
 }

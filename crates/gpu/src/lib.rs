@@ -1,10 +1,10 @@
 //! An NVIDIA GPU, opened for one worker.
 //!
-//! A program with CUDA (the feature `cuda`) starts on any machine: `libraries.rs` finds CUDA's libraries when they are first
-//! called. [`open`] says what a machine lacks, or sets a device up as one worker thread uses it: a stream of its own, no
-//! events beside the work, memory that stays with the process once it was had.
+//! A program with CUDA (the feature `cuda`) starts on any machine: `libraries.rs` loads CUDA's libraries at their first
+//! call. [`open`] reports what a machine lacks, or sets up a device for one worker thread: a stream of its own, no
+//! event tracking, and a memory pool that keeps freed memory.
 //!
-//! Without the feature there is only [`Unavailable::NotBuilt`].
+//! Without the feature [`open`] always returns [`Unavailable::NotBuilt`].
 
 #[cfg(lazy_libraries)]
 mod busy;
@@ -25,7 +25,7 @@ pub use unavailable::{OLDEST_CAPABILITY, Unavailable};
 /// Opens GPU number `ordinal` for the calling thread, with a stream of its own.
 ///
 /// # Errors
-/// The program, the machine or the GPU cannot do it.
+/// The reason why the GPU cannot be used.
 pub fn open(ordinal: usize) -> Result<Device, Unavailable> {
     #[cfg(feature = "cuda")]
     return device::open(ordinal);
@@ -36,7 +36,7 @@ pub fn open(ordinal: usize) -> Result<Device, Unavailable> {
     }
 }
 
-/// What a device is; `None` for a CPU, and where the driver does not say.
+/// Properties of a device; `None` for a CPU, or if the driver does not report them.
 pub fn describe(device: &Device) -> Option<Gpu> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = device {
@@ -46,8 +46,8 @@ pub fn describe(device: &Device) -> Option<Gpu> {
     None
 }
 
-/// Whether a GPU answers every call with an error from now on. Then none of its handles may be let go before it is opened
-/// anew: the libraries fail at that, which takes the thread along. They are kept for good, a few kilobytes.
+/// Whether a GPU answers every call with an error. None of its handles may then be dropped before it is opened anew:
+/// the libraries fail at that, which ends the thread. So the handles are leaked, a few kilobytes.
 pub fn is_lost(device: &Device) -> bool {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(cuda) = device
@@ -70,7 +70,7 @@ pub fn memory(device: &Device) -> Option<Memory> {
     None
 }
 
-/// The compute capability of a GPU, major and minor; `None` for a CPU, and where the driver does not say.
+/// The compute capability of a GPU, major and minor; `None` for a CPU, or if the driver does not report it.
 pub fn capability(device: &Device) -> Option<(i32, i32)> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = device {
@@ -99,14 +99,15 @@ pub fn forget_most(device: &Device) {
     let _ = device;
 }
 
-/// Runs `work`, all of which is on `device`'s stream, and says how long the GPU was at it: the rest of what `work` takes
-/// otherwise is time without work. The GPU begins later by `ahead`, which is to be as long as `work` takes without being
-/// watched, and so never waits for a call; where `work` waits for the GPU itself, to read something, that lead is lost.
+/// Runs `work`, all of it on `device`'s stream, and measures how long the GPU was busy. The rest of the time that
+/// `work` usually takes is idle time. The GPU starts later by `ahead`, which should be the time that `work` takes
+/// without the measurement, so that the GPU never waits for a call. If `work` itself waits for the GPU, to read
+/// something, that lead is lost.
 ///
-/// `None` on a CPU, and of a build whose calls of the driver cannot be watched (all but x86-64 Linux).
+/// `None` on a CPU, and in a build whose driver calls cannot be intercepted (all but x86-64 Linux).
 ///
 /// # Errors
-/// The driver's words, beside what `work` made.
+/// The driver's words. The result of `work` is returned all the same.
 pub fn busy<R>(device: &Device, ahead: Duration, work: impl FnOnce() -> R) -> (R, Result<Option<Busy>, Unavailable>) {
     #[cfg(lazy_libraries)]
     if let Device::Cuda(device) = device {

@@ -1,7 +1,8 @@
-//! CUDA's libraries, each found when one of its functions is first called.
+//! CUDA's libraries, each loaded at the first call of one of its functions.
 //!
-//! `build.rs` writes a function of every name that CUDA's headers declare. It jumps through its slot; the slot leads to
-//! [`gpu_first_call`], which puts the library's own function there, or one that returns an error where there is none.
+//! `build.rs` generates a function for every name that CUDA's headers declare. The function jumps through its slot. At
+//! first the slot points to [`gpu_first_call`], which replaces it by the library's own function, or by one that returns
+//! an error if there is none.
 
 #![expect(unsafe_code, reason = "functions of other libraries")]
 
@@ -12,36 +13,36 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 include!(concat!(env!("OUT_DIR"), "/libraries.rs"));
 
-/// A library that this program was linked with by name alone.
+/// A library that this program links by name only.
 pub(super) struct Library {
     pub(super) name: &'static str,
     soname: &'static CStr,
-    /// Its functions' places in `NAMES` and in the slots.
+    /// The indices of its functions in `NAMES` and in the slots.
     functions: Range<usize>,
-    /// What its functions return where it is missing.
+    /// The status that its functions return if it is missing.
     absent: c_int,
     handle: OnceLock<Result<Handle, String>>,
 }
 
 struct Handle(*mut c_void);
 
-// SAFETY: dlsym may be called with it by any thread.
+// SAFETY: any thread may call dlsym with the handle.
 unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
 
 unsafe extern "C" {
-    /// Where each function leads by now.
+    /// The current target of each function.
     #[link_name = "gpu_slots"]
     static SLOTS: [AtomicPtr<c_void>; NAMES.len()];
 }
 
-/// An archive's member is linked when something asks for it. The functions are to be found before the linker looks into the
-/// libraries, and whoever names this crate gets them all with it.
+/// An archive member is linked only if something refers to it. This reference makes the linker find the functions
+/// before it searches the libraries, in every program that uses this crate.
 #[used]
 #[unsafe(no_mangle)]
 static GPU_LIBRARIES: &[AtomicPtr<c_void>; NAMES.len()] =
-    // SAFETY: the assembly defines as many.
+    // SAFETY: the assembly defines this many slots.
     unsafe { &SLOTS };
 
 impl Library {
@@ -49,24 +50,24 @@ impl Library {
         Library { name, soname, functions, absent, handle: OnceLock::new() }
     }
 
-    /// Looks for it, the first time.
+    /// Loads the library at the first call.
     ///
     /// # Errors
-    /// What the loader says.
+    /// The loader's message.
     pub(super) fn load(&self) -> Result<(), &str> {
         self.handle().map(|_| ())
     }
 
     fn handle(&self) -> Result<&Handle, &str> {
         let open = || {
-            // SAFETY: the name ends with a zero byte; a library's constructors are its own affair.
+            // SAFETY: the name ends with a zero byte. The library is responsible for its constructors.
             let handle = unsafe { libc::dlopen(self.soname.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
             if handle.is_null() { Err(loader_error(self.soname)) } else { Ok(Handle(handle)) }
         };
         self.handle.get_or_init(open).as_ref().map_err(String::as_str)
     }
 
-    /// The library's own function, if it has one of that name.
+    /// The library's own function of that name, if it has one.
     fn function(&self, name: &CStr) -> Option<*mut c_void> {
         let handle = self.handle().ok()?;
         // SAFETY: the handle is open for good, the name ends with a zero byte.
@@ -74,7 +75,7 @@ impl Library {
         (!found.is_null()).then_some(found)
     }
 
-    /// What takes the place of its functions where it is missing.
+    /// The replacement of its functions if it is missing.
     fn absent(&self) -> *mut c_void {
         extern "C" fn returns<const CODE: c_int>() -> c_int {
             CODE
@@ -89,8 +90,8 @@ impl Library {
     }
 }
 
-/// Has the function called `name` lead to `front` from now on, which finds the library's own in `own`. Whether there is
-/// such a function.
+/// Redirects the function `name` to `front` and stores the library's own function in `own`. Returns whether the library
+/// has the function.
 pub(super) fn redirect(name: &CStr, front: *mut c_void, own: &AtomicPtr<c_void>) -> bool {
     let Some(place) = NAMES.iter().position(|known| *known == name) else { return false };
     let library = LIBRARIES.iter().find(|library| library.functions.contains(&place));
@@ -100,7 +101,7 @@ pub(super) fn redirect(name: &CStr, front: *mut c_void, own: &AtomicPtr<c_void>)
     true
 }
 
-/// What the last `dlopen` of this thread had against `soname`.
+/// The error message of this thread's last `dlopen`, of `soname`.
 fn loader_error(soname: &CStr) -> String {
     // SAFETY: the text, if there is one, lasts until this thread's next call to the loader.
     let text = unsafe {
@@ -110,7 +111,7 @@ fn loader_error(soname: &CStr) -> String {
     text.unwrap_or(soname).to_string_lossy().into_owned()
 }
 
-/// Where the function of this place in `NAMES` leads from now on.
+/// Resolves the function at this index of `NAMES` and stores the target in its slot.
 #[unsafe(no_mangle)]
 extern "C" fn gpu_resolve(place: u32) -> *mut c_void {
     let place = place as usize;
@@ -121,7 +122,7 @@ extern "C" fn gpu_resolve(place: u32) -> *mut c_void {
     target
 }
 
-// A first call: every register that may hold an argument is kept, as are eight of the vector registers.
+// A first call. It saves every register that may hold an argument, among them eight vector registers.
 std::arch::global_asm!(
     r#"
 .text

@@ -3,62 +3,62 @@
 /// The oldest compute capability that the kernels are compiled for: Ampere's.
 pub const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
 
-/// Why a GPU cannot be used; each a sentence of one line.
+/// The reason why a GPU cannot be used. Each message is one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// The program has no CUDA in it.
+    /// The program was built without CUDA.
     #[error("this needs a build with CUDA: cargo build --release --features cuda")]
     NotBuilt,
     /// The machine has no driver.
     #[error("there is no NVIDIA driver ({0})")]
     NoDriver(String),
-    /// A library of the CUDA toolkit is not there, or does not load.
+    /// A library of the CUDA toolkit is missing or does not load.
     #[error("a library of CUDA does not load ({0}): install it, or name its folder in LD_LIBRARY_PATH")]
     NoLibrary(String),
-    /// The driver has nothing to offer; its own words.
+    /// The driver reports an error, given in its own words.
     #[error("the NVIDIA driver answers {0}")]
     Driver(String),
-    /// Fewer GPUs than that.
+    /// The machine has only this many GPUs.
     #[error("there is no such GPU: {}", counted(.0))]
     NoSuchGpu(usize),
-    /// The kernels are not compiled for it.
+    /// The kernels are not compiled for this GPU.
     #[error(
         "{name} has compute capability {}.{}, and {}.{} (Ampere) is the oldest that is supported",
         capability.0, capability.1, OLDEST_CAPABILITY.0, OLDEST_CAPABILITY.1
     )]
     TooOld {
-        /// What the GPU calls itself.
+        /// The GPU's name.
         name: String,
-        /// Major and minor.
+        /// The major and minor compute capability.
         capability: (i32, i32),
     },
-    /// The model is larger than what was free of the GPU's memory.
+    /// The model is larger than the GPU's free memory.
     #[error(
         "its memory was full at `{file}`, with {:.1} GB free before: take a smaller `--dtype`, or a larger GPU",
         *free as f64 / 1e9
     )]
     TooLittleMemory {
-        /// What was being loaded.
+        /// The file that was being loaded.
         file: String,
-        /// Bytes.
+        /// The free bytes before the load.
         free: u64,
     },
-    /// What is to lie there is more than what is free of the GPU's memory.
+    /// The GPU would have to hold more than its free memory.
     #[error("{needed} of its memory are needed, and {free} are free: {advice}")]
     TooSmall {
-        /// With its unit.
+        /// The needed memory, with its unit.
         needed: String,
-        /// With its unit.
+        /// The free memory, with its unit.
         free: String,
-        /// What to do.
+        /// What the user can do.
         advice: String,
     },
-    /// The GPU is there and something failed, memory for instance; which step, and the driver's words.
+    /// The GPU exists but an operation on it failed, such as an allocation: which one, and the driver's words.
     #[error("{0}")]
     Failed(String),
 }
 
-/// `there is 1, cuda:0`.
+/// The number of GPUs in words, such as `there is 1, cuda:0`.
 fn counted(count: &usize) -> String {
     match count {
         0 => "there is none".into(),

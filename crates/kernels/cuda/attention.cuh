@@ -1,28 +1,28 @@
-// What the attention kernels are given, and what they share.
+// Operands and helpers of the attention kernels.
 #pragma once
 #include "common.cuh"
 
 namespace {
 
-// Attention of every row over its own tokens, of which a row's text lies ahead of its image.
+// Attention of every row over its own tokens. The text of a row precedes its image.
 template <class T>
 struct Attention {
   const T* q;  // [tokens, num_heads * head_dim]
-  const T* k;  // [tokens, num_heads / heads_a_key * head_dim], perhaps within wider rows, as v
+  const T* k;  // [tokens, num_heads / heads_a_key * head_dim]; like v, possibly part of wider rows
   const T* v;
   T* text_out;  // [text tokens, num_heads * head_dim]
   T* image_out;
-  const uint32_t* text_offsets;  // of a RowLayout, null where no row has text
-  const uint32_t* image_offsets;  // null where all tokens are of one row
-  int q_stride, k_stride, v_stride;  // numbers from one token to the next
+  const uint32_t* text_offsets;  // of a RowLayout; null if no row has text
+  const uint32_t* image_offsets;  // null if all tokens belong to one row
+  int q_stride, k_stride, v_stride;  // distance between tokens, in numbers
   int num_heads, heads_a_key;
   int tokens;  // of all rows
-  int valid;   // tokens of a row that are keys at most: padding lies behind them
-  int causal;  // whether a query sees no key behind its own place
-  float scale;  // of the scores, times log2(e)
+  int valid;   // largest number of keys of a row; padding follows them
+  int causal;  // whether a query sees no key after its own position
+  float scale;  // factor of the scores, times log2(e)
 };
 
-// One row's place in the tensors.
+// The position of one row in the tensors.
 struct Row {
   uint32_t text_begin, image_begin;
   int text_len, len;
@@ -39,7 +39,7 @@ __device__ __forceinline__ Row row_at(const Attention<T>& a, int row) {
   return r;
 }
 
-// Where the attended values of a row's token go.
+// The address of a token's attended values in the output.
 template <class T>
 __device__ __forceinline__ T* out_of(const Attention<T>& a, const Row& row, int position, int dim) {
   if (position < row.text_len) return a.text_out + (int64_t)(row.text_begin + position) * dim;
@@ -52,7 +52,7 @@ __device__ __forceinline__ bool sees(const Attention<T>& a, int query, int key, 
   return key < keys && (!a.causal || key <= query);
 }
 
-// 2^x. The approximation of the device has an error of 2 units in the last place.
+// 2^x. The device's approximation has an error of 2 units in the last place.
 __device__ __forceinline__ float power_of_two(float x) {
 #ifdef __NVCC__
   float y;

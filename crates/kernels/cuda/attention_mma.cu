@@ -1,8 +1,8 @@
-// Attention in bf16 by the tensor cores' warp products, in one pass over the keys as in attention_tiled.cu. Scores and
-// weights stay in registers: what one product leaves in a lane is what the next one takes from it.
+// Attention in bf16 by the warp-level products of the tensor cores, in one pass over the keys as in attention_tiled.cu.
+// Scores and weights stay in registers: the lane that holds a result of one product needs it in the next product.
 //
-// A block does BLOCK_Q queries of a head, 16 of them a warp, and copies the next tile of keys and values while it works
-// on one. Rows of a tile are stored with their 16-byte pieces exchanged, so that eight rows of a matrix lie in eight
+// A block handles BLOCK_Q queries of a head, 16 per warp. It copies the next tile of keys and values while it works on
+// the current one. The 16-byte pieces of a tile's rows are swizzled, so that eight rows of a matrix lie in eight
 // different banks.
 #include "attention.cuh"
 #include "mma.cuh"
@@ -15,9 +15,9 @@ constexpr int WARPS = 4, BLOCK_Q = 16 * WARPS, BLOCK_K = 64, KEY_TILES = BLOCK_K
 
 template <int D>
 struct Shape {
-  static constexpr int PIECES = D / WIDTH;  // 16 bytes each, in a row of a tile
+  static constexpr int PIECES = D / WIDTH;  // of 16 bytes each, per row of a tile
   static constexpr int TILE = BLOCK_K * PIECES;
-  static constexpr int STEPS = D / 16;  // of the sum of a score
+  static constexpr int STEPS = D / 16;  // of a score's sum
   static constexpr int COLUMN_TILES = D / 8;
 };
 
@@ -27,7 +27,7 @@ __device__ __forceinline__ uint4* piece_of(uint4* tile, int row, int piece) {
   return tile + row * PIECES + (piece ^ (row / ROWS % EXCHANGED));
 }
 
-// Begins to copy the tile of keys or values of which `rows` tokens are left.
+// Starts the copy of a tile of keys or values. `rows` tokens are left.
 template <int D>
 __device__ __forceinline__ void copy_tile(uint4* tile, const bf16* from, int stride, int rows) {
   constexpr int PIECES = Shape<D>::PIECES;
@@ -39,7 +39,7 @@ __device__ __forceinline__ void copy_tile(uint4* tile, const bf16* from, int str
   }
 }
 
-// What a warp keeps of its 16 queries; a lane has those of rows group and group + 8.
+// State of a warp's 16 queries. A lane holds rows group and group + 8.
 template <int D>
 struct Running {
   uint32_t q[Shape<D>::STEPS][4];
@@ -85,7 +85,7 @@ __device__ __forceinline__ void score(const Running<D>& r, uint4* k, float (&sco
   for (int step = 0; step < Shape<D>::STEPS; step++) {
 #pragma unroll
     for (int n = 0; n < KEY_TILES; n += 2) {
-      uint32_t b[4];  // of both halves of the sum for keys 8n to 8n + 7, then for the eight behind
+      uint32_t b[4];  // both halves of the sum for keys 8n to 8n + 7, then for the next eight
       load_matrices<false>(b, piece_of<D>(k, n * 8 + matrix / 2 * 8 + lane % 8, step * 2 + matrix % 2));
       mma(scores[n], r.q[step], b[0], b[1]);
       mma(scores[n + 1], r.q[step], b[2], b[3]);
@@ -93,7 +93,7 @@ __device__ __forceinline__ void score(const Running<D>& r, uint4* k, float (&sco
   }
 }
 
-// Scores to weights relative to the largest score so far; what came before is made relative to it too.
+// Turns scores into weights relative to the largest score so far, and rescales the earlier results to it.
 template <int D>
 __device__ __forceinline__ void weigh(const Attention<bf16>& a, Running<D>& r, float (&scores)[KEY_TILES][4],
                                       int first_query, int first_key, int keys) {
@@ -123,7 +123,7 @@ __device__ __forceinline__ void weigh(const Attention<bf16>& a, Running<D>& r, f
         sum += scores[n][i];
       }
     }
-    r.sum[half] = r.sum[half] * shrink + sum;  // of this lane's keys; the four lanes of a row are added at the end
+    r.sum[half] = r.sum[half] * shrink + sum;  // over this lane's keys; the four lanes of a row are added at the end
     r.largest[half] = largest;
 #pragma unroll
     for (int c = 0; c < Shape<D>::COLUMN_TILES; c++) {
@@ -142,7 +142,7 @@ __device__ __forceinline__ void add_values(Running<D>& r, uint4* v, const float 
     const uint32_t a[4] = {pack(low[0], low[1]), pack(low[2], low[3]), pack(high[0], high[1]), pack(high[2], high[3])};
 #pragma unroll
     for (int c = 0; c < Shape<D>::COLUMN_TILES; c += 2) {
-      uint32_t b[4];  // of both halves of the keys for columns 8c to 8c + 7, then for the eight behind
+      uint32_t b[4];  // both halves of the keys for columns 8c to 8c + 7, then for the next eight
       load_matrices<true>(b, piece_of<D>(v, step * 16 + matrix % 2 * 8 + lane % 8, c + matrix / 2));
       mma(r.out[c], a, b[0], b[1]);
       mma(r.out[c + 1], a, b[2], b[3]);
@@ -198,7 +198,7 @@ __device__ __forceinline__ void attention(const Attention<bf16>& a, uint4* buffe
     score(r, keys_tile, scores);
     weigh(a, r, scores, first_query, key, keys);
     add_values(r, values_tile, scores);
-    __syncthreads();  // this tile may be written over
+    __syncthreads();  // this tile may now be overwritten
   }
   store_queries(a, r, row, first_query, head);
 }

@@ -1,9 +1,9 @@
-// Attention by tiles in shared memory with f32 products, in one pass over the keys: the softmax of a query is kept as
-// the largest score so far, the sum of the weights relative to it and the values weighted so
+// Attention by tiles in shared memory with f32 products, in one pass over the keys. For each query the softmax is kept
+// as the largest score so far, and the sums of weights and of weighted values relative to it
 // (https://arxiv.org/abs/1805.02867). No score leaves the block.
 //
-// A block does BLOCK_Q queries of a head. Thread (x, y) of 16 x 16 does queries 4y to 4y + 3 and of them keys x and
-// x + 16 of a tile, then columns x, x + 16, ... of the values.
+// A block handles BLOCK_Q queries of a head. Thread (x, y) of 16 x 16 handles queries 4y to 4y + 3: for the scores keys
+// x and x + 16 of a tile, then columns x, x + 16, ... of the values.
 #include "attention.cuh"
 
 extern __shared__ float attention_tiles[];
@@ -12,7 +12,7 @@ namespace {
 
 constexpr int BLOCK_Q = 64, BLOCK_K = 32, SIDE = 16, QUERIES = BLOCK_Q / SIDE, KEYS = BLOCK_K / SIDE;
 
-// Copies `rows` tokens to a tile of `count` rows of `pitch` floats, zeros behind them.
+// Copies `rows` tokens to a tile of `count` rows of `pitch` floats, padded with zeros.
 template <int D, class T>
 __device__ __forceinline__ void load_tile(float* tile, int pitch, const T* from, int stride, int rows, int count) {
   for (int i = threadIdx.x; i < count * (D / WIDTH); i += SIDE * SIDE) {
@@ -24,7 +24,7 @@ __device__ __forceinline__ void load_tile(float* tile, int pitch, const T* from,
   }
 }
 
-// Over the 16 threads of one y, half a warp.
+// Reduces over the 16 threads of one y, half a warp.
 template <class F>
 __device__ __forceinline__ float across(float x, F f) {
 #pragma unroll
@@ -32,7 +32,7 @@ __device__ __forceinline__ float across(float x, F f) {
   return x;
 }
 
-// What a thread keeps of its queries.
+// State of a thread's queries.
 template <int D>
 struct Running {
   float largest[QUERIES], sum[QUERIES], out[QUERIES][D / SIDE];
@@ -74,7 +74,7 @@ __device__ __forceinline__ void tile(const Attention<T>& a, Running<D>& r, const
 #pragma unroll
     for (int c = 0; c < D / SIDE; c++) r.out[i][c] *= shrink;
   }
-  __syncwarp();  // a query's weights are made and used within half a warp
+  __syncwarp();  // a query's weights are written and read within half a warp
   for (int j = 0; j < BLOCK_K; j++) {
 #pragma unroll
     for (int c = 0; c < D / SIDE; c++) {
@@ -105,7 +105,7 @@ __device__ __forceinline__ void attention(const Attention<T>& a, float* shared) 
     for (int c = 0; c < D / SIDE; c++) r.out[i][c] = 0.f;
   }
   for (int key = 0; key < end; key += BLOCK_K) {
-    __syncthreads();  // the tile before has been read
+    __syncthreads();  // the previous tile has been read
     load_tile<D>(k, D + 1, a.k + (begin + key) * a.k_stride + key_head * D, a.k_stride, keys - key, BLOCK_K);
     load_tile<D>(v, D, a.v + (begin + key) * a.v_stride + key_head * D, a.v_stride, keys - key, BLOCK_K);
     __syncthreads();

@@ -1,4 +1,4 @@
-// What all kernels share: numbers move eight at a time, sums are f32, and a row is found by its offsets.
+// Helpers of all kernels: numbers move eight at a time, sums are f32, and offsets give the row of a token.
 #pragma once
 #include <cuda_bf16.h>
 #include <cstdint>
@@ -12,10 +12,10 @@ namespace {
 
 using bf16 = __nv_bfloat16;
 
-// Numbers that a thread reads or writes at once: 16 bytes of bf16.
+// Numbers that a thread reads or writes at a time: 16 bytes of bf16.
 constexpr int WIDTH = 8;
 
-// Through whole words: a struct of __nv_bfloat162 would be copied member by member, in 32-bit accesses.
+// Copied as whole words: a struct of __nv_bfloat162 would be copied member by member, in 32-bit accesses.
 union Pack {
   uint4 words;
   __nv_bfloat162 pairs[WIDTH / 2];
@@ -87,25 +87,25 @@ __device__ __forceinline__ void store(float* to, float x) { *to = x; }
 
 __device__ __forceinline__ float silu(float x) { return x / (1.f + expf(-x)); }
 
-// The sum over the lanes of a group of `lanes` neighbours, a power of two; every lane of the warp takes part.
+// The sum over a group of `lanes` neighbouring lanes, a power of two. Every lane of the warp takes part.
 __device__ __forceinline__ float group_sum(float x, int lanes) {
   for (int offset = lanes / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);
   return x;
 }
 
-// The sum over the threads of one `threadIdx.y`. A block has either one warp for each of them, or one of them alone.
+// The sum over the threads of one `threadIdx.y`. A block has either one warp per value of it, or a single value.
 __device__ __forceinline__ float row_sum(float x) {
   x = group_sum(x, 32);
   if (blockDim.x == 32) return x;
   __shared__ float sums[32];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-  __syncthreads();  // the sums of the call before have been read
+  __syncthreads();  // the sums of the previous call have been read
   if (lane == 0) sums[warp] = x;
   __syncthreads();
   return group_sum(lane < warps ? sums[lane] : 0.f, 32);
 }
 
-// The row that `token` belongs to, by the `num_rows + 1` offsets of a RowLayout. Empty rows are passed over.
+// The row of `token`, by the `num_rows + 1` offsets of a RowLayout. Empty rows are skipped.
 __device__ __forceinline__ int row_of(const uint32_t* offsets, int num_rows, uint32_t token) {
   int low = 0, high = num_rows;  // offsets[low] <= token < offsets[high]
   while (high - low > 1) {
@@ -116,7 +116,7 @@ __device__ __forceinline__ int row_of(const uint32_t* offsets, int num_rows, uin
   return low;
 }
 
-// An offset of a RowLayout whose offsets are null where no row has a token.
+// An offset of a RowLayout. The offsets are null if no row has a token.
 __device__ __forceinline__ uint32_t offset_of(const uint32_t* offsets, int row) { return offsets ? offsets[row] : 0; }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// What the convolution kernels are given, and what they share. A block makes a tile of output pixels for some output
-// channels: it copies the input pixels that the tile needs, its halo, to shared memory once for some input channels, and
-// each of the nine taps reads them there. No columns are made.
+// Operands and helpers of the convolution kernels. A block computes a tile of output pixels for some output channels.
+// It copies the input pixels that the tile needs, its halo, to shared memory once per block of input channels. Each of
+// the nine taps reads them there, so no im2col columns are made.
 #pragma once
 #include "common.cuh"
 
@@ -9,26 +9,26 @@ namespace {
 template <class T>
 struct Conv {
   const T* x;         // [height, width, channels]
-  const T* weight;    // as its kernel lays it out
+  const T* weight;    // in the layout of its kernel
   const float* bias;  // [padded_out]
   const T* residual;  // [out_height, out_width, out_channels], or null
   T* out;
   int height, width, channels;
   int out_height, out_width, out_channels;
-  int padded_out;  // output channels that the weight has, zeros behind the last
+  int padded_out;  // output channels of the weight, padded with zeros
 };
 
-// How output pixels lie on input pixels.
+// How output pixels map to input pixels.
 enum Sampling {
   SAME,       // padded by one on every side
-  STRIDE_2,   // every second, padded by one at the right and the bottom only
-  UPSAMPLED,  // of a picture in which every pixel stands twice both ways, then as SAME
+  STRIDE_2,   // stride 2, padded by one at the right and the bottom only
+  UPSAMPLED,  // nearest-neighbour upsampling by two, then like SAME
 };
 
 constexpr int TAPS = 9, SIDE = 3;  // of a kernel
 constexpr int TILE_ROWS = 8, TILE_COLUMNS = 16;
 
-// Input rows that so many output rows need.
+// The number of input rows that `outs` output rows need.
 constexpr int span(int sampling, int outs) {
   return sampling == STRIDE_2 ? 2 * outs + 1 : sampling == UPSAMPLED ? outs / 2 + 2 : outs + 2;
 }
@@ -39,18 +39,18 @@ struct Halo {
   static constexpr int ROWS = span(sampling, TILE_ROWS), COLUMNS = span(sampling, TILE_COLUMNS);
   static constexpr int PIXELS = ROWS * COLUMNS;
 
-  // The first input row of the tile with this first output row; columns are alike.
+  // The first input row of the tile that starts at output row `out`. Columns work alike.
   static __device__ __forceinline__ int first(int out) {
     return sampling == STRIDE_2 ? 2 * out : sampling == UPSAMPLED ? out / 2 - 1 : out - 1;
   }
 
-  // The row of the halo that a tap reads for an output row of the tile; columns are alike.
+  // The row of the halo that a tap reads for an output row of the tile. Columns work alike.
   static __device__ __forceinline__ int under(int out, int tap) {
     return sampling == STRIDE_2 ? 2 * out + tap : sampling == UPSAMPLED ? (out + tap + 1) / 2 : out + tap;
   }
 };
 
-// A block's tile and its first output channel. Blocks that share a tile are neighbours.
+// A block's tile and its first output channel. Blocks that share a tile have neighbouring indices.
 struct Place {
   int row, column, out;
 };
@@ -62,7 +62,7 @@ __device__ __forceinline__ Place place_of(const Conv<T>& c, int outs) {
   return {tile / across * TILE_ROWS, tile % across * TILE_COLUMNS, (int)blockIdx.x % blocks * outs};
 }
 
-// The numbers of a halo's pixel from a channel on; null outside of the picture.
+// The numbers of a halo's pixel from a channel on; null outside the picture.
 template <int sampling, class T>
 __device__ __forceinline__ const T* halo_pixel(const Conv<T>& c, const Place& place, int pixel, int channel) {
   using H = Halo<sampling>;
@@ -71,7 +71,7 @@ __device__ __forceinline__ const T* halo_pixel(const Conv<T>& c, const Place& pl
   return c.x + ((int64_t)y * c.width + x) * c.channels + channel;
 }
 
-// Adds bias and residual to four sums of a pixel, and writes those of them that there are.
+// Adds bias and residual to four sums of a pixel, and writes those inside the output.
 template <class T>
 __device__ __forceinline__ void finish4(const Conv<T>& c, int row, int column, int out, float (&sum)[4]) {
   if (row >= c.out_height || column >= c.out_width || out >= c.out_channels) return;

@@ -1,9 +1,10 @@
-// 3x3 convolutions in bf16 by the tensor cores' warp products: an implicit matrix product of pixels by output channels,
-// whose sums go over the taps of blocks of CHANNELS input channels.
+// 3x3 convolutions in bf16 by the warp-level products of the tensor cores: an implicit GEMM of pixels by output
+// channels. Its sums run over the taps of blocks of CHANNELS input channels.
 //
-// A block of four warps makes 128 pixels by OUT output channels. It goes through the weights a tap at a time, STAGES of
-// them on their way, and copies the next channels' halo while it works on one. Rows of shared memory, a pixel or an output
-// channel each, have their 16-byte pieces exchanged, so that eight neighbours lie in eight different banks.
+// A block of four warps computes 128 pixels by OUT output channels. It steps through the weights one tap at a time,
+// with up to STAGES taps in flight, and copies the next channels' halo while it works on the current one. A row of
+// shared memory is a pixel or an output channel. The 16-byte pieces of rows are swizzled, so that eight neighbours lie
+// in eight different banks.
 #include "conv.cuh"
 #include "mma.cuh"
 
@@ -18,15 +19,15 @@ __device__ __forceinline__ uint4* piece_of(uint4* rows, int row, int piece) {
   return rows + row * PIECES + (piece ^ (row / 2 % PIECES));
 }
 
-// A warp's part of the block: rows of 16 pixels, and fragments of eight output channels.
+// A warp's part of the block: rows of 16 pixels by fragments of eight output channels.
 template <int OUT>
 struct Part {
-  static constexpr int ACROSS = OUT == 32 ? 1 : 2;  // warps side by side along the output channels
+  static constexpr int ACROSS = OUT == 32 ? 1 : 2;  // warps along the output channels
   static constexpr int ROWS = TILE_ROWS * ACROSS / WARPS;
   static constexpr int FRAGMENTS = OUT / ACROSS / 8;
 };
 
-// Begins to copy the halo's channels from `channel` on, zeros where there are none.
+// Starts the copy of the halo's channels from `channel` on, padded with zeros.
 template <int sampling>
 __device__ __forceinline__ void copy_halo(const Conv<bf16>& c, const Place& place, uint4* halo, int channel) {
   for (int at = threadIdx.x; at < Halo<sampling>::PIXELS * PIECES; at += THREADS) {
@@ -47,7 +48,7 @@ __device__ __forceinline__ void copy_halo(const Conv<bf16>& c, const Place& plac
   }
 }
 
-// Begins to copy the weights of a tap and CHANNELS input channels, a row an output channel.
+// Starts the copy of the weights of a tap and CHANNELS input channels, one row per output channel.
 template <int OUT>
 __device__ __forceinline__ void copy_weights(const Conv<bf16>& c, int first_out, uint4* weights, int step) {
   const bf16* from = c.weight + ((int64_t)step * c.padded_out + first_out) * CHANNELS;
@@ -58,7 +59,7 @@ __device__ __forceinline__ void copy_weights(const Conv<bf16>& c, int first_out,
   }
 }
 
-// Adds the products of one tap, of `channels` input channels that are left.
+// Adds the products of one tap. `channels` input channels are left.
 template <int sampling, int OUT>
 __device__ __forceinline__ void multiply(uint4* halo, uint4* weights, int tap, int channels,
                                          float (&sums)[Part<OUT>::ROWS][Part<OUT>::FRAGMENTS][4]) {
@@ -78,7 +79,7 @@ __device__ __forceinline__ void multiply(uint4* halo, uint4* weights, int tap, i
     }
 #pragma unroll
     for (int n = 0; n < P::FRAGMENTS; n += 2) {
-      uint32_t b[4];  // of both halves of the sum for output channels 8n to 8n + 7, then for the eight behind
+      uint32_t b[4];  // both halves of the sum for output channels 8n to 8n + 7, then for the next eight
       const int out = first_out + n * 8 + matrix / 2 * 8 + lane % 8;
       load_matrices<false>(b, piece_of(weights, out, half * 2 + matrix % 2));
 #pragma unroll
@@ -90,7 +91,7 @@ __device__ __forceinline__ void multiply(uint4* halo, uint4* weights, int tap, i
   }
 }
 
-// Neighbouring lanes exchange sums of two fragments, so that each has four output channels of one of them.
+// Neighbouring lanes exchange sums of two fragments, so that each lane has four output channels of one fragment.
 template <int OUT>
 __device__ __forceinline__ void finish(const Conv<bf16>& c, const Place& place,
                                        const float (&sums)[Part<OUT>::ROWS][Part<OUT>::FRAGMENTS][4]) {
@@ -115,7 +116,7 @@ __device__ __forceinline__ void finish(const Conv<bf16>& c, const Place& place,
   }
 }
 
-// Grid: tiles of pixels, and of each all blocks of output channels.
+// Grid: tiles of pixels, and for each tile all blocks of output channels.
 template <int sampling, int OUT>
 __device__ __forceinline__ void conv(const Conv<bf16>& c, uint4* buffers) {
   constexpr int HALO = Halo<sampling>::PIXELS * PIECES, WEIGHTS = OUT * PIECES;
@@ -131,7 +132,7 @@ __device__ __forceinline__ void conv(const Conv<bf16>& c, uint4* buffers) {
   }
   for (int step = 0, tap = 0, channel = 0, halo = 0; step < steps; step++) {
     wait_for_copies<STAGES - 2>();
-    __syncthreads();  // all threads' copies for this step have arrived, and all have read those of the step before
+    __syncthreads();  // all copies for this step have arrived, and all threads have read those of the previous step
     if (tap == 0 && channel + CHANNELS < c.channels)
       copy_halo<sampling>(c, place, buffers + (halo ^ 1) * HALO, channel + CHANNELS);
     const int next = step + STAGES - 1;

@@ -1,13 +1,13 @@
-// 3x3 convolutions in f32 by tiles in shared memory. A block makes 128 pixels by OUT output channels; a thread eight
-// pixels side by side by four output channels.
+// 3x3 convolutions in f32 by tiles in shared memory. A block computes 128 pixels by OUT output channels, a thread eight
+// adjacent pixels by four output channels.
 #include "conv.cuh"
 
 namespace {
 
 constexpr int OUT = 64, ACROSS = OUT / 4, COLUMNS = 8, THREADS = TILE_ROWS * TILE_COLUMNS / COLUMNS * ACROSS;
-constexpr int CHANNELS = 8;  // that a block has in shared memory at a time
+constexpr int CHANNELS = 8;  // in shared memory at a time
 
-// Channels of a halo, a plane each, zeros where there are none.
+// Loads channels of a halo as one plane each, padded with zeros.
 template <int sampling>
 __device__ __forceinline__ void load_halo(const Conv<float>& c, const Place& place, int channel, float* halo) {
   constexpr int PIXELS = Halo<sampling>::PIXELS;
@@ -18,7 +18,7 @@ __device__ __forceinline__ void load_halo(const Conv<float>& c, const Place& pla
   }
 }
 
-// Of each tap, of each channel, of each output channel.
+// Loads weights as [tap][channel][output channel].
 __device__ __forceinline__ void load_weights(const Conv<float>& c, const Place& place, int channel, float4* weights) {
   const float* from = c.weight + (int64_t)channel * TAPS * c.padded_out + place.out;
   for (int at = threadIdx.x; at < TAPS * CHANNELS * ACROSS; at += THREADS)
@@ -46,7 +46,7 @@ __device__ __forceinline__ void multiply(const float* halo, const float4* weight
   }
 }
 
-// Grid: tiles of pixels, and of each all blocks of output channels.
+// Grid: tiles of pixels, and for each tile all blocks of output channels.
 template <int sampling>
 __device__ __forceinline__ void conv(const Conv<float>& c) {
   __shared__ float halo[Halo<sampling>::PIXELS * CHANNELS];
@@ -56,7 +56,7 @@ __device__ __forceinline__ void conv(const Conv<float>& c) {
   const int row = part / (TILE_COLUMNS / COLUMNS), column = part % (TILE_COLUMNS / COLUMNS) * COLUMNS;
   float sums[COLUMNS][4] = {};
   for (int channel = 0; channel < c.channels; channel += CHANNELS) {
-    __syncthreads();  // the channels before have been read
+    __syncthreads();  // the previous channels have been read
     load_halo<sampling>(c, place, channel, halo);
     load_weights(c, place, channel, weights);
     __syncthreads();

@@ -1,9 +1,9 @@
-// What follows a matrix product: one pass over memory each.
+// Operations after a matrix product, each in one pass over memory.
 #include "common.cuh"
 
 namespace {
 
-// out = residual + gate[row] * x, a row of blocks along the columns and one of tokens.
+// out = residual + gate[row] * x, with threads along the columns (x) and the tokens (y).
 template <class T>
 __device__ __forceinline__ void gated_residual(const T* x, const T* residual, const T* gate, const uint32_t* offsets,
                                                T* out, int tokens, int num_rows, int dim, int gate_stride) {
@@ -22,7 +22,7 @@ __device__ __forceinline__ void gated_residual(const T* x, const T* residual, co
   }
 }
 
-// out = silu(gate) * up; a token's `features` gates, then as many ups.
+// out = silu(gate) * up. A token has `features` gates, then as many ups.
 template <class T>
 __device__ __forceinline__ void swiglu(const T* gate_up, T* out, int64_t pieces, int features) {
   const int64_t piece = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;

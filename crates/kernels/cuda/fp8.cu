@@ -1,5 +1,5 @@
-// What surrounds a product of eight-bit floats (e4m3): rows rounded ahead of it, and, where the library does not apply
-// scales by row and by output, all that follows the sums.
+// Kernels around a product of eight-bit floats (e4m3). They round the rows before it. If the library does not apply
+// scales per row and per output, they also do everything after the sums.
 #include <cuda_fp8.h>
 
 #include "row.cuh"
@@ -8,7 +8,7 @@ namespace {
 
 constexpr float LARGEST = 448.f;
 
-// The largest over the threads of one threadIdx.y, as row_sum has the sum.
+// The largest value over the threads of one threadIdx.y, as row_sum computes the sum.
 __device__ __forceinline__ uint32_t row_max(uint32_t x) {
   for (int offset = 16; offset > 0; offset /= 2) x = max(x, __shfl_xor_sync(~0u, x, offset));
   if (blockDim.x == 32) return x;
@@ -21,15 +21,15 @@ __device__ __forceinline__ uint32_t row_max(uint32_t x) {
   return x;
 }
 
-// Each row as e4m3 numbers, scaled so that the largest magnitude is 448, and what they are multiples of: not a number
-// where one of the row is none or infinite.
+// Rounds each row to e4m3, scaled so that the largest magnitude is 448, and writes the row's scale. The scale is NaN if
+// the row has a NaN or an infinity.
 template <class T>
 __device__ __forceinline__ void rounded_rows(const T* x, uint8_t* numbers, float* scales, int rows, int dim) {
   const int64_t row = row_index();
   if (row >= rows) return;
   x += row * dim, numbers += row * dim;
   float v[PIECES][WIDTH];
-  uint32_t bits = 0;  // magnitudes order as their bits do, with what is no number on top
+  uint32_t bits = 0;  // magnitudes compare like their bits, with NaN as the largest
   each_piece(dim, [&](int piece, int column) {
     load8(x + column, v[piece]);
     for (float number : v[piece]) bits = max(bits, __float_as_uint(number) & 0x7fffffffu);
@@ -37,7 +37,7 @@ __device__ __forceinline__ void rounded_rows(const T* x, uint8_t* numbers, float
   bits = row_max(bits);
   const bool finite = bits < 0x7f800000u;
   const float largest = __uint_as_float(bits);
-  const bool is_some = finite && largest >= 1e-30f;  // else its inverse may be infinite
+  const bool is_some = finite && largest >= 1e-30f;  // otherwise the inverse may be infinite
   const float factor = is_some ? LARGEST / largest : 0.f;
   each_piece(dim, [&](int piece, int column) {
     union {
@@ -54,7 +54,7 @@ __device__ __forceinline__ void rounded_rows(const T* x, uint8_t* numbers, float
   if (threadIdx.x == 0) scales[row] = is_some ? largest / LARGEST : finite ? 0.f : __uint_as_float(0x7fc00000u);
 }
 
-// out = sums * scale of the row * scale of the output + bias, perhaps its GELU (tanh). `bias` may be null.
+// out = sums * scale of the row * scale of the output + bias, followed by GELU (tanh) if `gelu`. `bias` may be null.
 template <class T>
 __device__ __forceinline__ void scaled_sums(const float* sums, const float* row_scales, const float* scales, const T* bias,
                                             T* out, int64_t pieces, int dim, bool gelu) {

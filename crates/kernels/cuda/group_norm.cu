@@ -1,8 +1,8 @@
-// Group norm of [pixels, channels] pictures in three launches: sums of slices of pixels, means and factors of groups
-// from them, and a pass that applies those.
+// Group norm of [pixels, channels] pictures in three launches: sums over slices of pixels, means and factors of groups
+// from these sums, and a pass that applies them.
 //
-// Sums are of the numbers less the first number of their group, which keeps the digits of a variance that is small
-// beside the mean.
+// The first number of a group is subtracted from its numbers before the sums. That keeps the digits of a variance that
+// is small compared with the mean.
 #include "common.cuh"
 
 namespace {
@@ -44,7 +44,7 @@ __device__ __forceinline__ void group_sums(const T* x, float2* sums, int64_t pix
   }
 }
 
-// moments[group] = mean and 1 / sqrt(variance + eps). A warp does a group.
+// moments[group] = mean and 1 / sqrt(variance + eps). One warp per group.
 template <class T>
 __device__ __forceinline__ void group_moments(const T* x, const float2* sums, float2* moments, int slices,
                                               int64_t pixels, int channels, int num_groups, float eps) {
@@ -61,7 +61,7 @@ __device__ __forceinline__ void group_moments(const T* x, const float2* sums, fl
   if (threadIdx.x == 0) moments[group] = make_float2(to_float(x[group * per_group]) + less, rsqrtf(variance + eps));
 }
 
-// out = (x - mean) * factor * weight + bias, perhaps its SiLU.
+// out = (x - mean) * factor * weight + bias, followed by SiLU if `with_silu`.
 template <class T>
 __device__ __forceinline__ void apply_group_norm(const T* x, const float2* moments, const float* weight,
                                                  const float* bias, T* out, int64_t pieces, int channels,

@@ -1,5 +1,5 @@
-// Instructions of a warp's matrix product, each as a function: PTX under nvcc, the same by lanes where the kernels are
-// compiled for the host. Layouts of fragments:
+// Warp-level matrix instructions as functions: PTX under nvcc, and the same lane by lane where the kernels are compiled
+// for the host. Fragment layouts:
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-fragment-mma-16816-float
 #pragma once
 #include <cstdint>
@@ -7,9 +7,9 @@
 
 namespace {
 
-// d (16x8, f32) += a (16x16, bf16) * b (16x8, bf16). With group = lane / 4 and t = lane % 4, a pair of numbers a word:
-// a: rows group and group + 8 of columns 2t, then both of columns 2t + 8; b: rows 2t, then 2t + 8, of column group;
-// d: columns 2t and 2t + 1 of row group, then of row group + 8.
+// d (16x8, f32) += a (16x16, bf16) * b (16x8, bf16). With group = lane / 4 and t = lane % 4, a word holds a pair of
+// numbers: a: rows group and group + 8 of columns 2t, then both of columns 2t + 8; b: rows 2t, then 2t + 8, of column
+// group; d: columns 2t and 2t + 1 of row group, then of row group + 8.
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #ifdef __NVCC__
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
@@ -39,8 +39,9 @@ __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint3
 #endif
 }
 
-// Four 8x8 matrices of 16-bit numbers from shared memory; lane 8m + r names row r of matrix m. A lane gets columns 2t
-// and 2t + 1 of row `group` of each, or with `transposed` rows 2t and 2t + 1 of column `group`.
+// Loads four 8x8 matrices of 16-bit numbers from shared memory. Lane 8m + r passes the address of row r of matrix m. A
+// lane gets columns 2t and 2t + 1 of row `group` of each matrix, or with `transposed` rows 2t and 2t + 1 of column
+// `group`.
 template <bool transposed>
 __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {
 #ifdef __NVCC__
@@ -70,7 +71,7 @@ __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row
 #endif
 }
 
-// Begins to copy 16 bytes to shared memory, zeros where `valid` is not set.
+// Starts a copy of 16 bytes to shared memory, or of zeros unless `valid`.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
 #ifdef __NVCC__
   asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;"
@@ -90,7 +91,7 @@ __device__ __forceinline__ void commit_copies() {
 #endif
 }
 
-// Waits until at most `pending` of this thread's groups are under way.
+// Waits until at most `pending` of this thread's groups are in flight.
 template <int pending>
 __device__ __forceinline__ void wait_for_copies() {
 #ifdef __NVCC__

@@ -1,4 +1,4 @@
-// Norms of one token or pixel at a time.
+// Norms over one token or pixel.
 #include "row.cuh"
 
 namespace {
@@ -33,7 +33,7 @@ __device__ __forceinline__ void modulated_layer_norm(const T* x, const T* shift,
   });
 }
 
-// out = x * factor(sum of squares) * weight, perhaps its SiLU.
+// out = x * factor(sum of squares) * weight, followed by SiLU if `with_silu`.
 template <class T, class F>
 __device__ __forceinline__ void scaled_by_length(const T* x, const T* weight, T* out, int rows, int dim, bool with_silu,
                                                  F factor_of) {
@@ -58,12 +58,12 @@ __device__ __forceinline__ void scaled_by_length(const T* x, const T* weight, T*
   });
 }
 
-// The length of a pixel's channels to sqrt(channels); the smallest that is divided by is 1e-12.
+// The factor that scales a pixel's channels to length sqrt(channels). It divides by at least 1e-12.
 __device__ __forceinline__ float to_unit(float squares, int channels) {
   return sqrtf((float)channels) / fmaxf(sqrtf(squares), 1e-12f);
 }
 
-// Of any number of channels, a pixel a thread.
+// The channel norm for any number of channels, one pixel per thread.
 template <class T>
 __device__ __forceinline__ void channel_norm_of_any(const T* x, const T* gamma, T* out, int pixels, int channels,
                                                     bool with_silu) {
@@ -79,10 +79,10 @@ __device__ __forceinline__ void channel_norm_of_any(const T* x, const T* gamma, 
   }
 }
 
-// Requests that one launch guides: what kernel parameters have room for.
+// The largest number of requests per launch, limited by the size of kernel parameters.
 constexpr int MAX_REQUESTS = 64;
 
-// A request's passes, and what becomes of them.
+// A request's passes, and the output.
 struct Passes {
   const void* cond;
   const void* uncond;
@@ -96,7 +96,7 @@ struct Requests {
   Passes request[MAX_REQUESTS];
 };
 
-// out = uncond + scale * (cond - uncond), perhaps as long as cond.
+// out = uncond + scale * (cond - uncond), rescaled to the length of cond if `keeps_length`.
 template <class T>
 __device__ __forceinline__ void guided(const Passes& passes, int dim) {
   const int64_t token = row_index();

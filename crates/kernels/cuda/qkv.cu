@@ -1,10 +1,10 @@
-// From what a layer made, queries, keys and values of a token side by side, to what attention takes: queries and keys
-// normed and turned; for a joint attention every row's text ahead of its image.
+// Turns a layer's output, the queries, keys and values of a token side by side, into the input of attention. Queries
+// and keys are normalised and rotated. For joint attention the text of a row precedes its image.
 #include "common.cuh"
 
 namespace {
 
-// Rows that one launch turns: what kernel parameters have room for.
+// The largest number of rows per launch, limited by the size of kernel parameters.
 constexpr int MAX_ROWS = 64;
 
 // Cosines and sines of each row's positions, [positions, head_dim / 2].
@@ -18,7 +18,7 @@ struct Stream {
   const T* qkv;
   const T* norm_q;
   const T* norm_k;
-  const uint32_t* offsets;  // null where no row has a token
+  const uint32_t* offsets;  // null if no row has a token
 };
 
 template <class T>
@@ -26,7 +26,7 @@ __device__ __forceinline__ uint32_t begin_of(const Stream<T>& stream, int row) {
   return offset_of(stream.offsets, row);
 }
 
-// The row of a joint token: row_of on the sums of both offsets.
+// The row of a joint token, as `row_of` on the sums of both offsets.
 template <class T>
 __device__ __forceinline__ int joint_row_of(const Stream<T>& text, const Stream<T>& image, int low, int high,
                                             uint32_t token) {
@@ -38,7 +38,7 @@ __device__ __forceinline__ int joint_row_of(const Stream<T>& text, const Stream<
   return low;
 }
 
-// x / sqrt(mean(x^2) + eps) * weight of a head, eight numbers of it a lane.
+// x / sqrt(mean(x^2) + eps) * weight of a head, eight numbers per lane.
 template <class T>
 __device__ __forceinline__ void norm(float (&x)[WIDTH], const T* weight, int head_dim, float eps) {
   float squares = 0.f, w[WIDTH];
@@ -50,7 +50,7 @@ __device__ __forceinline__ void norm(float (&x)[WIDTH], const T* weight, int hea
   for (int i = 0; i < WIDTH; i++) x[i] *= factor * w[i];
 }
 
-// Turns the pairs (x[2i], x[2i + 1]) by the angles of this lane's numbers.
+// Rotates the pairs (x[2i], x[2i + 1]) by the angles of this lane's numbers.
 __device__ __forceinline__ void turn_interleaved(float (&x)[WIDTH], const float* cos, const float* sin) {
   const float4 c = *reinterpret_cast<const float4*>(cos), s = *reinterpret_cast<const float4*>(sin);
   const float cosines[4] = {c.x, c.y, c.z, c.w}, sines[4] = {s.x, s.y, s.z, s.w};
@@ -62,7 +62,7 @@ __device__ __forceinline__ void turn_interleaved(float (&x)[WIDTH], const float*
   }
 }
 
-// Turns the pairs (x[i], x[i + head_dim / 2]), of which another lane has the other half.
+// Rotates the pairs (x[i], x[i + head_dim / 2]). Another lane holds the other half of each pair.
 __device__ __forceinline__ void turn_halves(float (&x)[WIDTH], const float* cos, const float* sin, int feature,
                                             int head_dim) {
   const bool is_second = feature >= head_dim / 2;
@@ -77,8 +77,8 @@ __device__ __forceinline__ void turn_halves(float (&x)[WIDTH], const float* cos,
   }
 }
 
-// Calls f(piece, is it one) for `pieces` pieces of a token. Whole warps go round, so that lanes meet in sums and
-// shuffles: those beyond the end have the last piece again.
+// Calls f(piece, is_one) for `pieces` pieces of a token. Whole warps iterate so that all lanes take part in sums and
+// shuffles. Lanes past the end repeat the last piece with is_one = false.
 template <class F>
 __device__ __forceinline__ void each_piece(int pieces, F f) {
   const int lane = threadIdx.x % 32;
@@ -86,8 +86,8 @@ __device__ __forceinline__ void each_piece(int pieces, F f) {
     f(min(first + lane, pieces - 1), first + lane < pieces);
 }
 
-// A block does one token: head_dim / WIDTH lanes for each head of its queries, then of its keys, and with three parts
-// of its values.
+// A block handles one token: head_dim / WIDTH lanes for each head of its queries, then of its keys, then with three
+// parts of its values.
 template <class T>
 __device__ __forceinline__ void joint_qkv(const Stream<T>& text, const Stream<T>& image, const Tables& tables,
                                           int first_row, int end_row, T* out, int64_t tokens, int parts, int num_heads,
@@ -117,8 +117,8 @@ __device__ __forceinline__ void joint_qkv(const Stream<T>& text, const Stream<T>
   });
 }
 
-// Queries and keys, [tokens, (num_heads + num_kv_heads) * head_dim], of tokens that have values behind them. Norms are
-// null where there are none.
+// Queries and keys, [tokens, (num_heads + num_kv_heads) * head_dim], of input tokens that also hold values. The norms
+// may be null.
 template <class T>
 __device__ __forceinline__ void turned_qk(const T* qkv, const T* norm_q, const T* norm_k, const float* cos,
                                           const float* sin, T* out, int num_heads, int num_kv_heads, int head_dim,

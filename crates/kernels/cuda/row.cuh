@@ -1,12 +1,12 @@
-// A row at a time in registers: memory is read once and written once.
+// Rows held in registers, one at a time: memory is read once and written once.
 //
-// Threads: blockDim.x for a row, blockDim.y rows to a block; more than a warp for a row means one row to a block.
+// Threads: blockDim.x per row, blockDim.y rows per block. More than one warp per row means one row per block.
 #pragma once
 #include "common.cuh"
 
 namespace {
 
-// Pieces of a row that a thread holds: rows of up to PIECES * WIDTH * blockDim.x numbers.
+// Pieces of a row per thread: a row has up to PIECES * WIDTH * blockDim.x numbers.
 constexpr int PIECES = 4;
 
 __device__ __forceinline__ int64_t row_index() { return (int64_t)blockIdx.x * blockDim.y + threadIdx.y; }

@@ -1,12 +1,12 @@
-// What the cached step asks of tensors: how much each row changed, its forecast, and rows side by side.
+// Tensor operations of the cached step: the change of each row, its forecast, and the concatenation of rows.
 #include "common.cuh"
 
 namespace {
 
-// Rows that one launch compares: what kernel parameters have room for.
+// The largest number of rows per launch, limited by the size of kernel parameters.
 constexpr int MAX_ROWS = 64;
 
-// A row's numbers of now and of before. `pieces` is 0 where there is nothing to compare with.
+// The current and previous numbers of a row. `pieces` is 0 if there is nothing to compare with.
 struct Compared {
   const void* current;
   const void* previous;
@@ -18,8 +18,8 @@ struct Rows {
   Compared row[MAX_ROWS];
 };
 
-// sums[row][piece] = the sum of |previous - current| and that of |previous| over one of a row's pieces. How a row is
-// cut depends on its own length alone, so that its sums do not depend on the rows beside it.
+// sums[row][piece] = the sums of |previous - current| and of |previous| over one piece of a row. The pieces of a row
+// depend only on its own length, so its sums do not depend on other rows.
 template <class T>
 __device__ __forceinline__ void abs_sums(const Compared& row, float2* sums) {
   if ((int)blockIdx.x >= row.pieces) return;
@@ -42,7 +42,7 @@ __device__ __forceinline__ void abs_sums(const Compared& row, float2* sums) {
   if (threadIdx.x == 0) *sums = make_float2(diff, size);
 }
 
-// Sums that one launch makes, and terms of all of them: what kernel parameters have room for.
+// The largest numbers of sums, and of terms of all sums, per launch, limited by the size of kernel parameters.
 constexpr int MAX_SUMS = 48, MAX_TERMS = 128;
 
 // out = sum(weight * term) over `num_terms` terms from `first_term` on.
@@ -77,10 +77,10 @@ __device__ __forceinline__ void weighted_sums(const Sums& sums) {
   store8(static_cast<T*>(sum.out) + piece * WIDTH, total);
 }
 
-// Parts that one launch puts side by side.
+// The largest number of parts per launch.
 constexpr int MAX_PARTS = 128;
 
-// 16 bytes each, `length` of them from `from` on go to `begin`.
+// A copy of `length` pieces of 16 bytes from `from` to index `begin` of the output.
 struct Part {
   const uint4* from;
   int64_t begin, length;

@@ -1,9 +1,9 @@
-//! Times every operation by the kernels of each instruction set, and by its plain-candle reference.
+//! Times every operation with the kernels of each instruction set and with its plain candle reference.
 //!
 //!     cargo run --release -p kernels --example kernels [--sets avx2,fastest] [--processor-time] [word of an operation's name]...
 //!
-//! Milliseconds: medians of the runs of half a second each. `--processor-time` is for a machine with other work and for one
-//! thread (`RAYON_NUM_THREADS=1`): means of what Linux says that the thread ran.
+//! Times are in milliseconds: medians over half a second of runs. `--processor-time` is for a loaded machine and one
+//! thread (`RAYON_NUM_THREADS=1`): means of the thread's processor time as Linux counts it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,8 +15,8 @@ use kernels::{
     with_instruction_set,
 };
 
-// As a server should: glibc gives large results back to the system, and on a batch of small
-// pictures their page faults then cost as much as the work.
+// A server should do the same. glibc returns large results to the system, and for a batch of small pictures the page
+// faults then cost as much as the work.
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -50,7 +50,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Times `run` of what `build` makes, once for each set.
+    /// Times `run` on the result of `build`, once for each set.
     fn time<T, R>(&mut self, name: &str, build: impl Fn() -> Result<T>, run: impl Fn(&T) -> Result<R>) -> Result<()> {
         if !self.words.is_empty() && !self.words.iter().any(|word| name.contains(word.as_str())) {
             return Ok(());
@@ -84,7 +84,8 @@ fn median<R>(run: impl Fn() -> Result<R>) -> Result<f64> {
     Ok(times[times.len() / 2])
 }
 
-/// The mean of this thread's milliseconds in a run, over half a second of them: they are counted by ticks of the kernel.
+/// The mean processor time of a run on this thread in milliseconds, over half a second, because the kernel counts it in
+/// ticks.
 fn mean_on_processor<R>(run: impl Fn() -> Result<R>) -> Result<f64> {
     run()?;
     let (start, mut end, mut runs) = (processor_ms()?, 0.0, 0);
@@ -95,7 +96,7 @@ fn mean_on_processor<R>(run: impl Fn() -> Result<R>) -> Result<f64> {
     Ok((end - start) / f64::from(runs))
 }
 
-/// What this thread has run.
+/// The processor time of this thread in milliseconds.
 fn processor_ms() -> Result<f64> {
     let told = std::fs::read_to_string("/proc/thread-self/schedstat")?;
     let nanoseconds = told.split(' ').next().unwrap_or_default().parse::<f64>();
@@ -106,7 +107,7 @@ fn randn(shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     Tensor::randn(0f32, 1.0, shape, &Device::Cpu)
 }
 
-/// What the products of a block are made in.
+/// The number format of a block's products.
 #[derive(Clone, Copy)]
 enum Kind {
     F32,

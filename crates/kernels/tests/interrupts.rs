@@ -1,4 +1,4 @@
-//! Every large operation ends inside of its own work once it is interrupted, and never gives half a result.
+//! Every large operation ends early once it is interrupted, and never returns half a result.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
@@ -19,7 +19,7 @@ fn ones(width: usize) -> Tensor {
     Tensor::ones(width, candle_core::DType::F32, &Device::Cpu).unwrap()
 }
 
-/// An operation, and how often it looks at least.
+/// An operation, and the least number of times that it checks for an interrupt.
 struct Case {
     name: &'static str,
     parts: usize,
@@ -88,7 +88,7 @@ fn cases() -> Vec<Case> {
     [products, attentions(), convolutions()].into_iter().flatten().collect()
 }
 
-/// The operation interrupted at its look number `at`, and how often it was let go on.
+/// Runs the operation with an interrupt at check number `at`; returns the result and the number of checks.
 fn interrupted(run: &dyn Fn() -> Result<Tensor>, at: usize) -> (Result<Tensor>, usize) {
     let looks = Arc::new(AtomicUsize::new(0));
     let counted = looks.clone();

@@ -1,4 +1,4 @@
-//! A result does not depend on how many threads made it, bit for bit.
+//! A result has the same bits for every number of threads.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use kernels::{
     SelfAttention, add_weighted, modulated_layer_norm, residual_diffs,
 };
 
-/// Numbers from -1 to 1 without a pattern that a mix-up would keep.
+/// Numbers from -1 to 1 without a pattern that could hide a mix-up.
 fn numbers(seed: usize, shape: &[usize]) -> Result<Tensor> {
     let count = shape.iter().product::<usize>();
     let numbers = (0..count).map(|i| ((i * 7919 + seed * 104_729) as f32 * 0.618).sin());
     Tensor::from_vec(numbers.collect(), shape, &Device::Cpu)
 }
 
-/// Every operation that goes to several threads, large enough to do so.
+/// Every operation that runs on several threads, large enough to do so.
 fn everything() -> Result<Vec<f32>> {
     let rows = RowLayout::new(&[301, 0, 411]);
     let (x, vectors) = (numbers(1, &[712, 192])?, numbers(2, &[3, 192])?);

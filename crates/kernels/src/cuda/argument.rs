@@ -1,4 +1,4 @@
-//! What a kernel takes.
+//! Arguments of a kernel launch.
 
 use std::marker::PhantomData;
 
@@ -7,13 +7,13 @@ use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchArgs, PushKerne
 use candle_core::{Result, Storage, Tensor, bail};
 use half::bf16;
 
-/// A number, an address, or a structure of those that both sides lay out as C does.
+/// A number, an address, or a structure of them with the C layout on both sides.
 pub(super) trait Argument {
-    /// Adds it to the arguments of a launch.
+    /// Adds the value to the arguments of a launch.
     fn push<'a>(&'a self, builder: &mut LaunchArgs<'a>);
 }
 
-/// Lets types that may be copied to the device byte by byte be arguments.
+/// Implements [`Argument`] for types that may be copied to the device byte by byte.
 macro_rules! argument {
     ($($type:ty),*) => {$(
         impl $crate::cuda::argument::Argument for $type {
@@ -27,7 +27,7 @@ pub(super) use argument;
 
 argument!(i32, i64, f32);
 
-/// Where a tensor's numbers begin on the device, or null.
+/// The address of a tensor's first number on the device, or null.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct Address<'t>(u64, PhantomData<&'t Tensor>);
@@ -41,12 +41,12 @@ impl Argument for Address<'_> {
 impl<'t> Address<'t> {
     pub(super) const NULL: Address<'static> = Address(0, PhantomData);
 
-    /// Of the first number of `tensor`, whose layout is the caller's business.
+    /// The address of the first number of `tensor`. The caller is responsible for its layout.
     pub(super) fn of(tensor: &'t Tensor) -> Result<Self> {
         let (storage, layout) = tensor.storage_and_layout();
         let Storage::Cuda(storage) = &*storage else { bail!("the tensor must lie on a CUDA device. This is a bug.") };
         let stream = storage.device.cuda_stream();
-        // What `device_ptr` gives beside the address orders the streams of a device. There is one.
+        // `device_ptr` also returns a guard that orders the streams of a device. There is only one stream.
         let begin = match &storage.slice {
             CudaStorageSlice::BF16(slice) => DevicePtr::<bf16>::device_ptr(slice, &stream).0,
             CudaStorageSlice::F32(slice) => DevicePtr::<f32>::device_ptr(slice, &stream).0,
@@ -57,7 +57,7 @@ impl<'t> Address<'t> {
         Ok(Address(begin + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64, PhantomData))
     }
 
-    /// Null where there is no tensor.
+    /// The address of `tensor`, or null for `None`.
     pub(super) fn or_null(tensor: Option<&'t Tensor>) -> Result<Self> {
         tensor.map_or(Ok(Address::NULL), Address::of)
     }

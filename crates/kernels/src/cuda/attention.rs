@@ -1,4 +1,4 @@
-//! Attention by the kernels of `cuda/attention_*.cu`, ahead of which `qkv.rs` norms and turns the heads.
+//! Attention by the kernels of `cuda/attention_*.cu`. Before them `qkv.rs` normalises and rotates the heads.
 
 use std::sync::OnceLock;
 
@@ -14,10 +14,10 @@ use crate::operands::{CausalAttention, JointAttention, SelfAttention};
 /// The environment variable that names the attention to use.
 const VARIABLE: &str = "LATENTD_CUDA_ATTENTION";
 
-/// A way to compute attention.
+/// An implementation of attention.
 pub(super) struct Method {
     name: &'static str,
-    /// Whether it takes numbers of a type in heads of so many features.
+    /// Whether it supports a type and a number of features per head.
     takes: fn(DType, usize) -> bool,
     run: fn(&Gpu, &Problem<'_>) -> Result<()>,
 }
@@ -29,26 +29,26 @@ impl Method {
     }
 }
 
-/// From the plainest to the fastest. A new one is a line here.
+/// All methods, from the simplest to the fastest. A new method is one line here.
 pub(super) static METHODS: [Method; 2] = [
     Method { name: "tiled", takes: |dtype, head_dim| is_served(dtype) && is_tiled(head_dim), run: run_tiled },
     Method { name: "mma", takes: |dtype, head_dim| dtype == DType::BF16 && is_tiled(head_dim), run: run_mma },
 ];
 
-/// Features of the heads that the kernels are compiled for.
+/// Whether the kernels are compiled for heads of this many features.
 fn is_tiled(head_dim: usize) -> bool {
     matches!(head_dim, 16 | 32 | 64 | 128)
 }
 
-/// The name that stands for candle's operations.
+/// The name of candle's operations.
 const REFERENCE: &str = "reference";
 
-/// The methods in use.
+/// The current methods.
 fn methods() -> &'static [Method] {
     chosen().as_ref().copied().unwrap_or(&METHODS)
 }
 
-/// What the environment asks for, read once.
+/// The choice of the environment variable, read once.
 fn chosen() -> &'static std::result::Result<&'static [Method], String> {
     static CHOSEN: OnceLock<std::result::Result<&'static [Method], String>> = OnceLock::new();
     CHOSEN.get_or_init(|| match std::env::var(VARIABLE) {
@@ -69,38 +69,38 @@ fn named(name: &str) -> std::result::Result<&'static [Method], String> {
     }
 }
 
-/// The attention of CUDA devices in this process: the fastest for bf16 in heads of 128 features, or the one that the
-/// environment variable `LATENTD_CUDA_ATTENTION` names (`reference`, `tiled`, `mma`). What it does not take is left to
-/// candle's operations.
+/// The attention of CUDA devices in this process. The environment variable `LATENTD_CUDA_ATTENTION` can name it
+/// (`reference`, `tiled`, `mma`). Otherwise it is the fastest for bf16 in heads of 128 features. Candle's operations
+/// compute what the method does not support.
 ///
 /// # Errors
-/// `LATENTD_CUDA_ATTENTION` names none. The fastest is used then.
+/// `LATENTD_CUDA_ATTENTION` names no method. The fastest is used then.
 pub fn cuda_attention() -> std::result::Result<&'static str, String> {
     let methods = chosen().clone()?;
     Ok(method_for(methods, DType::BF16, 128).map_or(REFERENCE, |method| method.name))
 }
 
-/// Attention of every row over its own tokens, of which a row's text lies ahead of its image.
+/// Attention of every row over its own tokens. The text of a row precedes its image.
 pub(super) struct Problem<'t> {
-    /// `[tokens, num_heads * head_dim]`, perhaps a view of wider rows, as all three.
+    /// `[tokens, num_heads * head_dim]`. Like `k` and `v`, it may be a view of wider rows.
     pub(super) q: Tensor,
     /// `[tokens, num_kv_heads * head_dim]`
     pub(super) k: Tensor,
     pub(super) v: Tensor,
-    /// Text and image; all tokens are one row's image where there are none.
+    /// Rows of text and image. Without them all tokens are the image of one row.
     pub(super) rows: Option<[&'t RowLayout; 2]>,
     pub(super) num_heads: usize,
     pub(super) num_kv_heads: usize,
     pub(super) head_dim: usize,
-    /// Tokens of a row that are keys at most: padding lies behind them.
+    /// The number of tokens of a row that are keys. Padding follows them.
     pub(super) valid: Option<usize>,
-    /// Whether a query sees no key behind its own place.
+    /// Whether a query sees no key after its own position.
     pub(super) causal: bool,
-    /// Filled with the attended values of the text's tokens, and of the image's.
+    /// Outputs: the attended values of the text's tokens and of the image's.
     pub(super) out: [Tensor; 2],
 }
 
-/// The last of `methods` that takes numbers of a type in heads of so many features.
+/// The last of `methods` that supports a type and a number of features per head.
 fn method_for(methods: &[Method], dtype: DType, head_dim: usize) -> Option<&Method> {
     methods.iter().rfind(|method| (method.takes)(dtype, head_dim))
 }
@@ -148,7 +148,7 @@ pub(super) fn causal_attention_by(methods: &[Method], inputs: &CausalAttention<'
     turned_attention(methods, &Turned { qkv, norms, cos, sin, heads: (num_heads, num_kv_heads) }, None, Some(valid))
 }
 
-/// Attention with half-split RoPE: causal with a number of valid tokens, full without.
+/// Attention with half-split RoPE: causal if `valid` is given, full otherwise.
 fn turned_attention(
     methods: &[Method],
     turned: &Turned<'_>,
@@ -168,7 +168,7 @@ fn turned_attention(
     Ok(Some(out))
 }
 
-/// `Attention` of `attention.cuh`, whose layout it has.
+/// `Attention` of `attention.cuh`, with the same layout.
 #[repr(C)]
 struct Operands<'t> {
     q: Address<'t>,
@@ -187,16 +187,16 @@ struct Operands<'t> {
     scale: f32,
 }
 
-// SAFETY: addresses and numbers, laid out as the kernel has them.
+// SAFETY: addresses and numbers in the layout of the kernel.
 unsafe impl DeviceRepr for Operands<'_> {}
 
 argument!(Operands<'_>);
 
-/// Queries of a block, in both kernels.
+/// Queries per block, in both kernels.
 const BLOCK_Q: usize = 64;
 
-/// f32 numbers of `attention_tiled.cu` in shared memory: queries, keys, values and weights, rows one wider than they
-/// are so that columns lie in different banks.
+/// Launches `attention_tiled.cu` with f32 queries, keys, values and weights in shared memory. Rows are padded by one
+/// number so that the elements of a column lie in different banks.
 fn run_tiled(gpu: &Gpu, problem: &Problem<'_>) -> Result<()> {
     let (head_dim, keys) = (problem.head_dim, 32);
     let floats = (BLOCK_Q + keys) * (head_dim + 1) + keys * head_dim + BLOCK_Q * (keys + 1);
@@ -209,7 +209,7 @@ fn run_tiled(gpu: &Gpu, problem: &Problem<'_>) -> Result<()> {
     launch(gpu, problem, Kernel { module: "attention_tiled", name }, 256, floats * size_of::<f32>())
 }
 
-/// Two tiles of 64 keys and of their values in shared memory.
+/// Launches `attention_mma.cu` with two tiles of 64 keys and their values in shared memory.
 fn run_mma(gpu: &Gpu, problem: &Problem<'_>) -> Result<()> {
     let name = match problem.head_dim {
         16 => "attention_mma_16",

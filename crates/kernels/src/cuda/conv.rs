@@ -1,4 +1,4 @@
-//! 3x3 convolutions without columns in memory: `cuda/conv_mma.cu` in bf16, `cuda/conv_tiled.cu` in f32.
+//! 3x3 convolutions without im2col columns in memory: `cuda/conv_mma.cu` in bf16, `cuda/conv_tiled.cu` in f32.
 
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Result, Tensor};
@@ -9,11 +9,11 @@ use super::layout::dense;
 use crate::backend::PackedConv;
 use crate::operands::ConvInput;
 
-/// Sides of a block's tile of output pixels.
+/// The sides of a block's tile of output pixels.
 const TILE: (usize, usize) = (8, 16);
 const TAPS: usize = 9;
 
-/// How output pixels lie on input pixels; `Sampling` of `conv.cuh`.
+/// How output pixels map to input pixels; `Sampling` of `conv.cuh`.
 #[derive(Clone, Copy)]
 enum Sampling {
     Same,
@@ -21,11 +21,11 @@ enum Sampling {
     Upsampled,
 }
 
-/// How the kernels of a type are laid out.
+/// The block layout of the kernels of a type.
 struct Layout {
-    /// Input channels that a block sums at a time; a weight has zeros up to a multiple of them.
+    /// Input channels that a block sums at a time. A weight is padded with zeros to a multiple of it.
     channels: usize,
-    /// Output channels that a block makes.
+    /// Output channels per block.
     outs: usize,
     threads: usize,
 }
@@ -39,26 +39,26 @@ impl Layout {
     }
 }
 
-/// Of the widths that the bf16 kernel is compiled for the one with the fewest channels in vain, the widest of those.
+/// The width of the bf16 kernel with the least padding; the widest of several.
 fn outs_of_a_block(out_channels: usize) -> usize {
     let padded = |outs: &usize| out_channels.next_multiple_of(*outs);
     [128, 96, 32].into_iter().min_by_key(padded).unwrap_or(32)
 }
 
-/// A convolution's weight as the kernel of its type reads it.
+/// A convolution's weight in the layout of its type's kernel.
 #[derive(Debug)]
 pub(super) struct Packed {
-    /// Of each block of input channels, of each tap: a matrix of all output channels and those input channels, for bf16
-    /// in this order, for f32 in the other.
+    /// For each block of input channels and each tap, a matrix of all output channels and those input channels: `[out,
+    /// in]` for bf16, `[in, out]` for f32.
     weight: Tensor,
-    /// f32, with zeros behind it.
+    /// The bias in f32, padded with zeros.
     bias: Tensor,
     in_channels: usize,
     out_channels: usize,
 }
 
 impl Packed {
-    /// `None` for float types that are not served.
+    /// `None` for unsupported float types.
     pub(super) fn new(weight: &Tensor, bias: &Tensor) -> Result<Option<Self>> {
         let (out_channels, in_channels, _, _) = weight.dims4()?;
         if !is_served(weight.dtype()) || out_channels == 0 {
@@ -106,13 +106,13 @@ impl Packed {
         Ok(out)
     }
 
-    /// Whether the kernels take this picture.
+    /// Whether the kernels support this picture.
     fn takes(&self, x: &Tensor) -> bool {
         !crate::cpu::sets::is_reference_forced() && x.dtype() == self.weight.dtype()
     }
 }
 
-/// The kernel's name is that of its sampling, and in bf16 the output channels of a block.
+/// A kernel is named after its sampling and, in bf16, the output channels per block.
 fn kernel(dtype: DType, sampling: Sampling, outs: usize) -> Kernel {
     let of = |[narrow, middle, wide]: [&'static str; 3]| match outs {
         32 => narrow,
@@ -134,7 +134,7 @@ fn kernel(dtype: DType, sampling: Sampling, outs: usize) -> Kernel {
     }
 }
 
-/// What a block of the bf16 kernel has in shared memory: two halos of 32 channels, and four taps' weights.
+/// Shared memory of a block of the bf16 kernel: two halos of 32 channels, and the weights of four taps.
 fn shared_bytes(sampling: Sampling, outs: usize) -> usize {
     const ROW: usize = 32 * 2;
     let side = |outs: usize| match sampling {
@@ -186,7 +186,7 @@ impl PackedConv for Packed {
     }
 }
 
-/// `Conv` of `conv.cuh`, whose layout it has.
+/// `Conv` of `conv.cuh`, with the same layout.
 #[repr(C)]
 struct Operands<'t> {
     x: Address<'t>,
@@ -200,7 +200,7 @@ struct Operands<'t> {
     padded_out: i32,
 }
 
-// SAFETY: addresses and numbers, laid out as the kernel has them.
+// SAFETY: addresses and numbers in the layout of the kernel.
 unsafe impl DeviceRepr for Operands<'_> {}
 
 argument!(Operands<'_>);
@@ -222,8 +222,8 @@ mod tests {
         Conv3x3::new(&t[1], &t[2]).unwrap()
     }
 
-    /// Tiles that are cut off at either side or whole, blocks of channels that are, channels that do not fill eight, and
-    /// each number of output channels that a block has.
+    /// Partial and whole tiles on either side, partial and whole blocks of channels, channels that do not fill eight,
+    /// and every number of output channels per block.
     const CASES: [((usize, usize), usize, usize); 9] = [
         ((1, 1), 8, 16),
         ((9, 7), 24, 40),

@@ -1,4 +1,4 @@
-//! What the blocks of a transformer ask of the driver, as an emulated one counts it.
+//! Calls to the driver by the blocks of a transformer, as an emulated driver counts them.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use crate::{
     modulated_layer_norm, residual_diffs, swiglu, weighted_sums,
 };
 
-/// Heads of the blocks here, and features of each.
+/// Heads per block here, and features per head.
 const HEADS: usize = 2;
 const HEAD_DIM: usize = 32;
 const DIM: usize = HEADS * HEAD_DIM;
 
-/// What is counted, in the order in which the emulator's file begins.
+/// The counters, in the order of the emulator's file.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     launches: u64,
@@ -28,12 +28,11 @@ struct Counts {
     fills: u64,
 }
 
-/// Bytes of the device's memory that are held, and the most that were since a test wrote there, by their places in the
-/// emulator's file.
+/// Positions in the emulator's file: allocated bytes of device memory, and their peak since a test last reset it.
 const BYTES_HELD: usize = 11;
 const MOST_BYTES_HELD: usize = 12;
 
-/// The emulator's numbers; `None` where nobody counts.
+/// The emulator's counters; `None` without an emulator.
 fn numbers_counted() -> Option<Vec<u64>> {
     let Some(file) = std::env::var_os("EMULATOR_COUNTS") else {
         println!("skipped: EMULATOR_COUNTS names no file");
@@ -43,7 +42,7 @@ fn numbers_counted() -> Option<Vec<u64>> {
     Some(bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect())
 }
 
-/// The most bytes that `work` holds at a time beside what was held before; `None` where nobody counts.
+/// The peak of the bytes that `work` allocates in addition to those allocated before; `None` without an emulator.
 fn most_bytes(work: impl Fn()) -> Option<u64> {
     let before = numbers_counted()?[BYTES_HELD];
     let file = std::env::var_os("EMULATOR_COUNTS").unwrap();
@@ -53,7 +52,7 @@ fn most_bytes(work: impl Fn()) -> Option<u64> {
     Some(numbers_counted()?[MOST_BYTES_HELD] - before)
 }
 
-/// What `work` takes; `None` where nobody counts.
+/// The calls that `work` makes; `None` without an emulator.
 fn counted(work: impl Fn()) -> Option<Counts> {
     let before = numbers_counted()?;
     work();
@@ -74,7 +73,7 @@ fn linear(seed: u64, width: usize, out: usize) -> Linear {
     Linear::new(&tensor(seed, (out, width)), Some(&bias)).unwrap()
 }
 
-/// A block's layers for one of its streams.
+/// The layers of a block for one of its streams.
 struct Layers {
     qkv: Linear,
     out: Linear,
@@ -84,7 +83,7 @@ struct Layers {
 }
 
 impl Layers {
-    /// The feed-forward network's first layer is twice as wide where a SwiGLU follows.
+    /// The first layer of the feed-forward network is twice as wide before a SwiGLU.
     fn new(gated: bool) -> Self {
         let up = if gated { 8 * DIM } else { 4 * DIM };
         Layers {
@@ -101,7 +100,7 @@ impl Layers {
         modulated_layer_norm(x, &shift, &scale, rows, 1e-6).unwrap()
     }
 
-    /// What closes each half: attention's output, or the feed-forward network.
+    /// The end of each half of a block: the attention's output or the feed-forward network.
     fn close(&self, layer: &Linear, x: &Tensor, residual: &Tensor, vectors: &Tensor, rows: &RowLayout) -> Tensor {
         layer.forward_gated(x, residual, &vectors.narrow(1, 2 * DIM, DIM).unwrap(), rows).unwrap()
     }
@@ -115,7 +114,7 @@ struct Batch {
     rope: Vec<Arc<RopeTable>>,
 }
 
-/// One row whose offsets are on the device.
+/// One row, with its offsets already on the device.
 fn batch(text: usize, image: usize) -> Batch {
     let angles = randn(1, (text + image, HEAD_DIM / 2)).to_device(device()).unwrap();
     let rows = [text, image].map(|tokens| RowLayout::new(&[tokens]));
@@ -145,7 +144,7 @@ fn attend([text, image]: [(&Layers, &Tensor); 2], batch: &Batch) -> [Tensor; 2] 
         .into()
 }
 
-/// The modulations of so many blocks' streams.
+/// The modulations of the streams of `blocks` blocks.
 fn modulations(blocks: usize) -> LinearStack {
     let mut stack = LinearStack::with_capacity(blocks);
     for seed in 0..blocks as u64 {
@@ -154,7 +153,7 @@ fn modulations(blocks: usize) -> LinearStack {
     stack
 }
 
-/// A dual-stream block as Qwen-Image has them, whose modulation was made with that of others.
+/// A dual-stream block as in Qwen-Image. Its modulation was computed together with others.
 fn dual_block(layers: &[Layers; 2], vectors: &[Tensor; 2], batch: &Batch) -> [Tensor; 2] {
     let (streams, rows) = ([&batch.text, &batch.image], &batch.rows);
     let normed = [0, 1].map(|i| layers[i].modulated(streams[i], &vectors[i], 0, &rows[i]));
@@ -167,7 +166,7 @@ fn dual_block(layers: &[Layers; 2], vectors: &[Tensor; 2], batch: &Batch) -> [Te
     })
 }
 
-/// A single-stream block as FLUX.2 has them, whose modulation is made once a step.
+/// A single-stream block as in FLUX.2. Its modulation is computed once per step.
 fn single_block(layers: &Layers, vectors: &Tensor, batch: &Batch) -> Tensor {
     let (x, rows) = (&batch.image, &batch.rows[1]);
     let normed = layers.modulated(x, vectors, 0, rows);
@@ -178,7 +177,7 @@ fn single_block(layers: &Layers, vectors: &Tensor, batch: &Batch) -> Tensor {
     layers.close(&layers.down, &inner, &x, vectors, rows)
 }
 
-/// Two norms and two gates a stream, and attention in two launches; four products a stream.
+/// Per stream two norms, two gates and four products; attention takes two launches.
 #[test]
 fn counts_of_a_dual_block() {
     let (layers, batch, stack) = ([Layers::new(false), Layers::new(false)], batch(5, 20), modulations(2));
@@ -198,7 +197,7 @@ fn counts_of_the_modulation_of_three_blocks() {
     assert_eq!(counts, Counts { products: 1, ..Counts::default() });
 }
 
-/// A norm, attention in two launches, a SwiGLU and two gates; the product of no text is none.
+/// A norm, attention in two launches, a SwiGLU and two gates. An empty text needs no product.
 #[test]
 fn counts_of_a_single_block() {
     let (layers, batch) = (Layers::new(true), batch(0, 20));
@@ -224,7 +223,7 @@ fn counts_of_what_a_cached_step_asks() {
     assert_eq!(counts, Counts { launches: 3, copies_to_the_host: 1, ..Counts::default() });
 }
 
-/// However many clones there are of a layout, and however often they are asked.
+/// The number of clones of a layout and of calls does not matter.
 #[test]
 fn offsets_are_copied_once() {
     let rows = RowLayout::new(&[5, 0, 9]);
@@ -234,7 +233,7 @@ fn offsets_are_copied_once() {
     assert!(RowLayout::new(&[0, 0]).offsets_if_any(device()).unwrap().is_none());
 }
 
-/// The norm and the convolution, and of memory what they make: no columns of the picture, which would be nine times it.
+/// The norm and the convolution only. Memory holds only their outputs: im2col columns would be nine times the picture.
 #[test]
 fn counts_of_a_convolution() {
     let (side, channels) = (40, 32);
@@ -261,7 +260,7 @@ fn counts_of_a_convolution() {
         assert_eq!(counts, Counts { launches, ..Counts::default() });
         let most = most_bytes(work).unwrap();
         println!("{most} bytes at most, {bytes} of pictures");
-        // Sums of a group norm's slices.
+        // The rest are the sums of a group norm's slices.
         assert!((bytes..bytes + bytes / 8).contains(&most), "{most} bytes, {bytes} are of pictures");
     }
 }

@@ -1,7 +1,7 @@
-//! Linear maps in eight-bit floats: rows rounded by `cuda/fp8.cu`, then a product by cuBLASLt.
+//! Linear maps in eight-bit floats: `cuda/fp8.cu` rounds the rows, then cuBLASLt multiplies.
 //!
-//! On Hopper the library applies the scales of rows and outputs, the bias and the GELU. Elsewhere it gives f32 sums, and
-//! a kernel does the rest.
+//! On Hopper the library applies the scales of rows and outputs, the bias and the GELU. On other GPUs it returns f32
+//! sums, and a kernel does the rest.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -17,14 +17,14 @@ use crate::operands::Epilogue;
 const ROUNDED_ROWS: Kernel = Kernel { module: "fp8", name: "rounded_rows" };
 const SCALED_SUMS: Kernel = Kernel { module: "fp8", name: "scaled_sums" };
 
-/// What sizes are multiples of.
+/// Sizes must be multiples of this.
 const SIDE: usize = 16;
-/// Threads that share a row at most, and the numbers of it that each holds.
+/// The largest number of threads per row, and the numbers of a row that each thread holds.
 const MAX_THREADS: usize = 1024;
 const NUMBERS_A_THREAD: usize = 4 * WIDTH;
 const BLOCK: usize = 256;
 
-/// A matrix whose rows are e4m3 numbers with a scale each.
+/// A matrix of e4m3 numbers with one scale per row.
 #[derive(Debug)]
 struct Rounded {
     /// `[rows, dim]` in bytes.
@@ -34,7 +34,7 @@ struct Rounded {
 }
 
 impl Rounded {
-    /// Of `[.., dim]` matrices, the rows of one below those of the other.
+    /// Rounds `[.., dim]` matrices, with their rows stacked one below the other.
     fn of(gpu: &Gpu, parts: &[Tensor]) -> Result<Self> {
         let dim = parts[0].dims().last().copied().unwrap_or(0);
         let rows = |part: &Tensor| part.elem_count() / dim;
@@ -61,13 +61,13 @@ impl Rounded {
 pub(super) struct Packed {
     /// `[out, in]`
     weight: Rounded,
-    /// `[out]`, of the type that the weight had.
+    /// `[out]`, of the weight's original type.
     bias: Option<Tensor>,
-    /// That type, which is the activations'.
+    /// The weight's original type, which is also that of the activations.
     dtype: DType,
 }
 
-/// What applies the scales of a product.
+/// Which side applies the scales of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScaledBy {
     Library,
@@ -75,7 +75,7 @@ pub(super) enum ScaledBy {
 }
 
 impl Packed {
-    /// `None` for float types that are not served, and for sizes that are no multiples of 16 or too large.
+    /// `None` for unsupported float types, and for sizes that are not multiples of 16 or too large.
     pub(super) fn new(weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Self>> {
         let (dtype, in_features) = (weights[0].dtype(), weights[0].dim(1)?);
         let out_features: usize = weights.iter().map(|weight| weight.dims()[0]).sum();
@@ -98,7 +98,7 @@ impl Packed {
             return gpu.output(shape, x.dtype());
         }
         let rows = Rounded::of(&gpu, std::slice::from_ref(x))?;
-        // Hopper alone has scales by row and by output, and results of f32 have no bias beside them.
+        // Only Hopper has scales per row and per output, and results in f32 cannot have a bias with them.
         let is_first_choice = gpu.capability.0 == 9 && x.dtype() == DType::BF16;
         let ways: &[ScaledBy] =
             if is_first_choice { &[ScaledBy::Library, ScaledBy::Kernel] } else { &[ScaledBy::Kernel] };
@@ -110,7 +110,7 @@ impl Packed {
         bail!("cuBLASLt has no product of eight-bit floats of {m}x{k} by {k}x{n} for this GPU")
     }
 
-    /// `[rows, out]`; `None` where the library knows no way.
+    /// `[rows, out]`; `None` if the library cannot compute it.
     fn product_by(&self, scaled_by: ScaledBy, gpu: &Gpu, rows: &Rounded, gelu: bool) -> Result<Option<Tensor>> {
         let ((m, k), n) = (rows.numbers.dims2()?, self.out_features());
         let in_library = scaled_by == ScaledBy::Library;
@@ -203,14 +203,14 @@ mod tests {
     use crate::testing::{assert_close, numbers, randn};
     use crate::{Linear, RowLayout};
 
-    /// Tokens, inputs and outputs: of a warp a row and of more, of one piece a thread and of several.
+    /// Tokens, inputs and outputs: rows of one warp and of more, one piece per thread and several.
     const SHAPES: [(usize, usize, usize); 5] = [(1, 16, 16), (7, 160, 48), (13, 1040, 96), (3, 4128, 32), (0, 32, 16)];
 
-    /// What `dtype` keeps of a map and its operands, and the map emulated of the same numbers.
+    /// A map and its operands rounded to `dtype`, and the emulated map of the same numbers.
     struct Case {
         packed: Packed,
         emulated: Linear,
-        /// Rows, residual and gates of three rows.
+        /// The input, the residual, and the gates of three rows.
         operands: [Tensor; 3],
         rows: RowLayout,
     }
@@ -234,7 +234,7 @@ mod tests {
         #[track_caller]
         fn check(&self, name: &str, given: &Tensor, expected: &Tensor) {
             assert_eq!((given.dtype(), given.dims()), (self.packed.dtype, expected.dims()), "{name}");
-            // Sums are of the same numbers in another order; in bf16 they are rounded.
+            // The sums have the same terms in another order. In bf16 they are rounded.
             let tolerance = if self.packed.dtype == DType::F32 { 4e-6 } else { 6e-3 };
             let given = given.to_device(&Device::Cpu).unwrap();
             assert_close(name, &given, &expected.to_dtype(DType::F32).unwrap(), tolerance);
@@ -267,7 +267,7 @@ mod tests {
         });
     }
 
-    /// Hopper's way and the others'.
+    /// Both ways to apply scales: Hopper's and that of other GPUs.
     #[test]
     fn scales_are_applied_by_the_library_or_by_a_kernel() {
         each_case(|name, case| {
@@ -315,7 +315,7 @@ mod tests {
         assert_close("weight", &weight.to_device(&Device::Cpu).unwrap(), &expected, 1e-5);
     }
 
-    /// Other sizes keep their weights.
+    /// Maps of other sizes keep their weights.
     #[test]
     fn fp8_maps_of_odd_sizes_are_none() {
         let weight = |n, k| randn(1, (n, k)).to_device(device()).unwrap();

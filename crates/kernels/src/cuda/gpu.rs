@@ -1,4 +1,4 @@
-//! The kernels of a device: loaded once, found by their names once, launched.
+//! The kernels of a device: loading, lookup by name (both once), and launch.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use candle_core::{CudaDevice, DType, Device, Result, Shape, Tensor, bail};
 use super::argument::Argument;
 use super::lt::Lt;
 
-/// The modules by their names: files of `cuda/`, compiled.
+/// The modules with their names: compiled files of `cuda/`.
 macro_rules! modules {
     ($($name:literal),*) => {
         [$(($name, include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")) as &[u8])),*]
@@ -34,33 +34,33 @@ static MODULES: [(&str, &[u8]); 10] = modules![
     "step"
 ];
 
-/// Shared memory that a kernel may have without asking for more.
+/// Shared memory per block that needs no function attribute.
 const SHARED_BYTES: u32 = 48 << 10;
 
-/// A kernel that there is of each float type: `name` and its suffix, in the module of that name.
+/// A kernel that exists for each float type: `name` plus a suffix, in the module `module`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Kernel {
     pub(super) module: &'static str,
     pub(super) name: &'static str,
 }
 
-/// A device as its own kernels see it, on the thread that works with it.
+/// A device with its loaded kernels, as used by one thread.
 pub(super) struct Gpu {
     device: CudaDevice,
     stream: Arc<CudaStream>,
     modules: HashMap<&'static str, Arc<CudaModule>>,
     functions: RefCell<HashMap<(Kernel, DType), CudaFunction>>,
     lt: OnceCell<Lt>,
-    /// Major and minor.
+    /// Major and minor compute capability.
     pub(super) capability: (i32, i32),
 }
 
 thread_local! {
-    /// By the number of the GPU. A device that is opened anew takes the place of the one before, whose memory goes.
+    /// Devices by GPU number. A reopened device replaces the previous one, whose memory is freed.
     static GPUS: RefCell<HashMap<usize, (DeviceId, Rc<Gpu>)>> = RefCell::default();
 }
 
-/// The kernels of the device that `tensor` lies on, loaded when this thread first asks.
+/// The kernels of the device of `tensor`, loaded at this thread's first call.
 pub(super) fn gpu(tensor: &Tensor) -> Result<Rc<Gpu>> {
     let Device::Cuda(device) = tensor.device() else { bail!("the tensor must lie on a CUDA device. This is a bug.") };
     let ordinal = device.cuda_stream().context().ordinal();
@@ -74,17 +74,17 @@ pub(super) fn gpu(tensor: &Tensor) -> Result<Rc<Gpu>> {
     })
 }
 
-/// Lets go of what this thread keeps of a device.
+/// Drops this thread's cached state of a device.
 pub(crate) fn forget(device: &Device) {
     if let Device::Cuda(device) = device {
         let ordinal = device.cuda_stream().context().ordinal();
-        // Dropped after the list is let go: what is dropped calls the driver.
+        // Dropped after the borrow of the list ends, because the drop calls the driver.
         let forgotten = GPUS.with_borrow_mut(|gpus| gpus.remove(&ordinal));
         drop(forgotten);
     }
 }
 
-/// Whether there are kernels for numbers of this type.
+/// Whether kernels exist for numbers of this type.
 pub(super) fn is_served(dtype: DType) -> bool {
     matches!(dtype, DType::BF16 | DType::F32)
 }
@@ -101,7 +101,7 @@ impl Gpu {
         Ok(Gpu { device, stream, modules, functions, lt, capability })
     }
 
-    /// Matrix products, made ready for the first of them.
+    /// The matrix products, initialised at the first use.
     pub(super) fn lt(&self) -> Result<&Lt> {
         if let Some(lt) = self.lt.get() {
             return Ok(lt);
@@ -110,9 +110,10 @@ impl Gpu {
         Ok(self.lt.get_or_init(|| lt))
     }
 
-    /// A tensor for a kernel to fill.
+    /// Allocates a tensor for a kernel to fill.
     pub(super) fn output(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
-        // SAFETY: every caller hands it to a launch that writes all of it, or reads back only what was written.
+        // SAFETY: every caller passes the tensor to a launch that writes all of it, or reads back only what was
+        // written.
         unsafe { Tensor::empty(shape, dtype, &Device::Cuda(self.device.clone())) }
     }
 
@@ -129,9 +130,9 @@ impl Gpu {
         for arg in args {
             arg.push(&mut builder);
         }
-        // SAFETY: the callers, one beside each kernel's declaration, give the arguments that it declares, of tensors
-        // whose shapes they have checked. The tensors are borrowed until the launch is queued; their memory is given
-        // back by the same stream, so not before the kernel has run.
+        // SAFETY: the callers, one next to each kernel's declaration, pass the arguments that the kernel declares, of
+        // tensors whose shapes they have checked. The tensors are borrowed until the launch is queued. The same stream
+        // frees their memory, so not before the kernel has run.
         unsafe { builder.launch(config) }.w()?;
         Ok(())
     }
@@ -154,7 +155,7 @@ impl Gpu {
     }
 }
 
-/// Blocks and the threads of each.
+/// The launch configuration of a grid of blocks with `threads` each.
 pub(super) fn grid(blocks: (usize, usize, usize), threads: (usize, usize), shared_bytes: usize) -> LaunchConfig {
     LaunchConfig {
         grid_dim: (blocks.0 as u32, blocks.1 as u32, blocks.2 as u32),

@@ -12,7 +12,8 @@ const GROUP_MOMENTS: Kernel = Kernel { module: "group_norm", name: "group_moment
 const APPLY_GROUP_NORM: Kernel = Kernel { module: "group_norm", name: "apply_group_norm" };
 
 const BLOCK: usize = 256;
-/// Slices of pixels at most, some for each of a large card's 130 processors, and pixels that are worth a slice.
+/// The largest number of slices of pixels, several for each of a large card's 130 multiprocessors, and the number of
+/// pixels worth a slice.
 const MAX_SLICES: usize = 512;
 const PIXELS_A_SLICE: usize = 64;
 

@@ -1,4 +1,4 @@
-//! Guidance, of all requests of a step in one launch: `cuda/norm.cu`.
+//! Guidance of all requests of a step in one launch: `cuda/norm.cu`.
 
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{Result, Tensor};
@@ -14,7 +14,7 @@ const GUIDED: Kernel = Kernel { module: "norm", name: "guided" };
 /// As in `norm.cu`.
 const MAX_REQUESTS: usize = 64;
 
-/// `Passes` of `norm.cu`, whose layout it has.
+/// `Passes` of `norm.cu`, with the same layout.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Passes<'t> {
@@ -40,7 +40,7 @@ impl Passes<'_> {
 #[repr(C)]
 struct Requests<'t>([Passes<'t>; MAX_REQUESTS]);
 
-// SAFETY: addresses and numbers, laid out as the kernel has them.
+// SAFETY: addresses and numbers in the layout of the kernel.
 unsafe impl DeviceRepr for Requests<'_> {}
 
 argument!(Requests<'_>);

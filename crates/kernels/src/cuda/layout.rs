@@ -1,11 +1,11 @@
-//! Tensors as kernels take them: numbers eight at a time, from addresses that are multiples of 16 bytes.
+//! Tensors in the layout that kernels require: numbers in groups of eight, at addresses that are multiples of 16 bytes.
 
 use candle_core::{DType, Result, Tensor};
 
-/// Numbers that a thread reads at once.
+/// Numbers that a thread reads at a time.
 pub(super) const WIDTH: usize = 8;
 
-/// The tensor without gaps, itself if it is so already.
+/// The tensor without gaps; the same tensor if it has none.
 pub(super) fn dense(tensor: &Tensor) -> Result<Tensor> {
     if tensor.is_contiguous() && tensor.layout().start_offset().is_multiple_of(WIDTH) {
         return Ok(tensor.clone());
@@ -13,10 +13,10 @@ pub(super) fn dense(tensor: &Tensor) -> Result<Tensor> {
     tensor.force_contiguous()
 }
 
-/// `[rows, dim]` vectors of which each has no gap, as numbers of `dtype`.
+/// `[rows, dim]` vectors as numbers of `dtype`, each vector without gaps.
 pub(super) struct RowVectors {
     pub(super) tensor: Tensor,
-    /// Numbers from one vector to the next.
+    /// The distance between vectors, in numbers.
     pub(super) stride: i32,
 }
 

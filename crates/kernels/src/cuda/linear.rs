@@ -1,4 +1,4 @@
-//! Linear maps: a product with its bias and GELU by cuBLASLt, then gate and residual by `cuda/elementwise.cu`.
+//! Linear maps: a product with bias and GELU by cuBLASLt, then gate and residual by `cuda/elementwise.cu`.
 
 use candle_core::{Result, Tensor};
 
@@ -13,7 +13,7 @@ use crate::operands::Epilogue;
 
 const GATED_RESIDUAL: Kernel = Kernel { module: "elementwise", name: "gated_residual" };
 
-/// A weight as it is, since the library takes it so.
+/// An unchanged weight, which is what cuBLASLt reads.
 #[derive(Debug)]
 pub(super) struct Packed {
     /// `[out, in]`
@@ -23,7 +23,7 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    /// `None` for float types that are not served.
+    /// `None` for unsupported float types.
     pub(super) fn new(weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Self>> {
         let weight = if let [weight] = weights { dense(weight)? } else { Tensor::cat(weights, 0)? };
         if !is_served(weight.dtype()) {

@@ -1,5 +1,5 @@
-//! Matrix products by cuBLASLt, with bias and GELU in the same pass. What it chose for a shape is kept: asking it
-//! takes longer than queueing a product.
+//! Matrix products by cuBLASLt, with bias and GELU in the same pass. The algorithm chosen for a shape is cached,
+//! because the heuristic takes longer than queueing a product.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,9 +19,9 @@ use candle_core::{DType, Error, Result, bail};
 
 use super::argument::Address;
 
-/// Scratch memory of the products of a stream: what NVIDIA advises for Hopper.
+/// Workspace of a stream's products, of the size that NVIDIA recommends for Hopper.
 const WORKSPACE_BYTES: usize = 32 << 20;
-/// Shapes whose choice is kept: of a batch that changes with every step all are let go now and then.
+/// The largest number of cached plans. If the batch changes at every step, the whole cache is cleared now and then.
 const MAX_PLANS: usize = 4096;
 
 /// cuBLASLt on one stream.
@@ -32,10 +32,10 @@ pub(super) struct Lt {
     plans: RefCell<Plans>,
 }
 
-/// By the product, and by whether it has a bias and scales; `None` where there is no way to compute it.
+/// Plans by product, and by whether it has a bias and scales. `None` if the library cannot compute the product.
 type Plans = HashMap<(Product, [bool; 2]), Option<Plan>>;
 
-/// What a choice depends on: `[m, k]` rows times the `[n, k]` weight, transposed.
+/// The key of a choice: `[m, k]` rows times the transpose of the `[n, k]` weight.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Product {
     pub(super) m: usize,
@@ -48,9 +48,9 @@ pub(super) struct Product {
 /// The types of a product's numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Numbers {
-    /// Of rows and weight: bf16, f32, or e4m3, which lie in tensors of bytes.
+    /// The type of rows and weight: bf16, f32, or e4m3, which is stored in tensors of bytes.
     pub(super) operands: DType,
-    /// Of the result, bf16 or f32, and of the bias.
+    /// The type of the result and of the bias, bf16 or f32.
     pub(super) out: DType,
 }
 
@@ -59,14 +59,14 @@ pub(super) struct Operands<'t> {
     pub(super) x: Address<'t>,
     pub(super) weight: Address<'t>,
     pub(super) bias: Option<Address<'t>>,
-    /// f32 scales of each output and of each row, of e4m3 numbers.
+    /// For e4m3 numbers: f32 scales of each output and of each row.
     pub(super) scales: Option<[Address<'t>; 2]>,
     pub(super) out: Address<'t>,
 }
 
 impl Lt {
     pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self> {
-        // SAFETY: scratch memory has no contents.
+        // SAFETY: the workspace needs no initial contents.
         let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.w()?;
         Ok(Lt {
             handle: result::create_handle().map_err(failed)?,
@@ -76,7 +76,7 @@ impl Lt {
         })
     }
 
-    /// Queues the product; false where the library knows no way.
+    /// Queues the product. Returns false if the library cannot compute it.
     pub(super) fn multiply(&self, product: Product, operands: &Operands<'_>) -> Result<bool> {
         let mut plans = self.plans.borrow_mut();
         let key = (product, [operands.bias.is_some(), operands.scales.is_some()]);
@@ -90,8 +90,8 @@ impl Lt {
         plan.desc.set_addresses(operands)?;
         let (workspace, _written) = self.workspace.device_ptr(&self.stream);
         let (one, zero) = (1f32, 0f32);
-        // SAFETY: the layouts are those of the operands, which `Linear` has checked against `product`; the workspace
-        // is as large as the plan was told. All is queued on the stream that gives the memory back.
+        // SAFETY: the layouts are those of the operands, which `Linear` has checked against `product`. The workspace
+        // has the size given to the plan. Everything is queued on the stream that frees the memory.
         unsafe {
             result::matmul(
                 self.handle,
@@ -119,14 +119,14 @@ impl Lt {
 
 impl Drop for Lt {
     fn drop(&mut self) {
-        // SAFETY: the handle was made by `new`, and plans do not need it to be let go. A failure leaves it to the
-        // process's end.
+        // SAFETY: the handle was made by `new`, and dropping plans does not need it. After a failure the handle lives
+        // until the process ends.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }
 
-/// A product as the library describes it, and how it is to be computed. The library's matrices are column by column:
-/// it computes the `[n, m]` transpose from the weight, transposed, and the rows.
+/// A product as the library describes it, and the algorithm. The library's matrices are column-major: it computes the
+/// `[n, m]` transpose from the transposed weight and the rows.
 struct Plan {
     desc: Desc,
     weight: Layout,
@@ -136,7 +136,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// `None` where the library knows no way.
+    /// `None` if the library cannot compute the product.
     fn new(handle: cublasLtHandle_t, product: Product, operands: &Operands<'_>) -> Result<Option<Self>> {
         let Product { m, n, k, numbers, gelu } = product;
         let desc = Desc::new(numbers.operands)?;
@@ -148,7 +148,7 @@ impl Plan {
             (true, true) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_BIAS,
         };
         desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-        // A library or a GPU that has no scales by row and by output knows no such product.
+        // A library or a GPU without scales per row and per output cannot compute the product.
         if operands.scales.is_some() && desc.set_scale_modes().is_err() {
             return Ok(None);
         }
@@ -158,10 +158,10 @@ impl Plan {
         let (x, out) = (Layout::new(of_operands, k, m)?, Layout::new(of_out, n, m)?);
         let preference = Preference::new()?;
         preference.set(PrefAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE_BYTES)?;
-        // Sums that are split are added in f32.
+        // Partial sums of a split-k product are added in f32.
         let scheme = cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
         preference.set(PrefAttribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &scheme)?;
-        // Operands may be views, which begin at multiples of 16 bytes.
+        // Operands may be views, which start at multiples of 16 bytes.
         preference.set(PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &16u32)?;
         preference.set(PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &16u32)?;
         // SAFETY: all descriptors are alive.
@@ -185,14 +185,15 @@ fn failed(err: CublasError) -> Error {
     Error::msg(format!("cuBLASLt: {err}")).bt()
 }
 
-/// A handle of the library's, let go with it.
+/// An owned handle of the library.
 macro_rules! owned {
     ($name:ident, $handle:ty, $destroy:path) => {
         struct $name($handle);
 
         impl Drop for $name {
             fn drop(&mut self) {
-                // SAFETY: it was made by `new` and nothing else lets it go. A failure leaves it to the process's end.
+                // SAFETY: the handle was made by `new` and is destroyed only here. After a failure it lives until the
+                // process ends.
                 let _ = unsafe { $destroy(self.0) };
             }
         }
@@ -204,7 +205,7 @@ owned!(Layout, cublasLtMatrixLayout_t, result::destroy_matrix_layout);
 owned!(Preference, cublasLtMatmulPreference_t, result::destroy_matmul_pref);
 
 impl Desc {
-    /// Sums in f32; of f32 numbers with TF32's products where candle was told so.
+    /// Sums are f32. Products of f32 numbers use TF32 if candle is configured for it.
     fn new(dtype: DType) -> Result<Self> {
         let compute = match dtype == DType::F32 && gemm_reduced_precision_f32() {
             true => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
@@ -213,7 +214,7 @@ impl Desc {
         Ok(Desc(result::create_matmul_desc(compute, cudaDataType::CUDA_R_32F).map_err(failed)?))
     }
 
-    /// One scale an output of the weight, and one a row.
+    /// Sets one scale per output of the weight, and one per row.
     fn set_scale_modes(&self) -> Result<()> {
         let vector = cublasLtMatmulMatrixScale_t::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
         self.set(DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &vector)?;
@@ -233,14 +234,14 @@ impl Desc {
     }
 
     fn set<T>(&self, attribute: DescAttribute, value: &T) -> Result<()> {
-        // SAFETY: each attribute is set to a value of the type that the library's header gives it.
+        // SAFETY: each attribute gets a value of the type that the library's header declares.
         unsafe { result::set_matmul_desc_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>()) }
             .map_err(failed)
     }
 }
 
 impl Layout {
-    /// Of columns without gaps.
+    /// The layout of a matrix whose columns have no gaps.
     fn new(number: cudaDataType, rows: usize, columns: usize) -> Result<Self> {
         Ok(Layout(result::create_matrix_layout(number, rows as u64, columns as u64, rows as i64).map_err(failed)?))
     }

@@ -1,7 +1,7 @@
-//! CUDA devices: kernels of this crate's `cuda/` folder, and products by cuBLASLt.
+//! The CUDA backend: kernels of this crate's `cuda/` folder, and products by cuBLASLt.
 //!
-//! Numbers are bf16 or f32 on the way in and out, sums are f32. What there is no kernel for is left to candle's
-//! operations: other float types, and features that are not a multiple of eight, but that convolutions take any.
+//! Inputs and outputs are bf16 or f32; sums are f32. Other float types are left to candle's operations, and so are
+//! feature counts that are not multiples of eight. Convolutions take any number of channels.
 
 #![allow(unsafe_code, reason = "kernels are launched, and a library is called, through pointers")]
 

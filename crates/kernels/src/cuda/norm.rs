@@ -13,20 +13,21 @@ const RMS_NORM: Kernel = Kernel { module: "norm", name: "rms_norm" };
 const CHANNEL_NORM: Kernel = Kernel { module: "norm", name: "channel_norm" };
 const CHANNEL_NORM_OF_ANY: Kernel = Kernel { module: "norm", name: "channel_norm_of_any" };
 
-/// Threads that share a row at most, and the numbers of it that each holds.
+/// The largest number of threads per row, and the numbers of a row that each thread holds.
 const MAX_THREADS: usize = 512;
 const NUMBERS_A_THREAD: usize = 4 * WIDTH;
-/// Threads of a block where a warp is enough for a row.
+/// Threads per block if one warp suffices for a row.
 const BLOCK: usize = 256;
 
-/// Whether rows of so many numbers can be held by a block.
+/// Whether a block can hold the rows of `x`.
 pub(super) fn fits(x: &Tensor) -> Result<bool> {
     let dim = x.dim(D::Minus1)?;
     let served = is_served(x.dtype()) && dim.is_multiple_of(WIDTH);
     Ok(served && dim > 0 && dim <= MAX_THREADS * NUMBERS_A_THREAD && x.elem_count() / dim <= i32::MAX as usize)
 }
 
-/// The blocks and threads for `rows` rows: as few threads as hold one, and several rows to a block where that is a warp.
+/// The launch configuration for `rows` rows: as few threads per row as hold it, and several rows per block if that is
+/// one warp.
 pub(super) fn row_grid(rows: usize, dim: usize) -> LaunchConfig {
     let threads = dim.div_ceil(NUMBERS_A_THREAD).next_multiple_of(32).min(MAX_THREADS);
     let rows_a_block = if threads == 32 { BLOCK / 32 } else { 1 };
@@ -93,7 +94,7 @@ pub(super) fn channel_norm(x: &Tensor, gamma: &Tensor, with_silu: bool) -> Resul
     if !is_served(x.dtype()) || channels == 0 || pixels > i32::MAX as usize {
         return Ok(None);
     }
-    // Few channels, of small models, are a thread's; no VAE has so many that a block could not hold them.
+    // A single thread handles the few channels of small models. No VAE has too many channels for a block.
     let (kernel, config) = match fits(x)? {
         true => (CHANNEL_NORM, row_grid(pixels, channels)),
         false => (CHANNEL_NORM_OF_ANY, grid((pixels.div_ceil(BLOCK), 1, 1), (BLOCK, 1), 0)),

@@ -1,4 +1,4 @@
-//! Queries, keys and values as attention takes them: `cuda/qkv.cu`.
+//! Queries, keys and values in the layout of the attention kernels: `cuda/qkv.cu`.
 
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Result, Tensor};
@@ -29,14 +29,14 @@ struct Stream<'t> {
     offsets: Address<'t>,
 }
 
-// SAFETY: addresses, laid out as the kernel has them.
+// SAFETY: addresses in the layout of the kernel.
 unsafe impl DeviceRepr for Tables<'_> {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Stream<'_> {}
 
 argument!(Tables<'_>, Stream<'_>);
 
-/// Tensors of a stream as the kernel takes them.
+/// The tensors of a stream in the layout of the kernel.
 struct StreamTensors {
     qkv: Tensor,
     norm_q: Tensor,
@@ -66,8 +66,8 @@ impl StreamTensors {
     }
 }
 
-/// Queries, keys and values of each row's text, then of its image, `[tokens, dim]` each. Where there is no text, the
-/// values stay where they are.
+/// Queries, keys and values of each row's text, then of its image, `[tokens, dim]` each. Without text the values stay
+/// in place.
 pub(super) fn joint(gpu: &Gpu, inputs: &JointAttention<'_>) -> Result<[Tensor; 3]> {
     let (text, image, dim) = (inputs.text.rows, inputs.image.rows, inputs.image.qkv.dim(1)? / 3);
     let (tokens, parts) = (text.total() + image.total(), if text.total() == 0 { 2 } else { 3 });
@@ -106,19 +106,19 @@ pub(super) fn joint(gpu: &Gpu, inputs: &JointAttention<'_>) -> Result<[Tensor; 3
     Ok([out.get(0)?, out.get(1)?, v])
 }
 
-/// Heads that are turned by half-split RoPE.
+/// Heads that half-split RoPE rotates.
 pub(super) struct Turned<'t> {
     /// `[tokens, (num_heads + 2 * num_kv_heads) * head_dim]`: queries, keys, values side by side.
     pub(super) qkv: &'t Tensor,
     pub(super) norms: Option<HeadNorms<'t>>,
-    /// `[tokens, head_dim / 2]`, as `sin`.
+    /// `[tokens, head_dim / 2]`, like `sin`.
     pub(super) cos: &'t Tensor,
     pub(super) sin: &'t Tensor,
-    /// Of queries, and of keys and values.
+    /// The numbers of query heads, and of key and value heads.
     pub(super) heads: (usize, usize),
 }
 
-/// Views of queries, keys and values, of which the values stay where they are.
+/// Returns views of rotated queries and keys, and of the values, which stay in place.
 pub(super) fn turned(gpu: &Gpu, inputs: &Turned<'_>) -> Result<[Tensor; 3]> {
     let (qkv, (num_heads, num_kv_heads)) = (dense(inputs.qkv)?, inputs.heads);
     let (tokens, width) = qkv.dims2()?;

@@ -1,4 +1,4 @@
-//! What the cached step asks of tensors: `cuda/step.cu`. All rows of a step share a launch.
+//! Tensor operations of the cached step: `cuda/step.cu`. All rows of a step share a launch.
 
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Result, Tensor};
@@ -18,13 +18,13 @@ const MAX_SUMS: usize = 48;
 const MAX_TERMS: usize = 128;
 const MAX_PARTS: usize = 128;
 
-/// Numbers that are worth a block of their own, and blocks a row at most: some for each of a large card's 130
-/// processors.
+/// The numbers that are worth a block of their own, and the largest number of blocks per row: several for each of a
+/// large card's 130 multiprocessors.
 const NUMBERS_A_PIECE: usize = 8192;
 const MAX_PIECES: usize = 512;
 const BLOCK: usize = 256;
 
-/// `Compared` of `step.cu`, whose layout it has.
+/// `Compared` of `step.cu`, with the same layout.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Compared<'t> {
@@ -41,7 +41,7 @@ impl Compared<'_> {
 #[repr(C)]
 struct Rows<'t>([Compared<'t>; MAX_ROWS]);
 
-// SAFETY: addresses and integers, laid out as the kernel has them.
+// SAFETY: addresses and integers in the layout of the kernel.
 unsafe impl DeviceRepr for Rows<'_> {}
 
 #[derive(Clone, Copy)]
@@ -85,12 +85,12 @@ unsafe impl DeviceRepr for Parts<'_> {}
 
 argument!(Rows<'_>, Sums<'_>, Parts<'_>);
 
-/// Into how many pieces a row is cut, by its own length alone.
+/// The number of pieces of a row, which depends only on its length.
 fn pieces(length: usize) -> usize {
     length.div_ceil(NUMBERS_A_PIECE).min(MAX_PIECES)
 }
 
-/// Whether a kernel takes these tensors, each in whole vectors.
+/// Whether the kernels support these tensors, each in whole vectors.
 fn are_served<'t>(mut tensors: impl Iterator<Item = &'t Tensor>) -> bool {
     let Some(first) = tensors.next() else { return false };
     let dtype = first.dtype();
@@ -118,7 +118,7 @@ pub(super) fn residual_diffs(rows: &[(&Tensor, &Tensor)]) -> Result<Option<Vec<f
     Ok(Some(pieces.iter().enumerate().map(of_row).collect()))
 }
 
-/// `[rows, max_pieces, 2]`: the sums of each piece, anything where a row has fewer pieces.
+/// The sums of each piece, `[rows, max_pieces, 2]`. Entries past the pieces of a row are unspecified.
 fn abs_sums(rows: &[[Tensor; 2]], pieces: &[usize], max_pieces: usize) -> Result<Tensor> {
     let gpu = gpu(&rows[0][0])?;
     let sums = gpu.output((rows.len(), max_pieces, 2), DType::F32)?;
@@ -157,7 +157,7 @@ pub(super) fn weighted_sums(sums: &[Terms<'_>]) -> Result<Option<Vec<Tensor>>> {
     Ok(Some(outs))
 }
 
-/// How many of these sums fit into a launch.
+/// The number of these sums that fit into one launch.
 fn num_sums(sums: &[Vec<(f32, Tensor)>]) -> usize {
     let ends = sums.iter().scan(0, |terms, sum| {
         *terms += sum.len();

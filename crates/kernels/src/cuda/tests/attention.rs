@@ -1,4 +1,4 @@
-//! Attention by every method, and rows that know nothing of each other.
+//! Attention by every method, and the independence of rows.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::operands::{AttentionStream, CausalAttention, HeadNorms, JointAttentio
 use crate::testing::{assert_close, numbers, randn};
 use crate::{RopeTable, RowLayout, with_reference};
 
-/// Joint attention over rows of some text and image tokens.
+/// Operands of a joint attention over rows of text and image tokens.
 struct Joint {
-    /// qkv, norm of queries and norm of keys of the text, then of the image.
+    /// The qkv and the norms of queries and keys, of the text, then of the image.
     tensors: Vec<Tensor>,
     rows: [RowLayout; 2],
-    /// Angles of each row.
+    /// The angles of each row.
     angles: Vec<Tensor>,
     num_heads: usize,
 }
@@ -27,7 +27,7 @@ impl Joint {
         let rows = [RowLayout::new(text), RowLayout::new(image)];
         let width = 3 * num_heads * head_dim;
         let of_stream = |seed: u64, rows: &RowLayout| {
-            // Loud queries make softmax weights that differ.
+            // Large queries make softmax weights that differ.
             [randn(seed, (rows.total(), width)), (randn(seed + 1, head_dim) * 2.0).unwrap(), randn(seed + 2, head_dim)]
         };
         let tensors = [of_stream(1, &rows[0]), of_stream(4, &rows[1])].concat();
@@ -36,7 +36,7 @@ impl Joint {
         Joint { tensors, rows, angles, num_heads }
     }
 
-    /// One row alone.
+    /// The operands of one row alone.
     fn row(&self, row: usize) -> Joint {
         let range = |i: usize| self.rows[i].range(row);
         let mut tensors = self.tensors.clone();
@@ -64,7 +64,7 @@ impl Joint {
         JointAttention { text, image, rope, num_heads: self.num_heads, eps: 1e-6, products: Products::F32 }
     }
 
-    /// By each method that takes the type, its name first.
+    /// The results on the device by each method that supports the type, with its name.
     fn on_device(&self, dtype: DType) -> Vec<(&'static str, [Tensor; 2])> {
         let ([tensors, _], rope) = (both(&self.tensors, dtype), self.tables(device()));
         let inputs = self.inputs(&tensors, &rope);
@@ -109,7 +109,7 @@ fn joint_attention_agrees_by_every_method() {
     }
 }
 
-/// Heads that share keys, padding, norms and none.
+/// Shared key heads, padding, with and without norms.
 #[test]
 fn causal_attention_agrees_by_every_method() {
     for (tokens, valid, heads, head_dim) in
@@ -198,7 +198,7 @@ fn a_row_does_not_depend_on_its_company() {
     }
 }
 
-/// More rows than one launch takes, of which many are empty.
+/// More rows than fit into one launch, many of them empty.
 #[test]
 fn rows_beyond_a_launch_are_served_too() {
     let lengths: Vec<usize> = (0..70).map(|row| row % 3).collect();

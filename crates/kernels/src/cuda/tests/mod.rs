@@ -1,6 +1,6 @@
-//! Every kernel against candle's operations on the CPU, on ragged rows, in both float types.
+//! Every kernel compared with candle's operations on the CPU, on ragged rows, in both float types.
 //!
-//! They need a device, or a driver that pretends to be one.
+//! The tests need a device or an emulated driver.
 
 mod attention;
 mod step;
@@ -17,25 +17,25 @@ use crate::{RowLayout, with_reference};
 
 pub(super) const TYPES: [DType; 2] = [DType::F32, DType::BF16];
 
-/// One device with a stream of its own for all tests.
+/// One device with its own stream for all tests.
 pub(super) fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| Device::new_cuda_with_stream(0).unwrap())
 }
 
-/// How far a result may be from that of f32 operations on the same numbers.
+/// The largest deviation from f32 operations on the same numbers.
 fn tolerance(dtype: DType) -> f32 {
     if dtype == DType::F32 { 4e-6 } else { 6e-3 }
 }
 
-/// The numbers that `dtype` keeps of `tensors`: on the device in that type, and on the CPU in f32.
+/// The tensors rounded to `dtype`: on the device in that type, and on the CPU in f32.
 fn both(tensors: &[Tensor], dtype: DType) -> [Vec<Tensor>; 2] {
     let rounded: Vec<Tensor> = tensors.iter().map(|t| t.to_dtype(dtype).unwrap()).collect();
     let on_device = rounded.iter().map(|t| t.to_device(device()).unwrap()).collect();
     [on_device, rounded.iter().map(|t| t.to_dtype(DType::F32).unwrap()).collect()]
 }
 
-/// Compares what a kernel makes of `tensors` with what `reference` does, in both types.
+/// Compares the results of `kernel` and `reference` for `tensors`, in both types.
 #[track_caller]
 pub(super) fn check(
     name: &str,
@@ -53,7 +53,7 @@ pub(super) fn check(
     }
 }
 
-/// Shapes of several tokens a block, of one, of several pieces a thread; rows of which one is empty.
+/// Shapes with several tokens per block, with one, and with several pieces per thread.
 const SHAPES: [(usize, usize); 5] = [(1, 8), (7, 40), (13, 192), (21, 1032), (3, 4128)];
 
 pub(super) fn rows_of(tokens: usize) -> RowLayout {
@@ -145,7 +145,7 @@ fn group_norms_agree() {
     }
 }
 
-/// In f32 the mean of the squares less the square of the mean would be off by a third here.
+/// In f32 the mean of the squares minus the square of the mean would be off by a third here.
 #[test]
 fn a_variance_far_from_zero_keeps_its_digits() {
     let (weight, bias) = (randn(1, 8), randn(2, 8));

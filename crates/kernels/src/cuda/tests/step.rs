@@ -1,4 +1,4 @@
-//! What the cached step asks: diffs, sums, rows side by side, guidance.
+//! Operations of the cached step: diffs, sums, concatenated rows, guidance.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -8,7 +8,7 @@ use crate::cuda::Cuda;
 use crate::testing::{assert_close, numbers, randn};
 use crate::{Guided, RowLayout, Terms, with_reference};
 
-/// The numbers of each row now and before, in a type: on the device and on the CPU.
+/// The current and previous numbers of each row in a type, on the device and on the CPU.
 fn changes(lengths: &[usize], dim: usize, dtype: DType) -> [Vec<(Tensor, Tensor)>; 2] {
     let total = lengths.iter().sum();
     let before: Vec<_> = lengths.iter().zip(2..).map(|(tokens, seed)| randn(seed, (*tokens, dim))).collect();
@@ -41,7 +41,7 @@ fn check_diffs(lengths: &[usize], dim: usize) {
     }
 }
 
-/// The last are more than one launch takes, and many are empty.
+/// The last case has more rows than fit into one launch, many of them empty.
 #[test]
 fn diffs_agree() {
     let many: Vec<usize> = (0..70).map(|row| row % 3).collect();
@@ -63,7 +63,7 @@ fn a_row_s_diff_does_not_depend_on_its_company() {
     assert_eq!(diffs(&rows)[1], diffs(&rows[1..])[0]);
 }
 
-/// Rows of several lengths, sums of one term to many, and more of both than a launch takes.
+/// Rows of several lengths, sums of one term and of many, and more of both than fit into one launch.
 #[test]
 fn weighted_sums_agree() {
     let shapes = [(1usize, 8usize), (64, 160), (0, 8), (7, 24)];
@@ -98,7 +98,7 @@ fn weighted_sums_agree() {
     }
 }
 
-/// Views of some rows, one of them of none, and more parts than a launch takes.
+/// Views of some rows, one of them empty, and more parts than fit into one launch.
 #[test]
 fn rows_are_gathered_to_the_bit() {
     for dtype in TYPES {
@@ -114,7 +114,7 @@ fn rows_are_gathered_to_the_bit() {
     }
 }
 
-/// Requests of several sizes and scales, and more than a launch takes.
+/// Requests of several sizes and scales, and more than fit into one launch.
 #[test]
 fn guidance_agrees() {
     for (num_requests, channels) in [(1, 8), (5, 64), (2, 1032), (70, 16)] {
@@ -144,7 +144,7 @@ fn guidance_agrees() {
     }
 }
 
-/// Views that begin where a thread's read may not, or whose rows have gaps.
+/// Views that start at an unaligned address, or whose rows have gaps.
 #[test]
 fn views_are_read_where_they_begin() {
     let parts = |t: &Tensor| [t.narrow(1, 3, 16).unwrap(), t.narrow(0, 1, 8).unwrap().narrow(1, 8, 16).unwrap()];
