@@ -1,48 +1,50 @@
 #!/usr/bin/env bash
-# Makes Linux use the AMX of Bochs: edits Bochs's source, before it is built. Most edits are of how an operating system
-# keeps the tiles of its processes. Two are of what is computed, so the tests of int8 products, and of bf16 products
-# near the smallest normal number, are no judgement of Bochs's but of the manual as it is read here.
+# Patches the source of Bochs before it is built, so that Linux can use its AMX. Most edits concern how an operating
+# system saves the tiles of its processes. Two change arithmetic. So the tests of int8 products, and of bf16 products
+# near the smallest normal number, check the manual as it is read here rather than Bochs.
 #
 #   tests/amx/fix_bochs.sh path/to/bochs/source
 #
-# Written against the source of August 2026 (3.1, commit 783b58fd). An edit that finds nothing to edit is an error.
+# Written against the source of August 2026 (3.1, commit 783b58fd). An edit that changes nothing is an error.
 set -euo pipefail
 [ $# -eq 1 ] || { sed -n '2,8s/^# \?//p' "$0"; exit 2; }
 cd "$1/cpu"
 
-# edit FILE SCRIPT: sed's script must change the file.
+# edit FILE SCRIPT: applies a sed script, which must change the file.
 edit() {
     sed -E "$2" "$1" >"$1.edited"
     ! cmp -s "$1" "$1.edited" || { echo "$1: nothing to edit by $2" >&2; exit 1; }
     mv "$1.edited" "$1"
 }
 
-# Arithmetic: signed bytes are signed. (All four products of bytes take them as unsigned, against Intel's manual and the
-# tests that GCC has of these instructions.)
+# Arithmetic: treat signed bytes as signed. (All four byte products treat them as unsigned, contrary to Intel's manual
+# and to GCC's tests of these instructions.)
 edit avx/amx.cc '/ DPBDS[SU]\(/,/^}/ s/Bit32s\((xbyte\[.\])\)/Bit32s(Bit8s(\1))/
 / DPBD[SU]S\(/,/^}/ s/Bit32s\((ybyte\[.\])\)/Bit32s(Bit8s(\1))/'
-# Arithmetic: a difference of numbers of one exponent is flushed to zero only where it is not normal. (Those from the
-# smallest normal number to its double are, too; processors do not.)
+# Arithmetic: flush a difference of numbers with the same exponent to zero only if it is subnormal. (Bochs also flushes
+# differences from the smallest normal number to twice that number; processors do not.)
 edit softfloat3e/s_subMagsF32.cc 's/^( +if \(!expZ \&\& )sigDiff\)/\1(sigDiff<<shiftDist) < 0x00800000)/'
 
-# Shapes are saved as they are loaded: bytes of a row from byte 16 on, rows from byte 48 on. (They are the wrong way
-# round.)
+# Save shapes in the layout in which they are loaded: bytes per row from byte 16 on, rows from byte 48 on. (Bochs swaps
+# the two.)
 edit xsave.cc '/::xsave_tilecfg_state\(/,/^}/ {
     s/(tilecfg\.vmm16u\(8\+n\) += .*\.)rows;/\1bytes_per_row;/
     s/(tilecfg\.vmmubyte\(48\+n\) = .*\.)bytes_per_row;/\1rows;/
 }'
-# All sixteen rows of a tile are saved, not the first eight.
+# Save all sixteen rows of a tile, not only the first eight.
 edit xsave.cc 's/row < BX_TILE_REGISTERS/row < BX_TILE_MAX_ROWS/'
-# Tiles are in use when one is in use.
+# Tiles are in use if any tile is in use.
 edit xsave.cc 's/tile_use_tracker == 0\);.*/tile_use_tracker != 0);/'
-# The size that CPUID tells of a compact area counts the gaps before aligned parts: Linux compares it with its own.
+# The size that CPUID reports for a compacted area includes the gaps before aligned parts. Linux compares it with its
+# own.
 edit cpuid.cc '/::get_std_cpuid_xsave_leaf\(/,$ b
 /xsave_max_size_required_by_xsaves_features/,/^}/ s/^ +max_size \+= (xsave_restore\[n\])\.len;/    {\
       if (\1.attr \& BX_XSAVE_ALIGN64) max_size = (max_size + 63) \& ~63u;\
       max_size += \1.len;\
     }/'
 
-# XFD, without which Linux does not offer the tiles: a process's first use of them raises #NM, so that room is made.
+# Add XFD, without which Linux does not offer the tiles. A process's first use of them raises #NM, so that Linux makes
+# room.
 edit cpuid.cc '/EAX\[4\] - support for XFD/,/EBX\[31:00\]/ s/^( +leaf->eax \|= \(1<<3\);)/\1\
     if (is_cpu_extension_supported(BX_ISA_AMX))\
       leaf->eax |= (1<<4);/'

@@ -3,7 +3,7 @@
 #
 #   tests/amx/run.sh path/to/bochs path/to/vmlinuz [part of a test's name ...]
 #
-# Bochs from its source, which needs mending (fix_bochs.sh says how, and against which version):
+# Build Bochs from its source, which needs patches (fix_bochs.sh applies them and names the version):
 #
 #   tests/amx/fix_bochs.sh path/to/source && cd path/to/source &&
 #   ./configure --with-nogui --enable-x86-64 --enable-avx --enable-evex --enable-amx --enable-all-optimizations \
@@ -12,10 +12,10 @@
 # A Linux of at least 5.16 with the serial console and initramfs built in, such as that of Debian's package
 # linux-image-cloud-amd64. Also Debian's isolinux, syslinux-common, xorriso, cpio and busybox-static.
 #
-# The machine is started twice: as it is, where LATENTD_CPU=amx must be taken and no test may leave AMX out; and with a
-# Linux that lets nobody use the tiles (clearcpuid), where the set must not be there. BXSHARE names the folder of BIOS
-# images, by default bios beside bochs; TEST_BINARY a test binary, by default it is built; TIME_LIMIT the most seconds
-# of each start.
+# The machine starts twice. The first time LATENTD_CPU=amx must be accepted and no test may skip AMX. The second time
+# Linux permits no use of the tiles (clearcpuid), and the set must be missing. BXSHARE names the folder of BIOS images,
+# by default bios next to bochs; TEST_BINARY names a test binary, built by default; TIME_LIMIT is the most seconds of
+# each start.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 [ $# -ge 2 ] || { sed -n '2,18s/^# \?//p' "$0"; exit 2; }
@@ -29,13 +29,13 @@ trap 'exit 130' INT TERM
 
 die() { printf '%s\n' "$1" >&2; exit 1; }
 
-# The path of the crate's unit tests.
+# Prints the path of the crate's unit tests.
 build_tests() {
     (cd "$root" && cargo test --release --locked -p kernels --lib --no-run --message-format=json) |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
 
-# The system without its job: the tests, the libraries that they load, and a shell.
+# The system without its init script: the tests, the libraries that they load, and a shell.
 make_system() {
     local library
     mkdir -p "$work/system"/{bin,proc,sys,dev,tmp}
@@ -46,14 +46,14 @@ make_system() {
     done
 }
 
-# make_image "VARIABLE=VALUE ..." FEATURES TEST...: a disk that starts the system without these features of the
-# processor, by their numbers in Linux, and whose first process runs tests. Two threads on the one processor, so that
-# tiles are kept over switches of threads.
+# make_image "VARIABLE=VALUE ..." FEATURES TEST...: makes a disk that starts the system without these processor
+# features, given by their numbers in Linux, and runs tests as its first process. Two threads share the one processor,
+# so that tiles must survive context switches.
 make_image() {
     local environment=$1 without=$2 never=0x7fffffffffff
     shift 2
-    # Where Linux uses `rep movsb` and `rep stosb` Bochs overwrites its code, for a reason that is not known. The features
-    # are erms, fsrm and rep_good; the C library asks the processor itself.
+    # If Linux uses `rep movsb` and `rep stosb`, Bochs overwrites its code, for an unknown reason. The features are
+    # erms, fsrm and rep_good. The C library asks the processor itself.
     environment+=" GLIBC_TUNABLES=glibc.cpu.x86_rep_movsb_threshold=$never:glibc.cpu.x86_rep_stosb_threshold=$never"
     without=297,580,112${without:+,$without}
     cat >"$work/system/init" <<INIT
@@ -66,7 +66,7 @@ echo "Linux \$(busybox uname -r), \$(busybox grep -m 1 'model name' /proc/cpuinf
 echo "has \$(busybox grep -o 'amx_[a-z0-9]*' /proc/cpuinfo | busybox sort -u | busybox xargs)"
 RAYON_NUM_THREADS=2 RUST_BACKTRACE=0 $environment /tests --test-threads=1 --nocapture $*
 echo "exit status of the tests: \$?"
-# What was said has a slow line to go through.
+# The output goes through a slow serial line.
 busybox sleep 2
 busybox poweroff -f
 INIT
@@ -85,7 +85,7 @@ BOOT
         -boot-info-table -isohybrid-mbr /usr/lib/ISOLINUX/isohdpfx.bin "$work/disk" >"$work/xorriso.log" 2>&1 || die "$(cat "$work/xorriso.log")"
 }
 
-# Runs the machine until it switches itself off; what it says goes to a file, and here.
+# Runs the machine until it powers off. Its output goes to a file and to stdout.
 start() {
     cat >"$work/machine" <<MACHINE
 romimage: file=$bios/BIOS-bochs-latest

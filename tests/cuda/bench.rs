@@ -1,4 +1,5 @@
-//! `latentd bench --synthetic` on the GPU: a model whose weights are made there, and what it says of the GPU's time and memory.
+//! `latentd bench --synthetic` on the GPU: a model with weights generated there, and the time and memory of the GPU
+//! that it reports.
 
 use std::process::Command;
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 use crate::counts::{are_counted, of_step};
 use crate::runs::alone;
 
-/// The figures of a tiny model, of the shape of the goldens' and of one row a step.
+/// The figures of a tiny model with the shape of the goldens' and one row per step.
 fn figures(model: &str, arguments: &[&str]) -> Option<Value> {
     let Some(program) = std::env::var_os("LATENTD") else {
         println!("skipped: LATENTD names no program");

@@ -1,4 +1,4 @@
-//! What a step may ask of the driver at most: `bounds.json`, to be lowered as kernels are fused.
+//! Upper bounds of a step's calls to the driver: `bounds.json`, to be lowered as kernels are fused.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,13 @@ use crate::runs::{GPU, MODELS, alone, load, one_row, picture};
 #[derive(Clone, Copy)]
 enum Third {
     Uncached,
-    /// As the cache's mask has it. A computed step keeps its residuals.
+    /// Computed by the cache's mask. A computed step keeps its residuals.
     Computed,
     Reused,
-    /// Computed, since it was found to differ.
+    /// Computed, because it was found to differ.
     Measured,
-    /// Reused, since it was found to be similar: of FLUX.2 the first list alone, the other changes more than any threshold
-    /// allows.
+    /// Reused, because it was found to be similar. For FLUX.2 that is only the first list: the other list changes more
+    /// than any threshold allows.
     Similar,
 }
 
@@ -31,7 +31,7 @@ const STEPS: [(&str, Third); 5] = [
     ("similar", Third::Similar),
 ];
 
-/// The cache of so many steps, all of which but perhaps the third are computed.
+/// The configuration of a cache that computes all of `steps` steps, except perhaps the third.
 fn cache(steps: i64, third: Third) -> Option<String> {
     let of_third = match third {
         Third::Uncached => return None,
@@ -59,7 +59,7 @@ fn a_step_asks_no_more_of_the_driver_than_its_bound() {
     assert!(over.is_empty(), "{}", over.join("\n"));
 }
 
-/// What of these counts is over its bound.
+/// The counts that exceed their bounds.
 pub fn over_bound(case: &str, found: &Counts) -> Vec<String> {
     let bounds: BTreeMap<String, Counts> = serde_json::from_str(include_str!("bounds.json")).unwrap();
     let most = |name: &str| bounds.get(case).and_then(|bound| bound.get(name)).copied().unwrap_or(0);
@@ -67,7 +67,7 @@ pub fn over_bound(case: &str, found: &Counts) -> Vec<String> {
     over.map(|(name, found)| format!("{case}: {found} {name}, and {} are allowed", most(name))).collect()
 }
 
-/// What one step takes of so many requests together.
+/// The counts of one step of `num_requests` requests together.
 fn of_company(pipeline: &mut AnyPipeline, num_requests: i64) -> Counts {
     let request = |seed| {
         let draft = RequestDraft {
@@ -98,7 +98,7 @@ fn company_asks_for_no_more_launches() {
     let mut pipeline = load("qwen-image", GPU, DtypeName::Bf16, None).into_pipeline();
     let [two, five] = [2, 5].map(|num_requests| of_company(&mut pipeline, num_requests));
     println!("counts: qwen-image, bf16, five requests, uncached step: {}", told(&five));
-    // Each has latents of its own.
+    // Each request has its own latents, so allocations may differ.
     for name in five.keys().filter(|name| *name != "allocations") {
         assert_eq!(five[name], two[name], "{name}");
     }

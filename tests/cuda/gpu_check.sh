@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# What is to be run on a machine with an NVIDIA GPU that has neither Rust nor a network: kernels against their references,
-# pictures against diffusers', full-size models with made-up weights, and PyTorch beside them.
+# Checks for a machine with an NVIDIA GPU but without Rust and without a network: kernels against their references,
+# pictures against diffusers', full-size models with synthetic weights, and PyTorch for comparison.
 #
-#   tests/cuda/gpu_check.sh pack FOLDER                builds here, and gathers what is needed there: 60 MiB at most
-#   FOLDER/gpu_check.sh run FOLDER OUT [PART...]       runs there what OUT does not have yet, then prints the table
-#   FOLDER/gpu_check.sh table OUT                      prints it again
+#   tests/cuda/gpu_check.sh pack FOLDER                builds here and packs what the other machine needs: at most 60 MiB
+#   FOLDER/gpu_check.sh run FOLDER OUT [PART...]       runs there the parts that OUT lacks, then prints the table
+#   FOLDER/gpu_check.sh table OUT                      prints the table again
 #
-# A part that has ended well is not run again, so that a run may be cut off and started anew. It needs the driver, and where the
-# loader or Python's packages (nvidia-cublas, nvidia-curand; PyTorch brings them) have them the libraries of CUDA 13.
+# A part that has succeeded does not run again, so a run may be interrupted and restarted. It needs the driver, and the
+# libraries of CUDA 13 from the loader's path or from Python's packages (nvidia-cublas, nvidia-curand; PyTorch brings them).
 #
-# GPU_CHECK_SECONDS (540) is what a run may take: a part that may not end in time is left to the next. GPU_CHECK_QUICK=1
-# has tiny models in place of large ones: for the emulator. PYTHON is the python3 that has torch, if one has.
+# GPU_CHECK_SECONDS (540) is the time limit of a run: a part that may exceed it is left to the next run. GPU_CHECK_QUICK=1
+# uses tiny models in place of large ones, for the emulator. PYTHON is the python3 that has torch, if one has.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
@@ -33,10 +33,10 @@ pack() {
     if [ ! -x "${CUDA_HOME:-}/bin/nvcc" ]; then
         eval "$("$here/toolkit.sh" "${CUDA_TOOLKIT:-$target/toolkit}")"
     fi
-    # Candle's kernels as PTX that every GPU since Ampere takes, without those that nothing here calls; ours as machine code.
+    # candle's kernels are PTX for every GPU since Ampere, without those that nothing here calls. Ours are machine code.
     export CUDA_COMPUTE_CAP=80 LATENTD_CUDA_ARCHS=${LATENTD_CUDA_ARCHS:-80 90a} NVCC=$here/nvcc_without_gguf.sh
     export CARGO_TARGET_DIR=${GPU_CHECK_TARGET:-$target/pack}
-    # LATENTD_GOLDENS says where the goldens are there.
+    # LATENTD_GOLDENS names the folder of the goldens on the other machine.
     local packages=(--release --locked -p kernels -p tests --features 'kernels/cuda tests/cuda')
     cargo build --bin latentd -p latentd "${packages[@]}"
     cargo test --no-run --lib --test cuda "${packages[@]}" --message-format json >"$target/built"
@@ -61,7 +61,7 @@ pack() {
     [ "$bytes" -le "$most_bytes" ] || die "gpu check: that is more than $((most_bytes >> 20)) MiB"
 }
 
-# The executable of a target, by its kind and name, of what cargo says on stdin.
+# built KIND NAME: the executable of a target, by cargo's messages on stdin.
 built() {
     "$python" -c 'import json, sys
 for line in sys.stdin:
@@ -71,7 +71,7 @@ for line in sys.stdin:
         print(found["executable"])' "$@" | tail -n 1
 }
 
-# The built-in model's weights are in two of the programs: a window that spans both keeps them once.
+# The built-in model's weights are in two of the programs. A window that spans both stores them once.
 compressed() {
     "$python" -c 'import lzma, sys, tarfile
 filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 192 << 20}]
@@ -97,13 +97,14 @@ print(":".join(glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib")))')
     unset EMULATOR_COUNTS
 }
 
-# part NAME SECONDS COMMAND...: what it prints is kept, and whether it ended well. One that was not asked for is not run.
+# part NAME SECONDS COMMAND...: runs a part, and keeps its output and whether it succeeded. Skips a part that was not
+# requested.
 part() {
     local name=$1 most=$2 status=0
     shift 2
     if [ ${#wanted[@]} -gt 0 ] && [[ " ${wanted[*]} " != *" $name "* ]]; then return; fi
     [ ! -e "$out/$name.done" ] || return 0
-    # The emulator takes its time.
+    # The emulator is slow.
     [ -z "${GPU_CHECK_QUICK:-}" ] || most=$((4 * most))
     if [ $((SECONDS + most)) -gt "$seconds" ]; then
         echo "gpu check: $name is left to the next run: it may take $most s"
@@ -139,15 +140,15 @@ bench() {
     part "$name" 90 "$LATENTD" bench --synthetic "$model" --device cuda --json "$@"
 }
 
-# The guide's defaults as a mask of so many steps: what they reuse where every difference is small, since those of made-up
-# weights are not. Nothing is measured then, so that a readback a step is not in it.
+# The guide's defaults as a mask of $1 steps: what they reuse if every difference is small, which those of synthetic
+# weights are not. Nothing is measured then, so that a step includes no readback.
 guide_at_best() {
     "$LATENTD" cache plan --steps "$1" --json | "$python" -c 'import json, sys
 mask = [int(step == "1") for step in json.load(sys.stdin)["best_case"]]
 print(json.dumps({"steps_computation_mask": mask, "scm_steps_policy": "static"}))'
 }
 
-# The same in products of 8-bit floats, where the program has them.
+# The same with products of 8-bit floats, if the program has them.
 bench_fp8() {
     if "$LATENTD" bench --help | grep -q fp8; then
         bench "$@" --quantization fp8

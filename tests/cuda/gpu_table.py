@@ -2,7 +2,7 @@
 
     python3 tests/cuda/gpu_table.py OUT
 
-Every figure is one that a part wrote; a part that failed, or was not run, says so.
+Every figure comes from the output of a part. A part that failed or was not run is marked.
 """
 
 import json
@@ -28,7 +28,7 @@ def text(path):
 
 
 def names(out, prefixes):
-    """The parts that ended one way or the other, by their outputs."""
+    """The parts that have ended, by their outputs."""
     return sorted(path.stem for path in out.glob("*.out") if path.stem.startswith(prefixes))
 
 
@@ -52,7 +52,7 @@ def print_checks(out):
 
 
 def json_of(out, name):
-    """What a part found, and why it found nothing."""
+    """The result of a part, or the reason why it has none."""
     if state(out, name) != "ok":
         return None, state(out, name)
     found = json.loads(text(out / f"{name}.out").splitlines()[-1])
@@ -86,7 +86,7 @@ def print_benches(out):
 
 
 def outside(step):
-    """Time of a step without a kernel, at least and at most, in its share."""
+    """The share of a step's time without a kernel: lower and upper bound."""
     device = step["device"]
     if not device:
         return ""

@@ -1,8 +1,9 @@
-//! The whole on an NVIDIA GPU, or on the emulated one, as `tests/cuda/run.sh` has it: pictures against the CPU's, what a
-//! step asks of the driver, and what is said where something is missing.
+//! The whole program on an NVIDIA GPU, or on the emulated one of `tests/cuda/run.sh`: pictures compared with the CPU's,
+//! the driver calls of a step, and the messages if something is missing.
 //!
-//! `EMULATOR_COUNTS` names the file of the emulator's counts, `LATENTD` a program built with CUDA; what needs one of them
-//! says that it is skipped without. `LATENTD_GOLDENS` names the folder of the tiny models, where it is not the repository's.
+//! `EMULATOR_COUNTS` names the file of the emulator's counts, `LATENTD` a program built with CUDA. Tests that need one
+//! of them print that they are skipped without it. `LATENTD_GOLDENS` names the folder of the tiny models if it is not
+//! the repository's.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 

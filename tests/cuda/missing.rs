@@ -1,11 +1,12 @@
-//! A program with CUDA on machines that lack something: one line, no backtrace, and the CPU where it was not asked for a
-//! GPU.
+//! A program with CUDA on machines that lack something. It prints one line without a backtrace, and uses the CPU unless
+//! a GPU was requested.
 
 use std::process::{Command, Output};
 
 use crate::runs::checkpoint;
 
-/// The program that `LATENTD` names, making a picture of the tiny Qwen-Image. `emulated` leaves the emulator in its way.
+/// Runs the program that `LATENTD` names to make a picture with the tiny Qwen-Image. `emulated` keeps the emulator in
+/// its library path.
 fn generate(arguments: &[&str], emulated: bool, variables: &[(&str, &str)]) -> Option<Output> {
     let Some(program) = std::env::var_os("LATENTD") else {
         println!("skipped: LATENTD names no program");
@@ -22,7 +23,7 @@ fn generate(arguments: &[&str], emulated: bool, variables: &[(&str, &str)]) -> O
     Some(command.envs(variables.iter().copied()).output().unwrap())
 }
 
-/// What is printed on stderr, where that is a single line; the exit code is 1.
+/// The message on stderr, which must be a single line with exit code 1.
 #[track_caller]
 fn refusal(arguments: &[&str], emulated: bool, variables: &[(&str, &str)]) -> Option<String> {
     let output = generate(arguments, emulated, variables)?;
@@ -84,7 +85,7 @@ fn a_gpu_without_eight_bit_floats_is_told_from_one_that_has_them() {
     for words in ["`--quantization fp8` needs", "8.9 (Ada)", "has 8.6"] {
         assert!(message.contains(words), "{words}: {message}");
     }
-    // Ada's has the scales of rows and outputs applied by a kernel.
+    // On Ada a kernel applies the scales of rows and outputs.
     for capability in ["89", "90"] {
         let Some(output) = generate(&with_fp8, true, &[("EMULATOR_CAPABILITY", capability)]) else { return };
         assert!(output.status.success(), "{capability}: {}", String::from_utf8_lossy(&output.stderr));
@@ -93,7 +94,7 @@ fn a_gpu_without_eight_bit_floats_is_told_from_one_that_has_them() {
 
 #[test]
 fn a_gpu_with_too_little_memory_is_refused() {
-    // Told before anything is loaded; the tiny model takes less when the blocks are not on the GPU.
+    // Reported before anything is loaded. The tiny model takes less if the blocks are not on the GPU.
     is_refused("cuda", true, &[("EMULATOR_MEMORY", "100000")], &["of its memory are needed", "97.7 KiB are free"]);
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# NVCC=…/nvcc_without_gguf.sh: nvcc, but candle's kernels of GGUF and of mixtures of experts, minutes to compile and called
-# by nothing here, become functions that abort. For checks alone: a program that is given away has the real ones.
+# NVCC=…/nvcc_without_gguf.sh: nvcc, except that candle's kernels of GGUF and of mixtures of experts become functions
+# that abort. They take minutes to compile, and nothing here calls them. For checks only: a released program has the
+# real ones.
 set -euo pipefail
 nvcc=$CUDA_HOME/bin/nvcc
 source='' object='' before='' compiles=''
@@ -18,7 +19,7 @@ yes:*moe_*.cu | yes:*mmq_*.cu | yes:*mmvq_gguf.cu) ;;
 esac
 {
     echo '#include <stdlib.h>'
-    # One of the files has them all.
+    # One of the files provides them all.
     if [[ $source == *mmvq_gguf.cu ]]; then
         grep -oE 'fn [a-z_0-9]+ *\(' "$(dirname "$source")/ffi.rs" | sed -E 's/fn ([a-z_0-9]+).*/void \1(void) { abort(); }/' | sort -u
     fi

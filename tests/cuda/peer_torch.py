@@ -3,12 +3,12 @@
     python3 tests/cuda/peer_torch.py --latentd target/release/latentd --model qwen-image --size 1024x1024
     python3 tests/cuda/peer_torch.py --check            # the networks below against diffusers', on the CPU
 
-Both have made-up weights of the same shapes. PyTorch's side is written here with no library beside torch: bf16 products by its
-own cuBLAS, attention by scaled_dot_product_attention with the fastest backend that it has here, each block compiled by
-torch.compile. A step is what a picture's step is: with guidance two rows, which both sides compute as one batch. Rounds
-alternate, and the figure is the median over all of them; a ratio is latentd / PyTorch, below 1 latentd is faster.
+Both have synthetic weights of the same shapes. PyTorch's side is written here with torch alone: bf16 products by its own
+cuBLAS, attention by scaled_dot_product_attention with its fastest backend on this machine, and each block compiled by
+torch.compile. A step is a denoising step of a picture: with guidance two rows, which both sides compute as one batch. Rounds
+alternate, and a figure is the median over all rounds. A ratio is latentd / PyTorch; below 1 latentd is faster.
 
-`--layers N --device cpu` compares a pass of one row of so many blocks, for machines without a GPU.
+`--layers N --device cpu` compares a pass of one row through N blocks per list, for machines without a GPU.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def modulated(x, shift, scale):
 
 
 def rotated(x, cos, sin):
-    """Neighbouring features as complex numbers, turned: `x` is [rows, tokens, heads, head_dim]."""
+    """Rotates neighbouring features as complex numbers. `x` is [rows, tokens, heads, head_dim]."""
     pairs = x.float().unflatten(-1, (-1, 2))
     real, imaginary = pairs[..., 0], pairs[..., 1]
     turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
@@ -56,7 +56,7 @@ def attend(q, k, v, rope):
 
 
 class JointAttention(nn.Module):
-    """Two streams, each with projections of its own, attend to both."""
+    """Two streams, each with its own projections, that attend to both."""
 
     def __init__(self, dim, head_dim, bias):
         super().__init__()
@@ -346,7 +346,7 @@ def inputs(model, shape, rows, grid, text_tokens, device, dtype):
 
 @contextlib.contextmanager
 def backend(args, model, given):
-    """The fastest attention that there is for these shapes."""
+    """Selects the fastest available attention for these shapes."""
     hidden, text, _, _ = given
     if hidden.device.type == "cpu":
         yield "torch's default"
@@ -373,7 +373,7 @@ def backend(args, model, given):
 
 
 def step(model, given, device):
-    """Milliseconds of a pass of all rows."""
+    """The milliseconds of a pass of all rows."""
 
     def wait():
         if device.type == "cuda":
@@ -387,7 +387,7 @@ def step(model, given, device):
 
 
 def latentd_steps(args):
-    """One round of latentd: the median of its steps, or nothing where there is no latentd."""
+    """One round of latentd: the median of its steps; empty without latentd."""
     if not args.latentd:
         return []
     command = [args.latentd, "bench", "--synthetic", args.model, "--size", args.size, "--device", args.device]
@@ -398,7 +398,7 @@ def latentd_steps(args):
 
 
 def check():
-    """Small networks of both kinds with diffusers' weights have diffusers' outputs."""
+    """Checks that small networks of both kinds with diffusers' weights have diffusers' outputs."""
     import diffusers
 
     torch.manual_seed(0)

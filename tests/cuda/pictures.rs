@@ -1,4 +1,4 @@
-//! Whole pictures: text encoder, steps and VAE on the GPU, against the CPU's.
+//! Whole pictures on the GPU, from text encoder to VAE, compared with the CPU's.
 
 use diffusion::RgbImage;
 use latentd::DtypeName;
@@ -6,15 +6,15 @@ use latentd::DtypeName;
 use crate::runs::{GPU, MODELS, alone, checkpoint, load, load_fp8, one_row, picture};
 use latentd::{DeviceName, Omni, OmniDiffusionSamplingParams};
 
-/// Of six steps three are reused, whatever the numbers: rounding must not change what is compared.
+/// Reuses three of six steps, whatever the numbers are: rounding must not change which steps are compared.
 pub const EVERY_SECOND: &str = r#"{"steps_computation_mask": [1, 1, 0, 1, 0, 0], "scm_steps_policy": "static"}"#;
-/// What is reused is decided by numbers, which are read back.
+/// Decides on reuse by numbers that are read back.
 pub const BY_DIFFERENCE: &str = r#"{"max_warmup_steps": 2, "residual_diff_threshold": 1}"#;
-/// Forecasts of a mask's steps.
+/// Forecasts the steps that a mask reuses.
 const FORECAST: &str =
     r#"{"steps_computation_mask": [1, 1, 1, 0, 1, 0], "scm_steps_policy": "static", "enable_taylorseer": true}"#;
 
-/// How far two pictures are apart, in levels of 255.
+/// The difference of two pictures, in levels of 255.
 #[derive(Debug)]
 pub struct Apart {
     pub most: u8,
@@ -28,7 +28,7 @@ pub fn apart(a: &RgbImage, b: &RgbImage) -> Apart {
     Apart { most: apart.max().unwrap(), mean: sum / a.pixels.len() as f64 }
 }
 
-/// The same picture by the CPU in f32 and by the GPU in `dtype`. Both have to have reused the same steps.
+/// Compares a picture by the CPU in f32 with the same by the GPU in `dtype`. Both must have reused the same steps.
 fn compare(model: &str, dtype: DtypeName, cache: Option<&str>, params: &OmniDiffusionSamplingParams) -> Apart {
     let made = |device, dtype| picture(&mut load(model, device, dtype, cache), params.clone());
     let (ours, our_steps) = made(GPU, dtype);
@@ -77,8 +77,8 @@ fn pictures_in_bf16_are_near_the_cpus_of_f32() {
     assert!(apart.mean <= 1.5 && apart.most <= 24, "two rows a step: {apart:?}");
 }
 
-/// Beside the CPU's emulation. A sum in another order may round a number of the next layer the other way, so that f32 is
-/// no nearer than it is.
+/// Compares with the CPU's emulation. A sum in another order may round a number of the next layer the other way, so f32
+/// comes no nearer than this.
 #[test]
 fn pictures_in_fp8_are_near_those_of_the_emulation() {
     let _alone = alone();

@@ -1,4 +1,4 @@
-//! A tiny model and what is asked of it.
+//! Tiny models, and the pictures that the tests make with them.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use diffusion::{RgbImage, StepReport};
 pub const MODELS: [&str; 2] = ["qwen-image", "flux2-klein"];
 pub const GPU: DeviceName = DeviceName::Cuda(0);
 
-/// Holds every other test of this process back: counts are of all of it.
+/// Blocks every other test of this process, because counts cover the whole process.
 pub fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -29,12 +29,12 @@ pub fn checkpoint(model: &str) -> String {
     goldens().join("models").join(model).to_str().unwrap().to_owned()
 }
 
-/// A tiny model, whose steps are cached as `cache` says, if it says anything.
+/// Loads a tiny model, with a cache configured by `cache` if it is given.
 pub fn load(model: &str, device: DeviceName, dtype: DtypeName, cache: Option<&str>) -> Omni {
     builder(model, device, dtype, cache).build().unwrap_or_else(|err| panic!("{model}: {err}"))
 }
 
-/// How to load it.
+/// The builder of such a model.
 pub fn builder(model: &str, device: DeviceName, dtype: DtypeName, cache: Option<&str>) -> OmniBuilder {
     let flags = CacheFlags {
         cache_backend: cache.map(|_| CacheBackend::CacheDit),
@@ -44,13 +44,13 @@ pub fn builder(model: &str, device: DeviceName, dtype: DtypeName, cache: Option<
     Omni::builder().model(checkpoint(model)).device(device).dtype(dtype).cache_flags(flags)
 }
 
-/// A tiny model in products of eight-bit floats, whose steps are not cached.
+/// Loads a tiny model with products of eight-bit floats and without a cache.
 pub fn load_fp8(model: &str, device: DeviceName, dtype: DtypeName) -> Omni {
     let builder = Omni::builder().model(checkpoint(model)).device(device).dtype(dtype);
     builder.quantization(QuantizationName::Fp8).build().unwrap_or_else(|err| panic!("{model}: {err}"))
 }
 
-/// One row a step: no guidance.
+/// Parameters with one row per step: no guidance.
 pub fn one_row(steps: i64) -> OmniDiffusionSamplingParams {
     OmniDiffusionSamplingParams {
         num_inference_steps: Some(steps),
@@ -62,7 +62,7 @@ pub fn one_row(steps: i64) -> OmniDiffusionSamplingParams {
     }
 }
 
-/// A picture and what its steps did.
+/// Makes a picture and returns it with the reports of its steps.
 pub fn picture(omni: &mut Omni, params: OmniDiffusionSamplingParams) -> (RgbImage, Vec<StepReport>) {
     let mut images = omni.generate("a fox on a green background", params).unwrap();
     let image = images.remove(0);

@@ -1,4 +1,4 @@
-//! A running server of the tiny Qwen-Image, by the program that `LATENTD` names.
+//! A running server with the tiny Qwen-Image, by the program that `LATENTD` names.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::runs::checkpoint;
 
-/// How long a server may take to start, or to come back: the emulator is slow.
+/// The time that a server may take to start or to recover. The emulator is slow.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// Killed with the value.
+/// The server process, killed on drop.
 pub struct Server {
     child: Child,
     address: String,
@@ -20,7 +20,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// On these devices with more arguments and variables, once it is ready.
+    /// Starts a server on these devices with more arguments and variables, and waits until it is ready.
     pub async fn start(device: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Option<Self> {
         let Some(program) = std::env::var_os("LATENTD") else {
             println!("skipped: LATENTD names no program");
@@ -44,7 +44,7 @@ impl Server {
             tell(&line);
             Some(line.split_once("address=")?.1.split_whitespace().next()?.to_owned())
         });
-        // The pipe must be read on, or a chatty server would block.
+        // The pipe must be drained, or a server that logs much would block.
         std::thread::spawn(move || lines.for_each(|line| tell(&line)));
         let Some(address) = address else { panic!("the server did not start: {}", log.lock().unwrap()) };
         let server = Server { child, address, log };
@@ -52,7 +52,7 @@ impl Server {
         Some(server)
     }
 
-    /// Comes when the server takes requests.
+    /// Waits until the server accepts requests.
     pub async fn is_ready(&self) {
         let deadline = Instant::now() + PATIENCE;
         while reqwest::get(self.url("/health")).await.unwrap().status() != 200 {
@@ -65,12 +65,12 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
-    /// What is there.
+    /// The body at a path.
     pub async fn get(&self, path: &str) -> String {
         reqwest::get(self.url(path)).await.unwrap().text().await.unwrap()
     }
 
-    /// Status and answer to a request for a picture of a seed and size in so many steps.
+    /// Requests a picture of a seed and a size in `steps` steps; returns the status and the answer.
     pub async fn ask(&self, seed: u64, size: &str, steps: usize) -> (u16, Value) {
         let body = json!({"prompt": format!("a fox {seed}"), "size": size, "num_inference_steps": steps, "seed": seed});
         let request = reqwest::Client::new().post(self.url("/v1/images/generations"));
@@ -79,19 +79,19 @@ impl Server {
         (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap())
     }
 
-    /// The small picture of a seed, as it is answered.
+    /// The small picture of a seed, encoded as in the answer.
     pub async fn picture(&self, seed: u64) -> Value {
         let (_, answer) = self.ask(seed, "32x32", 4).await;
         assert!(answer["data"][0]["b64_json"].is_string(), "{answer} {}", self.log());
         answer["data"][0]["b64_json"].clone()
     }
 
-    /// What it has said so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// How it ended by itself.
+    /// Waits until the server ends by itself; returns its status.
     pub fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {

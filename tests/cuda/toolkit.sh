@@ -5,8 +5,8 @@
 #   eval "$(tests/cuda/toolkit.sh target/cuda/toolkit)"       # 0.7 GB to download, 1.3 GB on disk
 #   cargo build --release -p latentd --features cuda
 #
-# The versions are those that PyTorch is built with, so that what is linked here runs beside it. A newer nvcc is no gain:
-# kernels travel as PTX, and a driver refuses PTX that is newer than itself (580 takes that of CUDA 13.0).
+# The versions are those that PyTorch is built with, so that programs linked here run next to it. A newer nvcc gains
+# nothing: kernels ship as PTX, and a driver refuses PTX that is newer than itself (580 accepts that of CUDA 13.0).
 set -euo pipefail
 version=13.0.2
 mkdir -p "$1"
@@ -18,7 +18,7 @@ if [ ! -e "$folder/.complete-$version" ]; then
     rm -rf "$folder" && mkdir -p "$folder"
     "${PYTHON:-python3}" -m pip install --quiet --no-cache-dir --no-compile --disable-pip-version-check \
         --root-user-action=ignore --target "$folder" "cuda-toolkit[$parts]==$version" >&2
-    # The packages have libX.so.N alone, and no lib64.
+    # The packages contain only libX.so.N, and no lib64.
     ln -s lib "$home/lib64"
     for library in "$home"/lib/lib*.so.[0-9]*; do
         name=$(basename "${library%%.so.*}").so
@@ -27,7 +27,7 @@ if [ ! -e "$folder/.complete-$version" ]; then
     touch "$folder/.complete-$version"
 fi
 
-# 80 is PTX that every GPU since Ampere takes; 90 would be Hopper's alone.
+# 80 is PTX for every GPU since Ampere; 90 would exclude all GPUs before Hopper.
 cat <<ENVIRONMENT
 export CUDA_HOME='$home'
 export PATH='$home/bin':"\$PATH"

@@ -1,4 +1,4 @@
-//! The VAE on the GPU: what it holds of the device's memory, edits' pictures, and tiles.
+//! The VAE on the GPU: its device memory, input pictures of edits, and tiles.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::runs::{GPU, MODELS, alone, checkpoint, load, one_row};
 
 const SIZE: ImageSize = ImageSize { width: 64, height: 64 };
 
-/// A picture of which no two corners are alike.
+/// A picture with four different corners.
 fn picture() -> InputImage {
     let colour = |at: usize| [at % SIZE.width * 4, at / SIZE.width * 4, at % 11 * 20].map(|level| level as u8);
     InputImage::new(RgbImage { size: SIZE, pixels: (0..SIZE.pixels()).flat_map(colour).collect() })
@@ -32,7 +32,7 @@ fn request(pipeline: &AnyPipeline, input_images: Arc<[InputImage]>) -> ImageRequ
     draft.build(pipeline.card(), &Limits::NONE, || 7).unwrap().remove(0)
 }
 
-/// The state of a request whose step is done.
+/// The state of a request after its last step.
 fn ready_to_decode(pipeline: &mut AnyPipeline, request: &ImageRequest) -> RequestState {
     let mut state = pipeline.prepare(request, &Interrupt::default()).unwrap();
     pipeline.step(&mut [&mut state], &Interrupt::default()).unwrap();
@@ -62,7 +62,7 @@ fn decoding_asks_no_more_of_the_driver_than_its_bound() {
     assert!(over.is_empty(), "{}", over.join("\n"));
 }
 
-/// With columns of its pictures, as candle's convolutions make them, it would be more than twice as much.
+/// With im2col columns of its pictures, as candle's convolutions make them, it would be more than twice as much.
 #[test]
 fn decoding_holds_what_its_estimate_says() {
     let _alone = alone();
@@ -85,7 +85,7 @@ fn decoding_holds_what_its_estimate_says() {
     }
 }
 
-/// Its encoder's convolutions take every second pixel.
+/// The encoder's convolutions have stride 2.
 #[test]
 fn an_edit_is_the_cpus() {
     let _alone = alone();

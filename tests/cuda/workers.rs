@@ -1,4 +1,4 @@
-//! A server with CUDA: a worker on each of two GPUs, what it tells of them, and what is ready when it says so.
+//! A server with CUDA: one worker on each of two GPUs, what it reports about them, and what is loaded when it is ready.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ async fn what_it_runs_on_is_told() {
     }
 }
 
-/// A module of candle's kernels takes seconds to translate, where it was not before.
+/// The driver takes seconds to compile a module of candle's kernels that is not in its cache.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_to_load_once_it_is_ready() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-// A libcuda.so.1 whose device is the host: its memory is host memory, kernels are those of fibers.h, and every call is
-// done when it returns. See README.md for the variables.
+// A libcuda.so.1 with the host as its device: device memory is host memory, kernels are those of fibers.h, and every
+// call is complete when it returns. See README.md for the variables.
 #include "driver.h"
 
 #include <cuda.h>
@@ -26,7 +26,7 @@ uint64_t number(const char* variable, uint64_t otherwise) {
 }
 const uint64_t memory_size = number("EMULATOR_MEMORY", 4ull << 30);
 const int num_gpus = number("EMULATOR_GPUS", 1);
-// A file that has the next launch on a GPU break its context: `0 700` for GPU 0 with CUDA_ERROR_ILLEGAL_ADDRESS.
+// When this file exists, the next launch on a GPU breaks its context: `0 700` is GPU 0 and CUDA_ERROR_ILLEGAL_ADDRESS.
 const char* const fail_file = getenv("EMULATOR_FAIL_FILE");
 const bool stays_broken = number("EMULATOR_FAIL_STAYS", 0);
 const bool has_pinned = number("EMULATOR_PINNED", 1);
@@ -48,7 +48,7 @@ const int capability = number("EMULATOR_CAPABILITY", 90);
 namespace {
 std::recursive_mutex driver;
 struct Module {
-  const char* ptx;  // null for machine code, whose names are not looked at
+  const char* ptx;  // null for machine code, whose names are not checked
 };
 struct Function {
   std::string name;
@@ -57,7 +57,7 @@ struct Context {
   int gpu;
   int holders;
   uint64_t bytes_held;
-  CUresult broken;  // what it answers, once a kernel has broken it
+  CUresult broken;  // its answer to every call once a kernel has broken it
 } contexts[16];
 char pools[16];
 thread_local Context* current;
@@ -97,7 +97,7 @@ struct Allocation {
 };
 auto& allocations = *new std::map<CUdeviceptr, Allocation>;  // for threads that outlive main
 
-// An allocation ends at a page that must not be touched, and begins as NaN in every float type.
+// An allocation ends at a guard page, and starts out as NaN in every float type.
 CUresult allocate(CUdeviceptr* pointer, size_t size, CUstream stream) {
   std::lock_guard guard(driver);
   if (broken()) return (CUresult)broken();
@@ -142,7 +142,7 @@ CUresult release(CUdeviceptr pointer, CUstream stream) {
   return CUDA_SUCCESS;
 }
 
-// The allocation that holds all of these bytes, or the end.
+// The allocation that holds all of these bytes, or the end iterator.
 auto holder(CUdeviceptr pointer, size_t size) {
   auto after = allocations.upper_bound(pointer);
   if (after == allocations.begin()) return allocations.end();
@@ -150,7 +150,7 @@ auto holder(CUdeviceptr pointer, size_t size) {
   return pointer + size <= after->first + after->second.size ? after : allocations.end();
 }
 
-// All that a context had.
+// Frees everything of a context.
 void end(Context& context) {
   for (auto at = allocations.begin(); at != allocations.end();) {
     const auto next = std::next(at);
@@ -270,7 +270,7 @@ API CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
   return (CUresult)broken();
 }
 
-// ---- streams and events: every call is done when it returns, and whether they are in an order is looked at
+// ---- streams and events: every call is complete when it returns, and their order is checked
 API CUresult cuStreamCreate(CUstream* stream, unsigned flags) {
   TRACE("stream with flags %u", flags);
   return *stream = (CUstream) new char, (CUresult)broken();
@@ -289,7 +289,7 @@ API CUresult cuStreamWaitEvent(CUstream stream, CUevent waited, unsigned) {
 API CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus* status) {
   return *status = CU_STREAM_CAPTURE_STATUS_NONE, CUDA_SUCCESS;
 }
-// An event is the time at which it was recorded: whatever was asked for before it is done by then.
+// An event is the time at which it was recorded, when all earlier calls are complete.
 using Clock = std::chrono::steady_clock;
 API CUresult cuEventCreate(CUevent* created, unsigned) { return *created = (CUevent) new Clock::time_point, event(); }
 API CUresult cuEventDestroy_v2(CUevent destroyed) { return delete (Clock::time_point*)destroyed, CUDA_SUCCESS; }
@@ -387,7 +387,7 @@ API CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const ch
   }
   return *function = (CUfunction) new Function{name}, CUDA_SUCCESS;
 }
-// One more launch of the current context: what it answers.
+// Counts one more launch against the fail file; returns the current context's answer.
 static CUresult launched() {
   if (!current || current->broken || !fail_file) return (CUresult)broken();
   if (FILE* file = fopen(fail_file, "r")) {
@@ -407,7 +407,7 @@ API CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsig
   std::lock_guard guard(driver);
   const char* name = ((Function*)function)->name.c_str();
   if (CUresult answer = launched()) return answer;
-  // Whatever looks like an address is taken for one.
+  // Every value that could be an address counts as one.
   const auto& sizes = emu::parameter_sizes(name);
   for (size_t i = 0; i < sizes.size(); i++)
     for (size_t at = 0; at + 8 <= sizes[i]; at += 8) {

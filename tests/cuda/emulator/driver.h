@@ -1,11 +1,11 @@
-// What the emulated driver and the emulated libraries share.
+// Declarations shared by the emulated driver and the emulated libraries.
 #pragma once
 #include <cstdint>
 #include <cstdio>
 
 #define API extern "C" __attribute__((visibility("default")))
 
-// What is counted, in the order of the file that EMULATOR_COUNTS names: 64 bits each.
+// The counters, in the order of the file that EMULATOR_COUNTS names, 64 bits each.
 enum Count {
   Launches,
   Products,  // of cuBLAS or cuBLASLt, a batch as one
@@ -26,9 +26,10 @@ enum Count {
 extern volatile uint64_t* counts;
 inline void count(Count what, uint64_t by = 1) { counts[what] = counts[what] + by; }
 
-// What the calling thread's context answers to everything since a kernel has broken it, or 0.
+// The error with which the calling thread's context answers every call since a kernel broke it, or 0.
 int broken();
-// A library's call on a stream that reads or writes there. False, with a report, if that is in no order with other streams.
+// A library's call on a stream accesses this memory. Returns false, with a report, if that is not ordered with other
+// streams.
 bool touch(void* stream, const void* pointer);
 
 extern const bool is_traced;

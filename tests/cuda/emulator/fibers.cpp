@@ -13,7 +13,7 @@
 #if !defined(__x86_64__)
 #error "switch_stack is written for x86-64"
 #endif
-// Saves the registers that a call keeps on this stack, its pointer in *save, and goes on where the other one stopped.
+// Saves the callee-saved registers on this stack and its pointer in *save, and resumes the other stack.
 __asm__(R"(
 .text
 .globl switch_stack
@@ -38,7 +38,7 @@ struct Kernel {
   Call call;
   std::vector<size_t> sizes;
 };
-// Nothing here is destroyed: threads may run on while the program ends.
+// Nothing here is destroyed: threads may still run while the program ends.
 std::map<std::string, Kernel>& kernels() {
   static auto& table = *new std::map<std::string, Kernel>;
   return table;
@@ -50,22 +50,22 @@ std::vector<void (*)(unsigned)>& fills() {
 
 enum State : uint8_t { Ready, AtBarrier, Ended };
 struct Fiber : Thread {
-  char* stack;  // while it runs or waits
-  void* top;    // where it stopped
+  char* stack;  // only while it runs or waits
+  void* top;    // its stack pointer while it is suspended
   State state;
   bool begun;
 };
 constexpr size_t STACK = 128 << 10;
 constexpr size_t PAGE = 4096;
 
-// The block that runs.
+// The running block.
 struct Block {
-  std::vector<char*> stacks;  // that no fiber has
+  std::vector<char*> stacks;  // not in use by a fiber
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   void* scheduler;
   Fiber* current;
-  // The warp that runs, from `first` to `end`, and how far it is.
+  // The running warp, from `first` to `end`, and the position in it.
   unsigned first, end, position;
   bool reversed;
   unsigned live, at_barrier;
@@ -95,8 +95,8 @@ void enter(Fiber& fiber) {
   running.thread = &fiber;
 }
 
-// Runs its thread; then, on the same stack, those after it in the warp that have not begun. Most kernels wait for nobody, and
-// then there is one switch a warp.
+// Runs its thread. Then, on the same stack, it runs the following threads of the warp that have not begun. Most kernels
+// never wait, so they need one switch per warp.
 void fiber_main() {
   for (;;) {
     now.kernel->call(now.kernel->function, now.parameters);
@@ -144,19 +144,19 @@ void begin(Fiber& fiber) {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     char* stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, flags, -1, 0);
     mprotect(stack, PAGE, PROT_NONE);
-    // Staggered: equal offsets would share the cache's sets.
+    // Staggered, because equal offsets would share the cache's sets.
     now.stacks.push_back(stack + STACK - made++ * 37 % 256 * 64);
   }
   fiber.stack = now.stacks.back();
   now.stacks.pop_back();
-  // Six registers lie below the address to return to.
+  // Six registers lie below the return address.
   void** top = (void**)fiber.stack - 2;
   *top = (void*)fiber_main;
   for (int i = 0; i < 6; i++) *--top = nullptr;
   fiber.top = top;
 }
 
-// Runs a warp until all of it waits; whether anything happened. A fault ends it early.
+// Runs a warp until all of its threads wait. Returns whether anything happened. A fault ends it early.
 bool run_warp(unsigned warp) {
   now.first = warp * 32;
   now.end = std::min<unsigned>(now.first + 32, now.fibers.size());

@@ -1,4 +1,4 @@
-// cuBLAS, cuBLASLt and cuRAND as far as candle and this project call them. Products are summed in f32.
+// The parts of cuBLAS, cuBLASLt and cuRAND that candle and this project call. Products are summed in f32.
 #include <cublasLt.h>
 #include <cublas_v2.h>
 #include <cuda_bf16.h>
@@ -43,7 +43,7 @@ struct Matrix {
   int64_t stride;        // between columns
   int64_t batch_stride;  // between matrices
 };
-// What happens to a product's element on its way out.
+// The operation on a product's element before it is stored.
 struct Epilogue {
   int kind = CUBLASLT_EPILOGUE_DEFAULT;
   const void* bias = nullptr;
@@ -67,7 +67,7 @@ struct Product {
   Epilogue epilogue;
 };
 
-// d = alpha * op(a) op(b) + beta * c, all of them by columns.
+// d = alpha * op(a) op(b) + beta * c, all column-major.
 void multiply(const Product& p) {
   count(Products);
   TRACE("product %ldx%ldx%ld, batch of %d, epilogue %d", (long)p.m, (long)p.n, (long)p.k, p.batch, p.epilogue.kind);
@@ -99,7 +99,7 @@ auto created(Handle* handle) {
   *handle = (Handle) new char;
   return 0;
 }
-// A broken context may have a library fail here too: the worst is taken.
+// With a broken context a library may fail here too. This assumes the worst.
 template <class Handle>
 auto destroyed(Handle handle) {
   if (broken()) return 14;  // CUBLAS_STATUS_INTERNAL_ERROR, and no curandStatus that is a success
@@ -218,14 +218,14 @@ API Status cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t
                                           cublasLtMatmulPreference_t, int, cublasLtMatmulHeuristicResult_t* found,
                                           int* num_found) {
   *num_found = 0;
-  if (of(a).get<int>(CUBLASLT_MATRIX_LAYOUT_TYPE) == CUDA_R_8F_E4M3) {  // what the library wants of 8-bit floats
+  if (of(a).get<int>(CUBLASLT_MATRIX_LAYOUT_TYPE) == CUDA_R_8F_E4M3) {  // the library's conditions on 8-bit floats
     const bool transposed_a = of(product).get<int>(CUBLASLT_MATMUL_DESC_TRANSA) == CUBLAS_OP_T;
     const bool plain_b = of(product).get<int>(CUBLASLT_MATMUL_DESC_TRANSB) == CUBLAS_OP_N;
     bool in_sixteens = true;
     for (const void* layout : {(void*)a, (void*)b, (void*)d})
       in_sixteens &= of(layout).get<uint64_t>(CUBLASLT_MATRIX_LAYOUT_ROWS) % 16 == 0;
     if (!transposed_a || !plain_b || !in_sixteens || capability < 89) return CUBLAS_STATUS_NOT_SUPPORTED;
-    const int vector = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;  // Hopper alone has it
+    const int vector = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;  // only Hopper has it
     if (of(product).get<int>(CUBLASLT_MATMUL_DESC_A_SCALE_MODE) == vector && capability / 10 != 9)
       return CUBLAS_STATUS_NOT_SUPPORTED;
   }
@@ -252,7 +252,7 @@ API Status cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, const 
   return CUBLAS_STATUS_SUCCESS;
 }
 
-// ---- cuRAND: other numbers than NVIDIA's
+// ---- cuRAND: the numbers differ from NVIDIA's
 using RandStatus = curandStatus_t;
 namespace {
 template <class Distribution>

@@ -1,4 +1,4 @@
-// Vector clocks: each stream counts what it was told to do, and knows of every other how much of it is done by then.
+// Vector clocks: each stream counts its operations, and knows of every other stream how many are complete.
 #include "order.h"
 
 #include <map>
@@ -7,10 +7,10 @@
 
 namespace {
 using Clock = std::map<CUstream, uint64_t>;
-// For threads that outlive main, as all of these.
+// Never destroyed, like all tables here, for threads that outlive main.
 auto& streams = *new std::map<CUstream, Clock>;
 auto& events = *new std::map<CUevent, Clock>;
-// What the calling thread has waited for: whatever it queues comes behind that.
+// What the calling thread has waited for. Everything that it queues comes after that.
 thread_local Clock& waited = *new Clock;
 
 struct Memory {
@@ -22,7 +22,7 @@ void merge(Clock& into, const Clock& other) {
   for (auto [stream, time] : other)
     if (into[stream] < time) into[stream] = time;
 }
-// The stream at one more thing to do.
+// The stream's clock at its next operation.
 Clock& next(CUstream stream) {
   Clock& clock = streams[stream];
   merge(clock, waited);
@@ -49,7 +49,7 @@ bool touches(CUstream stream, CUdeviceptr start) {
 bool copies_into(CUstream stream, CUdeviceptr start) {
   Clock& clock = next(stream);
   Memory& at = memory[start];
-  // Whatever has copied into it has touched it.
+  // A stream that has copied into it has also touched it.
   const bool in_order = comes_after(stream, clock, at.touched, "overwrites");
   at.copied[stream] = at.touched[stream] = clock[stream];
   return in_order;
