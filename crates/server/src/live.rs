@@ -1,8 +1,8 @@
-//! A run that is going on by itself, and those who watch it: the one source of every form of answer.
+//! A running request and its watchers: the single source of every form of answer.
 //!
-//! A task drives it, and keeps what whoever comes later must know. It is bounded: of the previews that a
-//! slow reader has not read only the newest are kept, and at most so many steps and pictures as were
-//! asked for. When the last watcher leaves, the run is dropped, and its jobs with it.
+//! A task drives the run and keeps what later readers need. Its memory is bounded: it keeps only the newest previews
+//! that a slow reader has not read, and no more steps and pictures than the request asked for. When the last watcher
+//! leaves, the run is dropped together with its jobs.
 
 mod driver;
 mod told;
@@ -25,7 +25,7 @@ use driver::{Driver, Ending};
 use told::{Ended, Told};
 pub(crate) use told::{Entry, Failure};
 
-/// A run, from outside; a cheap clone that does not keep it going.
+/// Handle to a run; a cheap clone that does not keep the run going.
 #[derive(Clone, Debug)]
 pub(crate) struct Live {
     pub(crate) terms: Arc<Terms>,
@@ -34,29 +34,29 @@ pub(crate) struct Live {
     driver: AbortHandle,
 }
 
-/// Someone who waits for a run, and so keeps it going.
+/// Subscription to a run. A run goes on as long as it has a watcher.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     pub(crate) live: Live,
     told: watch::Receiver<Told>,
-    /// The first entry that was not read.
+    /// Number of the first unread entry.
     cursor: u64,
     is_done: bool,
 }
 
-/// How far a run is.
+/// Progress of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// None of its pictures was begun; so many jobs are before the first.
+    /// No picture has started; `position` jobs are ahead of the first one.
     Queued { position: usize },
-    /// So many of its steps are done, all pictures together.
+    /// At least one picture has started; `steps_taken` counts the steps of all pictures.
     Running { steps_taken: usize },
-    /// At this time, in seconds since 1970.
+    /// The run ended at this time, in seconds since 1970.
     Ended { at: u64, outcome: Result<(), Failure> },
 }
 
 impl Live {
-    /// Drives `run`, for whoever watches; `audits` are those of its pictures.
+    /// Starts driving `run` and returns its first watcher; `audits` holds one entry a picture.
     pub(crate) fn start(run: Run, terms: Terms, audits: Vec<Option<Audit>>, services: RunServices) -> Watcher {
         let (told, receiver) = watch::channel(Told::default());
         let (told, terms, places) = (Arc::new(told), Arc::new(terms), run.places().into());
@@ -68,12 +68,12 @@ impl Live {
         Watcher { live, told: receiver, cursor: 0, is_done: false }
     }
 
-    /// One watcher more, who is told everything that was kept.
+    /// Adds a watcher, which reads every entry that was kept.
     pub(crate) fn watch(&self) -> Watcher {
         Watcher { live: self.clone(), told: self.told.subscribe(), cursor: 0, is_done: false }
     }
 
-    /// Gives the run up, whoever watches it. One that has ended stays as it is.
+    /// Cancels the run, however many watchers it has. A run that has ended stays as it is.
     pub(crate) fn cancel(&self) {
         self.driver.abort();
     }
@@ -91,17 +91,17 @@ impl Live {
         self.told.borrow().ended.is_some()
     }
 
-    /// Jobs that are before the first of its pictures in line; `None` once none of them is in line.
+    /// Jobs queued ahead of the run's first picture; `None` once none of its pictures is queued.
     pub(crate) fn position(&self) -> Option<usize> {
         self.places.iter().filter_map(Place::position).min()
     }
 
-    /// The finished pictures, in their order.
+    /// The finished pictures, in order.
     pub(crate) fn pictures(&self) -> Vec<Arc<Picture>> {
         self.told.borrow().pictures()
     }
 
-    /// Where the finished pictures can be fetched, if the answer says that.
+    /// URLs of the finished pictures, if the answer refers to them by URL.
     pub(crate) fn urls(&self) -> Vec<String> {
         let told = self.told.borrow();
         let urls = told.entries.values().filter_map(|entry| match entry {
@@ -111,13 +111,13 @@ impl Live {
         urls.collect()
     }
 
-    /// Lets the pictures and previews go, of a run that has ended. Readers that come later are told its end alone.
+    /// Drops the pictures and previews of a run that has ended. Later readers see only how it ended.
     pub(crate) fn forget(&self) {
         self.told.send_modify(|told| told.entries.clear());
     }
 
-    /// Bytes of all files that are kept for readers, and while it goes on of the pictures that are still to come, as
-    /// they are without compression: seldom has a file more.
+    /// Upper estimate of the bytes kept for readers: the files that are kept and, while the run goes on, the pictures
+    /// still to come at their uncompressed size, which a file rarely exceeds.
     pub(crate) fn most_bytes(&self) -> usize {
         let told = self.told.borrow();
         let coming = match told.ended {
@@ -129,10 +129,10 @@ impl Live {
 }
 
 impl Watcher {
-    /// All pictures, once they are finished.
+    /// Waits for all pictures.
     ///
     /// # Errors
-    /// There is not one for each.
+    /// The run ended before every picture was finished.
     pub(crate) async fn finished(mut self) -> Result<Vec<Arc<Picture>>, Failure> {
         let told = self.told.wait_for(|told| told.ended.is_some()).await;
         let told = told.expect("the sender is in `live`. This is a bug.");
@@ -140,7 +140,7 @@ impl Watcher {
         ended.outcome.clone().map(|()| told.pictures())
     }
 
-    /// The next entry that was not read, once there is one; last the failure, if there is one.
+    /// Waits for the next unread entry. After the last entry it returns the run's failure, if any, and then `None`.
     pub(crate) async fn next(&mut self) -> Option<Result<Entry, Failure>> {
         if self.is_done {
             return None;
@@ -156,7 +156,7 @@ impl Watcher {
         told.ended.as_ref()?.outcome.clone().err().map(Err)
     }
 
-    /// Reads nothing more.
+    /// Stops reading.
     pub(crate) fn close(&mut self) {
         self.is_done = true;
     }

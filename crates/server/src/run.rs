@@ -1,4 +1,4 @@
-//! A request whose jobs were taken: what becomes of its pictures, as one stream of events.
+//! The admitted jobs of a request, as one stream of events.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -7,54 +7,53 @@ use std::task::{Context, Poll};
 use diffusion::{RgbImage, StepReport};
 use scheduler::{Generated, JobError, Place, Ticket, Update};
 
-/// The jobs of one request, one a picture. Dropping it cancels those that are not answered.
+/// The jobs of one request, one a picture. Dropping it cancels the unfinished ones.
 #[derive(Debug)]
 pub(crate) struct Run {
     pictures: Vec<Picture>,
-    /// Whose turn it is to be asked first.
+    /// The picture that is polled first next time.
     turn: usize,
 }
 
 #[derive(Debug)]
 struct Picture {
-    /// Until it is answered.
+    /// `None` once the job has ended.
     ticket: Option<Ticket>,
-    /// The step that was taken last.
+    /// Index of the latest step.
     step_index: usize,
-    /// Since its job began, or began again.
+    /// Steps since the job last started.
     steps_taken: usize,
 }
 
-/// What happened to one of a request's pictures, which count from 0 in the order of their seeds.
+/// An event of one of the request's pictures. Pictures are numbered from 0 in the order of their seeds.
 #[derive(Debug)]
 pub(crate) enum RunEvent {
-    /// A worker took it up.
+    /// A worker has started the job.
     Started,
-    /// A step is behind it.
+    /// A denoising step is done.
     Stepped { image_index: usize, report: StepReport },
-    /// Its job runs again from its start: so many steps that were told are void. Previews are not told twice.
+    /// The job runs again from its start: the last `steps_taken` reported steps are void. Previews are not repeated.
     Restarted { image_index: usize, steps_taken: usize },
-    /// What it will look like, as far as step `step_index` foresees.
+    /// The picture as forecast at step `step_index`.
     Preview { image_index: usize, partial_image_index: usize, step_index: usize, image: RgbImage },
-    /// It is done.
+    /// The picture is finished.
     Finished { image_index: usize, generated: Box<Generated> },
 }
 
 impl Run {
-    /// Of the jobs behind `tickets`, one a picture.
+    /// A run of the jobs behind `tickets`, one a picture.
     pub(crate) fn new(tickets: Vec<Ticket>) -> Self {
         let pictures =
             tickets.into_iter().map(|ticket| Picture { ticket: Some(ticket), step_index: 0, steps_taken: 0 });
         Run { pictures: pictures.collect(), turn: 0 }
     }
 
-    /// Where each picture stands in line.
+    /// Queue position of each picture.
     pub(crate) fn places(&self) -> Vec<Place> {
         self.pictures.iter().filter_map(|picture| Some(picture.ticket.as_ref()?.place())).collect()
     }
 
-    /// What happens next; `None` once every picture is finished, or one has failed: that cancels the
-    /// others.
+    /// The next event; `None` once every picture is finished or one has failed. A failure cancels the other jobs.
     pub(crate) async fn next(&mut self) -> Option<Result<RunEvent, JobError>> {
         let (image_index, update) = poll_fn(|cx| self.poll_update(cx)).await?;
         Some(match update {
@@ -81,7 +80,7 @@ impl Run {
         })
     }
 
-    /// The pictures are asked in turn, so that none of them holds up the others' news.
+    /// Polls the pictures in rotation, so that no picture delays the events of another.
     fn poll_update(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, Update)>> {
         let count = self.pictures.len();
         let mut is_over = true;

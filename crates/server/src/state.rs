@@ -1,4 +1,4 @@
-//! What every handler can reach.
+//! The state shared by all handlers.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::live::RunServices;
 use crate::metrics::Metrics;
 use crate::uploads::{MemoryBounds, MemoryLedger};
 
-/// What every handler can reach; a cheap clone.
+/// The state shared by all handlers; a cheap clone.
 #[derive(Clone, Debug)]
 pub struct AppState {
     pub(crate) scheduler: Scheduler,
@@ -29,16 +29,16 @@ pub struct AppState {
     pub(crate) files: Arc<Files>,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) replays: Arc<Replays>,
-    /// What bodies hold that are read.
+    /// Memory held by request bodies that are being read.
     pub(crate) uploads: MemoryLedger,
-    /// What decoded pictures hold.
+    /// Memory held by decoded pictures.
     pub(crate) pictures: MemoryLedger,
-    /// When the server started, in seconds since 1970: a model's `created`.
+    /// Time at which the server started, in seconds since 1970: a model's `created`.
     pub(crate) started: u64,
 }
 
 impl AppState {
-    /// The state of a server that hands its jobs to `scheduler`, whose observer is that of `metrics`.
+    /// The state of a server that submits its jobs to `scheduler`; the scheduler's observer must be that of `metrics`.
     pub fn new(scheduler: Scheduler, config: ServerConfig, metrics: Metrics) -> Self {
         let access = Arc::new(Access::new(&config));
         let audits =
@@ -66,18 +66,18 @@ impl AppState {
         }
     }
 
-    /// What a run needs of it.
+    /// The services that a run uses.
     pub(crate) fn run_services(&self) -> RunServices {
         let (metrics, files, audits) = (self.metrics.clone(), self.files.clone(), self.audits.clone());
         RunServices { clock: self.clock, metrics, files, audits }
     }
 
-    /// The loaded model's card, or why there is none: the reason that a submission would get.
+    /// The card of the loaded model, or the error that a submission would return.
     pub(crate) fn card(&self) -> Result<Arc<ModelCard>, SubmitError> {
         let readiness = self.scheduler.readiness();
         let has_ended = readiness.has_changed().is_err();
         match &*readiness.borrow() {
-            // What it said last is no longer true.
+            // The last value is out of date.
             Readiness::Ready(_) | Readiness::Loading if has_ended => {
                 Err(SubmitError::Failed("the scheduler has ended".into()))
             }

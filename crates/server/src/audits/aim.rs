@@ -1,21 +1,21 @@
-//! What a cache is audited for: a name for all pictures that are held to the same, and what was promised of them.
+//! What a cached picture is audited against: the name of its group and the quality promised to it.
 
 use cache::{Aim, CacheConfig, Planning, Plans, Quality};
 use diffusion::SamplingParams;
 
-/// See the module.
+/// The group that a picture is audited in.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Audited {
-    /// One of a few dozen: it tells series of metrics apart.
+    /// Name of the group, one of a few dozen: it is a label of the metrics.
     pub(super) name: String,
-    /// The PSNR that may be expected in the mean, in dB.
+    /// Expected mean PSNR, in dB.
     pub(super) promise: Option<f64>,
-    /// The plans that are to keep a promise, and whether they are those of two passes a step.
+    /// The plans that the audit judges, and whether they are for requests with two passes a step.
     pub(super) judged: Option<(bool, Planning)>,
 }
 
 impl Audited {
-    /// Of the pictures that are made with this cache. `None` if that computes everything.
+    /// Returns the group of pictures made with this cache configuration. `None` if it never reuses a step.
     pub(super) fn by(config: &CacheConfig, plans: &Plans, params: &SamplingParams) -> Option<Audited> {
         if config.never_reuses() {
             return None;
@@ -26,15 +26,15 @@ impl Audited {
             return Some(Audited { name: name.to_owned(), promise: None, judged: None });
         };
         let guided = params.guidance.branches().len() > 1;
-        // Without plans everything is computed.
+        // Without plans every step is computed.
         let planning = plans.current(guided)?;
         let expected = planning.promise(params.num_inference_steps, aim);
-        // To the next 5 dB, and a tenth: requests bring whatever they like.
+        // Rounded to 5 dB or to a tenth, because requests may ask for any value.
         Some(match aim {
             Aim::Psnr(asked) => Audited {
                 name: format!("psnr_{:.0}", (asked / 5.0).round() * 5.0),
                 promise: Some(asked.min(expected)),
-                // One client's guidance says nothing of everybody's plans.
+                // Plans are judged only at the guidance they were measured at.
                 judged: planning
                     .calibration
                     .is_measured_at(params.guidance.two_pass_scale())

@@ -1,28 +1,29 @@
-//! A picture beside the same one made without a cache, in numbers.
+//! Measures of a cached picture against the same picture made without a cache.
 
 use cache::EQUAL;
 use diffusion::{RgbImage, latent_error, psnr, ssim};
 
-/// A picture and what it was decoded from.
+/// A picture and the latents it was decoded from.
 #[derive(Debug)]
 pub(super) struct Sample {
     pub(super) image: RgbImage,
     pub(super) latents: Option<Vec<f32>>,
 }
 
-/// How like a picture is to the uncached one.
+/// Similarity of a cached picture to the uncached one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Measured {
-    /// In dB.
+    /// PSNR, in dB.
     pub(crate) psnr: f64,
-    /// `None` of a picture that is smaller than the window.
+    /// `None` if the picture is smaller than the SSIM window.
     pub(crate) ssim: Option<f64>,
-    /// The relative error of the latents. `None` where they could not be had.
+    /// Relative error of the latents. `None` if they are not available.
     pub(crate) latent_error: Option<f64>,
 }
 
 impl Measured {
-    /// Takes some 100 ms a megapixel: not for the event loop. `None` where the pictures are not of one size.
+    /// Compares two pictures. It takes some 100 ms a megapixel, so it must not run on the event loop. `None` if their
+    /// sizes differ.
     pub(super) fn of(uncached: &Sample, cached: &Sample) -> Option<Measured> {
         (uncached.image.size == cached.image.size).then(|| Measured {
             psnr: psnr(&uncached.image, &cached.image).unwrap_or(EQUAL).min(EQUAL),

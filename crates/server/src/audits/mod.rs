@@ -1,10 +1,10 @@
-//! Quality audits: a share of the pictures that a step cache helped to make is made again without it, and the two are
-//! compared.
+//! Quality audits: the server makes a share of the pictures that used a step cache again without it, and compares the
+//! two.
 //!
-//! Plans whose pictures miss their promise in the mean are tightened by as much.
+//! If the mean quality misses the promise of the plans, the plans are tightened by the difference.
 //!
-//! Which pictures is decided as they are asked for, so that nothing is kept of the others. The second picture is idle work
-//! of the scheduler: no client ever waits for it.
+//! Pictures are chosen when they are requested, so that nothing is kept for the others. The second picture is idle work
+//! of the scheduler: no client waits for it.
 
 mod aim;
 mod measured;
@@ -31,9 +31,9 @@ pub(crate) use tally::{Found, Tally};
 /// The audits of a server.
 #[derive(Debug)]
 pub(crate) struct Audits {
-    /// Of the pictures, from 0 to 1.
+    /// Share of the pictures that are audited, from 0 to 1.
     pub(crate) share: f64,
-    /// That were asked for.
+    /// Pictures requested so far.
     pictures: AtomicU64,
     tally: Mutex<Tally>,
     plans: Plans,
@@ -41,21 +41,21 @@ pub(crate) struct Audits {
     metrics: Metrics,
 }
 
-/// A picture that is to be audited once it is there.
+/// A picture that will be audited when it is finished.
 #[derive(Debug)]
 pub(crate) struct Audit {
     audited: Audited,
-    /// For the same picture without a cache.
+    /// The request for the same picture without a cache.
     uncached: Box<ImageRequest>,
 }
 
 impl Audits {
-    /// Of this share of the pictures that `scheduler` makes by `plans` or without.
+    /// Audits for this share of the pictures that `scheduler` makes, with or without `plans`.
     pub(crate) fn new(share: f64, plans: Plans, scheduler: Scheduler, metrics: Metrics) -> Self {
         Audits { share, pictures: AtomicU64::new(0), tally: Mutex::default(), plans, scheduler, metrics }
     }
 
-    /// Chooses among pictures that are asked for, to be made with this cache.
+    /// Chooses which of the requested pictures are audited; `cache` is the configuration they are made with.
     pub(crate) fn choose(&self, requests: &[ImageRequest], cache: Option<&CacheConfig>) -> Vec<Option<Audit>> {
         let choose = |request: &ImageRequest| {
             let number = self.pictures.fetch_add(1, Ordering::Relaxed);
@@ -66,21 +66,21 @@ impl Audits {
         requests.iter().map(choose).collect()
     }
 
-    /// What was found so far.
+    /// The results so far.
     pub(crate) fn tally(&self) -> Tally {
         self.held().clone()
     }
 
-    /// By how much plans were tightened, in dB: those of the kind of request of which more was promised than kept.
+    /// How far plans are tightened, in dB: the larger value of the two kinds of plans (one pass and two passes a step).
     pub(crate) fn tightened_by(&self) -> f64 {
         let shifts = [false, true].into_iter().filter_map(|guided| self.plans.current(guided));
         shifts.map(|planning| planning.shift).fold(0.0, f64::max)
     }
 
-    /// Tightens plans that were found to miss their promise.
+    /// Tightens plans that miss their promise.
     fn judge(&self, audited: &Audited, psnr: f64) {
         let (Some((guided, planning)), Some(promise)) = (&audited.judged, audited.promise) else { return };
-        // What came of plans that are no longer followed says nothing of those that are.
+        // Results of plans that have been replaced say nothing about the current ones.
         if self.plans.current(*guided).as_ref() != Some(planning) {
             return;
         }
@@ -101,7 +101,7 @@ impl Audits {
 }
 
 impl Audit {
-    /// The picture is there: has it made again, if its cache saved anything, and compares the two.
+    /// Called with the finished picture: if its cache saved anything, makes the picture again and compares the two.
     pub(crate) fn begin(self, generated: &mut Generated, audits: &Arc<Audits>) {
         let latents = generated.latents.take();
         if generated.steps.iter().any(|step| step.computed_share < 1.0) {
@@ -136,14 +136,14 @@ impl Audit {
     }
 }
 
-/// The same picture without a cache.
+/// The request for the same picture without a cache.
 fn uncached(request: &ImageRequest) -> ImageRequest {
     let mut request = ImageRequest { previews: None, ..request.clone() };
     request.extensions.insert(Quality::Lossless.config());
     request
 }
 
-/// Whether this share of all pictures has that with this number and seed: as if drawn, and the same every time.
+/// Whether the picture with this number and seed belongs to the audited share: pseudo-random, and the same every time.
 fn is_chosen(share: f64, number: u64, seed: u64) -> bool {
     let of_seed: u64 = StdRng::seed_from_u64(seed).random();
     StdRng::seed_from_u64(number ^ of_seed).random_bool(share)
@@ -159,7 +159,7 @@ mod tests {
         let seeds: [Seed; 3] = [|_| 7, |number| number, |number| StdRng::seed_from_u64(number ^ 9).random()];
         for (seed, share) in seeds.iter().flat_map(|seed| [0.0, 0.01, 0.3, 1.0].map(|share| (seed, share))) {
             let chosen = (0..100_000).filter(|&number| is_chosen(share, number, seed(number))).count();
-            // Five times the deviation of draws.
+            // Five standard deviations of the draws.
             let deviation = (share * (1.0 - share) * 100_000.0).sqrt();
             assert!((chosen as f64 - share * 100_000.0).abs() <= 5.0 * deviation, "{share}: {chosen}");
         }

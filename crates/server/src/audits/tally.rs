@@ -1,4 +1,4 @@
-//! What audits have found so far: means, by what the cache was to reach.
+//! Results of the audits so far: means by group.
 
 use std::collections::BTreeMap;
 
@@ -8,28 +8,28 @@ use super::aim::Audited;
 use super::measured::Measured;
 use super::tightening::Judged;
 
-/// The books of the audits.
+/// The results of the audits.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    /// By name.
+    /// By the group's name.
     pub(crate) aims: BTreeMap<String, Found>,
-    /// Audits that made way to pictures that were asked for, or failed.
+    /// Audits that failed or were displaced by requested pictures.
     pub(crate) dropped: u64,
-    /// The plans of requests with one pass a step, and with two.
+    /// Results for the plans of requests with one pass a step, and with two.
     judged: [Option<Judged>; 2],
 }
 
-/// What was found of one aim.
+/// The results of one group.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Found {
     pub(crate) psnr: Mean,
     pub(crate) ssim: Mean,
     pub(crate) latent_error: Mean,
-    /// The PSNR that was promised of them, where any was.
+    /// Promised PSNR, of pictures that have one.
     pub(crate) promise: Mean,
 }
 
-/// A mean of so many values.
+/// A mean and the number of its values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Mean {
     pub(crate) count: u64,
@@ -44,7 +44,7 @@ impl Mean {
         }
     }
 
-    /// `None` of nothing.
+    /// `None` if there are no values.
     pub(crate) fn value(self) -> Option<f64> {
         (self.count > 0).then(|| self.sum / self.count as f64)
     }
@@ -55,7 +55,7 @@ impl Mean {
 }
 
 impl Tally {
-    /// An audit is done. Returns what is known of its aim now.
+    /// Adds a finished audit. Returns the results of its group.
     pub(super) fn add(&mut self, audited: &Audited, measured: &Measured) -> Found {
         let found = self.aims.entry(audited.name.clone()).or_default();
         found.psnr.add([measured.psnr]);
@@ -65,15 +65,15 @@ impl Tally {
         *found
     }
 
-    /// A picture of these plans is so many dB above its promise. Returns by how much they are to be tightened in all, if
-    /// that is more than they are.
+    /// Adds a picture made by these plans; `deviation` is its PSNR less the promise, in dB. Returns the total
+    /// tightening, if that is more than the present one.
     pub(super) fn judge(&mut self, guided: bool, planning: &Planning, deviation: f64) -> Option<f64> {
         let judged = &mut self.judged[usize::from(guided)];
         let known = judged.take().filter(|judged| judged.is_of(planning));
         judged.insert(known.unwrap_or_else(|| Judged::new(planning.clone()))).add(deviation)
     }
 
-    /// What was found of all aims together.
+    /// The results of all groups together.
     pub(crate) fn all(&self) -> Found {
         self.aims.values().fold(Found::default(), |all, found| Found {
             psnr: all.psnr.and(found.psnr),

@@ -1,24 +1,24 @@
-//! Whether pictures miss what was promised of them, and by how much plans are to be tighter for that.
+//! Decides whether pictures miss their promise, and how far to tighten the plans.
 
 use cache::Planning;
 
-/// Fewest audits that plans are judged by.
+/// Fewest audits needed to judge plans.
 const LEAST: u64 = 8;
 
-/// How many times its own standard error a mean has to be below the promise: less would tighten plans that keep it.
+/// Standard errors that a mean must be below the promise. A smaller factor would tighten plans that keep their promise.
 const SURE: f64 = 2.0;
 
-/// Most that plans are tightened in all, in dB.
+/// Most total tightening, in dB.
 const MOST: f64 = 12.0;
 
-/// Pictures of plans, as they are at one moment, against their promise.
+/// Results of one version of the plans against their promise.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Judged {
     planning: Planning,
     deviations: Deviations,
 }
 
-/// How far pictures are above what was promised of them, in dB: Welford's sums.
+/// PSNR of pictures less their promise, in dB, as Welford's sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Deviations {
     count: u64,
@@ -27,18 +27,18 @@ struct Deviations {
 }
 
 impl Judged {
-    /// Nothing is known yet of the pictures of these plans.
+    /// Starts without results for these plans.
     pub(super) fn new(planning: Planning) -> Self {
         Judged { planning, deviations: Deviations::default() }
     }
 
-    /// Whether these are the plans that are judged.
+    /// Whether these plans are the judged ones.
     pub(super) fn is_of(&self, planning: &Planning) -> bool {
         self.planning == *planning
     }
 
-    /// A picture is so many dB above its promise. Returns by how much the plans are to be tightened in all, if that is more
-    /// than they are.
+    /// Adds a picture; `deviation` is its PSNR less the promise, in dB. Returns the total tightening, if that is more
+    /// than the present one.
     pub(super) fn add(&mut self, deviation: f64) -> Option<f64> {
         self.deviations.add(deviation);
         let tightened = (self.planning.shift + self.deviations.missed_by()?).min(MOST);
@@ -54,7 +54,7 @@ impl Deviations {
         self.squares += from_old * (deviation - self.mean);
     }
 
-    /// How far the mean is below the promise, where that is sure.
+    /// How far the mean is below the promise, if the difference is significant.
     fn missed_by(&self) -> Option<f64> {
         if self.count < LEAST {
             return None;
@@ -80,7 +80,7 @@ mod tests {
         Planning { calibration: Arc::new(calibration), shift }
     }
 
-    /// What the plans are tightened to once these were added, and at which of them.
+    /// The first tightening after these deviations, and how many of them it took.
     fn tightened(shift: f64, deviations: &[f64]) -> Option<(usize, f64)> {
         let mut judged = Judged::new(planning(shift));
         let mut told = deviations.iter().map(|&deviation| judged.add(deviation)).enumerate();
@@ -92,9 +92,10 @@ mod tests {
         assert_eq!(tightened(0.0, &[-1.5; 7]), None, "too few");
         assert_eq!(tightened(0.0, &[-1.5; 8]), Some((8, 1.5)));
         assert_eq!(tightened(0.7, &[-1.5; 8]), Some((8, 2.2)), "on top of what was before");
-        // Of -1 and -3 in turn the mean is -2 with an error of 0.38.
+        // Alternating -1 and -3 have a mean of -2 with a standard error of 0.38.
         assert_eq!(tightened(0.0, &[-1.0, -3.0].repeat(4)), Some((8, 2.0)));
-        // Of 4 and -5 in turn it is -0.5, with errors from 1.7 on: of 324 pictures half of that.
+        // Alternating 4 and -5 have a mean of -0.5. Its standard error falls from 1.7, and is half the mean at 324
+        // pictures.
         assert_eq!(tightened(0.0, &[4.0, -5.0].repeat(150)), None);
         assert_eq!(tightened(0.0, &[4.0, -5.0].repeat(170)).map(|(_, by)| by), Some(0.5));
     }

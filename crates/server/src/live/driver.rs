@@ -1,4 +1,4 @@
-//! What drives a run: events become what is told of it, and pictures files.
+//! The task that drives a run: it turns events into entries for the watchers, and pictures into files.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use crate::files::Files;
 use crate::metrics::Metrics;
 use crate::run::{Run, RunEvent};
 
-/// What a run needs of its server.
+/// Parts of the server that a run uses.
 #[derive(Clone, Debug)]
 pub(crate) struct RunServices {
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
-    /// Where its pictures are kept that the answer names by URL.
+    /// Store of the pictures that the answer refers to by URL.
     pub(crate) files: Arc<Files>,
     pub(crate) audits: Arc<Audits>,
 }
 
-/// Sees to it that a run ends for its watchers, however its driver does.
+/// Ensures that the watchers see an end of the run, however its driver ends.
 pub(super) struct Ending {
     pub(super) told: Arc<watch::Sender<Told>>,
     pub(super) clock: Clock,
 }
 
 impl Ending {
-    /// Drives the run until it is over or nobody watches any more.
+    /// Drives the run until it ends or its last watcher leaves.
     pub(super) async fn watched(self, mut driver: Driver) {
         let outcome = tokio::select! {
             outcome = driver.drive(&self.told) => outcome,
@@ -58,19 +58,19 @@ impl Drop for Ending {
     }
 }
 
-/// Turns what happens into what is told.
+/// Turns the run's events into entries for the watchers.
 pub(super) struct Driver {
-    /// Until it is over.
+    /// `None` once the run is over.
     pub(super) run: Option<Run>,
     pub(super) terms: Arc<Terms>,
-    /// Of the pictures that are to be audited, until they are there.
+    /// Audits of the chosen pictures; an entry is taken when its picture is finished.
     pub(super) audits: Vec<Option<Audit>>,
     pub(super) services: RunServices,
-    /// What happened and was not told yet: pictures wait here for those before them to be written.
+    /// Events that are not published yet: a picture waits here until the pictures before it are written.
     pub(super) unwritten: VecDeque<RunEvent>,
 }
 
-/// The one file that is being written.
+/// The file that is being written; only one is at a time.
 type Writing = JoinHandle<Result<Entry, String>>;
 
 impl Driver {
@@ -97,7 +97,8 @@ impl Driver {
                     let entry = written.map_err(|err| err.to_string()).and_then(|entry| entry);
                     let entry = self.kept(entry.map_err(Failure::Internal)?);
                     told.send_modify(|told| {
-                        // A job is kept for long. Whoever comes once the picture is there needs no previews of it.
+                        // A job is kept for a long time, and readers that come after the picture need none of its
+                        // previews.
                         if let (Entry::Completed(picture), true) = (&entry, self.terms.run_async) {
                             told.forget_previews(picture.image_index);
                         }
@@ -108,7 +109,7 @@ impl Driver {
         }
     }
 
-    /// Takes note of what happened. Previews that come faster than they can be written make way.
+    /// Queues an event. If previews arrive faster than they are written, the oldest is dropped.
     fn take(&mut self, mut event: RunEvent) {
         if let RunEvent::Finished { image_index, generated } = &mut event
             && let Some(audit) = self.audits.get_mut(*image_index).and_then(Option::take)
@@ -127,7 +128,7 @@ impl Driver {
         self.unwritten.push_back(event);
     }
 
-    /// Tells what is no picture, and begins to write what is one.
+    /// Publishes an event without a picture, or starts to write the event's picture.
     fn tell(&self, event: RunEvent, told: &watch::Sender<Told>) -> Option<Writing> {
         let (terms, now) = (self.terms.clone(), self.services.clock.now());
         let write: Box<dyn FnOnce() -> Result<Entry, String> + Send> = match event {
@@ -167,7 +168,7 @@ impl Driver {
         Some(spawn_blocking(move || span.in_scope(write)))
     }
 
-    /// What was written, once it is measured and where its URL says.
+    /// Records the metrics of a written picture and stores its file if the answer refers to it by URL.
     fn kept(&self, entry: Entry) -> Entry {
         let Entry::Completed(mut picture) = entry else { return entry };
         self.services.metrics.image_encoded(picture.encode);
@@ -179,7 +180,7 @@ impl Driver {
     }
 }
 
-/// Waits for ever once the run is over.
+/// Pending forever once the run is over.
 async fn next(run: &mut Option<Run>) -> Option<Result<RunEvent, JobError>> {
     match run {
         Some(run) => run.next().await,
@@ -187,7 +188,7 @@ async fn next(run: &mut Option<Run>) -> Option<Result<RunEvent, JobError>> {
     }
 }
 
-/// Waits for ever while nothing is written.
+/// Pending forever while nothing is being written.
 async fn written(writing: &mut Option<Writing>) -> Result<Result<Entry, String>, tokio::task::JoinError> {
     match writing {
         Some(writing) => writing.await,

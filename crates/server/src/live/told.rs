@@ -1,4 +1,4 @@
-//! What has become of a run, for readers that come at any time.
+//! The history of a run, for readers that arrive at any time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use crate::api::answer::picture::{Partial, Picture};
 use crate::api::answer::step::Step;
 use crate::api::error::ApiError;
 
-/// Most previews of a picture that are kept for readers: OpenAI's most, so that whoever counts them out
-/// gets them all.
+/// Most previews of one picture that are kept for readers. It is OpenAI's maximum, so a client that counts previews
+/// receives all of them.
 pub(super) const KEPT_PREVIEWS: usize = 3;
 
-/// What has become of a run so far.
+/// The history of a run so far.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    /// In the order of their numbers, which have gaps where old previews made way.
+    /// Entries by number. Dropped previews leave gaps in the numbers.
     pub(super) entries: BTreeMap<u64, Entry>,
     pub(super) next: u64,
     pub(super) is_started: bool,
@@ -32,11 +32,11 @@ pub(super) struct Ended {
     pub(super) outcome: Result<(), Failure>,
 }
 
-/// Something that readers are told; a cheap clone.
+/// An entry that readers see; a cheap clone.
 #[derive(Clone, Debug)]
 pub(crate) enum Entry {
     Step(Arc<Step>),
-    /// The steps of this picture that were told are void, and told anew.
+    /// The steps of this picture that were reported are void; its job reports them again.
     Restarted {
         image_index: usize,
         created_at: u64,
@@ -50,7 +50,7 @@ pub(crate) enum Entry {
 pub(crate) enum Failure {
     Job(JobError),
     Internal(String),
-    /// Someone gave it up.
+    /// The client or the server cancelled the run.
     Cancelled,
 }
 
@@ -65,7 +65,7 @@ impl From<Failure> for ApiError {
 }
 
 impl Told {
-    /// The first entry from `cursor` on.
+    /// The first entry whose number is at least `cursor`.
     pub(super) fn at(&self, cursor: u64) -> Option<(u64, &Entry)> {
         self.entries.range(cursor..).next().map(|(number, entry)| (*number, entry))
     }
@@ -83,12 +83,12 @@ impl Told {
         self.next += 1;
     }
 
-    /// Lets the previews of a picture go.
+    /// Drops the previews of a picture.
     pub(super) fn forget_previews(&mut self, of: usize) {
         self.entries.retain(|_, entry| !matches!(entry, Entry::Partial(partial) if partial.image_index == of));
     }
 
-    /// Lets the steps of a picture go: whoever comes later is told those that count.
+    /// Drops the steps of a picture, so that later readers see only the valid ones.
     pub(super) fn forget_steps(&mut self, of: usize) {
         self.entries.retain(|_, entry| match entry {
             Entry::Step(step) => step.image_index != of,

@@ -1,4 +1,4 @@
-//! Making pictures.
+//! Handlers that make pictures.
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -48,8 +48,8 @@ pub(crate) async fn vary(request: Request) -> ApiError {
     uploads::no_variations(request)
 }
 
-/// Whatever form the answer has, dropping it gives its run up, unless others watch that too: hyper drops
-/// this future, or the stream that it made, when the client leaves.
+/// Serves a request that makes pictures. Dropping the returned future or stream drops the request's watcher, and with
+/// its last watcher the run is cancelled: hyper drops them when the client leaves.
 async fn make(
     endpoint: Endpoint,
     state: AppState,
@@ -94,7 +94,7 @@ async fn make(
     Ok(response)
 }
 
-/// Submits what was asked for. Everything that can be refused is, before a picture is fetched or decoded for it.
+/// Submits the request. Every check that needs no picture runs before pictures are fetched or decoded.
 async fn begin(
     state: &AppState,
     log: &LogEntry,
@@ -144,7 +144,7 @@ async fn answer(begun: Begun, watcher: Watcher, log: LogEntry) -> Result<Respons
     }
 }
 
-/// A request with the digest of what it means.
+/// Adds the digest of what the request asks for.
 async fn digested(received: Received) -> Result<(Received, [u8; 32]), ApiError> {
     let digested = tokio::task::spawn_blocking(move || {
         let digest = idempotency::digest(&received);

@@ -1,4 +1,4 @@
-//! How a request's jobs differ from others: whose they are, how urgent, and until when.
+//! Job options of a request: owner, priority and deadline.
 
 use std::time::Duration;
 
@@ -9,25 +9,26 @@ use scheduler::JobOptions;
 use super::ImagesRequest;
 use crate::api::error::ApiError;
 
-/// How soon the client needs its answer, in seconds, by its own word.
+/// Header in which the client says how soon it needs the answer, in seconds.
 const X_REQUEST_TIMEOUT: &str = "x-request-timeout";
-/// When openai-python stops reading, in seconds; it is sent with every request, 600 unless its user chose otherwise.
+/// Header with openai-python's read timeout, in seconds. The library sends it with every request: 600 unless its user
+/// chose another value.
 const X_STAINLESS_READ_TIMEOUT: &str = "x-stainless-read-timeout";
 
-/// The longest deadline that is told apart from none: sums of times stay in range.
+/// Longest deadline; larger values are clamped to it, so that sums of times stay in range.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The options of `owner`'s request with these headers.
+/// Returns the job options of `owner`'s request with these headers.
 ///
 /// # Errors
-/// An `x-request-timeout` that is no time.
+/// An `x-request-timeout` that is not a number of seconds above 0.
 pub(crate) fn job_options(headers: &HeaderMap, asked: &ImagesRequest, owner: u64) -> Result<JobOptions, ApiError> {
     let deadline = deadline(headers, asked.is_waited_for())?;
     Ok(JobOptions { priority: asked.priority, owner, deadline, latents: false })
 }
 
-/// How soon the pictures are needed. The client's library stops reading after a silence: that is the wait for an
-/// answer in one piece. A stream is never silent for long, and a job is asked after.
+/// Returns how soon the pictures are needed. The client library's read timeout bounds a silence, so it applies only to
+/// an answer in one piece: a stream is never silent for long, and a job's client polls.
 fn deadline(headers: &HeaderMap, is_waited_for: bool) -> Result<Option<Duration>, ApiError> {
     let own = match headers.get(X_REQUEST_TIMEOUT) {
         None => None,
@@ -38,7 +39,7 @@ fn deadline(headers: &HeaderMap, is_waited_for: bool) -> Result<Option<Duration>
             Some(seconds(&given).ok_or_else(invalid)?)
         }
     };
-    // The client's user did not choose this one, and cannot mend it.
+    // The library sets this header, so its user could not correct a bad value: ignore it.
     let library = headers.get(X_STAINLESS_READ_TIMEOUT).filter(|_| is_waited_for);
     let library = library.and_then(|given| seconds(given.to_str().ok()?));
     Ok(own.into_iter().chain(library).min())
