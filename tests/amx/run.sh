@@ -109,7 +109,7 @@ MACHINE
     kill "$tail"
     grep -q 'exit status of the tests: 0' "$work/console" || {
         tail -n 20 "$work/bochs.log" >&2
-        die "the tests failed, or did not come to their end"
+        die "the tests failed or did not finish"
     }
 }
 

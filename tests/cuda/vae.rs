@@ -85,7 +85,7 @@ fn decoding_holds_what_its_estimate_says() {
     }
 }
 
-/// The encoder's convolutions have stride 2.
+/// Its encoder has convolutions with stride 2.
 #[test]
 fn an_edit_is_the_cpus() {
     let _alone = alone();

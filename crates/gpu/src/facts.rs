@@ -38,6 +38,6 @@ pub struct Busy {
     pub calls: usize,
     /// The total time from the event before each call to the event after it.
     pub time: Duration,
-    /// The time between two events with nothing in between: a call's time is too long by at most this.
+    /// The time between two events with nothing in between, the largest error of a call's time.
     pub empty_pair: Duration,
 }

@@ -70,7 +70,7 @@ impl Library {
     /// The library's own function of that name, if it has one.
     fn function(&self, name: &CStr) -> Option<*mut c_void> {
         let handle = self.handle().ok()?;
-        // SAFETY: the handle is open for good, the name ends with a zero byte.
+        // SAFETY: the handle is never closed, and the name ends with a zero byte.
         let found = unsafe { libc::dlsym(handle.0, name.as_ptr()) };
         (!found.is_null()).then_some(found)
     }

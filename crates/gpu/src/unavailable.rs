@@ -16,7 +16,7 @@ pub enum Unavailable {
     #[error("a library of CUDA does not load ({0}): install it, or name its folder in LD_LIBRARY_PATH")]
     NoLibrary(String),
     /// The driver reports an error, given in its own words.
-    #[error("the NVIDIA driver answers {0}")]
+    #[error("the NVIDIA driver reports {0}")]
     Driver(String),
     /// The machine has only this many GPUs.
     #[error("there is no such GPU: {}", counted(.0))]

@@ -8,7 +8,7 @@
 // The counters, in the order of the file that EMULATOR_COUNTS names, 64 bits each.
 enum Count {
   Launches,
-  Products,  // of cuBLAS or cuBLASLt, a batch as one
+  Products,  // of cuBLAS or cuBLASLt; a batch counts as one
   CopiesToDevice,
   CopiesToHost,
   CopiesOnDevice,

@@ -32,7 +32,7 @@ Clock& next(CUstream stream) {
 bool comes_after(CUstream stream, Clock& clock, const Clock& others, const char* what) {
   for (auto [other, time] : others)
     if (other != stream && clock[other] < time) {
-      COMPLAIN("a stream %s what another stream may still be at: no event is waited for", what);
+      COMPLAIN("a stream %s memory that another stream may still access: no event is waited for", what);
       return false;
     }
   return true;

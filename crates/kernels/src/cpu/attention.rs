@@ -77,7 +77,7 @@ pub(super) fn joint<S: Simd>(
     outs
 }
 
-/// See [`crate::attention`]. The head's dimension is a multiple of 16.
+/// See [`crate::attention()`]. The head's dimension is a multiple of 16.
 pub(super) fn plain<S: Simd>(s: S, q: &[f32], k: &[f32], v: &[f32], num_heads: usize, dim: usize) -> Vec<f32> {
     let head_dim = dim / num_heads;
     let mut out = vec![0.0; q.len()];

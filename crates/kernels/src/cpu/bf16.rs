@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::tiles::{Format, PlainFormat, SIDE, STEP, Tile};
 
-/// Elements of a step.
+/// Elements per step.
 const LEN: usize = STEP / 2;
 
 /// The format that the module describes.

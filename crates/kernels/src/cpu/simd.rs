@@ -63,9 +63,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// number per pair and may end early.
     fn rotate_pairs(self, x: Self::Vector, cos: &[f32], sin: &[f32]) -> Self::Vector;
 
-    /// Both as long.
+    /// Converts bf16 to f32. Both slices have the same length.
     fn widen_bf16(self, from: &[bf16], to: &mut [f32]);
-    /// Both as long.
+    /// Converts f16 to f32. Both slices have the same length.
     fn widen_f16(self, from: &[f16], to: &mut [f32]);
     /// Prefetches memory. The address need not be valid.
     fn prefetch(self, address: *const u8);

@@ -6,7 +6,7 @@ use super::head::HeadProducts;
 use super::simd::Simd;
 use super::tiles::{Format, Multiplier, Operands, SIDE, STEP, Sums, Tile};
 
-/// Elements of a step.
+/// Elements per step.
 const LEN: usize = STEP / Bf16::BYTES;
 
 /// Products in tiles.

@@ -188,7 +188,7 @@ impl<F: Format, S: Simd, M: Multiplier<F>> Product<'_, F, S, M> {
     /// Computes some rows and panels of the result. The first row begins a strip.
     ///
     /// # Safety
-    /// Nobody else writes there.
+    /// No other thread writes there.
     #[inline(always)]
     unsafe fn task(&self, rows: Range<usize>, panels: Range<usize>) {
         let _session = self.multiplier.begin();
@@ -235,7 +235,7 @@ impl<F: Format, S: Simd, M: Multiplier<F>> Product<'_, F, S, M> {
     /// Stores complete sums in f32, after bias and epilogue.
     ///
     /// # Safety
-    /// Nobody else writes there.
+    /// No other thread writes there.
     #[inline(always)]
     unsafe fn finish(&self, sums: &[Sums<F::Sum>], rows: Range<usize>, panels: Range<usize>) {
         let (column, width) = (panels.start * SIDE, panels.len() * SIDE);

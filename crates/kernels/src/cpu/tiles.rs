@@ -8,7 +8,7 @@ use std::fmt::Debug;
 
 /// Rows, and outputs, of a tile.
 pub(super) const SIDE: usize = 16;
-/// Bytes of a row of a tile.
+/// Bytes per row of a tile.
 pub(super) const STEP: usize = 64;
 
 /// 16 rows of 64 bytes, or 16 groups of four bytes of 16 outputs each.
@@ -38,7 +38,7 @@ pub(crate) trait Format: Debug + Send + Sync + 'static {
     type Row: Copy + Debug + Default + Send + Sync;
     /// Data of an output that its sums need.
     type Output: Copy + Debug + Default + Send + Sync;
-    /// Bytes of an element.
+    /// Bytes per element.
     const BYTES: usize;
 
     /// Writes a row of the left operand to row `lane` of its tiles, which hold zeros.

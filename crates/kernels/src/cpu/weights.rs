@@ -1,4 +1,4 @@
-//! Packed weights as operands of the operations: tensors in, tensors out.
+//! Packed weights behind the backend traits: tensors in, tensors out.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 

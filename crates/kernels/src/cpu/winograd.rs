@@ -157,7 +157,7 @@ struct Convolution<'a, S> {
     out: SharedMut,
 }
 
-/// Buffers of a thread.
+/// Buffers per thread.
 #[derive(Default)]
 struct Scratch {
     /// Rows of the padded input.
