@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use candle_core::{Result, Tensor};
 
 use crate::operands::{CausalAttention, ConvInput, Epilogue, GroupNorm, JointAttention, SelfAttention};
-use crate::{Guided, RowLayout, Terms};
+use crate::{Guided, RowLayout, WeightedTensors};
 
 /// A device's own implementations. Operands have been checked, and lie on its device.
 pub(crate) trait Backend: Sync {
@@ -70,7 +70,7 @@ pub(crate) trait Backend: Sync {
     }
 
     /// See [`crate::weighted_sums`].
-    fn weighted_sums(&self, _: &[Terms<'_>]) -> Result<Option<Vec<Tensor>>> {
+    fn weighted_sums(&self, _: &[WeightedTensors<'_>]) -> Result<Option<Vec<Tensor>>> {
         Ok(None)
     }
 

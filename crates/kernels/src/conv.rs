@@ -14,10 +14,10 @@ use crate::operands::ConvInput;
 ///
 /// In host memory the weights are packed in f32.
 #[derive(Clone, Debug)]
-pub struct Conv3x3(Weights);
+pub struct Conv3x3(ConvWeights);
 
 #[derive(Clone, Debug)]
-enum Weights {
+enum ConvWeights {
     /// `weight` is `[out, in, 3, 3]`.
     Plain {
         weight: Tensor,
@@ -40,8 +40,8 @@ impl Conv3x3 {
             bail!("bias must be [{out_channels}]. Given: {:?}", bias.dims())
         }
         Ok(Conv3x3(match backend(weight.device()).pack_conv(weight, bias)? {
-            Some(packed) => Weights::Packed(packed.into()),
-            None => Weights::Plain { weight: weight.contiguous()?, bias: bias.contiguous()? },
+            Some(packed) => ConvWeights::Packed(packed.into()),
+            None => ConvWeights::Plain { weight: weight.contiguous()?, bias: bias.contiguous()? },
         }))
     }
 
@@ -121,7 +121,7 @@ impl Conv3x3 {
         if height < 2 || width < 2 {
             bail!("x must have sides of at least 2 pixels. Given: {height}, {width}")
         }
-        if let Weights::Packed(packed) = &self.0
+        if let ConvWeights::Packed(packed) = &self.0
             && let Some(out) = packed.forward_stride2(x)?
         {
             return Ok(out);
@@ -131,15 +131,15 @@ impl Conv3x3 {
 
     fn in_channels(&self) -> usize {
         match &self.0 {
-            Weights::Plain { weight, .. } => weight.dims()[1],
-            Weights::Packed(packed) => packed.in_channels(),
+            ConvWeights::Plain { weight, .. } => weight.dims()[1],
+            ConvWeights::Packed(packed) => packed.in_channels(),
         }
     }
 
     fn out_channels(&self) -> usize {
         match &self.0 {
-            Weights::Plain { weight, .. } => weight.dims()[0],
-            Weights::Packed(packed) => packed.out_channels(),
+            ConvWeights::Plain { weight, .. } => weight.dims()[0],
+            ConvWeights::Packed(packed) => packed.out_channels(),
         }
     }
 
@@ -165,15 +165,15 @@ impl Conv3x3 {
     /// The backend's convolution; `None` if the reference has to compute it.
     fn packed(&self, x: &Tensor, input: ConvInput<'_>, residual: Option<&Tensor>) -> Result<Option<Tensor>> {
         match &self.0 {
-            Weights::Packed(packed) => packed.forward(x, input, residual),
-            Weights::Plain { .. } => Ok(None),
+            ConvWeights::Packed(packed) => packed.forward(x, input, residual),
+            ConvWeights::Plain { .. } => Ok(None),
         }
     }
 
     fn reference(&self, x: &Tensor, padding: usize, stride: usize) -> Result<Tensor> {
         let (weight, bias) = match &self.0 {
-            Weights::Plain { weight, bias } => (weight.clone(), bias.clone()),
-            Weights::Packed(packed) => packed.unpack()?,
+            ConvWeights::Plain { weight, bias } => (weight.clone(), bias.clone()),
+            ConvWeights::Packed(packed) => packed.unpack()?,
         };
         // candle's convolution of half-precision pictures exists on devices only.
         let dtype = if x.device().is_cpu() { DType::F32 } else { x.dtype() };

@@ -55,7 +55,8 @@ pub use linear::Linear;
 pub use linear_stack::{ForwardInTurn, LinearStack};
 pub use norm::{channel_norm, modulated_layer_norm, rms_norm};
 pub use operands::{
-    AttentionStream, CausalAttention, GroupNorm, Guided, HeadNorms, JointAttention, Products, SelfAttention, Terms,
+    AttentionStream, CausalAttention, GroupNorm, Guided, HeadNorms, JointAttention, Products, SelfAttention,
+    WeightedTensors,
 };
 pub use parameters::Parameters;
 pub use rope::RopeTable;

@@ -18,10 +18,10 @@ const MAX_INT8_FEATURES: usize = 65_536;
 /// large as in f32, while the sums are f32. On processors with faster products for bf16 than for f32 (AMD's with
 /// AVX512-BF16, and AMX), the input rows of a bf16 weight are rounded to bf16 too. Those of any other weight are not.
 #[derive(Clone, Debug)]
-pub struct Linear(Weights);
+pub struct Linear(LinearWeights);
 
 #[derive(Clone, Debug)]
-enum Weights {
+enum LinearWeights {
     /// `weight` is `[out, in]`.
     Plain {
         weight: Tensor,
@@ -47,8 +47,8 @@ impl Linear {
         check_parts(parts)?;
         let (weights, bias) = contiguous(parts)?;
         Ok(Linear(match backend(weights[0].device()).pack_linear(&weights, bias.as_ref())? {
-            Some(packed) => Weights::Packed(packed.into()),
-            None => Weights::Plain { weight: Tensor::cat(&weights, 0)?, bias },
+            Some(packed) => LinearWeights::Packed(packed.into()),
+            None => LinearWeights::Plain { weight: Tensor::cat(&weights, 0)?, bias },
         }))
     }
 
@@ -68,14 +68,14 @@ impl Linear {
         }
         let (weights, bias) = contiguous(parts)?;
         Ok(Linear(match backend(weights[0].device()).pack_int8(&weights, bias.as_ref())? {
-            Some(packed) => Weights::Packed(packed.into()),
-            None => Weights::Plain { weight: rounded_to_int8(&Tensor::cat(&weights, 0)?)?, bias },
+            Some(packed) => LinearWeights::Packed(packed.into()),
+            None => LinearWeights::Plain { weight: rounded_to_int8(&Tensor::cat(&weights, 0)?)?, bias },
         }))
     }
 
     /// Wraps weights that a backend has packed.
     pub(crate) fn of_packed(packed: Box<dyn PackedLinear>) -> Linear {
-        Linear(Weights::Packed(packed.into()))
+        Linear(LinearWeights::Packed(packed.into()))
     }
 
     /// `[.., in]` to `[.., out]`.
@@ -125,16 +125,16 @@ impl Linear {
     /// The last dimension of the input.
     pub fn in_features(&self) -> usize {
         match &self.0 {
-            Weights::Plain { weight, .. } => weight.dims()[1],
-            Weights::Packed(packed) => packed.in_features(),
+            LinearWeights::Plain { weight, .. } => weight.dims()[1],
+            LinearWeights::Packed(packed) => packed.in_features(),
         }
     }
 
     /// The last dimension of the output.
     pub fn out_features(&self) -> usize {
         match &self.0 {
-            Weights::Plain { weight, .. } => weight.dims()[0],
-            Weights::Packed(packed) => packed.out_features(),
+            LinearWeights::Plain { weight, .. } => weight.dims()[0],
+            LinearWeights::Packed(packed) => packed.out_features(),
         }
     }
 
@@ -149,16 +149,16 @@ impl Linear {
     /// The backend's product; `None` if the reference has to compute it.
     fn packed(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Option<Tensor>> {
         match &self.0 {
-            Weights::Packed(packed) => packed.forward(x, epilogue),
-            Weights::Plain { .. } => Ok(None),
+            LinearWeights::Packed(packed) => packed.forward(x, epilogue),
+            LinearWeights::Plain { .. } => Ok(None),
         }
     }
 
     /// The `[out, in]` weight, and the bias.
     pub(crate) fn unpack(&self) -> Result<(Tensor, Option<Tensor>)> {
         match &self.0 {
-            Weights::Plain { weight, bias } => Ok((weight.clone(), bias.clone())),
-            Weights::Packed(packed) => packed.unpack().map(|(weight, bias)| (weight, Some(bias))),
+            LinearWeights::Plain { weight, bias } => Ok((weight.clone(), bias.clone())),
+            LinearWeights::Packed(packed) => packed.unpack().map(|(weight, bias)| (weight, Some(bias))),
         }
     }
 
@@ -177,8 +177,8 @@ impl Linear {
 impl Parameters for Linear {
     fn visit<'p>(&'p self, visit: &mut dyn FnMut(&'p Tensor)) {
         match &self.0 {
-            Weights::Plain { weight, bias } => std::iter::once(weight).chain(bias).for_each(visit),
-            Weights::Packed(packed) => packed.tensors().into_iter().for_each(visit),
+            LinearWeights::Plain { weight, bias } => std::iter::once(weight).chain(bias).for_each(visit),
+            LinearWeights::Packed(packed) => packed.tensors().into_iter().for_each(visit),
         }
     }
 }

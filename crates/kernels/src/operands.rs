@@ -150,4 +150,4 @@ pub struct Guided<'t> {
 }
 
 /// Weights and tensors of a sum: a forecast from stored derivatives, or a step along a velocity.
-pub type Terms<'t> = Vec<(f64, &'t Tensor)>;
+pub type WeightedTensors<'t> = Vec<(f64, &'t Tensor)>;

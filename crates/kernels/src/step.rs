@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::Terms;
+use crate::WeightedTensors;
 use crate::devices::backend;
 
 /// cache-dit's measure of change, `mean(|previous - current|) / mean(|previous|)`, of each row's `(current, previous)`;
@@ -33,7 +33,7 @@ pub fn residual_diffs(rows: &[(&Tensor, &Tensor)]) -> Result<Vec<f32>> {
 ///
 /// # Errors
 /// A sum has no terms, or terms of different shapes.
-pub fn weighted_sums(sums: &[Terms<'_>]) -> Result<Vec<Tensor>> {
+pub fn weighted_sums(sums: &[WeightedTensors<'_>]) -> Result<Vec<Tensor>> {
     for terms in sums {
         let Some((_, first)) = terms.first() else { bail!("terms must not be empty") };
         if let Some((_, term)) = terms.iter().find(|(_, term)| term.dims() != first.dims()) {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::head::{Destination, Head, HeadProducts, InF32, Rotation, Segment};
+use super::head::{Destination, Head, HeadProducts, InF32, Rotation, TokenColumns};
 use super::parallel::SharedMut;
 use super::simd::Simd;
 use crate::{RowLayout, Watch};
@@ -57,7 +57,7 @@ pub(super) fn joint<S: Simd>(
                 let norm = [Some(stream.norm_q), Some(stream.norm_k), None][part];
                 let column = part * dim + head * head_dim;
                 let rows = &stream.qkv[tokens.start * 3 * dim..];
-                Segment { rows, row_len: 3 * dim, column, tokens: tokens.len(), norm }
+                TokenColumns { rows, row_len: 3 * dim, column, tokens: tokens.len(), norm }
             })
         };
         let destinations = [0, 1].map(|i| {
@@ -103,7 +103,7 @@ pub(super) fn causal<S: Simd>(s: S, inputs: Causal<'_>) -> Vec<f32> {
     let mut out = vec![0.0; tokens * dim];
     let shared = SharedMut::new(&mut out);
     let segments = |head: usize, tokens, norm| {
-        let segment = |rows, tokens| Segment { rows, row_len, column: head * head_dim, tokens, norm };
+        let segment = |rows, tokens| TokenColumns { rows, row_len, column: head * head_dim, tokens, norm };
         [segment(qkv, tokens), segment(&[], 0)]
     };
     let (norm_q, norm_k) = norms.unzip();
@@ -136,7 +136,7 @@ pub(super) fn rotary_rows<S: Simd>(
         let (tokens, head) = (rows.range(task / num_heads), task % num_heads);
         let part = |part: usize| {
             let column = part * dim + head * head_dim;
-            let segment = |rows, tokens| Segment { rows, row_len, column, tokens, norm: None };
+            let segment = |rows, tokens| TokenColumns { rows, row_len, column, tokens, norm: None };
             [segment(&qkv[tokens.start * row_len..], tokens.len()), segment(&[], 0)]
         };
         let destination =
@@ -166,8 +166,8 @@ fn run(tasks: Vec<usize>, work: usize, attend: impl Fn(usize, &Watch) + Sync + S
 }
 
 /// A head's columns of all rows of a matrix.
-fn whole(rows: &[f32], row_len: usize, column: usize) -> [Segment<'_>; 2] {
-    let segment = |rows, tokens| Segment { rows, row_len, column, tokens, norm: None };
+fn whole(rows: &[f32], row_len: usize, column: usize) -> [TokenColumns<'_>; 2] {
+    let segment = |rows, tokens| TokenColumns { rows, row_len, column, tokens, norm: None };
     [segment(rows, rows.len() / row_len), segment(&[], 0)]
 }
 

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::conv_operands::{Input, Packed, Picture};
+use super::conv_operands::{Input, InputPlanes, PanelConv};
 use super::gemm::{Epilogue, Finish, Left, Output, PANEL, Right, Size, finish, multiply};
 use super::group_norm::silu_pixel;
 use super::narrow_conv::{NARROW, Narrow};
@@ -26,7 +26,7 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Packed {
+impl PanelConv {
     /// The convolution with zero padding 1 of an `[height, width, in]` picture after `input`, plus `residual`. If the
     /// work is interrupted, the result is incomplete or empty.
     pub(super) fn forward<S: Simd>(
@@ -39,7 +39,7 @@ impl Packed {
     ) -> Vec<f32> {
         let scale = if let Input::Upsampled = input { 2 } else { 1 };
         let (height, width) = (scale * height, scale * width);
-        let picture = Picture { pixels, height, width, channels: self.in_channels, input };
+        let picture = InputPlanes { pixels, height, width, channels: self.in_channels, input };
         // Winograd pays off per output channel, and it transforms eight input channels at a time.
         if self.in_channels.is_multiple_of(8) && self.out_channels >= PANEL {
             let weights = self.winograd.get_or_init(|| winograd::transform_weights(s, self));
@@ -50,14 +50,14 @@ impl Packed {
 
     /// The convolution with stride 2, padded at the right and the bottom only.
     pub(super) fn forward_stride2<S: Simd>(&self, s: S, pixels: &[f32], (height, width): (usize, usize)) -> Vec<f32> {
-        let picture = Picture { pixels, height, width, channels: self.in_channels, input: Input::Plain };
+        let picture = InputPlanes { pixels, height, width, channels: self.in_channels, input: Input::Plain };
         self.direct(s, picture, (height / 2, width / 2), 2, None)
     }
 
     fn direct<S: Simd>(
         &self,
         s: S,
-        picture: Picture<'_>,
+        picture: InputPlanes<'_>,
         (height, width): (usize, usize),
         stride: usize,
         residual: Option<&[f32]>,
@@ -101,7 +101,7 @@ impl Packed {
     unsafe fn direct_band<S: Simd>(
         &self,
         s: S,
-        picture: Picture<'_>,
+        picture: InputPlanes<'_>,
         rows: Range<usize>,
         (width, stride): (usize, usize),
         scratch: &mut Vec<f32>,
@@ -138,7 +138,7 @@ impl Packed {
 /// A band with its input laid out. Its output is `rows` rows of `width` pixels.
 struct DirectBand<'a, S> {
     set: S,
-    weights: &'a Packed,
+    weights: &'a PanelConv,
     input: &'a [f32],
     columns: usize,
     stride: usize,
@@ -223,7 +223,7 @@ impl<S: Simd> DirectBand<'_, S> {
     }
 }
 
-impl Picture<'_> {
+impl InputPlanes<'_> {
     /// Writes rows from `first_row` on until `out` is full. A row has `columns` pixels: `left` zeros, the picture's
     /// pixels, and zeros for the rest. Rows above or below the picture are zeros.
     #[inline(always)]

@@ -7,7 +7,7 @@ use super::group_norm::Affine;
 
 /// Weights as panels of 16 output channels, `[out / 16][ky][kx * in + i][16]`, the last panel padded with zeros.
 #[derive(Clone, Debug)]
-pub(crate) struct Packed {
+pub(crate) struct PanelConv {
     pub(super) in_channels: usize,
     pub(super) out_channels: usize,
     pub(super) panels: Vec<f32>,
@@ -31,7 +31,7 @@ pub(crate) enum Input<'a> {
 
 /// The input of a convolution. `height` and `width` are those that the convolution sees.
 #[derive(Clone, Copy)]
-pub(super) struct Picture<'a> {
+pub(super) struct InputPlanes<'a> {
     pub(super) pixels: &'a [f32],
     pub(super) height: usize,
     pub(super) width: usize,
@@ -39,9 +39,9 @@ pub(super) struct Picture<'a> {
     pub(super) input: Input<'a>,
 }
 
-impl Packed {
+impl PanelConv {
     /// Packs `[out, in, 3, 3]` weights and an `[out]` bias.
-    pub(crate) fn new(weight: &[f32], bias: &[f32], in_channels: usize) -> Packed {
+    pub(crate) fn new(weight: &[f32], bias: &[f32], in_channels: usize) -> PanelConv {
         let out_channels = bias.len();
         let mut padded = vec![[0.0; PANEL]; out_channels.div_ceil(PANEL)];
         padded.as_flattened_mut()[..out_channels].copy_from_slice(bias);
@@ -54,7 +54,7 @@ impl Packed {
                 }
             }
         }
-        Packed { in_channels, out_channels, panels, bias: padded, winograd: OnceLock::new() }
+        PanelConv { in_channels, out_channels, panels, bias: padded, winograd: OnceLock::new() }
     }
 
     /// The weights and the bias as they were given.

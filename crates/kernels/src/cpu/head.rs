@@ -21,7 +21,7 @@ const MIN_PARALLEL_SCORES: usize = 512 * 512;
 
 /// One head's columns of consecutive tokens, as input.
 #[derive(Clone, Copy)]
-pub(super) struct Segment<'a> {
+pub(super) struct TokenColumns<'a> {
     /// The row of the first token and all following rows.
     pub(super) rows: &'a [f32],
     pub(super) row_len: usize,
@@ -62,9 +62,9 @@ pub(super) enum Rotation<'a> {
 pub(super) struct Head<'a> {
     /// A multiple of 16.
     pub(super) head_dim: usize,
-    pub(super) keys: [Segment<'a>; 2],
-    pub(super) values: [Segment<'a>; 2],
-    pub(super) queries: Vec<([Segment<'a>; 2], [Destination; 2])>,
+    pub(super) keys: [TokenColumns<'a>; 2],
+    pub(super) values: [TokenColumns<'a>; 2],
+    pub(super) queries: Vec<([TokenColumns<'a>; 2], [Destination; 2])>,
     pub(super) rotation: Rotation<'a>,
     /// Epsilon of the RMSNorms.
     pub(super) eps: f32,
@@ -154,7 +154,7 @@ impl Head<'_> {
         &self,
         (s, products): (S, P),
         packed: &P::Packed,
-        queries: &[Segment<'_>; 2],
+        queries: &[TokenColumns<'_>; 2],
         destinations: &[Destination; 2],
         block: Range<usize>,
     ) {
@@ -183,7 +183,7 @@ impl Head<'_> {
 
     /// Writes one token's features of this head, normalised, rotated and scaled, to `out`.
     #[inline(always)]
-    fn prepare<S: Simd>(&self, s: S, segments: &[Segment<'_>; 2], token: usize, scale: f32, out: &mut [f32]) {
+    fn prepare<S: Simd>(&self, s: S, segments: &[TokenColumns<'_>; 2], token: usize, scale: f32, out: &mut [f32]) {
         let (x, norm) = token_row(segments, token, out.len());
         if let Some(norm) = norm {
             let factor = scale / (sum_of_squares(s, x) / x.len() as f32 + self.eps).sqrt();
@@ -258,13 +258,13 @@ impl<S: Simd> HeadProducts<S> for InF32 {
     }
 }
 
-fn tokens(segments: &[Segment<'_>; 2]) -> usize {
+fn tokens(segments: &[TokenColumns<'_>; 2]) -> usize {
     segments[0].tokens + segments[1].tokens
 }
 
 /// The head's columns of a token, and the weight of its norm.
 #[inline]
-fn token_row<'a>(segments: &[Segment<'a>; 2], token: usize, head_dim: usize) -> (&'a [f32], Option<&'a [f32]>) {
+fn token_row<'a>(segments: &[TokenColumns<'a>; 2], token: usize, head_dim: usize) -> (&'a [f32], Option<&'a [f32]>) {
     let [first, second] = segments;
     let (segment, row) = if token < first.tokens { (first, token) } else { (second, token - first.tokens) };
     (&segment.rows[row * segment.row_len + segment.column..][..head_dim], segment.norm)

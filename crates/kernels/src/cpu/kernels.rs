@@ -15,7 +15,7 @@ use crate::RowLayout;
 /// The f32 kernels of an instruction set. Shapes have been checked; a head has a multiple of 16 features.
 pub(crate) trait Kernels: Send + Sync {
     /// `[tokens, in]` to `[tokens, out]`.
-    fn linear(&self, weights: &linear::Packed, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32>;
+    fn linear(&self, weights: &linear::PanelLinear, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32>;
     /// The attended values of both streams; `rope` holds the cosines and sines of each row.
     fn joint_attention(
         &self,
@@ -39,13 +39,13 @@ pub(crate) trait Kernels: Send + Sync {
     /// The convolution of an `[height, width, in]` picture, plus `residual`.
     fn conv(
         &self,
-        weights: &conv_operands::Packed,
+        weights: &conv_operands::PanelConv,
         pixels: &[f32],
         size: (usize, usize),
         input: Input<'_>,
         residual: Option<&[f32]>,
     ) -> Vec<f32>;
-    fn conv_stride2(&self, weights: &conv_operands::Packed, pixels: &[f32], size: (usize, usize)) -> Vec<f32>;
+    fn conv_stride2(&self, weights: &conv_operands::PanelConv, pixels: &[f32], size: (usize, usize)) -> Vec<f32>;
     /// The group norm of the picture `x`, with its weight and bias.
     fn group_norm(&self, x: &[f32], weights: (&[f32], &[f32]), num_groups: usize, eps: f64) -> Affine;
     fn apply_group_norm(&self, x: &[f32], affine: &Affine, with_silu: bool) -> Vec<f32>;
@@ -67,7 +67,7 @@ pub(crate) trait Kernels: Send + Sync {
 }
 
 impl<S: Simd> Kernels for S {
-    fn linear(&self, weights: &linear::Packed, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
+    fn linear(&self, weights: &linear::PanelLinear, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
         weights.forward(*self, x, epilogue)
     }
 
@@ -102,7 +102,7 @@ impl<S: Simd> Kernels for S {
 
     fn conv(
         &self,
-        weights: &conv_operands::Packed,
+        weights: &conv_operands::PanelConv,
         pixels: &[f32],
         size: (usize, usize),
         input: Input<'_>,
@@ -111,7 +111,7 @@ impl<S: Simd> Kernels for S {
         weights.forward(*self, pixels, size, input, residual)
     }
 
-    fn conv_stride2(&self, weights: &conv_operands::Packed, pixels: &[f32], size: (usize, usize)) -> Vec<f32> {
+    fn conv_stride2(&self, weights: &conv_operands::PanelConv, pixels: &[f32], size: (usize, usize)) -> Vec<f32> {
         weights.forward_stride2(*self, pixels, size)
     }
 

@@ -22,7 +22,7 @@ const MIN_TALL: usize = 1 << 16;
 
 /// The weight of a linear map as panels of 16 outputs, `[out / 16][in][16]`, the last panel padded with zeros.
 #[derive(Clone, Debug)]
-pub(crate) struct Packed {
+pub(crate) struct PanelLinear {
     in_features: usize,
     out_features: usize,
     panels: Panels,
@@ -36,10 +36,10 @@ enum Panels {
     F16(Vec<f16>),
 }
 
-impl Packed {
+impl PanelLinear {
     /// Packs `[out, in]` weights, stacked one below the other. `None` unless they are in host memory and of one float
     /// type of at most 32 bits.
-    pub(crate) fn new(weights: &[Tensor], bias: &[f32]) -> Result<Option<Packed>> {
+    pub(crate) fn new(weights: &[Tensor], bias: &[f32]) -> Result<Option<PanelLinear>> {
         let in_features = weights[0].dim(1)?;
         let out_features = weights.iter().map(|weight| weight.dims()[0]).sum();
         let panels = match weights[0].dtype() {
@@ -51,7 +51,7 @@ impl Packed {
         };
         let mut padded = vec![[0.0; PANEL]; usize::div_ceil(out_features, PANEL)];
         padded.as_flattened_mut()[..bias.len()].copy_from_slice(bias);
-        Ok(Some(Packed { in_features, out_features, panels, bias: padded }))
+        Ok(Some(PanelLinear { in_features, out_features, panels, bias: padded }))
     }
 
     pub(crate) fn in_features(&self) -> usize {
@@ -153,7 +153,7 @@ impl Packed {
 /// A product in progress.
 struct Product<'a, S> {
     set: S,
-    weights: &'a Packed,
+    weights: &'a PanelLinear,
     x: &'a [f32],
     tokens: usize,
     columns: usize,
@@ -162,7 +162,7 @@ struct Product<'a, S> {
 }
 
 /// The position of a tile in a product.
-struct Place {
+struct OutputTile {
     row: usize,
     rows: usize,
     panels: Range<usize>,
@@ -188,7 +188,7 @@ impl<S: Simd> Product<'_, S> {
                     let start = self.x[row * in_features + from..].as_ptr();
                     let left = Left { start, row_stride: in_features, stride: 1 };
                     let rows = S::TILE.rows.min(self.tokens - row);
-                    let place = Place { row, rows, panels: panels.clone(), k: from..from + len };
+                    let place = OutputTile { row, rows, panels: panels.clone(), k: from..from + len };
                     // SAFETY: x has `rows` rows from `row` on, each with `len` numbers from `from` on.
                     unsafe { self.tile(place, left, weights) };
                 }
@@ -221,7 +221,7 @@ impl<S: Simd> Product<'_, S> {
                     let row = rows.start + index * tile_rows;
                     let left = Left { start: left.as_ptr(), row_stride: 1, stride: tile_rows };
                     let num_rows = tile_rows.min(rows.end - row);
-                    let place = Place { row, rows: num_rows, panels: panels.clone(), k: from..from + len };
+                    let place = OutputTile { row, rows: num_rows, panels: panels.clone(), k: from..from + len };
                     // SAFETY: a packed strip holds a tile's rows, `len` numbers each.
                     unsafe { self.tile(place, left, weights) };
                 }
@@ -246,8 +246,8 @@ impl<S: Simd> Product<'_, S> {
     /// # Safety
     /// No other thread writes there, and `left` holds the rows.
     #[inline(always)]
-    unsafe fn tile(&self, place: Place, left: Left, weights: Right) {
-        let Place { row, rows, panels, k } = place;
+    unsafe fn tile(&self, place: OutputTile, left: Left, weights: Right) {
+        let OutputTile { row, rows, panels, k } = place;
         let column = panels.start * PANEL;
         let span = (rows - 1) * self.columns + panels.len() * PANEL;
         let size = Size { rows, panels: panels.len(), k: k.len() };

@@ -54,7 +54,7 @@ use self::kernels::Kernels;
 use self::numbers::{F32, RowVectors, tensor, wide};
 use crate::backend::{Backend, PackedConv, PackedLinear};
 use crate::operands::{AttentionStream, CausalAttention, GroupNorm, JointAttention, Products, SelfAttention};
-use crate::{RowLayout, Terms};
+use crate::{RowLayout, WeightedTensors};
 
 /// The backend of the CPU.
 pub(crate) struct Cpu;
@@ -206,7 +206,7 @@ impl Backend for Cpu {
         Ok(Some(diffs))
     }
 
-    fn weighted_sums(&self, sums: &[Terms<'_>]) -> Result<Option<Vec<Tensor>>> {
+    fn weighted_sums(&self, sums: &[WeightedTensors<'_>]) -> Result<Option<Vec<Tensor>>> {
         let Some(kernels) = sets::current() else { return Ok(None) };
         sums.iter().map(|terms| weighted_sum(kernels, terms)).collect()
     }
@@ -217,16 +217,16 @@ impl Backend for Cpu {
         }
         let bias = bias_numbers(bias)?;
         if sets::multiplies_bf16() && weights[0].dtype() == DType::BF16 {
-            return Ok(tile_linear::Packed::<Bf16>::new(weights, &bias)?.map(boxed));
+            return Ok(tile_linear::TiledWeights::<Bf16>::new(weights, &bias)?.map(boxed));
         }
-        Ok(linear::Packed::new(weights, &bias)?.map(boxed))
+        Ok(linear::PanelLinear::new(weights, &bias)?.map(boxed))
     }
 
     fn pack_int8(&self, weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
         if sets::current().is_none() {
             return Ok(None);
         }
-        Ok(tile_linear::Packed::<Int8>::new(weights, &bias_numbers(bias)?)?.map(boxed))
+        Ok(tile_linear::TiledWeights::<Int8>::new(weights, &bias_numbers(bias)?)?.map(boxed))
     }
 
     fn pack_conv(&self, weight: &Tensor, bias: &Tensor) -> Result<Option<Box<dyn PackedConv>>> {
@@ -234,6 +234,6 @@ impl Backend for Cpu {
         let (Some(_), Some(weight), Some(bias)) = (sets::current(), F32::of(&weight), F32::of(&bias)) else {
             return Ok(None);
         };
-        Ok(Some(Box::new(conv_operands::Packed::new(&weight, &bias, in_channels))))
+        Ok(Some(Box::new(conv_operands::PanelConv::new(&weight, &bias, in_channels))))
     }
 }

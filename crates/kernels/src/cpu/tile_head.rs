@@ -14,7 +14,7 @@ const LEN: usize = STEP / Bf16::BYTES;
 pub(super) struct InTiles<M>(pub(super) M);
 
 /// Keys packed as the weights of `tokens` outputs, values as those of `head_dim` outputs, padded with zeros.
-pub(super) struct Packed {
+pub(super) struct TileHead {
     head_dim: usize,
     keys: Matrix,
     values: Matrix,
@@ -48,20 +48,20 @@ impl Matrix {
 }
 
 impl<S: Simd, M: Multiplier<Bf16>> HeadProducts<S> for InTiles<M> {
-    type Packed = Packed;
+    type Packed = TileHead;
 
     #[inline(always)]
-    fn room(self, head_dim: usize, tokens: usize) -> Packed {
-        Packed { head_dim, keys: Matrix::new(tokens, head_dim), values: Matrix::new(head_dim, tokens) }
+    fn room(self, head_dim: usize, tokens: usize) -> TileHead {
+        TileHead { head_dim, keys: Matrix::new(tokens, head_dim), values: Matrix::new(head_dim, tokens) }
     }
 
     #[inline(always)]
-    fn put_key(packed: &mut Packed, token: usize, key: &[f32]) {
+    fn put_key(packed: &mut TileHead, token: usize, key: &[f32]) {
         Bf16::pack_output(key, packed.keys.strip_mut(token / SIDE), token % SIDE);
     }
 
     #[inline(always)]
-    fn put_value(packed: &mut Packed, token: usize, value: &[f32]) {
+    fn put_value(packed: &mut TileHead, token: usize, value: &[f32]) {
         let steps = packed.values.steps;
         for (tile, part) in packed.values.tiles.iter_mut().skip(token / LEN).step_by(steps).zip(value.chunks(SIDE)) {
             Bf16::put_element(tile, token % LEN, part);
@@ -69,13 +69,13 @@ impl<S: Simd, M: Multiplier<Bf16>> HeadProducts<S> for InTiles<M> {
     }
 
     #[inline(always)]
-    fn score(self, _: S, queries: &[f32], packed: &Packed, columns: usize, scores: &mut [f32]) {
+    fn score(self, _: S, queries: &[f32], packed: &TileHead, columns: usize, scores: &mut [f32]) {
         let queries = Matrix::of_rows(queries, packed.head_dim, packed.head_dim);
         self.multiply(&queries, &packed.keys, queries.steps, scores, columns);
     }
 
     #[inline(always)]
-    fn average(self, _: S, weights: &[f32], columns: usize, visible: usize, packed: &Packed, attended: &mut [f32]) {
+    fn average(self, _: S, weights: &[f32], columns: usize, visible: usize, packed: &TileHead, attended: &mut [f32]) {
         let weights = Matrix::of_rows(weights, columns, visible);
         self.multiply(&weights, &packed.values, weights.steps, attended, packed.head_dim);
     }

@@ -5,13 +5,13 @@ use super::bf16::Bf16;
 use super::gemm::Epilogue;
 use super::simd::Simd;
 use super::tile_head::InTiles;
-use super::tile_linear::Packed;
+use super::tile_linear::TiledWeights;
 use super::tiles::{Format, Multiplier};
 
 /// A linear map over tiles, independent of the instruction set.
 pub(crate) trait TileLinear<F: Format>: Send + Sync {
     /// `[tokens, in]` to `[tokens, out]`.
-    fn forward(&self, weights: &Packed<F>, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32>;
+    fn forward(&self, weights: &TiledWeights<F>, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32>;
 }
 
 /// Operations in bf16, independent of the instruction set.
@@ -30,7 +30,7 @@ pub(crate) trait Bf16Kernels: TileLinear<Bf16> {
 pub(super) struct With<S, M>(pub(super) S, pub(super) M);
 
 impl<F: Format, S: Simd, M: Multiplier<F>> TileLinear<F> for With<S, M> {
-    fn forward(&self, weights: &Packed<F>, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
+    fn forward(&self, weights: &TiledWeights<F>, x: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
         weights.forward(self.0, self.1, x, epilogue)
     }
 }

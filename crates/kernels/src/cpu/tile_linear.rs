@@ -14,7 +14,7 @@ use crate::Watch;
 
 /// The weight of a linear map as tiles, the last ones padded with zeros.
 #[derive(Clone, Debug)]
-pub(crate) struct Packed<F: Format> {
+pub(crate) struct TiledWeights<F: Format> {
     in_features: usize,
     out_features: usize,
     /// `[panels][steps]`
@@ -23,10 +23,10 @@ pub(crate) struct Packed<F: Format> {
     bias: Vec<[f32; SIDE]>,
 }
 
-impl<F: Format> Packed<F> {
+impl<F: Format> TiledWeights<F> {
     /// Packs `[out, in]` weights, stacked one below the other. `None` unless they are in host memory and of one float
     /// type of at most 32 bits.
-    pub(super) fn new(weights: &[Tensor], bias: &[f32]) -> Result<Option<Packed<F>>> {
+    pub(super) fn new(weights: &[Tensor], bias: &[f32]) -> Result<Option<TiledWeights<F>>> {
         if !weights.iter().all(|weight| weight.device().is_cpu()) {
             return Ok(None);
         }
@@ -148,11 +148,11 @@ impl<F: Format> Packed<F> {
     }
 }
 
-fn pack<F: Format, T: WithDType>(weights: &[Tensor], bias: &[f32], wide: fn(T) -> f32) -> Result<Packed<F>> {
+fn pack<F: Format, T: WithDType>(weights: &[Tensor], bias: &[f32], wide: fn(T) -> f32) -> Result<TiledWeights<F>> {
     let in_features = weights[0].dim(1)?;
     with_rows(weights, in_features, |rows: &[&[T]]| {
         let panels = rows.len().div_ceil(SIDE);
-        let mut packed = Packed {
+        let mut packed = TiledWeights {
             in_features,
             out_features: rows.len(),
             tiles: Vec::new(),
@@ -176,7 +176,7 @@ fn pack<F: Format, T: WithDType>(weights: &[Tensor], bias: &[f32], wide: fn(T) -
 struct Product<'a, F: Format, S, M> {
     set: S,
     multiplier: M,
-    weights: &'a Packed<F>,
+    weights: &'a TiledWeights<F>,
     rows: &'a [Tile],
     infos: &'a [[F::Row; SIDE]],
     columns: usize,

@@ -16,7 +16,7 @@ use crate::backend::{PackedConv, PackedLinear};
 use crate::operands::{ConvInput, Epilogue};
 
 /// Half-precision activations are widened, because the sums are f32.
-impl PackedLinear for linear::Packed {
+impl PackedLinear for linear::PanelLinear {
     fn in_features(&self) -> usize {
         self.in_features()
     }
@@ -64,7 +64,7 @@ impl TileWeights for Bf16 {
     }
 }
 
-impl<F: TileWeights> PackedLinear for tile_linear::Packed<F> {
+impl<F: TileWeights> PackedLinear for tile_linear::TiledWeights<F> {
     fn in_features(&self) -> usize {
         self.in_features()
     }
@@ -116,7 +116,7 @@ fn product(
 }
 
 /// Half-precision pictures are widened, because the weights are f32.
-impl PackedConv for conv_operands::Packed {
+impl PackedConv for conv_operands::PanelConv {
     fn in_channels(&self) -> usize {
         self.in_channels()
     }

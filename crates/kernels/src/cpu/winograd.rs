@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::conv_operands::{Packed, Picture};
+use super::conv_operands::{InputPlanes, PanelConv};
 use super::gemm::{Left, Output, PANEL, Right, Size, multiply};
 use super::parallel::{SharedMut, at_least, split};
 use super::simd::{Simd, vectorized};
@@ -34,7 +34,7 @@ thread_local! {
 }
 
 /// `G g G^T` as `[out / 16][36][in][16]`.
-pub(super) fn transform_weights<S: Simd>(s: S, weights: &Packed) -> Vec<f32> {
+pub(super) fn transform_weights<S: Simd>(s: S, weights: &PanelConv) -> Vec<f32> {
     let in_channels = weights.in_channels;
     let mut transformed = vec![0.0; weights.bias.len() * PLACES * in_channels * PANEL];
     let panels = weights.panels.par_chunks(9 * in_channels * PANEL);
@@ -110,9 +110,9 @@ fn output_side<S: Simd>(s: S, [a, b, c, d, e, f]: [S::Vector; 6]) -> [S::Vector;
 /// The convolution with padding 1, plus `residual`. Empty if the work is interrupted.
 pub(super) fn forward<S: Simd>(
     s: S,
-    weights: &Packed,
+    weights: &PanelConv,
     transformed: &[f32],
-    picture: Picture<'_>,
+    picture: InputPlanes<'_>,
     residual: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut out = Vec::with_capacity(picture.height * picture.width * weights.out_channels);
@@ -150,9 +150,9 @@ fn num_bands(tile_rows: usize, row_tiles: usize, threads: usize) -> usize {
 /// A convolution in progress.
 struct Convolution<'a, S> {
     set: S,
-    weights: &'a Packed,
+    weights: &'a PanelConv,
     transformed: &'a [f32],
-    picture: Picture<'a>,
+    picture: InputPlanes<'a>,
     residual: Option<&'a [f32]>,
     out: SharedMut,
 }

@@ -47,7 +47,7 @@ fn outs_of_a_block(out_channels: usize) -> usize {
 
 /// A convolution's weight in the layout of its type's kernel.
 #[derive(Debug)]
-pub(super) struct Packed {
+pub(super) struct DeviceConv {
     /// For each block of input channels and each tap, a matrix of all output channels and those input channels: `[out,
     /// in]` for bf16, `[in, out]` for f32.
     weight: Tensor,
@@ -57,7 +57,7 @@ pub(super) struct Packed {
     out_channels: usize,
 }
 
-impl Packed {
+impl DeviceConv {
     /// `None` for unsupported float types.
     pub(super) fn new(weight: &Tensor, bias: &Tensor) -> Result<Option<Self>> {
         let (out_channels, in_channels, _, _) = weight.dims4()?;
@@ -74,7 +74,7 @@ impl Packed {
             _ => weight.permute((1, 3, 2, 0))?,
         };
         let bias = bias.to_dtype(DType::F32)?.pad_with_zeros(0, 0, padded_out - out_channels)?;
-        Ok(Some(Packed { weight: weight.contiguous()?, bias: dense(&bias)?, in_channels, out_channels }))
+        Ok(Some(DeviceConv { weight: weight.contiguous()?, bias: dense(&bias)?, in_channels, out_channels }))
     }
 
     fn convolve(&self, x: &Tensor, sampling: Sampling, residual: Option<&Tensor>) -> Result<Tensor> {
@@ -145,7 +145,7 @@ fn shared_bytes(sampling: Sampling, outs: usize) -> usize {
     (2 * side(TILE.0) * side(TILE.1) + 4 * outs) * ROW
 }
 
-impl PackedConv for Packed {
+impl PackedConv for DeviceConv {
     fn in_channels(&self) -> usize {
         self.in_channels
     }

@@ -58,7 +58,7 @@ impl Rounded {
 
 /// A weight in eight-bit floats.
 #[derive(Debug)]
-pub(super) struct Packed {
+pub(super) struct Fp8Linear {
     /// `[out, in]`
     weight: Rounded,
     /// `[out]`, of the weight's original type.
@@ -74,7 +74,7 @@ pub(super) enum ScaledBy {
     Kernel,
 }
 
-impl Packed {
+impl Fp8Linear {
     /// `None` for unsupported float types, and for sizes that are not multiples of 16 or too large.
     pub(super) fn new(weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Self>> {
         let (dtype, in_features) = (weights[0].dtype(), weights[0].dim(1)?);
@@ -85,7 +85,7 @@ impl Packed {
         }
         let weight = Rounded::of(&*gpu(&weights[0])?, weights)?;
         let bias = bias.map(|bias| dense(&bias.to_dtype(dtype)?)).transpose()?;
-        Ok(Some(Packed { weight, bias, dtype }))
+        Ok(Some(Fp8Linear { weight, bias, dtype }))
     }
 
     fn product(&self, x: &Tensor, gelu: bool) -> Result<Tensor> {
@@ -153,7 +153,7 @@ impl Packed {
     }
 }
 
-impl PackedLinear for Packed {
+impl PackedLinear for Fp8Linear {
     fn in_features(&self) -> usize {
         self.weight.numbers.dims()[1]
     }
@@ -208,7 +208,7 @@ mod tests {
 
     /// A map and its operands rounded to `dtype`, and the emulated map of the same numbers.
     struct Case {
-        packed: Packed,
+        packed: Fp8Linear,
         emulated: Linear,
         /// The input, the residual, and the gates of three rows.
         operands: [Tensor; 3],
@@ -221,7 +221,7 @@ mod tests {
             let on_device = |t: &Tensor| t.to_device(device()).unwrap();
             let weights = [n - 8, 8].map(|rows| kept((randn(rows as u64, (rows, k)) * 0.1).unwrap()));
             let bias = with_bias.then(|| kept(randn(2, n)));
-            let packed = Packed::new(&weights.each_ref().map(on_device), bias.as_ref().map(on_device).as_ref());
+            let packed = Fp8Linear::new(&weights.each_ref().map(on_device), bias.as_ref().map(on_device).as_ref());
             let weight = Tensor::cat(&weights, 0).unwrap();
             Case {
                 packed: packed.unwrap().unwrap(),
@@ -320,10 +320,10 @@ mod tests {
     fn fp8_maps_of_odd_sizes_are_none() {
         let weight = |n, k| randn(1, (n, k)).to_device(device()).unwrap();
         for (n, k) in [(16, 24), (24, 16), (16, 32_784)] {
-            assert!(Packed::new(&[weight(n, k)], None).unwrap().is_none(), "{n} {k}");
+            assert!(Fp8Linear::new(&[weight(n, k)], None).unwrap().is_none(), "{n} {k}");
         }
         let half = weight(16, 16).to_dtype(DType::F16).unwrap();
-        assert!(Packed::new(&[half], None).unwrap().is_none());
+        assert!(Fp8Linear::new(&[half], None).unwrap().is_none());
         let (x, weight) = (randn(2, (3, 24)), weight(16, 24));
         let plain = Linear::new(&weight, None).unwrap().forward(&x.to_device(device()).unwrap()).unwrap();
         let kept = Linear::fp8(&[(&weight, None)]).unwrap().forward(&x.to_device(device()).unwrap()).unwrap();

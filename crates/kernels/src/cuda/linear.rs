@@ -15,14 +15,14 @@ const GATED_RESIDUAL: Kernel = Kernel { module: "elementwise", name: "gated_resi
 
 /// An unchanged weight, which is what cuBLASLt reads.
 #[derive(Debug)]
-pub(super) struct Packed {
+pub(super) struct DeviceLinear {
     /// `[out, in]`
     weight: Tensor,
     /// `[out]`, of the weight's type.
     bias: Option<Tensor>,
 }
 
-impl Packed {
+impl DeviceLinear {
     /// `None` for unsupported float types.
     pub(super) fn new(weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Self>> {
         let weight = if let [weight] = weights { dense(weight)? } else { Tensor::cat(weights, 0)? };
@@ -30,7 +30,7 @@ impl Packed {
             return Ok(None);
         }
         let bias = bias.map(|bias| dense(&bias.to_dtype(weight.dtype())?)).transpose()?;
-        Ok(Some(Packed { weight, bias }))
+        Ok(Some(DeviceLinear { weight, bias }))
     }
 
     fn product(&self, x: &Tensor, gelu: bool) -> Result<Option<Tensor>> {
@@ -50,7 +50,7 @@ impl Packed {
     }
 }
 
-impl PackedLinear for Packed {
+impl PackedLinear for DeviceLinear {
     fn in_features(&self) -> usize {
         self.weight.dims()[1]
     }
@@ -146,7 +146,7 @@ mod tests {
                 let given = [randn(3, (tokens, k)), weight, randn(2, n), randn(4, (tokens, n)), randn(5, (3, 2 * n))];
                 let rows = rows_of(tokens);
                 let bias = |t: &[Tensor]| with_bias.then(|| t[2].clone());
-                let packed = |t: &[Tensor]| Packed::new(&t[1..2], bias(t).as_ref()).unwrap().unwrap();
+                let packed = |t: &[Tensor]| DeviceLinear::new(&t[1..2], bias(t).as_ref()).unwrap().unwrap();
                 let plain = |t: &[Tensor]| Linear::new(&t[1], bias(t).as_ref()).unwrap();
                 let gate = |t: &[Tensor]| t[4].narrow(1, n, n).unwrap();
                 let name = |op| format!("{op} {tokens}x{k}x{n}, bias {with_bias}");
@@ -181,7 +181,7 @@ mod tests {
         check(
             "cat",
             &parts,
-            |t| Packed::new(&t[..2], None).unwrap().unwrap().forward(&t[2], Epilogue::None),
+            |t| DeviceLinear::new(&t[..2], None).unwrap().unwrap().forward(&t[2], Epilogue::None),
             |t| Linear::cat(&[(&t[0], None), (&t[1], None)])?.forward(&t[2]),
         );
     }

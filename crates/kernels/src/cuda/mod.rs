@@ -33,7 +33,7 @@ pub(crate) use self::streamed::Streamed;
 
 use crate::backend::{Backend, PackedConv, PackedLinear};
 use crate::operands::{CausalAttention, GroupNorm, JointAttention, SelfAttention};
-use crate::{Guided, RowLayout, Terms};
+use crate::{Guided, RowLayout, WeightedTensors};
 
 /// The backend of CUDA devices.
 pub(crate) struct Cuda;
@@ -82,7 +82,7 @@ impl Backend for Cuda {
         step::residual_diffs(rows)
     }
 
-    fn weighted_sums(&self, sums: &[Terms<'_>]) -> Result<Option<Vec<Tensor>>> {
+    fn weighted_sums(&self, sums: &[WeightedTensors<'_>]) -> Result<Option<Vec<Tensor>>> {
         step::weighted_sums(sums)
     }
 
@@ -95,14 +95,14 @@ impl Backend for Cuda {
     }
 
     fn pack_linear(&self, weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
-        Ok(linear::Packed::new(weights, bias)?.map(|packed| Box::new(packed) as Box<dyn PackedLinear>))
+        Ok(linear::DeviceLinear::new(weights, bias)?.map(|packed| Box::new(packed) as Box<dyn PackedLinear>))
     }
 
     fn pack_conv(&self, weight: &Tensor, bias: &Tensor) -> Result<Option<Box<dyn PackedConv>>> {
-        Ok(conv::Packed::new(weight, bias)?.map(|packed| Box::new(packed) as Box<dyn PackedConv>))
+        Ok(conv::DeviceConv::new(weight, bias)?.map(|packed| Box::new(packed) as Box<dyn PackedConv>))
     }
 
     fn pack_fp8(&self, weights: &[Tensor], bias: Option<&Tensor>) -> Result<Option<Box<dyn PackedLinear>>> {
-        Ok(fp8::Packed::new(weights, bias)?.map(|packed| Box::new(packed) as Box<dyn PackedLinear>))
+        Ok(fp8::Fp8Linear::new(weights, bias)?.map(|packed| Box::new(packed) as Box<dyn PackedLinear>))
     }
 }

@@ -6,7 +6,7 @@ use candle_core::{DType, Result, Tensor};
 use super::argument::{Address, argument};
 use super::gpu::{Kernel, gpu, grid, is_served};
 use super::layout::{WIDTH, dense};
-use crate::Terms;
+use crate::WeightedTensors;
 
 const ABS_SUMS: Kernel = Kernel { module: "step", name: "abs_sums" };
 const WEIGHTED_SUMS: Kernel = Kernel { module: "step", name: "weighted_sums" };
@@ -141,7 +141,7 @@ fn abs_sums(rows: &[[Tensor; 2]], pieces: &[usize], max_pieces: usize) -> Result
     Ok(sums)
 }
 
-pub(super) fn weighted_sums(sums: &[Terms<'_>]) -> Result<Option<Vec<Tensor>>> {
+pub(super) fn weighted_sums(sums: &[WeightedTensors<'_>]) -> Result<Option<Vec<Tensor>>> {
     let served = are_served(sums.iter().flatten().map(|(_, term)| *term));
     if !served || sums.iter().any(|terms| terms.len() > MAX_TERMS) {
         return Ok(None);

@@ -42,7 +42,7 @@ fn rows_of(tokens: usize) -> RowLayout {
 
 /// Compares every kind of product of two maps from `[k]` to `[n]`.
 fn check(name: &str, (fast, plain): (Linear, Linear), (tokens, k, n): (usize, usize, usize), tolerance: f32) {
-    assert!(matches!(plain.0, Weights::Plain { .. }));
+    assert!(matches!(plain.0, LinearWeights::Plain { .. }));
     let (x, residual) = (randn(3, (tokens, k)), randn(4, (tokens, n)));
     let (gate, rows) = (randn(5, (3, 6 * n)).narrow(1, 2 * n, n).unwrap(), rows_of(tokens));
     let name = |op| format!("{op} {tokens}x{k}x{n} {name}");

@@ -35,8 +35,8 @@ impl Case {
         }
     }
 
-    fn packed<F: Format>(&self) -> Packed<F> {
-        Packed::new(std::slice::from_ref(&self.weight), &self.bias).unwrap().unwrap()
+    fn packed<F: Format>(&self) -> TiledWeights<F> {
+        TiledWeights::new(std::slice::from_ref(&self.weight), &self.bias).unwrap().unwrap()
     }
 
     /// The products with every epilogue.

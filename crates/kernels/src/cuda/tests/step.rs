@@ -6,7 +6,7 @@ use super::{TYPES, both, check, device, tolerance};
 use crate::backend::Backend;
 use crate::cuda::Cuda;
 use crate::testing::{assert_close, numbers, randn};
-use crate::{Guided, RowLayout, Terms, with_reference};
+use crate::{Guided, RowLayout, WeightedTensors, with_reference};
 
 /// The current and previous numbers of each row in a type, on the device and on the CPU.
 fn changes(lengths: &[usize], dim: usize, dtype: DType) -> [Vec<(Tensor, Tensor)>; 2] {
@@ -73,9 +73,9 @@ fn weighted_sums_agree() {
         let numbers: Vec<Tensor> = (0..num_sums)
             .flat_map(|sum| (0..num_terms(sum)).map(move |term| randn((sum * 8 + term) as u64, shape(sum))))
             .collect();
-        let sums = |t: &[Tensor], by: &dyn Fn(&[Terms<'_>]) -> Vec<Tensor>| {
+        let sums = |t: &[Tensor], by: &dyn Fn(&[WeightedTensors<'_>]) -> Vec<Tensor>| {
             let mut rest = t;
-            let sums: Vec<Terms<'_>> = (0..num_sums)
+            let sums: Vec<WeightedTensors<'_>> = (0..num_sums)
                 .map(|sum| {
                     let (now, later) = rest.split_at(num_terms(sum));
                     rest = later;
