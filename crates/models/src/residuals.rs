@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use cache::{CacheConfig, CacheStats, CacheType, RequestCache, StepCache, Stream, Warning};
 use candle_core::{Result, Tensor};
-use kernels::Terms;
+use kernels::WeightedTensors;
 
 use crate::dit::Segment;
 
@@ -67,7 +67,7 @@ impl RequestResiduals {
     }
 
     /// What is to be remembered of middle blocks that made `output` of `input`, as a weighted sum.
-    pub(crate) fn remembered<'t>(&self, stream: Stream, input: &'t Tensor, output: &'t Tensor) -> Terms<'t> {
+    pub(crate) fn remembered<'t>(&self, stream: Stream, input: &'t Tensor, output: &'t Tensor) -> WeightedTensors<'t> {
         match self.config().cache_type(stream) {
             CacheType::Residual => vec![(1.0, output), (-1.0, input)],
             CacheType::HiddenStates => vec![(1.0, output)],
@@ -85,7 +85,7 @@ impl RequestResiduals {
 
     /// The stream `x` past the middle blocks, which did not run, as a weighted sum: of it and of what they added before,
     /// or of what they put out where the configuration stores that.
-    pub(crate) fn forecast<'t>(&'t self, at: At, stream: Stream, x: &'t Tensor) -> Terms<'t> {
+    pub(crate) fn forecast<'t>(&'t self, at: At, stream: Stream, x: &'t Tensor) -> WeightedTensors<'t> {
         let weights = self.step_cache(at).weights(stream);
         let terms = weights.iter().copied().zip(self.history(at, stream));
         match self.config().cache_type(stream) {

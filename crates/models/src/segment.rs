@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use cache::{RowObservation, StepRecord, Stream};
 use candle_core::{Result, Tensor};
-use kernels::{RowLayout, Terms, cat_rows, residual_diffs, weighted_sums};
+use kernels::{RowLayout, WeightedTensors, cat_rows, residual_diffs, weighted_sums};
 
 use crate::dit::{Dit, Streams};
 use crate::residuals::{At, RequestResiduals};
@@ -288,7 +288,7 @@ impl<D: Dit> SegmentRun<'_, D> {
     }
 
     /// What the first blocks added to the row's hidden stream, as a weighted sum.
-    fn first_blocks_added(&self, row: usize) -> Terms<'_> {
+    fn first_blocks_added(&self, row: usize) -> WeightedTensors<'_> {
         vec![(1.0, &self.rows[row].streams.hidden_states), (-1.0, &self.rows[row].input)]
     }
 

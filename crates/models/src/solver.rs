@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use diffusion::multistep::{Weights, dpmpp_2m, unipc_corrected, unipc_level, unipc_predicted};
 use diffusion::{Sampler, Sigmas};
-use kernels::{Terms, add_weighted, weighted_sums};
+use kernels::{WeightedTensors, add_weighted, weighted_sums};
 
 /// The sampler of one request between two evaluations of the transformer. A clone shares the tensors: a step that is taken
 /// back is taken again from what was known before it.
@@ -154,7 +154,7 @@ pub(crate) struct Move<'t> {
 
 /// Where each of them comes to; on a GPU in one launch.
 pub(crate) fn along(moves: &[Move<'_>]) -> Result<Vec<Tensor>> {
-    fn sum<'t>(step: &Move<'t>) -> Terms<'t> {
+    fn sum<'t>(step: &Move<'t>) -> WeightedTensors<'t> {
         vec![(1.0, step.latents), (f64::from(step.dsigma), step.velocity)]
     }
     weighted_sums(&moves.iter().map(sum).collect::<Vec<_>>())
