@@ -14,7 +14,7 @@ pub fn file(path: &str) -> Option<&'static [u8]> {
     FILES.iter().find(|file| file.path == path).map(|file| file.bytes)
 }
 
-/// Every file of the checkpoint: what `QwenImagePipeline.from_pretrained` would be given.
+/// All files of the checkpoint, which `QwenImagePipeline.from_pretrained` can load too.
 pub static FILES: &[File] = &[
     embed!("latentd.json"),
     embed!("model_index.json"),
@@ -34,9 +34,8 @@ pub static FILES: &[File] = &[
     embed!("vae/diffusion_pytorch_model.safetensors"),
 ];
 
-/// `include_bytes!` promises no alignment, and tensors are read in place: an over-aligned wrapper
-/// gives one without `unsafe`. A safetensors header is padded to 8 bytes, so that an aligned file
-/// has aligned tensors.
+/// A wrapper that aligns an embedded file to 64 bytes without `unsafe`. `include_bytes!` promises no alignment, and
+/// tensors are read in place. A safetensors header is padded to 8 bytes, so the tensors of an aligned file are aligned.
 #[repr(C, align(64))]
 struct Aligned<Bytes: ?Sized>(Bytes);
 

@@ -1,9 +1,9 @@
-//! What the built-in model can draw: the words of its small grammar.
+//! The words of the built-in model's small grammar.
 //!
-//! Prompts read "a \[small|large\] SUBJECT \[PLACE\] \[on a GROUND background\]". Other words are
-//! not refused, but nothing was learnt about them.
+//! Prompts read "a \[small|large\] SUBJECT \[PLACE\] \[on a GROUND background\]". Other words are accepted, but the
+//! model learnt nothing about them.
 
-/// What the model was trained to draw, by name; `train/trained.txt` holds the same list.
+/// Names of the subjects that the model was trained to draw; `train/trained.txt` holds the same list.
 pub const SUBJECTS: &[&str] = &[
     "dog",
     "cat",
@@ -31,20 +31,20 @@ pub const SUBJECTS: &[&str] = &[
     "smiling face",
 ];
 
-/// The colours of the backgrounds.
+/// Background colours.
 pub const GROUNDS: &[&str] =
     &["white", "black", "grey", "blue", "sky blue", "green", "yellow", "orange", "red", "pink", "purple", "brown"];
 
-/// The sizes that may stand before a subject.
+/// Words for a size, put before the subject.
 pub const SIZES: &[&str] = &["small", "large"];
 
-/// Where a subject may be put; the middle without one.
+/// Words for the subject's place; without one it is drawn in the middle.
 pub const PLACES: &[&str] = &["on the left", "on the right", "at the top", "at the bottom"];
 
-/// The size that it draws at, which `latentd.json` says too.
+/// The size at which the model draws; `latentd.json` names the same.
 pub const SIZE: &str = "128x128";
 
-/// Prompts that show it at its best, for banners and help texts.
+/// Prompts that the model draws well, for banners and help texts.
 pub const EXAMPLE_PROMPTS: &[&str] = &[
     "a fox on a green background",
     "a slice of pizza on a red background",
@@ -54,12 +54,12 @@ pub const EXAMPLE_PROMPTS: &[&str] = &[
     "a house on a sky blue background",
 ];
 
-/// Pictures to measure the model by: of all subjects, grounds, sizes and places, 32 in all.
+/// 32 prompts to calibrate the step cache with. Together they cover all subjects, grounds, sizes and places.
 pub fn calibration_prompts() -> Vec<String> {
     let prompt = |i: usize| {
         let (subject, ground) = (SUBJECTS[(7 * i + 3) % SUBJECTS.len()], GROUNDS[(5 * i + 1 + i / 12) % GROUNDS.len()]);
         let size = ["", "", "small ", "large "][i % 4];
-        // What is large is in the middle.
+        // Large subjects stay in the middle.
         let place = match i / 2 % 6 {
             at @ 2.. if size != "large " => format!(" {}", PLACES[at - 2]),
             _ => String::new(),
