@@ -2,10 +2,10 @@
 //!
 //!     cargo run --release -p models --example transformer_step FOLDER ROWS COLUMNS TEXT_TOKENS PICTURES [f32|bf16]
 //!
-//! An edit has so many pictures of the same rows and columns behind the one that is made; text to image has 0.
-//! `FOLDER/transformer` is a QwenImageTransformer2DModel or a Flux2Transformer2DModel. Prints medians in
-//! milliseconds as JSON: `step_ms`, and a block's under the name of its list. On the CPU; the weights are kept in f32 unless
-//! said otherwise.
+//! PICTURES is the number of reference pictures of an edit, each of the same rows and columns; text to image has 0.
+//! `FOLDER/transformer` is a QwenImageTransformer2DModel or a Flux2Transformer2DModel. Prints medians in milliseconds
+//! as JSON: `step_ms`, and the time of a block under the name of its list. Runs on the CPU; the weights are stored in
+//! f32 by default.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Tensor};
 use models::{Checkpoint, Dit, DitRow, Precision, ReferenceLatents, block_times, flux2, qwen_image, randn};
 use serde::Deserialize;
 
-// As a server should, see kernels' example.
+// The server's allocator; see kernels' example.
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

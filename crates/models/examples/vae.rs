@@ -1,10 +1,10 @@
-//! Times both halves of a VAE on a square picture of noise.
+//! Times a VAE's encoder and decoder on a square picture of noise.
 //!
 //!     cargo run --release -p models --example vae FOLDER SIDE RUNS [f32|bf16]
 //!
-//! `FOLDER/vae` is an AutoencoderKLFlux2 or an AutoencoderKLQwenImage, `SIDE` is in pixels. Prints the medians over
-//! `RUNS`, after some to warm up, in milliseconds as JSON: `encode_ms` and `decode_ms`. On the CPU; the weights are kept in
-//! f32 unless said otherwise.
+//! `FOLDER/vae` is an AutoencoderKLFlux2 or an AutoencoderKLQwenImage; `SIDE` is in pixels. Prints the medians over
+//! `RUNS` runs, after a warm-up, in milliseconds as JSON: `encode_ms` and `decode_ms`. Runs on the CPU; the weights are
+//! stored in f32 by default.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use candle_core::{DType, Device, Tensor};
 use models::{Checkpoint, Precision, flux2, qwen_image, randn};
 use serde::Deserialize;
 
-// As a server should, see kernels' example.
+// The server's allocator; see kernels' example.
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A processor that was idle takes so long to reach its speed.
+/// Time that an idle processor needs to reach its full clock.
 const WARM_UP: Duration = Duration::from_millis(300);
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -28,10 +28,10 @@ struct Class {
     class_name: String,
 }
 
-/// `[side, side, 3]` pixels to latents, or `[side / 8, side / 8, channels]` latents to pixels.
+/// Maps pixels `[side, side, 3]` to latents, or latents `[side / 8, side / 8, channels]` to pixels.
 type Half = Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync>;
 
-/// A VAE's halves by class.
+/// A VAE's encoder and decoder, of either class.
 struct Vae {
     encode: Half,
     decode: Half,
@@ -85,7 +85,7 @@ fn load(checkpoint: &Checkpoint, dtype: DType) -> Result<Vae> {
     }
 }
 
-/// The median time of a run in milliseconds, after some to warm up.
+/// Returns the median time of a run in milliseconds, after a warm-up.
 fn median(runs: usize, run: impl Fn() -> candle_core::Result<Tensor>) -> candle_core::Result<f64> {
     let start = Instant::now();
     run()?;

@@ -2,8 +2,8 @@
 //!
 //!     cargo run --release -p models --example vision_tower FOLDER ROWS COLUMNS
 //!
-//! `FOLDER/text_encoder` has the tower; the picture has so many rows and columns of patches. Prints the median in
-//! milliseconds as JSON. On the CPU, in f32.
+//! `FOLDER/text_encoder` holds the tower; ROWS and COLUMNS are the picture's patches. Prints the median in milliseconds
+//! as JSON. Runs on the CPU, in f32.
 
 use std::error::Error;
 use std::time::Instant;
@@ -12,11 +12,11 @@ use candle_core::{DType, Device, Tensor};
 use models::qwen2_5_vl::{VisionConfig, VisionTower};
 use models::{Checkpoint, Precision, randn};
 
-// As a server should, see kernels' example.
+// The server's allocator; see kernels' example.
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Numbers of a patch: three channels, two copies in time, 14 by 14 pixels.
+/// Numbers per patch: three channels, two copies in time, 14 by 14 pixels.
 const PATCH: usize = 3 * 2 * 14 * 14;
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {

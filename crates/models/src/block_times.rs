@@ -1,4 +1,4 @@
-//! How long a transformer's pass takes, whole and block by block.
+//! Time of a transformer's pass, as a whole and block by block.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,9 +7,9 @@ use candle_core::Result;
 
 use crate::dit::{Dit, DitRow};
 
-/// Medians of the passes of one row, in milliseconds: under `step_ms` of whole passes, and under the name of each list
-/// of blocks, as in `transformer_blocks_ms`, of its blocks. Passes go on for `at_least`, and are three at least, after
-/// one to warm up.
+/// Returns median times in milliseconds for passes of one row. `step_ms` is the whole pass; each list of blocks adds
+/// the time of one of its blocks under its own name, e.g. `transformer_blocks_ms`. After one warm-up pass, passes
+/// repeat for `at_least`, and three times or more.
 ///
 /// # Errors
 /// The device fails.
@@ -26,7 +26,7 @@ pub fn block_times<D: Dit>(dit: &D, row: &DitRow<'_>, at_least: Duration) -> Res
 }
 
 fn pass<D: Dit>(dit: &D, row: &DitRow<'_>, times: &mut BTreeMap<String, Vec<f64>>) -> Result<()> {
-    // What a GPU was asked for is otherwise only on its list.
+    // GPU launches are asynchronous: without a wait only the enqueueing would be timed.
     let wait = || row.latents.device().synchronize();
     wait()?;
     let whole = Instant::now();

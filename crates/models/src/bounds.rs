@@ -1,36 +1,36 @@
-//! Checks of the numbers of a configuration file: what is outside its bound is named, with the bound and the value.
+//! Range checks of the numbers in a configuration file. A refusal names the key, the bound and the value.
 
 use std::fmt::{Debug, Display};
 use std::ops::RangeInclusive;
 
 use crate::error::LoadError;
 
-/// Widths of layers, in features or channels.
+/// Layer widths, in features or channels.
 pub(crate) const WIDTHS: RangeInclusive<usize> = 1..=1 << 17;
-/// Layers of a list.
+/// Number of layers in a list.
 pub(crate) const LAYERS: RangeInclusive<usize> = 1..=1000;
-/// Heads of an attention.
+/// Number of attention heads.
 pub(crate) const HEADS: RangeInclusive<usize> = 1..=1024;
-/// Features of a head.
+/// Features per head.
 pub(crate) const HEAD_DIMS: RangeInclusive<usize> = 1..=1024;
-/// Bases of rotary frequencies.
+/// Bases of the rotary frequencies.
 pub(crate) const ROPE_THETAS: RangeInclusive<f64> = 1.0..=1e9;
-/// What norms add to a mean square or a variance.
+/// The epsilon that a norm adds to a mean square or a variance.
 pub(crate) const EPSILONS: RangeInclusive<f64> = 1e-12..=1.0;
 
 /// A configuration file whose values are checked.
 pub(crate) struct ConfigFile<'a>(pub(crate) &'a str);
 
 impl ConfigFile<'_> {
-    /// The refusal of `key`.
+    /// Returns the error that refuses `key`.
     pub(crate) fn refusal(&self, key: &'static str, bound: impl Display, given: impl Display) -> LoadError {
         LoadError::Config { file: self.0.into(), key, bound: bound.to_string(), given: given.to_string() }
     }
 
-    /// Refuses `key` unless `holds`.
+    /// Refuses `key` unless `holds` is true.
     ///
     /// # Errors
-    /// The refusal.
+    /// `holds` is false.
     pub(crate) fn require(
         &self,
         holds: bool,
@@ -41,10 +41,10 @@ impl ConfigFile<'_> {
         if holds { Ok(()) } else { Err(self.refusal(key, bound, format!("{given:?}"))) }
     }
 
-    /// `value` if it lies in `range`.
+    /// Returns `value` if it lies in `range`.
     ///
     /// # Errors
-    /// It does not. (NaN lies in no range.)
+    /// `value` lies outside `range`. (NaN lies in no range.)
     pub(crate) fn within<T: PartialOrd + Display>(
         &self,
         key: &'static str,
@@ -57,10 +57,10 @@ impl ConfigFile<'_> {
         Err(self.refusal(key, format!("be between {} and {}", range.start(), range.end()), value))
     }
 
-    /// `value` if it is there and lies in `range`.
+    /// Returns `value` if the file has it and it lies in `range`.
     ///
     /// # Errors
-    /// It does not, or the file says nothing of it.
+    /// The value is missing or lies outside `range`.
     pub(crate) fn needed(
         &self,
         key: &'static str,

@@ -1,4 +1,4 @@
-//! A diffusers checkpoint: a folder, or the files built into the program.
+//! A diffusers checkpoint: a folder, or files built into the program.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -16,36 +16,37 @@ use crate::shard::Shard;
 use crate::weight_files::WeightFiles;
 use crate::weights::Weights;
 
-/// Where the files of a checkpoint in the diffusers layout are.
+/// Location of the files of a checkpoint in the diffusers layout.
 #[derive(Clone, Debug)]
 pub enum Checkpoint {
     /// A folder on disk.
     Dir(PathBuf),
     /// Path and bytes of every file, in memory.
     Embedded(Vec<(&'static str, &'static [u8])>),
-    /// Path and bytes of every file but the weights, which are [made up](Weights::random): to time a model that is not at hand.
+    /// Path and bytes of every file but the weights, which are [made up](Weights::random). Such a checkpoint times a
+    /// model whose weights are not available.
     MadeUp(Vec<(&'static str, Cow<'static, [u8]>)>),
 }
 
-/// `model_index.json`: the class.
+/// `model_index.json`, of which only the class is read.
 #[derive(Deserialize)]
 struct ModelIndex {
     #[serde(rename = "_class_name")]
     class_name: String,
 }
 
-/// The class that a file says it configures.
+/// The class that a configuration file names.
 #[derive(Deserialize)]
 struct ClassName {
     #[serde(rename = "_class_name")]
     class_name: Option<String>,
 }
 
-/// The file that makes a folder a checkpoint of a pipeline.
+/// The file that marks a folder as a pipeline's checkpoint.
 const INDEX: &str = "model_index.json";
-/// Most bytes of a Git LFS pointer: a kilobyte, by its specification.
+/// Largest size of a Git LFS pointer in bytes, by its specification.
 const MAX_LFS_POINTER: u64 = 1024;
-/// Most entries of a folder that are looked at to tell what it is.
+/// Most entries read from a folder when its layout is guessed.
 const MOST_ENTRIES: usize = 1000;
 
 /// `*.safetensors.index.json` of a sharded component.
@@ -55,7 +56,7 @@ struct ShardIndex {
 }
 
 impl Checkpoint {
-    /// Refuses what is no checkpoint of a pipeline, by what its files make of it.
+    /// Refuses a folder that is no pipeline's checkpoint; the error says what its files look like.
     ///
     /// # Errors
     /// There is no `model_index.json`.
@@ -68,7 +69,7 @@ impl Checkpoint {
         }
     }
 
-    /// The pipeline class of `model_index.json`.
+    /// Returns the pipeline class that `model_index.json` names.
     ///
     /// # Errors
     /// The file is missing or not understood.
@@ -76,7 +77,7 @@ impl Checkpoint {
         Ok(self.json::<ModelIndex>(INDEX)?.class_name)
     }
 
-    /// The bytes of a small file.
+    /// Reads a small file.
     ///
     /// # Errors
     /// The file is missing or unreadable, or a Git LFS pointer.
@@ -111,10 +112,10 @@ impl Checkpoint {
         }
     }
 
-    /// A JSON file as `T`.
+    /// Parses a JSON file as `T`.
     ///
     /// # Errors
-    /// The file is missing or says something else.
+    /// The file is missing, or is not valid JSON for `T`.
     pub fn json<T: DeserializeOwned>(&self, file: &str) -> Result<T, LoadError> {
         let bytes = self.read(file)?;
         if bytes.trim_ascii().is_empty() {
@@ -131,10 +132,10 @@ impl Checkpoint {
         Ok(value)
     }
 
-    /// Refuses a configuration file of another class than `class`; one that names none is taken.
+    /// Refuses a configuration file that names another class than `class`. A file that names no class is accepted.
     ///
     /// # Errors
-    /// The file is missing, or of another class.
+    /// The file is missing, or names another class.
     pub(crate) fn require_class(&self, file: &ConfigFile<'_>, class: &str) -> Result<(), LoadError> {
         match self.json::<ClassName>(file.0)?.class_name {
             Some(given) if given != class => Err(file.refusal("_class_name", format!("be {class}"), given)),
@@ -142,10 +143,10 @@ impl Checkpoint {
         }
     }
 
-    /// The tensors of `component` (a folder of the layout), memory-mapped, to be loaded with `precision`.
+    /// Memory-maps the tensors of `component` (a folder of the layout), to be loaded with `precision`.
     ///
     /// # Errors
-    /// No weights, a shard missing or incomplete.
+    /// There are no weights, or a shard is missing or incomplete.
     pub fn weights(&self, component: &str, precision: Precision) -> Result<Weights, LoadError> {
         if let Checkpoint::MadeUp(_) = self {
             return Ok(Weights::random(precision));
@@ -155,28 +156,28 @@ impl Checkpoint {
         Ok(Weights::new(shards, named, precision))
     }
 
-    /// The float type that the files of `component` keep most of its weights in.
+    /// Returns the float type in which the files of `component` store most of its weights.
     ///
     /// # Errors
-    /// As [`Checkpoint::weights`].
+    /// The same as [`Checkpoint::weights`].
     pub fn stored_dtype(&self, component: &str) -> Result<DType, LoadError> {
         if let Checkpoint::MadeUp(_) = self {
-            // As all published ones are.
+            // All published checkpoints are stored in bf16.
             return Ok(DType::BF16);
         }
         let weights = self.weights(component, Precision::new(DType::F32, Device::Cpu))?;
         Ok(weights.stored_dtype())
     }
 
-    /// A digest of the tensors of `component`, in hexadecimal: of the names, shapes and first bytes of all.
+    /// Returns a hexadecimal digest of the names, shapes and first bytes of all tensors of `component`.
     ///
     /// # Errors
-    /// As [`Checkpoint::weights`].
+    /// The same as [`Checkpoint::weights`].
     pub fn digest(&self, component: &str) -> Result<String, LoadError> {
         Ok(self.weights(component, Precision::new(DType::F32, Device::Cpu))?.digest())
     }
 
-    /// The safetensors files of a component, and the file that names them.
+    /// Returns the safetensors files of a component, and the file that lists them.
     pub(crate) fn weight_files(&self, component: &str) -> Result<(Vec<String>, String), LoadError> {
         match WeightFiles::find(component, &self.place(), &self.names_in(component))? {
             WeightFiles::Single(name) => {
@@ -204,7 +205,7 @@ impl Checkpoint {
         }
     }
 
-    /// The names of the files in the folder `component`.
+    /// Returns the names of the files in the folder `component`.
     fn names_in(&self, component: &str) -> Vec<String> {
         match self {
             Checkpoint::Dir(folder) => file_names(&folder.join(component)),
@@ -247,7 +248,7 @@ impl Checkpoint {
     }
 }
 
-/// Whether the file is no larger than a Git LFS pointer may be.
+/// Returns whether the file is small enough to be a Git LFS pointer.
 fn is_small(path: &Path) -> bool {
     path.metadata().is_ok_and(|file| file.len() <= MAX_LFS_POINTER)
 }
@@ -265,7 +266,7 @@ fn file_names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The files in `folder` and in the folders of the next two levels, relative to it: enough to tell what it is.
+/// Lists the files in `folder` and the next two levels below it, relative to it: enough to tell its layout.
 fn files_below(folder: &Path) -> Vec<String> {
     let (mut found, mut folders) = (Vec::new(), vec![(folder.to_owned(), String::new(), 0)]);
     while let Some((folder, prefix, depth)) = folders.pop() {

@@ -1,5 +1,4 @@
-//! Encodings of the prompts and pictures seen last, so that nothing is encoded again for the next seed or
-//! the next edit.
+//! A cache of recent prompt and picture encodings, which saves the encoders when a client sends them again.
 
 use candle_core::Tensor;
 use diffusion::{EncodingsUse, ImageSize, Lookups};
@@ -7,50 +6,49 @@ use lru::LruCache;
 
 use crate::Result;
 
-/// Keeps encodings, the least recently used making way, up to a bound on the bytes of all of them.
+/// LRU cache of encodings, bounded by their total bytes.
 ///
-/// Negative prompts hardly ever change, a client that tries seeds or sizes sends the same prompt again, and
-/// one that edits a picture sends that picture again: the encoders are then the part of a short request that
-/// can be saved.
+/// Clients rarely change the negative prompt, repeat a prompt with other seeds or sizes, and edit the same picture
+/// several times. In a short request the encoders are the part that a cache can save.
 pub(crate) struct Encodings {
     entries: LruCache<Key, Encoding>,
-    /// Of all entries.
+    /// Total bytes of all entries.
     bytes: usize,
     max_bytes: usize,
 }
 
-/// What was encoded.
+/// The input of an encoder.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Key {
-    /// A prompt, and the digests of the pictures that the text encoder saw with it.
+    /// A prompt, with the digests of the pictures that the text encoder saw beside it.
     Prompt { text: String, pictures: Vec<[u8; 32]> },
-    /// A picture as the text encoder sees it.
+    /// A picture, encoded by the text encoder.
     Vision([u8; 32]),
-    /// A picture's latents at a size.
+    /// A picture's VAE latents at a size.
     Reference([u8; 32], ImageSize),
 }
 
-/// Tokens, and where they come from.
+/// Encoded tokens and their grid.
 #[derive(Clone, Debug)]
 pub(crate) struct Encoding {
     /// `[tokens, width]`
     pub(crate) tokens: Tensor,
-    /// Rows and columns of a picture's patches; a text lies in one row.
+    /// Rows and columns of the picture's patches. A text is a single row.
     pub(crate) grid: (usize, usize),
 }
 
 impl Encodings {
-    /// Holds up to `max_bytes` of keys and encodings; 0 keeps none.
+    /// Creates a cache of at most `max_bytes` of keys and encodings; 0 keeps none.
     pub(crate) fn new(max_bytes: usize) -> Self {
         Encodings { entries: LruCache::unbounded(), bytes: 0, max_bytes }
     }
 
-    /// Of all that is kept.
+    /// Returns the total bytes of all entries.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The encoding of `key` if it is kept; either way `used` counts it.
+    /// Returns the encoding of `key` if it is cached, and counts the hit or miss in `used`.
     pub(crate) fn get(&mut self, key: &Key, used: &mut EncodingsUse) -> Option<Encoding> {
         let kept = self.entries.get(key).cloned();
         let lookups: &mut Lookups = match key {
@@ -65,7 +63,7 @@ impl Encodings {
         kept
     }
 
-    /// Keeps `encoding`, unless it is larger than everything that may be kept.
+    /// Caches `encoding`, unless it alone exceeds the bound.
     pub(crate) fn insert(&mut self, key: Key, encoding: &Encoding) {
         let added = size(&key, encoding);
         if added > self.max_bytes {
@@ -82,7 +80,7 @@ impl Encodings {
         }
     }
 
-    /// The encoding of `key`, made by `encode`, in so many operations, unless it is kept.
+    /// Returns the encoding of `key`, calling `encode` on a miss. `work` is the number of operations that a miss costs.
     pub(crate) fn get_or<E>(
         &mut self,
         key: Key,
@@ -118,7 +116,7 @@ mod tests {
         Key::Prompt { text: text.into(), pictures: Vec::new() }
     }
 
-    /// So many tokens, 100 bytes each.
+    /// An encoding of the given number of tokens, 100 bytes each.
     fn encoding(tokens: usize) -> Encoding {
         Encoding { tokens: Tensor::zeros((tokens, 25), DType::F32, &Device::Cpu).unwrap(), grid: (1, tokens) }
     }

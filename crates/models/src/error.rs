@@ -5,10 +5,10 @@ use candle_core::Shape;
 /// Why a checkpoint could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The folder is not there.
+    /// The folder does not exist.
     #[error("no such folder: `{0}` (give a folder in the diffusers layout, or a Hub id such as Qwen/Qwen-Image)")]
     NoFolder(String),
-    /// A file of the diffusers layout is not there.
+    /// A file of the diffusers layout is missing.
     #[error("`{file}` is missing in `{folder}`: not a whole diffusers checkpoint. Download it again, or add the file")]
     MissingFile {
         /// Path inside the folder.
@@ -16,17 +16,17 @@ pub enum LoadError {
         /// The folder.
         folder: String,
     },
-    /// The folder, file or repository is no checkpoint in the diffusers layout.
+    /// The folder, file or repository is not a checkpoint in the diffusers layout.
     #[error("`{place}` is {what}: {hint}")]
     NotDiffusers {
-        /// What was given.
+        /// The folder, file or repository as given.
         place: String,
-        /// What it is.
+        /// The kind of folder or file that was found.
         what: String,
         /// What to give instead.
         hint: String,
     },
-    /// An index names a shard that is not there.
+    /// An index names a missing shard.
     #[error("`{index}` names the shard `{shard}`, which is missing in `{folder}`. Download it again")]
     MissingShard {
         /// Path of the index inside the folder.
@@ -36,15 +36,15 @@ pub enum LoadError {
         /// The folder.
         folder: String,
     },
-    /// A component's weights are in another format than safetensors, or under another name.
+    /// A component's weights have a format other than safetensors, or an unknown file name.
     #[error("`{file}`: {hint}")]
     OtherWeights {
         /// Path inside the folder.
         file: String,
-        /// What it is and what to do.
+        /// The format found, and what to do.
         hint: &'static str,
     },
-    /// A file that Git has not fetched yet.
+    /// A Git LFS pointer whose file was not fetched yet.
     #[error("`{file}` is a Git LFS pointer, not the file itself: run `git lfs pull` in `{folder}`")]
     LfsPointer {
         /// Path inside the folder.
@@ -58,19 +58,19 @@ pub enum LoadError {
          made from"
     )]
     Quantized {
-        /// The component's configuration, or the file of the weights.
+        /// The component's configuration, or the weight file.
         file: String,
-        /// How.
+        /// The quantization method.
         method: String,
     },
-    /// A tensor in a number format that is not read.
+    /// A tensor has an unsupported number format.
     #[error("`{file}`: tensor `{tensor}` is {dtype}. f32, f16 and bf16 are read: convert it")]
     NumberFormat {
-        /// The file that holds it.
+        /// The file that holds the tensor.
         file: String,
         /// The tensor's full name.
         tensor: String,
-        /// Its format, as safetensors names it.
+        /// The tensor's format, as safetensors names it.
         dtype: String,
     },
     /// A file could not be read.
@@ -81,66 +81,66 @@ pub enum LoadError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A JSON file does not say what it should.
+    /// A JSON file has an unexpected content.
     #[error("`{file}`{} not understood: {source}", at(.key))]
     Json {
         /// Path inside the folder.
         file: String,
-        /// The key, with those around it; `.` or `?` is the whole file.
+        /// Path of the key; `.` or `?` stands for the whole file.
         key: String,
-        /// Where and why.
+        /// Position and reason.
         source: serde_json::Error,
     },
-    /// A safetensors file is damaged or half downloaded.
+    /// A safetensors file is damaged or only partly downloaded.
     #[error("`{file}` is damaged or incomplete ({reason}): download it again")]
     Damaged {
         /// Path inside the folder.
         file: String,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
-    /// The checkpoint is of a model that latentd does not know.
+    /// latentd does not support the checkpoint's class.
     #[error("model_index.json names the class `{class}`; supported: {}", supported.join(", "))]
     UnsupportedClass {
-        /// The class that was found.
+        /// The class named by the checkpoint.
         class: String,
-        /// Those that are built in.
+        /// The supported classes.
         supported: Vec<&'static str>,
     },
-    /// A configuration value that this implementation does not handle.
+    /// A configuration value is not supported.
     #[error("`{file}`: `{key}` must {bound}. Given: {given}")]
     Config {
         /// Path inside the folder.
         file: String,
         /// The key.
         key: &'static str,
-        /// What is supported.
+        /// The supported values.
         bound: String,
-        /// What the file says.
+        /// The value in the file.
         given: String,
     },
     /// A tensor that the network needs is in none of the component's files.
     #[error("`{file}`: tensor `{tensor}` is missing")]
     MissingTensor {
-        /// The component's file, or its index where there are several.
+        /// The component's file, or the index of a sharded component.
         file: String,
         /// The tensor's full name.
         tensor: String,
     },
-    /// The configuration leaves layers out.
+    /// The weights hold more layers than the configuration names.
     #[error("`{file}`: `{list}` holds more than the {count} layers that the component's config.json names")]
     MoreLayers {
-        /// The component's file, or its index where there are several.
+        /// The component's file, or the index of a sharded component.
         file: String,
         /// The list's full name.
         list: String,
-        /// Layers in the configuration.
+        /// Number of layers in the configuration.
         count: usize,
     },
-    /// A tensor has another shape than the configuration asks for.
+    /// A tensor's shape differs from the configuration.
     #[error("`{file}`: tensor `{tensor}` has shape {given:?}, the configuration asks for {expected:?}")]
     Misshapen {
-        /// The file that holds it.
+        /// The file that holds the tensor.
         file: String,
         /// The tensor's full name.
         tensor: String,
@@ -149,18 +149,18 @@ pub enum LoadError {
         /// The shape that the network needs.
         expected: Shape,
     },
-    /// The tokenizer's files do not make a tokenizer.
+    /// The tokenizer's files are not a valid tokenizer.
     #[error("`{file}` does not make a tokenizer: {reason}")]
     Tokenizer {
         /// Path inside the folder.
         file: String,
-        /// The library's reason.
+        /// The tokenizer library's reason.
         reason: String,
     },
-    /// The step cache does not fit the model.
+    /// The step cache's configuration does not fit the model.
     #[error("--cache-config: {0}")]
     Cache(#[from] cache::ConfigError),
-    /// The device refused, most likely for want of memory.
+    /// The device failed, most likely for lack of memory.
     #[error("the device failed while loading `{file}`: {}", first_line(source))]
     Device {
         /// What was being loaded.
@@ -171,7 +171,7 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// The file that lacks, if that is all that is wrong: fetched, it may be a whole checkpoint.
+    /// Returns the missing file, if that is the only defect. Once fetched, the checkpoint may be complete.
     pub fn missing_file(&self) -> Option<String> {
         match self {
             LoadError::MissingFile { file, .. } | LoadError::MissingShard { shard: file, .. } => Some(file.clone()),
@@ -186,12 +186,12 @@ impl LoadError {
     }
 }
 
-/// Of an error that may bring a backtrace.
+/// First line of the error's message, which may include a backtrace.
 fn first_line(err: &candle_core::Error) -> String {
     err.to_string().lines().next().unwrap_or_default().into()
 }
 
-/// The subject's rest in the message about a key of a file.
+/// Continues the sentence after the file's name with the key, if there is one.
 fn at(key: &str) -> String {
     if [".", "?"].contains(&key) { " is".into() } else { format!(": `{key}` is") }
 }

@@ -1,4 +1,4 @@
-//! What a checkpoint says of itself beyond diffusers' files.
+//! Facts about a checkpoint that diffusers' files do not hold.
 
 use diffusion::{EditSize, ImageSize, MAX_INFERENCE_STEPS, ModelCard, most_pixels};
 use serde::Deserialize;
@@ -7,47 +7,46 @@ use crate::bounds::ConfigFile;
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
-/// The file, at the root of a checkpoint. It may be absent: then the family's defaults hold.
+/// The optional file at the root of a checkpoint. Without it the family's defaults apply.
 const FILE: &str = "latentd.json";
 
-/// Most pixels of a picture: more than any model was made for.
+/// Most pixels of a picture, more than any model was trained for.
 const MAX_AREA: usize = 4096 * 4096;
-/// Most pixels that a checkpoint may let its pictures have.
+/// Highest `max_pixels` that a checkpoint may set.
 const MAX_PIXELS: usize = 16_384 * 16_384;
 
-/// `latentd.json`: defaults of a checkpoint that are not its family's, such as those of a small model that was
-/// trained on small pictures.
+/// `latentd.json`: a checkpoint's defaults where they differ from its family's, e.g. for a small model trained on small
+/// pictures.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Facts {
-    /// The size when a request names none, `WIDTHxHEIGHT`.
+    /// Default size, `WIDTHxHEIGHT`.
     pub size: Option<String>,
-    /// The sizes that it makes pictures of words at, each `WIDTHxHEIGHT`, if it was made for no others: a picture of
-    /// another size is made at the nearest of them and resized.
+    /// The only sizes, each `WIDTHxHEIGHT`, at which the model generates pictures from text, if it was trained for no
+    /// others. A picture of another size is generated at the nearest of them and resized.
     pub native_sizes: Vec<String>,
-    /// What it was trained to draw, each as prompts name it, if that is a few things only: a prompt that names none of
+    /// The subjects that the model was trained on, as prompts name them, if they are few. A prompt that names none of
     /// them is drawn with a warning.
     pub knows: Vec<String>,
-    /// Most pixels of one picture, unless the operator says other; without it, four times those of `size`.
+    /// Most pixels of one picture, which the operator may override. The default is four times the pixels of `size`.
     pub max_pixels: Option<usize>,
-    /// Steps when a request names none; a request of low quality takes half of them, one of high quality
-    /// twice as many.
+    /// Default number of steps. Low quality takes half of them, high quality twice as many.
     pub num_inference_steps: Option<usize>,
-    /// The weight of guidance when a request names none.
+    /// Default guidance weight.
     pub guidance_scale: Option<f64>,
-    /// The negative prompt when a request names none.
+    /// Default negative prompt.
     pub negative_prompt: Option<String>,
-    /// Pixels, about, at which pictures are edited.
+    /// Approximate number of pixels at which pictures are edited.
     pub edit_area: Option<usize>,
-    /// Pixels, about, at which the text encoder sees pictures to edit.
+    /// Approximate number of pixels at which the text encoder sees the pictures to edit.
     pub condition_area: Option<usize>,
 }
 
 impl Facts {
-    /// Reads the file, if it is there.
+    /// Reads the file if it exists.
     ///
     /// # Errors
-    /// It is there and not understood.
+    /// The file exists but is not valid.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         if !checkpoint.has(FILE) {
             return Ok(Facts::default());
@@ -87,10 +86,11 @@ impl Facts {
         }
     }
 
-    /// Refuses what would have no effect on a pipeline of this card, whose text encoder sees pictures or does not.
+    /// Refuses facts that have no effect on a pipeline with this card. `sees_pictures` tells whether its text encoder
+    /// sees pictures.
     ///
     /// # Errors
-    /// There is such a fact.
+    /// A fact has no effect.
     pub(crate) fn check_effect(&self, card: &ModelCard, sees_pictures: bool) -> Result<(), LoadError> {
         let edits = card.input_images.max_images > 0;
         for (key, fact, has_effect, why) in [
@@ -104,7 +104,7 @@ impl Facts {
         Ok(())
     }
 
-    /// The family's card with what the checkpoint knows better.
+    /// Returns the family's card with this checkpoint's values in place of the defaults.
     pub fn applied_to(&self, card: ModelCard) -> ModelCard {
         let size: Option<ImageSize> = self.size.as_deref().and_then(|size| size.parse().ok());
         let edit_size = match (card.edit_size, self.edit_area) {

@@ -1,17 +1,17 @@
-//! The families that are built in: one line each.
+//! The built-in families, one line each.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 use crate::model_family::ModelFamily;
 use crate::{flux2, qwen_image};
 
-/// Every family.
+/// All built-in families.
 pub const FAMILIES: &[ModelFamily] = &[qwen_image::FAMILY, flux2::FAMILY];
 
-/// The family of a checkpoint.
+/// Returns the family of a checkpoint.
 ///
 /// # Errors
-/// `model_index.json` is missing or not understood, or names a class that is not built in.
+/// `model_index.json` is missing or invalid, or names an unsupported class.
 pub fn family_of(checkpoint: &Checkpoint) -> Result<&'static ModelFamily, LoadError> {
     checkpoint.require_pipeline()?;
     let class = checkpoint.class()?;
@@ -19,7 +19,7 @@ pub fn family_of(checkpoint: &Checkpoint) -> Result<&'static ModelFamily, LoadEr
     family.ok_or_else(|| LoadError::UnsupportedClass { class, supported: supported_classes() })
 }
 
-/// Whether a pipeline of `class` has a text encoder that sees pictures, and so needs a processor of them.
+/// Whether the text encoder of a pipeline of `class` sees pictures, and so needs an image processor.
 pub(crate) fn sees_pictures(class: &str) -> bool {
     FAMILIES.iter().any(|family| family.seeing_classes.contains(&class))
 }

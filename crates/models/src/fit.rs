@@ -1,11 +1,11 @@
-//! Bringing a picture to the size that a model edits it at, or that was asked for.
+//! Resizing a picture to the size at which a model edits it, or to the requested size.
 
 use diffusion::{EditSize, Fit, ImageRequest, ImageSize, RgbImage, capped};
 use rayon::prelude::*;
 
 use crate::resize::{Filter, resize, resize_grey};
 
-/// `image` at the size that the rule gives it: resized whole, or resized and cut to whole tokens.
+/// Brings `image` to the size that `rule` gives: by resizing, or by resizing and cropping to whole tokens.
 pub(crate) fn fitted(image: &RgbImage, rule: EditSize) -> RgbImage {
     let size = rule.of(image.size);
     let resized = match rule {
@@ -14,13 +14,13 @@ pub(crate) fn fitted(image: &RgbImage, rule: EditSize) -> RgbImage {
     };
     match resized.size.width >= size.width && resized.size.height >= size.height {
         true => resized.crop_center(size),
-        // Less than a token high or wide: made so.
+        // A picture less than one token high or wide is enlarged.
         false => resize(&resized, size, Filter::Lanczos),
     }
 }
 
-/// The same of a mask's `editable` bytes, which belong to a picture of size `from`, so that mask and picture
-/// stay together.
+/// Applies [`fitted`] to the `editable` bytes of a mask, so that mask and picture stay aligned. `from` is the size of
+/// the picture.
 pub(crate) fn fitted_mask(editable: &[u8], from: ImageSize, rule: EditSize) -> Vec<u8> {
     let size = rule.of(from);
     let (resized, resized_size) = match rule {
@@ -38,13 +38,13 @@ pub(crate) fn fitted_mask(editable: &[u8], from: ImageSize, rule: EditSize) -> V
     rows.flat_map(|row| &row[left..left + size.width]).copied().collect()
 }
 
-/// A finished picture, or a preview, at the size that was asked for.
+/// Brings a finished picture, or a preview, to the requested size.
 pub(crate) fn presented(image: RgbImage, fit: Fit) -> RgbImage {
     let resized = resize(&image, fit.inside, Filter::Lanczos);
     if fit.inside == fit.asked { resized } else { padded(&resized, fit.asked) }
 }
 
-/// `image` in the middle of the larger `size`, its edge carried outwards.
+/// Centres `image` in the larger `size` and extends its edge pixels outwards.
 pub(crate) fn padded(image: &RgbImage, size: ImageSize) -> RgbImage {
     let ImageSize { width, height } = image.size;
     let (left, top) = ((size.width - width) / 2, (size.height - height) / 2);
@@ -62,7 +62,7 @@ pub(crate) fn padded(image: &RgbImage, size: ImageSize) -> RgbImage {
     RgbImage { size, pixels }
 }
 
-/// Whether the first picture has another shape than the one that is made, by more than a token.
+/// Whether the first input picture's aspect ratio differs from the output's by more than a token.
 pub(crate) fn is_stretched(request: &ImageRequest) -> bool {
     let made = request.params.size;
     request.input_images.first().is_some_and(|input| {
@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    /// Red counts columns, green rows.
+    /// The red channel is the column, the green channel the row.
     fn ramp(width: usize, height: usize) -> RgbImage {
         let pixels = (0..height).flat_map(|y| (0..width).flat_map(move |x| [x as u8, y as u8, 0])).collect();
         RgbImage { size: ImageSize { width, height }, pixels }
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn an_enlarged_picture_made_small_again_is_the_one_that_was_made() {
-        // Edges, flat grounds and fine texture, as pictures have them.
+        // Edges, flat areas and fine texture, as in real pictures.
         let side = 128;
         let grey = |x: usize, y: usize| match (x.abs_diff(64) + y.abs_diff(64), x % 32) {
             (..30, _) => 230,

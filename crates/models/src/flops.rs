@@ -1,48 +1,49 @@
-//! What networks compute, from their sizes.
+//! Floating point operations of networks, from their sizes.
 
 use std::iter::Sum;
 use std::ops::{Add, Mul};
 
 use diffusion::ImageSize;
 
-/// Floating point operations of a network, as a polynomial of what it runs on: tokens, patches or positions. A
-/// multiplication and its addition are two; norms, gates and activations are left out.
+/// Floating point operations of a network, as a polynomial in the number of its tokens, patches or positions. A
+/// multiply-add counts as two; norms, gates and activations are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Flops {
-    /// For each token.
+    /// Operations per token.
     pub linear: f64,
-    /// For each pair of tokens: where all look at all.
+    /// Operations per pair of tokens, where every token attends to all.
     pub quadratic: f64,
 }
 
 impl Flops {
-    /// Of layers with so many weights, each used once a token.
+    /// Operations of layers with this many weights, each used once per token.
     pub fn weights(weights: usize) -> Self {
         Flops { linear: 2.0 * weights as f64, quadratic: 0.0 }
     }
 
-    /// Of an attention whose heads are so wide together: scores, and the mean of the values.
+    /// Operations of an attention: the scores and the weighted mean of the values. `width` is the sum of its heads'
+    /// widths.
     pub fn attention(width: usize) -> Self {
         Flops { linear: 0.0, quadratic: 4.0 * width as f64 }
     }
 
-    /// Of one in which a token looks at those before it alone.
+    /// Operations of a causal attention.
     pub fn causal_attention(width: usize) -> Self {
         Flops { linear: 0.0, quadratic: 2.0 * width as f64 }
     }
 
-    /// Of one in which each token looks at `window` tokens.
+    /// Operations of an attention in which each token attends to `window` tokens.
     pub fn windowed_attention(width: usize, window: usize) -> Self {
         Flops { linear: Flops::attention(width).quadratic * window as f64, quadratic: 0.0 }
     }
 
-    /// Of so many tokens that look at each other.
+    /// Operations for `tokens` tokens that attend to each other.
     pub fn of(self, tokens: usize) -> f64 {
         let tokens = tokens as f64;
         (self.linear + self.quadratic * tokens) * tokens
     }
 
-    /// The same network by tokens of `positions` positions each.
+    /// Returns the same operations as a function of tokens that hold `positions` positions each.
     pub fn by_tokens_of(self, positions: usize) -> Self {
         let positions = positions as f64;
         Flops { linear: self.linear * positions, quadratic: self.quadratic * positions * positions }
@@ -71,42 +72,42 @@ impl Sum for Flops {
     }
 }
 
-/// What the networks of one model compute.
+/// Operations of one model's networks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelFlops {
-    /// One block of each segment, by the text and image tokens of a pass together.
+    /// One block of each segment, by the number of text and image tokens in a pass.
     pub blocks: Vec<Flops>,
-    /// The layers that lead an image token into its stream and out of it.
+    /// The layers that embed an image token and project it back.
     pub image_token: f64,
-    /// The layers that lead a text token into its stream.
+    /// The layers that embed a text token.
     pub text_token: f64,
-    /// The text encoder, by its tokens.
+    /// The text encoder, by the number of its tokens.
     pub text_encoder: Flops,
-    /// Tokens of the prompt's template that the text encoder reads and the transformer does not see.
+    /// Tokens of the prompt template, which the text encoder reads and the transformer does not see.
     pub template_tokens: usize,
-    /// The vision tower, by the patches of one picture.
+    /// The vision tower, by the number of patches of one picture.
     pub vision: Flops,
-    /// The VAE's encoder, by image tokens, 16x16 pixels each.
+    /// The VAE's encoder, by image tokens of 16x16 pixels.
     pub vae_encoder: Flops,
     /// The VAE's decoder, by image tokens.
     pub vae_decoder: Flops,
 }
 
-/// Positions of the VAE's latents in an image token.
+/// Latent positions of the VAE per image token.
 const POSITIONS: usize = 4;
 
-/// Adds up the layers of one half of a VAE, by the positions of its latents.
+/// Sums the layers of a VAE's encoder or decoder, by latent positions.
 #[derive(Default)]
 pub(crate) struct VaeFlops(Flops);
 
 impl VaeFlops {
-    /// A convolution of `side` x `side` outputs a position, with a kernel of `kernel` x `kernel`.
+    /// Adds a convolution with `side` x `side` outputs per position and a kernel of `kernel` x `kernel`.
     pub(crate) fn conv(mut self, side: usize, kernel: usize, input: usize, out: usize) -> Self {
         self.0 = self.0 + Flops::weights(side * side * kernel * kernel * input * out);
         self
     }
 
-    /// Residual blocks of two 3x3 convolutions each, the first from `input` channels.
+    /// Adds residual blocks of two 3x3 convolutions each, the first from `input` channels.
     pub(crate) fn resnets(mut self, side: usize, count: usize, input: usize, out: usize) -> Self {
         for i in 0..count {
             let input = if i == 0 { input } else { out };
@@ -118,28 +119,28 @@ impl VaeFlops {
         self
     }
 
-    /// The middle: two residual blocks around an attention over all positions.
+    /// Adds the middle: two residual blocks around an attention over all positions.
     pub(crate) fn middle(mut self, width: usize) -> Self {
         self = self.resnets(1, 2, width, width);
         self.0 = self.0 + Flops::weights(4 * width * width) + Flops::attention(width);
         self
     }
 
-    /// By image tokens.
+    /// Returns the sum by image tokens.
     pub(crate) fn by_tokens(self) -> Flops {
         self.0.by_tokens_of(POSITIONS)
     }
 }
 
-/// A preview without the VAE, by image tokens: a linear map of `channels` to colours, enlarged.
+/// Operations of a preview without the VAE, by image tokens: a linear map of `channels` to colours, then an upscale.
 pub(crate) fn sketch(channels: usize) -> Flops {
-    // Each pixel's colours are taken from two rows and two columns.
+    // Bilinear upscaling: each pixel's colours come from two rows and two columns.
     const ENLARGED: usize = 64 * 3 * 4;
     Flops::weights(3 * (channels + 1) + ENLARGED).by_tokens_of(POSITIONS)
 }
 
-/// A picture brought to another size by Lanczos, one axis after the other: each colour is the mean of six pixels, and of
-/// as many more as there are fewer of it.
+/// Operations of a Lanczos resize, one axis after the other. Each colour is a mean of six pixels, or of more in
+/// proportion when the picture shrinks.
 pub(crate) fn resizing(from: ImageSize, to: ImageSize) -> f64 {
     if from == to {
         return 0.0;

@@ -1,4 +1,4 @@
-//! A transformer pass of a ragged batch, its blocks run through the step cache.
+//! The transformer pass of a ragged batch, with its blocks run through the step cache.
 
 use candle_core::{Result, Tensor};
 
@@ -6,34 +6,34 @@ use crate::dit::{Dit, DitRow};
 use crate::residuals::RequestResiduals;
 use crate::segment::{Records, RequestRows, run_segment};
 
-/// The passes that one request makes in a step, and its cache if it has one.
+/// One request's passes in a step, and its cache if it has one.
 pub struct RequestPasses<'a> {
-    /// One row a guidance branch, in the order of the cache's branches.
+    /// One row per guidance branch, in the order of the cache's branches.
     pub rows: Vec<DitRow<'a>>,
-    /// What is kept from step to step.
+    /// The request's step cache.
     pub residuals: Option<&'a mut RequestResiduals>,
 }
 
-/// What came of a pass.
+/// The output of a pass.
 pub struct Passes {
     /// The velocity of each row, `[tokens, channels]` in f32, request by request.
     pub velocities: Vec<Tensor>,
-    /// `records[segment][row]`: what each row did, nothing where it has no cache.
+    /// `records[segment][row]`: what the cache did with each row, empty for a row without a cache.
     pub records: Vec<Records>,
 }
 
 impl Passes {
-    /// Of a batch without rows.
+    /// The output of a batch without rows.
     pub(crate) fn none() -> Self {
         Passes { velocities: Vec::new(), records: Vec::new() }
     }
 }
 
-/// Runs the rows of all requests as one ragged batch; each request's cache decides for its own rows
-/// whether their middle blocks run.
+/// Runs the rows of all requests as one ragged batch. Each request's cache decides whether the middle blocks run for
+/// its own rows.
 ///
 /// # Errors
-/// The device fails; the caches are not to be used again.
+/// The device fails; the caches must not be used afterwards.
 pub fn forward<D: Dit>(dit: &D, requests: Vec<RequestPasses<'_>>) -> Result<Passes> {
     let rows: Vec<DitRow<'_>> = requests.iter().flat_map(|request| request.rows.iter().copied()).collect();
     let (mut streams, context) = dit.begin(&rows)?;

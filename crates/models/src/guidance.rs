@@ -1,10 +1,10 @@
-//! How the passes of a step become one velocity.
+//! Guidance: combines the passes of a step into one velocity.
 
 use candle_core::{Result, Tensor};
 use diffusion::Guidance;
 use kernels::Guided;
 
-/// The velocity that each request's passes come to, the conditional one first. All `[tokens, channels]` in f32.
+/// Combines each request's passes, the conditional one first, into its velocity. All are `[tokens, channels]` in f32.
 ///
 /// # Errors
 /// The device fails.
@@ -21,7 +21,7 @@ pub fn guided(requests: &[(Guidance, &[Tensor])]) -> Result<Vec<Tensor>> {
     requests.iter().map(velocity).collect()
 }
 
-/// Two passes and how they are combined; `None` where there is one, which is the velocity.
+/// Pairs two passes with the way they are combined; `None` for a single pass, which is the velocity itself.
 fn to_combine(guidance: Guidance, passes: &[Tensor]) -> Result<Option<Guided<'_>>> {
     match (guidance, passes) {
         (Guidance::None | Guidance::Embedded { .. }, [_]) => Ok(None),
@@ -51,7 +51,7 @@ mod tests {
         ];
         let velocities: Vec<Vec<Vec<f32>>> =
             guided(&requests).unwrap().iter().map(|velocity| velocity.to_vec2().unwrap()).collect();
-        // (9, 16) as long as (3, 4).
+        // True CFG rescales (9, 16) to the length of (3, 4).
         assert!((velocities[0][0][0].hypot(velocities[0][0][1]) - 5.0).abs() < 1e-5, "{velocities:?}");
         assert_eq!(velocities[2], [[9.0, 16.0], [-6.0, 2.0]]);
         assert_eq!((&velocities[1], &velocities[3]), (&passes[0].to_vec2().unwrap(), &passes[1].to_vec2().unwrap()));

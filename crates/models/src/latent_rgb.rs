@@ -1,36 +1,36 @@
-//! Latents as colours, without the VAE: a linear map that is fitted to what the VAE made of others.
+//! Latents as colours without the VAE: a linear map, fitted to pictures that the VAE decoded before.
 
 use diffusion::{ImageSize, RgbImage};
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use nalgebra::{DMatrix, DMatrixView, DVector};
 
-/// The pixels of a latent's side.
+/// Pixels per latent position along a side.
 const SCALE: usize = 8;
-/// Added to each channel's variance, so that channels that hardly differ are not told apart by noise.
+/// Added to each channel's variance, so that noise does not determine the weights of nearly constant channels.
 const RIDGE: f64 = 1e-3;
 
 /// Least squares from a latent's channels to the mean colour of its pixels.
 ///
-/// Nothing is known of a checkpoint's latents but what it decodes, so every picture that is decoded
-/// teaches: of all latents seen the sums are kept that the normal equations need, a few kilobytes.
+/// The map is known only from what the checkpoint decodes, so every decoded picture adds to the fit. Only the sums of
+/// the normal equations are kept, a few kilobytes.
 pub(crate) struct LatentRgb {
-    /// The latents, each with a 1 for the constant, times themselves: `[channels + 1, channels + 1]`.
+    /// Gram matrix of the latents, each extended by a 1 for the constant: `[channels + 1, channels + 1]`.
     gram: DMatrix<f64>,
-    /// The latents times their colours: `[channels + 1, 3]`.
+    /// Products of latents and colours: `[channels + 1, 3]`.
     moments: DMatrix<f64>,
 }
 
 impl LatentRgb {
-    /// Knows nothing of latents with so many channels.
+    /// Creates an empty fit for latents with `channels` channels.
     pub(crate) fn new(channels: usize) -> Self {
         LatentRgb { gram: DMatrix::zeros(channels + 1, channels + 1), moments: DMatrix::zeros(channels + 1, 3) }
     }
 
-    /// Takes in `picture`, which `latents` `[height / 8, width / 8, channels]` were decoded to.
+    /// Adds `picture` to the fit, which was decoded from `latents`, `[height / 8, width / 8, channels]`.
     pub(crate) fn learn(&mut self, latents: &[f32], picture: &RgbImage) {
         if !latents.iter().all(|x| x.is_finite()) {
-            // One picture that went wrong would make every sum no number.
+            // One broken picture would turn every sum into NaN.
             return;
         }
         let channels = self.gram.nrows() - 1;
@@ -41,7 +41,7 @@ impl LatentRgb {
         self.moments += &latents * colours;
     }
 
-    /// What `latents` look like, at their own size; nothing before anything was learnt.
+    /// Draws `latents` at one pixel per position. Returns `None` before the first picture was learnt.
     pub(crate) fn draw(&self, latents: &[f32], size: ImageSize) -> Option<RgbImage> {
         let map = self.map()?.map(|x| x as f32).transpose();
         let (channels, constant) = (map.ncols() - 1, map.column(map.ncols() - 1));
@@ -51,7 +51,7 @@ impl LatentRgb {
         Some(RgbImage { size, pixels: colours.iter().map(|x| x.round() as u8).collect() })
     }
 
-    /// The map `[channels + 1, 3]`.
+    /// Solves for the map, `[channels + 1, 3]`.
     fn map(&self) -> Option<DMatrix<f64>> {
         let channels = self.gram.nrows() - 1;
         let n = self.gram[(channels, channels)];
@@ -61,7 +61,7 @@ impl LatentRgb {
     }
 }
 
-/// Of each square of 8 x 8 pixels, row by row, three numbers a square.
+/// Mean colours of the squares of 8 x 8 pixels, row by row, three numbers per square.
 fn mean_colours(picture: &RgbImage) -> Vec<f64> {
     let columns = picture.size.width / SCALE;
     let mut colours = vec![0.0; columns * (picture.size.height / SCALE) * 3];
@@ -77,7 +77,7 @@ fn mean_colours(picture: &RgbImage) -> Vec<f64> {
     colours
 }
 
-/// `image`, 8 times as wide and high.
+/// Enlarges `image` 8 times in width and height.
 pub(crate) fn enlarged(image: RgbImage) -> RgbImage {
     let view = |size: ImageSize, pixels| {
         let view = Image::from_vec_u8(size.width as u32, size.height as u32, pixels, PixelType::U8x3);
@@ -96,13 +96,13 @@ mod tests {
     use super::*;
     use crate::noise::randn;
 
-    /// Colours that depend on two of three channels.
+    /// A colour that depends on two of three channels.
     fn colour(latent: &[f32]) -> [u8; 3] {
         let (a, b) = (latent[0].clamp(-2.0, 2.0), latent[1].clamp(-2.0, 2.0));
         [100.0 + 20.0 * a, 120.0 - 10.0 * b, 50.0 + 5.0 * a + 15.0 * b].map(|x| x.round() as u8)
     }
 
-    /// Latents of so many rows and columns, and the picture of their colours at that size.
+    /// Latents on a grid of the given rows and columns, and the picture of their colours at that size.
     fn scene(seed: u64, (rows, columns): (usize, usize)) -> (Vec<f32>, RgbImage) {
         let noise = randn(seed, 3 * rows * columns);
         let latents: Vec<f32> = noise.into_iter().map(|x| x.clamp(-2.0, 2.0)).collect();
@@ -110,7 +110,7 @@ mod tests {
         (latents, RgbImage { size: ImageSize { width: columns, height: rows }, pixels })
     }
 
-    /// Each pixel 8 x 8 times.
+    /// Repeats each pixel 8 x 8 times.
     fn blocks(image: &RgbImage) -> RgbImage {
         let row = |row: &[u8]| row.chunks_exact(3).flat_map(|pixel| pixel.repeat(SCALE)).collect::<Vec<_>>();
         let rows = image.pixels.chunks_exact(image.size.width * 3);

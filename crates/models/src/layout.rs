@@ -1,15 +1,15 @@
-//! What a folder or a repository is that is no checkpoint in the diffusers layout, by the names of its files.
+//! Recognises folders and repositories that are no checkpoint in the diffusers layout, by their file names.
 //!
-//! People have models in many shapes. Each is told what it is and what to give instead.
+//! Models are distributed in many layouts. The error names the layout found and says what to give instead.
 
 use crate::error::LoadError;
 
-/// What ends every hint where nothing nearer is known.
+/// The general hint, for layouts without a more specific one.
 const GIVE: &str =
     "give a folder in the diffusers layout (with a model_index.json), or a Hub id such as Qwen/Qwen-Image";
 
-/// The error about `place`, a folder or a repository whose files are `names` (`/` between folders), and which has no
-/// `model_index.json`.
+/// Returns the error for `place`, a folder or repository without a `model_index.json`. `names` are its files, with `/`
+/// between folders.
 pub fn not_diffusers(place: &str, names: &[String]) -> LoadError {
     let (what, hint) = match kind(place, names) {
         Some(found) => found,
@@ -18,7 +18,7 @@ pub fn not_diffusers(place: &str, names: &[String]) -> LoadError {
     LoadError::NotDiffusers { place: place.into(), what, hint }
 }
 
-/// The error about `place`, which is a file.
+/// Returns the error for `place`, which is a single file.
 pub(crate) fn single_file(place: &str) -> LoadError {
     let what = match place.rsplit('.').next() {
         Some("safetensors") => "a single .safetensors file",
@@ -38,7 +38,7 @@ fn kind(place: &str, names: &[String]) -> Option<(String, String)> {
     if let Some(id) = cached_repository(place, names) {
         return say(
             "a repository's folder in the Hub's cache",
-            format!("name the repository, `{id}`, or a folder inside of `{place}/snapshots`"),
+            format!("name the repository, `{id}`, or a folder inside `{place}/snapshots`"),
         );
     }
     if names.iter().any(|file| file.starts_with("models--")) {
@@ -52,7 +52,7 @@ fn kind(place: &str, names: &[String]) -> Option<(String, String)> {
     if top("config.json") && names.iter().any(|file| file.starts_with("diffusion_pytorch_model")) {
         return say(
             "one component of a model",
-            "name the folder of the whole, which has a model_index.json and this one in it".into(),
+            "name the folder of the whole model, which holds a model_index.json and this component".into(),
         );
     }
     let comfy = ["split_files/", "diffusion_models/", "checkpoints/", "custom_nodes/", "models/diffusion_models/"];
@@ -77,7 +77,7 @@ fn kind(place: &str, names: &[String]) -> Option<(String, String)> {
     names.is_empty().then(|| ("empty".into(), GIVE.into()))
 }
 
-/// `owner/name`, if `place` is its folder in the Hub's cache or one right inside of that.
+/// Returns `owner/name` if `place` is a repository's folder in the Hub's cache, or a folder directly inside it.
 fn cached_repository(place: &str, names: &[String]) -> Option<String> {
     let mut folders = place.split(['/', '\\']).filter(|folder| !folder.is_empty()).rev();
     let folder = match folders.next()? {
@@ -113,7 +113,7 @@ mod tests {
                 "/c/models--Qwen--Qwen-Image",
                 &["refs/main", "snapshots/0123/model_index.json"],
                 "a repository's folder in the Hub's cache: name the repository, `Qwen/Qwen-Image`, or a folder inside \
-                 of `/c/models--Qwen--Qwen-Image/snapshots`",
+                 `/c/models--Qwen--Qwen-Image/snapshots`",
             ),
             (
                 "/c/models--Qwen--Qwen-Image/snapshots",

@@ -1,9 +1,9 @@
 //! Text encoders, diffusion transformers, VAEs, weights, and the denoising step.
 //!
-//! A [`Checkpoint`] is opened and [`load`]ed into a pipeline of its [`Family`]. A pipeline turns a
-//! request into a [`RequestState`], [`denoise_step`] advances any set of states as one ragged batch, and
-//! the VAE ends it. Channels, clients and the clock are unknown here; the step cache decides in numbers,
-//! in its own crate, and only this one holds tensors.
+//! [`load`] turns a [`Checkpoint`] into a pipeline of its [`Family`]. The pipeline turns a request into a
+//! [`RequestState`], [`denoise_step`] advances any set of states as one ragged batch, and the VAE decodes the result.
+//! This crate knows no channels, clients or clock. The step cache's rules live in their own crate and use plain
+//! numbers; only this crate holds tensors.
 
 mod block_times;
 mod bounds;
@@ -99,16 +99,16 @@ pub use weights::{Scope, Weights};
 
 use diffusion::PipelineError;
 
-/// The one place where the tensor library's errors become the pipeline's.
+/// Converts a tensor library error. This is the only place that does.
 pub(crate) fn device_error(err: candle_core::Error) -> PipelineError {
     if is_out_of_memory(&err) { PipelineError::OutOfMemory } else { PipelineError::Model(err.to_string()) }
 }
 
-/// Whether the device's memory was full: candle, the CUDA driver and cuBLAS say so in words alone.
+/// Whether the device ran out of memory. Candle, the CUDA driver and cuBLAS report it only in the message text.
 fn is_out_of_memory(err: &candle_core::Error) -> bool {
     let message = err.to_string();
     ["out of memory", "OUT_OF_MEMORY", "STATUS_ALLOC_FAILED"].iter().any(|words| message.contains(words))
 }
 
-/// Of the tensor library, unless an error is named.
+/// A result whose default error is the tensor library's.
 pub(crate) type Result<T, E = candle_core::Error> = std::result::Result<T, E>;

@@ -1,4 +1,4 @@
-//! From a checkpoint to a pipeline.
+//! Loading a checkpoint into a pipeline.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
@@ -7,15 +7,15 @@ use crate::options::{LoadOptions, Progress};
 use crate::pipeline::AnyPipeline;
 use crate::placement::ModelBytes;
 
-/// Loads the checkpoint's pipeline, of whichever supported class it is.
+/// Loads the checkpoint's pipeline, whichever supported class it has.
 ///
 /// # Errors
-/// The first thing that is missing or wrong, by file and name.
+/// A file or tensor is missing or wrong; the error names the first one found.
 pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, progress: Progress<'_>) -> Result<AnyPipeline, LoadError> {
     (family_of(checkpoint)?.load)(checkpoint, options, progress)
 }
 
-/// The bytes of the checkpoint's components as they would be held, whatever of them is kept where; nothing is loaded.
+/// Returns the bytes of the checkpoint's components in memory, independent of their placement. Loads nothing.
 ///
 /// # Errors
 /// A file is missing or damaged, or a configuration is not supported.

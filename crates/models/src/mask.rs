@@ -1,9 +1,8 @@
-//! An edit of a part of its picture: outside the mask the picture is kept.
+//! Masked edits: outside the mask the picture is kept.
 //!
-//! After every step the latents outside the mask are put back to what the picture's own latents are at that noise
-//! level, so that the part that is made anew grows into its surroundings. At the end the picture's pixels
-//! are put back, since the VAE does not return them exactly.
-//! The same blending is in diffusers' inpainting pipelines:
+//! After every step the latents outside the mask are reset to the picture's own latents at that noise level, so that
+//! the edited part blends into its surroundings. At the end the picture's pixels are restored as well, since the VAE
+//! does not reproduce them exactly. Diffusers' inpainting pipelines blend in the same way:
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage_inpaint.py#L925>
 
 use std::sync::Arc;
@@ -13,29 +12,29 @@ use diffusion::{ImageSize, Mask, RgbImage};
 
 use crate::resize::{Filter, resize, resize_grey};
 
-/// Pixels of a token's side.
+/// Pixels per token along a side.
 const TOKEN_SIDE: usize = 16;
 
-/// What stays, in latents and in pixels. A clone shares both.
+/// The kept part of a picture, as latents and as pixels. A clone shares both.
 #[derive(Clone)]
 pub(crate) struct MaskedEdit {
-    /// 1 for tokens that may change, 0 for those that stay, `[tokens, 1]` in u8.
+    /// `[tokens, 1]` in u8: 1 for tokens that may change, 0 for tokens that are kept.
     editable: Tensor,
     /// The picture's clean packed latents, `[tokens, channels]` in f32.
     original: Tensor,
-    /// What the request started from.
+    /// The request's initial noise.
     noise: Tensor,
     pixels: Arc<KeptPixels>,
 }
 
-/// The picture, and how much of each pixel may change, 0 to 255.
+/// The picture, and how far each of its pixels may change, from 0 to 255.
 pub(crate) struct KeptPixels {
     pub(crate) picture: RgbImage,
     pub(crate) editable: Vec<u8>,
 }
 
 impl KeptPixels {
-    /// Picture and mask at a size of the request's own.
+    /// Resizes picture and mask to the size that the request asks for.
     pub(crate) fn resized(picture: &RgbImage, mask: &Mask, size: ImageSize) -> Self {
         KeptPixels {
             picture: resize(picture, size, Filter::Lanczos),
@@ -45,7 +44,7 @@ impl KeptPixels {
 }
 
 impl MaskedEdit {
-    /// An edit from `noise` of a picture with the latents `original`.
+    /// Creates a masked edit that starts from `noise`, of a picture with the latents `original`.
     ///
     /// # Errors
     /// The device fails.
@@ -55,17 +54,17 @@ impl MaskedEdit {
         Ok(MaskedEdit { editable, original, noise, pixels: Arc::new(pixels) })
     }
 
-    /// `latents` at noise level `sigma`, those of the picture where it stays.
+    /// Replaces the kept tokens of `latents` by the picture's latents at noise level `sigma`.
     ///
     /// # Errors
     /// The device fails.
     pub(crate) fn blend(&self, latents: &Tensor, sigma: f32) -> Result<Tensor> {
         let kept = ((&self.original * f64::from(1.0 - sigma))? + (&self.noise * f64::from(sigma))?)?;
-        // Chosen, not mixed: what may change stays as it came, bit for bit.
+        // Selected rather than mixed, so that editable tokens keep their exact bits.
         self.editable.broadcast_as(latents.shape())?.where_cond(latents, &kept)
     }
 
-    /// `made` with the picture's own pixels where it stays; both of the same size.
+    /// Replaces the kept pixels of `made` by the picture's own; both have the same size.
     pub(crate) fn composite(&self, made: RgbImage) -> RgbImage {
         let KeptPixels { picture, editable } = &*self.pixels;
         debug_assert_eq!(made.size, picture.size);
@@ -79,7 +78,7 @@ impl MaskedEdit {
     }
 }
 
-/// Tokens of which any pixel may change, of a picture that lies in the middle of its whole tokens.
+/// Marks the tokens in which any pixel may change. The picture lies centred in its whole tokens.
 fn editable_tokens(editable: &[u8], size: ImageSize) -> Vec<u8> {
     let padded = size.padded();
     let (left, top) = ((padded.width - size.width) / 2, (padded.height - size.height) / 2);
@@ -100,7 +99,7 @@ mod tests {
 
     const SIZE: ImageSize = ImageSize { width: 40, height: 16 };
 
-    /// 40 x 16 pixels lie in 3 x 1 tokens from column 4 on; the pixels from `from` on may change.
+    /// A picture of 40 x 16 pixels in 3 x 1 tokens, starting at column 4. The pixels from column `from` on may change.
     fn edit(from: usize) -> MaskedEdit {
         let editable = (0..16).flat_map(|_| (0..40).map(|x| if x >= from { 255 } else { 0 })).collect();
         let picture = RgbImage { size: SIZE, pixels: vec![9; SIZE.pixels() * 3] };

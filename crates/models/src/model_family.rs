@@ -1,4 +1,4 @@
-//! What a family tells of itself before anything is loaded.
+//! Facts about a family that are known before anything is loaded.
 
 use diffusion::{ImageSize, most_pixels};
 
@@ -10,11 +10,11 @@ use crate::placement::ModelBytes;
 
 /// A family of models, and how its checkpoints are loaded.
 pub struct ModelFamily {
-    /// Its name.
+    /// The family's name.
     pub name: &'static str,
     /// The classes that a checkpoint's `model_index.json` may name.
     pub classes: &'static [&'static str],
-    /// Those of them whose text encoder sees pictures.
+    /// The classes whose text encoder sees pictures.
     pub(crate) seeing_classes: &'static [&'static str],
     /// Published checkpoints.
     pub models: &'static [PublishedModel],
@@ -29,47 +29,47 @@ pub struct PublishedModel {
     pub id: &'static str,
     /// The pipeline class.
     pub class: &'static str,
-    /// What pictures are made from.
+    /// The inputs that the model generates from.
     pub makes: Makes,
-    /// Most pictures that a request may bring.
+    /// Most input pictures of a request.
     pub max_images: usize,
-    /// Denoising steps when a request names none.
+    /// Default number of denoising steps.
     pub num_inference_steps: usize,
-    /// The guidance when a request names none, in words.
+    /// Default guidance, in words.
     pub guidance: &'static str,
-    /// The transformer's lists of blocks and how many each has.
+    /// The transformer's block lists, with the number of blocks in each.
     pub segments: &'static [(&'static str, usize)],
-    /// Width and height when a request names none.
+    /// Default width and height.
     pub size: (usize, usize),
     /// The licence's name.
     pub licence: &'static str,
-    /// Bytes of all its files that are loaded.
+    /// Bytes of the files that are loaded.
     pub disk_bytes: u64,
-    /// Bytes of its weights in bf16, as latentd holds them.
+    /// Bytes of the weights in memory, in bf16.
     pub memory_bytes: u64,
 }
 
 impl PublishedModel {
-    /// Most pixels of one picture, unless the operator says other.
+    /// Returns the most pixels of one picture, which the operator may override.
     pub fn max_pixels(&self) -> usize {
         let (width, height) = self.size;
         most_pixels(ImageSize { width, height })
     }
 }
 
-/// What a model makes pictures from.
+/// The inputs that a model generates pictures from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Makes {
-    /// Words.
+    /// Text.
     Text,
-    /// Words and pictures.
+    /// Text and pictures.
     Edits,
-    /// Words, with or without pictures.
+    /// Text, with or without pictures.
     TextAndEdits,
 }
 
 impl Makes {
-    /// `"text to image"`, `"editing"` or both.
+    /// Returns `"text to image"`, `"editing"` or both.
     pub fn name(self) -> &'static str {
         match self {
             Makes::Text => "text to image",
@@ -79,7 +79,7 @@ impl Makes {
     }
 }
 
-/// What is told of a model before it is loaded must be what its card says afterwards.
+/// Asserts that the published facts agree with the loaded model's card.
 #[cfg(test)]
 pub(crate) fn assert_as_published(card: &diffusion::ModelCard, model: &PublishedModel) {
     let id = model.id;

@@ -1,12 +1,12 @@
-//! The noise that a seed stands for: torch's CPU `randn`, number by number.
+//! Initial noise from a seed, equal number by number to torch's CPU `randn`.
 //!
-//! The same seed then gives the same picture as diffusers with a CPU generator, alone and in a
-//! batch. Torch fills 16 normals at a time from 16 uniforms by Box-Muller:
+//! The same seed therefore gives the same picture as diffusers with a CPU generator, alone and in a batch. Torch makes
+//! 16 normals at a time from 16 uniforms by Box-Muller:
 //! <https://github.com/pytorch/pytorch/blob/v2.7.0/aten/src/ATen/native/cpu/DistributionTemplates.h#L113>
 
 use std::f64::consts::PI;
 
-/// `n` standard normals as `torch.randn(n, generator=torch.Generator("cpu").manual_seed(seed))`.
+/// Returns `n` standard normals, as `torch.randn(n, generator=torch.Generator("cpu").manual_seed(seed))` draws them.
 pub fn randn(seed: u64, n: usize) -> Vec<f32> {
     let mut generator = Mt19937::new(seed as u32);
     if n < BLOCK {
@@ -17,7 +17,7 @@ pub fn randn(seed: u64, n: usize) -> Vec<f32> {
         box_muller(block.try_into().expect("chunks of 16. This is a bug."));
     }
     if !n.is_multiple_of(BLOCK) {
-        // The tail overlaps the last whole block and is drawn anew, as torch does.
+        // The tail overlaps the last whole block and is redrawn, as in torch.
         let tail: &mut [f32; BLOCK] = (&mut values[n - BLOCK..]).try_into().expect("the last 16. This is a bug.");
         tail.fill_with(|| generator.uniform_f32());
         box_muller(tail);
@@ -38,7 +38,7 @@ fn box_muller(block: &mut [f32; BLOCK]) {
     }
 }
 
-/// Torch's path below 16 numbers: pairs in f64, the second kept for the next call.
+/// Torch's path for fewer than 16 numbers: pairs in f64, the second kept for the next call.
 fn scalar_normals(generator: &mut Mt19937, n: usize) -> Vec<f32> {
     let mut normals = Vec::with_capacity(n + 1);
     while normals.len() < n {
@@ -53,8 +53,8 @@ fn scalar_normals(generator: &mut Mt19937, n: usize) -> Vec<f32> {
 
 /// The Mersenne Twister of Matsumoto and Nishimura (1998), seeded by a 32-bit number.
 ///
-/// Ours rather than a crate's: `rand_mt` and others give the 32-bit outputs, and the four lines
-/// that twist them are fewer than the adapter would be.
+/// Written here because crates such as `rand_mt` give only the 32-bit outputs: the four lines that twist the state are
+/// fewer than an adapter would need.
 struct Mt19937 {
     state: [u32; Self::N],
     next: usize,

@@ -1,4 +1,4 @@
-//! What is looked at before a checkpoint is loaded.
+//! Checks before a checkpoint is loaded.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::families::sees_pictures;
 use crate::layout::single_file;
 use crate::tokenizer::Tokenizer;
 
-/// What a component's `config.json` says of quantized weights, by the names of diffusers and of transformers.
+/// Quantization entries in a component's `config.json`, by the names of diffusers and of transformers.
 #[derive(Deserialize)]
 struct Quantization {
     quantization_config: Option<Quantized>,
@@ -26,11 +26,10 @@ struct Quantized {
 }
 
 impl Checkpoint {
-    /// Opens a folder after checking, without reading weights, that it is a whole checkpoint: every file that
-    /// loading reads is there.
+    /// Opens a folder after checking that every file that loading reads is there. Reads no weights.
     ///
     /// # Errors
-    /// It is something else, or a file lacks, is half downloaded, or holds weights that are not read.
+    /// The folder has another layout, or a file is missing, incomplete, or holds weights in an unsupported format.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let folder = folder.into();
         let place = folder.display().to_string();
@@ -46,8 +45,8 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Every file that loading reads: seconds are better spent here than after loading half of them. Of weights the
-    /// headers.
+    /// Checks every file that loading reads, but only the headers of weight files. It takes seconds and saves loading
+    /// half of a broken checkpoint.
     fn check(&self) -> Result<(), LoadError> {
         if sees_pictures(&self.class()?) {
             let processors = ["processor/preprocessor_config.json", "processor/processor_config.json"];
@@ -70,7 +69,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Refuses a component whose configuration says that its weights are quantized.
+    /// Refuses a component whose configuration declares quantized weights.
     fn check_quantization(&self, component: &str) -> Result<(), LoadError> {
         let file = format!("{component}/config.json");
         let config: Quantization = self.json(&file)?;

@@ -1,11 +1,11 @@
-//! Latents as tokens of 2x2, and back.
+//! Packing of latents into tokens of 2x2, and back.
 
 use candle_core::{DType, Tensor};
 
 use crate::Result;
 
-/// Latents `[h, w, channels]` as tokens `[h/2 w/2, 4 channels]`: channel `c` at row `dy` and column `dx` of the 2x2
-/// patch becomes channel `4c + 2dy + dx`.
+/// Packs latents `[h, w, channels]` into tokens `[h/2 w/2, 4 channels]`: channel `c` at row `dy` and column `dx` of a
+/// 2x2 patch becomes channel `4c + 2dy + dx`.
 ///
 /// # Errors
 /// A side is odd, or the device fails.
@@ -16,11 +16,11 @@ pub fn pack(latents: &Tensor) -> Result<Tensor> {
     patches.permute((0, 2, 4, 1, 3))?.reshape((rows * columns, 4 * channels))
 }
 
-/// Tokens `[rows columns, 4 channels]` as latents `[2 rows, 2 columns, channels]` in f32, as a VAE reads them: the inverse of
-/// [`pack`].
+/// Unpacks tokens `[rows columns, 4 channels]` into latents `[2 rows, 2 columns, channels]` in f32, as a VAE reads
+/// them. The inverse of [`pack`].
 ///
 /// # Errors
-/// There are not as many tokens as the grid has places, or the device fails.
+/// The number of tokens does not match the grid, or the device fails.
 pub fn unpack(tokens: &Tensor, (rows, columns): (usize, usize)) -> Result<Tensor> {
     let channels = tokens.dim(1)? / 4;
     let patches = tokens.to_dtype(DType::F32)?.reshape((rows, columns, channels, 2, 2))?;

@@ -1,60 +1,60 @@
-//! The memory that the stages of a request need while they run, from the shapes of the networks.
+//! Peak memory of a request's stages, from the shapes of the networks.
 //!
-//! Each stage holds most at one place: the text encoder and a transformer block inside their feed-forward network, the
-//! VAE in its residual blocks at full resolution. What is counted there is every tensor that is alive at that line, so
-//! these numbers change with the code of the blocks; a test holds them against what the allocator sees.
+//! Each stage has its peak at one place: the text encoder and the transformer blocks inside their feed-forward network,
+//! the VAE in its residual blocks at full resolution. The formulas count every tensor alive at that line, so they must
+//! change with the code of the blocks. A test compares them with the allocator's count.
 
 use candle_core::{DType, Device};
 
 use crate::precision::Precision;
 use crate::qwen_decoder::DecoderConfig;
 
-/// Numbers of the activations' type that a stage holds at most, beside what goes into it.
+/// Peak number of elements that a stage holds beside its input, in the activations' type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peaks {
-    /// Of the text encoder, for each token of a prompt.
+    /// Text encoder, per prompt token.
     pub text: usize,
-    /// Of a transformer block and what the step cache looks at around it, for each token of a pass.
+    /// Transformer block with the step cache's tensors around it, per token of a pass.
     pub block: usize,
-    /// Of the VAE's encoder, for each pixel.
+    /// VAE encoder, per pixel.
     pub vae_encoder: usize,
-    /// Of the VAE's decoder, for each pixel.
+    /// VAE decoder, per pixel.
     pub vae_decoder: usize,
 }
 
-/// Of a language model: the hidden states before and after, the norm, queries, keys, values and what is attended; the
-/// SwiGLU's gate and up in one, and their product.
+/// Elements per token of a language model: the hidden states before and after, the norm, queries, keys, values and
+/// attention output; the SwiGLU's fused gate and up projection, and their product.
 pub(crate) fn text(config: &DecoderConfig) -> usize {
     10 * config.hidden_size + 3 * config.intermediate_size
 }
 
-/// Of a transformer block of this width whose feed-forward network holds so many numbers a token: the stream as it came
-/// into the segment, into the middle blocks and into this block; between attention and network; normed, twice; attended;
-/// and what comes out. Beside them the rotary table of a head, in f32.
+/// Elements per token of a transformer block of width `dim` whose feed-forward network holds `feed_forward` elements.
+/// The stream is alive as input of the segment, of the middle blocks and of this block, after the attention, normed
+/// twice, as attention output, and as block output. In addition there is a head's rotary table in f32.
 pub(crate) fn block(dim: usize, feed_forward: usize, head_dim: usize) -> usize {
     8 * dim + feed_forward + 2 * head_dim
 }
 
-/// Channels of a resolution's first residual block, and of what comes out of each.
+/// Input channels of the first residual block at a resolution, and output channels of each block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Resolution {
     pub(crate) input: usize,
     pub(crate) output: usize,
 }
 
-/// What a VAE's convolutions hold beside what goes in and what comes out.
+/// Tensors that a VAE's convolutions hold beside their input and output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Convolutions {
-    /// Nothing: the norm is applied as the input is read.
+    /// None: the norm is applied while the input is read.
     Fused,
     /// The normed input.
     Normed,
-    /// The normed input in three orders, and nine columns of it: candle's.
+    /// The normed input in three layouts and its nine im2col columns, in candle's convolution.
     Columns,
 }
 
 impl Convolutions {
-    /// Those of a device, in its numbers.
+    /// Returns the kind of convolution that runs on a device with these number formats.
     pub(crate) fn of(precision: &Precision) -> Self {
         match (&precision.device, precision.activations) {
             (Device::Cpu, _) => Convolutions::Fused,
@@ -64,9 +64,9 @@ impl Convolutions {
     }
 }
 
-/// Of a VAE's residual blocks, `resolutions` with the full one first, each of half the sides of the one before: the
-/// picture as it came to the resolution, and a block's input, inner picture and output. In f32 beside them the pixels,
-/// and what they are rounded from.
+/// Elements per pixel of a VAE's residual blocks. `resolutions` starts with the full one, and each next one has half
+/// the side. Alive are the picture as it entered the resolution, and a block's input, inner tensor and output. In
+/// addition there are the pixels in f32 and the values that they are rounded from.
 pub(crate) fn vae(resolutions: &[Resolution], convolutions: Convolutions) -> usize {
     const PIXELS: usize = 9;
     let beside = match convolutions {
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn a_vae_holds_most_at_full_resolution_unless_it_is_very_narrow_there() {
         let resolution = |input, output| Resolution { input, output };
-        // Of Qwen-Image and of FLUX.2.
+        // Qwen-Image and FLUX.2.
         let (qwen, flux) = (
             [resolution(96, 96), resolution(192, 192), resolution(192, 384)],
             [resolution(256, 128), resolution(512, 256)],

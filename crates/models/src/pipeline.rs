@@ -1,4 +1,4 @@
-//! A model of any family behind [`Pipeline`]: what all of them share.
+//! The [`Pipeline`] of a model, common to all families.
 
 use std::sync::Arc;
 
@@ -31,13 +31,13 @@ use crate::step::denoise_step;
 use crate::tiling::decode_tiles;
 use crate::{Result, device_error};
 
-/// Said of every edit under a mask.
+/// Warning for every masked edit.
 const MASKED: &str = "the mask is honoured by blending: outside of it the latents follow the (first) picture at every \
     step, and its pixels are put back at the end";
 
-/// Said of those whose size has another shape than the picture.
-const STRETCHED: &str = "the size asked for has another shape than the masked picture: what is kept of it was \
-    stretched, and may not meet what is made anew";
+/// Warning for a masked edit whose size has another aspect ratio than its picture.
+const STRETCHED: &str = "the requested size has another aspect ratio than the masked picture: the kept part was \
+    stretched, and may not match the edited part";
 
 /// A loaded model.
 pub struct DiffusionPipeline<F> {
@@ -45,28 +45,28 @@ pub struct DiffusionPipeline<F> {
     encodings: Encodings,
     latent_rgb: LatentRgb,
     costs: CostModel,
-    /// The digest of the transformer's files.
+    /// Digest of the transformer's files.
     model: String,
     on_learnt: OnLearnt,
 }
 
-/// What keeps a request from computing all of its steps.
+/// Caching of one request: its step cache or plan, if it has one.
 #[derive(Default)]
 struct Cached {
     residuals: Option<RequestResiduals>,
     planned: Option<PlannedRun>,
-    /// What plans are learnt from.
+    /// Set if plans are learnt from the request.
     learning: Option<Kind>,
-    /// The noise levels of a plan.
+    /// Noise levels of the plan.
     sigmas: Option<Sigmas>,
     warnings: Vec<String>,
 }
 
-/// A loaded model of whichever family.
+/// A loaded model of any family.
 pub type AnyPipeline = Box<dyn Pipeline<State = RequestState>>;
 
 impl<F: Family> DiffusionPipeline<F> {
-    /// A pipeline over a loaded family.
+    /// Creates a pipeline for a loaded family.
     pub fn new(family: F, options: &LoadOptions) -> Self {
         let sizes = family.sizes();
         family.dit().keep_at_most(options.kept.rope_tables);
@@ -86,13 +86,13 @@ impl<F: Family> DiffusionPipeline<F> {
         }
     }
 
-    /// With the digest of the transformer's files, by which plans know their model.
+    /// Sets the digest of the transformer's files, by which plans identify their model.
     #[must_use]
     pub fn with_digest(self, model: String) -> Self {
         DiffusionPipeline { model, ..self }
     }
 
-    /// The model itself.
+    /// Returns the model.
     pub fn family(&self) -> &F {
         &self.family
     }
@@ -110,7 +110,7 @@ impl<F: Family> DiffusionPipeline<F> {
         branches.collect()
     }
 
-    /// The text stream of `prompt`, encoded unless it was not long ago.
+    /// Returns the text stream of `prompt`, from the cache or newly encoded.
     fn embed(
         &mut self,
         field: &'static str,
@@ -134,7 +134,7 @@ impl<F: Family> DiffusionPipeline<F> {
         Ok(encoding.tokens)
     }
 
-    /// A picture as the text encoder sees it.
+    /// Encodes a picture for the text encoder, or takes it from the cache.
     fn see(&mut self, picture: &InputImage, used: &mut EncodingsUse) -> Result<VisionFeatures, PipelineError> {
         let family = &self.family;
         let work = self.costs.vision_work(picture.image.size);
@@ -146,7 +146,7 @@ impl<F: Family> DiffusionPipeline<F> {
         Ok(VisionFeatures { features: encoding.tokens, grid: encoding.grid })
     }
 
-    /// A picture to edit, as the transformer sees it.
+    /// Encodes a picture to edit for the transformer, or takes it from the cache.
     fn reference(&mut self, picture: &InputImage, used: &mut EncodingsUse) -> Result<ReferenceLatents, PipelineError> {
         let rule = self.family.card().edit_size;
         let size = rule.of(picture.image.size);
@@ -154,7 +154,7 @@ impl<F: Family> DiffusionPipeline<F> {
         Ok(ReferenceLatents { latents: encoding.tokens, token_grid: encoding.grid })
     }
 
-    /// The latents of the picture with this digest at `size`, in whole tokens.
+    /// Returns the latents of the picture with this digest at `size`, in whole tokens.
     fn latents_of(
         &mut self,
         digest: [u8; 32],
@@ -172,7 +172,7 @@ impl<F: Family> DiffusionPipeline<F> {
         })
     }
 
-    /// What stays of the first picture under the request's mask, at the size that is made.
+    /// Prepares the kept part of the first picture under the request's mask, at the output size.
     fn masked(
         &mut self,
         request: &ImageRequest,
@@ -191,7 +191,8 @@ impl<F: Family> DiffusionPipeline<F> {
         let whole = size.padded();
         let original = match whole == size {
             true => self.latents_of(input.digest, size, used, || pixels.picture.clone())?,
-            // Cut out of its tokens at the end: such latents serve this request alone.
+            // The result is cropped from whole tokens at the end. Such latents serve only this request, so they are not
+            // cached.
             false => {
                 let picture = padded(&pixels.picture, whole);
                 let tiling = self.costs.encoder().tiling(whole);
@@ -205,7 +206,7 @@ impl<F: Family> DiffusionPipeline<F> {
         masked.map(Some).map_err(device_error)
     }
 
-    /// Tokens of the prompts of all passes.
+    /// Counts the prompt tokens of all passes.
     fn prompt_tokens(&self, request: &ImageRequest) -> Result<usize> {
         let guided = request.params.guidance.branches().len() > 1;
         let negative = request.negative_prompt.as_deref().filter(|_| guided);
@@ -214,13 +215,13 @@ impl<F: Family> DiffusionPipeline<F> {
         prompts.into_iter().flatten().map(|prompt| self.family.prompt_tokens(&known_prompt(prompt, knows).text)).sum()
     }
 
-    /// The cache of a request, its own settings before the operator's, and what its sender should know.
+    /// Returns the caching of a request. Its own settings take precedence over the operator's.
     fn cached(&self, request: &ImageRequest, branches: usize) -> Result<Cached, PipelineError> {
         let own = request.extensions.get::<CacheConfig>();
         let Some(config) = own.or(self.costs.cache.as_ref()) else { return Ok(Cached::default()) };
         config.validate(&self.family.card().num_blocks).map_err(|err| match err {
             ConfigError::Invalid { key, bound, given } => InvalidRequest::new(key, bound, given),
-            ConfigError::UnknownKey { key, .. } => InvalidRequest::new("cache", "have known keys alone", key),
+            ConfigError::UnknownKey { key, .. } => InvalidRequest::new("cache", "have only known keys", key),
         })?;
         let segments = self.family.dit().segments();
         if let Some(aim) = config.planned {
@@ -238,27 +239,29 @@ impl<F: Family> DiffusionPipeline<F> {
         Ok(Cached { residuals, warnings: warnings.iter().map(ToString::to_string).collect(), ..Cached::default() })
     }
 
-    /// A request that has no plan, of which plans may be learnt.
+    /// Caching of a request without a plan: all steps are computed, and plans may be learnt from it.
     fn whole(&self, request: &ImageRequest, why: NoPlan) -> Cached {
         let params = &request.params;
         let (guidance, steps) = (params.guidance.two_pass_scale(), params.num_inference_steps);
         let kind = Kind { guidance, steps, tokens: params.size.image_seq_len() };
-        // Under a mask, latents go other ways than velocities lead.
+        // Under a mask the latents do not follow the velocities.
         let may_learn = why.is_for_want_of_plans() && request.mask.is_none() && Learning::takes(kind);
         let (learning, why) = match self.costs.plans.progress(kind.is_guided()).filter(|_| may_learn) {
             Some(Progress { pictures, of }) => (
                 Some(kind),
-                format!("plans are being learnt from it, the model's first pictures ({pictures} of {of} so far)"),
+                format!(
+                    "plans are being learnt from the model's first pictures, this one included ({pictures} of {of} so far)"
+                ),
             ),
             None => (None, why.to_string()),
         };
         Cached { learning, warnings: vec![format!("computed without a cache: {why}")], ..Cached::default() }
     }
 
-    /// The plan of a request.
+    /// Returns the plan of a request.
     ///
     /// # Errors
-    /// Why there is none for it.
+    /// There is no plan for the request, with the reason.
     fn plan(&self, request: &ImageRequest, aim: Aim) -> Result<(Planning, RunPlan), NoPlan> {
         let params = &request.params;
         if params.sampler != Sampler::Euler {
@@ -269,14 +272,14 @@ impl<F: Family> DiffusionPipeline<F> {
         self.costs.plans.plan(run, aim).map_err(NoPlan::Unplanned)
     }
 
-    /// The noise levels of a request's steps, those of the calibrated runs at its size among them.
+    /// Returns the noise levels of a request's steps, which include those of the calibrated runs at its size.
     fn planned_sigmas(&self, plan: &RunPlan, planning: &Planning, size: ImageSize) -> Sigmas {
         let steps = planning.calibration.num_inference_steps;
         let whole = self.family.sigmas(steps, size.image_seq_len());
         Sigmas::of_levels(plan.sigmas(whole.as_slice()))
     }
 
-    /// The request at step 0.
+    /// Prepares the request's state before step 0.
     fn begin(&mut self, request: &ImageRequest) -> Result<RequestState, PipelineError> {
         let size = request.params.size;
         let mut encodings = EncodingsUse::default();
@@ -317,7 +320,7 @@ impl<F: Family> DiffusionPipeline<F> {
         })
     }
 
-    /// The picture of packed latents, from which previews learn the colours.
+    /// Decodes packed latents, and lets previews learn from the colours.
     fn picture(&mut self, tokens: &Tensor, size: ImageSize) -> Result<RgbImage, PipelineError> {
         let latents = self.family.unpack(tokens, size.token_grid()).map_err(device_error)?;
         let numbers = finite_numbers("latents", &latents)?;
@@ -326,13 +329,13 @@ impl<F: Family> DiffusionPipeline<F> {
         Ok(picture.crop_center(size))
     }
 
-    /// The picture of packed latents, from which nothing is learnt.
+    /// Decodes packed latents without learning from the colours.
     fn again(&self, tokens: &Tensor, size: ImageSize) -> Result<RgbImage, PipelineError> {
         let latents = self.family.unpack(tokens, size.token_grid()).map_err(device_error)?;
         Ok(self.decoded(&latents, size)?.crop_center(size))
     }
 
-    /// The picture of latents, in whole tokens.
+    /// Decodes latents to a picture in whole tokens.
     fn decoded(&self, latents: &Tensor, size: ImageSize) -> Result<RgbImage, PipelineError> {
         let family = &self.family;
         let tiling = self.costs.decoder().tiling(size);
@@ -344,7 +347,7 @@ impl<F: Family> DiffusionPipeline<F> {
         Ok(RgbImage { size: size.padded(), pixels: bytes(&pixels)? })
     }
 
-    /// The picture of packed latents without the VAE; `None` as long as there was no picture to learn from.
+    /// Draws packed latents without the VAE. Returns `None` until a picture was decoded to learn from.
     fn sketch(&self, tokens: &Tensor, size: ImageSize) -> Result<Option<RgbImage>, PipelineError> {
         let (rows, columns) = size.token_grid();
         let latents = self.family.unpack(tokens, (rows, columns)).map_err(device_error)?;
@@ -361,15 +364,14 @@ impl<F: Family> DiffusionPipeline<F> {
         sketch.map_or_else(|| self.picture(tokens, size), Ok)
     }
 
-    /// A picture, or a preview, as it is shown: with what a mask kept of the old one, and at the size asked for.
+    /// Finishes a picture or preview: restores the pixels that the mask keeps, and resizes to the requested size.
     fn presented(&self, picture: RgbImage, masked: Option<&MaskedEdit>, fit: Option<Fit>) -> RgbImage {
         let Some(fit) = fit else { return composed(masked, picture) };
         in_pool(self.family.device(), || presented(composed(masked, picture), fit))
     }
 
-    /// Waits for the device: what was asked of a GPU so far is otherwise only on its list, and whoever
-    /// measures a turn would measure the writing of the list. A picture needs no such wait, its pixels
-    /// are copied from the device.
+    /// Waits for the device. GPU work is asynchronous: without the wait, the time of a turn would only be the time to
+    /// enqueue it. A picture needs no wait, because its pixels are copied from the device.
     fn synchronize(&self) -> Result<(), PipelineError> {
         self.family.device().synchronize().map_err(device_error)
     }
@@ -420,7 +422,7 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
         let is_evaluated = batch.iter().any(|state| state.is_evaluated());
         until_set(&self.family.device().clone(), interrupt, || {
             let mut step = || denoise_step(family.dit(), batch);
-            // Where every plan skips the step, there is nothing that threads could share.
+            // If every plan skips the step, there is no work for several threads.
             let reports = match is_evaluated {
                 true => in_pool(family.device(), step),
                 false => step(),
@@ -456,7 +458,7 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
     }
 
     fn decode(&mut self, state: RequestState, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {
-        // The step cache's residuals make room for the VAE.
+        // Dropping the state frees the step cache's residuals for the VAE.
         let (latents, size, masked, fit) = (state.latents.clone(), state.size, state.masked.clone(), state.fit);
         let about = |run| (run, About::new(&self.family.card().class, &self.model, &state));
         let learning = state.learning.clone().map(about);
@@ -471,8 +473,8 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
     }
 }
 
-/// Runs a stage that ends early once `interrupt` is set, and then answers that alone: whatever the stage made of
-/// it is half done. One that fails tells whether its device does from now on.
+/// Runs a stage that ends early once `interrupt` is set. Its half-done result is then replaced by
+/// [`PipelineError::Interrupted`]. A model error becomes [`PipelineError::DeviceLost`] if the device no longer works.
 fn until_set<R>(
     device: &Device,
     interrupt: &Interrupt,

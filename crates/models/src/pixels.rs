@@ -1,14 +1,14 @@
-//! Numbers that a picture is made of.
+//! Checked conversion of tensors to pixel values.
 
 use candle_core::Tensor;
 use diffusion::PipelineError;
 
 use crate::device_error;
 
-/// The numbers of a tensor of which a picture is to be made.
+/// Copies the numbers of a tensor to the host. `what` names the tensor in an error.
 ///
 /// # Errors
-/// Some are none.
+/// Some numbers are not finite.
 pub(crate) fn finite_numbers(what: &'static str, tensor: &Tensor) -> Result<Vec<f32>, PipelineError> {
     let numbers = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(device_error)?;
     match numbers.iter().all(|number| number.is_finite()) {
@@ -17,15 +17,15 @@ pub(crate) fn finite_numbers(what: &'static str, tensor: &Tensor) -> Result<Vec<
     }
 }
 
-/// Pixels, seen from -1 to 1, as bytes.
+/// Converts pixels in -1..=1 to bytes, clamping values outside.
 ///
 /// # Errors
-/// Some are no numbers: as bytes they would be black.
+/// Some pixels are not finite; as bytes they would be black.
 pub(crate) fn bytes(pixels: &[f32]) -> Result<Vec<u8>, PipelineError> {
     let mut all_finite = true;
     let byte = |&x: &f32| {
         all_finite &= x.is_finite();
-        // Half to even, as numpy rounds.
+        // Rounds half to even, like numpy.
         ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
     };
     let bytes = pixels.iter().map(byte).collect();

@@ -6,31 +6,30 @@ use kernels::Products;
 /// The number formats and the device of a loaded network.
 #[derive(Clone, Debug)]
 pub struct Precision {
-    /// What the weights are kept in: f32, f16 or bf16.
+    /// Type of the stored weights: f32, f16 or bf16.
     pub weights: DType,
-    /// What flows between the layers.
+    /// Type of the activations between layers.
     pub activations: DType,
-    /// Where both live.
+    /// Device of weights and activations.
     pub device: Device,
 }
 
 impl Precision {
-    /// Weights in `weights` on `device`. On the CPU the activations stay f32: half-precision
-    /// weights then cost half the memory and no speed, and only their own rounding shows.
+    /// Weights in `weights` on `device`. On the CPU the activations stay f32: half-precision weights then halve the
+    /// memory at no loss of speed, and the only rounding is that of the weights.
     pub fn new(weights: DType, device: Device) -> Self {
         let activations = if device.is_cpu() { DType::F32 } else { weights };
         Precision { weights, activations, device }
     }
 
-    /// What attentions may round f32 activations to: what the weights were rounded to, if that was asked for.
+    /// The type to which attentions may round f32 activations: bf16 only if the weights are stored in bf16.
     pub(crate) fn products(&self) -> Products {
         if self.weights == DType::BF16 { Products::Bf16 } else { Products::F32 }
     }
 }
 
-/// What products are rounded to: those of the attention's projections and of the feed-forward networks in the blocks
-/// of a diffusion transformer. Modulation, embeddings and the output projection, the text encoder and the VAE stay as
-/// they are.
+/// Quantization of the attention projections and feed-forward networks in a diffusion transformer's blocks. Modulation,
+/// embeddings and the output projection, the text encoder and the VAE are not quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantization {
     /// Eight-bit integers: see [`kernels::Linear::int8`].
@@ -40,7 +39,7 @@ pub enum Quantization {
 }
 
 impl Quantization {
-    /// Whether it rounds the layers of block `index` of a transformer of so many.
+    /// Whether the layers of block `index` are quantized in a transformer of `num_blocks` blocks.
     pub(crate) fn rounds_block(self, index: usize, num_blocks: usize) -> bool {
         let left_at_each_end = match self {
             Quantization::Int8 => 0,
@@ -50,8 +49,8 @@ impl Quantization {
     }
 }
 
-/// Blocks at either end of a transformer that eight-bit floats leave as they are: what the first one rounds is in
-/// everything behind it, and what the last one rounds is in the picture as it is.
+/// Blocks at either end of a transformer that fp8 does not quantize. The first block's rounding error passes through
+/// all later blocks, and the last block's goes straight into the picture.
 const FP8_BLOCKS_LEFT: usize = 1;
 
 #[cfg(test)]

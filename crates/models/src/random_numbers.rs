@@ -1,4 +1,4 @@
-//! Numbers in place of weights that are not at hand, for timing a network.
+//! Random weights for timing a network whose weights are not available.
 
 use std::cell::OnceCell;
 
@@ -7,17 +7,17 @@ use candle_core::{Result, Shape, Tensor};
 use crate::noise::randn;
 use crate::precision::Precision;
 
-/// How many normal numbers there are. No width of a layer divides it, so that a matrix's rows begin at many places of them.
+/// Count of the normal numbers. No layer width divides it, so that the rows of a matrix start at different offsets.
 const COUNT: usize = (1 << 20) + 7 * 64;
 
-/// Some normal numbers on a device, once they were asked for, of which tensors of any size are made there: 40 GB of them
-/// take little time, and none of the host's memory.
+/// Normal numbers on a device, created on first use. Tensors of any size are copied from them on the device: 40 GB of
+/// weights take little time and no host memory.
 #[derive(Default)]
 pub(crate) struct RandomNumbers(OnceCell<Tensor>);
 
 impl RandomNumbers {
-    /// A tensor of the weights' type on the device. A matrix is of variance `1 / in`, so that a signal keeps its size on its
-    /// way through the layers; the numbers of a vector are positive, as variances must be.
+    /// Returns a tensor of the weights' type on the device. A matrix has variance `1 / in`, so that a signal keeps its
+    /// size through the layers. A vector is positive, as variances must be.
     pub(crate) fn tensor(&self, precision: &Precision, shape: &Shape) -> Result<Tensor> {
         let numbers = self.on(precision)?.narrow(0, 0, COUNT.min(shape.elem_count()))?;
         let inputs = shape.dims().iter().skip(1).product::<usize>().max(1) as f64;
@@ -35,7 +35,7 @@ impl RandomNumbers {
     }
 }
 
-/// A vector over and over, `len` numbers in all.
+/// Repeats a vector to `len` numbers.
 fn repeated(numbers: &Tensor, len: usize) -> Result<Tensor> {
     let (whole, rest) = (len / numbers.elem_count(), len % numbers.elem_count());
     let mut pieces = vec![numbers.clone(); whole];
@@ -61,7 +61,7 @@ mod tests {
             let inputs = shape.dims()[1..].iter().product::<usize>() as f32;
             let variance = numbers.iter().map(|x| x * x).sum::<f32>() / numbers.len() as f32;
             assert!((variance * inputs - 1.0).abs() < if numbers.len() < 100 { 0.8 } else { 0.05 }, "{shape:?}");
-            // Neither is it one row over and over.
+            // Nor is one row repeated over and over.
             assert_ne!(numbers[..3], numbers[numbers.len() - 3..]);
         }
         let vector = random.tensor(&precision, &40.into()).unwrap().to_vec1::<f32>().unwrap();

@@ -1,4 +1,4 @@
-//! What the step cache keeps of one request: residuals as tensors, beside the rules as numbers.
+//! A request's step cache: the residual tensors, beside the cache crate's rules.
 
 use std::collections::VecDeque;
 
@@ -8,9 +8,9 @@ use kernels::WeightedTensors;
 
 use crate::dit::Segment;
 
-/// The cache of one request: the state machine and what it speaks of. It ends with the request.
+/// The step cache of one request: the rules and the tensors that they decide about. It ends with the request.
 ///
-/// A clone shares the tensors; both may go on apart.
+/// A clone shares the tensors; both copies may continue independently.
 #[derive(Clone)]
 pub struct RequestResiduals {
     pub(crate) rules: RequestCache,
@@ -18,19 +18,19 @@ pub struct RequestResiduals {
     stored: Vec<Vec<Stored>>,
 }
 
-/// What one branch keeps of one segment.
+/// The tensors that one branch keeps of one segment.
 #[derive(Clone, Default)]
 struct Stored {
-    /// What the first blocks added in the last computed step, `[tokens, dim]`.
+    /// Residual of the first blocks in the last computed step, `[tokens, dim]`.
     first_blocks: Option<Tensor>,
-    /// What the middle blocks added to each stream in the last computed steps, newest first.
+    /// Residuals of the middle blocks in the last computed steps, for each stream, newest first.
     hidden: VecDeque<Tensor>,
     encoder: VecDeque<Tensor>,
 }
 
 impl RequestResiduals {
-    /// An empty cache of a request that makes `branches` passes a step, or none where nothing could
-    /// ever be reused; and what the sender should know.
+    /// Creates the empty cache of a request with `branches` passes per step, and warnings for the client. There is no
+    /// cache if the configuration never reuses anything.
     pub fn new(
         config: &CacheConfig,
         num_inference_steps: usize,
@@ -46,27 +46,27 @@ impl RequestResiduals {
         (Some(RequestResiduals { rules, stored }), warnings)
     }
 
-    /// The configuration that the request runs under.
+    /// Returns the configuration of the request's cache.
     pub fn config(&self) -> &CacheConfig {
         self.rules.config()
     }
 
-    /// What was computed and reused so far.
+    /// Returns what was computed and reused so far.
     pub fn stats(&self) -> &CacheStats {
         self.rules.stats()
     }
 
-    /// What the first blocks of this branch added in the last computed step.
+    /// Returns the residual of this branch's first blocks in the last computed step.
     pub(crate) fn first_blocks(&self, segment: usize, branch: usize) -> Option<&Tensor> {
         self.stored[segment][branch].first_blocks.as_ref()
     }
 
-    /// Remembers what the first blocks add in a step that is computed.
+    /// Stores the residual of the first blocks in a computed step.
     pub(crate) fn store_first_blocks(&mut self, segment: usize, branch: usize, residual: Tensor) {
         self.stored[segment][branch].first_blocks = Some(residual);
     }
 
-    /// What is to be remembered of middle blocks that made `output` of `input`, as a weighted sum.
+    /// Returns the value to store of middle blocks that turned `input` into `output`, as a weighted sum.
     pub(crate) fn remembered<'t>(&self, stream: Stream, input: &'t Tensor, output: &'t Tensor) -> WeightedTensors<'t> {
         match self.config().cache_type(stream) {
             CacheType::Residual => vec![(1.0, output), (-1.0, input)],
@@ -74,7 +74,7 @@ impl RequestResiduals {
         }
     }
 
-    /// Remembers that of a computed step, and forgets what no forecast will ask for again.
+    /// Stores that value of a computed step, and drops values that no later forecast needs.
     pub(crate) fn store(&mut self, at: At, stream: Stream, value: Tensor) -> Result<()> {
         let keep = self.step_cache(at).keep(stream);
         let history = self.history_mut(at, stream);
@@ -83,8 +83,8 @@ impl RequestResiduals {
         Ok(())
     }
 
-    /// The stream `x` past the middle blocks, which did not run, as a weighted sum: of it and of what they added before,
-    /// or of what they put out where the configuration stores that.
+    /// Forecasts the stream after the skipped middle blocks, as a weighted sum of `x` and stored residuals. If the
+    /// configuration stores hidden states, the sum is over the stored outputs alone.
     pub(crate) fn forecast<'t>(&'t self, at: At, stream: Stream, x: &'t Tensor) -> WeightedTensors<'t> {
         let weights = self.step_cache(at).weights(stream);
         let terms = weights.iter().copied().zip(self.history(at, stream));
@@ -115,7 +115,7 @@ impl RequestResiduals {
     }
 }
 
-/// One row's place in its request's cache.
+/// The place of one row in its request's cache.
 #[derive(Clone, Copy)]
 pub(crate) struct At {
     pub(crate) segment: usize,

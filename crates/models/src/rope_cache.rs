@@ -1,4 +1,4 @@
-//! Rotary tables that are made once: a request needs the same one at every step.
+//! Cache of rotary tables: a request needs the same table at every step.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,15 +8,15 @@ use lru::LruCache;
 
 use crate::options::KeptBytes;
 
-/// Rows and columns of each picture's tokens, the one being made first, and the text tokens.
+/// Rows and columns of each picture's tokens, starting with the one that is generated, and the number of text tokens.
 pub(crate) type RopeKey = (Vec<(usize, usize)>, usize);
 
-/// The tables that were made, by what they are of; the least recently used make way.
+/// LRU cache of rotary tables.
 pub(crate) struct RopeCache(Mutex<Tables>);
 
 struct Tables {
     made: LruCache<RopeKey, Arc<RopeTable>>,
-    /// Of all tables.
+    /// Total bytes of all tables.
     bytes: usize,
     max_bytes: usize,
 }
@@ -29,22 +29,22 @@ impl Default for RopeCache {
 }
 
 impl RopeCache {
-    /// Keeps no more than so many bytes from now on.
+    /// Limits the cache to `max_bytes` from now on.
     pub(crate) fn keep_at_most(&self, max_bytes: usize) {
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tables.max_bytes = max_bytes;
         tables.make_way();
     }
 
-    /// Of all tables.
+    /// Returns the total bytes of all tables.
     pub(crate) fn bytes(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).bytes
     }
 
-    /// The table of `key`, by `make` if there is none yet.
+    /// Returns the table of `key`, made by `make` on a miss.
     ///
     /// # Errors
-    /// Those of `make`.
+    /// `make` fails.
     pub(crate) fn get(&self, key: RopeKey, make: impl FnOnce(&RopeKey) -> Result<RopeTable>) -> Result<Arc<RopeTable>> {
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = tables.made.get(&key) {
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn tables_are_bounded_by_their_bytes() {
         let cache = RopeCache::default();
-        // 8 MiB each: sixteen fit.
+        // 8 MiB each, so sixteen fit.
         for text in 0..20 {
             cache.get((vec![(128, 128)], text), |_| table(128 * 128)).unwrap();
         }

@@ -1,4 +1,4 @@
-//! A checkpoint's schedule.
+//! The noise schedule of a checkpoint.
 
 use diffusion::{FlowMatchConfig, SigmaSpacing, Sigmas, TimeShift};
 use serde::Deserialize;
@@ -7,8 +7,7 @@ use crate::bounds::ConfigFile;
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
-/// `scheduler/scheduler_config.json`: every setting that diffusers' class has. What is left out, or null, has its
-/// default.
+/// `scheduler/scheduler_config.json` with every setting of diffusers' class. A missing or null setting has its default.
 #[derive(Default, Deserialize)]
 struct SchedulerFile {
     num_train_timesteps: Option<usize>,
@@ -27,7 +26,7 @@ struct SchedulerFile {
     stochastic_sampling: Option<bool>,
 }
 
-/// The scheduler that `model_index.json` names: library and class.
+/// The library and class of the scheduler that `model_index.json` names.
 #[derive(Deserialize)]
 struct ModelIndex {
     scheduler: Option<[Option<String>; 2]>,
@@ -35,16 +34,16 @@ struct ModelIndex {
 
 const FILE: ConfigFile<'_> = ConfigFile("scheduler/scheduler_config.json");
 const CLASS: &str = "FlowMatchEulerDiscreteScheduler";
-/// Image tokens of the smallest and of about the largest picture.
+/// Image tokens of the smallest picture and roughly of the largest.
 const IMAGE_SEQ_LENS: [usize; 2] = [1, 1 << 17];
 
-/// The noise levels that a family makes of a configuration, for a number of steps and of image tokens.
+/// A family's function from a configuration, a number of steps and a number of image tokens to noise levels.
 pub(crate) type SigmasOf = fn(&FlowMatchConfig, usize, usize) -> Sigmas;
 
-/// Reads `scheduler/scheduler_config.json`, and checks that `sigmas` makes a schedule of it for pictures of any size.
+/// Reads `scheduler/scheduler_config.json`, and checks that `sigmas` gives a valid schedule for pictures of any size.
 ///
 /// # Errors
-/// The file is missing, makes no schedule, or asks for what is not built.
+/// The file is missing, gives no valid schedule, or has unsupported settings.
 pub(crate) fn flow_match_config(checkpoint: &Checkpoint, sigmas: SigmasOf) -> Result<FlowMatchConfig, LoadError> {
     if let Some([_, Some(class)]) = checkpoint.json::<ModelIndex>("model_index.json")?.scheduler
         && class != CLASS
@@ -69,7 +68,7 @@ fn config(file: SchedulerFile) -> Result<FlowMatchConfig, LoadError> {
         Some("linear") => TimeShift::Linear,
         Some(other) => return Err(FILE.refusal("time_shift_type", "be `exponential` or `linear`", other)),
     };
-    // 0 stretches nothing, as in diffusers.
+    // A terminal of 0 disables stretching, as in diffusers.
     let shift_terminal = file.shift_terminal.filter(|&terminal| terminal != 0.0);
     if let Some(terminal) = shift_terminal {
         FILE.within("shift_terminal", terminal, 0.0..=0.99)?;
@@ -101,7 +100,7 @@ fn spacing(file: &SchedulerFile) -> Result<Option<SigmaSpacing>, LoadError> {
     Ok(first.map(|(_, _, spacing)| spacing))
 }
 
-/// Every schedule falls; what it is made of is a line, so that the ends speak for what lies between.
+/// Checks that the noise levels fall. The shift is linear in the number of tokens, so checking both ends is enough.
 fn check(config: &FlowMatchConfig, sigmas: SigmasOf) -> Result<(), LoadError> {
     for (tokens, steps) in IMAGE_SEQ_LENS.into_iter().flat_map(|tokens| [1, 2, 50].map(|steps| (tokens, steps))) {
         let levels = sigmas(config, steps, tokens);
@@ -114,7 +113,7 @@ fn check(config: &FlowMatchConfig, sigmas: SigmasOf) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Names the setting that is most likely wrong.
+/// Returns an error that names the setting most likely wrong.
 fn no_schedule(config: &FlowMatchConfig, tokens: usize, steps: usize) -> LoadError {
     let makes = format!("make falling noise levels (steps: {steps}, image tokens: {tokens})");
     if !config.use_dynamic_shifting {
@@ -135,7 +134,7 @@ fn no_schedule(config: &FlowMatchConfig, tokens: usize, steps: usize) -> LoadErr
 mod tests {
     use super::*;
 
-    /// The schedule of a text-to-image model whose scheduler says `json`.
+    /// The schedule of a text-to-image model with the scheduler configuration `json`.
     fn load(json: &str) -> Result<FlowMatchConfig, String> {
         let json: &'static str = json.to_owned().leak();
         let files = vec![("model_index.json", &b"{}"[..]), (FILE.0, json.as_bytes())];

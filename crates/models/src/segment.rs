@@ -1,10 +1,10 @@
-//! Runs one segment's blocks on a ragged batch of which some rows skip the middle.
+//! Runs one segment's blocks on a ragged batch in which some rows skip their middle blocks.
 //!
-//! Rows may differ in everything the cache can be told: how many first and last blocks always run,
-//! when it reuses, whether there is a cache at all. The blocks are cut into *stretches* at every
-//! depth where some row's middle begins or ends. Before a stretch, the rows whose middle begins
-//! decide, with at most one copy from the device; those that reuse take their forecast and sit out
-//! until their last blocks. The rows that run a stretch run it as one batch.
+//! Rows may differ in every cache setting: how many first and last blocks always run, when the cache reuses, and
+//! whether there is a cache at all. The blocks are therefore cut into *stretches* at every depth where some row's
+//! middle begins or ends. Before a stretch, the rows whose middle begins there decide, with at most one copy from the
+//! device. Rows that reuse take their forecast and sit out until their last blocks. The other rows run the stretch as
+//! one batch.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use kernels::{RowLayout, WeightedTensors, cat_rows, residual_diffs, weighted_sum
 use crate::dit::{Dit, Streams};
 use crate::residuals::{At, RequestResiduals};
 
-/// The passes of one request: neighbouring rows of the batch, and its cache if it has one.
+/// The passes of one request: adjacent rows of the batch, and the request's cache if it has one.
 pub(crate) struct RequestRows<'a> {
     pub(crate) rows: Range<usize>,
     pub(crate) residuals: Option<&'a mut RequestResiduals>,
@@ -25,16 +25,16 @@ pub(crate) struct RequestRows<'a> {
 /// One pass on its way through the segment.
 struct Row {
     streams: Streams,
-    /// The hidden stream before the first block.
+    /// Hidden stream before the first block.
     input: Tensor,
-    /// Both streams before the middle blocks, in a step that computes them and has a cache.
+    /// Both streams before the middle blocks, if the row has a cache and computes this step.
     middle_input: Option<Streams>,
     /// Whether the row sits out until its last blocks.
     reuses: bool,
 }
 
-/// A row whose middle blocks begin: the number of its request among those that enter, and what the first blocks added,
-/// if that is known already.
+/// A row whose middle blocks begin. `request` is its request's index among the entering ones; `added` is the residual
+/// of the first blocks if it was measured already.
 struct Begun {
     request: usize,
     row: usize,
@@ -42,10 +42,10 @@ struct Begun {
     added: Option<Tensor>,
 }
 
-/// What each row did: its record, or nothing where it has no cache.
+/// What the cache did with each row, `None` for a row without a cache.
 pub type Records = Vec<Option<StepRecord>>;
 
-/// The rows of `streams` past all blocks of segment `segment`, in their order.
+/// Runs all blocks of segment `segment` and returns the rows' streams in their order.
 ///
 /// # Errors
 /// The device fails.
@@ -80,7 +80,7 @@ pub(crate) fn run_segment<D: Dit>(
     run.finish()
 }
 
-/// Every depth at which some row's middle begins or ends, the segment's ends included.
+/// Returns every depth at which some row's middle begins or ends, including both ends of the segment.
 fn depths(num_blocks: usize, requests: &[RequestRows<'_>]) -> Vec<usize> {
     let caches = requests.iter().filter_map(|request| request.residuals.as_deref());
     let middles = caches.flat_map(|residuals| {
@@ -90,7 +90,7 @@ fn depths(num_blocks: usize, requests: &[RequestRows<'_>]) -> Vec<usize> {
     BTreeSet::from_iter(middles.chain([0, num_blocks])).into_iter().collect()
 }
 
-/// The blocks that a step may skip.
+/// Returns the blocks that a step may skip.
 fn middle(residuals: &RequestResiduals, num_blocks: usize) -> Range<usize> {
     let config = residuals.rules.config();
     config.fn_compute_blocks..num_blocks - config.bn_compute_blocks
@@ -102,12 +102,12 @@ struct SegmentRun<'d, D: Dit> {
     context: &'d D::Context,
     rows: Vec<Row>,
     records: Records,
-    /// The rows that ran the last stretch, still side by side; what is in `rows` for them is older.
+    /// Rows that ran the last stretch, still concatenated. Their entries in `rows` are older.
     batch: Option<(Vec<usize>, Streams)>,
 }
 
 impl<D: Dit> SegmentRun<'_, D> {
-    /// Decides the rows whose middle blocks begin at `depth`.
+    /// Lets the caches decide for the rows whose middle blocks begin at `depth`.
     fn enter_middles(&mut self, depth: usize, requests: &mut [RequestRows<'_>]) -> Result<()> {
         let num_blocks = self.num_blocks();
         let entering = |request: &&mut RequestRows<'_>| {
@@ -141,8 +141,8 @@ impl<D: Dit> SegmentRun<'_, D> {
         self.begin_middles(begun, &mut entering)
     }
 
-    /// Of every entering row that is to be measured its diff, and what the first blocks added; in one copy from the
-    /// device.
+    /// Measures each entering row that needs it: returns its diff and the residual of its first blocks. All diffs take
+    /// a single copy from the device.
     fn measure(&self, entering: &[&mut RequestRows<'_>]) -> Result<Vec<Option<(f32, Tensor)>>> {
         let mut previous = Vec::new();
         for request in entering {
@@ -159,7 +159,7 @@ impl<D: Dit> SegmentRun<'_, D> {
         Ok(previous.into_iter().map(|(_, stored)| stored.and_then(|_| measured.next())).collect())
     }
 
-    /// Stands reusing rows behind their middle blocks, and readies computing ones to store them.
+    /// Moves reusing rows past their middle blocks, and prepares computing rows to store their residuals.
     fn begin_middles(&mut self, begun: Vec<Begun>, entering: &mut [&mut RequestRows<'_>]) -> Result<()> {
         let mut sums = Vec::new();
         for Begun { request, row, branch, added } in &begun {
@@ -192,7 +192,7 @@ impl<D: Dit> SegmentRun<'_, D> {
         Ok(())
     }
 
-    /// Stores what the middle blocks that end at `depth` made of the rows that computed them.
+    /// Stores the residuals of the middle blocks that end at `depth`, for the rows that computed them.
     fn leave_middles(&mut self, depth: usize, requests: &mut [RequestRows<'_>]) -> Result<()> {
         let num_blocks = self.num_blocks();
         let leaving = |request: &&mut RequestRows<'_>| {
@@ -262,7 +262,7 @@ impl<D: Dit> SegmentRun<'_, D> {
         Ok(())
     }
 
-    /// Gives the rows of the last stretch their own views of it. Nothing is copied.
+    /// Gives each row of the last stretch a view of its own tokens. Nothing is copied.
     fn take_apart(&mut self) -> Result<()> {
         let Some((active, streams)) = self.batch.take() else { return Ok(()) };
         let lengths = |of: &RowLayout| RowLayout::new(&active.iter().map(|&row| of.length(row)).collect::<Vec<_>>());
@@ -287,12 +287,12 @@ impl<D: Dit> SegmentRun<'_, D> {
         Ok((streams, self.records))
     }
 
-    /// What the first blocks added to the row's hidden stream, as a weighted sum.
+    /// Returns the first blocks' residual in the row's hidden stream, as a weighted sum.
     fn first_blocks_added(&self, row: usize) -> WeightedTensors<'_> {
         vec![(1.0, &self.rows[row].streams.hidden_states), (-1.0, &self.rows[row].input)]
     }
 
-    /// Whether anything behind the middle blocks looks at the text stream.
+    /// Whether anything after the middle blocks reads the text stream.
     fn keeps_encoder(&self, residuals: &RequestResiduals) -> bool {
         residuals.rules.config().bn_compute_blocks > 0 || self.dit.segments()[self.segment].encoder_is_used
     }
@@ -306,7 +306,7 @@ impl<D: Dit> SegmentRun<'_, D> {
     }
 }
 
-/// Each row's view of the batch.
+/// Splits the batch into one view per row.
 fn split(streams: &Streams, hidden_rows: &RowLayout, encoder_rows: &RowLayout) -> Result<Vec<Row>> {
     let view = |(hidden, encoder): (Range<usize>, Range<usize>)| {
         let hidden_states = streams.hidden_states.narrow(0, hidden.start, hidden.len())?;
@@ -318,12 +318,12 @@ fn split(streams: &Streams, hidden_rows: &RowLayout, encoder_rows: &RowLayout) -
     hidden_rows.iter().zip(encoder_rows.iter()).map(view).collect()
 }
 
-/// The next of the sums that were asked for.
+/// Takes the next of the computed sums.
 fn taken(sums: &mut impl Iterator<Item = Tensor>) -> Result<Tensor> {
     sums.next().ok_or_else(|| candle_core::Error::msg("a sum is missing. This is a bug."))
 }
 
-/// The rows side by side again.
+/// Concatenates the rows again.
 fn join<'a>(rows: impl Iterator<Item = &'a Streams> + Clone) -> Result<Streams> {
     let hidden: Vec<_> = rows.clone().map(|streams| &streams.hidden_states).collect();
     let encoder: Option<Vec<_>> = rows.map(|streams| streams.encoder_hidden_states.as_ref()).collect();

@@ -1,4 +1,4 @@
-//! One safetensors file: mapped or a part of the program, its header read and its tensors' places checked.
+//! One safetensors file, memory-mapped or embedded: its parsed header and checked tensor offsets.
 #![allow(unsafe_code, reason = "memory maps")]
 
 use std::fs::File;
@@ -27,22 +27,22 @@ pub(crate) enum Bytes {
 pub(crate) struct TensorInfo {
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<usize>,
-    /// Of the file's bytes.
+    /// Range of the tensor in the file's bytes.
     pub(crate) range: Range<usize>,
 }
 
 impl Shard {
-    /// Maps the file `path`; `file` is its name in messages.
+    /// Memory-maps the file `path`; error messages call it `file`.
     pub(crate) fn map(file: &str, path: &Path) -> Result<Self, LoadError> {
         let io = |source| LoadError::Io { file: file.into(), source };
         let handle = File::open(path).map_err(io)?;
-        // SAFETY: the map is only ever read. Another process that shortens a checkpoint while it
-        // is being loaded would fault here, as it would in every safetensors reader.
+        // SAFETY: the map is only ever read. Another process that shortens the checkpoint during loading would cause a
+        // fault here, as in every safetensors reader.
         let map = unsafe { Mmap::map(&handle) }.map_err(io)?;
         Shard::parse(file, Bytes::Mapped(map))
     }
 
-    /// A file that is part of the program.
+    /// Reads a file that is embedded in the program.
     pub(crate) fn embedded(file: &str, bytes: &'static [u8]) -> Result<Self, LoadError> {
         Shard::parse(file, Bytes::Embedded(bytes))
     }
@@ -64,8 +64,7 @@ impl Shard {
         Ok(Shard { file: file.into(), bytes, tensors })
     }
 
-    /// Refuses weights whose numbers are smaller than two bytes, before anything is loaded: those of fp8 and of
-    /// quantized checkpoints.
+    /// Refuses weights of fewer than two bytes per number (fp8 and quantized checkpoints) before anything is loaded.
     ///
     /// # Errors
     /// There is such a weight.
@@ -90,12 +89,12 @@ impl Bytes {
         }
     }
 
-    /// Lets the system forget the pages of `range`, so that what was copied out of a map does not
-    /// stay resident beside the copy.
+    /// Drops the pages of `range` from memory, so that data copied out of the map does not stay resident beside the
+    /// copy.
     pub(crate) fn release(&self, range: &Range<usize>) {
         let Bytes::Mapped(map) = self else { return };
-        // Only whole pages: the first and last may hold parts of tensors not yet read, which
-        // would merely be read again, but the call wants an aligned start.
+        // The call needs an aligned start, so only whole pages are dropped. The pages at either end may hold parts of
+        // tensors not yet read.
         const PAGE: usize = 4096;
         let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
         if start < end {
@@ -106,7 +105,7 @@ impl Bytes {
     }
 }
 
-/// As candle calls a number format that weights are read in.
+/// Converts a supported weight format to candle's type.
 pub(crate) fn float_type(stored: Dtype) -> Option<DType> {
     match stored {
         Dtype::F32 => Some(DType::F32),

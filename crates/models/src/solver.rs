@@ -1,21 +1,21 @@
-//! What a request's sampler remembers, and what it makes of each evaluation. The numbers are `diffusion`'s.
+//! The state of a request's sampler, and how it uses each evaluation. The coefficients come from `diffusion`.
 
 use candle_core::{Result, Tensor};
 use diffusion::multistep::{Weights, dpmpp_2m, unipc_corrected, unipc_level, unipc_predicted};
 use diffusion::{Sampler, Sigmas};
 use kernels::{WeightedTensors, add_weighted, weighted_sums};
 
-/// The sampler of one request between two evaluations of the transformer. A clone shares the tensors: a step that is taken
-/// back is taken again from what was known before it.
+/// The sampler of one request between two evaluations of the transformer. A clone shares the tensors, so that a failed
+/// step can be repeated from the state before it.
 #[derive(Clone)]
 pub struct Solver(Memory);
 
 #[derive(Clone)]
 enum Memory {
     Euler,
-    /// Between a prediction and its correction: the latents that both start from, and the velocity there.
+    /// Between prediction and correction: the latents that both start from, and the velocity there.
     Heun(Option<(Tensor, Tensor)>),
-    /// What the last evaluation foresaw.
+    /// Clean latents estimated by the last evaluation.
     DpmPp2M(Option<Tensor>),
     UniPc(Option<Predicted>),
 }
@@ -23,23 +23,23 @@ enum Memory {
 /// A step of UniPC, which the next evaluation corrects.
 #[derive(Clone)]
 struct Predicted {
-    /// The latents that it started from, corrected.
+    /// Corrected latents at the start of the step.
     start: Tensor,
-    /// What the last evaluation foresaw, and the one before.
+    /// Clean latents estimated by the last evaluation, and by the one before.
     foreseen: Tensor,
     before: Option<Tensor>,
 }
 
-/// What an evaluation was of and what it found.
+/// Input and result of an evaluation.
 pub(crate) struct Found<'t> {
     pub(crate) latents: &'t Tensor,
     pub(crate) velocity: &'t Tensor,
-    /// The latents, so far along the velocity as [`Solver::reach`] says, if it says anything.
+    /// The latents after [`Solver::reach`] along the velocity, if the sampler uses them.
     pub(crate) moved: Option<Tensor>,
 }
 
 impl Solver {
-    /// Before the first evaluation.
+    /// Creates the state before the first evaluation.
     pub fn new(sampler: Sampler) -> Self {
         Solver(match sampler {
             Sampler::Euler => Memory::Euler,
@@ -49,7 +49,7 @@ impl Solver {
         })
     }
 
-    /// Which one it is.
+    /// Returns the kind of sampler.
     pub fn sampler(&self) -> Sampler {
         match self.0 {
             Memory::Euler => Sampler::Euler,
@@ -59,22 +59,22 @@ impl Solver {
         }
     }
 
-    /// How far along the velocity `evaluation`, from 0, goes before all else, if it does: see [`Move`].
+    /// Returns how far `evaluation` (from 0) first moves along the velocity, if it does: the `dsigma` of [`Move`].
     pub(crate) fn reach(&self, sigmas: &Sigmas, evaluation: usize) -> Option<f32> {
         match &self.0 {
             Memory::Euler => Some(sigmas.dt(evaluation)),
             Memory::Heun(None) => Some(sigmas.dt(evaluation / 2)),
             Memory::Heun(Some(_)) => None,
-            // To where the noise ends, as they foresee it.
+            // These samplers estimate the clean latents first.
             Memory::DpmPp2M(_) => Some(-sigmas.sigma(evaluation)),
             Memory::UniPc(_) => Some(-unipc_level(sigmas.sigma(evaluation))),
         }
     }
 
-    /// The latents behind `evaluation`, from 0, which was of these latents and found this velocity, of the same shape.
+    /// Advances `latents` past `evaluation` (from 0), which found `velocity` there, of the same shape.
     ///
     /// # Errors
-    /// The device fails; the solver is not to be used again.
+    /// The device fails; the solver must not be used afterwards.
     pub fn advance(
         &mut self,
         sigmas: &Sigmas,
@@ -88,10 +88,10 @@ impl Solver {
         self.advance_from(sigmas, evaluation, Found { latents, velocity, moved })
     }
 
-    /// The same where the latents have gone as far along the velocity as [`Solver::reach`] says.
+    /// Advances like [`Solver::advance`], with the move by [`Solver::reach`] already done.
     ///
     /// # Errors
-    /// As [`Solver::advance`].
+    /// The same as [`Solver::advance`].
     pub(crate) fn advance_from(&mut self, sigmas: &Sigmas, evaluation: usize, found: Found<'_>) -> Result<Tensor> {
         let Found { latents, velocity, moved } = found;
         let moved = || moved.ok_or_else(|| candle_core::Error::msg("the latents did not move. This is a bug."));
@@ -99,7 +99,7 @@ impl Solver {
             Memory::Euler => moved(),
             Memory::Heun(predicted) => match predicted.take() {
                 None => {
-                    // A copy: of a single pass the velocity is a view, and would hold those of the whole batch.
+                    // A copy: a single pass's velocity is a view, which would keep the whole batch's velocities alive.
                     *predicted = Some((latents.clone(), velocity.force_contiguous()?));
                     moved()
                 }
@@ -132,27 +132,27 @@ impl Solver {
         }
     }
 
-    /// Tensors as large as the latents that a step holds beside those before and after it, at most: those of the step
-    /// before are held until this one is known to have had memory enough.
+    /// Most tensors of the latents' size that a step holds beside its input and output. The tensors of the step before
+    /// count too: they stay until this step has succeeded, so that it can be repeated if memory runs out.
     pub(crate) fn most_kept(sampler: Sampler) -> usize {
         match sampler {
             Sampler::Euler => 0,
-            // Where it starts and the velocity there; what was foreseen last and what is now.
+            // The step's start and the velocity there; or the last and the current estimate.
             Sampler::Heun | Sampler::DpmPp2M => 2,
-            // Three of a step, of which it shares one with the step before.
+            // Three per step, one of which is shared with the step before.
             Sampler::UniPc => 5,
         }
     }
 }
 
-/// Latents that go along a velocity, both of one shape: `latents + velocity * dsigma`.
+/// A move of latents along a velocity of the same shape: `latents + velocity * dsigma`.
 pub(crate) struct Move<'t> {
     pub(crate) latents: &'t Tensor,
     pub(crate) velocity: &'t Tensor,
     pub(crate) dsigma: f32,
 }
 
-/// Where each of them comes to; on a GPU in one launch.
+/// Returns the latents after each move, on a GPU in one launch.
 pub(crate) fn along(moves: &[Move<'_>]) -> Result<Vec<Tensor>> {
     fn sum<'t>(step: &Move<'t>) -> WeightedTensors<'t> {
         vec![(1.0, step.latents), (f64::from(step.dsigma), step.velocity)]
@@ -160,7 +160,7 @@ pub(crate) fn along(moves: &[Move<'_>]) -> Result<Vec<Tensor>> {
     weighted_sums(&moves.iter().map(sum).collect::<Vec<_>>())
 }
 
-/// The weighted sum of `latents` and what was foreseen, the newest first.
+/// Returns the weighted sum of `latents` and the estimates of clean latents, newest first.
 fn weighted<'a>(weights: &Weights, latents: &Tensor, foreseen: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
     let terms: Vec<_> = weights.foreseen.iter().copied().zip(foreseen).collect();
     add_weighted(&(latents * weights.latents)?, &terms)
@@ -181,7 +181,7 @@ mod tests {
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// A velocity that bends the way.
+    /// A velocity field with curved paths.
     fn velocity(latents: &Tensor, sigma: f32) -> Tensor {
         (latents.sin().unwrap() + f64::from(sigma * sigma)).unwrap()
     }
@@ -227,7 +227,7 @@ mod tests {
             let (mut solver, mut latents) = (Solver::new(sampler), tensor(&[1.3, -0.4, 0.2]));
             for evaluation in 0..sampler.num_evaluations(8) {
                 let mut taken_back = solver.clone();
-                // It goes on some steps before it is taken back.
+                // Some more steps pass before the step is taken back.
                 let mut lost = step(&mut taken_back, &sigmas, evaluation, &latents);
                 if evaluation + 1 < sampler.num_evaluations(8) {
                     lost = step(&mut taken_back, &sigmas, evaluation + 1, &lost);

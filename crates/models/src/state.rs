@@ -1,4 +1,4 @@
-//! What one request carries from step to step.
+//! The state that a request carries from step to step.
 
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ use crate::solver::Solver;
 #[derive(Clone)]
 pub struct RequestState {
     // Set once, when the request is prepared.
-    /// That is made.
+    /// Size at which the picture is generated.
     pub(crate) size: ImageSize,
-    /// How the picture gets the size asked for.
+    /// How the picture is brought to the requested size, if that differs.
     pub(crate) fit: Option<Fit>,
     pub(crate) sigmas: Sigmas,
     pub(crate) guidance: Guidance,
@@ -26,22 +26,22 @@ pub struct RequestState {
     pub(crate) branches: Vec<Branch>,
     /// The pictures to edit.
     pub(crate) references: Arc<[ReferenceLatents]>,
-    /// Of an edit under a mask.
+    /// Set for an edit under a mask.
     pub(crate) masked: Option<MaskedEdit>,
     pub(crate) prompt_tokens: usize,
     pub(crate) encodings: EncodingsUse,
-    /// What the sender should know, in sentences.
+    /// Warnings for the client, as sentences.
     pub(crate) warnings: Vec<String>,
-    // Moved on by every step.
+    // Updated by every step.
     pub(crate) residuals: Option<RequestResiduals>,
     pub(crate) planned: Option<PlannedRun>,
-    /// Of a request that plans are learnt from.
+    /// Set if plans are learnt from the request.
     pub(crate) learning: Option<LearningRun>,
     pub(crate) latents: Tensor,
     pub(crate) solver: Solver,
-    /// The clean latents as the last step foresees them, if a preview is due after it.
+    /// Clean latents estimated by the last step, if a preview is due after it.
     pub(crate) estimate: Option<Tensor>,
-    /// Evaluations of the transformer so far.
+    /// Transformer evaluations done so far.
     pub(crate) step_index: usize,
 }
 
@@ -54,59 +54,59 @@ pub(crate) struct Branch {
 }
 
 impl RequestState {
-    /// The packed latents, `[image_seq_len, channels]` in f32.
+    /// Returns the packed latents, `[image_seq_len, channels]` in f32.
     pub fn latents(&self) -> &Tensor {
         &self.latents
     }
 
-    /// What the step cache computed and reused so far, if the request has one.
+    /// Returns what the step cache or the plan computed and reused so far, if the request has one.
     pub fn cache_stats(&self) -> Option<&cache::CacheStats> {
         let of_plan = self.planned.as_ref().map(PlannedRun::stats);
         self.residuals.as_ref().map(RequestResiduals::stats).or(of_plan)
     }
 
-    /// The clean latents as the last step foresees them, `x - sigma v` with guidance, of the shape of
-    /// [`RequestState::latents`]: known after the steps that a preview is due after, and after the last.
+    /// Returns the clean latents as estimated by the last step, `x - sigma v` with guidance, in the shape of
+    /// [`RequestState::latents`]. They are known after the last step and after steps with a due preview.
     pub fn clean_latents(&self) -> Option<&Tensor> {
         let is_finished = self.step_index == self.num_steps();
         if is_finished { Some(&self.latents) } else { self.estimate.as_ref() }
     }
 
-    /// Lets go what only further steps would need.
+    /// Drops the tensors that only further steps would need.
     pub(crate) fn release(&mut self) {
         (self.residuals, self.planned, self.estimate, self.references) = (None, None, None, Arc::default());
         self.solver = Solver::new(self.sampler());
         self.branches.clear();
     }
 
-    /// The same request with other latents, of the shape that [`RequestState::latents`] has.
+    /// Replaces the latents by others of the same shape.
     pub fn with_latents(self, latents: Tensor) -> Self {
         debug_assert_eq!(latents.dims(), self.latents.dims());
         RequestState { latents, ..self }
     }
 
-    /// The same request before the step `step`, with these latents.
+    /// Returns the request before step `step`, with these latents.
     pub fn resumed_at(self, step: usize, latents: Tensor) -> Self {
         debug_assert!(step <= self.num_steps());
         RequestState { step_index: step, ..self.with_latents(latents) }
     }
 
-    /// The text stream of a guidance branch, `[tokens, width]`, if the request runs it.
+    /// Returns the text stream of a guidance branch, `[tokens, width]`, if the request runs the branch.
     pub fn prompt_embeds(&self, branch: CfgBranch) -> Option<&Tensor> {
         self.branches.iter().find(|b| b.branch == branch).map(|b| &b.prompt_embeds)
     }
 
-    /// The pictures to edit, as the transformer sees them.
+    /// Returns the pictures to edit, as the transformer sees them.
     pub fn references(&self) -> &[ReferenceLatents] {
         &self.references
     }
 
-    /// The step that comes next, from 0: an evaluation of the transformer.
+    /// Returns the next step, from 0, counted in evaluations of the transformer.
     pub fn step_index(&self) -> usize {
         self.step_index
     }
 
-    /// Steps in all: evaluations of the transformer.
+    /// Returns the total number of steps, counted in evaluations of the transformer.
     pub fn num_steps(&self) -> usize {
         self.sampler().num_evaluations(self.sigmas.num_inference_steps())
     }
@@ -116,12 +116,12 @@ impl RequestState {
         self.planned.as_ref().is_none_or(PlannedRun::computes)
     }
 
-    /// What takes the steps.
+    /// Returns the sampler.
     pub fn sampler(&self) -> Sampler {
         self.solver.sampler()
     }
 
-    /// The noise levels of all steps.
+    /// Returns the noise levels of all steps.
     pub fn sigmas(&self) -> &Sigmas {
         &self.sigmas
     }

@@ -1,6 +1,6 @@
-//! A VAE in tiles: a picture is cut into squares that overlap, and what comes of them is blended where they do.
+//! Tiled VAE: a picture is cut into overlapping squares, whose results are blended where they overlap.
 //!
-//! Number by number diffusers' `tiled_decode` and `tiled_encode`,
+//! Equal number by number to diffusers' `tiled_decode` and `tiled_encode`,
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/autoencoders/autoencoder_kl_qwenimage.py#L907>
 
 use std::ops::Range;
@@ -10,20 +10,20 @@ use kernels::check_interrupt;
 
 use crate::Result;
 
-/// Pixels of a latent's side.
+/// Pixels per latent position along a side.
 const SCALE: usize = 8;
 
-/// The squares in which a picture is decoded and encoded.
+/// Size and spacing of the squares in which a picture is decoded or encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
-    /// Latents of a tile's side.
+    /// Side of a tile, in latents.
     pub side: usize,
-    /// Latents from the beginning of one tile to that of the next, at least half a side.
+    /// Distance from the start of one tile to the start of the next, in latents; at least half a side.
     pub stride: usize,
 }
 
-/// When the VAE works in tiles, which takes a bounded amount of memory however large a picture is, and more work: tiles
-/// overlap. What is no larger than a tile never is.
+/// When the VAE works in tiles. Tiling bounds the memory however large a picture is, at the cost of more work, since
+/// tiles overlap. Pictures no larger than a tile are never tiled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum VaeTiling {
     /// Never.
@@ -31,11 +31,11 @@ pub enum VaeTiling {
     Never,
     /// Always.
     Always,
-    /// Where the VAE would take more than so many bytes for the picture as a whole.
+    /// Where the whole picture would need more than this many bytes.
     Above(u64),
 }
 
-/// A part of the latents: all of a square, or what there is of it at the right and at the bottom.
+/// A part of the latents: a full square, or what remains of one at the right and bottom edges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tile {
     rows: Range<usize>,
@@ -43,41 +43,41 @@ pub(crate) struct Tile {
 }
 
 impl Tile {
-    /// How many latents it has.
+    /// Returns the number of latents.
     pub(crate) fn area(&self) -> usize {
         self.rows.len() * self.columns.len()
     }
 }
 
 impl Tiling {
-    /// Whether latents of so many rows and columns are more than one tile.
+    /// Whether latents of the given rows and columns need more than one tile.
     pub(crate) fn divides(self, (rows, columns): (usize, usize)) -> bool {
         rows > self.side || columns > self.side
     }
 
-    /// The tiles of so many rows and columns, from the top left, row by row.
+    /// Returns the tiles of latents of the given rows and columns, from the top left, row by row.
     pub(crate) fn tiles(self, (rows, columns): (usize, usize)) -> Vec<Tile> {
         let along = |end: usize| (0..end).step_by(self.stride).map(move |start| start..end.min(start + self.side));
         along(rows).flat_map(|rows| along(columns).map(move |columns| Tile { rows: rows.clone(), columns })).collect()
     }
 }
 
-/// The pixels of unpacked latents `[rows, columns, channels]`, `[8 rows, 8 columns, 3]` in order: each tile is decoded by
-/// `decode`, as [`crate::Family::decode`] does it.
+/// Decodes unpacked latents `[rows, columns, channels]` to pixels `[8 rows, 8 columns, 3]`. `decode` decodes one tile,
+/// like [`crate::Family::decode`].
 ///
 /// # Errors
-/// Those of `decode`, or the work was interrupted.
+/// `decode` fails, or the work was interrupted.
 pub fn decode_tiles(latents: &Tensor, tiling: Tiling, decode: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Vec<f32>> {
     let (rows, columns, _) = latents.dims3()?;
     let pixels = in_tiles(tiling, (rows, columns), SCALE, |tile| decode(&part(latents, tile, 1)?))?;
     Ok(pixels.numbers)
 }
 
-/// The unpacked latents `[rows, columns, channels]`, on the CPU, of pixels `[8 rows, 8 columns, 3]`: each tile is encoded by
-/// `encode`, as [`crate::Family::encode`] does it.
+/// Encodes pixels `[8 rows, 8 columns, 3]` to unpacked latents `[rows, columns, channels]` on the CPU. `encode` encodes
+/// one tile, like [`crate::Family::encode`].
 ///
 /// # Errors
-/// Those of `encode`, or the work was interrupted.
+/// `encode` fails, or the work was interrupted.
 pub fn encode_tiles(pixels: &Tensor, tiling: Tiling, encode: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     let (height, width, _) = pixels.dims3()?;
     let size = (height / SCALE, width / SCALE);
@@ -85,14 +85,14 @@ pub fn encode_tiles(pixels: &Tensor, tiling: Tiling, encode: impl Fn(&Tensor) ->
     Tensor::from_vec(latents.numbers, (latents.height, latents.width, latents.channels), &Device::Cpu)
 }
 
-/// What lies under a tile, with so many numbers a latent along each side.
+/// Cuts a tile out of `whole`, which has `scale` numbers per latent along each side.
 fn part(whole: &Tensor, tile: &Tile, scale: usize) -> Result<Tensor> {
     let along = |of: &Tensor, dim, range: &Range<usize>| of.narrow(dim, scale * range.start, scale * range.len());
     along(&along(whole, 0, &tile.rows)?, 1, &tile.columns)?.contiguous()
 }
 
-/// What `work` makes of each tile of so many rows and columns of latents, put together: `scale` numbers a latent along each
-/// side.
+/// Runs `work` on each tile of latents of the given rows and columns, and assembles the results, which have `scale`
+/// numbers per latent along each side.
 fn in_tiles(
     tiling: Tiling,
     size: (usize, usize),
@@ -110,7 +110,7 @@ fn in_tiles(
     while let Some((tile, numbers)) = made {
         let (height, width, channels) = numbers.dims3()?;
         let patch = Patch { numbers: numbers.flatten_all()?.to_vec1::<f32>()?, height, width, channels };
-        // A GPU has this one to do while the other is blended.
+        // A GPU works on this tile while the previous one is blended.
         made = next()?;
         mosaic.get_or_insert_with(|| Mosaic::new(tiling, size, scale, channels)).add(&tile, patch);
     }
@@ -127,7 +127,7 @@ struct Patch {
 }
 
 impl Patch {
-    /// Where the numbers of some columns of a row are.
+    /// Returns the range of some columns of a row.
     fn range(&self, y: usize, columns: Range<usize>) -> Range<usize> {
         let begin = y * self.width;
         self.channels * (begin + columns.start)..self.channels * (begin + columns.end)
@@ -148,7 +148,7 @@ impl Patch {
         Patch { numbers, height, width, channels }
     }
 
-    /// Lets its first rows emerge from the last rows of `above`: diffusers' `blend_v`.
+    /// Blends the first rows with the last rows of `above`, as diffusers' `blend_v`.
     fn blend_below(&mut self, above: &Patch) {
         let extent = above.height.min(self.height);
         for y in 0..extent {
@@ -158,7 +158,7 @@ impl Patch {
         }
     }
 
-    /// Lets its first columns emerge from the last columns of `left`: diffusers' `blend_h`.
+    /// Blends the first columns with the last columns of `left`, as diffusers' `blend_h`.
     fn blend_beside(&mut self, left: &Patch) {
         let extent = left.width.min(self.width);
         for y in 0..self.height {
@@ -170,20 +170,20 @@ impl Patch {
     }
 }
 
-/// `old * (1 - share) + new * share`, in f32 as torch has it.
+/// Computes `old * (1 - share) + new * share` in f32, as torch does.
 fn blend(new: &mut [f32], old: &[f32], share: f64) {
     let (of_old, of_new) = ((1.0 - share) as f32, share as f32);
     new.iter_mut().zip(old).for_each(|(new, old)| *new = old * of_old + *new * of_new);
 }
 
-/// What is put together from its tiles, in their order. Of those that are done it keeps what overlaps others.
+/// A picture assembled from its tiles, in order. Of finished tiles only the overlaps are kept.
 struct Mosaic {
     whole: Patch,
     /// Latents from one tile to the next.
     stride: usize,
     /// Latents by which tiles overlap.
     overlap: usize,
-    /// Numbers of a latent's side.
+    /// Numbers per latent along a side.
     scale: usize,
     /// The last rows of the last tile of each column, blended.
     above: Vec<Patch>,
@@ -226,13 +226,13 @@ impl Mosaic {
 mod tests {
     use super::*;
 
-    /// Numbers of a pixel.
+    /// Numbers per pixel.
     const COLOURS: usize = 3;
 
-    /// As the tiles of Qwen-Image: a quarter overlaps.
+    /// A quarter overlaps, as in Qwen-Image's tiling.
     const TILING: Tiling = Tiling { side: 4, stride: 3 };
 
-    /// Latents `[rows, columns, 1]`, each its own number.
+    /// Latents `[rows, columns, 1]`, each with a value of its own.
     fn latents(rows: usize, columns: usize) -> Tensor {
         let numbers: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
         Tensor::from_vec(numbers, (rows, columns, 1), &Device::Cpu).unwrap()
@@ -256,8 +256,8 @@ mod tests {
         assert!(TILING.divides((5, 4)) && TILING.divides((4, 5)) && !TILING.divides((4, 4)));
     }
 
-    /// What does not depend on its neighbours is the same in tiles, wherever they end: blended with itself it does not
-    /// change.
+    /// An operation that ignores neighbours gives the same result in tiles as on the whole, since blending equal values
+    /// changes nothing.
     #[test]
     fn tiles_of_a_local_decoder_are_the_whole() {
         for (rows, columns) in [(4, 4), (5, 9), (10, 4), (7, 8), (1, 13), (11, 12)] {
@@ -270,7 +270,7 @@ mod tests {
         }
     }
 
-    /// An encoder that sees of each square of pixels the first one's colours: each latent is that of its place.
+    /// An encoder that keeps the first pixel of each square: each latent must come from its own place.
     #[test]
     fn what_is_encoded_in_tiles_comes_to_its_place() {
         let first = |pixels: &Tensor| {
@@ -289,7 +289,7 @@ mod tests {
         }
     }
 
-    /// Of two tiles, each of one grey, the second emerges from the first in equal steps, both ways.
+    /// Two tiles, each of one grey: the second fades in from the first in equal steps, both ways.
     #[test]
     fn a_tile_emerges_from_those_before_it() {
         let first = |latents: &Tensor| {

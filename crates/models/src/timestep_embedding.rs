@@ -1,4 +1,4 @@
-//! How a number enters a transformer, a noise level or a guidance scale: as a sinusoid, then through two layers.
+//! Embedding of a scalar (a noise level or a guidance scale): a sinusoid, then two layers.
 //!
 //! Port of `get_timestep_embedding` and `TimestepEmbedding`:
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/embeddings.py#L27>
@@ -10,14 +10,14 @@ use crate::Result;
 use crate::error::LoadError;
 use crate::weights::Scope;
 
-/// Linear, SiLU, Linear.
+/// Two linear layers with a SiLU between them.
 pub(crate) struct TimestepEmbedder {
     linear_1: Linear,
     linear_2: Linear,
 }
 
 impl TimestepEmbedder {
-    /// From `channels` to `dim`, with a bias in both layers or in none.
+    /// Loads layers from `channels` to `dim`, either both with a bias or both without.
     pub(crate) fn load(channels: usize, dim: usize, bias: bool, scope: &Scope<'_>) -> Result<Self, LoadError> {
         let linear = |name: &str, in_features| match bias {
             true => scope.pp(name).linear(in_features, dim),
@@ -26,14 +26,14 @@ impl TimestepEmbedder {
         Ok(TimestepEmbedder { linear_1: linear("linear_1", channels)?, linear_2: linear("linear_2", dim)? })
     }
 
-    /// `[rows, channels]` to `[rows, dim]`.
+    /// Maps `[rows, channels]` to `[rows, dim]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.linear_2.forward(&self.linear_1.forward(x)?.silu()?)
     }
 }
 
-/// The sinusoidal embedding of each number, `[rows, channels]` in f32: cosines, then sines, of
-/// `scale * timestep * frequency`, multiplied in this order. `channels` is even.
+/// Sinusoidal embedding of each number, `[rows, channels]` in f32: cosines, then sines, of `scale * timestep *
+/// frequency`, multiplied in this order. `channels` is even.
 ///
 /// # Errors
 /// The device fails.

@@ -1,7 +1,6 @@
 //! The Qwen tokenizer, from `tokenizer.json` or from the older pair `vocab.json` + `merges.txt`.
 //!
-//! Qwen/Qwen-Image ships only the pair. The rules around it are those of transformers'
-//! `Qwen2Tokenizer`:
+//! Qwen/Qwen-Image ships only the pair. It is interpreted by the rules of transformers' `Qwen2Tokenizer`:
 //! <https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/qwen2/tokenization_qwen2.py#L30>
 
 use std::collections::{BTreeMap, HashSet};
@@ -18,11 +17,11 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
-/// How Qwen cuts text before the byte pairs are merged.
+/// Qwen's split of the text before byte pairs are merged.
 const QWEN_SPLIT: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Text to token ids.
+/// A tokenizer: text to token ids.
 pub struct Tokenizer(tokenizers::Tokenizer);
 
 /// The part of `tokenizer_config.json` that holds the added tokens.
@@ -42,14 +41,14 @@ impl Tokenizer {
     /// Reads the tokenizer in the folder `component` of `checkpoint`.
     ///
     /// # Errors
-    /// A file is missing or makes no tokenizer.
+    /// A file is missing, or the files are not a valid tokenizer.
     pub fn load(checkpoint: &Checkpoint, component: &str) -> Result<Self, LoadError> {
         let json = format!("{component}/tokenizer.json");
         if checkpoint.has(&json) {
             let unusable =
                 |err: tokenizers::Error| LoadError::Tokenizer { file: json.clone(), reason: err.to_string() };
             let mut tokenizer = tokenizers::Tokenizer::from_bytes(checkpoint.read(&json)?).map_err(unusable)?;
-            // Whoever saved the file may have cut and padded to a length of their own. Here each model has its bound.
+            // The file may store truncation and padding from its author's last call. Here each model has its own limit.
             tokenizer.with_padding(None).with_truncation(None).map_err(unusable)?;
             return Ok(Tokenizer(tokenizer));
         }
@@ -59,8 +58,7 @@ impl Tokenizer {
         Ok(Tokenizer(tokenizer))
     }
 
-    /// The files that [`Tokenizer::load`] reads of the folder `component`: those that `checkpoint` has, and those that
-    /// it ought to have.
+    /// Returns the files that [`Tokenizer::load`] needs in the folder `component`, whether they exist or not.
     pub(crate) fn files(checkpoint: &Checkpoint, component: &str) -> Vec<String> {
         let named = |names: &[&str]| names.iter().map(|name| format!("{component}/{name}")).collect::<Vec<_>>();
         match named(&["tokenizer.json"]) {
@@ -69,10 +67,10 @@ impl Tokenizer {
         }
     }
 
-    /// Refuses a tokenizer that gives ids beyond the `vocab_size` rows of the text encoder's embedding.
+    /// Refuses a tokenizer with ids beyond the `vocab_size` rows of the text encoder's embedding.
     ///
     /// # Errors
-    /// It does.
+    /// The tokenizer has such an id.
     pub(crate) fn check_ids(&self, component: &str, vocab_size: usize) -> Result<(), LoadError> {
         let vocab = self.0.get_vocab(true);
         match vocab.iter().max_by_key(|(_, id)| **id) {
@@ -84,11 +82,11 @@ impl Tokenizer {
         }
     }
 
-    /// Refuses a tokenizer that cuts `template` into fewer than `least` tokens: the hidden states of so many are
-    /// dropped.
+    /// Refuses a tokenizer that encodes `template` to fewer than `least` tokens, because the hidden states of the first
+    /// `least` tokens are dropped.
     ///
     /// # Errors
-    /// It does.
+    /// The template has fewer tokens.
     pub(crate) fn check_template(&self, component: &str, template: &str, least: usize) -> Result<(), LoadError> {
         let unusable = |reason: String| LoadError::Tokenizer { file: component.into(), reason };
         let tokens = self.encode(template).map_err(|err| unusable(err.to_string()))?.len();
@@ -98,16 +96,16 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of `text`, special tokens recognised, none added.
+    /// Encodes `text` to ids. Special tokens are recognised, but none are added.
     ///
     /// # Errors
-    /// The library's reason; byte-level BPE encodes any text, so none is expected.
+    /// The library fails. Byte-level BPE encodes any text, so this is not expected.
     pub fn encode(&self, text: &str) -> candle_core::Result<Vec<u32>> {
         let encoding = self.0.encode_fast(text, false).map_err(|err| candle_core::Error::Msg(err.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The id of the token that is written `token`.
+    /// Returns the id of the token written `token`.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.0.token_to_id(token)
     }
@@ -129,8 +127,8 @@ fn from_pair(checkpoint: &Checkpoint, component: &str) -> Result<tokenizers::Res
     Ok(build(vocab, merges, config))
 }
 
-/// What is wrong where the merges make fewer than nine of ten tokens of the vocabulary: text would then be cut in other
-/// places.
+/// Returns the defect if the merges make fewer than nine of ten tokens of the vocabulary. Text would then be split
+/// differently.
 fn unmade(vocab: &BTreeMap<String, u32>, merges: &[(String, String)]) -> Option<String> {
     let made: HashSet<_> = merges.iter().map(|(left, right)| format!("{left}{right}")).collect();
     let longer = || vocab.keys().filter(|token| token.chars().nth(1).is_some());
@@ -151,7 +149,7 @@ fn build(
         PreTokenizerWrapper::Split(split),
         PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, false)),
     ])));
-    // In the order of their ids, which is the order in which the library numbers them.
+    // Ordered by id, because the library numbers added tokens in this order.
     let mut added: Vec<(u32, AddedTokenConfig)> =
         config.added_tokens_decoder.into_iter().filter_map(|(id, token)| Some((id.parse().ok()?, token))).collect();
     added.sort_by_key(|(id, _)| *id);
@@ -172,7 +170,7 @@ fn build(
 mod tests {
     use super::*;
 
-    /// A tokenizer of words, saved after a call with `padding="max_length", truncation=True, max_length=3`.
+    /// A word tokenizer, saved after a call with `padding="max_length", truncation=True, max_length=3`.
     const CUT_AND_PADDED: &str = r#"{
         "version": "1.0",
         "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},

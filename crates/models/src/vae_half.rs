@@ -1,29 +1,29 @@
-//! How a VAE takes a picture, whole or in tiles, and what it needs for that: from the picture's size alone, so that the plan,
-//! the estimate and the work agree.
+//! How the VAE processes a picture (whole or tiled) and the memory it needs, as functions of the picture's size alone.
+//! So the memory plan, the cost estimate and the actual work agree.
 
 use diffusion::ImageSize;
 
 use crate::peaks::Peaks;
 use crate::tiling::{Tiling, VaeTiling};
 
-/// Pixels of a token's part of the picture.
+/// Pixels of an image token.
 const PIXELS: usize = 16 * 16;
-/// Of a pixel of a picture that is cut into tiles or put together from them: three numbers in f32, and what is kept for
-/// neighbours.
+/// Bytes per pixel of a picture that is cut into tiles or assembled from them: three f32 numbers, and what is kept for
+/// neighbouring tiles.
 const MOSAIC_BYTES: usize = 16;
 
-/// The encoder or the decoder.
+/// A VAE's encoder or decoder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VaeHalf {
-    /// What it needs at most while it takes a part of the picture, for each pixel of that.
+    /// Peak bytes per pixel of the part that is processed at once.
     bytes_a_pixel: usize,
     tiling: Tiling,
-    /// When a picture is taken in tiles.
+    /// When a picture is tiled.
     when: VaeTiling,
 }
 
 impl VaeHalf {
-    /// Encoder and decoder of a VAE whose numbers have so many bytes.
+    /// Returns encoder and decoder of a VAE whose activations have `activation_bytes` bytes per element.
     pub(crate) fn both(peaks: &Peaks, activation_bytes: usize, tiling: Tiling, when: VaeTiling) -> [VaeHalf; 2] {
         [peaks.vae_encoder, peaks.vae_decoder].map(|peak| VaeHalf {
             bytes_a_pixel: peak * activation_bytes,
@@ -32,7 +32,7 @@ impl VaeHalf {
         })
     }
 
-    /// The tiles in which a picture of this size is taken, if it is.
+    /// Returns the tiling of a picture of this size, if it is tiled.
     pub(crate) fn tiling(self, size: ImageSize) -> Option<Tiling> {
         let is_tiled = match self.when {
             VaeTiling::Never => false,
@@ -42,7 +42,7 @@ impl VaeHalf {
         Some(self.tiling).filter(|tiling| is_tiled && tiling.divides(latents(size)))
     }
 
-    /// Image tokens that it takes at once, one part of the picture after another.
+    /// Returns the image tokens of each part that is processed at once.
     pub(crate) fn parts(self, size: ImageSize) -> Vec<usize> {
         match self.tiling(size) {
             Some(tiling) => tiling.tiles(latents(size)).iter().map(|tile| tile.area().div_ceil(4)).collect(),
@@ -50,7 +50,7 @@ impl VaeHalf {
         }
     }
 
-    /// Bytes that it needs at most for a picture of this size.
+    /// Returns the peak bytes for a picture of this size.
     pub(crate) fn bytes(self, size: ImageSize) -> u64 {
         let whole = self.tiling(size).map_or(0, |_| size.image_seq_len() * PIXELS * MOSAIC_BYTES);
         let part = self.parts(size).into_iter().max().unwrap_or(0);
@@ -62,7 +62,7 @@ impl VaeHalf {
     }
 }
 
-/// Rows and columns of a picture's latents.
+/// Returns the rows and columns of a picture's latents.
 fn latents(size: ImageSize) -> (usize, usize) {
     let (rows, columns) = size.token_grid();
     (2 * rows, 2 * columns)

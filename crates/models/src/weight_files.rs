@@ -1,26 +1,27 @@
-//! Which files hold a component's weights, by the names in its folder.
+//! Finds the weight files of a component by the names in its folder.
 
 use crate::error::LoadError;
 
-/// The stems of diffusers and of transformers.
+/// File name stems of diffusers and of transformers.
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
-/// Variants that are taken before others, where there are no files without one.
+/// Variants in order of preference, for folders without variant-free files.
 const VARIANTS: [&str; 3] = ["bf16", "fp16", "fp32"];
 
-/// Where a component's weights are: names inside its folder.
+/// The weight files of a component, by name within its folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum WeightFiles {
-    /// All in one file.
+    /// A single file.
     Single(String),
-    /// In the shards that this index names.
+    /// The index of a sharded component.
     Sharded(String),
 }
 
 impl WeightFiles {
-    /// Finds them among `names`, those in the folder `component` of the checkpoint in `folder`: the files without a variant, else those of one.
+    /// Finds the weight files among `names`, the files in the folder `component` of the checkpoint in `folder`. Files
+    /// without a variant come first, then those of one variant.
     ///
     /// # Errors
-    /// There are none in safetensors; the message says what there is, and what to do.
+    /// There are no safetensors files; the message says what was found and what to do.
     pub(crate) fn find(component: &str, folder: &str, names: &[String]) -> Result<Self, LoadError> {
         let has = |name: &str| names.iter().any(|other| other == name);
         for variant in std::iter::once(None).chain(variants(names).into_iter().map(Some)) {
@@ -43,7 +44,7 @@ impl WeightFiles {
     }
 }
 
-/// The variants that there are, in the order in which they are tried.
+/// Returns the variants found, in the order in which they are tried.
 fn variants(names: &[String]) -> Vec<&str> {
     let found = names.iter().filter_map(|name| variant(name));
     let mut found: Vec<_> = found.collect();
@@ -53,7 +54,7 @@ fn variants(names: &[String]) -> Vec<&str> {
     found
 }
 
-/// The variant of a file or of an index, `fp16` of `model.fp16.safetensors`.
+/// Returns the variant of a file or index: `fp16` for `model.fp16.safetensors`.
 fn variant(name: &str) -> Option<&str> {
     let rest = STEMS.iter().find_map(|stem| name.strip_prefix(stem))?;
     let variant = match rest.strip_prefix(".safetensors.index.") {
@@ -63,7 +64,7 @@ fn variant(name: &str) -> Option<&str> {
     (!variant.is_empty() && !variant.contains('.')).then_some(variant)
 }
 
-/// Why there are no weights to read.
+/// Returns the error for a component without readable weights.
 fn none(component: &str, folder: &str, names: &[String]) -> LoadError {
     let missing = |file: String| LoadError::MissingFile { file, folder: folder.into() };
     let with = |ending: &str| names.iter().find(|name| name.ends_with(ending)).cloned();

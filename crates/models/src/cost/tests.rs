@@ -1,4 +1,4 @@
-//! Sizes of the real Qwen-Image, and of FLUX.2-klein where two segments count.
+//! Cost estimates for the real Qwen-Image, and for FLUX.2-klein where two segments matter.
 
 use cache::{Calibration, FittedPlan, Jump, Psnr};
 use diffusion::{Extensions, Fit, Guidance, ImageSize, InputImage, Mask, RgbImage, SamplingParams, ShapeOf};
@@ -16,7 +16,7 @@ fn segment(name: &'static str, num_blocks: usize, is_dual: bool, encoder_is_used
     Segment { name, num_blocks, is_dual, encoder_is_used }
 }
 
-/// Encoders and decoders of round figures around these blocks.
+/// Operations with round figures for encoders and decoders around these blocks.
 fn flops(blocks: Vec<Flops>, text_width: usize) -> ModelFlops {
     ModelFlops {
         blocks,
@@ -41,7 +41,7 @@ fn qwen_image(cache: Option<CacheConfig>) -> CostModel {
         token_channels: 64,
         text_width: 3584,
         text_tokens: Arc::new(length),
-        // 14 pixels a patch's side, at 384x384.
+        // A patch has 14x14 pixels, at 384x384.
         patches: Some(Arc::new(|_| 28 * 28)),
         activation_bytes: 2,
         flops: flops(vec![qwen_image::flops::block(&qwen_image::TransformerConfig::default())], 3584),
@@ -108,7 +108,7 @@ fn the_cache_outweighs_the_rest_of_a_request() {
     let uncached = model.cost(&request(Extensions::default()));
     assert_eq!((uncached.tokens, uncached.passes, uncached.steps), (4096, 2, 50));
     assert_eq!((uncached.least_share, uncached.kind), (1.0, 0));
-    // Latents before and after a step, each of 1 MiB.
+    // Latents before and after a step, 1 MiB each.
     assert!((2 * MIB..3 * MIB).contains(&uncached.memory.state), "{}", uncached.memory.state);
 
     // Two branches, each with two residuals of 24 MiB before and after a step.
@@ -181,7 +181,7 @@ fn a_plan_is_known_by_what_it_computes() {
     assert_eq!((whole.least_share, whole.kind), (1.0, 0), "there is no plan yet");
     model.plans.replace(calibration);
     let planned = model.cost(&request(Extensions::default()));
-    // What it was seen to compute in the mean is what a step of it is.
+    // A plan's step costs the share of a full step that the plan computes on average.
     assert_eq!((planned.step_work(0.1), planned.step_work(0.0)), (0.1 * planned.work.step, 0.0));
     assert_eq!(planned.work.step, whole.work.step);
     let kind = |aim, sampler| {
@@ -205,8 +205,8 @@ fn both_segments_of_klein_are_kept_and_their_text() {
     let uncached = klein(None).cost(&one_pass);
     let cached = klein(Some(CacheConfig::default())).cost(&one_pass);
     assert_eq!(uncached.passes, 1);
-    // A token is 6 KiB: 4096 of image (24 MiB) and 512 of text (3 MiB). Each residual is there twice, the old and the
-    // new: image twice and text once in the dual segment, all of it twice in the single one.
+    // A token is 6 KiB: 4096 image tokens (24 MiB) and 512 text tokens (3 MiB). Each residual exists twice, old and
+    // new: image twice and text once in the dual segment, both together twice in the single one.
     assert_eq!(cached.memory.state - uncached.memory.state, 2 * (2 * 24 + 3 + 2 * 27) * MIB);
     assert_eq!(cached.least_share, 2.0 / 25.0);
 }
@@ -222,7 +222,7 @@ fn pictures_to_edit_are_tokens_of_every_pass() {
     let with = ImageRequest { input_images: [picture(64), picture(32)].into(), ..without.clone() };
     let (before, after) = (qwen_image(None).cost(&without), qwen_image(None).cost(&with));
     assert_eq!(after.memory.state - before.memory.state, 2 * MIB, "each at a megapixel");
-    // Thrice the image tokens, and attention grows with their square.
+    // Three times the image tokens, and attention grows with their square.
     assert!((3.0..4.5).contains(&(after.work.step / before.work.step)), "{:?}", after.work);
     let each = 784.0 * 1e9 + 784.0 * 784.0 * 1e4 + 4096.0 * 1e9;
     assert!((after.work.encode - before.work.encode - 2.0 * each).abs() < 1e6, "the tower and the VAE");
@@ -241,7 +241,7 @@ fn each_stage_needs_memory_of_its_own() {
     let text = |prompt: usize| prompt.div_ceil(1) + 5;
     let mut request = request(Extensions::default());
     let memory = model.cost(&request).memory;
-    // Two passes: of the prompt's 50 bytes at most so many tokens, and of the negative prompt's 1.
+    // Two passes, with prompts of 50 bytes and 1 byte, and at most one token per byte.
     assert_eq!(memory.step, ((4096 + text(50)) + (4096 + text(1))) as u64 * 30_000 * 2);
     assert_eq!(memory.decode, (1024 * 1024 * 400 * 2) as u64);
     assert_eq!(memory.encode, (text(50) * 1000 * 2) as u64);
@@ -260,7 +260,7 @@ fn what_is_too_large_for_the_vae_is_decoded_in_tiles() {
         (cost.memory.decode, cost.work.decode)
     };
     let whole = |side: u64| (side * side * 400 * 2, (side * side / 256) as f64 * 2e9);
-    // Six tiles a side: five of 32 latents, and of the last 8.
+    // Six tiles per side: five of 32 latents, and a last one of 8.
     let tiles = (256 * 256 * 400 * 2 + 1024 * 1024 * 16, (168 * 168 / 4) as f64 * 2e9);
     assert_eq!(of(VaeTiling::Never, 1024), whole(1024));
     assert_eq!(of(VaeTiling::Always, 1024), tiles);
@@ -280,7 +280,7 @@ fn what_is_too_large_for_the_vae_is_encoded_in_tiles() {
     assert_eq!(whole, 1024 * 1024 * 300 * 2, "at a megapixel");
     let (tiled, more_work) = of(VaeTiling::Always);
     assert_eq!(tiled, 256 * 256 * 300 * 2 + 1024 * 1024 * 16);
-    // Six tiles a side: five of 32 latents, and of the last 8.
+    // Six tiles per side: five of 32 latents, and a last one of 8.
     assert!((more_work - work - (168.0 * 168.0 / 4.0 - 4096.0) * 1e9).abs() < 1e6, "{more_work:e} {work:e}");
     assert_eq!(of(VaeTiling::Above(whole)), (whole, work));
     assert_eq!(of(VaeTiling::Above(whole - 1)), (tiled, more_work));
@@ -294,11 +294,11 @@ fn a_step_has_an_attention_term() {
         qwen_image(None).cost(&request).work
     };
     let one_pass = cost(1024, Guidance::None).step;
-    // 60 blocks of 24 * 3072^2 a token and 4 * 3072 a pair, with 18 text tokens.
+    // 60 blocks of 24 * 3072^2 per token and 4 * 3072 per pair of tokens, with 18 text tokens.
     let tokens = 4096.0 + 18.0;
     let expected = 60.0 * (24.0 * 3072.0 * 3072.0 * tokens + 4.0 * 3072.0 * tokens * tokens);
     assert!((one_pass / expected - 1.0).abs() < 1e-3, "{one_pass:e} is not {expected:e}");
-    // Four times the side is 16 times the tokens and 59 times the work.
+    // Four times the side gives 16 times the tokens and 59 times the work.
     assert!((58.0..60.0).contains(&(cost(4096, Guidance::None).step / one_pass)));
     let guided = cost(1024, Guidance::TrueCfg { scale: 4.0 }).step;
     assert!((1.9..2.0).contains(&(guided / one_pass)), "the negative prompt is shorter");

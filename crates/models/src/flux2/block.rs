@@ -1,4 +1,4 @@
-//! One dual-stream block: text and image, each with its own weights, meet in a joint attention.
+//! A dual-stream block: text and image have their own weights and share a joint attention.
 //!
 //! Port of `Flux2TransformerBlock` and `Flux2AttnProcessor`:
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/transformers/transformer_flux2.py#L876>
@@ -15,29 +15,30 @@ use crate::dit::Streams;
 use crate::error::LoadError;
 use crate::weights::Scope;
 
-/// What is the same for all blocks of a forward pass.
+/// State shared by all blocks of a forward pass.
 #[derive(Clone)]
 pub(super) struct BlockContext {
-    /// Of the image stream, two sets: the attention's and the feed-forward network's.
+    /// Modulation of the image stream, with two sets: attention and feed-forward network.
     pub(super) double_img: Modulation,
-    /// The same of the text stream.
+    /// Modulation of the text stream, with the same two sets.
     pub(super) double_txt: Modulation,
-    /// Of the single-stream blocks, one set.
+    /// Modulation of the single-stream blocks, with one set.
     pub(super) single: Modulation,
-    /// Where each row's image tokens are in the dual-stream blocks.
+    /// Image token ranges of the rows, in dual-stream blocks.
     pub(super) image_rows: RowLayout,
-    /// Where each row's text tokens are there.
+    /// Text token ranges of the rows, in dual-stream blocks.
     pub(super) text_rows: RowLayout,
-    /// Where each row's text and image tokens are in the single-stream blocks.
+    /// Ranges of each row's text and image tokens together, in single-stream blocks.
     pub(super) joint_rows: RowLayout,
-    /// The text stream that single-stream blocks do not have: as many rows, no tokens.
+    /// Layout of the text stream in single-stream blocks, which have none: empty ranges for all rows.
     pub(super) no_rows: RowLayout,
-    /// Text positions, then image positions, of each row.
+    /// Rotary table of each row: text positions, then image positions.
     pub(super) rope: Vec<Arc<RopeTable>>,
 }
 
 impl BlockContext {
-    /// Of rows of so many text and image tokens, with the modulations of both streams and of the single one.
+    /// Creates the context of rows with the given text and image lengths. The modulations are those of the image
+    /// stream, the text stream and the single-stream blocks.
     pub(super) fn new(
         [double_img, double_txt, single]: [Modulation; 3],
         text_lens: &[usize],
@@ -57,7 +58,7 @@ impl BlockContext {
         }
     }
 
-    /// That of some of the rows.
+    /// Selects the context of some rows.
     pub(super) fn select(&self, rows: &[usize]) -> Result<Self> {
         let lens = |of: &RowLayout| -> Vec<usize> { rows.iter().map(|&row| of.length(row)).collect() };
         let modulations = [self.double_img.select(rows)?, self.double_txt.select(rows)?, self.single.select(rows)?];
@@ -103,7 +104,7 @@ impl Block {
     }
 }
 
-/// The joint attention's projections; none has a bias.
+/// The joint attention; no projection has a bias.
 pub struct Attention {
     to_qkv: Linear,
     add_qkv_proj: Linear,
@@ -142,7 +143,7 @@ impl Attention {
         })
     }
 
-    /// Text and image after attending to each other, row by row, before the output projections.
+    /// Attends text and image to each other, row by row. Returns text and image before the output projections.
     ///
     /// # Errors
     /// The device fails.
@@ -161,15 +162,15 @@ impl Attention {
     }
 }
 
-/// The RMSNorm weight `name` of the heads, `[head_dim]`.
+/// Loads the RMSNorm weight `name` of the heads, `[head_dim]`.
 pub(super) fn head_norm(config: &TransformerConfig, scope: &Scope<'_>, name: &str) -> Result<Tensor, LoadError> {
     let weight = scope.pp(name).get(config.attention_head_dim, "weight")?;
     scope.device(weight.to_dtype(scope.precision().activations))
 }
 
-/// Two layers around a SwiGLU; none has a bias.
+/// Two layers with a SwiGLU between them; neither has a bias.
 pub struct FeedForward {
-    /// Gate and up, side by side.
+    /// Gate and up projection, concatenated.
     linear_in: Linear,
     linear_out: Linear,
 }
@@ -185,7 +186,7 @@ impl FeedForward {
         })
     }
 
-    /// The network's own output, `[tokens, dim]`.
+    /// Returns the network's output, `[tokens, dim]`.
     ///
     /// # Errors
     /// The device fails.
@@ -193,7 +194,7 @@ impl FeedForward {
         self.linear_out.forward(&swiglu(&self.linear_in.forward(x)?)?)
     }
 
-    /// `x` plus the gated output of what the second set makes of it.
+    /// Adds the gated output for `x`, normed with the second modulation set, to `x`.
     fn forward_gated(&self, x: &Tensor, modulation: &Modulation, rows: &RowLayout) -> Result<Tensor> {
         let inner = swiglu(&self.linear_in.forward(&modulation.norm(1, x, rows)?)?)?;
         self.linear_out.forward_gated(&inner, x, &modulation.gate(1)?, rows)

@@ -1,4 +1,4 @@
-//! The numbers of a FLUX.2 transformer, from its `config.json`.
+//! Configuration of a FLUX.2 transformer, from its `config.json`.
 
 use serde::Deserialize;
 
@@ -6,29 +6,29 @@ use crate::bounds::{ConfigFile, EPSILONS, HEAD_DIMS, HEADS, LAYERS, ROPE_THETAS,
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
-/// `transformer/config.json` of a `Flux2Transformer2DModel`; defaults are the class's own, which are FLUX.2-dev's.
+/// `transformer/config.json` of a `Flux2Transformer2DModel`. The defaults are the class's own, those of FLUX.2-dev.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct TransformerConfig {
-    /// Side of a patch of the packed latents; 1 is what is built.
+    /// Side of a patch of the packed latents; only 1 is supported.
     pub patch_size: usize,
     /// Channels of a packed token.
     pub in_channels: usize,
-    /// Channels of the prediction, where they are said to be others than `in_channels`.
+    /// Channels of the prediction, if they differ from `in_channels`.
     pub out_channels: Option<usize>,
-    /// Dual-stream blocks.
+    /// Number of dual-stream blocks.
     pub num_layers: usize,
-    /// Single-stream blocks behind them.
+    /// Number of single-stream blocks after them.
     pub num_single_layers: usize,
     /// Width of a head.
     pub attention_head_dim: usize,
-    /// Heads.
+    /// Number of heads.
     pub num_attention_heads: usize,
-    /// Width of the text encoder's hidden states, all layers that are used side by side.
+    /// Width of the text stream: the text encoder's used hidden states, concatenated.
     pub joint_attention_dim: usize,
-    /// Channels of the sinusoid that a noise level becomes.
+    /// Channels of a noise level's sinusoidal embedding.
     pub timestep_guidance_channels: usize,
-    /// Width inside a feed-forward network, as a multiple of the streams' width.
+    /// Inner width of a feed-forward network, as a multiple of the streams' width.
     pub mlp_ratio: f64,
     /// Rotary channels of time, row, column and text position; they sum to the head's width.
     pub axes_dims_rope: Vec<usize>,
@@ -67,7 +67,7 @@ impl TransformerConfig {
     /// Reads `transformer/config.json`.
     ///
     /// # Errors
-    /// The file is missing, or asks for what is not built.
+    /// The file is missing, or has unsupported values.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         checkpoint.require_class(&FILE, "Flux2Transformer2DModel")?;
         let config: Self = checkpoint.json(FILE.0)?;
@@ -105,10 +105,10 @@ impl TransformerConfig {
         Ok(())
     }
 
-    /// Refuses a text encoder or a VAE of other widths than the transformer was made for.
+    /// Refuses a text encoder or VAE whose width does not match the transformer.
     ///
     /// # Errors
-    /// One of them is.
+    /// One of the widths does not match.
     pub(super) fn check_neighbours(&self, text_width: usize, latent_channels: usize) -> Result<(), LoadError> {
         if self.joint_attention_dim != text_width {
             let bound = format!("be the width of the text encoder's states side by side, {text_width}");
@@ -121,12 +121,12 @@ impl TransformerConfig {
         Ok(())
     }
 
-    /// Width of both streams.
+    /// Returns the width of both streams.
     pub fn dim(&self) -> usize {
         self.attention_head_dim * self.num_attention_heads
     }
 
-    /// Width inside a feed-forward network.
+    /// Returns the inner width of a feed-forward network.
     pub fn mlp_hidden_dim(&self) -> usize {
         (self.dim() as f64 * self.mlp_ratio) as usize
     }
@@ -136,7 +136,7 @@ impl TransformerConfig {
 mod tests {
     use super::*;
 
-    /// The message that a change of the defaults is refused with; empty if it is not.
+    /// Returns the message that refuses a change of the defaults, empty if it is accepted.
     fn refusal(change: impl FnOnce(&mut TransformerConfig)) -> String {
         let mut config = TransformerConfig::default();
         change(&mut config);

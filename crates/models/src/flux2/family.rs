@@ -1,4 +1,4 @@
-//! FLUX.2-klein as a family of the common pipeline.
+//! FLUX.2-klein as a [`Family`].
 
 use std::sync::Arc;
 
@@ -46,16 +46,16 @@ pub struct Flux2Klein {
     card: ModelCard,
 }
 
-/// What `model_index.json` says beside the class.
+/// The entry of `model_index.json` that matters beside the class.
 #[derive(Deserialize)]
 struct ModelIndex {
-    /// Whether the checkpoint draws in a few steps without guidance.
+    /// Whether the checkpoint is distilled to a few steps without guidance.
     #[serde(default)]
     is_distilled: bool,
 }
 
 impl Flux2Klein {
-    /// The bytes of the components, of which nothing is loaded.
+    /// Returns the bytes of the components without loading them.
     ///
     /// # Errors
     /// A file is missing or damaged, or a configuration is not supported.
@@ -75,7 +75,7 @@ impl Flux2Klein {
     /// Loads tokenizer, text encoder, transformer and VAE, in this order.
     ///
     /// # Errors
-    /// The first thing that is missing or wrong, by file and name.
+    /// A file or tensor is missing or wrong; the error names the first one found.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, progress: Progress<'_>) -> Result<Self, LoadError> {
         let precision = Precision::new(options.dtype, options.device.clone());
         let ModelIndex { is_distilled } = checkpoint.json("model_index.json")?;
@@ -125,12 +125,12 @@ impl Flux2Klein {
         })
     }
 
-    /// The text half.
+    /// Returns the tokenizer and text encoder.
     pub fn prompts(&self) -> &PromptEncoder {
         &self.prompts
     }
 
-    /// The diffusion transformer.
+    /// Returns the diffusion transformer.
     pub fn transformer(&self) -> &Transformer {
         &self.transformer
     }
@@ -182,7 +182,7 @@ impl Family for Flux2Klein {
 
     fn noise(&self, seed: u64, size: ImageSize) -> Result<Tensor> {
         let (tokens, channels) = (size.image_seq_len(), self.sizes.token_channels);
-        // Drawn as packed latents, channel by channel.
+        // Diffusers draws packed latents, channel by channel.
         Tensor::from_vec(randn(seed, channels * tokens), (channels, tokens), &self.device)?.t()?.contiguous()
     }
 
@@ -199,7 +199,7 @@ fn sigmas(schedule: &FlowMatchConfig, num_inference_steps: usize, image_seq_len:
     Sigmas::with_mu(schedule, num_inference_steps, empirical_mu(image_seq_len, num_inference_steps))
 }
 
-/// The weights that are read.
+/// Opens the weights that are loaded.
 fn components(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Components, LoadError> {
     let precision = Precision::new(options.dtype, options.device.clone());
     let open = |component: &str| checkpoint.weights(component, precision.clone());
@@ -211,7 +211,7 @@ fn components(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Componen
     Ok(components.with(options))
 }
 
-/// Whether a tensor of the text encoder is loaded: nothing behind the last hidden state that is wanted.
+/// Whether a text encoder tensor is loaded: layers after the last used hidden state are not.
 fn is_read_of_text_encoder(name: &str) -> bool {
     let [.., last] = HIDDEN_STATES;
     let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
@@ -228,7 +228,7 @@ fn sizes(
     precision: &Precision,
     max_sequence_length: usize,
 ) -> RequestSizes {
-    // Every prompt is padded.
+    // Every prompt is padded to this length.
     let length = TextLength { expected: max_sequence_length, most: max_sequence_length };
     RequestSizes {
         segments: transformer.segments().to_vec(),
@@ -244,8 +244,8 @@ fn sizes(
     }
 }
 
-/// The feed-forward network holds gate and up in one, and their product; a single-stream block beside that its queries,
-/// keys and values.
+/// Peak elements. The feed-forward network holds gate and up in one tensor, and their product. A single-stream block
+/// holds its queries, keys and values at the same time.
 fn peaks(config: &TransformerConfig, vae_config: &VaeConfig, text: &DecoderConfig, precision: &Precision) -> Peaks {
     let (dim, convolutions) = (config.dim(), Convolutions::of(precision));
     let feed_forward = 3 * config.mlp_hidden_dim() + if config.num_single_layers > 0 { 3 * dim } else { 0 };
@@ -262,11 +262,11 @@ fn peaks(config: &TransformerConfig, vae_config: &VaeConfig, text: &DecoderConfi
     }
 }
 
-/// What the models were made for.
+/// The size that the models were trained for.
 const NATIVE_SIZE: ImageSize = ImageSize { width: 1024, height: 1024 };
 
-/// What the family says of itself where the checkpoint says nothing. The bounds of pictures are
-/// `Flux2ImageProcessor.check_image_input`'s, and four are as many as it was trained with.
+/// Returns the family's card, whose values hold unless the checkpoint overrides them. The picture bounds are those of
+/// `Flux2ImageProcessor.check_image_input`; the model was trained with up to four pictures.
 fn card(class: String, is_distilled: bool, config: &TransformerConfig, dtype: DType) -> ModelCard {
     let (low, steps, high) = if is_distilled { (4, 4, 8) } else { (20, 50, 80) };
     ModelCard {

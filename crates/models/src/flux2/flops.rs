@@ -1,11 +1,11 @@
-//! What FLUX.2-klein computes, from its configuration.
+//! Operation counts of FLUX.2-klein, from its configuration.
 
 use super::config::TransformerConfig;
 use super::prompt::PromptEncoder;
 use super::vae::VaeConfig;
 use crate::flops::{Flops, ModelFlops, VaeFlops};
 
-/// Of a pipeline with these parts.
+/// Counts the operations of a pipeline with these parts.
 pub(super) fn flops(transformer: &TransformerConfig, vae: &VaeConfig, prompts: &PromptEncoder) -> ModelFlops {
     let dim = transformer.dim();
     ModelFlops {
@@ -20,15 +20,15 @@ pub(super) fn flops(transformer: &TransformerConfig, vae: &VaeConfig, prompts: &
     }
 }
 
-/// A dual-stream and a single-stream block: the weights that a token meets are as many in both.
+/// Counts one dual-stream and one single-stream block. A token passes equally many weights in both.
 pub(crate) fn blocks(config: &TransformerConfig) -> Vec<Flops> {
     let (dim, inner) = (config.dim(), config.mlp_hidden_dim());
-    // Query, key, value and output; gate, up and down.
+    // Query, key, value and output projections; gate, up and down projections.
     let block = Flops::weights((4 * dim + 3 * inner) * dim) + Flops::attention(dim);
     vec![block; 2]
 }
 
-/// As [`super::vae::VaeDecoder`] is put together.
+/// Follows the structure of [`super::vae::VaeDecoder`].
 fn vae_decoder(config: &VaeConfig) -> Flops {
     let widths: Vec<usize> = config.decoder_widths().iter().rev().copied().collect();
     let (channels, last) = (config.latent_channels, widths.len() - 1);
@@ -43,7 +43,7 @@ fn vae_decoder(config: &VaeConfig) -> Flops {
     flops.conv(1 << last, 3, widths[last], 3).by_tokens()
 }
 
-/// As [`super::vae::VaeEncoder`] is put together.
+/// Follows the structure of [`super::vae::VaeEncoder`].
 fn vae_encoder(config: &VaeConfig) -> Flops {
     let (widths, moments) = (&config.block_out_channels, 2 * config.latent_channels);
     let last = widths.len() - 1;
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_published_block_has_the_operations_of_its_weights() {
-        // klein-4B: 3072 wide, 3 times that inside.
+        // klein-4B: width 3072, three times that in the feed-forward network.
         let config = TransformerConfig { num_attention_heads: 24, ..TransformerConfig::default() };
         let [dual, single] = blocks(&config)[..] else { panic!("two segments") };
         assert_eq!((dual.linear, dual), (2.0 * 13.0 * 3072.0 * 3072.0, single));
@@ -74,8 +74,7 @@ mod tests {
     fn the_published_vae_takes_half_the_operations_to_encode() {
         let config = VaeConfig::default();
         let (decode, encode) = (vae_decoder(&config), vae_encoder(&config));
-        // The decoder of Stable Diffusion's VAE, whose widths these are, is known for 1.2 teraflops at 512x512 when a
-        // multiplication and its addition count once.
+        // Stable Diffusion's VAE decoder has the same widths. It is known to take 1.2 tera multiply-adds at 512x512.
         let at_512 = decode.linear * 1024.0;
         assert!((2.3e12..2.7e12).contains(&at_512), "{at_512}");
         assert!((0.3..0.6).contains(&(encode.linear / decode.linear)));

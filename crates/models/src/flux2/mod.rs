@@ -1,12 +1,12 @@
-//! FLUX.2-klein: text to image, and editing, by a transformer of dual-stream, then single-stream blocks.
+//! FLUX.2-klein: text to image and editing, with dual-stream blocks followed by single-stream blocks.
 //!
 //! Reference: diffusers' `Flux2KleinPipeline`,
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/pipelines/flux2/pipeline_flux2_klein.py>
 //!
 //! # Architecture
-//! The prompt goes through 27 layers of Qwen3; three of its hidden states side by side, padding included, are the text
-//! stream. [`Transformer`] predicts the velocity; [`Vae`] is a plain KL VAE whose latents are normalised by the running
-//! statistics of a batch norm.
+//! The prompt goes through 27 layers of Qwen3. Three of its hidden states, concatenated and with the padding, are the
+//! text stream. [`Transformer`] predicts the velocity. [`Vae`] is a plain KL VAE, whose latents are normalised by the
+//! running statistics of a batch norm.
 
 mod block;
 mod config;
@@ -33,7 +33,7 @@ pub use vae::{Vae, VaeConfig, VaeDecoder, VaeEncoder};
 use crate::model_family::ModelFamily;
 use crate::pipeline::DiffusionPipeline;
 
-/// Text to image, and editing.
+/// The FLUX.2-klein family: text to image and editing.
 pub(crate) const FAMILY: ModelFamily = ModelFamily {
     name: "FLUX.2-klein",
     classes: &["Flux2KleinPipeline"],

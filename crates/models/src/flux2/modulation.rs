@@ -1,4 +1,4 @@
-//! Shifts, scales and gates, made once a step and shared by all blocks of a kind.
+//! Shifts, scales and gates, computed once per step and shared by all blocks of a kind.
 //!
 //! Port of `Flux2Modulation`:
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/transformers/transformer_flux2.py#L1036>
@@ -9,8 +9,8 @@ use kernels::{RowLayout, modulated_layer_norm};
 use crate::Result;
 use crate::dit::selected;
 
-/// Vectors of a stream, side by side for each row: shift, scale and gate of every *set*, a half of a
-/// dual-stream block or a whole single-stream one. `[rows, 3 * sets * dim]`.
+/// The modulation vectors of a stream, concatenated for each row: `[rows, 3 * sets * dim]`. A *set* is the shift, scale
+/// and gate of half a dual-stream block or of a whole single-stream block.
 #[derive(Clone)]
 pub struct Modulation {
     vectors: Tensor,
@@ -19,17 +19,17 @@ pub struct Modulation {
 }
 
 impl Modulation {
-    /// From what the modulation's layer made of `SiLU(temb)`; `eps` is that of the norms.
+    /// Wraps the modulation layer's output for `SiLU(temb)`; `eps` is the epsilon of the norms.
     pub(super) fn new(vectors: Tensor, num_sets: usize, eps: f64) -> Self {
         Modulation { vectors, num_sets, eps }
     }
 
-    /// All vectors as they were made, `[rows, 3 * sets * dim]`.
+    /// Returns all vectors, `[rows, 3 * sets * dim]`.
     pub fn vectors(&self) -> &Tensor {
         &self.vectors
     }
 
-    /// `x` `[tokens, dim]`, normed, scaled and shifted for set `set`.
+    /// Norms `x`, `[tokens, dim]`, then scales and shifts it with set `set`.
     ///
     /// # Errors
     /// The device fails.
@@ -37,7 +37,7 @@ impl Modulation {
         modulated_layer_norm(x, &self.chunk(3 * set)?, &self.chunk(3 * set + 1)?, rows, self.eps)
     }
 
-    /// The gate of set `set`, `[rows, dim]`.
+    /// Returns the gate of set `set`, `[rows, dim]`.
     ///
     /// # Errors
     /// The device fails.
@@ -45,7 +45,7 @@ impl Modulation {
         self.chunk(3 * set + 2)
     }
 
-    /// The vectors of some of the rows.
+    /// Selects the vectors of some rows.
     pub(super) fn select(&self, rows: &[usize]) -> Result<Self> {
         Ok(Modulation { vectors: selected(&self.vectors, rows)?, ..*self })
     }

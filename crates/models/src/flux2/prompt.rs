@@ -1,4 +1,4 @@
-//! A prompt in Qwen3's chat template, through tokenizer and decoder.
+//! Encodes a prompt: Qwen3's chat template, tokenizer and decoder.
 //!
 //! Port of `_get_qwen3_prompt_embeds`:
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/flux2/pipeline_flux2_klein.py>
@@ -13,34 +13,34 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::Scope;
 use crate::{Result, device_error};
 
-/// Tokens of the text stream, padding included, unless another number is asked for.
+/// Default number of text stream tokens, padding included.
 pub const MAX_SEQUENCE_LENGTH: usize = 512;
 
 const BEFORE_PROMPT: &str = "<|im_start|>user\n";
-/// With an empty thought, as the template has it where the model is not to think.
+/// Contains an empty thought, as the chat template has it with thinking disabled.
 const AFTER_PROMPT: &str = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
-/// Fills the sequence up.
+/// Padding token.
 const PADDING: &str = "<|endoftext|>";
-/// The hidden states of the decoder that the transformer sees side by side; nothing behind the last is loaded.
+/// The decoder's hidden states that form the text stream, concatenated. Layers after the last are not loaded.
 pub(super) const HIDDEN_STATES: [usize; 3] = [9, 18, 27];
 
-/// The text half of the pipeline.
+/// Tokenizer and text encoder.
 pub struct PromptEncoder {
     tokenizer: Tokenizer,
-    /// The network behind the tokenizer, 27 layers of it.
+    /// The decoder, of which 27 layers are loaded.
     pub decoder: Decoder,
     max_sequence_length: usize,
     padding: u32,
-    /// Tokens of the template alone.
+    /// Number of tokens of the template alone.
     template_tokens: usize,
 }
 
 impl PromptEncoder {
-    /// Loads `tokenizer` of `checkpoint` and the decoder, at whose root `scope` stands. Every prompt will be
-    /// `max_sequence_length` tokens long.
+    /// Loads the tokenizer of `checkpoint` and the decoder at the root of `scope`. Every prompt is padded to
+    /// `max_sequence_length` tokens.
     ///
     /// # Errors
-    /// The first thing that is missing or wrong, by file and name.
+    /// A file or tensor is missing or wrong; the error names the first one found.
     pub fn load(checkpoint: &Checkpoint, scope: &Scope<'_>, max_sequence_length: usize) -> Result<Self, LoadError> {
         let tokenizer = Tokenizer::load(checkpoint, "tokenizer")?;
         let unusable = |reason: String| LoadError::Tokenizer { file: "tokenizer".into(), reason };
@@ -54,25 +54,25 @@ impl PromptEncoder {
         Ok(PromptEncoder { tokenizer, decoder, max_sequence_length, padding, template_tokens })
     }
 
-    /// Most tokens of a prompt, the template's own not counted.
+    /// Returns the most tokens of a prompt, without the template.
     pub fn max_prompt_tokens(&self) -> usize {
         self.max_sequence_length.saturating_sub(self.template_tokens)
     }
 
-    /// Width of the text stream.
+    /// Returns the width of the text stream.
     pub fn width(&self) -> usize {
         HIDDEN_STATES.len() * self.decoder.config().hidden_size
     }
 
-    /// Tokens of `prompt` alone.
+    /// Counts the tokens of `prompt`, without the template.
     ///
     /// # Errors
-    /// The tokenizer's reason; none is expected.
+    /// The tokenizer fails, which is not expected.
     pub fn prompt_tokens(&self, prompt: &str) -> Result<usize> {
         Ok(self.tokenizer.encode(prompt)?.len())
     }
 
-    /// Token ids of `prompt` in the template, padded, and how many of them are no padding.
+    /// Tokenizes `prompt` in the template. Returns the padded ids, and how many of them are not padding.
     ///
     /// # Errors
     /// [`PipelineError::Invalid`] about `field` if the prompt has too many tokens.
@@ -89,10 +89,11 @@ impl PromptEncoder {
         Ok((ids, valid))
     }
 
-    /// The text stream of `prompt`, `[max_sequence_length, 3 * hidden_size]`: the transformer sees the padding too.
+    /// Returns the text stream of `prompt`, `[max_sequence_length, 3 * hidden_size]`. The transformer sees the padding
+    /// too.
     ///
     /// # Errors
-    /// As [`PromptEncoder::tokenize`], or the device fails.
+    /// The same as [`PromptEncoder::tokenize`], or the device fails.
     pub fn encode(&self, field: &'static str, prompt: &str) -> Result<Tensor, PipelineError> {
         let (ids, valid) = self.tokenize(field, prompt)?;
         let encode = || {

@@ -2,7 +2,7 @@
 
 use crate::model_family::{Makes, PublishedModel};
 
-/// 3.88 B parameters of transformer; of Qwen3-4B's 36 layers 27 are held.
+/// The transformer has 3.88 B parameters; 27 of Qwen3-4B's 36 layers are loaded.
 const KLEIN_4B: PublishedModel = PublishedModel {
     id: "black-forest-labs/FLUX.2-klein-4B",
     class: "Flux2KleinPipeline",
@@ -17,7 +17,7 @@ const KLEIN_4B: PublishedModel = PublishedModel {
     memory_bytes: 14_200_000_000,
 };
 
-/// 9.08 B parameters of transformer; of Qwen3-8B's 36 layers 27 are held.
+/// The transformer has 9.08 B parameters; 27 of Qwen3-8B's 36 layers are loaded.
 const KLEIN_9B: PublishedModel = PublishedModel {
     id: "black-forest-labs/FLUX.2-klein-9B",
     segments: &[("transformer_blocks", 8), ("single_transformer_blocks", 24)],
@@ -27,7 +27,7 @@ const KLEIN_9B: PublishedModel = PublishedModel {
     ..KLEIN_4B
 };
 
-/// All that latentd runs.
+/// All published checkpoints that latentd runs.
 pub(super) const MODELS: &[PublishedModel] = &[
     KLEIN_4B,
     PublishedModel {

@@ -1,6 +1,6 @@
-//! The rotary tables of a row: its text, then its pictures.
+//! Rotary tables of a row: its text, then its pictures.
 //!
-//! Port of `Flux2PosEmbed`, and of the ids that the pipeline gives it:
+//! Port of `Flux2PosEmbed`, and of the ids that the pipeline passes to it:
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/transformers/transformer_flux2.py#L971>
 
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::rope_cache::RopeCache;
 /// Time, row, column and text position of a token.
 type Position = [usize; 4];
 
-/// How far apart in time a picture's references are, from it and from each other.
+/// Distance in time between the generated picture and its references, and between references.
 const REFERENCE_TIME: usize = 10;
 
-/// Makes the tables of (grids, text length) pairs and remembers them.
+/// Makes and caches the tables of (grids, text length) pairs.
 pub struct RopeTables {
     axes_dims: Vec<usize>,
     theta: f64,
@@ -26,24 +26,24 @@ pub struct RopeTables {
 }
 
 impl RopeTables {
-    /// Tables for heads whose channels are split over the four axes as `config.axes_dims_rope`.
+    /// Creates tables for heads whose channels are divided over the four axes as in `config.axes_dims_rope`.
     pub fn new(config: &TransformerConfig, device: Device) -> Self {
         let axes_dims = config.axes_dims_rope.clone();
         RopeTables { axes_dims, theta: config.rope_theta, device, made: RopeCache::default() }
     }
 
-    /// Of all tables that are kept.
+    /// Returns the bytes of all cached tables.
     pub(super) fn kept_bytes(&self) -> usize {
         self.made.bytes()
     }
 
-    /// As [`RopeCache::keep_at_most`].
+    /// The same as [`RopeCache::keep_at_most`].
     pub(super) fn keep_at_most(&self, bytes: usize) {
         self.made.keep_at_most(bytes);
     }
 
-    /// Text positions, then the positions of every picture of `grids`, of one row of a batch: the
-    /// picture that is made is at time 0, its references behind it in time.
+    /// Returns the table of one row: the text positions, then the positions of each picture of `grids`. The generated
+    /// picture is at time 0, its references at later times.
     ///
     /// # Errors
     /// The device fails.
@@ -51,7 +51,7 @@ impl RopeTables {
         self.made.get((grids, text_len), |(grids, text_len)| self.make(grids, *text_len))
     }
 
-    /// Angles reach thousands of radians: they are f64 until their cosine is taken.
+    /// Angles reach thousands of radians, so they stay f64 until their cosine is taken.
     fn make(&self, grids: &[(usize, usize)], text_len: usize) -> Result<RopeTable> {
         let text = (0..text_len).map(|k| [0, 0, 0, k]);
         let positions: Vec<Position> = text.chain(grids.iter().enumerate().flat_map(picture)).collect();
@@ -67,7 +67,7 @@ impl RopeTables {
         RopeTable::new(&table(f64::cos)?, &table(f64::sin)?)
     }
 
-    /// The axis and the frequency of every pair of channels.
+    /// Returns the axis and the frequency of every pair of channels.
     fn frequencies(&self) -> Vec<(usize, f64)> {
         let of_axis = |(axis, &dim): (usize, &usize)| {
             (0..dim / 2).map(move |k| (axis, 1.0 / self.theta.powf((2 * k) as f64 / dim as f64))).collect::<Vec<_>>()
@@ -76,7 +76,7 @@ impl RopeTables {
     }
 }
 
-/// The positions of a picture's tokens, row by row; number 0 is the one that is made.
+/// Returns the positions of a picture's tokens, row by row. Picture 0 is the generated one.
 fn picture((number, &(rows, columns)): (usize, &(usize, usize))) -> impl Iterator<Item = Position> {
     (0..rows * columns).map(move |i| [REFERENCE_TIME * number, i / columns, i % columns, 0])
 }

@@ -1,4 +1,4 @@
-//! One single-stream block: text and image as one sequence, attention and feed-forward side by side.
+//! A single-stream block: text and image in one sequence, attention and feed-forward network in parallel.
 //!
 //! Port of `Flux2SingleTransformerBlock` and `Flux2ParallelSelfAttnProcessor`:
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/transformers/transformer_flux2.py#L807>
@@ -17,18 +17,18 @@ use crate::weights::Scope;
 
 /// A single-stream block; no layer has a bias.
 ///
-/// The checkpoint has one layer into both halves and one out of both. They are split as they are
-/// loaded, so that in a step neither half's numbers have to be copied out of or into a wider matrix.
+/// The checkpoint has one input layer and one output layer for both halves. They are split at loading, so that no step
+/// has to copy either half out of or into a wider matrix.
 pub struct SingleBlock {
-    /// Of `attn.to_qkv_mlp_proj` the queries, keys and values.
+    /// The queries, keys and values part of `attn.to_qkv_mlp_proj`.
     pub to_qkv: Linear,
-    /// Of `attn.to_qkv_mlp_proj` the feed-forward network's gate and up.
+    /// The gate and up part of `attn.to_qkv_mlp_proj`.
     pub to_mlp: Linear,
     norm_q: Tensor,
     norm_k: Tensor,
-    /// Of `attn.to_out` what takes the attended values.
+    /// The attention part of `attn.to_out`.
     attn_out: Linear,
-    /// Of `attn.to_out` what takes the feed-forward network's inner numbers.
+    /// The feed-forward part of `attn.to_out`.
     mlp_out: Linear,
     num_heads: usize,
     products: Products,
@@ -44,7 +44,7 @@ impl SingleBlock {
         let part = |weight: &Tensor, axis: usize, start: usize, len: usize| {
             attn.layer(&[(&attn.device(weight.narrow(axis, start, len))?, None)])
         };
-        // Each whole tensor goes before the next one is read: a checkpoint is never held twice.
+        // Each whole tensor is freed before the next one is read, so that the weights are never held twice.
         let (to_qkv, to_mlp) = {
             let whole = attn.get((3 * dim + 2 * hidden_dim, dim), "to_qkv_mlp_proj.weight")?;
             (part(&whole, 0, 0, 3 * dim)?, part(&whole, 0, 3 * dim, 2 * hidden_dim)?)
@@ -78,7 +78,7 @@ impl SingleBlock {
         Ok(Streams { hidden_states: hidden, encoder_hidden_states: None })
     }
 
-    /// Every token after attending to all of its row, `[tokens, dim]`.
+    /// Attends every token to all tokens of its row. Returns `[tokens, dim]`.
     fn attend(
         &self,
         normed: &Tensor,
@@ -88,7 +88,7 @@ impl SingleBlock {
     ) -> Result<Tensor> {
         let qkv = self.to_qkv.forward(normed)?;
         let stream = |qkv, rows| AttentionStream { qkv, norm_q: &self.norm_q, norm_k: &self.norm_k, rows };
-        // The sequence is whole already; beside it the joint attention sees no text.
+        // The sequence already holds the text, so the joint attention gets an empty text stream.
         let nothing = qkv.narrow(0, 0, 0)?;
         let (text, image) = (stream(&nothing, no_rows), stream(&qkv, rows));
         let SingleBlock { num_heads, eps, products, .. } = *self;

@@ -1,4 +1,4 @@
-//! The diffusion transformer: noisy latents, references and text to a velocity.
+//! The diffusion transformer: predicts the velocity from noisy latents, references and text.
 //!
 //! Port of `Flux2Transformer2DModel`:
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/transformers/transformer_flux2.py#L1059>
@@ -20,12 +20,12 @@ use crate::error::LoadError;
 use crate::timestep_embedding::{TimestepEmbedder, timestep_embedding};
 use crate::weights::Scope;
 
-/// FLUX.2's transformer of dual-stream and single-stream blocks, in the size that its configuration says.
+/// FLUX.2's transformer of dual-stream and single-stream blocks, sized by its configuration.
 pub struct Transformer {
     x_embedder: Linear,
     context_embedder: Linear,
     timestep_embedder: TimestepEmbedder,
-    /// Of networks that take a distilled guidance scale.
+    /// Only in networks that take a distilled guidance scale.
     guidance_embedder: Option<TimestepEmbedder>,
     double_stream_modulation_img: Linear,
     double_stream_modulation_txt: Linear,
@@ -42,48 +42,48 @@ pub struct Transformer {
     device: Device,
 }
 
-/// What a forward pass carries beside the streams.
+/// State of a forward pass beside the streams.
 #[derive(Clone)]
 pub struct Conditioning {
     blocks: BlockContext,
     /// `SiLU(temb)`, `[rows, dim]`.
     time_embed: Tensor,
-    /// Image tokens of each row that become its velocity; those of references lie behind them.
+    /// Number of each row's image tokens that become its velocity; the references' tokens follow them.
     generated: Vec<usize>,
 }
 
 impl Conditioning {
-    /// Shifts, scales and gates of the image stream of dual-stream blocks, two sets.
+    /// Returns the modulation of the image stream in dual-stream blocks, two sets.
     pub fn double_img(&self) -> &Modulation {
         &self.blocks.double_img
     }
 
-    /// Those of the text stream, two sets.
+    /// Returns the modulation of the text stream in dual-stream blocks, two sets.
     pub fn double_txt(&self) -> &Modulation {
         &self.blocks.double_txt
     }
 
-    /// Those of single-stream blocks, one set.
+    /// Returns the modulation of single-stream blocks, one set.
     pub fn single(&self) -> &Modulation {
         &self.blocks.single
     }
 
-    /// Where each row's text tokens are in the dual-stream blocks.
+    /// Returns the text token ranges of the rows in dual-stream blocks.
     pub fn text_rows(&self) -> &RowLayout {
         &self.blocks.text_rows
     }
 
-    /// Where each row's image tokens are there, those of its references included.
+    /// Returns the image token ranges of the rows in dual-stream blocks, references included.
     pub fn image_rows(&self) -> &RowLayout {
         &self.blocks.image_rows
     }
 
-    /// Where each row's text and image tokens are in the single-stream blocks.
+    /// Returns the ranges of each row's text and image tokens together in single-stream blocks.
     pub fn joint_rows(&self) -> &RowLayout {
         &self.blocks.joint_rows
     }
 
-    /// Text positions, then image positions, of each row.
+    /// Returns each row's rotary table: text positions, then image positions.
     pub fn rope(&self) -> &[Arc<RopeTable>] {
         &self.blocks.rope
     }
@@ -127,18 +127,18 @@ impl Transformer {
         })
     }
 
-    /// The dual-stream blocks, in order; none where they are streamed.
+    /// Returns the dual-stream blocks in order, or nothing if they are streamed.
     pub fn blocks(&self) -> &[Block] {
         self.transformer_blocks.as_slice()
     }
 
-    /// The single-stream blocks, in order; none where they are streamed.
+    /// Returns the single-stream blocks in order, or nothing if they are streamed.
     pub fn single_blocks(&self) -> &[SingleBlock] {
         self.single_transformer_blocks.as_slice()
     }
 
-    /// The embedding of each noise level and guidance scale, `[rows, dim]`. A row without a scale, or all
-    /// rows of a network that takes none, has that of its noise level alone.
+    /// Embeds each noise level and guidance scale, `[rows, dim]`. A row without a scale has the embedding of its noise
+    /// level alone, and so have all rows of a network without guidance input.
     ///
     /// # Errors
     /// The device fails.
@@ -154,8 +154,8 @@ impl Transformer {
         time_embed + embedder.forward(&self.sinusoid(&scales)?)?.broadcast_mul(&given)?
     }
 
-    /// The last norm of image tokens that lie as `rows` says, scaled and shifted by the time embedding;
-    /// (scale, shift) in this one place.
+    /// Applies the last norm to image tokens with the layout `rows`, scaled and shifted by the time embedding. Only
+    /// here the vectors are in the order (scale, shift).
     ///
     /// # Errors
     /// The device fails.
@@ -170,7 +170,7 @@ impl Transformer {
         timestep_embedding(thousandths, self.time_channels, 1.0, &self.device)?.to_dtype(self.activations)
     }
 
-    /// The time embedding of every row, after its SiLU, and what all blocks take from it.
+    /// Returns the time embedding of every row, after its SiLU, and the modulations of all blocks.
     fn modulations(&self, rows: &[DitRow<'_>]) -> Result<(Tensor, [Modulation; 3])> {
         let sigmas: Vec<f32> = rows.iter().map(|row| row.sigma).collect();
         let guidance: Vec<Option<f32>> = rows.iter().map(|row| row.guidance).collect();
@@ -222,7 +222,7 @@ impl Dit for Transformer {
         Ok((streams, Conditioning { blocks, time_embed, generated }))
     }
 
-    /// Single-stream blocks take each row's text and image as one sequence.
+    /// Concatenates each row's text and image for the single-stream blocks.
     fn enter(&self, segment: usize, streams: Streams, context: &Conditioning) -> Result<Streams> {
         if segment == 0 {
             return Ok(streams);
@@ -278,7 +278,7 @@ impl Dit for Transformer {
 
 fn segments(config: &TransformerConfig) -> [Segment; 2] {
     [
-        // Its text is the beginning of the sequences behind it.
+        // The text stream is the beginning of the sequences in the next segment.
         Segment { name: "transformer_blocks", num_blocks: config.num_layers, is_dual: true, encoder_is_used: true },
         Segment {
             name: "single_transformer_blocks",

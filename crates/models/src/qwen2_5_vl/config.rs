@@ -1,4 +1,4 @@
-//! The vision tower's numbers, from `vision_config` of `text_encoder/config.json`.
+//! Configuration of the vision tower, from `vision_config` of `text_encoder/config.json`.
 
 use std::ops::RangeInclusive;
 
@@ -9,37 +9,37 @@ use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 use crate::flops::Flops;
 
-/// Pixels of a patch's side.
+/// Side of a patch, in pixels.
 pub(super) const PATCH_SIZES: RangeInclusive<usize> = 1..=64;
-/// Frames of a patch.
+/// Frames per patch.
 pub(super) const FRAMES: RangeInclusive<usize> = 1..=16;
-/// Patches of a block's side.
+/// Side of a merged block, in patches.
 pub(super) const MERGE_SIZES: RangeInclusive<usize> = 1..=16;
 
-/// The shape of the vision tower.
+/// Shape of the vision tower.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VisionConfig {
-    /// Blocks.
+    /// Number of blocks.
     pub depth: usize,
     /// Width of a patch's hidden state.
     pub hidden_size: usize,
-    /// Width inside the SwiGLU.
+    /// Inner width of the SwiGLU.
     pub intermediate_size: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub num_heads: usize,
-    /// Width of what the language model gets.
+    /// Width of the tokens that the language model receives.
     pub out_hidden_size: usize,
-    /// Colours of a pixel.
+    /// Colours per pixel.
     pub in_channels: usize,
-    /// Pixels of a patch's side.
+    /// Side of a patch, in pixels.
     pub patch_size: usize,
-    /// Frames of a patch; a picture is repeated so often.
+    /// Frames per patch; a picture is repeated this often.
     pub temporal_patch_size: usize,
-    /// Patches of the side of a block that becomes one token of the language model.
+    /// Side of the block of patches that becomes one token of the language model, in patches.
     pub spatial_merge_size: usize,
-    /// Pixels of a window's side.
+    /// Side of a window, in pixels.
     pub window_size: usize,
-    /// The blocks that attend within the whole picture.
+    /// Indices of the blocks that attend over the whole picture.
     pub fullatt_block_indexes: Vec<usize>,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
@@ -50,7 +50,7 @@ struct File {
     vision_config: Option<Fields>,
 }
 
-/// With the other names that some of the numbers go by.
+/// The fields with their alternative names.
 #[derive(Deserialize)]
 struct Fields {
     #[serde(alias = "num_hidden_layers")]
@@ -76,10 +76,10 @@ struct Rope {
 }
 
 impl VisionConfig {
-    /// Reads `<component>/config.json`; what it leaves out has transformers' default.
+    /// Reads `<component>/config.json`. Missing values have transformers' defaults.
     ///
     /// # Errors
-    /// The file or one of the numbers is missing, or the numbers do not fit together.
+    /// The file or a required value is missing, or the values do not fit together.
     pub fn load(checkpoint: &Checkpoint, component: &str) -> Result<Self, LoadError> {
         let name = format!("{component}/config.json");
         let file = ConfigFile(&name);
@@ -113,17 +113,17 @@ impl VisionConfig {
         Ok(config)
     }
 
-    /// Numbers that a patch has: colours, frames, rows, columns.
+    /// Returns the numbers in a patch: colours, frames, rows, columns.
     pub fn patch_len(&self) -> usize {
         self.in_channels * self.temporal_patch_size * self.patch_size * self.patch_size
     }
 
-    /// Patches that become one token of the language model.
+    /// Returns the number of patches that become one token of the language model.
     pub fn merge_unit(&self) -> usize {
         self.spatial_merge_size * self.spatial_merge_size
     }
 
-    /// What the tower computes, by the patches of a picture.
+    /// Returns the tower's operations, by the number of patches of a picture.
     pub fn flops(&self) -> Flops {
         let (width, unit) = (self.hidden_size, self.merge_unit());
         let layers = Flops::weights(width * (4 * width + 3 * self.intermediate_size)) * self.depth;
@@ -131,12 +131,12 @@ impl VisionConfig {
         let window = self.window_tokens() * self.window_tokens() * unit;
         let attention =
             Flops::attention(width) * whole + Flops::windowed_attention(width, window) * (self.depth - whole);
-        // Each token of the language model is merged out of `unit` patches.
+        // Each token of the language model is merged from `unit` patches.
         let merger = Flops::weights(unit * width * width + width * self.out_hidden_size);
         Flops::weights(self.patch_len() * width) + layers + attention + merger
     }
 
-    /// Tokens of a window's side.
+    /// Returns the side of a window, in tokens.
     pub fn window_tokens(&self) -> usize {
         self.window_size / self.spatial_merge_size / self.patch_size
     }
@@ -167,7 +167,7 @@ mod tests {
         .unwrap();
         assert_eq!(old, new);
         assert_eq!((old.patch_len(), old.merge_unit(), old.window_tokens()), (1176, 4, 4));
-        // 0.63 billion weights, and four of 32 blocks that look at the whole picture.
+        // 0.63 billion weights, and four of 32 blocks with attention over the whole picture.
         let flops = old.flops();
         assert!((1.2e9..1.4e9).contains(&flops.linear), "{}", flops.linear);
         assert_eq!(flops.quadratic, 4.0 * 4.0 * 1280.0);

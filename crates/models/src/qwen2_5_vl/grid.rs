@@ -1,4 +1,4 @@
-//! Which patch stands where, and which patches see each other.
+//! Positions of patches, and the windows in which they attend.
 //!
 //! Port of `get_vision_position_ids` and `get_vision_window_index`:
 //! <https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py>
@@ -10,14 +10,14 @@ use super::config::VisionConfig;
 /// Rows and columns of a picture's patches, both multiples of the merge size.
 pub type Grid = (usize, usize);
 
-/// The order of the patches of one or more pictures: *block order*, in which the processor gives them (the
-/// pictures one after another, in each the blocks row by row, in each block its patches row by row), and *window
-/// order*, in which the tower works (in each picture the windows row by row, in each window its blocks).
+/// The order of the patches of one or more pictures. The processor returns them in *block order*: the pictures one
+/// after another, in each the blocks row by row, and in each block its patches row by row. The tower works in *window
+/// order*: in each picture the windows row by row, and in each window its blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PatchLayout {
     /// Row and column of each patch in its picture, in block order.
     pub positions: Vec<[u32; 2]>,
-    /// For each block in window order, its number in block order.
+    /// Block-order index of each block in window order.
     pub window_index: Vec<u32>,
     /// Patches of each window, in window order.
     pub windows: RowLayout,
@@ -26,7 +26,7 @@ pub struct PatchLayout {
 }
 
 impl PatchLayout {
-    /// Of pictures of the given grids. Windows at the right and lower edges may be partial.
+    /// Lays out pictures of the given grids. Windows at the right and lower edges may be partial.
     pub fn new(config: &VisionConfig, grids: &[Grid]) -> Self {
         let (merge, window) = (config.spatial_merge_size, config.window_tokens());
         let (mut positions, mut window_index, mut window_lengths) = (Vec::new(), Vec::new(), Vec::new());
@@ -53,7 +53,7 @@ impl PatchLayout {
         PatchLayout { positions, window_index, windows, pictures }
     }
 
-    /// For each block in block order, its number in window order.
+    /// Returns the window-order index of each block in block order.
     pub fn block_index(&self) -> Vec<u32> {
         let mut block_index = vec![0; self.window_index.len()];
         for (place, &block) in self.window_index.iter().enumerate() {
@@ -62,14 +62,14 @@ impl PatchLayout {
         block_index
     }
 
-    /// For each patch in window order, its number in block order, blocks being of `merge_unit` patches.
+    /// Returns the block-order index of each patch in window order, with `merge_unit` patches per block.
     pub fn window_patches(&self, merge_unit: usize) -> Vec<u32> {
         let merge_unit = merge_unit as u32;
         self.window_index.iter().flat_map(|block| block * merge_unit..(block + 1) * merge_unit).collect()
     }
 }
 
-/// Row by row.
+/// Iterates over the cells row by row.
 fn cells(rows: std::ops::Range<usize>, columns: std::ops::Range<usize>) -> impl Iterator<Item = (usize, usize)> {
     rows.flat_map(move |row| columns.clone().map(move |column| (row, column)))
 }
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn windows_at_the_edge_are_partial() {
-        // 3 x 3 blocks: windows of 2 x 2, 2 x 1, 1 x 2 and 1 x 1; then a picture of one block.
+        // 3 x 3 blocks: windows of 2 x 2, 2 x 1, 1 x 2 and 1 x 1 blocks; then a picture of one block.
         let layout = PatchLayout::new(&config(), &[(6, 6), (2, 2)]);
         assert_eq!(layout.window_index, [0, 1, 3, 4, 2, 5, 6, 7, 8, 9]);
         assert_eq!(layout.windows, RowLayout::new(&[16, 8, 8, 4, 4]));

@@ -1,4 +1,4 @@
-//! Pictures to the patches that the vision tower takes.
+//! Converts pictures to the patches that the vision tower takes.
 //!
 //! Port of `Qwen2VLImageProcessor`:
 //! <https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/qwen2_vl/image_processing_qwen2_vl.py>
@@ -18,35 +18,35 @@ use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 use crate::resize::{Filter, resize};
 
-/// The longer side over the shorter one, at most: transformers refuses what is longer, here it is made less
-/// extreme.
+/// Largest ratio of the longer side to the shorter one. Transformers refuses pictures beyond it; here they are
+/// stretched to it.
 const MAX_RATIO: f64 = 200.0;
 
-/// Pixels that a picture may be given: more than any model was made for.
+/// Allowed pixel counts of a resized picture, beyond what any model was trained for.
 const AREAS: RangeInclusive<usize> = 1..=1 << 25;
 
-/// `preprocessor_config.json`.
+/// The settings of `preprocessor_config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageProcessor {
-    /// Pixels of a patch's side.
+    /// Side of a patch, in pixels.
     pub patch_size: usize,
-    /// Frames of a patch: a picture is repeated so often.
+    /// Frames per patch; a picture is repeated this often.
     pub temporal_patch_size: usize,
-    /// Patches of a block's side.
+    /// Side of a block, in patches.
     pub merge_size: usize,
-    /// Fewest pixels that a picture is given.
+    /// Fewest pixels of a resized picture.
     pub min_pixels: usize,
-    /// Most pixels that a picture is given.
+    /// Most pixels of a resized picture.
     pub max_pixels: usize,
-    /// What a byte is multiplied with.
+    /// Factor applied to each byte.
     pub rescale_factor: f64,
-    /// Subtracted from red, green and blue after that.
+    /// Mean that is then subtracted from red, green and blue.
     pub image_mean: [f64; 3],
-    /// What red, green and blue are divided by at last.
+    /// Standard deviation by which red, green and blue are divided at last.
     pub image_std: [f64; 3],
 }
 
-/// The part of the file where transformers 5 may put what is of pictures.
+/// The section in which transformers 5 may put the image settings.
 #[derive(Deserialize)]
 struct File {
     image_processor: Option<Fields>,
@@ -65,7 +65,7 @@ struct Fields {
     image_std: Option<[f64; 3]>,
 }
 
-/// In pixels of the whole picture, whatever the names say.
+/// Bounds in pixels of the whole picture, despite the names.
 #[derive(Deserialize)]
 struct Size {
     #[serde(alias = "min_pixels")]
@@ -75,11 +75,11 @@ struct Size {
 }
 
 impl ImageProcessor {
-    /// Reads `<component>/preprocessor_config.json`, or `processor_config.json` where transformers 5 has put it;
-    /// what is left out has transformers' default.
+    /// Reads `<component>/preprocessor_config.json`, or `processor_config.json` where transformers 5 may put the
+    /// settings. Missing values have transformers' defaults.
     ///
     /// # Errors
-    /// Neither file is there, or one of the numbers is out of its bounds.
+    /// Neither file exists, or a value is out of bounds.
     pub fn load(checkpoint: &Checkpoint, component: &str) -> Result<Self, LoadError> {
         let [file, newer] = ["preprocessor_config", "processor_config"].map(|name| format!("{component}/{name}.json"));
         let name = if !checkpoint.has(&file) && checkpoint.has(&newer) { newer } else { file };
@@ -113,14 +113,14 @@ impl ImageProcessor {
         })
     }
 
-    /// The size that a picture of `size` is given: whole blocks, about its own shape, and as many pixels as the
-    /// tower takes. `smart_resize`.
+    /// Returns the size to which a picture of `size` is resized: whole blocks, about the same aspect ratio, and a pixel
+    /// count within the bounds. Port of `smart_resize`.
     pub fn smart_resize(&self, size: ImageSize) -> ImageSize {
         let factor = (self.patch_size * self.merge_size) as f64;
         let longest = size.width.max(size.height) as f64;
         let [width, height] = [size.width, size.height].map(|side| (side as f64).max(longest / MAX_RATIO));
         let sides = [width, height];
-        // Half to even, as Python rounds.
+        // Rounds half to even, like Python.
         let blocks = sides.map(|side| (side / factor).round_ties_even());
         let area = blocks[0] * factor * blocks[1] * factor;
         let blocks = if area > self.max_pixels as f64 {
@@ -136,11 +136,11 @@ impl ImageProcessor {
         ImageSize { width, height }
     }
 
-    /// The patches of `picture` in block order, `[rows * columns, 1176]` in f32 in host memory, and their rows and
-    /// columns.
+    /// Returns the patches of `picture` in block order, `[rows * columns, 1176]` in f32 in host memory, and their rows
+    /// and columns.
     ///
     /// # Errors
-    /// The work was interrupted, or the picture would have more numbers than fit in memory.
+    /// The work was interrupted, or the tensor could not be made.
     pub fn pixel_values(&self, picture: &RgbImage) -> Result<(Tensor, Grid)> {
         let resized = resize(picture, self.smart_resize(picture.size), Filter::Bicubic);
         check_interrupt()?;
@@ -150,7 +150,7 @@ impl ImageProcessor {
         Ok((Tensor::from_vec(values, (grid.0 * grid.1, patch_len), &Device::Cpu)?, grid))
     }
 
-    /// For each block, for each of its patches: colour, frame, row, column.
+    /// Orders the numbers by block, patch, colour, frame, row and column.
     fn patchify(&self, image: &RgbImage, (rows, columns): Grid) -> Vec<f32> {
         let (side, merge) = (self.patch_size, self.merge_size);
         let normalised = self.normalised();
@@ -173,7 +173,7 @@ impl ImageProcessor {
         values
     }
 
-    /// What becomes of each byte of red, green and blue.
+    /// Returns the normalised value of each byte of red, green and blue.
     fn normalised(&self) -> [[f32; 256]; 3] {
         [0, 1, 2].map(|colour| {
             let (mean, std) = (self.image_mean[colour] as f32, self.image_std[colour] as f32);
@@ -225,7 +225,7 @@ mod tests {
         assert!(message.to_string().contains("`image_std` must be between 0.001 and 1000. Given: 0"), "{message}");
     }
 
-    /// `smart_resize(height, width, 28, 3136, 12845056)` of transformers 5.24, and beyond it where that refuses.
+    /// `smart_resize(height, width, 28, 3136, 12845056)` of transformers 5.24, plus sizes that it refuses.
     #[test]
     fn sizes_are_whole_blocks_of_the_picture_s_shape() {
         for (width, height, expected) in [
@@ -266,7 +266,7 @@ mod tests {
             image_std: [1.0, 2.0, 1.0],
             ..processor()
         };
-        // 2 rows of 4 pixels: red tells the column, green the row, blue is 9.
+        // 2 rows of 4 pixels: red is the column, green twice the row, blue is 9.
         let pixels = (0..2).flat_map(|y| (0..4).flat_map(move |x| [x, 2 * y, 9])).collect();
         let picture = RgbImage { size: ImageSize { width: 4, height: 2 }, pixels };
         let (values, grid) = small.pixel_values(&picture).unwrap();

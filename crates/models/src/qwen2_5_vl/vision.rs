@@ -1,4 +1,4 @@
-//! The vision tower: patches of pictures to tokens of the language model.
+//! The vision tower: encodes the patches of pictures to tokens of the language model.
 
 use candle_core::{Device, Tensor, bail};
 use kernels::{Layers, Linear, RowLayout, SelfAttention, check_interrupt, parameters, rms_norm, swiglu};
@@ -10,10 +10,10 @@ use crate::error::LoadError;
 use crate::precision::Precision;
 use crate::weights::Scope;
 
-/// Of every RMSNorm in the tower.
+/// Epsilon of every RMSNorm in the tower.
 const EPS: f64 = 1e-6;
 
-/// `Qwen2_5_VisionTransformerPretrainedModel`.
+/// Port of `Qwen2_5_VisionTransformerPretrainedModel`.
 pub struct VisionTower {
     patch_embed: Linear,
     blocks: Layers<VisionBlock>,
@@ -23,7 +23,7 @@ pub struct VisionTower {
 }
 
 impl VisionTower {
-    /// Loads the tower from the text encoder's root; both names it goes by are understood.
+    /// Loads the tower from the text encoder's root, under either of its two names.
     ///
     /// # Errors
     /// A tensor is missing or misshapen.
@@ -31,7 +31,7 @@ impl VisionTower {
         let visual = scope.pp("visual");
         let visual = if visual.has("patch_embed.proj.weight") { visual } else { scope.pp("model").pp("visual") };
         let (hidden, side) = (config.hidden_size, config.patch_size);
-        // The convolution's stride is its kernel: a product with each patch.
+        // The convolution's stride equals its kernel, so it is a matrix product with each patch.
         let kernel = visual
             .get((hidden, config.in_channels, config.temporal_patch_size, side, side), "patch_embed.proj.weight")?;
         let kernel = visual.device(kernel.reshape((hidden, config.patch_len())))?;
@@ -45,14 +45,14 @@ impl VisionTower {
         })
     }
 
-    /// The pictures' tokens, `[sum of rows * columns / 4, out_hidden_size]`, the pictures one after another, the
-    /// tokens of each row by row.
+    /// Encodes pictures to tokens, `[sum of rows * columns / 4, out_hidden_size]`: one picture after another, each row
+    /// by row.
     ///
-    /// `pixel_values` is `[sum of rows * columns, 1176]` as [`super::ImageProcessor`] makes it, `grids` are the
-    /// patches' rows and columns of each picture.
+    /// `pixel_values` is `[sum of rows * columns, 1176]` as [`super::ImageProcessor`] makes it. `grids` holds each
+    /// picture's rows and columns of patches.
     ///
     /// # Errors
-    /// The patches are not those of the grids, or the device fails.
+    /// The number of patches does not match the grids, or the device fails.
     pub fn forward(&self, pixel_values: &Tensor, grids: &[Grid]) -> Result<Tensor> {
         self.check(pixel_values, grids)?;
         let layout = PatchLayout::new(&self.config, grids);
@@ -67,7 +67,7 @@ impl VisionTower {
         merged.index_select(&block_index, 0)
     }
 
-    /// `[patches, 1176]` to `[patches, hidden_size]`.
+    /// Embeds `[patches, 1176]` to `[patches, hidden_size]`.
     ///
     /// # Errors
     /// The device fails.
@@ -75,8 +75,8 @@ impl VisionTower {
         self.patch_embed.forward(&pixel_values.to_dtype(self.precision.activations)?)
     }
 
-    /// Cosines and sines of every patch's angles in block order, each `[patches, head_dim / 2]` in f32: half of
-    /// them turn by the row, half by the column.
+    /// Returns the cosines and sines of every patch's angles in block order, each `[patches, head_dim / 2]` in f32.
+    /// Half of the angles depend on the row, half on the column.
     ///
     /// # Errors
     /// The device fails.
@@ -90,7 +90,7 @@ impl VisionTower {
         Ok((angles.cos()?, angles.sin()?))
     }
 
-    /// The rows of a `[patches, width]` matrix in window order.
+    /// Reorders the rows of a `[patches, width]` matrix to window order.
     ///
     /// # Errors
     /// The device fails.
@@ -99,7 +99,7 @@ impl VisionTower {
         patches.index_select(&index, 0)
     }
 
-    /// Block `i`, on patches and `rope` in window order.
+    /// Runs block `i` on patches and `rope` in window order.
     ///
     /// # Errors
     /// The device fails.
@@ -116,17 +116,17 @@ impl VisionTower {
         self.blocks.run(i, |block| block.forward(hidden_states, rope, rows))
     }
 
-    /// What makes tokens of patches.
+    /// Returns the module that merges patches into tokens.
     pub fn merger(&self) -> &PatchMerger {
         &self.merger
     }
 
-    /// Where the weights are.
+    /// Returns the device of the weights.
     pub fn device(&self) -> &Device {
         &self.precision.device
     }
 
-    /// The shape.
+    /// Returns the tower's configuration.
     pub fn config(&self) -> &VisionConfig {
         &self.config
     }
@@ -147,7 +147,7 @@ impl VisionTower {
     }
 }
 
-/// One pre-norm block of attention and SwiGLU.
+/// A pre-norm block of attention and SwiGLU.
 pub struct VisionBlock {
     norm1: Tensor,
     qkv: Linear,
@@ -175,7 +175,7 @@ impl VisionBlock {
         })
     }
 
-    /// `[patches, hidden_size]` to the same; the patches of a row of `rows` see each other.
+    /// Maps `[patches, hidden_size]` to the same shape. Patches attend within their row of `rows`.
     fn forward(&self, hidden_states: &Tensor, (cos, sin): &(Tensor, Tensor), rows: &RowLayout) -> Result<Tensor> {
         let qkv = self.qkv.forward(&rms_norm(hidden_states, &self.norm1, EPS)?)?;
         let attended = SelfAttention { qkv: &qkv, cos, sin, rows, num_heads: self.num_heads }.forward()?;
@@ -185,7 +185,7 @@ impl VisionBlock {
     }
 }
 
-/// Makes one token of each block of patches.
+/// Merges each block of patches into one token.
 pub struct PatchMerger {
     ln_q: Tensor,
     mlp: [Linear; 2],
@@ -203,7 +203,7 @@ impl PatchMerger {
         })
     }
 
-    /// `[patches, hidden_size]` to `[patches / 4, out_hidden_size]`.
+    /// Maps `[patches, hidden_size]` to `[patches / 4, out_hidden_size]`.
     ///
     /// # Errors
     /// The device fails.

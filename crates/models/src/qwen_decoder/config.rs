@@ -1,4 +1,4 @@
-//! The decoder's numbers, from `text_encoder/config.json`.
+//! Configuration of the decoder, from `text_encoder/config.json`.
 
 use serde::Deserialize;
 
@@ -6,43 +6,43 @@ use crate::bounds::{ConfigFile, EPSILONS, HEAD_DIMS, HEADS, LAYERS, ROPE_THETAS,
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
-/// The shape of a decoder.
+/// Shape of a decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
     /// Width of the hidden states.
     pub hidden_size: usize,
-    /// Width inside the SwiGLU.
+    /// Inner width of the SwiGLU.
     pub intermediate_size: usize,
-    /// Decoder layers.
+    /// Number of decoder layers.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads, each shared by several query heads.
+    /// Number of key and value heads, each shared by several query heads.
     pub num_key_value_heads: usize,
-    /// Features of a head; in Qwen3 not `hidden_size / num_attention_heads`.
+    /// Features per head; in Qwen3 this is not `hidden_size / num_attention_heads`.
     pub head_dim: usize,
-    /// Whether q, k and v have biases: Qwen2.5-VL's do.
+    /// Whether q, k and v have biases, as in Qwen2.5-VL.
     pub qkv_bias: bool,
-    /// Whether each head's queries and keys have an RMSNorm: Qwen3's do.
+    /// Whether each head's queries and keys have an RMSNorm, as in Qwen3.
     pub qk_norm: bool,
-    /// Added to the mean square in every RMSNorm.
+    /// Epsilon of every RMSNorm.
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// How many of a head's `head_dim / 2` frequencies turn by time, row and column; all turn by the first
-    /// where there is none.
+    /// How many of a head's `head_dim / 2` frequencies rotate by time, row and column. Without sections, all rotate by
+    /// the first position.
     pub mrope_section: Option<[usize; 3]>,
     /// Rows of the embedding.
     pub vocab_size: usize,
 }
 
-/// The part of the file where newer versions of transformers put what is of text.
+/// The section in which newer versions of transformers put the text settings.
 #[derive(Deserialize)]
 struct File {
     text_config: Option<Fields>,
 }
 
-/// As transformers 4 writes them (flat, or under `text_config`) and as 5 does (`rope_parameters`).
+/// The fields as transformers 4 (flat, or under `text_config`) and 5 (`rope_parameters`) write them.
 #[derive(Clone, Deserialize)]
 struct Fields {
     model_type: Option<String>,
@@ -73,7 +73,7 @@ struct Rope {
     mrope_interleaved: bool,
 }
 
-/// The decoders that differ in no more than [`DecoderConfig`] says.
+/// The supported decoders, which differ only in what [`DecoderConfig`] holds.
 #[derive(Clone, Copy)]
 enum ModelType {
     Qwen2_5Vl,
@@ -84,7 +84,7 @@ impl DecoderConfig {
     /// Reads `<component>/config.json`.
     ///
     /// # Errors
-    /// The file or one of the numbers is missing, or the file is of another decoder.
+    /// The file or a required value is missing, or the file describes another decoder.
     pub fn load(checkpoint: &Checkpoint, component: &str) -> Result<Self, LoadError> {
         let name = format!("{component}/config.json");
         let file = ConfigFile(&name);
@@ -122,7 +122,7 @@ impl DecoderConfig {
         Ok(config)
     }
 
-    /// The shapes that attention relies on.
+    /// Checks the shapes that attention relies on.
     fn check(&self, file: &ConfigFile<'_>) -> Result<(), LoadError> {
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             let bound = format!("divide the {} query heads", self.num_attention_heads);
@@ -161,7 +161,7 @@ fn mrope_section(file: &ConfigFile<'_>, rope: Option<Rope>) -> Result<Option<[us
 mod tests {
     use super::*;
 
-    /// The configuration that `json` says.
+    /// Loads the configuration `json`.
     fn load(json: &'static str) -> Result<DecoderConfig, LoadError> {
         DecoderConfig::load(&Checkpoint::Embedded(vec![("text_encoder/config.json", json.as_bytes())]), "text_encoder")
     }

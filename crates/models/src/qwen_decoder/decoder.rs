@@ -1,4 +1,4 @@
-//! The layers: token embeddings to the hidden states that are asked for.
+//! The decoder's layers: from token embeddings to the requested hidden states.
 
 use std::collections::BTreeMap;
 
@@ -12,32 +12,32 @@ use crate::error::LoadError;
 use crate::flops::Flops;
 use crate::weights::Scope;
 
-/// A decoder without its head, one sequence at a time, up to the last hidden state that is wanted.
+/// A decoder without its output head. It runs one sequence at a time, up to the last hidden state used.
 pub struct Decoder {
-    /// In host memory where the layers are.
+    /// The embedding table, which may lie in host memory; lookups copy their rows to the layers' device.
     embed_tokens: Tensor,
     layers: Layers<DecoderLayer>,
-    /// Of a decoder with all of its layers.
+    /// The final norm, if all layers are loaded.
     norm: Option<Tensor>,
     config: DecoderConfig,
     activations: DType,
     device: Device,
 }
 
-/// What a sequence is beside its embeddings.
+/// Rotary angles and padding of a sequence.
 #[derive(Clone, Debug)]
 pub struct Sequence {
     /// Cosines of each token's angles, `[tokens, head_dim / 2]` in f32.
     pub cos: Tensor,
-    /// The sines.
+    /// Sines of each token's angles.
     pub sin: Tensor,
-    /// Tokens ahead of the padding on the right, which no token sees.
+    /// Number of tokens before the padding on the right, which no token attends to.
     pub valid: usize,
 }
 
 impl Decoder {
-    /// Loads what hidden states up to `last_hidden_state` need, from the text encoder's root: as many layers, and
-    /// behind all of them the final norm. Both names the decoder goes by are understood.
+    /// Loads the layers that hidden states up to `last_hidden_state` need, and the final norm if these are all layers.
+    /// `scope` is the text encoder's root; both names of the decoder are understood.
     ///
     /// # Errors
     /// A tensor is missing or misshapen, or the decoder has fewer layers.
@@ -66,12 +66,12 @@ impl Decoder {
         })
     }
 
-    /// The hidden states `wanted`, each `[tokens, hidden_size]`, numbered as in transformers'
-    /// `output_hidden_states`: 0 is `embeds`, i is what layer i - 1 gives, and the last of all has been through
-    /// the final norm. No layer runs behind the last that is wanted.
+    /// Returns the hidden states `wanted`, each `[tokens, hidden_size]`, numbered as in transformers'
+    /// `output_hidden_states`: 0 is `embeds`, i is the output of layer i - 1, and the very last one has passed the
+    /// final norm. Layers after the last wanted state do not run.
     ///
     /// # Errors
-    /// One that is wanted was not loaded, the work is interrupted, or the device fails.
+    /// A wanted state was not loaded, the work is interrupted, or the device fails.
     pub fn forward(&self, embeds: &Tensor, sequence: &Sequence, wanted: &[usize]) -> Result<Vec<Tensor>> {
         let last = wanted.iter().copied().max().unwrap_or(0);
         if last > self.layers.len() {
@@ -95,7 +95,7 @@ impl Decoder {
         Ok(wanted.iter().map(|i| kept[i].clone()).collect())
     }
 
-    /// The last hidden state that was loaded: diffusers' `hidden_states[-1]` of a whole decoder.
+    /// Returns the last loaded hidden state; for a whole decoder this is diffusers' `hidden_states[-1]`.
     ///
     /// # Errors
     /// The device fails.
@@ -104,16 +104,16 @@ impl Decoder {
         Ok(states.pop().expect("one state was asked for. This is a bug."))
     }
 
-    /// The token embeddings, `[tokens, hidden_size]`.
+    /// Looks up the token embeddings, `[tokens, hidden_size]`.
     ///
     /// # Errors
-    /// An id outside the vocabulary, or the device fails.
+    /// An id is outside the vocabulary, or the device fails.
     pub fn embed(&self, input_ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(input_ids, self.embed_tokens.device())?;
         self.embed_tokens.index_select(&ids, 0)?.to_device(&self.device)?.to_dtype(self.activations)
     }
 
-    /// The sequence of tokens at `positions`, the first `valid` of which are no padding.
+    /// Prepares a sequence of tokens at `positions`, the first `valid` of which are not padding.
     ///
     /// # Errors
     /// The device fails.
@@ -121,7 +121,7 @@ impl Decoder {
         let tokens = positions.tokens();
         let half = self.config.head_dim / 2;
         let axes = axes(self.config.mrope_section, half);
-        // As transformers does it, in f32: the exponent, the power, the angle.
+        // Computes in f32 like transformers: the exponent, the power, the angle.
         let theta = self.config.rope_theta as f32;
         let exponents = (0..half).map(|i| (2 * i) as f32 / self.config.head_dim as f32);
         let inv_freq: Vec<f32> = exponents.map(|exponent| 1.0 / theta.powf(exponent)).collect();
@@ -132,46 +132,46 @@ impl Decoder {
         Ok(Sequence { cos: angles.cos()?, sin: angles.sin()?, valid })
     }
 
-    /// The layers that were loaded, in order; none where they are streamed.
+    /// Returns the loaded layers in order, or nothing if they are streamed.
     pub fn layers(&self) -> &[DecoderLayer] {
         self.layers.as_slice()
     }
 
-    /// The norm behind the last layer.
+    /// Applies the norm after the last layer.
     ///
     /// # Errors
-    /// It was not loaded, or the device fails.
+    /// The norm was not loaded, or the device fails.
     pub fn final_norm(&self, hidden_states: &Tensor) -> Result<Tensor> {
         let Some(norm) = &self.norm else { bail!("the final norm comes with all of the layers") };
         rms_norm(hidden_states, norm, self.config.rms_norm_eps)
     }
 
-    /// What the layers that were loaded compute, by tokens.
+    /// Returns the operations of the loaded layers, by tokens.
     pub fn flops(&self) -> Flops {
         let DecoderConfig { hidden_size, intermediate_size, head_dim, .. } = self.config;
         let (queries, keys) = (self.config.num_attention_heads * head_dim, self.config.num_key_value_heads * head_dim);
-        // Query and output, key and value; gate, up and down.
+        // Query and output, key and value projections; gate, up and down projections.
         let weights = hidden_size * (2 * queries + 2 * keys + 3 * intermediate_size);
         (Flops::weights(weights) + Flops::causal_attention(queries)) * self.layers.len()
     }
 
-    /// The shape.
+    /// Returns the decoder's configuration.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 }
 
-/// The axis whose position turns each of a head's `half` frequencies.
+/// Returns the position axis of each of a head's `half` frequencies.
 fn axes(mrope_section: Option<[usize; 3]>, half: usize) -> Vec<usize> {
     let sections = mrope_section.unwrap_or([half, 0, 0]);
     sections.iter().enumerate().flat_map(|(axis, &length)| std::iter::repeat_n(axis, length)).collect()
 }
 
-/// One pre-norm block of attention and SwiGLU.
+/// A pre-norm block of attention and SwiGLU.
 pub struct DecoderLayer {
     input_layernorm: Tensor,
     qkv_proj: Linear,
-    /// Of queries and keys.
+    /// RMSNorm weights of queries and keys.
     head_norms: Option<(Tensor, Tensor)>,
     o_proj: Linear,
     post_attention_layernorm: Tensor,
@@ -211,7 +211,7 @@ impl DecoderLayer {
         })
     }
 
-    /// `[tokens, hidden_size]` to the same.
+    /// Maps `[tokens, hidden_size]` to the same shape.
     ///
     /// # Errors
     /// The sequence has another number of tokens, or the device fails.

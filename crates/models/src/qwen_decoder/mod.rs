@@ -1,15 +1,14 @@
-//! The decoder of the Qwen line as a text encoder: Qwen2.5-VL's language model, and Qwen3.
+//! The Qwen decoders used as text encoders: Qwen2.5-VL's language model, and Qwen3.
 //!
 //! References: <https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py>,
 //! <https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/qwen3/modeling_qwen3.py>
 //!
 //! # Architecture
-//! Pre-norm blocks: RMSNorm, grouped-query causal attention with half-split RoPE, RMSNorm, SwiGLU. Qwen2.5-VL
-//! has biases on q, k and v and turns three sections of a head by three positions (M-RoPE); Qwen3 has an
-//! RMSNorm on each head's queries and keys instead, and heads whose width is a number of its own.
+//! Pre-norm blocks: RMSNorm, grouped-query causal attention with half-split RoPE, RMSNorm, SwiGLU. Qwen2.5-VL has
+//! biases on q, k and v, and rotates three sections of a head by three positions (M-RoPE). Qwen3 instead has an RMSNorm
+//! on each head's queries and keys, and a head width that is configured separately.
 //!
-//! Nothing is generated, so the head is never loaded, nor is any layer behind the last hidden state that is
-//! wanted.
+//! No text is generated, so the output head is never loaded, and neither are layers after the last hidden state used.
 
 mod config;
 mod decoder;

@@ -1,9 +1,9 @@
-//! Where each token of a sequence stands, on the three axes of M-RoPE.
+//! Positions of a sequence's tokens on the three axes of M-RoPE.
 
-/// A position on the axes time, row and column for each token.
+/// Time, row and column of each token.
 ///
-/// In text all three are the same number, which makes M-RoPE plain RoPE; a model without M-RoPE looks at the
-/// first alone. The rule for pictures is `get_rope_index`'s:
+/// For text all three are equal, which makes M-RoPE plain RoPE. A model without M-RoPE uses only the first. Pictures
+/// follow the rule of `get_rope_index`:
 /// <https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py>
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Positions {
@@ -13,22 +13,22 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// `0..tokens` on every axis.
+    /// Creates the positions `0..tokens`, the same on every axis.
     pub fn sequential(tokens: usize) -> Self {
         let mut positions = Positions::default();
         positions.push_text(tokens);
         positions
     }
 
-    /// Appends text: each token one further on every axis.
+    /// Appends text. Each token advances by one on every axis.
     pub fn push_text(&mut self, tokens: usize) {
         let end = self.next + tokens as u32;
         self.tokens.extend((self.next..end).map(|position| [position; 3]));
         self.next = end;
     }
 
-    /// Appends a picture of `rows` x `columns` tokens: one moment, its rows and columns counted from here.
-    /// What follows stands behind the longer of its sides.
+    /// Appends a picture of `rows` x `columns` tokens: a single time, with rows and columns counted from the current
+    /// position. The next token is placed past the picture's longer side.
     pub fn push_picture(&mut self, rows: usize, columns: usize) {
         let start = self.next;
         let cells = (0..rows as u32).flat_map(|row| (0..columns as u32).map(move |column| (row, column)));
@@ -36,7 +36,7 @@ impl Positions {
         self.next += rows.max(columns) as u32;
     }
 
-    /// One `[time, row, column]` a token.
+    /// Returns `[time, row, column]` of each token.
     pub fn tokens(&self) -> &[[u32; 3]] {
         &self.tokens
     }

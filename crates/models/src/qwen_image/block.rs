@@ -1,4 +1,4 @@
-//! One dual-stream block: image and text, each with its own weights, meet in a joint attention.
+//! A dual-stream block: image and text have their own weights and share a joint attention.
 //!
 //! Port of `QwenImageTransformerBlock` and `QwenDoubleStreamAttnProcessor2_0`:
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/transformers/transformer_qwenimage.py#L376>
@@ -21,33 +21,32 @@ use crate::weights::Scope;
 /// Epsilon of every norm in the network.
 pub(super) const NORM_EPS: f64 = 1e-6;
 
-/// What is the same for all blocks of a forward pass.
+/// State shared by all blocks of a forward pass.
 #[derive(Clone)]
 pub(super) struct BlockContext {
     /// `SiLU(temb)`, `[rows, dim]`.
     pub(super) time_embed: Tensor,
-    /// Where each row's image tokens are.
+    /// Image token ranges of the rows.
     pub(super) image_rows: RowLayout,
-    /// What modulates the image tokens.
+    /// Time embedding for the modulation of image tokens.
     pub(super) image_time: ImageTime,
-    /// Where each row's text tokens are.
+    /// Text token ranges of the rows.
     pub(super) text_rows: RowLayout,
-    /// Text positions, then image positions, of each row.
+    /// Rotary table of each row: text positions, then image positions.
     pub(super) rope: Vec<Arc<RopeTable>>,
 }
 
-/// The time that each image token is modulated for. Its rows are those of the batch, or with `zero_cond_t`
-/// two for each of them: the tokens of its picture at its own time, those of its references, which may be
-/// none, at time 0.
+/// Time embeddings that modulate the image tokens. Normally there is one row per batch row. With `zero_cond_t` there
+/// are two: the picture's tokens at their own time, and the tokens of its references (possibly none) at time 0.
 #[derive(Clone)]
 pub(super) struct ImageTime {
     /// `SiLU(temb)`, `[rows, dim]`.
     pub(super) time_embed: Tensor,
-    /// Where the tokens of each row are.
+    /// Token ranges of the rows.
     pub(super) rows: RowLayout,
 }
 
-/// A dual-stream block, but for the layers of its modulation: see `Modulations`.
+/// A dual-stream block without the layers of its modulation, which are in `Modulations`.
 pub struct Block {
     /// The joint attention.
     pub attn: Attention,
@@ -91,7 +90,7 @@ impl Block {
     }
 }
 
-/// The layers that make every block's modulation, which blocks that run one after another share a product of.
+/// The modulation layers of all blocks. Blocks that run in sequence share one GEMM.
 pub(super) struct Modulations {
     image: LinearStack,
     text: LinearStack,
@@ -99,13 +98,13 @@ pub(super) struct Modulations {
 }
 
 impl Modulations {
-    /// Of `num_blocks` blocks, none of which is loaded.
+    /// Creates an empty stack for `num_blocks` blocks.
     pub(super) fn with_capacity(config: &TransformerConfig, num_blocks: usize) -> Self {
         let stack = || LinearStack::with_capacity(num_blocks);
         Modulations { image: stack(), text: stack(), dim: config.dim() }
     }
 
-    /// Loads those of the next block.
+    /// Loads the layers of the next block.
     pub(super) fn load_next(&mut self, scope: &Scope<'_>) -> Result<(), LoadError> {
         for (stack, name) in [(&mut self.image, "img_mod.1"), (&mut self.text, "txt_mod.1")] {
             let (weight, bias) = scope.pp(name).weight_and_bias(self.dim, 6 * self.dim)?;
@@ -114,7 +113,7 @@ impl Modulations {
         Ok(())
     }
 
-    /// Shifts, scales and gates of the image and of the text stream of each of `blocks`, in turn.
+    /// Returns the shifts, scales and gates of the image and text streams, for each of `blocks` in order.
     pub(super) fn of<'a>(
         &'a self,
         blocks: Range<usize>,
@@ -126,11 +125,11 @@ impl Modulations {
     }
 }
 
-/// Six vectors a row, side by side: shift, scale and gate of the attention, then of the MLP.
+/// Six vectors per row, concatenated: shift, scale and gate of the attention, then of the feed-forward network.
 pub struct Modulation(pub Tensor);
 
 impl Modulation {
-    /// The normed and modulated input of the attention, `[tokens, dim]`.
+    /// Norms and modulates the input of the attention, `[tokens, dim]`.
     ///
     /// # Errors
     /// The device fails.
@@ -138,7 +137,7 @@ impl Modulation {
         modulated_layer_norm(x, &self.chunk(0)?, &self.chunk(1)?, rows, NORM_EPS)
     }
 
-    /// The normed and modulated input of the feed-forward network, `[tokens, dim]`.
+    /// Norms and modulates the input of the feed-forward network, `[tokens, dim]`.
     ///
     /// # Errors
     /// The device fails.
@@ -162,9 +161,9 @@ impl Modulation {
 
 /// The joint attention's projections.
 pub struct Attention {
-    /// Image q, k and v, side by side.
+    /// Image q, k and v, concatenated.
     pub to_qkv: Linear,
-    /// Text q, k and v, side by side.
+    /// Text q, k and v, concatenated.
     pub add_qkv_proj: Linear,
     /// RMSNorm weights of the image stream's heads, `[head_dim]`.
     pub norm_q: Tensor,
@@ -204,7 +203,7 @@ impl Attention {
         })
     }
 
-    /// Text and image after attending to each other, row by row, before the output projections.
+    /// Attends text and image to each other, row by row. Returns text and image before the output projections.
     ///
     /// # Errors
     /// The device fails.
@@ -232,7 +231,7 @@ impl Attention {
     }
 }
 
-/// Two layers around a tanh GELU, four times as wide inside.
+/// Two layers with a tanh GELU between them; the inner width is four times the outer.
 pub struct FeedForward {
     proj: Linear,
     net_2: Linear,
@@ -248,7 +247,7 @@ impl FeedForward {
         })
     }
 
-    /// The network's own output, `[tokens, dim]`.
+    /// Returns the network's output, `[tokens, dim]`.
     ///
     /// # Errors
     /// The device fails.
@@ -256,7 +255,7 @@ impl FeedForward {
         self.net_2.forward(&self.proj.forward_gelu(x)?)
     }
 
-    /// `x` plus the gated output of what the norm before the network makes of it.
+    /// Adds the gated output for `x`, normed and modulated, to `x`.
     fn forward_gated(&self, x: &Tensor, modulation: &Modulation, rows: &RowLayout) -> Result<Tensor> {
         let inner = self.proj.forward_gelu(&modulation.norm2(x, rows)?)?;
         self.net_2.forward_gated(&inner, x, &modulation.gate2()?, rows)

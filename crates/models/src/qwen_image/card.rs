@@ -1,4 +1,4 @@
-//! What Qwen-Image's pipelines say of themselves where the checkpoint says nothing.
+//! The model card of Qwen-Image's pipelines, whose values hold unless the checkpoint overrides them.
 
 use candle_core::DType;
 use diffusion::{EditSize, GuidanceKind, ImageSize, InputImageBounds, ModelCard, Sampler, ShapeOf, most_pixels};
@@ -7,17 +7,17 @@ use super::config::TransformerConfig;
 use super::edit_prompt::EditStyle;
 use super::prompt::MAX_PROMPT_TOKENS;
 
-/// Pixels, about, at which the text encoder sees a picture to edit. (Qwen-Image-Edit's, the first, sees it at the
-/// size at which it is edited.)
+/// Approximate number of pixels at which the text encoder sees a picture to edit. (The first Qwen-Image-Edit sees it at
+/// the size at which it is edited.)
 pub(super) const CONDITION_AREA: usize = 384 * 384;
-/// What the models were made for.
+/// The size that the models were trained for.
 const NATIVE_SIZE: ImageSize = ImageSize { width: 1024, height: 1024 };
-/// Pixels, about, at which pictures are edited.
+/// Approximate number of pixels at which pictures are edited.
 const EDIT_AREA: usize = 1024 * 1024;
-/// The processor refuses pictures of which one side is longer than this many times the other.
+/// Largest ratio of sides; the processor refuses pictures beyond it.
 const MAX_RATIO: f64 = 200.0;
 
-/// The card of a pipeline `class`; `style` is how it announces pictures, if it edits.
+/// Returns the card of a pipeline `class`. `style` is set if the pipeline edits.
 pub(super) fn card(class: String, style: Option<EditStyle>, config: &TransformerConfig, dtype: DType) -> ModelCard {
     let pictures = |max_images| InputImageBounds { min_images: 1, max_images, min_side: 1, max_ratio: MAX_RATIO };
     let (input_images, of) = match style {
@@ -38,8 +38,8 @@ pub(super) fn card(class: String, style: Option<EditStyle>, config: &Transformer
         default_sampler: Sampler::default(),
         guidance: GuidanceKind::TrueCfg,
         default_guidance_scale: 4.0,
-        // The model cards' examples all have it, those of text to image too: without a negative prompt the pipelines
-        // leave guidance off.
+        // All model cards' examples have it, also for text to image: without a negative prompt the pipelines disable
+        // guidance.
         default_negative_prompt: Some(" ".into()),
         input_images,
         edit_size: EditSize::Area { area: EDIT_AREA, of },

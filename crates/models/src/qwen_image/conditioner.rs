@@ -1,4 +1,4 @@
-//! What a Qwen-Image pipeline makes of prompts and pictures: two kinds, by the pipeline's class.
+//! Text encoder and VAE encoder of a Qwen-Image pipeline, either for text to image or for editing.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::resize::{Filter, resize};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Scope;
 
-/// The half of the pipeline in front of the transformer.
+/// The part of the pipeline before the transformer.
 pub enum Conditioner {
     /// Text to image.
     Words(Box<PromptEncoder>),
@@ -27,26 +27,26 @@ pub enum Conditioner {
     Pictures(Box<Editing>),
 }
 
-/// What editing needs beside text to image.
+/// Encoders of an editing pipeline.
 pub struct Editing {
-    /// Prompts about pictures.
+    /// Encoder of prompts with pictures.
     pub prompts: EditPromptEncoder,
-    /// Pixels to latents.
+    /// Encoder of pixels to latents.
     pub vae_encoder: VaeEncoder,
-    /// Pixels, about, at which the text encoder sees a picture.
+    /// Approximate number of pixels at which the text encoder sees a picture.
     condition_area: usize,
 }
 
-/// Tokens of the template about a picture, its own not counted: `Picture 1: ` and two marks.
+/// Template tokens per picture beside the picture's own: `Picture 1: ` and two marks.
 const TOKENS_ABOUT_PICTURE: usize = 8;
 
 impl Editing {
-    /// `picture` at the size at which the text encoder sees it; the processor cuts it into patches from there.
+    /// Resizes `picture` to the size at which the text encoder sees it. The processor then cuts it into patches.
     pub fn condition_image(&self, picture: &RgbImage) -> RgbImage {
         resize(picture, condition_size(self.condition_area, picture.size), Filter::Lanczos)
     }
 
-    /// Loads what the text encoder's folder and its neighbours hold; `vae` is the VAE's root.
+    /// Loads the editing encoders from the text encoder's and the VAE's root.
     pub(super) fn load(
         checkpoint: &Checkpoint,
         text_encoder: &Scope<'_>,
@@ -82,7 +82,7 @@ impl Editing {
 }
 
 impl Conditioner {
-    /// The language model of text to image.
+    /// Loads the language model of a text-to-image pipeline.
     pub(super) fn words(checkpoint: &Checkpoint, text_encoder: &Scope<'_>) -> Result<Self, LoadError> {
         let tokenizer = Tokenizer::load(checkpoint, "tokenizer")?;
         let config = DecoderConfig::load(checkpoint, "text_encoder")?;
@@ -92,7 +92,7 @@ impl Conditioner {
         Ok(Conditioner::Words(Box::new(PromptEncoder { tokenizer, language_model })))
     }
 
-    /// How many patches the text encoder sees of a picture, if it sees pictures.
+    /// Returns the number of patches that the text encoder sees of a picture, if it sees pictures.
     pub(super) fn patches(&self) -> Option<PatchesOf> {
         let Conditioner::Pictures(editing) = self else { return None };
         let (processor, area) = (editing.prompts.processor.clone(), editing.condition_area);
@@ -102,7 +102,7 @@ impl Conditioner {
         }))
     }
 
-    /// How many text tokens a request's prompts come to.
+    /// Returns a function that counts the text tokens of a request's prompts.
     pub(super) fn text_tokens(&self) -> TextTokens {
         match self {
             Conditioner::Words(_) => Arc::new(|prompt: &str, _: &ImageRequest| text_length(prompt)),
@@ -114,7 +114,7 @@ impl Conditioner {
 fn text_length(prompt: &str) -> TextLength {
     TextLength {
         expected: expected_tokens(prompt) + TRAILING_TOKENS,
-        // A prompt of so many bytes has at most as many tokens.
+        // A token has at least one byte.
         most: prompt.len().min(MAX_PROMPT_TOKENS) + TRAILING_TOKENS,
     }
 }

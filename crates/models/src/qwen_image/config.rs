@@ -1,4 +1,4 @@
-//! The numbers of a Qwen-Image checkpoint, from its `config.json` files.
+//! Configuration of a Qwen-Image checkpoint, from its `config.json` files.
 
 use serde::Deserialize;
 
@@ -6,21 +6,21 @@ use crate::bounds::{ConfigFile, HEAD_DIMS, HEADS, LAYERS, WIDTHS};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 
-/// `transformer/config.json` of a `QwenImageTransformer2DModel`; defaults are the class's own.
+/// `transformer/config.json` of a `QwenImageTransformer2DModel`. The defaults are the class's own.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct TransformerConfig {
-    /// Side of a packed patch; 2 is what the packing here does.
+    /// Side of a packed patch; only 2 is supported.
     pub patch_size: usize,
     /// Channels of a packed token.
     pub in_channels: usize,
     /// Latent channels of the prediction, before packing.
     pub out_channels: usize,
-    /// Dual-stream blocks.
+    /// Number of dual-stream blocks.
     pub num_layers: usize,
     /// Width of a head.
     pub attention_head_dim: usize,
-    /// Heads.
+    /// Number of heads.
     pub num_attention_heads: usize,
     /// Width of the text encoder's hidden states.
     pub joint_attention_dim: usize,
@@ -30,9 +30,9 @@ pub struct TransformerConfig {
     pub guidance_embeds: bool,
     /// Whether references are modulated as at time 0, as in Edit-2511.
     pub zero_cond_t: bool,
-    /// Layered's extra time condition.
+    /// Qwen-Image-Layered's extra time condition.
     pub use_additional_t_cond: bool,
-    /// Layered's rotary axes.
+    /// Qwen-Image-Layered's rotary axes.
     pub use_layer3d_rope: bool,
 }
 
@@ -59,7 +59,7 @@ impl TransformerConfig {
     /// Reads `transformer/config.json`.
     ///
     /// # Errors
-    /// The file is missing, or asks for what is not built.
+    /// The file is missing, or has unsupported values.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         let file = ConfigFile("transformer/config.json");
         checkpoint.require_class(&file, "QwenImageTransformer2DModel")?;
@@ -96,10 +96,10 @@ impl TransformerConfig {
         Ok(config)
     }
 
-    /// Refuses a text encoder or a VAE of other widths than the transformer was made for.
+    /// Refuses a text encoder or VAE whose width does not match the transformer.
     ///
     /// # Errors
-    /// One of them is.
+    /// One of the widths does not match.
     pub(super) fn check_neighbours(&self, hidden_size: usize, vae: &VaeConfig) -> Result<(), LoadError> {
         let file = ConfigFile("transformer/config.json");
         if self.joint_attention_dim != hidden_size {
@@ -112,7 +112,7 @@ impl TransformerConfig {
         Ok(())
     }
 
-    /// Width of both streams.
+    /// Returns the width of both streams.
     pub fn dim(&self) -> usize {
         self.attention_head_dim * self.num_attention_heads
     }
@@ -123,17 +123,17 @@ impl TransformerConfig {
 pub struct VaeConfig {
     /// Channels at full resolution.
     pub base_dim: usize,
-    /// Latent channels.
+    /// Number of latent channels.
     pub z_dim: usize,
     /// Channels of each resolution, as multiples of `base_dim`.
     pub dim_mult: Vec<usize>,
-    /// Residual blocks of a resolution; the decoder has one more.
+    /// Residual blocks per resolution; the decoder has one more.
     pub num_res_blocks: usize,
     /// Mean of each latent channel.
     pub latents_mean: Vec<f32>,
     /// Standard deviation of each latent channel.
     pub latents_std: Vec<f32>,
-    /// Scales at which the encoder attends; none is what is built, and what Qwen-Image has.
+    /// Scales at which the encoder has attention. Only an empty list is supported, as in Qwen-Image.
     #[serde(default)]
     pub attn_scales: Vec<f32>,
     /// Channels of a picture; 3 is RGB.
@@ -149,7 +149,7 @@ impl VaeConfig {
     /// Reads `vae/config.json`.
     ///
     /// # Errors
-    /// The file is missing, or asks for what is not built.
+    /// The file is missing, or has unsupported values.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         let file = ConfigFile("vae/config.json");
         checkpoint.require_class(&file, "AutoencoderKLQwenImage")?;

@@ -1,4 +1,4 @@
-//! A prompt and the pictures it speaks of, in the chat template of the pipelines that edit.
+//! Encodes a prompt with its pictures, in the chat template of the editing pipelines.
 //!
 //! Ports of `_get_qwen_prompt_embeds` of `QwenImageEditPipeline` and `QwenImageEditPlusPipeline`:
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage_edit.py>,
@@ -21,42 +21,41 @@ use crate::weights::Scope;
 const BEFORE_PROMPT: &str = "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, background), then explain how the user's text instruction should alter or modify the image. Generate a new image that meets the user's requirements while maintaining consistency with the original input where appropriate.<|im_end|>\n<|im_start|>user\n";
 const AFTER_PROMPT: &str = "<|im_end|>\n<|im_start|>assistant\n";
 const PICTURE: &str = "<|vision_start|><|image_pad|><|vision_end|>";
-/// Stands once for each token of a picture.
+/// Placeholder for one token of a picture.
 const IMAGE_PAD: &str = "<|image_pad|>";
 /// Leading template tokens whose hidden states the transformer does not see.
 pub(super) const DROPPED_TOKENS: usize = 64;
 
-/// How pictures are announced.
+/// How the template announces pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EditStyle {
-    /// Qwen-Image-Edit: not at all.
+    /// Qwen-Image-Edit does not announce them.
     V1,
-    /// Qwen-Image-Edit-2509 and later: `Picture 1: `, `Picture 2: `, …
+    /// Qwen-Image-Edit-2509 and later number them: `Picture 1: `, `Picture 2: `, …
     Plus,
 }
 
-/// The half of an editing pipeline that reads the prompt and looks at the pictures.
+/// Prompt and picture encoder of an editing pipeline.
 pub struct EditPromptEncoder {
-    /// Text to token ids.
+    /// The tokenizer.
     pub tokenizer: Tokenizer,
     /// The language model.
     pub decoder: Decoder,
     /// The vision tower.
     pub vision: VisionTower,
-    /// What makes patches of pictures.
+    /// The image processor, which cuts pictures into patches.
     pub processor: ImageProcessor,
-    /// How pictures are announced.
+    /// How the template announces pictures.
     pub style: EditStyle,
-    /// Where their tokens stand.
+    /// Positions of picture tokens.
     pub positions: EditPositions,
 }
 
 impl EditPromptEncoder {
-    /// Loads `tokenizer` and `processor` of `checkpoint` and both networks of its text encoder, at whose root
-    /// `scope` stands.
+    /// Loads tokenizer and processor of `checkpoint`, and both networks of its text encoder from the root `scope`.
     ///
     /// # Errors
-    /// The first thing that is missing or wrong, by file and name.
+    /// A file or tensor is missing or wrong; the error names the first one found.
     pub fn load(
         checkpoint: &Checkpoint,
         scope: &Scope<'_>,
@@ -75,7 +74,7 @@ impl EditPromptEncoder {
         Ok(EditPromptEncoder { tokenizer, decoder, vision, processor, style, positions })
     }
 
-    /// What the vision tower makes of `picture`: `[tokens, width]`, and the rows and columns of its patches.
+    /// Encodes `picture` with the vision tower to `[tokens, width]`, and returns the rows and columns of its patches.
     ///
     /// # Errors
     /// The device fails.
@@ -88,17 +87,17 @@ impl EditPromptEncoder {
         Ok((features().map_err(device_error)?, grid))
     }
 
-    /// Token ids of `prompt` behind pictures of the given grids, each picture token an `<|image_pad|>`.
+    /// Tokenizes `prompt` after pictures of the given grids. Each picture token is an `<|image_pad|>`.
     ///
     /// # Errors
-    /// [`PipelineError::Invalid`] about `field` if the prompt has too many tokens, or writes `<|image_pad|>` itself.
+    /// [`PipelineError::Invalid`] about `field` if the prompt has too many tokens or contains `<|image_pad|>` itself.
     pub fn tokenize(&self, field: &'static str, prompt: &str, grids: &[Grid]) -> Result<Vec<u32>, PipelineError> {
         let image_pad = self.image_pad()?;
         let ids = self.template(prompt, grids.len())?;
         let pads = ids.iter().filter(|&&id| id == image_pad).count();
         let written = pads.saturating_sub(grids.len());
         if written > 0 {
-            // Each stands for a picture, and which is meant could not be told.
+            // Each `<|image_pad|>` stands for a picture, so the prompt's own would be ambiguous.
             return Err(
                 InvalidRequest::new(field, format!("not contain {IMAGE_PAD}"), format!("{written} of it")).into()
             );
@@ -116,7 +115,7 @@ impl EditPromptEncoder {
         Ok(repeated.collect())
     }
 
-    /// Where the tokens `ids`, with pictures of the given grids in them, stand.
+    /// Returns the positions of the tokens `ids`, which include pictures of the given grids.
     ///
     /// # Errors
     /// The tokenizer has no `<|image_pad|>`.
@@ -136,11 +135,11 @@ impl EditPromptEncoder {
         Ok(positions)
     }
 
-    /// The text stream of `prompt` about `pictures`, of which [`EditPromptEncoder::vision_features`] were made:
-    /// `[tokens - 64, width]`.
+    /// Returns the text stream of `prompt` with `pictures`, `[tokens - 64, width]`. The pictures are encoded by
+    /// [`EditPromptEncoder::vision_features`].
     ///
     /// # Errors
-    /// As [`EditPromptEncoder::tokenize`], or the device fails.
+    /// The same as [`EditPromptEncoder::tokenize`], or the device fails.
     pub fn encode(
         &self,
         field: &'static str,
@@ -156,13 +155,13 @@ impl EditPromptEncoder {
         let encode = || {
             let sequence = self.decoder.sequence(&positions, ids.len())?;
             let hidden_states = self.decoder.last_hidden_state(&embeds, &sequence)?;
-            // A copy: a view would hold the dropped tokens as long as it is kept.
+            // A copy: a view would keep the dropped tokens in memory.
             hidden_states.narrow(0, DROPPED_TOKENS, kept)?.force_contiguous()
         };
         encode().map_err(device_error)
     }
 
-    /// The embeddings of `ids`, those of the pictures' tokens replaced by `features`, one after another.
+    /// Embeds `ids`, with the embeddings of picture tokens replaced by `features`, one picture after another.
     ///
     /// # Errors
     /// The device fails.
@@ -183,12 +182,12 @@ impl EditPromptEncoder {
         embed().map_err(device_error)
     }
 
-    /// Tokens of a picture of so many patches.
+    /// Returns the number of tokens of a picture with the given patch grid.
     fn picture_tokens(&self, (rows, columns): Grid) -> usize {
         rows * columns / self.vision.config().merge_unit()
     }
 
-    /// Token ids of `prompt` behind `pictures` pictures, one `<|image_pad|>` a picture.
+    /// Tokenizes `prompt` after `pictures` pictures, with one `<|image_pad|>` per picture.
     fn template(&self, prompt: &str, pictures: usize) -> Result<Vec<u32>, PipelineError> {
         let announced = (1..=pictures).map(|number| match self.style {
             EditStyle::V1 => PICTURE.to_owned(),
@@ -203,7 +202,7 @@ impl EditPromptEncoder {
     }
 }
 
-/// What the two networks must agree on.
+/// Checks that the two networks fit together.
 fn check(config: &DecoderConfig, vision: &VisionConfig, positions: EditPositions) -> Result<(), LoadError> {
     let error = |key: &'static str, bound: String, given: String| {
         Err(LoadError::Config { file: "text_encoder/config.json".into(), key, bound, given })
@@ -218,7 +217,7 @@ fn check(config: &DecoderConfig, vision: &VisionConfig, positions: EditPositions
     Ok(())
 }
 
-/// The tokenizer must know pictures, and the template.
+/// Checks that the tokenizer knows picture tokens and the template.
 fn check_tokenizer(tokenizer: &Tokenizer, config: &DecoderConfig) -> Result<(), LoadError> {
     tokenizer.check_ids("tokenizer", config.vocab_size)?;
     tokenizer.check_template("tokenizer", &[BEFORE_PROMPT, AFTER_PROMPT].concat(), DROPPED_TOKENS)?;
@@ -228,7 +227,7 @@ fn check_tokenizer(tokenizer: &Tokenizer, config: &DecoderConfig) -> Result<(), 
     }
 }
 
-/// The processor cuts what the tower reads.
+/// Checks that the processor's patches are those that the vision tower reads.
 fn check_patches(processor: &ImageProcessor, vision: &VisionConfig) -> Result<(), LoadError> {
     for (key, cut, read) in [
         ("patch_size", processor.patch_size, vision.patch_size),

@@ -1,4 +1,4 @@
-//! Qwen-Image and Qwen-Image-Edit as a family of the common pipeline.
+//! Qwen-Image and Qwen-Image-Edit as a [`Family`].
 
 use candle_core::{Device, Tensor, bail};
 use diffusion::{FlowMatchConfig, ImageSize, ModelCard, PipelineError, RgbImage, Sigmas};
@@ -41,7 +41,7 @@ pub struct QwenImage {
     card: ModelCard,
 }
 
-/// The pipeline classes, and how those that edit announce pictures.
+/// The pipeline classes. Editing ones have the style in which pictures are announced.
 pub(super) const CLASSES: [(&str, Option<EditStyle>); 3] = [
     ("QwenImagePipeline", None),
     ("QwenImageEditPipeline", Some(EditStyle::V1)),
@@ -49,7 +49,7 @@ pub(super) const CLASSES: [(&str, Option<EditStyle>); 3] = [
 ];
 
 impl QwenImage {
-    /// The bytes of the components, of which nothing is loaded.
+    /// Returns the bytes of the components without loading them.
     ///
     /// # Errors
     /// A file is missing or damaged, or a configuration is not supported.
@@ -69,7 +69,7 @@ impl QwenImage {
     /// Loads tokenizer, text encoder, transformer and VAE, in this order.
     ///
     /// # Errors
-    /// The first thing that is missing or wrong, by file and name.
+    /// A file or tensor is missing or wrong; the error names the first one found.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, progress: Progress<'_>) -> Result<Self, LoadError> {
         let (class, style) = class_and_style(checkpoint)?;
         let schedule = flow_match_config(checkpoint, Sigmas::new)?;
@@ -124,10 +124,10 @@ impl QwenImage {
         })
     }
 
-    /// The text half of text to image.
+    /// Returns the prompt encoder of a text-to-image pipeline.
     ///
     /// # Errors
-    /// The pipeline edits.
+    /// The pipeline is an editing one.
     pub fn prompts(&self) -> Result<&PromptEncoder> {
         match &self.conditioner {
             Conditioner::Words(prompts) => Ok(prompts),
@@ -135,10 +135,10 @@ impl QwenImage {
         }
     }
 
-    /// What editing needs.
+    /// Returns the encoders of an editing pipeline.
     ///
     /// # Errors
-    /// The pipeline makes pictures from text only.
+    /// The pipeline is a text-to-image one.
     pub fn editing(&self) -> Result<&Editing> {
         match &self.conditioner {
             Conditioner::Pictures(editing) => Ok(editing),
@@ -146,25 +146,25 @@ impl QwenImage {
         }
     }
 
-    /// The diffusion transformer.
+    /// Returns the diffusion transformer.
     pub fn transformer(&self) -> &Transformer {
         &self.transformer
     }
 
-    /// The VAE.
+    /// Returns the VAE.
     pub fn vae(&self) -> &Vae {
         &self.vae
     }
 }
 
-/// What `model_index.json` names, and how it announces pictures.
+/// Returns the class that `model_index.json` names, and its edit style.
 fn class_and_style(checkpoint: &Checkpoint) -> Result<(String, Option<EditStyle>), LoadError> {
     let class = checkpoint.class()?;
     let style = CLASSES.iter().find(|(name, _)| *name == class).and_then(|(_, style)| *style);
     Ok((class, style))
 }
 
-/// The weights that are read.
+/// Opens the weights that are loaded.
 fn components(
     checkpoint: &Checkpoint,
     options: &LoadOptions,
@@ -180,25 +180,23 @@ fn components(
     Ok(components.with(options))
 }
 
-/// Whether a tensor of the text encoder is loaded: not the head that would make words, and what sees pictures only
-/// where those are edited.
+/// Whether a text encoder tensor is loaded: never the output head, and the vision tower only for editing.
 fn is_read_of_text_encoder(name: &str, edits: bool) -> bool {
     let sees = name.starts_with("visual.") || name.starts_with("model.visual.");
     !name.starts_with("lm_head.") && (edits || !sees)
 }
 
-/// Whether a tensor of the VAE is loaded: nothing of its third dimension, and its encoder only where pictures are
-/// edited.
+/// Whether a VAE tensor is loaded: never its temporal convolutions, and the encoder only for editing.
 fn is_read_of_vae(name: &str, edits: bool) -> bool {
     let encodes = name.starts_with("encoder.") || name.starts_with("quant_conv.");
     !name.contains(".time_conv.") && (edits || !encodes)
 }
 
-/// The feed-forward network holds its inner numbers, four times as many as there are outside.
+/// Peak elements. The feed-forward network holds its inner activations, four times the stream's width.
 fn peaks(config: &TransformerConfig, vae: &VaeConfig, text: &DecoderConfig, precision: &Precision) -> Peaks {
     let (dim, convolutions) = (config.dim(), Convolutions::of(precision));
     let widths: Vec<usize> = vae.dim_mult.iter().map(|mult| mult * vae.base_dim).collect();
-    // An upsampler halves the channels that it passes up.
+    // An upsampler halves the channels that it passes to the next resolution.
     let above = |i: usize| widths.get(i + 1).map_or(widths[i], |width| width / 2);
     let below = |i: usize| if i == 0 { vae.base_dim } else { widths[i - 1] };
     let resolutions = |input: &dyn Fn(usize) -> usize| {

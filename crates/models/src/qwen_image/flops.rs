@@ -1,11 +1,11 @@
-//! What Qwen-Image computes, from its configuration.
+//! Operation counts of Qwen-Image, from its configuration.
 
 use super::conditioner::Conditioner;
 use super::config::{TransformerConfig, VaeConfig};
 use super::{edit_prompt, prompt};
 use crate::flops::{Flops, ModelFlops, VaeFlops};
 
-/// Of a pipeline with these parts.
+/// Counts the operations of a pipeline with these parts.
 pub(super) fn flops(transformer: &TransformerConfig, vae: &VaeConfig, conditioner: &Conditioner) -> ModelFlops {
     let (decoder, vision, template_tokens) = match conditioner {
         Conditioner::Words(prompts) => (&prompts.language_model, Flops::default(), prompt::DROPPED_TOKENS),
@@ -27,14 +27,14 @@ pub(super) fn flops(transformer: &TransformerConfig, vae: &VaeConfig, conditione
     }
 }
 
-/// Text and image have weights of their own, as many: query, key, value and output, and a feed-forward network
-/// four times as wide inside.
+/// Counts one block. Text and image have separate weights of equal number: query, key, value and output projections,
+/// and a feed-forward network of four times the width inside.
 pub(crate) fn block(config: &TransformerConfig) -> Flops {
     let dim = config.dim();
     Flops::weights((4 + 2 * 4) * dim * dim) + Flops::attention(dim)
 }
 
-/// As [`super::VaeDecoder`] is put together.
+/// Follows the structure of [`super::VaeDecoder`].
 pub(crate) fn vae_decoder(config: &VaeConfig) -> Flops {
     let widths: Vec<usize> = config.dim_mult.iter().rev().map(|mult| mult * config.base_dim).collect();
     let (top, z_dim, last) = (widths[0], config.z_dim, widths.len() - 1);
@@ -49,7 +49,7 @@ pub(crate) fn vae_decoder(config: &VaeConfig) -> Flops {
     flops.conv(1 << last, 3, widths[last], 3).by_tokens()
 }
 
-/// As [`super::VaeEncoder`] is put together.
+/// Follows the structure of [`super::VaeEncoder`].
 fn vae_encoder(config: &VaeConfig) -> Flops {
     let widths: Vec<usize> = config.dim_mult.iter().map(|mult| mult * config.base_dim).collect();
     let (last, moments) = (widths.len() - 1, 2 * config.z_dim);
@@ -81,10 +81,11 @@ mod tests {
             input_channels: 3,
         };
         let (decode, encode) = (vae_decoder(&config), vae_encoder(&config));
-        // Pixels of a token: 256 of 96 channels, with six convolutions, and so on down to four of 384.
+        // A token has 256 pixels of 96 channels with six convolutions, and so on down to four positions of 384
+        // channels.
         assert!((4e12..5.5e12).contains(&decode.of(4096)), "{}", decode.of(4096));
         assert!((0.2..0.9).contains(&(encode.of(4096) / decode.of(4096))), "two residual blocks instead of three");
-        // 16,384 positions that look at each other: 4 * 384 a pair.
+        // 16,384 positions attend to each other, at 4 * 384 operations per pair.
         let attention = decode.of(4096) - decode.linear * 4096.0;
         assert_eq!(attention, 4.0 * 384.0 * 16_384.0_f64.powi(2));
     }

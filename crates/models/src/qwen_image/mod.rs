@@ -1,15 +1,15 @@
-//! Qwen-Image and Qwen-Image-Edit: text to image, and editing, by a dual-stream diffusion transformer.
+//! Qwen-Image and Qwen-Image-Edit: text to image and editing, with a dual-stream diffusion transformer.
 //!
 //! Reference: diffusers' `QwenImagePipeline`,
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage.py>
 //!
 //! # Architecture
-//! The prompt, in a chat template, goes through Qwen2.5-VL's language model; its last hidden states
-//! without the template's first 34 tokens are the text stream. Noise, packed 2x2, is the image stream.
-//! [`Transformer`] predicts the velocity from both; [`Vae`] turns latents into pixels.
+//! The prompt, in a chat template, goes through Qwen2.5-VL's language model. Its last hidden states without the
+//! template's first 34 tokens are the text stream. Noise, packed 2x2, is the image stream. [`Transformer`] predicts the
+//! velocity from both; [`Vae`] turns latents into pixels.
 //!
-//! Where pictures are edited, Qwen2.5-VL sees them beside the words, and their latents are tokens behind those of the
-//! picture that is made.
+//! When editing, Qwen2.5-VL sees the pictures beside the prompt. Their latents follow the tokens of the generated
+//! picture.
 
 mod block;
 mod card;
@@ -37,7 +37,7 @@ pub use vae::{Vae, VaeDecoder, VaeEncoder};
 use crate::model_family::ModelFamily;
 use crate::pipeline::DiffusionPipeline;
 
-/// Text to image, and editing.
+/// The Qwen-Image family: text to image and editing.
 pub(crate) const FAMILY: ModelFamily = ModelFamily {
     name: "Qwen-Image",
     classes: &[family::CLASSES[0].0, family::CLASSES[1].0, family::CLASSES[2].0],

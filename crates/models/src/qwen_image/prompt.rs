@@ -1,4 +1,4 @@
-//! A prompt in Qwen-Image's chat template, through tokenizer and language model.
+//! Encodes a prompt: Qwen-Image's chat template, tokenizer and language model.
 //!
 //! Port of `_get_qwen_prompt_embeds`:
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage.py#L189>
@@ -14,23 +14,23 @@ pub(super) const BEFORE_PROMPT: &str = "<|im_start|>system\nDescribe the image b
 pub(super) const AFTER_PROMPT: &str = "<|im_end|>\n<|im_start|>assistant\n";
 /// Leading template tokens whose hidden states the transformer does not see.
 pub(super) const DROPPED_TOKENS: usize = 34;
-/// Template tokens behind the prompt, which it does see.
+/// Template tokens after the prompt, which the transformer does see.
 pub(super) const TRAILING_TOKENS: usize = 5;
-/// Most tokens of the text stream: what vllm-omni serves, the trailing template tokens included.
+/// Most tokens of the text stream, including the trailing template tokens. vllm-omni has the same limit.
 pub(super) const MAX_SEQUENCE_LENGTH: usize = 1024;
 
-/// Most tokens of a prompt, the template's own not counted.
+/// Most tokens of a prompt, without the template.
 pub(super) const MAX_PROMPT_TOKENS: usize = MAX_SEQUENCE_LENGTH - TRAILING_TOKENS;
 
-/// The text half of the pipeline.
+/// Tokenizer and text encoder of a text-to-image pipeline.
 pub struct PromptEncoder {
     pub(super) tokenizer: Tokenizer,
-    /// The network behind the tokenizer.
+    /// The language model.
     pub language_model: Decoder,
 }
 
 impl PromptEncoder {
-    /// Token ids of `prompt` in the template.
+    /// Tokenizes `prompt` in the template.
     ///
     /// # Errors
     /// [`PipelineError::Invalid`] about `field` if the prompt has too many tokens.
@@ -45,10 +45,10 @@ impl PromptEncoder {
         Ok(ids)
     }
 
-    /// The text stream of `prompt`, `[tokens - 34, width]`.
+    /// Returns the text stream of `prompt`, `[tokens - 34, width]`.
     ///
     /// # Errors
-    /// As [`PromptEncoder::tokenize`], or the device fails.
+    /// The same as [`PromptEncoder::tokenize`], or the device fails.
     pub fn encode(&self, field: &'static str, prompt: &str) -> Result<Tensor, PipelineError> {
         let ids = self.tokenize(field, prompt)?;
         let kept = ids.len().checked_sub(DROPPED_TOKENS).ok_or_else(short_template)?;
@@ -56,14 +56,14 @@ impl PromptEncoder {
             let sequence = self.language_model.sequence(&Positions::sequential(ids.len()), ids.len())?;
             let embeds = self.language_model.embed(&ids)?;
             let hidden_states = self.language_model.last_hidden_state(&embeds, &sequence)?;
-            // A copy: a view would hold the dropped tokens as long as it is kept.
+            // A copy: a view would keep the dropped tokens in memory.
             hidden_states.narrow(0, DROPPED_TOKENS, kept)?.force_contiguous()
         };
         embed().map_err(device_error)
     }
 }
 
-/// A tokenizer that is not Qwen's cuts the template into fewer tokens than are dropped of it.
+/// Error for a tokenizer other than Qwen's, which encodes the template to fewer tokens than are dropped.
 pub(super) fn short_template() -> PipelineError {
     PipelineError::Model("the checkpoint's tokenizer does not cut the prompt's template as Qwen's does".into())
 }

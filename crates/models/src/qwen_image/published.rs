@@ -4,7 +4,7 @@ use crate::model_family::{Makes, PublishedModel};
 
 const SEGMENTS: &[(&str, usize)] = &[("transformer_blocks", 60)];
 
-/// What all of them have in common: 20.43 B parameters of transformer, 7.07 B of language model.
+/// The base of all entries: 20.43 B parameters of transformer, 7.07 B of language model.
 const TEXT_TO_IMAGE: PublishedModel = PublishedModel {
     id: "Qwen/Qwen-Image",
     class: "QwenImagePipeline",
@@ -19,7 +19,7 @@ const TEXT_TO_IMAGE: PublishedModel = PublishedModel {
     memory_bytes: 55_100_000_000,
 };
 
-/// With the vision tower's 0.68 B, and the encoding half of the VAE.
+/// Adds the vision tower's 0.68 B parameters and the VAE's encoder.
 const EDIT: PublishedModel = PublishedModel {
     id: "Qwen/Qwen-Image-Edit",
     class: "QwenImageEditPipeline",
@@ -37,7 +37,7 @@ const EDIT_PLUS: PublishedModel = PublishedModel {
     ..EDIT
 };
 
-/// All that latentd runs.
+/// All published checkpoints that latentd runs.
 pub(super) const MODELS: &[PublishedModel] = &[
     TEXT_TO_IMAGE,
     PublishedModel { id: "Qwen/Qwen-Image-2512", ..TEXT_TO_IMAGE },

@@ -1,4 +1,4 @@
-//! The rotary tables of both streams.
+//! Rotary tables of a row: its text, then its pictures.
 //!
 //! Port of `QwenEmbedRope` with `scale_rope`:
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/transformers/transformer_qwenimage.py#L186>
@@ -12,8 +12,7 @@ use crate::rope_cache::RopeCache;
 
 const THETA: f32 = 10_000.0;
 
-/// Makes the tables of (grid, text length) pairs and remembers them: a request needs the same one at
-/// every step.
+/// Makes and caches the tables of (grids, text length) pairs, since a request needs the same one at every step.
 pub struct RopeTables {
     axes_dims: [usize; 3],
     device: Device,
@@ -21,25 +20,25 @@ pub struct RopeTables {
 }
 
 impl RopeTables {
-    /// Tables for heads whose channels are split over (frame, row, column) as `axes_dims`.
+    /// Creates tables for heads whose channels are divided over (frame, row, column) as `axes_dims`.
     pub fn new(axes_dims: [usize; 3], device: Device) -> Self {
         RopeTables { axes_dims, device, made: RopeCache::default() }
     }
 
-    /// Of all tables that are kept.
+    /// Returns the bytes of all cached tables.
     pub(super) fn kept_bytes(&self) -> usize {
         self.made.bytes()
     }
 
-    /// As [`RopeCache::keep_at_most`].
+    /// The same as [`RopeCache::keep_at_most`].
     pub(super) fn keep_at_most(&self, bytes: usize) {
         self.made.keep_at_most(bytes);
     }
 
-    /// Text positions, then the positions of every picture of `grids`, of one row of a batch.
+    /// Returns the table of one row: the text positions, then the positions of each picture of `grids`.
     ///
-    /// Each picture is a frame, its rows and columns counted from its centre; text goes on along all
-    /// three axes from where the longest half of a picture ends.
+    /// Each picture is one frame, with rows and columns counted from its centre. Text starts past the longest half side
+    /// of any picture and advances along all three axes.
     ///
     /// # Errors
     /// The device fails.
@@ -67,7 +66,7 @@ impl RopeTables {
     }
 }
 
-/// Frame, row and column of each token of a picture.
+/// Returns the frame, row and column of each token of a picture.
 fn picture((&(rows, columns), frame): (&(usize, usize), u16)) -> impl Iterator<Item = [f32; 3]> {
     let centred = |i: usize, n: usize| i as f32 - (n - n / 2) as f32;
     (0..rows * columns).map(move |i| [f32::from(frame), centred(i / columns, rows), centred(i % columns, columns)])

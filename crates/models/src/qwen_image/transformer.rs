@@ -1,4 +1,4 @@
-//! The diffusion transformer: noisy latents and text to a velocity.
+//! The diffusion transformer: predicts the velocity from noisy latents and text.
 //!
 //! Port of `QwenImageTransformer2DModel`:
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/transformers/transformer_qwenimage.py#L746>
@@ -17,7 +17,7 @@ use crate::error::LoadError;
 use crate::timestep_embedding::{TimestepEmbedder, timestep_embedding};
 use crate::weights::Scope;
 
-/// The 60-block dual-stream transformer of Qwen-Image, in the size that its configuration says.
+/// Qwen-Image's dual-stream transformer of 60 blocks, or of the number in its configuration.
 pub struct Transformer {
     img_in: Linear,
     txt_norm: Tensor,
@@ -34,31 +34,32 @@ pub struct Transformer {
     device: Device,
 }
 
-/// What a forward pass carries beside the streams.
+/// State of a forward pass beside the streams.
 #[derive(Clone)]
 pub struct Conditioning {
     blocks: BlockContext,
-    /// Image tokens of each row that become its velocity; those of references lie behind them.
+    /// Number of each row's image tokens that become its velocity; the references' tokens follow them.
     generated: Vec<usize>,
 }
 
 impl Conditioning {
-    /// Where the image tokens of each time are: of a row, or with `zero_cond_t` of its picture and of its references.
+    /// Returns the image token ranges of each time embedding: one per row, or with `zero_cond_t` one for its picture
+    /// and one for its references.
     pub fn image_time_rows(&self) -> &RowLayout {
         &self.blocks.image_time.rows
     }
 
-    /// Where each row's image tokens are, those of its references included.
+    /// Returns the image token ranges of the rows, references included.
     pub fn image_rows(&self) -> &RowLayout {
         &self.blocks.image_rows
     }
 
-    /// Where each row's text tokens are.
+    /// Returns the text token ranges of the rows.
     pub fn text_rows(&self) -> &RowLayout {
         &self.blocks.text_rows
     }
 
-    /// Text positions, then image positions, of each row.
+    /// Returns each row's rotary table: text positions, then image positions.
     pub fn rope(&self) -> &[std::sync::Arc<kernels::RopeTable>] {
         &self.blocks.rope
     }
@@ -106,20 +107,20 @@ impl Transformer {
         })
     }
 
-    /// The blocks, in order; none where they are streamed.
+    /// Returns the blocks in order, or nothing if they are streamed.
     pub fn blocks(&self) -> &[Block] {
         self.transformer_blocks.as_slice()
     }
 
-    /// Shifts, scales and gates of the image and of the text stream of each of `blocks`.
+    /// Returns the shifts, scales and gates of the image and text streams, for each of `blocks`.
     ///
     /// # Errors
-    /// The device fails, or there are no such blocks.
+    /// The device fails, or a block does not exist.
     pub fn modulations(&self, blocks: Range<usize>, context: &Conditioning) -> Result<Vec<[Modulation; 2]>> {
         self.modulations.of(blocks, &context.blocks)?.collect()
     }
 
-    /// The text stream's RMSNorm, before its projection: `[tokens, width]` to the same.
+    /// Applies the text stream's RMSNorm, which precedes its projection. The shape stays `[tokens, width]`.
     ///
     /// # Errors
     /// The device fails.
@@ -127,7 +128,7 @@ impl Transformer {
         rms_norm(prompt_embeds, &self.txt_norm, NORM_EPS)
     }
 
-    /// The time embedding of each noise level, `[rows, dim]`.
+    /// Returns the time embedding of each noise level, `[rows, dim]`.
     ///
     /// # Errors
     /// The device fails.
@@ -136,7 +137,8 @@ impl Transformer {
         self.time_embedder.forward(&projected.to_dtype(self.activations)?)
     }
 
-    /// The last norm, scaled and shifted by the time embedding; (scale, shift) in this one place.
+    /// Applies the last norm, scaled and shifted by the time embedding. Only here the vectors are in the order (scale,
+    /// shift).
     ///
     /// # Errors
     /// The device fails.
@@ -147,7 +149,7 @@ impl Transformer {
         modulated_layer_norm(hidden_states, &shift, &scale, &context.blocks.image_rows, NORM_EPS)
     }
 
-    /// `SiLU(temb)` of each row, and what modulates the image tokens.
+    /// Returns `SiLU(temb)` of each row, and the time embeddings that modulate the image tokens.
     fn times(&self, rows: &[DitRow<'_>], image_rows: &RowLayout) -> Result<(Tensor, ImageTime)> {
         let sigmas: Vec<f32> = rows.iter().map(|row| row.sigma).collect();
         let time_embed = self.time_embed(&sigmas)?.silu()?;
@@ -255,7 +257,7 @@ impl Dit for Transformer {
     }
 }
 
-/// Channels of the sinusoid that a noise level becomes.
+/// Channels of a noise level's sinusoidal embedding.
 const TIME_CHANNELS: usize = 256;
-/// What the sinusoid multiplies a noise level by.
+/// Factor of a noise level in its sinusoidal embedding.
 const TIME_SCALE: f32 = 1000.0;

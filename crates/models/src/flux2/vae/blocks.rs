@@ -1,4 +1,4 @@
-//! What both halves of the VAE are made of.
+//! Blocks shared by the VAE's encoder and decoder.
 
 use candle_core::Tensor;
 use kernels::{Conv3x3, GroupNorm, Linear, attention};
@@ -7,7 +7,7 @@ use crate::Result;
 use crate::error::LoadError;
 use crate::weights::Scope;
 
-/// Of every group norm of the network.
+/// Epsilon of every group norm in the network.
 const EPS: f64 = 1e-6;
 
 /// Residual block, attention, residual block.
@@ -35,7 +35,7 @@ impl MidBlock {
 pub(super) struct Resnets(Vec<ResnetBlock>);
 
 impl Resnets {
-    /// `count` of them, the first from `input` channels.
+    /// Loads `count` blocks, the first from `input` channels.
     pub(super) fn load(
         count: usize,
         input: usize,
@@ -55,14 +55,14 @@ impl Resnets {
     }
 }
 
-/// Twice norm, SiLU, convolution, around a shortcut: diffusers' `ResnetBlock2D` without a time,
+/// Two times norm, SiLU and convolution, around a shortcut: diffusers' `ResnetBlock2D` without a time embedding,
 /// <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/resnet.py#L188>.
 struct ResnetBlock {
     norm1: GroupNorm,
     conv1: Conv3x3,
     norm2: GroupNorm,
     conv2: Conv3x3,
-    /// On the raw input, where the number of channels changes.
+    /// Applied to the raw input, if the number of channels changes.
     conv_shortcut: Option<Linear>,
 }
 
@@ -90,7 +90,7 @@ impl ResnetBlock {
     }
 }
 
-/// Attention of one head over all positions of the lowest resolution.
+/// Single-head attention over all positions of the lowest resolution.
 struct Attention {
     group_norm: GroupNorm,
     to_qkv: Linear,
@@ -115,7 +115,7 @@ impl Attention {
     }
 }
 
-/// The group norm at `scope`.
+/// Loads the group norm at `scope`.
 pub(super) fn group_norm(channels: usize, groups: usize, scope: &Scope<'_>) -> Result<GroupNorm, LoadError> {
     let (weight, bias) = (scope.get(channels, "weight")?, scope.get(channels, "bias")?);
     scope.device(GroupNorm::new(&weight, &bias, groups, EPS))

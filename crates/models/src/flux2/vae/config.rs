@@ -1,4 +1,4 @@
-//! The numbers of a FLUX.2 VAE, from its `config.json`.
+//! Configuration of a FLUX.2 VAE, from its `config.json`.
 
 use serde::Deserialize;
 
@@ -7,41 +7,41 @@ use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 use crate::tiling::Tiling;
 
-/// `vae/config.json` of an `AutoencoderKLFlux2`; defaults are the class's own.
+/// `vae/config.json` of an `AutoencoderKLFlux2`. The defaults are the class's own.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct VaeConfig {
-    /// Channels of a picture on its way in; 3 is RGB.
+    /// Channels of an input picture; 3 is RGB.
     pub in_channels: usize,
-    /// Channels of a picture on its way out.
+    /// Channels of an output picture.
     pub out_channels: usize,
-    /// Kinds of the encoder's resolutions.
+    /// Block types of the encoder's resolutions.
     pub down_block_types: Vec<String>,
-    /// Kinds of the decoder's resolutions.
+    /// Block types of the decoder's resolutions.
     pub up_block_types: Vec<String>,
-    /// Channels of each resolution, the highest first.
+    /// Channels of each resolution, starting with the highest.
     pub block_out_channels: Vec<usize>,
-    /// The same of the decoder, where it has others.
+    /// Channels of the decoder's resolutions, if they differ.
     pub decoder_block_out_channels: Option<Vec<usize>>,
-    /// Residual blocks of a resolution; the decoder has one more.
+    /// Residual blocks per resolution; the decoder has one more.
     pub layers_per_block: usize,
-    /// Activation between the layers.
+    /// Activation function between the layers.
     pub act_fn: String,
-    /// Latent channels.
+    /// Number of latent channels.
     pub latent_channels: usize,
-    /// Pixels of a side of what it was trained with, and of a tile.
+    /// Side of the training pictures and of a tile, in pixels.
     pub sample_size: usize,
-    /// Groups of every group norm.
+    /// Number of groups in every group norm.
     pub norm_num_groups: usize,
-    /// Whether a 1x1 convolution ends the encoder.
+    /// Whether the encoder ends with a 1x1 convolution.
     pub use_quant_conv: bool,
-    /// Whether a 1x1 convolution begins the decoder.
+    /// Whether the decoder begins with a 1x1 convolution.
     pub use_post_quant_conv: bool,
-    /// Whether the lowest resolution attends.
+    /// Whether there is an attention at the lowest resolution.
     pub mid_block_add_attention: bool,
-    /// Epsilon of the tokens' normalisation.
+    /// Epsilon of the token normalisation.
     pub batch_norm_eps: f64,
-    /// Latents of a token, both ways.
+    /// Latents per token, in height and width.
     pub patch_size: [usize; 2],
 }
 
@@ -71,14 +71,14 @@ impl Default for VaeConfig {
 const FILE: ConfigFile<'_> = ConfigFile("vae/config.json");
 const DOWN_BLOCK: &str = "DownEncoderBlock2D";
 const UP_BLOCK: &str = "UpDecoderBlock2D";
-/// Each but the last halves the sides: the VAE shrinks 8 times.
+/// Each resolution but the last halves the sides, so the VAE downscales 8 times.
 const RESOLUTIONS: usize = 4;
 
 impl VaeConfig {
     /// Reads `vae/config.json`.
     ///
     /// # Errors
-    /// The file is missing, or asks for what is not built.
+    /// The file is missing, or has unsupported values.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         checkpoint.require_class(&FILE, "AutoencoderKLFlux2")?;
         let config: Self = checkpoint.json(FILE.0)?;
@@ -86,12 +86,12 @@ impl VaeConfig {
         Ok(config)
     }
 
-    /// Channels of each of the decoder's resolutions, the highest first.
+    /// Returns the channels of the decoder's resolutions, starting with the highest.
     pub fn decoder_widths(&self) -> &[usize] {
         self.decoder_block_out_channels.as_deref().unwrap_or(&self.block_out_channels)
     }
 
-    /// The tiles of a large picture, of which a quarter overlaps: `AutoencoderKLFlux2`'s own numbers.
+    /// Returns the tiling of a large picture. Tiles overlap by a quarter, as in `AutoencoderKLFlux2`.
     pub fn tiling(&self) -> Tiling {
         let side = self.sample_size / 8;
         Tiling { side, stride: side - side / 4 }
@@ -144,7 +144,7 @@ impl VaeConfig {
 mod tests {
     use super::*;
 
-    /// The message that a change of the defaults is refused with; empty if it is not.
+    /// Returns the message that refuses a change of the defaults, empty if it is accepted.
     fn refusal(change: impl FnOnce(&mut VaeConfig)) -> String {
         let mut config = VaeConfig::default();
         change(&mut config);

@@ -1,4 +1,4 @@
-//! The decoding half of the VAE.
+//! The decoder of the VAE.
 
 use candle_core::{DType, Tensor};
 use kernels::{Conv3x3, GroupNorm, Linear};
@@ -9,7 +9,7 @@ use crate::Result;
 use crate::error::LoadError;
 use crate::weights::Scope;
 
-/// Latents to pixels: a middle at the lowest resolution, then four resolutions upwards.
+/// Decodes latents to pixels: a middle block at the lowest resolution, then four resolutions upwards.
 ///
 /// Port of diffusers' `Decoder`,
 /// <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/autoencoders/vae.py#L183>
@@ -23,7 +23,7 @@ pub struct VaeDecoder {
     activations: DType,
 }
 
-/// The residual blocks of one resolution, and the way to the next.
+/// The residual blocks of one resolution, and the upsampling to the next.
 struct UpBlock {
     resnets: Resnets,
     upsampler: Option<Conv3x3>,
@@ -54,8 +54,8 @@ impl VaeDecoder {
         })
     }
 
-    /// Latents `[h, w, latent_channels]` to pixels `[8h, 8w, 3]`, f32: seen from -1 to 1, and not cut off there,
-    /// so that infinity can be told.
+    /// Decodes latents `[h, w, latent_channels]` to pixels `[8h, 8w, 3]` in f32, nominally in -1..=1. They are not
+    /// clamped, so that infinite values can be detected.
     ///
     /// # Errors
     /// The device fails.
@@ -63,7 +63,7 @@ impl VaeDecoder {
         self.decode_stages(latents, |_, _| ())
     }
 
-    /// As [`VaeDecoder::decode`], showing each stage by the name that its module has in the checkpoint.
+    /// Decodes like [`VaeDecoder::decode`], and passes each stage to `show` under its module's name in the checkpoint.
     ///
     /// # Errors
     /// The device fails.

@@ -1,4 +1,4 @@
-//! The encoding half of the VAE.
+//! The encoder of the VAE.
 
 use candle_core::{DType, Tensor, bail};
 use kernels::{Conv3x3, GroupNorm, Linear};
@@ -9,7 +9,7 @@ use crate::Result;
 use crate::error::LoadError;
 use crate::weights::Scope;
 
-/// Pixels to latents: four resolutions downwards, then a middle at the lowest.
+/// Encodes pixels to latents: four resolutions downwards, then a middle block at the lowest.
 ///
 /// Port of diffusers' `Encoder`,
 /// <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/autoencoders/vae.py#L62>
@@ -24,7 +24,7 @@ pub struct VaeEncoder {
     activations: DType,
 }
 
-/// The residual blocks of one resolution, and the way to the next.
+/// The residual blocks of one resolution, and the downsampling to the next.
 struct DownBlock {
     resnets: Resnets,
     downsampler: Option<Conv3x3>,
@@ -59,8 +59,8 @@ impl VaeEncoder {
         })
     }
 
-    /// Pixels `[h, w, 3]` in -1..=1 to latents `[h/8, w/8, latent_channels]`, f32: the mean of their
-    /// distribution, which is what diffusers' pipelines take.
+    /// Encodes pixels `[h, w, 3]` in -1..=1 to latents `[h/8, w/8, latent_channels]` in f32. Returns the mean of their
+    /// distribution, as diffusers' pipelines use it.
     ///
     /// # Errors
     /// A side is not a multiple of 8, or the device fails.
@@ -68,10 +68,10 @@ impl VaeEncoder {
         self.encode_stages(pixels, |_, _| ())
     }
 
-    /// As [`VaeEncoder::encode`], showing each stage by the name that its module has in the checkpoint.
+    /// Encodes like [`VaeEncoder::encode`], and passes each stage to `show` under its module's name in the checkpoint.
     ///
     /// # Errors
-    /// As [`VaeEncoder::encode`].
+    /// The same as [`VaeEncoder::encode`].
     pub fn encode_stages(&self, pixels: &Tensor, mut show: impl FnMut(&str, &Tensor)) -> Result<Tensor> {
         let (height, width, _) = pixels.dims3()?;
         if height % 8 != 0 || width % 8 != 0 {

@@ -1,10 +1,10 @@
-//! The VAE of FLUX.2, and the tokens that its latents become.
+//! The VAE of FLUX.2, and the normalisation of its latents as tokens.
 //!
 //! Port of `AutoencoderKLFlux2`,
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/autoencoders/autoencoder_kl_flux2.py#L38>
 //!
-//! A token is a 2x2 patch of latents, normalised by the running statistics of a batch norm. Feature
-//! maps are `[height, width, channels]`: convolutions then read and write whole vectors.
+//! A token is a 2x2 patch of latents, normalised by the running statistics of a batch norm. Feature maps are `[height,
+//! width, channels]`, so that convolutions read and write whole channel vectors.
 
 mod blocks;
 mod config;
@@ -20,7 +20,7 @@ use crate::Result;
 use crate::error::LoadError;
 use crate::weights::Scope;
 
-/// The decoding half, and the statistics of the tokens.
+/// The decoder, and the statistics of the tokens.
 pub struct Vae {
     decoder: VaeDecoder,
     /// Mean and standard deviation of each channel of a token, `[4 latent_channels]` in f32.
@@ -41,7 +41,8 @@ impl Vae {
         Ok(Vae { decoder: VaeDecoder::load(config, scope)?, mean, std })
     }
 
-    /// Latents `[h, w, latent_channels]` in f32, not normalised, to pixels `[8h, 8w, 3]`, f32: seen from -1 to 1.
+    /// Decodes unnormalised latents `[h, w, latent_channels]` in f32 to pixels `[8h, 8w, 3]` in f32, nominally in
+    /// -1..=1.
     ///
     /// # Errors
     /// The device fails.
@@ -49,7 +50,7 @@ impl Vae {
         self.decoder.decode(latents)
     }
 
-    /// Tokens `[n, 4 latent_channels]` as the transformer knows them: `(x - mean) / sqrt(variance + eps)`.
+    /// Normalises tokens `[n, 4 latent_channels]` for the transformer: `(x - mean) / sqrt(variance + eps)`.
     ///
     /// # Errors
     /// The device fails.
@@ -57,7 +58,7 @@ impl Vae {
         tokens.broadcast_sub(&self.mean)?.broadcast_div(&self.std)
     }
 
-    /// Tokens as the decoder was trained on: the inverse of [`Vae::normalize`].
+    /// Converts tokens to the decoder's scale. The inverse of [`Vae::normalize`].
     ///
     /// # Errors
     /// The device fails.
@@ -65,7 +66,7 @@ impl Vae {
         tokens.broadcast_mul(&self.std)?.broadcast_add(&self.mean)
     }
 
-    /// The network itself.
+    /// Returns the decoder.
     pub fn decoder(&self) -> &VaeDecoder {
         &self.decoder
     }

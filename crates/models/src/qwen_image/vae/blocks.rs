@@ -1,4 +1,4 @@
-//! What both halves of the VAE are made of.
+//! Blocks shared by the VAE's encoder and decoder.
 
 use candle_core::Tensor;
 use kernels::{Conv3x3, Linear, attention, channel_norm};
@@ -28,13 +28,13 @@ impl MidBlock {
     }
 }
 
-/// Twice norm, SiLU, convolution, around a shortcut.
+/// Two times norm, SiLU and convolution, around a shortcut.
 pub(super) struct ResidualBlock {
     norm1: Tensor,
     conv1: Conv3x3,
     norm2: Tensor,
     conv2: Conv3x3,
-    /// On the raw input, where the number of channels changes.
+    /// Applied to the raw input, if the number of channels changes.
     conv_shortcut: Option<Linear>,
 }
 
@@ -62,7 +62,7 @@ impl ResidualBlock {
     }
 }
 
-/// Attention of one head over all positions of the lowest resolution.
+/// Single-head attention over all positions of the lowest resolution.
 struct AttentionBlock {
     norm: Tensor,
     to_qkv: Linear,
@@ -87,7 +87,7 @@ impl AttentionBlock {
     }
 }
 
-/// The scale of a channel norm; on disk it is `[channels, 1, …]`.
+/// Loads the scale of a channel norm; on disk it is `[channels, 1, …]`.
 pub(super) fn gamma(scope: &Scope<'_>, name: &str, channels: usize, spatial_dims: usize) -> Result<Tensor, LoadError> {
     let shape: Vec<usize> = [vec![channels], vec![1; spatial_dims]].concat();
     let gamma = scope.pp(name).get(shape, "gamma")?;

@@ -1,4 +1,4 @@
-//! The decoding half of the VAE.
+//! The decoder of the VAE.
 
 use candle_core::{DType, Tensor};
 use kernels::{Conv3x3, Linear};
@@ -9,7 +9,7 @@ use crate::error::LoadError;
 use crate::qwen_image::config::VaeConfig;
 use crate::weights::Scope;
 
-/// Latents to pixels: a middle at the lowest resolution, then four resolutions upwards.
+/// Decodes latents to pixels: a middle block at the lowest resolution, then four resolutions upwards.
 pub struct VaeDecoder {
     post_quant_conv: Linear,
     conv_in: Conv3x3,
@@ -26,7 +26,7 @@ impl VaeDecoder {
         let widths: Vec<usize> = config.dim_mult.iter().rev().map(|mult| mult * config.base_dim).collect();
         let (top, last) = (widths[0], widths.len() - 1);
         let up_blocks = widths.iter().enumerate().map(|(i, &out)| {
-            // An upsampler halves the channels it passes up.
+            // An upsampler halves the channels that it passes to the next resolution.
             let input = if i == 0 { top } else { widths[i - 1] / 2 };
             UpBlock::load(config.num_res_blocks + 1, input, out, i < last, &decoder.pp("up_blocks").pp(i))
         });
@@ -41,8 +41,8 @@ impl VaeDecoder {
         })
     }
 
-    /// Latents `[h, w, z_dim]` to pixels `[8h, 8w, 3]`, f32: seen from -1 to 1, and not cut off there,
-    /// so that infinity can be told.
+    /// Decodes latents `[h, w, z_dim]` to pixels `[8h, 8w, 3]` in f32, nominally in -1..=1. They are not clamped, so
+    /// that infinite values can be detected.
     ///
     /// # Errors
     /// The device fails.
@@ -50,7 +50,7 @@ impl VaeDecoder {
         self.decode_stages(latents, |_, _| ())
     }
 
-    /// As [`VaeDecoder::decode`], showing each stage by the name that its module has in the checkpoint.
+    /// Decodes like [`VaeDecoder::decode`], and passes each stage to `show` under its module's name in the checkpoint.
     ///
     /// # Errors
     /// The device fails.
@@ -71,7 +71,7 @@ impl VaeDecoder {
     }
 }
 
-/// The residual blocks of one resolution, and the way to the next.
+/// The residual blocks of one resolution, and the upsampling to the next.
 struct UpBlock {
     resnets: Vec<ResidualBlock>,
     upsampler: Option<Conv3x3>,

@@ -1,4 +1,4 @@
-//! The encoding half of the VAE: what an editing pipeline shows its pictures to.
+//! The encoder of the VAE, used by editing pipelines.
 
 use candle_core::{DType, Tensor, bail};
 use kernels::{Conv3x3, Linear};
@@ -10,7 +10,7 @@ use crate::error::LoadError;
 use crate::qwen_image::config::VaeConfig;
 use crate::weights::Scope;
 
-/// Pixels to latents: four resolutions downwards, then a middle at the lowest.
+/// Encodes pixels to latents: four resolutions downwards, then a middle block at the lowest.
 ///
 /// Port of `QwenImageEncoder3d`,
 /// <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/autoencoders/autoencoder_kl_qwenimage.py#L378>
@@ -26,7 +26,7 @@ pub struct VaeEncoder {
     activations: DType,
 }
 
-/// One entry of the checkpoint's flat list.
+/// One entry of the checkpoint's flat list of blocks.
 enum DownBlock {
     Residual(ResidualBlock),
     Downsample(Conv3x3),
@@ -66,8 +66,8 @@ impl VaeEncoder {
         })
     }
 
-    /// Pixels `[h, w, 3]` in -1..=1 to normalised latents `[h/8, w/8, z_dim]`, f32: the mean of their
-    /// distribution, which is what diffusers' editing pipelines take.
+    /// Encodes pixels `[h, w, 3]` in -1..=1 to normalised latents `[h/8, w/8, z_dim]` in f32. Returns the mean of their
+    /// distribution, as diffusers' editing pipelines use it.
     ///
     /// # Errors
     /// A side is not a multiple of 8, or the device fails.
@@ -75,10 +75,10 @@ impl VaeEncoder {
         self.encode_stages(pixels, |_, _| ())
     }
 
-    /// As [`VaeEncoder::encode`], showing each stage by the name that its module has in the checkpoint.
+    /// Encodes like [`VaeEncoder::encode`], and passes each stage to `show` under its module's name in the checkpoint.
     ///
     /// # Errors
-    /// As [`VaeEncoder::encode`].
+    /// The same as [`VaeEncoder::encode`].
     pub fn encode_stages(&self, pixels: &Tensor, mut show: impl FnMut(&str, &Tensor)) -> Result<Tensor> {
         let (height, width, _) = pixels.dims3()?;
         if height % 8 != 0 || width % 8 != 0 {

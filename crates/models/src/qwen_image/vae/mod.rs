@@ -1,11 +1,11 @@
-//! The VAE, as the two-dimensional network that it is at one frame.
+//! The VAE, reduced to two dimensions because a picture is a single frame.
 //!
-//! Port of `AutoencoderKLQwenImage`: every causal 3x3x3 convolution meets one frame behind two of
-//! padding, so only its last temporal slice counts; the temporal resampling never runs.
+//! Port of `AutoencoderKLQwenImage`. Every causal 3x3x3 convolution sees one frame after two of padding, so only its
+//! last temporal slice matters. The temporal resampling never runs.
 //! <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/models/autoencoders/autoencoder_kl_qwenimage.py#L668>
 //!
-//! Its halves are loaded apart: text to image decodes only. Feature maps are
-//! `[height, width, channels]`: convolutions then read and write whole vectors.
+//! Encoder and decoder are loaded separately, since text to image only decodes. Feature maps are `[height, width,
+//! channels]`, so that convolutions read and write whole channel vectors.
 
 mod blocks;
 mod decoder;
@@ -21,10 +21,10 @@ use crate::error::LoadError;
 use crate::tiling::Tiling;
 use crate::weights::Scope;
 
-/// The tiles of a large picture, 256 pixels wide of which 64 overlap: `AutoencoderKLQwenImage`'s own numbers.
+/// Tiling of a large picture: tiles of 256 pixels that overlap by 64, as in `AutoencoderKLQwenImage`.
 pub(super) const TILING: Tiling = Tiling { side: 32, stride: 24 };
 
-/// The decoding half with the latents' statistics before it.
+/// The decoder, and the statistics of the latents.
 pub struct Vae {
     decoder: VaeDecoder,
     statistics: Statistics,
@@ -39,7 +39,7 @@ impl Vae {
         Ok(Vae { decoder: VaeDecoder::load(config, scope)?, statistics: Statistics::load(config, scope)? })
     }
 
-    /// Normalised latents `[h, w, z_dim]` in f32 to pixels `[8h, 8w, 3]`, f32: seen from -1 to 1.
+    /// Decodes normalised latents `[h, w, z_dim]` in f32 to pixels `[8h, 8w, 3]` in f32, nominally in -1..=1.
     ///
     /// # Errors
     /// The device fails.
@@ -47,7 +47,7 @@ impl Vae {
         self.decoder.decode(&self.denormalize(latents)?)
     }
 
-    /// Latents with the statistics that the decoder was trained on.
+    /// Converts latents to the scale that the decoder was trained on.
     ///
     /// # Errors
     /// The device fails.
@@ -55,7 +55,7 @@ impl Vae {
         latents.broadcast_mul(&self.statistics.std)?.broadcast_add(&self.statistics.mean)
     }
 
-    /// The network itself.
+    /// Returns the decoder.
     pub fn decoder(&self) -> &VaeDecoder {
         &self.decoder
     }
