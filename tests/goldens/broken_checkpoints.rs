@@ -1,4 +1,4 @@
-//! Checkpoints as people have them: tiny ones with one thing changed, and what is said of it or drawn from it.
+//! Checkpoints with the defects that users have: tiny ones with one change each, and the expected message or picture.
 
 use std::fs;
 use std::path::Path;
@@ -17,24 +17,24 @@ const KLEIN: &str = "Flux2KleinPipeline";
 
 const LFS: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
 
-/// One thing that is changed in a checkpoint's folder.
+/// One change to a checkpoint's folder.
 enum Change {
-    /// In a JSON file, the value at a pointer such as `/text_config/rope_theta`.
+    /// Sets the value of a JSON file at a pointer such as `/text_config/rope_theta`.
     Json(&'static str, &'static str, Value),
-    /// In a text file, a part by another.
+    /// Replaces a part of a text file.
     Text(&'static str, &'static str, &'static str),
     Write(&'static str, &'static str),
     Remove(&'static str),
     Rename(&'static str, &'static str),
-    /// The first half of a file remains.
+    /// Truncates a file to its first half.
     Halve(&'static str),
-    /// A tensor of a file becomes zeros of another format and shape; `None` removes it.
+    /// Replaces a tensor by zeros of another format and shape; `None` removes it.
     Tensor(&'static str, &'static str, Option<(Dtype, &'static [usize])>),
 }
 
 use Change::{Halve, Json, Remove, Rename, Tensor, Text, Write};
 
-/// The tiny checkpoint of `class` with `changes` in it.
+/// Copies the tiny checkpoint of `class` and applies `changes`.
 fn changed(class: &str, changes: &[Change]) -> TempDir {
     let folder = changed_checkpoint(&tiny(class).0, &[("model_index.json", "_class_name", class.into())]);
     changes.iter().for_each(|change| change.apply(folder.path()));
@@ -45,7 +45,7 @@ impl Change {
     fn apply(&self, folder: &Path) {
         let at = |file: &str| folder.join(file);
         let read = |file: &str| fs::read(at(file)).unwrap();
-        // What is copied may be a link, and may not be written to.
+        // The copied file may be a link, or read-only.
         let write = |file: &str, bytes: &[u8]| {
             let _ = fs::remove_file(at(file));
             fs::write(at(file), bytes).unwrap();
@@ -90,7 +90,7 @@ fn with_tensor(file: &[u8], name: &str, becomes: Option<(Dtype, &[usize])>) -> V
     safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap()
 }
 
-/// The message of a checkpoint that is not loaded.
+/// Returns the error message of loading a checkpoint.
 #[track_caller]
 fn message(folder: &Path) -> String {
     let loaded = Checkpoint::open(folder).and_then(|checkpoint| family_of(&checkpoint).map(|_| ()));
@@ -131,7 +131,7 @@ fn every_file_that_lacks_is_named() {
         for file in files(class) {
             let folder = changed(class, &[Remove(file)]);
             let message = message(folder.path());
-            // Without tokenizer.json the older pair is looked for, and what is with it.
+            // Without tokenizer.json the loader looks for the older pair and its files.
             let expected = format!("`{file}` is missing in `{}`", folder.path().display());
             let falls_back = file == "tokenizer/tokenizer.json" && folder.path().join("tokenizer/vocab.json").is_file();
             assert!(falls_back || message.starts_with(&expected), "{class}: {message}");
@@ -417,7 +417,7 @@ fn folders_and_files_of_other_shapes_are_told_what_they_are() {
     assert!(file.contains("is a single .safetensors file"), "{file}");
 }
 
-/// The picture that a checkpoint draws.
+/// Returns the picture that a checkpoint draws.
 fn picture(class: &str, changes: &[Change]) -> Vec<u8> {
     let folder = changed(class, changes);
     drawn(&mut load(folder.path()).unwrap(), tiny(class).1)

@@ -1,4 +1,4 @@
-//! The one number that decides a step, on pairs of residuals.
+//! The diff that decides a step, on pairs of residuals.
 
 use cache::{CacheConfig, Decision, RequestCache, RowObservation, Segment};
 use candle_core::{DType, Device, Tensor};
@@ -25,7 +25,7 @@ struct Case {
     below: bool,
 }
 
-/// A number, "inf", or null for what is none.
+/// A number, "inf", or null for NaN.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Diff {
@@ -59,14 +59,14 @@ fn diffs_and_what_follows_are_the_librarys() {
             case.compare(&what, ours);
             ours
         });
-        // cache-dit records -2 for residuals of two shapes and computes; here they are not measured.
+        // cache-dit records -2 for residuals of different shapes and computes; here they are not measured.
         assert_eq!(residual_diff.is_none(), case.diff.value() == -2.0, "{what}");
         let record = cache.decide(0, &[RowObservation { tokens, residual_diff }])[0];
         assert_eq!(matches!(record.decision, Decision::Reuse(_)), case.below, "{what}: {:?}", record.decision);
     }
 }
 
-/// A cache in the guide's defaults whose warmup of one step is behind it.
+/// Returns a cache with the guide's defaults, after its warm-up of one step.
 fn warm_cache(tokens: usize) -> RequestCache {
     let config = CacheConfig { max_warmup_steps: 1, ..CacheConfig::default() };
     let segment = Segment { name: "transformer_blocks", num_blocks: 4 };
@@ -82,8 +82,8 @@ impl Case {
         Tensor::from_slice(values, (tokens, dim), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
     }
 
-    /// In bf16 the library rounds the difference, both means and their quotient to 8 bits, where this
-    /// is f32 throughout.
+    /// Compares with a tolerance for bf16, in which the library rounds the difference, both means and their quotient to
+    /// 8 bits. Here all of them are f32.
     fn compare(&self, what: &str, ours: f32) {
         let theirs = self.diff.value();
         if !theirs.is_finite() {

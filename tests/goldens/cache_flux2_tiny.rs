@@ -1,5 +1,5 @@
-//! Whole cached runs of a FLUX.2 transformer of two dual-stream and four single-stream blocks, each kind deciding
-//! for itself, alone and with a picture to edit; with a distilled guidance scale, as FLUX.2-dev.
+//! Whole cached runs of a FLUX.2 transformer of two dual-stream and four single-stream blocks. Each segment decides for
+//! itself. Runs with and without a picture to edit, and with a distilled guidance scale like FLUX.2-dev.
 
 use models::flux2::Transformer;
 

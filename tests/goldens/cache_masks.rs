@@ -1,4 +1,4 @@
-//! SCM masks: every step count and policy as cache-dit's `steps_mask` makes them, errors included.
+//! SCM masks: those of cache-dit's `steps_mask` for every step count and policy, errors included.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ struct CustomBins {
     mask: Theirs,
 }
 
-/// What the library answers: a mask, or an assertion's text.
+/// The library's answer: a mask, or an assertion's text.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Theirs {

@@ -1,4 +1,4 @@
-//! Whole cached runs of a four-block Qwen-Image transformer, alone and with a picture to edit.
+//! Whole cached runs of a four-block Qwen-Image transformer, with and without a picture to edit.
 
 use models::qwen_image::Transformer;
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::compare::goldens;
 
-/// Of the largest of the values in play.
+/// Tolerance, relative to the largest value so far.
 const TOLERANCE: f64 = 1e-12;
 
 #[derive(Deserialize)]
@@ -23,7 +23,7 @@ struct Case {
     rows: Vec<Row>,
 }
 
-/// A computed step with its derivatives, or a reused one with its forecast.
+/// A computed step with its derivatives, or a reused step with its forecast.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Row {
@@ -31,7 +31,7 @@ enum Row {
     Reused { predicted: f64 },
 }
 
-/// Stored values, newest first, and the largest they ever were.
+/// Stored values, newest first, and the largest value so far.
 #[derive(Default)]
 struct History {
     values: VecDeque<f64>,
@@ -51,7 +51,7 @@ impl History {
     }
 }
 
-/// Plays a case; the largest error, relative to the largest value.
+/// Plays a case, and returns the largest error relative to the largest value.
 fn play(case: &Case) -> f64 {
     let mut taylor = TaylorSeer::new(case.order);
     let mut history = History::default();

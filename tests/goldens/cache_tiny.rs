@@ -1,5 +1,5 @@
-//! Whole cached runs of a transformer of a few blocks, alone and with a picture to edit: decisions and diffs of
-//! every step and segment, predictions and final latents as cache-dit made them.
+//! Whole cached runs of a transformer of a few blocks, with and without a picture to edit. Decisions, diffs,
+//! predictions and final latents are compared with cache-dit's.
 
 use std::collections::HashMap;
 
@@ -17,9 +17,9 @@ const GUIDANCE: f64 = 4.0;
 /// Rows and columns of the picture's tokens.
 const GRID: (usize, usize) = (4, 4);
 
-/// A recorded family: its files, and what its network takes beside the rest.
+/// A recorded family: its files, and its guidance scale.
 pub struct Family {
-    /// What the names of its files start with.
+    /// Prefix of its file names.
     pub name: &'static str,
     /// The distilled guidance scale.
     pub guidance: Option<f32>,
@@ -36,7 +36,7 @@ struct Case {
     name: String,
     separate_cfg: bool,
     edit: bool,
-    /// On the threshold of the second segment.
+    /// Factor of the second segment's threshold.
     single_threshold_factor: Option<f64>,
     config: CacheConfig,
     mask: Option<String>,
@@ -51,13 +51,13 @@ struct Row {
     contexts: Vec<Context>,
 }
 
-/// What one segment did.
+/// Record of one segment.
 #[derive(Deserialize)]
 struct Context {
     diff: Option<f64>,
 }
 
-/// The transformer, what it is fed, and what came out.
+/// The transformer, its recorded inputs and its recorded outputs.
 struct Recording<D> {
     transformer: D,
     guidance: Option<f32>,
@@ -65,7 +65,7 @@ struct Recording<D> {
     outputs: HashMap<String, Tensor>,
 }
 
-/// Plays every recorded run of a family whose transformer `load` loads.
+/// Plays every recorded run of a family, whose transformer is loaded by `load`.
 pub fn runs_are_the_librarys<D: Dit, C: DeserializeOwned>(
     family: Family,
     load: fn(&C, &Scope<'_>) -> Result<D, LoadError>,
@@ -107,7 +107,7 @@ impl<D: Dit> Recording<D> {
         self.inputs[&format!("in.{name}")].squeeze(0).unwrap()
     }
 
-    /// Runs a case; decisions equal, diffs and latents within 1e-3.
+    /// Runs a case: decisions must be equal, diffs and latents within 1e-3.
     fn play(&self, case: &Case, steps: usize) {
         let prompts = if case.separate_cfg { vec!["cond", "uncond"] } else { vec!["cond"] };
         let prompts: Vec<_> = prompts.into_iter().map(|name| self.input(name)).collect();
@@ -160,10 +160,10 @@ impl<D: Dit> Recording<D> {
 }
 
 impl Case {
-    /// The relative error of a diff, which must be measured where the library's was.
+    /// Returns the relative error of a diff, and checks that it was measured where the library measured one.
     fn diff_error(&self, step: usize, segment: usize, branch: usize, ours: Option<f32>) -> f64 {
         let row = self.rows.iter().find(|row| (row.step, row.branch) == (step, branch)).unwrap();
-        // Where the unconditional branch takes over the other's diff, the library records none.
+        // The library records no diff for an unconditional branch that takes over the conditional one's.
         let Some(theirs) = row.contexts[segment].diff else {
             let shared = branch == 1 && !self.config.cfg_diff_compute_separate;
             assert!(ours.is_none() || shared, "{} step {step} segment {segment} branch {branch}: {ours:?}", self.name);
