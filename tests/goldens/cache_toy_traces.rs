@@ -1,5 +1,5 @@
-//! Whole cached runs of a toy transformer in closed form: decisions, diffs and outputs of every step
-//! as cache-dit took them. The blocks are a line of arithmetic, so all that is tested is the cache.
+//! Whole cached runs of a toy transformer in closed form: decisions, diffs and outputs of every step are compared with
+//! cache-dit's. The blocks are a line of arithmetic, so only the cache is tested.
 
 use std::collections::VecDeque;
 
@@ -8,13 +8,13 @@ use serde::Deserialize;
 
 use crate::compare::goldens;
 
-/// Of the largest value of an output; of a diff, which is relative already, absolute up to 1.
+/// Tolerance: of an output relative to its largest value; of a diff, which is relative itself, absolute up to 1.
 const TOLERANCE: f64 = 1e-5;
 
 #[derive(Deserialize)]
 struct Traces {
     blocks: Blocks,
-    /// Direction of the image stream's drive, and of the text stream's.
+    /// Direction in which the image stream is driven, and the text stream.
     base: Vec<f32>,
     ebase: Vec<f32>,
     cases: Vec<Case>,
@@ -47,7 +47,7 @@ struct Row {
     e: Vec<f32>,
 }
 
-/// What the model holds of a branch: the streams between the blocks and what is stored.
+/// A branch's state in the model: the streams between the blocks, and the stored values.
 #[derive(Default)]
 struct BranchState {
     hidden: Vec<f32>,
@@ -58,7 +58,7 @@ struct BranchState {
     stored_encoder: VecDeque<Vec<f32>>,
 }
 
-/// What drives the two streams of a branch in a step.
+/// The drives of a branch's two streams in a step.
 struct Drive {
     hidden: Vec<f32>,
     encoder: Vec<f32>,
@@ -116,15 +116,14 @@ fn play(traces: &Traces, case: &Case) -> Worst {
     worst
 }
 
-/// The case's configuration, its keys as they stand. The library counts calls towards a refresh,
-/// one a branch; ours are denoising steps.
+/// Parses the case's configuration. The library counts one call per branch towards a refresh, we count denoising steps.
 fn config(case: &Case, branches: usize) -> CacheConfig {
     let mut config: CacheConfig = serde_json::from_value(case.config.clone()).unwrap();
     config.force_refresh_step_hint = config.force_refresh_step_hint.map(|calls| calls / branches);
     config
 }
 
-/// One step of all branches, as a model takes it.
+/// Takes one step of all branches, as a model would.
 fn denoise_step(
     blocks: &Blocks,
     cache: &mut RequestCache,
@@ -167,7 +166,7 @@ fn denoise_step(
 }
 
 impl BranchState {
-    /// `x + scale drive + alpha x`, block by block, for each stream with its own scale.
+    /// Computes `x + scale drive + alpha x` block by block, with a scale for each stream.
     fn run(&mut self, blocks: &Blocks, range: std::ops::Range<usize>, drive: &Drive) {
         let advance = |x: &mut Vec<f32>, scale: f64, drive: &[f32]| {
             x.iter_mut().zip(drive).for_each(|(x, drive)| *x = *x + scale as f32 * drive + blocks.alpha * *x);
@@ -211,7 +210,7 @@ impl BranchState {
     }
 }
 
-/// The drives of a step and branch: an amplitude that follows the case's schedule, times the base.
+/// Returns the drives of a step and branch: the base times an amplitude that follows the case's schedule.
 fn drive(traces: &Traces, case: &Case, step: usize, steps: usize, branch: usize) -> Drive {
     let amplitude = amplitude(&case.amp, step, steps);
     let of_branch = if branch == 0 { 1.0 } else { -0.5 - 0.02 * step as f64 };
@@ -219,7 +218,7 @@ fn drive(traces: &Traces, case: &Case, step: usize, steps: usize, branch: usize)
     Drive { hidden: scaled(&traces.base, of_branch), encoder: scaled(&traces.ebase, 1.0) }
 }
 
-/// How strongly the drive pushes at a step.
+/// Returns the amplitude of the drive at a step.
 fn amplitude(schedule: &str, step: usize, steps: usize) -> f64 {
     let s = step as f64;
     match schedule {
@@ -237,8 +236,7 @@ fn residual_diff(previous: &[f32], current: &[f32]) -> f32 {
     difference / mean(&mut previous.iter().map(|p| p.abs()))
 }
 
-/// The error of a recorded diff. The library records -1 for a threshold that
-/// lets everything pass.
+/// Returns the error of a recorded diff. For a threshold that everything passes, the library records -1.
 fn diff_error(what: &str, ours: &StepRecord, theirs: Option<f64>) -> f64 {
     match (ours.residual_diff, theirs) {
         (None, None) => 0.0,
@@ -252,7 +250,7 @@ fn minus(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
-/// The largest difference, relative to the largest value.
+/// Returns the largest difference, relative to the largest value.
 fn error(ours: &[f32], theirs: &[f32]) -> f64 {
     assert_eq!(ours.len(), theirs.len());
     let largest = theirs.iter().fold(0.0_f32, |max, x| max.max(x.abs()));

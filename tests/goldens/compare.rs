@@ -1,4 +1,4 @@
-//! Where the goldens are, and how two tensors are compared.
+//! Location of the goldens, and comparison with them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The folder of the goldens: `LATENTD_GOLDENS`, or the one beside this file.
+/// Returns the folder of the goldens: `LATENTD_GOLDENS`, or the one beside this file.
 pub fn goldens() -> PathBuf {
     match std::env::var_os("LATENTD_GOLDENS") {
         Some(folder) => folder.into(),
@@ -21,7 +21,7 @@ pub fn goldens() -> PathBuf {
     }
 }
 
-/// The goldens in the repository, whatever `LATENTD_GOLDENS` says: for those of the built-in model.
+/// Returns the goldens in the repository regardless of `LATENTD_GOLDENS`, for the built-in model's goldens.
 pub fn committed_goldens() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("goldens")
 }
@@ -33,7 +33,7 @@ pub struct Golden {
     tensors: HashMap<String, Tensor>,
 }
 
-/// What the run was asked for.
+/// Settings of the run.
 #[derive(Clone, Deserialize)]
 pub struct Run {
     pub kw: Arguments,
@@ -41,11 +41,11 @@ pub struct Run {
     /// Names of the pictures to edit: `a` is the checkpoint's `input_a.png`.
     #[serde(default)]
     pub images: Vec<String>,
-    /// Of edits: pixels, about, at which the text encoder sees a picture.
+    /// For edits: approximate number of pixels at which the text encoder sees a picture.
     pub cond_area: Option<usize>,
-    /// Of edits: pixels, about, at which pictures are edited.
+    /// For edits: approximate number of pixels at which pictures are edited.
     pub vae_area: Option<usize>,
-    /// The class of the pipeline, where it is not the checkpoint's own.
+    /// Pipeline class, if it is not the checkpoint's own.
     pub pipeline: Option<String>,
     #[serde(default)]
     pub mrope3d: bool,
@@ -53,18 +53,18 @@ pub struct Run {
     pub zero_cond_t: bool,
     /// Whether FLUX.2-klein ran as a distilled model.
     pub is_distilled: Option<bool>,
-    /// What took the steps, where it was not Euler.
+    /// Sampler of the run, if it was not Euler.
     pub sampler: Option<String>,
 }
 
 impl Run {
-    /// What took the steps.
+    /// Returns the sampler of the run.
     pub fn sampler(&self) -> Sampler {
         self.sampler.as_deref().map_or(Sampler::Euler, sampler)
     }
 }
 
-/// The sampler of this name.
+/// Returns the sampler of this name.
 pub fn sampler(name: &str) -> Sampler {
     Sampler::NAMED.into_iter().find(|(known, _)| *known == name).unwrap().1
 }
@@ -103,16 +103,17 @@ impl OneOrMany {
 }
 
 impl Golden {
-    /// The recorded cases whose names start with `prefix`, from the manifest in `folder`; at least one.
+    /// Opens the recorded cases whose names start with `prefix`, from the manifest in `folder`. There must be at least
+    /// one.
     pub fn all(folder: PathBuf, prefix: &str) -> Vec<Golden> {
         Golden::all_in(folder, "manifest.json", prefix)
     }
 
-    /// The same from a manifest of another name.
+    /// Opens the cases like [`Golden::all`], from a manifest of another name.
     pub fn all_in(folder: PathBuf, manifest: &str, prefix: &str) -> Vec<Golden> {
         let manifest = std::fs::read(folder.join(manifest)).unwrap();
         let manifest: HashMap<String, serde_json::Value> = serde_json::from_slice(&manifest).unwrap();
-        // Beside the cases, the manifest holds versions and single figures.
+        // Beside the cases, the manifest holds versions and single values.
         let is_case = |(case, run): &(String, serde_json::Value)| case.starts_with(prefix) && run.get("kw").is_some();
         let mut cases: Vec<_> = manifest.into_iter().filter(is_case).collect();
         assert!(!cases.is_empty(), "no case `{prefix}…` in {}", folder.display());
@@ -133,13 +134,13 @@ impl Golden {
         self.tensors.contains_key(name)
     }
 
-    /// Pictures in the batch.
+    /// Returns the number of pictures in the batch.
     pub fn batch_size(&self) -> usize {
         self.tensor("latents.init").dim(0).unwrap()
     }
 
-    /// Compares with row `row` of the recorded `name`, its tokens cut to as many as ours: those
-    /// behind are the padding of a shorter prompt, which a ragged batch does not have.
+    /// Compares `ours` with row `row` of the recorded `name`, cut to our number of tokens. The recorded tokens after
+    /// these are the padding of a shorter prompt, which a ragged batch does not have.
     #[track_caller]
     pub fn check(&self, name: &str, row: usize, ours: &Tensor, tolerance: f64) {
         let theirs = self.tensor(name).get(row).unwrap();
@@ -147,7 +148,7 @@ impl Golden {
         close(&format!("{} {name}[{row}]", self.case), ours, &theirs, tolerance);
     }
 
-    /// Every byte of picture `i` within 1 of diffusers' own.
+    /// Checks that every byte of picture `i` is within 1 of diffusers' picture.
     #[track_caller]
     pub fn check_picture(&self, i: usize, ours: &[u8]) {
         let theirs = self.tensor("image.u8").get(i).unwrap().flatten_all().unwrap().to_vec1::<u8>().unwrap();
@@ -159,7 +160,7 @@ impl Golden {
     }
 }
 
-/// A copy of the checkpoint in `folder` in which some JSON files say something else: (file, key, value).
+/// Copies the checkpoint in `folder` with changes to its JSON files: (file, key, value).
 pub fn changed_checkpoint(folder: &Path, changes: &[(&str, &str, Value)]) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     copy_folder(folder, copy.path());
@@ -185,7 +186,7 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// The pictures that a recorded run edited, from the checkpoint in `folder`.
+/// Loads the pictures that a recorded run edited, from the checkpoint in `folder`.
 pub fn input_images(folder: &Path, golden: &Golden) -> Arc<[InputImage]> {
     let open = |name: &String| {
         let image = image::open(folder.join(format!("input_{name}.png"))).unwrap().into_rgb8();
@@ -195,7 +196,7 @@ pub fn input_images(folder: &Path, golden: &Golden) -> Arc<[InputImage]> {
     golden.run.images.iter().map(open).collect()
 }
 
-/// What picture `i` of the recorded run was asked for, as a server would be asked: what is not said is the model's own.
+/// Builds the request of picture `i` of the recorded run, as a server would: missing settings are the model's defaults.
 pub fn request(card: &ModelCard, folder: &Path, golden: &Golden, i: usize) -> ImageRequest {
     let kw = &golden.run.kw;
     let draft = RequestDraft {
@@ -212,14 +213,15 @@ pub fn request(card: &ModelCard, folder: &Path, golden: &Golden, i: usize) -> Im
     draft.build(card, &Limits::default(), || 0).unwrap().remove(0)
 }
 
-/// Plays a whole recorded run, from its own noise: sigmas, latents after each step within `tolerance`, the picture.
+/// Replays a whole recorded run from its own noise, and checks the sigmas, the latents after each step within
+/// `tolerance`, and the pictures.
 pub fn play<F: Family>(pipeline: &mut DiffusionPipeline<F>, folder: &Path, golden: &Golden, tolerance: f64) {
     for (i, state) in play_latents(pipeline, folder, golden, tolerance).into_iter().enumerate() {
         golden.check_picture(i, &pipeline.decode(state, &Interrupt::default()).unwrap().pixels);
     }
 }
 
-/// The same without the pictures: the states behind the last step.
+/// Replays a run like [`play`] without decoding, and returns the states after the last step.
 pub fn play_latents<F: Family>(
     pipeline: &mut DiffusionPipeline<F>,
     folder: &Path,

@@ -30,7 +30,7 @@ fn latents_and_pictures_are_diffusers() {
 #[test]
 fn a_size_between_tokens_is_the_middle_of_the_next_larger_one() {
     let mut model = model();
-    // As a model draws that draws every size.
+    // Without native sizes the model generates any size.
     let card = ModelCard { native_sizes: Vec::new(), ..model.card().clone() };
     let mut picture = |width, height| {
         let size = Some(ImageSize { width, height });

@@ -1,4 +1,4 @@
-//! Previews of the built-in model: what they show, and that the picture does not know of them.
+//! Previews of the built-in model: their content, and that they do not change the picture.
 
 use diffusion::{
     Guidance, ImageRequest, ImageSize, Interrupt, Pipeline, PreviewMethod, PreviewTimes, Previews, RgbImage, Sampler,
@@ -13,7 +13,7 @@ fn model() -> AnyPipeline {
     models::load(&checkpoint, &LoadOptions::default(), &|_, _, _| ()).unwrap()
 }
 
-/// A guided request; its size is no multiple of a token's.
+/// A guided request whose size is not a multiple of a token.
 fn request(prompt: &str, seed: u64, previews: Option<PreviewTimes>) -> ImageRequest {
     ImageRequest {
         prompt: prompt.into(),
@@ -39,7 +39,7 @@ fn finished(model: &mut AnyPipeline, request: &ImageRequest) -> RequestState {
     state
 }
 
-/// Pearson's, over all numbers of two pictures.
+/// Pearson correlation over all numbers of two pictures.
 fn correlation(a: &RgbImage, b: &RgbImage) -> f64 {
     assert_eq!(a.size, b.size);
     let centred = |image: &RgbImage| {
@@ -51,7 +51,7 @@ fn correlation(a: &RgbImage, b: &RgbImage) -> f64 {
     product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
 }
 
-/// `x`, flat.
+/// Flattens `x`.
 fn numbers(x: &candle_core::Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
 }
@@ -83,10 +83,10 @@ fn the_estimate_is_where_the_whole_step_would_lead() {
     for step in 0..STEPS {
         let before = numbers(state.latents());
         model.step(&mut [&mut state], &Interrupt::default()).unwrap();
-        // The end of the first half, and the picture itself.
+        // Estimates are due after the first half of the steps; at the end the picture itself.
         let Some(estimate) = state.clean_latents() else { continue };
         estimates += 1;
-        // v from the step that was taken, x0 = x - sigma v from where it began.
+        // v from the step taken, then x0 = x - sigma v at the step's start.
         let (sigma, dt) = (sigmas.sigma(step), sigmas.dt(step));
         let expected = before.iter().zip(numbers(state.latents())).map(|(x, after)| x - sigma * ((after - x) / dt));
         let error = numbers(estimate).iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -1,4 +1,4 @@
-//! Rows of a batch that own their tensors, and what holds for any transformer that takes them.
+//! Rows of a batch that own their tensors, and checks that hold for any transformer.
 
 use candle_core::{Device, Tensor};
 use models::{Dit, DitRow, ReferenceLatents, RequestPasses, Streams, forward, randn};
@@ -13,7 +13,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// From the tokens of all pictures one after another, the one that is made first; `grids` are their
+    /// Creates a row from the concatenated tokens of all pictures, starting with the generated one. `grids` are their
     /// rows and columns.
     pub fn new(pictures: &Tensor, grids: &[(usize, usize)], prompt_embeds: Tensor, sigma: f32) -> Self {
         let mut start = 0;
@@ -41,14 +41,14 @@ impl Row {
     }
 }
 
-/// The velocity of every row of a batch without a cache.
+/// Returns the velocity of every row of a batch without a cache.
 pub fn velocities(dit: &impl Dit, rows: &[Row]) -> Vec<Tensor> {
     let passes = RequestPasses { rows: rows.iter().map(Row::dit_row).collect(), residuals: None };
     forward(dit, vec![passes]).unwrap().velocities
 }
 
-/// Rows of different sizes, references and texts together are each row alone, bit for bit; and so they are
-/// when some of them leave the batch.
+/// Checks that rows of different sizes, references and texts give the same bits together as alone, also after some rows
+/// left the batch.
 pub fn check_ragged_batch(dit: &impl Dit, channels: usize, text_width: usize) {
     let row = |seed, grids: &[(usize, usize)], text_len, sigma| {
         let tokens = grids.iter().map(|(rows, columns)| rows * columns).sum();
@@ -76,7 +76,7 @@ pub fn check_ragged_batch(dit: &impl Dit, channels: usize, text_width: usize) {
     }
 }
 
-/// All blocks of all segments, and the end.
+/// Runs all blocks of all segments, then the end.
 fn run<D: Dit>(dit: &D, mut streams: Streams, context: &D::Context) -> Vec<Tensor> {
     for (segment, blocks) in dit.segments().iter().enumerate() {
         streams = dit.enter(segment, streams, context).unwrap();

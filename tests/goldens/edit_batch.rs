@@ -1,4 +1,4 @@
-//! Generations and edits in one ragged batch: each gives what it gives alone.
+//! Generations and edits in one ragged batch: each gives the same result as alone.
 
 use cache::CacheConfig;
 use diffusion::{ImageRequest, InputImage, Interrupt, Pipeline, StepReport};
@@ -6,7 +6,7 @@ use models::AnyPipeline;
 
 use crate::edit_models::{PLENTY, edit, guided, klein, latents, picture, qwen, size};
 
-/// Settings under which these requests reuse some steps; they differ in what is stored and decided.
+/// Settings with which these requests reuse some steps. They differ in what is stored and how it is decided.
 const SETTINGS: [&str; 3] = [
     r#"{"residual_diff_threshold": 0.9, "max_warmup_steps": 1, "Fn_compute_blocks": 1}"#,
     r#"{"residual_diff_threshold": 0.8, "max_warmup_steps": 2, "enable_taylorseer": true, "Bn_compute_blocks": 1}"#,
@@ -23,8 +23,7 @@ fn qwen_image_edit_a_mixed_batch_changes_no_request() {
     check(&mut qwen(PLENTY), &[1, 2, 3, 4, 2, 1]);
 }
 
-/// The requests differ in everything: how many pictures of which sizes they edit at which size, prompt, steps,
-/// guidance, cache.
+/// The requests differ in everything: number and sizes of pictures, output size, prompt, steps, guidance, cache.
 fn check(model: &mut AnyPipeline, picture_counts: &[usize]) {
     let sizes = [size(64, 64), size(96, 48), size(100, 72), size(48, 112)];
     let pictures: Vec<InputImage> =
@@ -48,7 +47,7 @@ fn check(model: &mut AnyPipeline, picture_counts: &[usize]) {
     assert!((0..8).any(is_mixed), "no step mixed computed and reused rows");
 }
 
-/// Every fourth without a cache, every other guided, no two of the first three of the same number of steps.
+/// Every fourth request has no cache, every other one is guided, and their step counts vary.
 fn request(model: &AnyPipeline, i: usize, mut request: ImageRequest) -> ImageRequest {
     request.params.num_inference_steps = [4, 8, 5, 6][i % 4];
     request.params.seed = i as u64;
@@ -63,7 +62,7 @@ struct Run {
     steps: Vec<StepReport>,
 }
 
-/// Steps all requests together, those that are done leaving the batch.
+/// Steps all requests together; finished requests leave the batch.
 fn run(model: &mut AnyPipeline, requests: &[ImageRequest]) -> Vec<Run> {
     let mut states: Vec<_> =
         requests.iter().map(|request| model.prepare(request, &Interrupt::default()).unwrap()).collect();

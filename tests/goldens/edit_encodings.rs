@@ -1,11 +1,11 @@
-//! Encodings that are kept from one edit to the next: which, how many bytes, and that nobody can tell.
+//! Cached encodings from one edit to the next: which are kept, how many bytes, and that results do not change.
 
 use diffusion::{ImageRequest, Interrupt, Lookups, Pipeline};
 use models::AnyPipeline;
 
 use crate::edit_models::{PLENTY, edit, finished, guided, klein, latents, mask_from, picture, qwen, size};
 
-/// Hits and misses of prompts, of pictures as the text encoder sees them, of pictures' latents.
+/// Hits and misses of prompts, of vision features, and of picture latents.
 type Use = [(usize, usize); 3];
 
 const NONE: (usize, usize) = (0, 0);
@@ -33,7 +33,7 @@ fn qwen_image_edit_encodes_a_picture_once_and_a_prompt_once_for_each_picture() {
         ("another prompt", edit("day", &pictures(&[a]), made), [(0, 1), (1, 0), (1, 0)]),
         ("the prompt about another picture", edit("night", &pictures(&[b]), made), [(0, 1), (0, 1), (0, 1)]),
         ("both pictures", edit("night", &pictures(&[b, a]), made), [(0, 1), (2, 0), (2, 0)]),
-        // Both prompts speak of the picture.
+        // Both prompts are encoded with the picture.
         ("guided", negative, [(0, 2), (2, 0), (1, 0)]),
     ];
     for (name, request, expected) in steps {
@@ -61,7 +61,7 @@ fn flux2_klein_encodes_a_prompt_once_whatever_the_pictures() {
 #[test]
 fn all_that_is_kept_stays_within_its_bytes() {
     for load in [klein, qwen] {
-        // Of a prompt and a few pictures, not of all.
+        // Enough for a prompt and a few pictures, but not for all.
         let bound = 100_000;
         let (mut small, mut large) = (load(bound), load(PLENTY));
         let mut most = 0;

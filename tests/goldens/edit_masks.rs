@@ -1,4 +1,4 @@
-//! Edits under a mask: what is outside stays the picture's.
+//! Masked edits: the picture stays unchanged outside the mask.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use models::{AnyPipeline, Filter, resize};
 
 use crate::edit_models::{PLENTY, edit, finished, klein, latents, mask_from, picture, qwen, size};
 
-/// A size at which both models edit a picture of it.
+/// A size at which both models edit a picture of the same size.
 const OWN: ImageSize = ImageSize { width: 128, height: 64 };
 
 fn both() -> [(&'static str, AnyPipeline); 2] {
@@ -18,7 +18,7 @@ fn masked(mask: Arc<Mask>, made: ImageSize) -> ImageRequest {
     ImageRequest { mask: Some(mask), ..edit("make it night", &[picture(1, OWN)], made) }
 }
 
-/// The largest difference between two pictures in these columns.
+/// Returns the largest difference between two pictures in these columns.
 fn worst(a: &RgbImage, b: &RgbImage, columns: std::ops::Range<usize>) -> u8 {
     assert_eq!(a.size, b.size);
     let pairs = a.pixels.iter().zip(&b.pixels).enumerate();
@@ -41,12 +41,12 @@ fn pixels_outside_are_the_pictures() {
     }
 }
 
-/// 100x72 is no whole number of tokens, and not the picture's shape either.
+/// 100x72 is not a whole number of tokens, and not the picture's aspect ratio.
 #[test]
 fn pixels_outside_are_the_resized_pictures_at_a_size_of_its_own() {
     let made_size = size(100, 72);
     for (name, mut model) in both() {
-        // Column 64 of 128 is column 50 of 100; a few around it are between the two.
+        // Column 64 of 128 is column 50 of 100; a few columns around it are blended.
         let request = masked(mask_from(64, OWN), made_size);
         let state = finished(&mut model, &request);
         let made = model.decode(state, &Interrupt::default()).unwrap();

@@ -1,4 +1,4 @@
-//! The tiny checkpoints that edit, small pictures for them, and requests about these.
+//! The tiny editing checkpoints, small pictures for them, and requests to edit these.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use models::{AnyPipeline, Checkpoint, KeptBytes, LoadOptions, Overrides, Request
 use crate::compare::changed_checkpoint;
 use crate::{flux2_klein_pipeline, qwen_image_edit_pipeline};
 
-/// FLUX.2-klein's base model, which is guided, keeping so many bytes of encodings.
+/// Loads FLUX.2-klein's base model, which is guided, with `encodings` bytes for cached encodings.
 pub fn klein(encodings: usize) -> AnyPipeline {
     let changed =
         changed_checkpoint(&flux2_klein_pipeline::folder(), &[("model_index.json", "is_distilled", false.into())]);
@@ -18,7 +18,7 @@ pub fn klein(encodings: usize) -> AnyPipeline {
     models::load(&Checkpoint::open(changed.path()).unwrap(), &options, &|_, _, _| ()).unwrap()
 }
 
-/// Qwen-Image-Edit-2509, which edits a picture of 128x64 pixels, or 96x96, at its own size.
+/// Loads Qwen-Image-Edit-2509 with an edit area at which pictures of 128x64 or 96x96 pixels keep their size.
 pub fn qwen(encodings: usize) -> AnyPipeline {
     let overrides = Overrides { edit_area: Some(96 * 96), condition_area: Some(112 * 112), ..Overrides::default() };
     let kept = KeptBytes { encodings, ..KeptBytes::default() };
@@ -27,14 +27,14 @@ pub fn qwen(encodings: usize) -> AnyPipeline {
     models::load(&checkpoint, &options, &|_, _, _| ()).unwrap()
 }
 
-/// Keeps the encodings of a whole test.
+/// Bytes that are enough for all encodings of a test.
 pub const PLENTY: usize = 64 << 20;
 
 pub fn size(width: usize, height: usize) -> ImageSize {
     ImageSize { width, height }
 }
 
-/// A picture of coarse noise: another one for every seed.
+/// A picture of coarse noise, different for every seed.
 pub fn picture(seed: u64, size: ImageSize) -> InputImage {
     let levels = randn(seed, 64 * 3);
     let byte = |x: usize, y: usize, channel: usize| {
@@ -46,13 +46,13 @@ pub fn picture(seed: u64, size: ImageSize) -> InputImage {
     InputImage::new(RgbImage { size, pixels })
 }
 
-/// A mask of `size` that lets the columns from `from` on change.
+/// A mask of `size` under which the columns from `from` on may change.
 pub fn mask_from(from: usize, size: ImageSize) -> Arc<Mask> {
     let editable = (0..size.height).flat_map(|_| (0..size.width).map(|x| if x >= from { 255 } else { 0 }));
     Arc::new(Mask { size, editable: editable.collect() })
 }
 
-/// An edit of `pictures`, or none of them, in three steps without guidance and cache.
+/// An edit of `pictures`, which may be empty, in three steps without guidance or cache.
 pub fn edit(prompt: &str, pictures: &[InputImage], size: ImageSize) -> ImageRequest {
     ImageRequest {
         prompt: prompt.into(),
@@ -72,14 +72,14 @@ pub fn edit(prompt: &str, pictures: &[InputImage], size: ImageSize) -> ImageRequ
     }
 }
 
-/// `request` guided away from `negative_prompt`, as `model` guides.
+/// Adds guidance away from `negative_prompt` to `request`, of the kind that `model` has.
 pub fn guided(model: &AnyPipeline, request: ImageRequest, scale: f64, negative_prompt: &str) -> ImageRequest {
     let guidance = model.card().guidance.guidance(scale, true);
     let params = SamplingParams { guidance, ..request.params };
     ImageRequest { negative_prompt: Some(negative_prompt.into()), params, ..request }
 }
 
-/// All steps of a request that is alone.
+/// Runs all steps of a request, alone.
 pub fn finished(model: &mut AnyPipeline, request: &ImageRequest) -> RequestState {
     let mut state = model.prepare(request, &Interrupt::default()).unwrap();
     for _ in 0..request.params.num_inference_steps {

@@ -1,4 +1,4 @@
-//! The whole of FLUX.2-klein against diffusers, and its step cache against cache-dit.
+//! The whole FLUX.2-klein pipeline against diffusers, and its step cache against cache-dit.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ pub fn folder() -> PathBuf {
     goldens().join("models/flux2-klein")
 }
 
-/// The pipeline that the run was recorded with, distilled or not.
+/// Loads the pipeline of a recorded run, distilled or not.
 fn pipeline(golden: &Golden, dtype: DType) -> DiffusionPipeline<Flux2Klein> {
     let is_distilled = golden.run.is_distilled.unwrap_or(true);
     let changed = changed_checkpoint(&folder(), &[("model_index.json", "is_distilled", is_distilled.into())]);
@@ -44,7 +44,7 @@ fn weights_in_half_precision_stay_close() {
     }
 }
 
-/// Both segments decide alone; of the contexts that were recorded, one is there twice under another name.
+/// Each segment decides for itself. One recorded context appears twice, the second time under another name.
 #[test]
 fn decisions_diffs_and_latents_are_cache_dits() {
     for golden in Golden::all(goldens().join("models/goldens"), "flux2-klein.cache_") {

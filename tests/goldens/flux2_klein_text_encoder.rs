@@ -8,7 +8,7 @@ use models::{Checkpoint, Precision};
 
 use crate::compare::{Golden, close, goldens};
 
-/// What the recorded runs padded their prompts to; 512 in life.
+/// Length to which the recorded runs padded their prompts; the real pipeline pads to 512.
 const MAX_SEQUENCE_LENGTH: usize = 64;
 
 fn cases() -> Vec<Golden> {
@@ -31,7 +31,7 @@ fn encoder(precision: Precision) -> PromptEncoder {
     PromptEncoder::load(&checkpoint(), &weights.scope("", &|_, _| ()), MAX_SEQUENCE_LENGTH).unwrap()
 }
 
-/// The prompt of each row of call `call`: the negative one, or the same again, in the second.
+/// Returns the prompts of call `call`, one per row. The second call has the negative prompt, or repeats the first.
 fn prompts(golden: &Golden, call: usize) -> Vec<String> {
     let rows = golden.tensor("text.call#0.in_input_ids").dim(0).unwrap();
     let negative = golden.case.ends_with("t2i_cfg_base") && call == 1;
@@ -90,7 +90,7 @@ fn every_layer_of_the_27() {
     }
 }
 
-/// A decoder with all 28 layers, and so the final norm, for both calls of every run.
+/// Checks a decoder with all 28 layers, and therefore the final norm, for both calls of every run.
 #[test]
 fn the_whole_decoder() {
     let encoder = encoder(f32());
@@ -133,7 +133,7 @@ fn prompt_embeds() {
 fn prompt_embeds_in_half_precision() {
     check_prompt_embeds(Precision::new(DType::F16, Device::Cpu), 5e-3);
     check_prompt_embeds(Precision::new(DType::BF16, Device::Cpu), 4e-2);
-    // As on a GPU, where the activations are rounded too.
+    // Like on a GPU, where the activations are rounded too.
     check_prompt_embeds(Precision { weights: DType::BF16, activations: DType::BF16, device: Device::Cpu }, 8e-2);
 }
 
@@ -141,7 +141,7 @@ fn prompt_embeds_in_half_precision() {
 fn a_prompt_fills_the_sequence_and_no_more() {
     let encoder = encoder(f32());
     let most = encoder.max_prompt_tokens();
-    // Of which each is one token, as no two are merged.
+    // Each word is one token, since no two are merged.
     let words = |n: usize| "<|im_end|>".repeat(n);
     let (ids, valid) = encoder.tokenize("prompt", &words(most)).unwrap();
     assert_eq!((ids.len(), valid), (MAX_SEQUENCE_LENGTH, MAX_SEQUENCE_LENGTH));

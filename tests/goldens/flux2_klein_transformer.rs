@@ -1,5 +1,5 @@
-//! The diffusion transformer of FLUX.2-klein against diffusers, from what was recorded before each pass: rotary
-//! tables, embeddings, blocks of both kinds, velocities.
+//! The diffusion transformer of FLUX.2-klein against diffusers, from the recorded inputs of each pass: rotary tables,
+//! embeddings, blocks of both kinds, velocities.
 
 use candle_core::{DType, Device, Tensor};
 use kernels::RowLayout;
@@ -10,7 +10,7 @@ use crate::compare::{Golden, close, goldens};
 use crate::dit_rows::{Row, check_ragged_batch, velocities};
 use crate::qwen_image_transformer::check_rows;
 
-/// Four pipeline runs: of two sizes, with CFG, with two pictures to edit, and of two prompts at once.
+/// Four pipeline runs: two sizes, CFG, two pictures to edit, and two prompts at once.
 fn cases() -> Vec<Golden> {
     let folder = goldens().join("models/goldens");
     let mut cases = Golden::all(folder.clone(), "flux2-klein.t2i_");
@@ -25,7 +25,7 @@ fn transformer(weights: DType) -> Transformer {
     Transformer::load(&config, &weights.scope("", &|_, _| ())).unwrap()
 }
 
-/// The rows of pass `call`, from its recorded inputs.
+/// Builds the rows of pass `call` from its recorded inputs.
 fn rows(golden: &Golden, call: usize) -> Vec<Row> {
     let input = |name: &str| golden.tensor(&format!("dit#{call}.in_{name}"));
     let grids = token_grids(&input("img_ids").get(0).unwrap().to_vec2::<i64>().unwrap());
@@ -37,14 +37,14 @@ fn rows(golden: &Golden, call: usize) -> Vec<Row> {
     sigmas.iter().enumerate().map(row).collect()
 }
 
-/// Rows and columns of each picture: its tokens are those of one time.
+/// Returns the rows and columns of each picture. The tokens of a picture share one time.
 fn token_grids(ids: &[Vec<i64>]) -> Vec<(usize, usize)> {
     let pictures = ids.chunk_by(|a, b| a[0] == b[0]);
     let side = |picture: &[Vec<i64>], axis: usize| picture.iter().map(|id| id[axis]).max().unwrap() as usize + 1;
     pictures.map(|picture| (side(picture, 1), side(picture, 2))).collect()
 }
 
-/// The first pass, of which everything is recorded.
+/// Begins the first pass, of which everything is recorded.
 fn begin(transformer: &Transformer, golden: &Golden) -> (Streams, <Transformer as Dit>::Context, Vec<f32>) {
     let rows = rows(golden, 0);
     let (streams, context) = transformer.begin(&rows.iter().map(Row::dit_row).collect::<Vec<DitRow<'_>>>()).unwrap();
@@ -59,7 +59,7 @@ fn rope_tables() {
         for (i, table) in context.rope().iter().enumerate() {
             for (name, ours) in [("0", table.cos()), ("1", table.sin())] {
                 let recorded = |stream| golden.tensor(&format!("dit.rope#{stream}.{name}"));
-                // Text, then image; each angle is recorded twice, once for either channel of its pair.
+                // Text, then image. Each angle is recorded twice, once for either channel of its pair.
                 let theirs = Tensor::cat(&[recorded(1), recorded(0)], 0).unwrap();
                 let pairs = Tensor::arange_step(0, theirs.dim(1).unwrap() as u32, 2, &Device::Cpu).unwrap();
                 let theirs = theirs.index_select(&pairs, 1).unwrap();
@@ -110,7 +110,7 @@ fn internals_of_the_first_dual_block() {
     }
 }
 
-/// From the recorded streams behind the dual-stream blocks.
+/// Starts from the recorded streams after the dual-stream blocks.
 #[test]
 fn internals_of_the_first_single_block() {
     let transformer = transformer(DType::F32);
@@ -154,7 +154,7 @@ fn every_block_and_the_velocity() {
     }
 }
 
-/// The image tokens of each row of single-stream blocks, those of its references included.
+/// Returns each row's image tokens in single-stream blocks, references included.
 fn image_tokens<'c>(streams: &Streams, context: &'c <Transformer as Dit>::Context) -> (Tensor, &'c RowLayout) {
     let rows = context.joint_rows().iter().zip(context.text_rows().iter());
     let images = rows.map(|(joint, text)| {
@@ -163,7 +163,7 @@ fn image_tokens<'c>(streams: &Streams, context: &'c <Transformer as Dit>::Contex
     (Tensor::cat(&images.collect::<Vec<_>>(), 0).unwrap(), context.image_rows())
 }
 
-/// Checks every recorded pass, the two of a guided step included; how many there were.
+/// Checks every recorded pass, both passes of guided steps included, and returns their number.
 fn check_velocities(transformer: &Transformer, golden: &Golden, tolerance: f64) -> usize {
     let calls = (0..).take_while(|call| golden.has(&format!("dit#{call}")));
     calls
@@ -185,7 +185,7 @@ fn every_velocity_of_a_run() {
     }
 }
 
-/// What is lost is the weights' own rounding, to 8 and to 11 bits.
+/// The only error is the rounding of the weights to 8 and 11 bits.
 #[test]
 fn velocities_of_half_precision_weights() {
     let golden = &Golden::all(goldens().join("models/goldens"), "flux2-klein.edit_2img")[0];

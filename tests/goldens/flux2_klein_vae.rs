@@ -1,4 +1,4 @@
-//! The VAE of FLUX.2-klein against diffusers: both halves, the tokens between them, the picture.
+//! The VAE of FLUX.2-klein against diffusers: encoder, decoder, the tokens between them, the picture.
 
 use candle_core::{DType, Device, Tensor};
 use models::flux2::{Vae, VaeConfig, VaeEncoder};
@@ -6,18 +6,18 @@ use models::{Checkpoint, Precision, pack, unpack};
 
 use crate::compare::{Golden, close, goldens};
 
-/// The runs without a step cache: what they did to their pictures is recorded.
+/// The runs without a step cache, of which the VAE's stages are recorded.
 fn cases() -> Vec<Golden> {
     let cases = Golden::all(goldens().join("models/goldens"), "flux2-klein.");
     cases.into_iter().filter(|golden| golden.has("vae.post_quant_conv")).collect()
 }
 
-/// The case that was given pictures.
+/// The run with input pictures.
 fn edit() -> Golden {
     Golden::all(goldens().join("models/goldens"), "flux2-klein.edit_2img").remove(0)
 }
 
-/// The encoder, and the decoder, with their weights in `dtype`.
+/// Loads encoder and decoder with weights in `dtype`.
 fn load(dtype: DType) -> (VaeEncoder, Vae) {
     let checkpoint = Checkpoint::Dir(goldens().join("models/flux2-klein"));
     let config = VaeConfig::load(&checkpoint).unwrap();
@@ -26,7 +26,7 @@ fn load(dtype: DType) -> (VaeEncoder, Vae) {
     (VaeEncoder::load(&config, &scope).unwrap(), Vae::load(&config, &scope).unwrap())
 }
 
-/// Picture `i` of the recorded `[batch, channels, h, w]` as `[h, w, channels]`.
+/// Returns picture `i` of the recorded `[batch, channels, h, w]` as `[h, w, channels]`.
 fn recorded(golden: &Golden, tensor: &str, i: usize) -> Tensor {
     golden.tensor(tensor).get(i).unwrap().permute((1, 2, 0)).unwrap().contiguous().unwrap()
 }
@@ -40,7 +40,7 @@ fn encoder_stage_by_stage() {
             let name = match stage {
                 "out" => format!("vae.enc#{i}"),
                 "quant_conv" => format!("vae.quant_conv#{i}"),
-                // The stages of the first picture alone are recorded.
+                // Stages are recorded only for the first picture.
                 _ if i > 0 => return,
                 stage => format!("vae.enc.{stage}"),
             };
@@ -52,7 +52,7 @@ fn encoder_stage_by_stage() {
     }
 }
 
-/// Compares the tokens of the run's pictures, one after another, with what the pipeline made of them.
+/// Compares the concatenated tokens of the run's pictures with those that the pipeline made.
 fn check_tokens(dtype: DType, tolerance: f64) {
     let ((encoder, vae), golden) = (load(dtype), edit());
     let tokens = |i: usize| {
@@ -72,7 +72,7 @@ fn pictures_become_normalised_tokens() {
     check_tokens(DType::F32, 1e-4);
 }
 
-/// The activations stay f32: what shows is the rounding of the weights, to 8 bits and to 11.
+/// The activations stay f32, so the only error is the rounding of the weights to 8 and 11 bits.
 #[test]
 fn half_precision_weights_stay_close() {
     check_tokens(DType::BF16, 2e-2);

@@ -1,8 +1,8 @@
-//! Interrupting work on a large picture: 2048x2048 on the tiny checkpoint, of which one step takes seconds and the
-//! attention in the middle of the VAE, over 65,536 positions, as long.
+//! Interrupts during work on a large picture: 2048x2048 with the tiny checkpoint. One step takes seconds, and so does
+//! the attention in the middle of the VAE, over 65,536 positions.
 //!
-//! An observer of every look at the interrupt sets it at the look that it is told. So where a stage is cut does not
-//! depend on how fast the machine is.
+//! An observer counts the checks of the interrupt and sets it at a given one. The place where a stage is cut therefore
+//! does not depend on the machine's speed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use models::{AnyPipeline, Checkpoint, LoadOptions, RequestState};
 
 use crate::{qwen_image, qwen_image_edit_pipeline};
 
-/// Far less than what is left of any stage that is cut here, and far more than a tile takes on a busy machine.
+/// Far less than the rest of any stage cut here, and far more than one tile takes on a busy machine.
 const PROMPT: Duration = Duration::from_secs(2);
 
 fn size(side: usize) -> ImageSize {
@@ -42,8 +42,8 @@ fn request(side: usize) -> ImageRequest {
     }
 }
 
-/// Runs `stage` and interrupts it at look number `at`. Asserts that it was still at it then, that it says so, and that
-/// it ended soon after.
+/// Runs `stage` and interrupts it at check number `at`. Asserts that the stage had not finished by then, that it
+/// reports the interrupt, and that it ends soon after.
 #[track_caller]
 fn cut<R>(name: &str, at: usize, stage: impl FnOnce(&Interrupt) -> Result<R, PipelineError>) {
     let (interrupt, looks) = (Interrupt::default(), Arc::new(AtomicUsize::new(0)));
@@ -72,7 +72,8 @@ fn cut<R>(name: &str, at: usize, stage: impl FnOnce(&Interrupt) -> Result<R, Pip
 fn a_step_ends_between_blocks_and_inside_of_its_operations() {
     let mut model = qwen_image::model();
     let state = model.prepare(&request(2048), &Interrupt::default()).unwrap();
-    // At the start, in the first linear maps, deep in the first attention (2 heads of 342 tiles each), in a later block.
+    // At the start, in the first linear layers, deep in the first attention (2 heads of 342 tiles each), in a later
+    // block.
     for at in [1, 60, 700, 2500] {
         cut("a step", at, |interrupt| model.step(&mut [&mut state.clone()], interrupt));
     }
@@ -105,7 +106,7 @@ fn an_encoding_ends_in_the_text_encoder_the_vision_tower_the_resizing_and_the_va
     for at in [1, 1000, 3000, 4000, 4500] {
         cut("an encoding", at, |interrupt| model.prepare(&request, interrupt));
     }
-    // Nothing that was cut short was kept for the next request.
+    // No half-done encoding is cached for the next request.
     let latents = |model: &mut AnyPipeline| {
         let mut state: RequestState = model.prepare(&request, &Interrupt::default()).unwrap();
         model.step(&mut [&mut state], &Interrupt::default()).unwrap();

@@ -1,4 +1,4 @@
-//! Loading: every class of every family through the one entrance, and no tensor that nobody needs.
+//! Loading: every class of every family through `models::load`, without reading tensors that are not needed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -13,7 +13,7 @@ use crate::compare::{changed_checkpoint, goldens};
 use crate::edit_models::{edit, finished, picture, size};
 use crate::{flux2_klein_pipeline, qwen_image_edit_pipeline};
 
-/// A tiny checkpoint of the class, and how many pictures its request brings.
+/// Returns a tiny checkpoint of the class, and the number of pictures for its requests.
 pub fn tiny(class: &str) -> (PathBuf, usize) {
     match class {
         "QwenImagePipeline" => (goldens().join("models/qwen-image"), 0),
@@ -28,7 +28,7 @@ pub fn load(folder: &Path) -> Result<AnyPipeline, LoadError> {
     load_telling(folder, &|_, _, _| ())
 }
 
-/// The same, and how far it has come.
+/// Loads a pipeline and reports the progress.
 fn load_telling(folder: &Path, progress: Progress<'_>) -> Result<AnyPipeline, LoadError> {
     let overrides = Overrides {
         edit_area: Some(96 * 96),
@@ -40,7 +40,7 @@ fn load_telling(folder: &Path, progress: Progress<'_>) -> Result<AnyPipeline, Lo
     models::load(&Checkpoint::open(folder)?, &options, progress)
 }
 
-/// The pixels that a request about so many pictures gives.
+/// Returns the pixels for a request with this number of pictures.
 pub fn drawn(model: &mut AnyPipeline, pictures: usize) -> Vec<u8> {
     let pictures: Vec<_> = (0..pictures).map(|seed| picture(seed as u64, size(96, 96))).collect();
     let state = finished(model, &edit("a cat", &pictures, size(64, 48)));
@@ -62,7 +62,7 @@ fn every_class_of_every_family_makes_a_picture() {
     }
 }
 
-/// What is never loaded is nothing that there is to load.
+/// Tensors that are never loaded must not count in the total.
 #[test]
 fn every_component_s_bar_ends_at_its_end() {
     for class in FAMILIES.iter().flat_map(|family| family.classes) {
@@ -89,7 +89,8 @@ fn an_unknown_class_is_told_all_that_are_known() {
     }
 }
 
-/// A copy of the checkpoint of `class` without the tensors of `component` that `is_needed` is false for; at least one.
+/// Copies the checkpoint of `class` without the tensors of `component` for which `is_needed` is false. There must be at
+/// least one.
 fn without(class: &str, component: &str, is_needed: impl Fn(&str) -> bool) -> TempDir {
     let (folder, _) = tiny(class);
     let changed = changed_checkpoint(&folder, &[("model_index.json", "_class_name", class.into())]);
@@ -110,13 +111,13 @@ fn without(class: &str, component: &str, is_needed: impl Fn(&str) -> bool) -> Te
     changed
 }
 
-/// Whether a tensor's block, `prefix` and a number, is one of the first `count`; others pass.
+/// Whether a tensor's block, `prefix` and a number, is one of the first `count`. Other tensors pass.
 fn is_within(name: &str, prefix: &str, count: usize) -> bool {
     let number = name.strip_prefix(prefix).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
     number.is_none_or(|number| number < count)
 }
 
-/// The tensors are absent: a loader that asks for one fails.
+/// The tensors are absent, so a loader that asks for one fails.
 #[test]
 fn tensors_that_are_not_needed_are_not_read() {
     let is_vae_encoder = |name: &str| name.starts_with("encoder.") || name.starts_with("quant_conv.");
@@ -142,7 +143,7 @@ fn tensors_that_are_not_needed_are_not_read() {
     }
 }
 
-/// What is needed is missed: the test above would see a tensor that is read.
+/// A missing needed tensor is reported, so the test above would notice a tensor that is read.
 #[test]
 fn a_tensor_that_is_needed_is_missed_by_name() {
     let folder = without("Flux2KleinPipeline", "text_encoder", |name| is_within(name, "model.layers.", 26));

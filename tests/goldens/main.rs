@@ -1,7 +1,7 @@
-//! Comparisons with what diffusers and cache-dit themselves computed.
+//! Comparisons with the results of diffusers and cache-dit.
 //!
-//! The files lie beside this one, or in the folder that `LATENTD_GOLDENS` names, in the same
-//! layout. Every comparison prints the error it saw and states its tolerance.
+//! The recorded files lie beside this one, or in the same layout in the folder that `LATENTD_GOLDENS` names. Every
+//! comparison prints its error and its tolerance.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 

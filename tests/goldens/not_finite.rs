@@ -1,4 +1,5 @@
-//! Numbers that are no numbers make no picture: they are an error of their own, and only of the request that has them.
+//! Values that are not finite never become a picture. They fail only the request that has them, with an error of its
+//! own.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -42,7 +43,7 @@ fn loaded(folder: &Path) -> AnyPipeline {
     models::load(&Checkpoint::open(folder).unwrap(), &LoadOptions::default(), &|_, _, _| ()).unwrap()
 }
 
-/// The tiny checkpoint with one number of a tensor changed.
+/// Loads the tiny checkpoint with one number of a tensor changed.
 fn with_number(file: &str, tensor: &str, number: f32) -> AnyPipeline {
     let copy = changed_checkpoint(&goldens().join("models/qwen-image"), &[]);
     let path = copy.path().join(file);
@@ -51,13 +52,13 @@ fn with_number(file: &str, tensor: &str, number: f32) -> AnyPipeline {
     let (shape, mut numbers) = (old.shape().clone(), old.flatten_all().unwrap().to_vec1::<f32>().unwrap());
     numbers[0] = number;
     tensors.insert(tensor.to_owned(), Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap());
-    // The copy is not to share the original's file.
+    // The copy must not share the original's file.
     std::fs::remove_file(&path).unwrap();
     candle_core::safetensors::save(&tensors, &path).unwrap();
     loaded(copy.path())
 }
 
-/// Takes every step; the preview after the first, and the picture.
+/// Takes every step. Returns the preview after the first, and the picture.
 fn drawn(model: &mut AnyPipeline, method: PreviewMethod) -> [Result<RgbImage, PipelineError>; 2] {
     let go_on = Interrupt::default();
     let mut state = model.prepare(&request(1), &go_on).unwrap();

@@ -1,4 +1,4 @@
-//! Requests that follow plans: the built-in model, with plans made up by hand.
+//! Requests that follow plans: the built-in model with handmade plans.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,7 +24,7 @@ fn model() -> Model {
     Model { pipeline: models::load(&checkpoint(), &options, &|_, _, _| ()).unwrap(), plans }
 }
 
-/// Computes these steps of eight.
+/// A plan that computes these steps of eight.
 fn plan(computed: &[usize], jump: impl Fn(usize) -> Jump) -> Calibration {
     let jumps = (0..computed.len()).map(jump).collect();
     let plan = FittedPlan { computed: computed.to_vec(), jumps, changes: Vec::new(), psnr: Psnr::of(vec![50.0]) };
@@ -40,7 +40,7 @@ fn plan(computed: &[usize], jump: impl Fn(usize) -> Jump) -> Calibration {
     calibration
 }
 
-/// At step 0, on the way along `plan`; others that have begun keep theirs.
+/// Starts a request that follows `plan`. Requests that have begun keep their plans.
 fn start(model: &mut Model, prompt: &str, steps: usize, plan: Option<Calibration>) -> RequestState {
     let draft =
         RequestDraft { prompt: prompt.into(), num_inference_steps: Some(steps as i64), ..RequestDraft::default() };
@@ -87,7 +87,7 @@ fn skipped_steps_run_nothing_and_end_where_a_longer_step_does() {
     let sigmas = whole.sigmas().as_slice().to_vec();
     let mut latents = whole.latents().clone();
     for (from, to) in [(0, 2), (2, 5), (5, STEPS)] {
-        // One step of the transformer at the level that the jump begins at, stretched to the jump's own length.
+        // One step of the transformer at the level where the jump begins, stretched to the jump's length.
         whole = whole.resumed_at(from, latents.clone());
         step(&mut model, &mut [&mut whole]);
         let way = (whole.latents() - &latents).unwrap();
@@ -124,7 +124,7 @@ fn plans_of_other_kinds_step_together_as_each_alone() {
             numbers(&state)
         })
         .collect();
-    // A step that is taken back is the same again, whether it is computed or skipped.
+    // A repeated step gives the same result, whether it is computed or skipped.
     for index in 0..12 {
         let mut taken_back = starts.clone();
         let mut batch: Vec<_> = taken_back.iter_mut().filter(|state| index < state.num_steps()).collect();
@@ -138,7 +138,7 @@ fn plans_of_other_kinds_step_together_as_each_alone() {
     }
 }
 
-/// Of a run that is off at every step of its plan nothing is skipped behind the first jump, which is Euler's here.
+/// A run that is off course at every step of its plan skips nothing after the first jump, which is Euler's here.
 #[test]
 fn a_run_that_is_off_its_plan_is_the_uncached_one_to_the_bit() {
     let mut model = model();
@@ -157,7 +157,7 @@ fn a_run_that_is_off_its_plan_is_the_uncached_one_to_the_bit() {
     println!("velocities change by {:.3} to {:.3}", changes.min, changes.max);
     assert!(changes.min > 0.0 && changes.max < 1.0);
 
-    // One that knows of larger changes goes on along its plan.
+    // A plan that allows larger changes is followed.
     plan.plans[0].changes = vec![Change { mean: 0.0, spread: 0.0 }; 3];
     let mut planned = start(&mut model, "a dog", STEPS, Some(plan));
     (0..STEPS).for_each(|_| drop(step(&mut model, &mut [&mut planned])));

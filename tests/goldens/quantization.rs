@@ -1,4 +1,4 @@
-//! Pictures of the built-in model in products of fewer bits beside those in f32.
+//! The built-in model's pictures with quantized or bf16 weights, compared with those in f32.
 
 use candle_core::DType;
 use diffusion::{Interrupt, Limits, Pipeline, RequestDraft};
@@ -40,7 +40,7 @@ fn picture(model: &mut AnyPipeline, prompt: &str) -> Made {
     Made { latents, pixels: model.decode(state, &Interrupt::default()).unwrap().pixels }
 }
 
-/// The distance of two lists of numbers, as a share of the first's length.
+/// Returns the distance of two lists of numbers, relative to the norm of the first.
 fn relative_l2(reference: &[f32], given: &[f32]) -> f64 {
     let squares = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|x| f64::from(x).powi(2)).sum::<f64>();
     let apart = squares(&mut reference.iter().zip(given).map(|(a, b)| a - b));
@@ -53,11 +53,11 @@ fn psnr(reference: &[u8], picture: &[u8]) -> f64 {
     10.0 * (255.0 * 255.0 * reference.len() as f64 / squares).log10()
 }
 
-/// How far pictures are from those in f32.
+/// Differences between pictures and those in f32.
 struct Apart {
     mean_psnr: f64,
     least_psnr: f64,
-    /// Of the latents after any step of any picture: see [`relative_l2`].
+    /// Largest [`relative_l2`] of the latents after any step of any picture.
     most_of_latents: f64,
 }
 
@@ -96,19 +96,19 @@ fn eight_bit_pictures_are_close_to_those_in_f32() {
     compare("int8", model(DType::F32, Some(Quantization::Int8))).assert_within(46.0, 40.0, 5e-2);
 }
 
-/// As on a GPU that has such products, but for the order of the sums.
+/// The same products as on a GPU with fp8, but for the order of summation.
 #[test]
 fn fp8_pictures_are_close_to_those_in_f32() {
     compare("fp8", model(DType::F32, Some(Quantization::Fp8))).assert_within(40.0, 33.0, 1.5e-1);
 }
 
-/// Rounded weights, and on a processor that gains by it rounded rows and attentions too.
+/// Rounded weights; on processors that gain speed by it, activations and attention inputs are rounded too.
 #[test]
 fn pictures_in_bf16_are_close_to_those_in_f32() {
     compare("bf16", model(DType::BF16, None)).assert_within(55.0, 50.0, 2e-2);
 }
 
-/// Of the tiny models' 6 blocks fp8 leaves the first and the last as they are, and the plan knows it.
+/// Fp8 leaves the first and last of the tiny models' 6 blocks unquantized, and the memory plan accounts for it.
 #[test]
 fn a_plan_counts_the_blocks_that_are_rounded() {
     let transformer = |model: &str, quantization| {
@@ -121,7 +121,7 @@ fn a_plan_counts_the_blocks_that_are_rounded() {
     assert_eq!(6 * (whole.all - fp8.all), 4 * (whole.all - int8.all), "{whole:?} {int8:?} {fp8:?}");
     assert_eq!([&whole, &int8, &fp8].map(|bytes| bytes.lists.len()), [1, 1, 2]);
 
-    // Two blocks of one list and four of another: one and three of them are rounded.
+    // Two blocks in one list and four in the other, of which one and three are quantized.
     let [whole, int8, fp8] = of("flux2-klein");
     assert_eq!([&whole, &int8, &fp8].map(|bytes| bytes.lists.len()), [2, 2, 4]);
     let largest = |bytes: &models::ComponentBytes| {

@@ -1,4 +1,4 @@
-//! The tiny Qwen-Image checkpoint of the goldens, loaded once.
+//! The goldens' tiny Qwen-Image checkpoint, loaded once.
 
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
@@ -15,7 +15,7 @@ pub fn cases() -> Vec<Golden> {
 /// The pipeline under test.
 pub type Model = DiffusionPipeline<QwenImage>;
 
-/// The checkpoint in f32 on the CPU; tests take turns.
+/// Returns the checkpoint's pipeline in f32 on the CPU. Tests take turns.
 pub fn model() -> MutexGuard<'static, Model> {
     static MODEL: OnceLock<Mutex<Model>> = OnceLock::new();
     let model = MODEL.get_or_init(|| {
@@ -27,7 +27,7 @@ pub fn model() -> MutexGuard<'static, Model> {
     model.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// What picture `i` of the recorded run was asked for.
+/// Builds the request of picture `i` of the recorded run.
 pub fn request(golden: &Golden, i: usize) -> ImageRequest {
     let kw = &golden.run.kw;
     ImageRequest {

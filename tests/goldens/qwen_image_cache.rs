@@ -1,4 +1,4 @@
-//! Qwen-Image under the step cache against diffusers under cache-dit: decisions, diffs, latents.
+//! Qwen-Image with the step cache against diffusers with cache-dit: decisions, diffs, latents.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::compare::{Golden, goldens};
 use crate::qwen_image::{model, request};
 
-/// What the manifest says of a cached run beside the pipeline's arguments.
+/// The manifest's entries for a cached run, beside the pipeline's arguments.
 #[derive(Deserialize)]
 pub struct CachedRun {
     cache_config: Map<String, Value>,
@@ -20,7 +20,7 @@ pub struct CachedRun {
 
 #[derive(Deserialize)]
 pub struct Stats {
-    /// The list of blocks.
+    /// Name of the block list.
     pub context: String,
     pub cached_steps: Vec<usize>,
     pub residual_diffs: BTreeMap<usize, f64>,
@@ -35,7 +35,7 @@ impl CachedRun {
         serde_json::from_value(manifest.remove(case).unwrap()).unwrap()
     }
 
-    /// The configuration in our words. cache-dit itself bounds no run of cached steps.
+    /// Translates the configuration to our keys. cache-dit itself does not limit consecutive cached steps.
     pub fn config(&self) -> CacheConfig {
         let mut keys = Map::from_iter([("max_continuous_cached_steps".to_owned(), Value::from(-1))]);
         keys.extend(self.cache_config.clone());
@@ -93,7 +93,7 @@ pub fn check_branch(
     assert!(worst <= 1e-3, "{case} {}: a diff is off by {worst:.3e}", branch.name());
 }
 
-/// Settings that differ in the blocks that always run, in what is stored and in what is decided.
+/// Settings that differ in the blocks that always run, in what is stored and in how it is decided.
 const SETTINGS: [&str; 6] = [
     r#"{"residual_diff_threshold": 0.6, "Fn_compute_blocks": 2, "max_warmup_steps": 2}"#,
     r#"{"residual_diff_threshold": 0.6, "Bn_compute_blocks": 2, "max_warmup_steps": 3, "enable_taylorseer": true}"#,
@@ -106,8 +106,8 @@ const SETTINGS: [&str; 6] = [
         "force_refresh_step_hint": 4}"#,
 ];
 
-/// Requests of different sizes, prompts and configurations give alone what they give together, and
-/// some step of the batch mixes computed and reused rows.
+/// Requests of different sizes, prompts and configurations give the same results together as alone. At least one step
+/// of the batch mixes computed and reused rows.
 #[test]
 fn a_mixed_batch_changes_no_request() {
     let mut model = model();

@@ -1,4 +1,4 @@
-//! The text encoder of the tiny Qwen-Image-Edit checkpoint, and what the recorded runs gave it.
+//! The text encoder of the tiny Qwen-Image-Edit checkpoint, and its recorded inputs.
 
 use candle_core::{DType, Device, Tensor};
 use models::EditPositions;
@@ -7,7 +7,7 @@ use models::{Checkpoint, Precision};
 
 use crate::compare::{Golden, goldens};
 
-/// The recorded runs: two pictures with positions on three axes and on one, one picture, and v1.
+/// The recorded runs: two pictures with 3D and with 1D positions, one picture, and v1.
 pub fn cases() -> Vec<Golden> {
     let cases = Golden::all(goldens().join("models/goldens"), "qwen-image-edit-plus.");
     assert_eq!(cases.len(), 4);
@@ -18,7 +18,7 @@ pub fn checkpoint() -> Checkpoint {
     Checkpoint::Dir(goldens().join("models/qwen-image-edit-plus"))
 }
 
-/// Of the pipeline that was recorded, in f32.
+/// Loads the text encoder of the recorded pipeline in f32.
 pub fn encoder(golden: &Golden) -> EditPromptEncoder {
     encoder_in(golden, Precision::new(DType::F32, Device::Cpu))
 }
@@ -30,19 +30,19 @@ pub fn encoder_in(golden: &Golden, precision: Precision) -> EditPromptEncoder {
     EditPromptEncoder::load(&checkpoint(), &weights.scope("", &|_, _| ()), style, positions).unwrap()
 }
 
-/// Rows and columns of the patches of each picture.
+/// Returns the patch rows and columns of each picture.
 pub fn grids(golden: &Golden) -> Vec<(usize, usize)> {
     let grids = golden.tensor("proc#0.image_grid_thw").to_vec2::<i64>().unwrap();
     grids.iter().map(|grid| (grid[1] as usize, grid[2] as usize)).collect()
 }
 
-/// The field, the text and the number of the call of both prompts.
+/// Returns field, text and call number of both prompts.
 pub fn prompts(golden: &Golden) -> [(&'static str, String, usize); 2] {
     let negative = golden.run.kw.negative_prompt.as_ref().unwrap();
     [("prompt", golden.run.kw.prompt.get(0), 0), ("negative_prompt", negative.get(0), 1)]
 }
 
-/// The rows of `tokens`, which are those of all pictures, picture by picture.
+/// Splits `tokens`, the rows of all pictures, by picture.
 pub fn by_picture(tokens: &Tensor, grids: &[(usize, usize)]) -> Vec<Tensor> {
     let lengths = grids.iter().map(|(rows, columns)| rows * columns / 4);
     let starts = lengths.clone().scan(0, |end, length| Some(std::mem::replace(end, *end + length)));

@@ -1,4 +1,4 @@
-//! The whole of Qwen-Image-Edit against diffusers, from the pictures' files to the picture.
+//! The whole Qwen-Image-Edit pipeline against diffusers, from the input files to the picture.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ pub fn folder() -> PathBuf {
     goldens().join("models/qwen-image-edit-plus")
 }
 
-/// The pipeline that the run was recorded with: the checkpoint's own, v1, or 2511's.
+/// Loads the pipeline of a recorded run: the checkpoint's own class, v1, or 2511.
 pub fn pipeline(golden: &Golden, dtype: DType) -> DiffusionPipeline<QwenImage> {
     let class = golden.run.pipeline.clone().unwrap();
     let changed = changed_checkpoint(

@@ -8,7 +8,7 @@ use models::{Checkpoint, Filter, resize};
 use crate::compare::{Golden, goldens};
 use crate::qwen_image_edit_encoder::{cases, checkpoint, encoder, grids, prompts};
 
-/// The pictures as they were given to the pipeline; the others have the first alone.
+/// Returns the pictures as they were given to the pipeline: two for the `2img` cases, else the first only.
 fn inputs(golden: &Golden) -> Vec<RgbImage> {
     let names: &[&str] = if golden.case.contains("2img") { &["a", "b"] } else { &["a"] };
     let open = |name: &&str| {
@@ -20,7 +20,7 @@ fn inputs(golden: &Golden) -> Vec<RgbImage> {
     names.iter().map(open).collect()
 }
 
-/// The pictures as the pipeline gave them to the processor.
+/// Returns the pictures as the pipeline passed them to the processor.
 fn cond_images(golden: &Golden) -> Vec<RgbImage> {
     let picture = |i: usize| {
         let tensor = golden.tensor(&format!("proc#0.cond_image_u8.{i}"));
@@ -62,7 +62,7 @@ fn pixel_values_within_two_grey_levels() {
     }
 }
 
-/// From the pictures as they came.
+/// Starts from the original pictures.
 #[test]
 fn prompt_embeds_of_pictures() {
     for golden in cases() {

@@ -13,7 +13,7 @@ fn ids(golden: &Golden, call: usize) -> Vec<u32> {
     ids.into_iter().map(|id| id as u32).collect()
 }
 
-/// What transformers' vision tower made of the pictures, picture by picture.
+/// Returns the features that transformers' vision tower made, picture by picture.
 fn recorded_features(golden: &Golden) -> Vec<Tensor> {
     by_picture(golden.tensor("vision.out.1"), &grids(golden))
 }
@@ -42,7 +42,7 @@ fn position_ids_are_exact() {
             let ours = encoder.token_positions(&ids(&golden, call), &grids(&golden)).unwrap();
             let name = format!("text.lm#{call}.in_position_ids");
             if golden.case.ends_with("pos1d") {
-                // None were given to the language model, which then counts the tokens.
+                // The language model was given no positions, so it numbers the tokens.
                 assert!(!golden.has(&name));
                 assert!(ours.tokens().iter().enumerate().all(|(i, position)| *position == [i as u32; 3]));
                 continue;
@@ -98,7 +98,7 @@ fn every_layer() {
     }
 }
 
-/// From the recorded patches on, both prompts, their template dropped.
+/// Starts from the recorded patches, for both prompts, with the template dropped.
 fn check_prompt_embeds(precision: &Precision, tolerance: f64) {
     for golden in cases() {
         let (encoder, grids) = (encoder_in(&golden, precision.clone()), grids(&golden));
@@ -123,7 +123,7 @@ fn prompt_embeds_of_both_prompts() {
 fn prompt_embeds_in_half_precision() {
     check_prompt_embeds(&Precision::new(DType::F16, Device::Cpu), 5e-3);
     check_prompt_embeds(&Precision::new(DType::BF16, Device::Cpu), 4e-2);
-    // As on a GPU, where the activations are rounded too.
+    // Like on a GPU, where the activations are rounded too.
     let precision = Precision { weights: DType::BF16, activations: DType::BF16, device: Device::Cpu };
     check_prompt_embeds(&precision, 8e-2);
 }
@@ -138,7 +138,7 @@ fn a_prompt_that_names_special_tokens_is_safe() {
     };
     let message = refused("a <|image_pad|> and <|image_pad|>");
     assert!(message.contains("prompt") && message.contains("not contain <|image_pad|>"), "{message}");
-    // Others are taken for what they are, as diffusers does.
+    // Other special tokens keep their meaning, as in diffusers.
     let taken = encoder.tokenize("prompt", "<|vision_start|><|im_end|><|video_pad|>", &grids(golden)).unwrap();
     assert_eq!(taken.len(), encoder.tokenize("prompt", "", &grids(golden)).unwrap().len() + 3);
 }
@@ -147,7 +147,7 @@ fn a_prompt_that_names_special_tokens_is_safe() {
 fn a_prompt_may_have_1019_tokens() {
     let golden = &cases()[0];
     let encoder = encoder(golden);
-    // A word of one token, with the space that makes it one.
+    // One token that never merges with its neighbours.
     let words = |n: usize| "<|im_end|>".repeat(n);
     assert!(encoder.tokenize("prompt", &words(1019), &grids(golden)).is_ok());
     let Err(PipelineError::Invalid(invalid)) = encoder.tokenize("negative_prompt", &words(1020), &grids(golden)) else {

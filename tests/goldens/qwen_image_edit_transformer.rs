@@ -1,5 +1,5 @@
-//! The diffusion transformer of Qwen-Image-Edit against diffusers: references behind the picture, in all three
-//! versions of the model, from what was recorded before each pass.
+//! The diffusion transformer of Qwen-Image-Edit against diffusers, from the recorded inputs of each pass: references
+//! after the picture, in all three versions of the model.
 
 use candle_core::{DType, Device, Tensor};
 use models::qwen_image::{Transformer, TransformerConfig};
@@ -9,16 +9,16 @@ use crate::compare::{Golden, goldens};
 use crate::dit_rows::{Row, check_ragged_batch, velocities};
 use crate::qwen_image_transformer::{check_blocks_and_velocity, check_embeddings, check_first_block, check_rope};
 
-/// Tokens of the template before the user's turn, which the pipelines cut off.
+/// Template tokens before the user's turn, which the pipelines cut off.
 const TEMPLATE_TOKENS: usize = 64;
-/// Pixels a token, along each side.
+/// Pixels per token along a side.
 const TOKEN_SIDE: usize = 16;
 
 fn cases() -> Vec<Golden> {
     Golden::all(goldens().join("models/goldens"), "qwen-image-edit-plus.")
 }
 
-/// The tiny checkpoint; a published -2511 is one with the flag in its configuration.
+/// Loads the tiny checkpoint. A published -2511 has the flag in its configuration.
 fn transformer(zero_cond_t: bool) -> Transformer {
     let checkpoint = Checkpoint::Dir(goldens().join("models/qwen-image-edit-plus"));
     let config = TransformerConfig { zero_cond_t, ..TransformerConfig::load(&checkpoint).unwrap() };
@@ -30,13 +30,13 @@ fn is_2511(golden: &Golden) -> bool {
     golden.case.contains("2511")
 }
 
-/// Rows and columns of the tokens of a recorded `[1, 3, 1, height, width]` picture.
+/// Returns the token rows and columns of a recorded `[1, 3, 1, height, width]` picture.
 fn token_grid(golden: &Golden, picture: &str) -> (usize, usize) {
     let dims = golden.tensor(picture).dims();
     (dims[3] / TOKEN_SIDE, dims[4] / TOKEN_SIDE)
 }
 
-/// The passes of step `step`: that of the prompt, then that of the negative prompt.
+/// Returns the passes of step `step`: first the prompt, then the negative prompt.
 fn rows(golden: &Golden, step: usize) -> [Row; 2] {
     let latents = match step {
         0 => golden.tensor("latents.init"),
@@ -54,7 +54,7 @@ fn rows(golden: &Golden, step: usize) -> [Row; 2] {
     })
 }
 
-/// The transformer of a case and its first pass, of which everything is recorded.
+/// Returns the transformer of a case and its first pass, of which everything is recorded.
 fn first_pass(golden: &Golden) -> (Transformer, Row) {
     let [cond, _] = rows(golden, 0);
     (transformer(is_2511(golden)), cond)
@@ -103,7 +103,7 @@ fn every_block_and_the_velocity() {
     }
 }
 
-/// Both passes of a step as one ragged batch.
+/// Runs both passes of a step as one ragged batch.
 #[test]
 fn every_velocity_of_a_run() {
     for golden in cases() {

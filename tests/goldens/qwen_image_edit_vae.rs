@@ -1,4 +1,4 @@
-//! The VAE of Qwen-Image-Edit's checkpoint: both halves against diffusers' three-dimensional network.
+//! The VAE of Qwen-Image-Edit's checkpoint: encoder and decoder against diffusers' three-dimensional network.
 
 use candle_core::{DType, Device, Tensor};
 use models::qwen_image::{Vae, VaeConfig, VaeEncoder};
@@ -11,7 +11,7 @@ fn cases() -> Vec<Golden> {
     Golden::all(goldens().join("models/goldens"), "qwen-image-edit-plus.")
 }
 
-/// The encoder, and the decoder, with their weights in `dtype`.
+/// Loads encoder and decoder with weights in `dtype`.
 fn load(dtype: DType) -> (VaeEncoder, Vae) {
     let checkpoint = Checkpoint::Dir(goldens().join("models/qwen-image-edit-plus"));
     let config = VaeConfig::load(&checkpoint).unwrap();
@@ -20,12 +20,12 @@ fn load(dtype: DType) -> (VaeEncoder, Vae) {
     (VaeEncoder::load(&config, &scope).unwrap(), Vae::load(&config, &scope).unwrap())
 }
 
-/// The recorded `[1, channels, 1, h, w]` as `[h, w, channels]`.
+/// Returns the recorded `[1, channels, 1, h, w]` as `[h, w, channels]`.
 fn recorded(golden: &Golden, tensor: &str) -> Tensor {
     channels_last(&golden.tensor(tensor).get(0).unwrap())
 }
 
-/// How many pictures the recorded run was given.
+/// Returns the number of the recorded run's input pictures.
 fn num_pictures(golden: &Golden) -> usize {
     (0..).take_while(|i| golden.has(&format!("vae.enc.pixels#{i}"))).count()
 }
@@ -42,7 +42,7 @@ fn encoder_stage_by_stage() {
                 let name = match stage {
                     "out" => format!("vae.enc#{i}"),
                     "quant_conv" => format!("vae.quant_conv#{i}"),
-                    // The stages of the first picture alone are recorded, and not every one of its resolutions.
+                    // Stages are recorded only for the first picture, and not for all of its resolutions.
                     stage => format!("vae.enc.{stage}"),
                 };
                 if golden.has(&name) && (i == 0 || name.contains('#')) {
@@ -56,7 +56,7 @@ fn encoder_stage_by_stage() {
     }
 }
 
-/// The tokens that the pipeline made of its pictures, one after another.
+/// Compares the latents of the run's pictures with the tokens that the pipeline made of them.
 fn check_latents(encoder: &VaeEncoder, golden: &Golden, tolerance: f64) {
     let (tokens, mut from) = (golden.tensor("latents.image").get(0).unwrap(), 0);
     for i in 0..num_pictures(golden) {
@@ -76,7 +76,7 @@ fn latents_are_normalised() {
     cases().iter().for_each(|golden| check_latents(&encoder, golden, 1e-4));
 }
 
-/// The activations stay f32: what shows is the rounding of the weights, to 8 bits and to 11.
+/// The activations stay f32, so the only error is the rounding of the weights to 8 and 11 bits.
 #[test]
 fn half_precision_weights_stay_close() {
     for (dtype, tolerance) in [(DType::BF16, 2e-2), (DType::F16, 5e-3)] {

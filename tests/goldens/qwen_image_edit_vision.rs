@@ -1,4 +1,4 @@
-//! The vision tower of Qwen2.5-VL against transformers, from the recorded patches on.
+//! The vision tower of Qwen2.5-VL against transformers, from the recorded patches.
 
 use candle_core::{DType, Device, Tensor};
 use models::Precision;
@@ -17,7 +17,7 @@ fn every_block() {
         };
         let patches = vision.patch_embed(golden.tensor("proc#0.pixel_values")).unwrap();
         check("vision.patch_embed", &patches, 1e-4);
-        // transformers records the tables in block order, each angle twice; the blocks in window order.
+        // transformers records the tables in block order, each angle twice, and the blocks in window order.
         let (cos, sin) = vision.rotary(&layout).unwrap();
         check("vision.rotary.0", &Tensor::cat(&[&cos, &cos], 1).unwrap(), 1e-6);
         check("vision.rotary.1", &Tensor::cat(&[&sin, &sin], 1).unwrap(), 1e-6);
@@ -49,7 +49,7 @@ fn out() {
 fn out_in_half_precision() {
     check_out(&Precision::new(DType::F16, Device::Cpu), 5e-3);
     check_out(&Precision::new(DType::BF16, Device::Cpu), 4e-2);
-    // As on a GPU, where the activations are rounded too.
+    // Like on a GPU, where the activations are rounded too.
     let precision = Precision { weights: DType::BF16, activations: DType::BF16, device: Device::Cpu };
     check_out(&precision, 8e-2);
 }

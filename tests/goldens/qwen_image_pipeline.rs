@@ -1,4 +1,4 @@
-//! The whole of Qwen-Image against diffusers: noise, schedule, every step, the picture.
+//! The whole Qwen-Image pipeline against diffusers: noise, schedule, every step, the picture.
 
 use candle_core::{Device, Tensor};
 use diffusion::{Interrupt, Pipeline};

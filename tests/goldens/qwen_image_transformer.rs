@@ -8,7 +8,7 @@ use models::{Dit, DitRow, RequestState, Streams, timestep_embedding};
 use crate::compare::{Golden, close};
 use crate::qwen_image::{Model, cases, model, request};
 
-/// The requests of a recorded run, from its own noise.
+/// Prepares the requests of a recorded run, with its own noise.
 fn states(model: &mut Model, golden: &Golden) -> Vec<RequestState> {
     let latents = golden.tensor("latents.init");
     let state =
@@ -16,7 +16,7 @@ fn states(model: &mut Model, golden: &Golden) -> Vec<RequestState> {
     (0..golden.batch_size()).map(state).collect()
 }
 
-/// The conditional pass of every picture, as one ragged batch.
+/// Begins the conditional pass of every picture, as one ragged batch.
 fn begin(model: &Model, golden: &Golden, states: &[RequestState]) -> (Streams, Conditioning) {
     let kw = &golden.run.kw;
     let rows = states.iter().map(|state| DitRow {
@@ -38,7 +38,7 @@ pub fn check_rows(golden: &Golden, name: &str, ours: &Tensor, rows: &kernels::Ro
     }
 }
 
-/// The rotary tables of the first recorded pass.
+/// Checks the rotary tables of the first recorded pass.
 pub fn check_rope(golden: &Golden, context: &Conditioning) {
     let (image, text) = (golden.tensor("dit.rope.0"), golden.tensor("dit.rope.1"));
     for (i, table) in context.rope().iter().enumerate() {
@@ -51,7 +51,7 @@ pub fn check_rope(golden: &Golden, context: &Conditioning) {
     }
 }
 
-/// What goes into the first recorded pass; `times` are the noise levels that it is modulated for.
+/// Checks the embeddings of the first recorded pass; `times` are the noise levels of its modulation.
 pub fn check_embeddings(
     transformer: &Transformer,
     golden: &Golden,
@@ -60,8 +60,8 @@ pub fn check_embeddings(
 ) {
     check_rows(golden, "dit.img_in", &streams.hidden_states, context.image_rows(), 1e-5);
     check_rows(golden, "dit.txt_in", streams.encoder().unwrap(), context.text_rows(), 1e-4);
-    // Angles reach 1000 rad, whose last bit in f32 is worth 6e-5: torch's exponential and ours
-    // differ by as much in one frequency.
+    // Angles reach 1000 rad, where the last bit of an f32 is worth 6e-5. Torch's exponential and ours differ by one bit
+    // in one frequency.
     for (name, ours, tolerance) in [
         ("dit.time_proj", timestep_embedding(times, 256, 1000.0, &candle_core::Device::Cpu).unwrap(), 1e-4),
         ("dit.temb", transformer.time_embed(times).unwrap(), 1e-5),
@@ -70,7 +70,7 @@ pub fn check_embeddings(
     }
 }
 
-/// What the first block makes of its input on the way.
+/// Checks the internals of the first block.
 pub fn check_first_block(transformer: &Transformer, golden: &Golden, (streams, context): (&Streams, &Conditioning)) {
     let (image_rows, text_rows) = (context.image_rows(), context.text_rows());
     let block = &transformer.blocks()[0];
@@ -97,7 +97,7 @@ pub fn check_first_block(transformer: &Transformer, golden: &Golden, (streams, c
     check_rows(golden, "dit.blocks.0.attn.1", &text, text_rows, 1e-5);
 }
 
-/// Both streams behind every block, and what the last layers make of them.
+/// Checks both streams after every block, and the outputs of the last layers.
 pub fn check_blocks_and_velocity(
     transformer: &Transformer,
     golden: &Golden,

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::compare::close;
 use crate::qwen_image::{cases, model};
 
-/// `[channels, 1, h, w]` as `[h, w, channels]`.
+/// Converts `[channels, 1, h, w]` to `[h, w, channels]`.
 pub fn channels_last(t: &Tensor) -> Tensor {
     t.squeeze(1).unwrap().permute((1, 2, 0)).unwrap().contiguous().unwrap()
 }

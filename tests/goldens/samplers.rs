@@ -1,6 +1,6 @@
-//! Samplers against diffusers': along three schedules with a fake velocity, and with the tiny Qwen-Image.
+//! Samplers against diffusers: along three schedules with a fake velocity, and with the tiny Qwen-Image.
 //!
-//! `make_samplers.py` made the files.
+//! `make_samplers.py` made the recorded files.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -12,16 +12,16 @@ use models::{RequestState, Solver};
 use crate::compare::{Golden, close, goldens, sampler};
 use crate::qwen_image::{Model, model, request};
 
-/// Of the largest number.
+/// Tolerance, relative to the largest number.
 const TOLERANCE: f64 = 1e-4;
-/// Of the picture whose schedules were recorded.
+/// Image tokens of the recorded schedules.
 const TOKENS: usize = 64;
 
 fn folder() -> PathBuf {
     goldens().join("samplers")
 }
 
-/// The schedule of so many steps that the maker calls so.
+/// Returns the schedule that `make_samplers.py` records under `name`, with `steps` steps.
 fn sigmas(name: &str, steps: usize) -> Sigmas {
     let dynamic = FlowMatchConfig { use_dynamic_shifting: true, ..FlowMatchConfig::default() };
     match name {
@@ -36,7 +36,7 @@ fn sigmas(name: &str, steps: usize) -> Sigmas {
     }
 }
 
-/// As the maker's `fake_velocity`.
+/// The same as `fake_velocity` in `make_samplers.py`.
 fn fake_velocity(x: &Tensor, sigma: f32) -> Tensor {
     let sigma = f64::from(sigma);
     let velocity = || (((x * 2.0)?.tanh()? * (1.2 - sigma))? + sigma * sigma * 0.5)? + (x * 0.3)?;
@@ -69,7 +69,7 @@ fn every_step_of_every_schedule() {
     assert_eq!(seen, 3 * 3 * 8 - 3, "a single step of Qwen-Image's schedule has no numbers in diffusers");
 }
 
-/// The recorded runs, each at its start, and one by Euler.
+/// Prepares the recorded runs, and one with Euler.
 fn states(model: &mut Model) -> (Vec<Golden>, Vec<RequestState>) {
     let cases = Golden::all(folder(), "qwen-image.");
     assert_eq!(cases.len(), Sampler::NAMED.len() - 1);
@@ -82,7 +82,7 @@ fn states(model: &mut Model) -> (Vec<Golden>, Vec<RequestState>) {
     (cases, states)
 }
 
-/// A step of those that have one before them.
+/// Takes a step of all unfinished requests; returns whether there were any.
 fn step(model: &mut Model, states: &mut [RequestState]) -> bool {
     let mut batch: Vec<_> = states.iter_mut().filter(|state| state.step_index() < state.num_steps()).collect();
     if !batch.is_empty() {
@@ -130,7 +130,7 @@ fn steps_that_are_taken_back_are_taken_again() {
         if !step(&mut model, &mut states) {
             break;
         }
-        // As a worker that ran out of memory: back to what it kept, and on.
+        // Like a worker that ran out of memory: it returns to the saved states and repeats the step.
         step(&mut model, &mut states);
         states = before;
         step(&mut model, &mut states);

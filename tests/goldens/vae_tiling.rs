@@ -1,6 +1,6 @@
-//! A VAE in tiles: against diffusers' own, and against the same picture decoded whole.
+//! Tiled VAEs: compared with diffusers' tiling, and with the same picture decoded whole.
 //!
-//! `make_vae_tiling.py` makes the goldens again.
+//! `make_vae_tiling.py` regenerates the goldens.
 
 use std::collections::HashMap;
 
@@ -16,9 +16,9 @@ use serde_json::Value;
 use crate::compare::{Golden, close, committed_goldens};
 use crate::qwen_image::request;
 
-/// What diffusers made, and of which tiles.
+/// diffusers' results, and their tiling.
 struct Recorded {
-    /// Of the family.
+    /// The family's entry of the manifest.
     manifest: Value,
     tiling: Tiling,
     tensors: HashMap<String, Tensor>,
@@ -38,12 +38,12 @@ impl Recorded {
         }
     }
 
-    /// Rows and columns of the latents that were decoded, as they are in the names of tensors.
+    /// Returns the rows and columns of the recorded latents, as they occur in tensor names.
     fn sizes(&self) -> impl Iterator<Item = String> {
         self.manifest["sizes"].as_array().unwrap().iter().map(|size| format!("{}x{}", size[0], size[1]))
     }
 
-    /// Compares what our tiles make of each of the recorded latents, and the tiles of a VAE that nobody changed.
+    /// Compares our tiled decoding of the recorded latents, and our default tiling with that of an unchanged VAE.
     fn check(&self, family: &str, own: Tiling, decode: impl Fn(&Tensor) -> candle_core::Result<Tensor>) {
         for name in self.sizes() {
             let theirs = &self.tensors[&format!("{name}.pixels")];
@@ -55,7 +55,7 @@ impl Recorded {
         assert_eq!((8 * own.side, 8 * own.stride), (pixels("side"), pixels("stride")), "{family}");
     }
 
-    /// Compares what our tiles make of those pixels again.
+    /// Compares our tiled encoding of the recorded pixels.
     fn check_encoded(&self, family: &str, encode: impl Fn(&Tensor) -> candle_core::Result<Tensor>) {
         for name in self.sizes() {
             let pixels = &self.tensors[&format!("{name}.pixels")];
@@ -73,7 +73,7 @@ impl Recorded {
     }
 }
 
-/// The tensors of a tiny model's VAE.
+/// Opens the VAE of a tiny model.
 fn vae(model: &str) -> (Checkpoint, models::Weights) {
     let checkpoint = Checkpoint::open(committed_goldens().join("models").join(model)).unwrap();
     let weights = checkpoint.weights("vae", Precision::new(DType::F32, Device::Cpu)).unwrap();
@@ -90,7 +90,7 @@ fn qwen_image(vae_tiling: VaeTiling) -> DiffusionPipeline<QwenImage> {
 fn tiles_of_qwen_image_are_diffusers() {
     let model = qwen_image(VaeTiling::Always);
     let family = model.family();
-    // Diffusers' VAE is given latents that were brought to their own mean and deviation already.
+    // Diffusers' VAE was given latents that were already denormalised.
     Recorded::of("qwen-image")
         .check("qwen-image", family.sizes().tiling, |latents| family.vae().decoder().decode(latents));
 }
@@ -109,7 +109,7 @@ fn what_is_encoded_in_tiles_is_diffusers() {
     let (checkpoint, weights) = vae("qwen-image");
     let config = models::qwen_image::VaeConfig::load(&checkpoint).unwrap();
     let encoder = models::qwen_image::VaeEncoder::load(&config, &weights.scope("", &|_, _| ())).unwrap();
-    // Ours brings latents to a mean of 0 and a deviation of 1.
+    // Our encoder normalises its latents to a mean of 0 and a deviation of 1.
     let [mean, std] =
         [&config.latents_mean, &config.latents_std].map(|list| Tensor::new(list.as_slice(), &Device::Cpu).unwrap());
     let encode = |pixels: &Tensor| encoder.encode(pixels)?.broadcast_mul(&std)?.broadcast_add(&mean);
@@ -121,13 +121,14 @@ fn what_is_encoded_in_tiles_is_diffusers() {
     Recorded::of("flux2-klein").check_encoded("flux2-klein", |pixels| encoder.encode(pixels));
 }
 
-/// Decibels of two pictures whose numbers are between -1 and 1.
+/// PSNR in dB of two pictures with numbers between -1 and 1.
 fn psnr(a: &[f32], b: &[f32]) -> f64 {
     let squares: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
     10.0 * (4.0 * a.len() as f64 / squares).log10()
 }
 
-/// The built-in model's own pictures in tiles of half their side: near those decoded whole (39.8 to 46.4 dB), and no seam shows.
+/// The built-in model's pictures in tiles of half their side. They are close to those decoded whole (39.8 to 46.4 dB),
+/// and show no seams.
 #[test]
 fn a_picture_in_tiles_is_near_the_whole_and_has_no_seams() {
     let checkpoint = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
@@ -141,7 +142,7 @@ fn a_picture_in_tiles_is_near_the_whole_and_has_no_seams() {
         let whole: Vec<f32> = family.decode(&latents).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         let tiled = decode_tiles(&latents, tiling, |tile| family.decode(tile)).unwrap();
         let near = psnr(&tiled, &whole);
-        // How far the step from one column to the next is from that of the whole, on average.
+        // Mean difference between the tiled and the whole picture in the step from column x - 1 to x.
         let width = golden.run.kw.width;
         let step =
             |numbers: &[f32], x: usize, row: usize| numbers[(row * width + x) * 3] - numbers[(row * width + x - 1) * 3];
@@ -158,7 +159,7 @@ fn a_picture_in_tiles_is_near_the_whole_and_has_no_seams() {
     }
 }
 
-/// What is larger than a tile is decoded as its estimate says: whole, or in tiles of less memory and more work.
+/// A picture larger than a tile is decoded as its estimate says: whole, or in tiles with less memory and more work.
 #[test]
 fn a_pipeline_decodes_in_tiles_where_it_is_told_to() {
     let golden = &Golden::all(committed_goldens().join("models/goldens"), "qwen-image.t2i_nocfg")[0];
@@ -181,11 +182,11 @@ fn a_pipeline_decodes_in_tiles_where_it_is_told_to() {
     assert_eq!(made(VaeTiling::Above(of_whole.memory.decode - 1)).0, tiled);
 }
 
-/// A picture to edit is encoded as its estimate says: whole, or in tiles of less memory and more work.
+/// A picture to edit is encoded as its estimate says: whole, or in tiles with less memory and more work.
 #[test]
 fn a_pipeline_encodes_in_tiles_where_it_is_told_to() {
     let golden = &Golden::all(committed_goldens().join("models/goldens"), "qwen-image.t2i_nocfg")[0];
-    // FLUX.2's tiles are 1024 pixels wide, and a picture may have more along one side.
+    // FLUX.2's tiles are 1024 pixels wide, so this picture exceeds them along one side.
     let size = ImageSize { width: 1072, height: 64 };
     let mut request = request(golden, 0);
     request.params.size = size;
@@ -208,7 +209,7 @@ fn a_pipeline_encodes_in_tiles_where_it_is_told_to() {
     assert_eq!(made(VaeTiling::Above(of_whole.memory.encode)).0, whole);
 }
 
-/// What a picture of the default size needs beside the weights, as the plan has it, is less in tiles.
+/// The planned memory for a picture of the default size, beside the weights, is lower with tiles.
 #[test]
 fn a_plan_knows_of_tiles() {
     let checkpoint = Checkpoint::open(committed_goldens().join("models/qwen-image")).unwrap();

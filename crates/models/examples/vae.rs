@@ -13,7 +13,7 @@ use candle_core::{DType, Device, Tensor};
 use models::{Checkpoint, Precision, flux2, qwen_image, randn};
 use serde::Deserialize;
 
-// The server's allocator; see kernels' example.
+// Unlike glibc's allocator, it keeps large blocks; see kernels' example.
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use models::qwen2_5_vl::{VisionConfig, VisionTower};
 use models::{Checkpoint, Precision, randn};
 
-// The server's allocator; see kernels' example.
+// Unlike glibc's allocator, it keeps large blocks; see kernels' example.
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

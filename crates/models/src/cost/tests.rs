@@ -181,7 +181,7 @@ fn a_plan_is_known_by_what_it_computes() {
     assert_eq!((whole.least_share, whole.kind), (1.0, 0), "there is no plan yet");
     model.plans.replace(calibration);
     let planned = model.cost(&request(Extensions::default()));
-    // A plan's step costs the share of a full step that the plan computes on average.
+    // The step of a plan costs its observed mean share of computed blocks.
     assert_eq!((planned.step_work(0.1), planned.step_work(0.0)), (0.1 * planned.work.step, 0.0));
     assert_eq!(planned.work.step, whole.work.step);
     let kind = |aim, sampler| {

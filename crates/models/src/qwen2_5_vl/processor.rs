@@ -140,7 +140,7 @@ impl ImageProcessor {
     /// and columns.
     ///
     /// # Errors
-    /// The work was interrupted, or the tensor could not be made.
+    /// The work was interrupted, or the patches do not fit in memory.
     pub fn pixel_values(&self, picture: &RgbImage) -> Result<(Tensor, Grid)> {
         let resized = resize(picture, self.smart_resize(picture.size), Filter::Bicubic);
         check_interrupt()?;

@@ -14,7 +14,7 @@ use crate::weights::Scope;
 
 /// A decoder without its output head. It runs one sequence at a time, up to the last hidden state used.
 pub struct Decoder {
-    /// The embedding table, which may lie in host memory; lookups copy their rows to the layers' device.
+    /// The embedding table, in host memory if the layers are streamed.
     embed_tokens: Tensor,
     layers: Layers<DecoderLayer>,
     /// The final norm, if all layers are loaded.

@@ -1,4 +1,4 @@
-//! Text encoder and VAE encoder of a Qwen-Image pipeline, either for text to image or for editing.
+//! The encoders of a Qwen-Image pipeline, for text to image or for editing, chosen by its class.
 
 use std::sync::Arc;
 
