@@ -1,4 +1,4 @@
-"""Checks that the fast forms used for training equal the classes that a pipeline runs, on a checkpoint's weights.
+"""Checks that the fast forms used for training equal the classes that a pipeline runs, with a checkpoint's weights.
 
     check.py [../weights]
 """

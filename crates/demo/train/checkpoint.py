@@ -24,12 +24,12 @@ VAE_FILE = "vae/diffusion_pytorch_model.safetensors"
 
 
 def load_vae(folder):
-    """The VAE in `folder`, in f32; its config carries the latents' mean and deviation."""
+    """Loads the VAE in `folder` in f32; its config holds the latents' mean and standard deviation."""
     return AutoencoderKLQwenImage.from_pretrained(folder, dtype=torch.float32)
 
 
 def load_into(dit, text_encoder, folder):
-    """Fills both networks from the weights in `folder`, whatever their dtype."""
+    """Fills both networks from the weights in `folder`, which may have any dtype."""
     folder = Path(folder)
     dit.load_state_dict({name: t.float() for name, t in load_file(folder / DIT_FILE).items()})
     # On disk the language model is `model.*` and the vision tower `visual.*`; in memory both lie under `model`.
@@ -42,7 +42,7 @@ def load_into(dit, text_encoder, folder):
 
 
 def save(folder, dit, text_encoder):
-    """Writes DiT, text encoder, scheduler and index; tokenizer and VAE are there since the run began."""
+    """Writes DiT, text encoder, scheduler and index; tokenizer and VAE were written when the run began."""
     dit.save_pretrained(f"{folder}/transformer")
     text_encoder.save_pretrained(f"{folder}/text_encoder")
     config_in_v4_style(Path(folder) / "text_encoder/config.json")
@@ -52,7 +52,7 @@ def save(folder, dit, text_encoder):
 
 
 def export_bf16(folder, out):
-    """Copies the checkpoint without the training state, its weights rounded to bf16."""
+    """Copies the checkpoint without the training state, and rounds its weights to bf16."""
     folder, out = Path(folder), Path(out)
     for name in COMPONENTS:
         shutil.copytree(folder / name, out / name, dirs_exist_ok=True)
@@ -65,8 +65,8 @@ def export_bf16(folder, out):
 
 
 def config_in_v4_style(path):
-    """transformers 5 writes `rope_parameters` and `dtype`; published checkpoints carry version 4's names, and the
-    text fields a second time at the top."""
+    """Rewrites the config in the style of transformers 4, as published checkpoints have it: version 5 writes
+    `rope_parameters` and `dtype`, version 4 other names and the text fields a second time at the top level."""
     config = json.loads(path.read_text())
     config["torch_dtype"] = config.pop("dtype", "float32")
     text = with_rope_theta(config["text_config"])

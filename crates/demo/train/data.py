@@ -1,7 +1,7 @@
-"""Captioned pictures: an emoji on a coloured ground, and the words that describe it.
+"""Captioned pictures: an emoji on a coloured background, and the words that describe it.
 
 The glyphs are those of Noto Color Emoji (SIL OFL 1.1; Debian: fonts-noto-color-emoji). `glyphs.tsv` names
-every subject that can be drawn, `trained.txt` those that the shipped weights know.
+every drawable subject, `trained.txt` the subjects that the shipped weights know.
 """
 
 import functools
@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 HERE = Path(__file__).parent
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
-FONT_SIZE = 109  # the only size of the bitmaps in the font
-SIDE = 128  # pixels of a picture's side
+FONT_SIZE = 109  # the font has bitmaps of this size only
+SIDE = 128  # side of a picture in pixels
 
 GROUNDS = {
     "white": (255, 255, 255),
@@ -30,13 +30,13 @@ GROUNDS = {
     "purple": (130, 85, 185),
     "brown": (140, 100, 70),
 }
-# The glyph's side, of the picture's.
+# Side of the glyph, as a share of the picture's.
 SIZES = {
     "small": 0.42,
     "": 0.66,
     "large": 0.9,
 }
-# The glyph's centre, of the picture's sides.
+# Centre of the glyph, as shares of the picture's sides.
 PLACES = {
     "": (0.5, 0.5),
     "on the left": (0.27, 0.5),
@@ -49,13 +49,13 @@ WITHOUT_ARTICLE = ("grapes", "cherries", "french fries", "sushi", "bread", "chee
 
 @functools.cache
 def glyphs():
-    """Every subject's name and its character."""
+    """Maps every subject's name to its character."""
     lines = (HERE / "glyphs.tsv").read_text(encoding="utf-8").splitlines()
     return dict(line.split("\t") for line in lines)
 
 
 def subjects(given=None):
-    """The subjects in a file (one a line), or in a text with `|` between them; `trained.txt` without either."""
+    """The subjects in a file (one per line) or in a text separated by `|`. The default is `trained.txt`."""
     path = Path(given) if given else HERE / "trained.txt"
     names = path.read_text(encoding="utf-8").splitlines() if given is None or path.is_file() else given.split("|")
     unknown = [name for name in names if name not in glyphs()]
@@ -82,13 +82,13 @@ def draw(rng, names):
     ground = rng.choice(list(GROUNDS))
     size = rng.choices(list(SIZES), [1, 3, 1])[0]
     place = "" if size == "large" else rng.choices(list(PLACES), [4, 1, 1, 1, 1])[0]
-    # White is also what an unnamed ground means.
+    # A caption without a background stands for white.
     named_ground = ground if ground != "white" or rng.random() < 0.5 else None
     return picture(rng, subject, size, place, ground), caption(subject, size, place, named_ground)
 
 
 def picture(rng, subject, size, place, ground):
-    """The glyph on its ground, its size jittered by 5 % and its place by 2 %."""
+    """Draws the glyph on its background, its size jittered by 5 % and its place by 2 %."""
     side = round(SIDE * SIZES[size] * rng.uniform(0.95, 1.05))
     left, top = (round(SIDE * (at + rng.uniform(-0.02, 0.02)) - side / 2) for at in PLACES[place])
     glyph = square_glyph(glyphs()[subject]).resize((side, side), Image.LANCZOS)
@@ -102,7 +102,7 @@ def draw_many(count, names, seed, workers=1):
     jobs = [(f"{seed}-{index}", names) for index in range(count)]
     if workers == 1:
         return [draw_seeded(job) for job in jobs]
-    # Not forked: torch's threads run in this process.
+    # Spawned rather than forked, because torch's threads run in this process.
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         return pool.map(draw_seeded, jobs, chunksize=200)
 

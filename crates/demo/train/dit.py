@@ -9,17 +9,17 @@ import torch.nn.functional as F
 
 
 def rope_tables(dit, height, width, text_len, device):
-    """Cosines and sines [1, text_len + height * width, 1, head_dim / 2] for a picture of height x width tokens."""
+    """Returns cosines and sines [1, text_len + height * width, 1, head_dim / 2] for height x width image tokens."""
     image, text = dit.pos_embed([(1, height, width)], max_txt_seq_len=text_len, device=torch.device("cpu"))
     table = torch.cat([text, image])
     return tuple(part.float().contiguous()[None, :, None].to(device) for part in (table.real, table.imag))
 
 
 def forward(dit, latents, sigma, text, mask, rope):
-    """The velocity [B, n, 64].
+    """Returns the velocity [B, n, 64].
 
     latents [B, n, 64] packed; sigma [B] in 0..1; text [B, t, joint_attention_dim];
-    mask [B, 1, 1, t + n] bool, false at padding; rope as `rope_tables` makes it.
+    mask [B, 1, 1, t + n] bool, false at padding; rope from `rope_tables`.
     """
     # The residual streams stay f32 under autocast.
     image = dit.img_in(latents).float()
@@ -36,7 +36,7 @@ def forward(dit, latents, sigma, text, mask, rope):
 
 
 def modulate_all(blocks, temb):
-    """[B, blocks, 2 streams, 6, 1, dim]; the six are shift, scale, gate of attention, then of the MLP."""
+    """[B, blocks, 2 streams, 6, 1, dim]; the six are shift, scale and gate of the attention, then of the MLP."""
     linears = [linear for block in blocks for linear in (block.img_mod[1], block.txt_mod[1])]
     weight = torch.cat([linear.weight for linear in linears])
     bias = torch.cat([linear.bias for linear in linears])

@@ -1,4 +1,4 @@
-"""The three networks at the built-in model's sizes: Qwen-Image's own classes, small."""
+"""The three networks of the built-in model: Qwen-Image's own classes with small sizes."""
 
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
@@ -18,7 +18,7 @@ TEXT_ENCODER = {
     "use_sliding_window": False,
     "tie_word_embeddings": True,
 }
-# The class insists on a vision tower; text to image never runs it, so it is as small as it can be.
+# The class requires a vision tower. Text to image never runs it, so it has minimal sizes.
 VISION = {
     "depth": 1,
     "hidden_size": 32,
@@ -53,7 +53,7 @@ VAE = {
     "num_res_blocks": 1,
     "temperal_downsample": [False, True, True],
 }
-# Qwen/Qwen-Image's scheduler_config.json, its values as they are.
+# The values of Qwen/Qwen-Image's scheduler_config.json.
 SCHEDULER = {
     "base_image_seq_len": 256,
     "base_shift": 0.5,
@@ -99,7 +99,7 @@ def text_encoder(vocab_size, added):
 
 
 def dit():
-    """Blocks start close to the identity, and the velocity at zero."""
+    """Creates a DiT whose blocks start close to the identity, with a velocity of zero."""
     model = QwenImageTransformer2DModel(**DIT)
     for block in model.transformer_blocks:
         for linear in (block.img_mod[1], block.txt_mod[1]):

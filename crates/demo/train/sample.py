@@ -1,4 +1,4 @@
-"""Draws a contact sheet with diffusers: every subject once, or the prompts that are given.
+"""Draws a contact sheet with diffusers: every subject once, or the given prompts.
 
     sample.py CHECKPOINT sheet.png [--steps 20] [--cfg 3] [PROMPT ...]
 """
@@ -44,14 +44,14 @@ def parse_args():
     parser.add_argument("prompts", nargs="*")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=3.0)
-    parser.add_argument("--seed", type=int, default=100, help="of the first picture; the others count up")
-    parser.add_argument("--subjects", help="a file with one subject a line, or a|b|c; default: trained.txt")
+    parser.add_argument("--seed", type=int, default=100, help="seed of the first picture; each next one adds 1")
+    parser.add_argument("--subjects", help="a file with one subject per line, or a|b|c; default: trained.txt")
     device.add_arguments(parser)
     return parser.parse_intermixed_args()
 
 
 def sheet_prompts(names):
-    """Every subject once; grounds, sizes and places go round so that all are seen."""
+    """Every subject once, cycling through backgrounds, sizes and places."""
     grounds = list(data.GROUNDS)
     middle = [("", ""), ("large", ""), ("", ""), ("small", ""), ("", "")]
     poses = middle + [("", place) for place in data.PLACES if place]

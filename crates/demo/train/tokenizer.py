@@ -1,4 +1,4 @@
-"""Qwen2's tokenizer over a small vocabulary: the same files, pre-tokenisation and added tokens."""
+"""Qwen2's tokenizer with a small vocabulary: the same files, pre-tokenisation and added tokens."""
 
 import json
 import re
@@ -9,8 +9,8 @@ from transformers import Qwen2Tokenizer
 
 import data
 
-# The template of diffusers' QwenImagePipeline and the tokens of it that the pipeline drops: the vocabulary must
-# hold every word of the template whole, so that the cut falls where it does for the real one.
+# The template of diffusers' QwenImagePipeline, and the number of its tokens that the pipeline drops. The vocabulary
+# must hold every word of the template whole, so that as many tokens are dropped as with the real tokenizer.
 TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
     "spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
@@ -45,7 +45,7 @@ CHAT_TEMPLATE = (
 
 
 def build(folder):
-    """Trains on the captions of every subject in glyphs.tsv, also those not drawn yet, and writes `folder`."""
+    """Trains on the captions of every subject in glyphs.tsv, including untrained ones, and writes `folder`."""
     tok = Tokenizer(models.BPE())
     tok.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated", invert=False)
@@ -64,7 +64,7 @@ def build(folder):
 
 
 def load(folder):
-    """The tokenizer in `folder`, its cut checked."""
+    """Loads the tokenizer in `folder`, and checks how many template tokens are dropped."""
     tok = Qwen2Tokenizer.from_pretrained(folder)
     cut = len(tok(TEMPLATE.split("{}")[0])["input_ids"])
     assert cut == DROPPED, f"{folder} cuts the template at {cut}, not {DROPPED}"
@@ -77,12 +77,12 @@ def added_tokens(folder):
 
 
 def vocab_size(folder):
-    """Tokens in all, the added ones included."""
+    """The number of tokens, including the added ones."""
     return max(added_tokens(folder).values()) + 1
 
 
 def save(model, folder):
-    """The files that Qwen/Qwen-Image ships: vocab.json and merges.txt, no tokenizer.json."""
+    """Writes the files that Qwen/Qwen-Image ships: vocab.json and merges.txt, no tokenizer.json."""
     folder.mkdir(parents=True, exist_ok=True)
     vocab = model["vocab"]
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]

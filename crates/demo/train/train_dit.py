@@ -1,8 +1,8 @@
 """Trains text encoder and DiT together by flow matching, on latents of a trained VAE.
 
-    train_dit.py MINUTES OUT --vae VAE              from nothing, with a new tokenizer
-    train_dit.py MINUTES OUT --start ../weights     go on from exported weights (a new optimiser)
-    train_dit.py MINUTES OUT                        go on from OUT/train_state.pt
+    train_dit.py MINUTES OUT --vae VAE              from scratch, with a new tokenizer
+    train_dit.py MINUTES OUT --start ../weights     continue from exported weights (with a new optimiser)
+    train_dit.py MINUTES OUT                        continue from OUT/train_state.pt
 
 OUT is a checkpoint in the diffusers layout with the averaged weights in f32 (sample.py draws from it, export.py
 rounds it), rewritten every four minutes together with OUT/train_state.pt. A run may be killed at any time.
@@ -28,7 +28,7 @@ import vae2d
 
 LEARNING_RATE = 1.5e-3
 WARMUP_STEPS = 200
-CAPTION_DROPOUT = 0.1  # the share of pictures shown without words: what true CFG's negative prompt " " means
+CAPTION_DROPOUT = 0.1  # share of pictures without words, which teach true CFG's negative prompt " "
 EMA_DECAY = 0.999
 SAVE_SECONDS = 240
 
@@ -47,24 +47,24 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("minutes", type=float, help="the learning rate falls to 3 %% over this time")
     parser.add_argument("out")
-    parser.add_argument("--start", help="a checkpoint to go on from")
+    parser.add_argument("--start", help="checkpoint to continue from")
     parser.add_argument("--vae", help="the VAE's folder; default: the one of --start or OUT")
-    parser.add_argument("--subjects", help="a file with one subject a line, or a|b|c; default: trained.txt")
+    parser.add_argument("--subjects", help="a file with one subject per line, or a|b|c; default: trained.txt")
     parser.add_argument("--pool", type=int, default=9000, help="pictures drawn and encoded at the start")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=LEARNING_RATE)
-    parser.add_argument("--seed", type=int, default=0, help="of the pictures, the noise and new weights")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the pictures, the noise and new weights")
     device.add_arguments(parser)
     return parser.parse_args()
 
 
 def prepare(args):
-    """Puts tokenizer and VAE into OUT and returns the state to go on from, if there is one."""
+    """Puts tokenizer and VAE into OUT, and returns the saved state to continue from, if there is one."""
     out = Path(args.out)
     state_path = out / "train_state.pt"
     state = torch.load(state_path, map_location="cpu") if state_path.exists() else None
     if state is not None and args.start:
-        raise SystemExit(f"{state_path} exists: leave out --start to go on from it, or name another OUT")
+        raise SystemExit(f"{state_path} exists: leave out --start to continue from it, or name another OUT")
     if state is None and args.start is None:
         if args.vae is None:
             raise SystemExit("a first run needs --vae (train_vae.py makes one), or --start with a checkpoint")
@@ -105,7 +105,7 @@ class Run:
         print(f"{count:.2f} M parameters at step {self.step}, {where.device}, bf16 {where.bf16}", flush=True)
 
     def param_groups(self):
-        """Weight decay on matrices alone, and not on the embedding."""
+        """Weight decay applies to matrices only, except the embedding."""
         decayed = {name for name, p in self.named if p.ndim > 1 and "embed" not in name}
         return [
             {"params": [p for name, p in self.named if name in decayed], "weight_decay": 0.01},
@@ -145,7 +145,7 @@ class Run:
         return loss.detach()
 
     def loss(self, latents, ids, attention_mask, rope):
-        """The squared error of the velocity at a noise level drawn from a logit-normal."""
+        """Squared error of the velocity at a noise level drawn from a logit-normal."""
         count = latents.shape[0]
         sigma = torch.sigmoid(torch.randn(count, device=latents.device) + 0.3)
         noise = torch.randn_like(latents)
@@ -161,7 +161,7 @@ class Run:
         return (velocity.float() - (noise - latents)).pow(2).mean()
 
     def save(self):
-        """The state first, whole or not at all; then the averaged weights as a checkpoint."""
+        """Saves the state atomically, then the averaged weights as a checkpoint."""
         current = [p.detach().clone() for p in self.params]
         names = [name for name, _ in self.named]
         state = {
@@ -182,7 +182,7 @@ class Run:
 
 
 class Pool:
-    """Drawn pictures as packed, normalised latents, and their captions as token ids: drawn once, shown many times."""
+    """Drawn pictures as packed, normalised latents, and their captions as token ids. Drawn once, used many times."""
 
     def __init__(self, args, where, run):
         start = time.time()
@@ -190,7 +190,7 @@ class Pool:
         vae = checkpoint.load_vae(f"{args.out}/vae").to(where.device)
         latents = encode_all(vae, [image for image, _ in drawn], where)
         if run.is_new:
-            # Measured here and kept with the VAE: every later run and every pipeline normalises alike.
+            # Measured once and saved with the VAE, so that every later run and pipeline normalises in the same way.
             mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
             vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
             vae.save_pretrained(f"{args.out}/vae")
@@ -198,7 +198,7 @@ class Pool:
         std = torch.tensor(vae.config.latents_std, device=where.device).view(1, -1, 1, 1)
         self.latents = pack((latents - mean) / std).contiguous()
         tok = tokenizer.load(f"{args.out}/tokenizer")
-        # The last row is the caption of a picture without one.
+        # The last row is the empty caption.
         texts = [tokenizer.TEMPLATE.format(words) for words in [*(words for _, words in drawn), " "]]
         tokens = tok(texts, padding=True, padding_side="right", return_tensors="pt")
         self.ids, self.mask = where.move(tokens["input_ids"]), where.move(tokens["attention_mask"])
@@ -207,7 +207,7 @@ class Pool:
         print(f"pool of {args.pool} in {time.time() - start:.0f} s, e.g. {drawn[0][1]!r}", flush=True)
 
     def batch(self, count):
-        """Latents, token ids, their mask and the RoPE tables of `count` pictures."""
+        """Returns latents, token ids, their mask and the RoPE tables of `count` pictures."""
         place = self.latents.device
         pictures = torch.randint(len(self.latents), (count,), device=place)
         unnamed = torch.rand(count, device=place) < CAPTION_DROPOUT
@@ -217,13 +217,13 @@ class Pool:
 
 @torch.no_grad()
 def encode_all(vae, images, where, chunk=50):
-    """Latents of all images, not normalised; a chunk at a time, for memory."""
+    """Encodes all images to unnormalised latents, in chunks to save memory."""
     chunks = (np.stack([np.asarray(image) for image in images[at : at + chunk]]) for at in range(0, len(images), chunk))
     return torch.cat([vae2d.encode(vae, where.move(device.pixels(pixels))) for pixels in chunks])
 
 
 def pack(latents):
-    """[B, C, H, W] to tokens of 2x2: [B, H/2 * W/2, C * 4], channels in the order c * 4 + dy * 2 + dx."""
+    """Packs [B, C, H, W] into tokens of 2x2: [B, H/2 * W/2, C * 4], channels in the order c * 4 + dy * 2 + dx."""
     batch, channels, height, width = latents.shape
     tiles = latents.view(batch, channels, height // 2, 2, width // 2, 2)
     return tiles.permute(0, 2, 4, 1, 3, 5).reshape(batch, height // 2 * (width // 2), channels * 4)

@@ -1,12 +1,12 @@
 """Trains the VAE on crops of drawn pictures.
 
-    train_vae.py MINUTES OUT                        from nothing
-    train_vae.py MINUTES OUT --start VAE            go on from a VAE's folder
+    train_vae.py MINUTES OUT                        from scratch
+    train_vae.py MINUTES OUT --start VAE            continue from a VAE's folder
     train_vae.py MINUTES OUT --start VAE --decoder-only --noise 0.1
-                                                    the decoder alone: the latents stay, so the DiT stays valid
+                                                    the decoder alone; the latents do not change, so the DiT stays valid
 
-Writes OUT (a diffusers folder) every five minutes. The latents' mean and deviation are measured when a DiT is
-trained on them from nothing (train_dit.py).
+Writes OUT (a diffusers folder) every five minutes. The latents' mean and standard deviation are
+measured when a DiT is trained from scratch (train_dit.py).
 """
 
 import argparse
@@ -23,7 +23,7 @@ import device
 import networks
 import vae2d
 
-CROP = 64  # pixels: the network is convolutional but for one attention, and crops are cheaper
+CROP = 64  # pixels; crops are cheaper, and the network is convolutional except for one attention
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
 SAVE_SECONDS = 300
@@ -48,7 +48,7 @@ def main():
         pixels = where.move(crops(pool, args.batch, rng))
         with torch.set_grad_enabled(not args.decoder_only):
             latents = vae2d.encode(vae, pixels)
-        # The noise teaches the decoder to forgive a DiT's small errors.
+        # The noise makes the decoder robust to a DiT's small errors.
         noisy = latents + torch.randn_like(latents) * args.noise * (std if args.start else 1)
         with where.autocast():
             error = vae2d.decode(vae, noisy).float() - pixels
@@ -72,10 +72,10 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("minutes", type=float)
     parser.add_argument("out")
-    parser.add_argument("--start", help="a VAE's folder to go on from")
+    parser.add_argument("--start", help="VAE folder to continue from")
     parser.add_argument("--decoder-only", action="store_true")
-    parser.add_argument("--noise", type=float, default=0.03, help="noise on the latents, in their deviations")
-    parser.add_argument("--subjects", help="a file with one subject a line, or a|b|c; default: trained.txt")
+    parser.add_argument("--noise", type=float, default=0.03, help="noise on the latents, in their standard deviations")
+    parser.add_argument("--subjects", help="a file with one subject per line, or a|b|c; default: trained.txt")
     parser.add_argument("--pool", type=int, default=6000, help="pictures drawn at the start")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=LEARNING_RATE)
@@ -84,7 +84,7 @@ def parse_args():
 
 
 def trainable(vae, decoder_only):
-    """All but `time_conv`, which one frame never reaches; the rest is switched off."""
+    """Returns the parameters to train, and freezes the others. `time_conv` never runs with a single frame."""
     for name, param in vae.named_parameters():
         of_decoder = name.startswith(("decoder.", "post_quant_conv."))
         param.requires_grad_("time_conv" not in name and (of_decoder or not decoder_only))
@@ -92,7 +92,7 @@ def trainable(vae, decoder_only):
 
 
 def crops(pool, count, rng):
-    """[count, 3, CROP, CROP] in -1..1: of two crops of a picture the one with more in it."""
+    """Returns [count, 3, CROP, CROP] in -1..1. Of two random crops of a picture the one with more contrast is taken."""
     chosen = []
     for _ in range(count):
         image = rng.choice(pool)
@@ -107,7 +107,7 @@ def random_crop(image, rng):
 
 
 def reconstruction_loss(error):
-    """Absolute and squared error, and the absolute error of both gradients: edges are what a picture is made of."""
+    """Absolute and squared error, plus the absolute error of both gradients, which weights edges."""
     dx = error[..., 1:] - error[..., :-1]
     dy = error[..., 1:, :] - error[..., :-1, :]
     return error.abs().mean() + 2 * error.pow(2).mean() + 0.5 * (dx.abs().mean() + dy.abs().mean())

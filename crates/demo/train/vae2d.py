@@ -1,7 +1,7 @@
-"""The Qwen-Image VAE at one frame, run as a plain 2D network through the class's own modules.
+"""The Qwen-Image VAE for a single frame, run as a plain 2D network with the class's own modules.
 
-With one frame only the last time slice of every causal Conv3d sees the picture, and `time_conv` never runs.
-Equal to AutoencoderKLQwenImage to 3e-6 and several times faster; pictures are [B, 3, H, W] in -1..1.
+With a single frame, only the last time slice of every causal Conv3d sees the picture, and `time_conv` never runs.
+Equal to AutoencoderKLQwenImage within 3e-6 and several times faster; pictures are [B, 3, H, W] in -1..1.
 """
 
 import torch.nn as nn
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 
 def encode(vae, x):
-    """Latents [B, z_dim, H/8, W/8], not normalised: the mean of the posterior."""
+    """Encodes to unnormalised latents [B, z_dim, H/8, W/8], the mean of the posterior."""
     encoder = vae.encoder
     x = conv(encoder.conv_in, x)
     for layer in encoder.down_blocks:
@@ -26,7 +26,7 @@ def encode(vae, x):
 
 
 def decode(vae, z):
-    """Pictures [B, 3, H, W] from latents that are not normalised."""
+    """Decodes unnormalised latents to pictures [B, 3, H, W]."""
     decoder = vae.decoder
     x = conv(decoder.conv_in, conv(vae.post_quant_conv, z))
     x = middle(decoder.mid_block, x)
