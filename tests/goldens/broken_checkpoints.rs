@@ -184,7 +184,7 @@ fn weights_that_are_not_read_are_told_what_they_are() {
         (QWEN, Write(VAE, "<html>Not found</html>"), say(format!("`{VAE}` is damaged or incomplete ("))),
         (QWEN, Rename(VAE, "vae/diffusion_pytorch_model.bin"), "`vae/diffusion_pytorch_model.bin`: weights pickled"),
         (QWEN, Rename(VAE, "vae/qwen.gguf"), "`vae/qwen.gguf`: weights in the GGUF format"),
-        (QWEN, Rename(VAE, "vae/ae.safetensors"), "`vae/ae.safetensors`: which is no name of the diffusers layout"),
+        (QWEN, Rename(VAE, "vae/ae.safetensors"), "`vae/ae.safetensors`: not a file name of the diffusers layout"),
         (
             QWEN,
             Json(TRANSFORMER, "/quantization_config", json!({"quant_method": "bitsandbytes", "load_in_4bit": true})),

@@ -199,7 +199,7 @@ impl BranchState {
         ];
         for (stream, x, stored) in streams {
             let weights = cache.weights(stream);
-            assert_eq!(weights.len(), stored.len(), "one weight a stored residual");
+            assert_eq!(weights.len(), stored.len(), "one weight per stored residual");
             let sum =
                 |i: usize| weights.iter().zip(stored).map(|(&weight, stored)| weight as f32 * stored[i]).sum::<f32>();
             x.iter_mut().enumerate().for_each(|(i, x)| match config.cache_type(stream) {

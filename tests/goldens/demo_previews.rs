@@ -92,7 +92,7 @@ fn the_estimate_is_where_the_whole_step_would_lead() {
         let error = numbers(estimate).iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(error < 1e-3, "after step {step}: {error}");
     }
-    assert_eq!(estimates, 2, "velocities are kept for previews alone");
+    assert_eq!(estimates, 2, "estimates are kept only for previews");
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn a_mask_of_which_all_may_change_changes_nothing() {
                 finished(&mut model, &free)
             });
             assert!(latents(&masked) == latents(&free), "{name} at {made}: not the same latents, bit for bit");
-            assert!(model.warnings(&free).is_empty(), "{name}: no mask, no word about it");
+            assert!(model.warnings(&free).is_empty(), "{name}: a warning without a mask");
             assert!(
                 model.decode(masked, &Interrupt::default()).unwrap()
                     == model.decode(free, &Interrupt::default()).unwrap(),

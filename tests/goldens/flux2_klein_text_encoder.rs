@@ -147,7 +147,7 @@ fn a_prompt_fills_the_sequence_and_no_more() {
     assert_eq!((ids.len(), valid), (MAX_SEQUENCE_LENGTH, MAX_SEQUENCE_LENGTH));
     assert_eq!(encoder.encode("prompt", &words(most)).unwrap().dims(), [MAX_SEQUENCE_LENGTH, encoder.width()]);
     let Err(PipelineError::Invalid(invalid)) = encoder.encode("negative_prompt", &words(most + 1)) else {
-        panic!("it was taken")
+        panic!("the prompt was accepted")
     };
     let message = invalid.to_string();
     assert!(message.contains("negative_prompt") && message.contains(&format!("at most {most} tokens")), "{message}");

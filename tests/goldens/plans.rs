@@ -196,7 +196,7 @@ fn plans_are_learnt_from_the_first_requests() {
         assert!(told.contains(&format!("({seed} of 4 so far)")), "{told}");
         let (whole, _, _, less) = picture(prompt, seed as u32, None);
         assert_eq!((skipped, &learnt_from), (0, &whole), "learning changes nothing");
-        assert!(memory > less, "all latents of the way are kept");
+        assert!(memory > less, "all latents of the run are kept");
     }
     assert_eq!(plans.progress(true), None);
     let learnt = plans.current(true).unwrap().calibration;

@@ -151,7 +151,7 @@ fn a_prompt_may_have_1019_tokens() {
     let words = |n: usize| "<|im_end|>".repeat(n);
     assert!(encoder.tokenize("prompt", &words(1019), &grids(golden)).is_ok());
     let Err(PipelineError::Invalid(invalid)) = encoder.tokenize("negative_prompt", &words(1020), &grids(golden)) else {
-        panic!("it was taken")
+        panic!("the prompt was accepted")
     };
     let message = invalid.to_string();
     assert!(message.contains("negative_prompt") && message.contains("at most 1019 tokens"), "{message}");

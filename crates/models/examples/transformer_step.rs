@@ -67,7 +67,7 @@ fn class_times(checkpoint: &Checkpoint, class: &Class, size: &Size, dtype: DType
             let config = flux2::TransformerConfig::load(checkpoint)?;
             times(&flux2::Transformer::load(&config, &scope)?, class, size)
         }
-        other => Err(format!("`{other}` is not a transformer that is built").into()),
+        other => Err(format!("`{other}` is not a supported transformer").into()),
     }
 }
 

@@ -81,7 +81,7 @@ fn load(checkpoint: &Checkpoint, dtype: DType) -> Result<Vae> {
                 latent_channels: config.latent_channels,
             })
         }
-        other => Err(format!("`{other}` is not a VAE that is built").into()),
+        other => Err(format!("`{other}` is not a supported VAE").into()),
     }
 }
 

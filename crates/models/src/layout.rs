@@ -63,7 +63,7 @@ fn kind(place: &str, names: &[String]) -> Option<(String, String)> {
         return say("made of GGUF files, whose weights are quantized", GIVE.into());
     }
     if top("config.json") || top("tokenizer.json") {
-        return say("a model of transformers, not a pipeline that makes pictures", GIVE.into());
+        return say("a transformers model, not an image pipeline", GIVE.into());
     }
     if within("transformer/") && within("vae/") {
         return say("a checkpoint without its model_index.json", "download it again, or add the file".into());
@@ -99,7 +99,7 @@ mod tests {
             ("m", &["qwen-image-Q4_K_M.gguf", "README.md"][..], "made of GGUF files"),
             ("m", &["split_files/vae/ae.safetensors"], "made for ComfyUI"),
             ("ComfyUI/models", &["checkpoints/sdxl.safetensors", "vae/x.safetensors"], "made for ComfyUI"),
-            ("m", &["config.json", "model.safetensors", "tokenizer.json"], "a model of transformers"),
+            ("m", &["config.json", "model.safetensors", "tokenizer.json"], "a transformers model"),
             ("m/vae", &["config.json", "diffusion_pytorch_model.safetensors"], "one component of a model"),
             ("m", &["qwen_image_bf16.safetensors"], "made of single files (`qwen_image_bf16.safetensors`)"),
             (

@@ -77,7 +77,10 @@ fn none(component: &str, folder: &str, names: &[String]) -> LoadError {
         return missing(format!("{component}/{stem}.safetensors.index.json"));
     }
     if let Some(name) = with(".safetensors") {
-        return found(name, "which is no name of the diffusers layout: call it diffusion_pytorch_model.safetensors");
+        return found(
+            name,
+            "not a file name of the diffusers layout: rename it to diffusion_pytorch_model.safetensors",
+        );
     }
     if let Some(name) = with(".gguf") {
         return found(name, "weights in the GGUF format, which latentd does not read: take the model's safetensors");
@@ -121,7 +124,7 @@ mod tests {
         for (names, expected) in [
             (&["diffusion_pytorch_model.bin", "config.json"][..], "`vae/diffusion_pytorch_model.bin`: weights pickled"),
             (&["qwen-Q4_K.gguf"], "`vae/qwen-Q4_K.gguf`: weights in the GGUF format"),
-            (&["ae.safetensors"], "`vae/ae.safetensors`: which is no name of the diffusers layout"),
+            (&["ae.safetensors"], "`vae/ae.safetensors`: not a file name of the diffusers layout"),
             (
                 &["diffusion_pytorch_model-00001-of-00002.safetensors"],
                 "`vae/diffusion_pytorch_model.safetensors.index.json` is missing",

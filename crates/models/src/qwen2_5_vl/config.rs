@@ -84,7 +84,7 @@ impl VisionConfig {
         let name = format!("{component}/config.json");
         let file = ConfigFile(&name);
         let Some(fields) = checkpoint.json::<File>(&name)?.vision_config else {
-            return Err(file.refusal("vision_config", "be there for a model that sees pictures", "nothing"));
+            return Err(file.refusal("vision_config", "be present for a model that sees pictures", "nothing"));
         };
         let need = |key, value, range| file.needed(key, value, range);
         let theta = fields.rope_parameters.and_then(|rope| rope.rope_theta).unwrap_or(1e4);
@@ -103,7 +103,7 @@ impl VisionConfig {
             rope_theta: file.within("rope_theta", theta, ROPE_THETAS)?,
         };
         if !config.hidden_size.is_multiple_of(4 * config.num_heads) {
-            let bound = format!("make heads of a multiple of 4 features of the {}", config.hidden_size);
+            let bound = format!("divide hidden_size = {} into heads of a multiple of 4 features", config.hidden_size);
             return Err(file.refusal("num_heads", bound, config.num_heads));
         }
         if config.window_tokens() == 0 {
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         for (json, message) in [
-            ("{}", "`vision_config` must be there for a model that sees pictures. Given: nothing"),
+            ("{}", "`vision_config` must be present for a model that sees pictures. Given: nothing"),
             (r#"{"vision_config": {"depth": 0}}"#, "`depth` must be between 1 and 1000. Given: 0"),
         ] {
             assert_eq!(load(json).unwrap_err().to_string(), format!("`text_encoder/config.json`: {message}"));

@@ -142,7 +142,7 @@ impl Decoder {
     /// # Errors
     /// The norm was not loaded, or the device fails.
     pub fn final_norm(&self, hidden_states: &Tensor) -> Result<Tensor> {
-        let Some(norm) = &self.norm else { bail!("the final norm comes with all of the layers") };
+        let Some(norm) = &self.norm else { bail!("the final norm is loaded only together with all layers") };
         rms_norm(hidden_states, norm, self.config.rms_norm_eps)
     }
 

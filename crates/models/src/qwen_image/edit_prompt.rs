@@ -212,7 +212,7 @@ fn check(config: &DecoderConfig, vision: &VisionConfig, positions: EditPositions
         return error("out_hidden_size", bound, vision.out_hidden_size.to_string());
     }
     if positions == EditPositions::MRope3d && config.mrope_section.is_none() {
-        return error("mrope_section", "be there for a model that sees pictures".into(), "nothing".into());
+        return error("mrope_section", "be present for a model that sees pictures".into(), "nothing".into());
     }
     Ok(())
 }
