@@ -1,4 +1,4 @@
-//! One line a request: who, what, how long; never the prompt. What is logged here is counted too.
+//! The access log: one line a request with who, what and how long; never the prompt. Logged requests are also counted.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,25 +34,25 @@ pub(crate) struct GenerationLog {
     pub(crate) steps: Option<usize>,
     pub(crate) n: Option<usize>,
     pub(crate) priority: Option<i8>,
-    /// Jobs that were in line before the request's first.
+    /// Jobs that were queued ahead of the request's first.
     pub(crate) queue_position: Option<usize>,
     pub(crate) timings: Option<StageTimings>,
     pub(crate) encode_image_ms: Option<f64>,
-    /// From the request's arrival to its first preview.
+    /// Time from the request's arrival to its first preview.
     first_partial: Option<Duration>,
 }
 
-/// How the answer went out.
+/// How the answer was delivered.
 #[derive(Clone, Copy, Debug)]
 struct Ending {
     status: u16,
     code: Option<&'static str>,
-    /// Of the answer's body.
+    /// Bytes of the answer's body.
     bytes: usize,
 }
 
-/// A request's line, shared by whoever has a part in its answer: it is written when the last of them
-/// is done. So it survives a handler that is dropped, and waits for a job that outlives its answer.
+/// A request's log line, shared by all parts that contribute to it; it is written when the last clone is dropped. So it
+/// survives a dropped handler, and waits for a job that outlives its answer.
 #[derive(Clone, Debug)]
 pub(crate) struct LogEntry(Arc<Line>);
 
@@ -61,7 +61,7 @@ impl LogEntry {
         write(&mut self.0.generation.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// A preview reached the answer.
+    /// Records that the answer has its first preview.
     pub(crate) fn first_partial(&self) {
         let elapsed = self.0.begun.elapsed();
         self.write(|line| {
@@ -69,7 +69,7 @@ impl LogEntry {
         });
     }
 
-    /// These pictures are finished.
+    /// Records the finished pictures.
     pub(crate) fn pictures(&self, pictures: &[Arc<Picture>]) {
         self.write(|line| {
             line.timings = Some(slowest(pictures));
@@ -78,12 +78,12 @@ impl LogEntry {
         });
     }
 
-    /// The request failed after its answer had begun.
+    /// Records that the request failed after its answer had begun.
     pub(crate) fn failed(&self, code: &'static str) {
         self.end(|ending| ending.code = Some(code));
     }
 
-    /// The request has its end without its client: it was answered with this status long ago.
+    /// Records the status of an answer that has been sent in full.
     pub(crate) fn answered(&self, status: StatusCode) {
         self.end(|ending| ending.status = status.as_u16());
     }
@@ -93,13 +93,13 @@ impl LogEntry {
     }
 }
 
-/// What a line says instead of a status when the client left first (nginx's word for it).
+/// Status of a line whose client left first (nginx's convention).
 const CLIENT_LEFT: u16 = 499;
-/// Most characters of a path that are written.
+/// Most characters of a path in a line.
 const MAX_PATH: usize = 200;
 
-/// Names the request, hands the handler a [`LogEntry`], and writes the line when the answer's last
-/// byte is handed over or the client leaves. Outermost, so that every answer has its `x-request-id`.
+/// Gives the request an id and its handler a [`LogEntry`], and writes the line when the answer's last byte is handed
+/// over or the client leaves. It is the outermost layer, so that every answer has its `x-request-id`.
 pub(crate) async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let line = Arc::new(Line {
@@ -130,17 +130,17 @@ pub(crate) async fn observe(State(state): State<AppState>, mut request: Request,
     response.map(|body| Body::new(Observed::new(body, entry, status, is_head)))
 }
 
-/// The body of an answer, whose end is the end of the line.
+/// The body of an answer; it completes the log line at its end.
 struct Observed {
     body: Body,
     entry: LogEntry,
-    /// The answer's status, which the line has once the body has gone out whole.
+    /// The answer's status, which the line gets once the body is sent in full.
     status: StatusCode,
 }
 
 impl Observed {
     fn new(body: Body, entry: LogEntry, status: StatusCode, is_head: bool) -> Self {
-        // What has no body is complete, and so is what is not asked for: nobody polls these.
+        // Hyper does not poll an empty body or the body of a `HEAD` answer.
         if body.is_end_stream() || is_head {
             entry.answered(status);
         }
@@ -157,7 +157,7 @@ impl HttpBody for Observed {
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             self.entry.end(|ending| ending.bytes += frame.data_ref().map_or(0, Bytes::len));
         }
-        // Hyper asks no further once it has all the bytes that were announced.
+        // Hyper stops polling once it has all the announced bytes.
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
             self.entry.answered(self.status);
         }
@@ -190,8 +190,8 @@ impl Line {
         let GenerationLog { key, model, size, steps, n, priority, queue_position, timings, encode_image_ms, .. } =
             generation;
         let first_partial_ms = generation.first_partial.map(milliseconds);
-        // The level of an event is fixed where it stands, hence the macro. Probes come every few
-        // seconds and are of interest only when they fail.
+        // `tracing` fixes an event's level at its call site, hence the macro. Probes come every few seconds and are of
+        // interest only when they fail.
         macro_rules! line {
             ($level:expr) => {
                 tracing::event!(

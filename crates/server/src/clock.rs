@@ -1,19 +1,19 @@
-//! The time of day, as everything that expires reads it.
+//! The time of day for everything that expires.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// Seconds since 1970. They go on by Tokio's clock, which tests can move and which nobody can turn back.
+/// Seconds since 1970. The clock advances with Tokio's, which tests can move and which never goes back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
-    /// When it was made, since 1970.
+    /// Time since 1970 at which the clock was made.
     begun: Duration,
     beginning: Instant,
 }
 
 impl Default for Clock {
-    /// A clock that is right now.
+    /// A clock set to the system's time.
     fn default() -> Self {
         let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Clock { begun, beginning: Instant::now() }

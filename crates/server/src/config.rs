@@ -1,4 +1,4 @@
-//! What the operator decides about the front end. Nothing is parsed here.
+//! The front end's settings, already parsed.
 
 use std::time::Duration;
 
@@ -13,48 +13,48 @@ use crate::uploads::UploadConfig;
 /// The settings of the front end.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// What requests may ask for.
+    /// Bounds of what requests may ask for.
     pub api: ApiConfig,
-    /// What they may bring.
+    /// Bounds of what requests may upload.
     pub uploads: UploadConfig,
-    /// The instructions that the kernels of a worker on the CPU are made of, e.g. `avx512`.
+    /// The instruction set of the CPU kernels, e.g. `avx512`.
     pub instruction_set: Option<&'static str>,
     /// The device of each worker.
     pub devices: Vec<WorkerDevice>,
-    /// What the products of the transformer's blocks are rounded to, e.g. `int8`.
+    /// Format to which the linear layers of the transformer's blocks are quantized, e.g. `int8`.
     pub quantization: Option<&'static str>,
-    /// Most bytes of the results of jobs. One that finds no room is answered 429.
+    /// Most bytes of job results. A job that does not fit is answered 429.
     pub job_memory: usize,
-    /// Most bytes of the answers to requests that have an idempotency key; the oldest make way.
+    /// Most bytes of answers kept for idempotency keys; the oldest are dropped first.
     pub replay_memory: usize,
-    /// Most bytes of the pictures behind URLs; the oldest make way.
+    /// Most bytes of the pictures behind URLs; the oldest are dropped first.
     pub file_memory: usize,
-    /// The plans of requests whose cache follows one: those that the workers have.
+    /// The cache plans that the workers follow.
     pub plans: Plans,
-    /// The share of the pictures made with a step cache, from 0 to 1, that are made again without it to compare the two.
+    /// Share of the pictures made with a step cache, from 0 to 1, that are made again without it for comparison.
     pub cache_audit: f64,
-    /// The keys that let requests in; without any, everybody may come in.
+    /// The accepted API keys; without any, no key is needed.
     pub api_keys: ApiKeys,
-    /// How many pictures each key may ask for.
+    /// Rate limit of each key, in pictures.
     pub rate_limit: Option<RateLimit>,
-    /// The names that requests may be sent to.
+    /// The host names that requests may address.
     pub allowed_hosts: AllowedHosts,
     /// The web pages that may call the server from a browser.
     pub cors_allow_origins: Vec<AllowedOrigin>,
-    /// How long the head of a connection's first request may take; later heads may take longer.
+    /// Time for the head of a connection's first request; later heads may take longer.
     pub header_timeout: Duration,
-    /// How slowly a body may come, and how slowly an answer may be taken: that by its rate alone.
+    /// Limits on slow clients. Of an answer only the rate is limited.
     pub pace: Pace,
-    /// Where clients see this server, for URLs in answers; without it, what each request says.
+    /// Base of the URLs in answers. Without it, it is derived from each request.
     pub public_url: Option<String>,
-    /// Most connections at a time; more wait for their turn.
+    /// Most simultaneous connections; further ones wait.
     pub max_connections: usize,
-    /// How long jobs may go on once the server is told to stop.
+    /// Time for jobs to finish once the server is told to stop.
     pub drain_timeout: Duration,
 }
 
 impl ServerConfig {
-    /// The defaults, for a model called `id`.
+    /// The default settings, for a model called `id`.
     pub fn new(id: impl Into<String>) -> Self {
         ServerConfig {
             api: ApiConfig::new(id),

@@ -1,4 +1,4 @@
-//! Taking connections, HTTP/1.1 or HTTP/2 as the client begins, and giving up on those that stall, trickle or rest.
+//! Accepting connections, HTTP/1.1 or HTTP/2 as the client begins, and closing those that stall, trickle or idle.
 
 mod activity;
 mod pace;
@@ -33,23 +33,22 @@ pub use pace::Pace;
 use paced_body::PacedBody;
 use paced_stream::PacedStream;
 
-/// How long a connection may rest between two requests. Longer than the minute of nginx and of AWS's
-/// balancers, so that they close first: one that sends on a connection which is being closed loses
-/// the request.
+/// Longest idle time between two requests. It is longer than the minute of nginx and of AWS's balancers, so that they
+/// close first: a request sent on a connection that is being closed is lost.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long a connection that rested has to close in good order.
+/// Time for a connection that was idle to close in good order.
 const CLOSE: Duration = Duration::from_secs(10);
-/// HTTP/2 clients are asked this often whether they are there, and have as long to say so.
+/// Interval of pings to HTTP/2 clients, and the time to answer one.
 const PING: Duration = Duration::from_secs(20);
-/// How long a peer may leave what was sent to it, and how often one that is silent is asked whether it is there.
+/// Longest time that sent data may stay unacknowledged, and interval of keepalive probes to a silent peer.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PROBE: Duration = Duration::from_secs(15);
-/// Most bytes that HTTP/1 holds of what is sent on a connection: an answer of megabytes is written in the fewer calls the
-/// more they are. Measured, a third more answers a second than with a quarter of it. Of what comes it holds less
+/// Most bytes that HTTP/1 buffers for writing on a connection: a larger buffer writes an answer of megabytes in fewer
+/// calls. Measured, a third more answers a second than with a quarter of it. The read side buffers less
 /// (`paced_stream`).
 const BUFFER: usize = 256 << 10;
 
-/// Serves `app` until `closing`, and then until every connection has had its answers.
+/// Serves `app` until `closing`, and then until every connection has sent its answers.
 pub(crate) async fn serve(
     mut listener: TcpListener,
     app: Router,
@@ -84,7 +83,7 @@ pub(crate) async fn serve(
     close.closed().await;
 }
 
-/// One connection, and what it needs.
+/// A connection and its shared state.
 struct Connection {
     address: SocketAddr,
     app: Router,
@@ -95,7 +94,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// Serves it until its client closes it, the server does, or patience with it ends.
+    /// Serves the connection until the client or the server closes it, or it exceeds a limit.
     async fn serve(self, stream: TcpStream) {
         let Connection { address, app, builder, header_timeout, pace, mut is_closing } = self;
         let (activity, begun) = (Activity::begin(), Arc::new(Notify::new()));
@@ -133,9 +132,9 @@ impl Connection {
     }
 }
 
-/// Comes once the server closes.
+/// Waits until the server closes.
 async fn told(is_closing: &mut watch::Receiver<bool>) {
-    // An error is the end of the accepting task: that is the same.
+    // An error means that the accepting task has ended, which has the same effect.
     let _ = is_closing.wait_for(|is_closing| *is_closing).await;
 }
 
@@ -145,7 +144,7 @@ fn tell(result: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     }
 }
 
-/// Hyper guards the head of every request but what it needs to tell HTTP/1.1 from HTTP/2.
+/// Hyper limits the time for the head of every request, except for the bytes it needs to tell HTTP/1.1 from HTTP/2.
 fn builder(header_timeout: Duration) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     let header_timeout = header_timeout.max(KEEP_ALIVE);
@@ -154,12 +153,12 @@ fn builder(header_timeout: Duration) -> Builder<TokioExecutor> {
     builder
 }
 
-/// The next connection, once there is a place for it.
+/// Accepts the next connection once there is a free place.
 async fn take(listener: &mut TcpListener, places: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
     let place = places.clone().acquire_owned().await.expect("nobody closes the semaphore. This is a bug.");
-    // Axum's, which waits where the system is out of file descriptors.
+    // Axum's `accept` waits if the system is out of file descriptors.
     let (stream, address) = Listener::accept(listener).await;
-    // Answers are written whole: waiting to fill packets would only delay their last one.
+    // Answers are written whole: Nagle's algorithm would only delay their last packet.
     if let Err(err) = stream.set_nodelay(true) {
         tracing::debug!(error = %err, "no TCP_NODELAY");
     }
@@ -169,13 +168,12 @@ async fn take(listener: &mut TcpListener, places: &Arc<Semaphore>) -> (TcpStream
     (stream, address, place)
 }
 
-/// Has the system break a connection whose peer is gone without a word (asked by keepalive), acknowledges nothing, or
-/// takes nothing in while there is something for it, for `patience`: its answers are dropped then, and their jobs with
-/// them.
+/// Has the system break a connection after `patience` if its peer is silently gone (keepalive probes), acknowledges
+/// nothing, or accepts no data while some is queued. Its answers are dropped then, and their jobs with them.
 ///
-/// A peer that waits for its answer and one that will never read it look the same until the buffers of both systems
-/// are full, some megabytes: the job of the latter is finished for nothing. One that reads a byte now and then is
-/// given up by [`PacedStream`]. Outside Linux only keepalive is there.
+/// A peer that waits for its answer and one that will never read it look the same until the buffers of both systems are
+/// full, some megabytes: the job of the latter is finished for nothing. [`PacedStream`] handles a peer that reads a
+/// byte now and then. Outside Linux only keepalive is available.
 fn give_up_on_the_dead(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(patience).with_interval(PROBE))?;

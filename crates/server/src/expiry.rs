@@ -1,4 +1,4 @@
-//! Letting go what has expired, whether anybody asks for it or not: it holds memory, and pictures that somebody made.
+//! Removing what has expired without waiting for a request: it holds memory, and pictures that users made.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::idempotency::Begun;
 use crate::jobs::Job;
 use crate::state::AppState;
 
-/// How long something may be kept beyond its time.
+/// Longest time that an expired entry is kept.
 const PERIOD: Duration = Duration::from_secs(30);
 
-/// Lets go what has expired, again and again.
+/// Removes expired entries periodically.
 pub(crate) async fn run(state: AppState) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -24,7 +24,7 @@ pub(crate) async fn run(state: AppState) {
     }
 }
 
-/// Whether the answer to a request that was begun still leads somewhere: its job is kept, and its URLs are good.
+/// Whether a started request can still be answered: its job is kept, and its URLs are valid.
 pub(crate) fn can_be_told(state: &AppState, begun: &Begun, now: u64) -> bool {
     let is_kept = match begun {
         Begun::Live(_) => true,
@@ -33,7 +33,7 @@ pub(crate) fn can_be_told(state: &AppState, begun: &Begun, now: u64) -> bool {
     is_kept && begun.live().urls().iter().all(|url| state.files.has(url, now))
 }
 
-/// Forgets a job that has ended: its pictures, the files behind their URLs, and that its request was ever sent.
+/// Forgets a job that has ended: its pictures, the files behind their URLs, and its idempotency key.
 pub(crate) fn forget(state: &AppState, job: &Job) {
     state.replays.forget(&job.id);
     job.live.urls().iter().for_each(|url| state.files.forget(url));

@@ -1,4 +1,4 @@
-//! Finished pictures behind URLs: who has the URL has the picture, for an hour, without a key.
+//! Finished pictures behind URLs. For an hour, the URL alone gives access to the picture, without a key.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,10 +12,10 @@ use sha2::Sha256;
 use crate::api::error::ApiError;
 use pictures::OutputFormat;
 
-/// How long a URL is good, in seconds.
+/// Lifetime of a URL, in seconds.
 const LIFETIME: u64 = 60 * 60;
 
-/// Files in memory, the oldest making way. Their URLs are signed with a key of this process.
+/// Files in memory; the oldest are dropped first. Their URLs are signed with a key of this process.
 #[derive(Debug)]
 pub(crate) struct Files {
     key: [u8; 32],
@@ -26,29 +26,29 @@ pub(crate) struct Files {
 #[derive(Debug, Default)]
 struct Kept {
     files: HashMap<String, File>,
-    /// Those that nobody fetched so far.
+    /// Ids of the files not fetched so far.
     unfetched: HashSet<String>,
-    /// Their ids, the oldest first.
+    /// Ids, the oldest first.
     order: VecDeque<String>,
     bytes: usize,
 }
 
-/// A picture's file.
+/// The file of a picture.
 #[derive(Clone, Debug)]
 pub(crate) struct File {
     pub(crate) bytes: Bytes,
     pub(crate) format: OutputFormat,
-    /// Until when its URL is good, in seconds since 1970.
+    /// Time at which its URL expires, in seconds since 1970.
     pub(crate) expires: u64,
 }
 
 impl Files {
-    /// An empty store of at most `max_bytes`; one file more than that is kept alone.
+    /// An empty store of at most `max_bytes`. A larger file is still stored, as the only one.
     pub(crate) fn new(max_bytes: usize) -> Self {
         Files { key: rand::random(), max_bytes, kept: Mutex::default() }
     }
 
-    /// Keeps a file from `now` on. Its path and query, for a URL that begins elsewhere.
+    /// Stores a file at time `now`. Returns the path and query of its URL.
     pub(crate) fn put(&self, bytes: Bytes, format: OutputFormat, now: u64) -> String {
         let (id, expires) = (format!("{:032x}", rand::random::<u128>()), now + LIFETIME);
         let signature = URL_SAFE_NO_PAD.encode(self.signed(&id, expires).finalize().into_bytes());
@@ -63,7 +63,7 @@ impl Files {
         self.kept().files.get(id).is_some_and(|file| file.expires > now)
     }
 
-    /// Lets the file behind this URL go.
+    /// Removes the file behind this URL.
     pub(crate) fn forget(&self, url: &str) {
         let id = id_of(url);
         let mut kept = self.kept();
@@ -71,21 +71,21 @@ impl Files {
         kept.order.retain(|known| known != id);
     }
 
-    /// Whether none is left that nobody fetched and whose URL is still good.
+    /// Whether every file whose URL is still valid has been fetched.
     pub(crate) fn are_all_fetched(&self, now: u64) -> bool {
         let kept = self.kept();
         kept.unfetched.iter().all(|id| kept.files.get(id).is_none_or(|file| file.expires <= now))
     }
 
-    /// Lets go whose URL has expired.
+    /// Removes files whose URL has expired.
     pub(crate) fn expire(&self, now: u64) {
         self.kept().make_way(0, now, self.max_bytes);
     }
 
-    /// The file of a URL with this id and query.
+    /// Returns the file of a URL with this id and query.
     ///
     /// # Errors
-    /// The signature is not ours, the URL has expired, or its file had to make way.
+    /// The signature is invalid, the URL has expired, or its file was dropped.
     pub(crate) fn get(&self, id: &str, expires: u64, signature: &str, now: u64) -> Result<File, ApiError> {
         let signature = URL_SAFE_NO_PAD.decode(signature).unwrap_or_default();
         self.signed(id, expires).verify_slice(&signature).map_err(|_| ApiError::InvalidSignature)?;
@@ -116,7 +116,7 @@ impl Kept {
         self.files.insert(id, file);
     }
 
-    /// Lets go what has expired, and the oldest until there is room for `bytes` more.
+    /// Removes expired files, and then the oldest until there is room for `bytes` more.
     fn make_way(&mut self, bytes: usize, now: u64, max_bytes: usize) {
         while let Some(oldest) = self.order.front() {
             let has_expired = self.files.get(oldest).is_none_or(|oldest| oldest.expires <= now);
@@ -136,7 +136,7 @@ impl Kept {
     }
 }
 
-/// The id in a URL or a path of ours.
+/// The id in a URL or path of this store.
 fn id_of(url: &str) -> &str {
     let file = url.rsplit_once('/').map_or(url, |(_, file)| file);
     file.split('?').next().unwrap_or_default()
@@ -155,7 +155,7 @@ mod tests {
         (id.into(), expires.parse().unwrap(), signature.into())
     }
 
-    /// The length of the file, or the refusal.
+    /// Length of the file, or the error.
     fn get(files: &Files, (id, expires, signature): &(String, u64, String), now: u64) -> Result<usize, String> {
         let file = files.get(id, *expires, signature, now);
         file.map(|file| file.bytes.len()).map_err(|err| format!("{err:?}"))
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(files.kept().files.len(), 1);
     }
 
-    /// Bytes, and files by both counts.
+    /// Bytes, and the number of files by both counts.
     fn size(files: &Files) -> (usize, usize, usize) {
         let kept = files.kept();
         (kept.bytes, kept.order.len(), kept.files.len())

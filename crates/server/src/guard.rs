@@ -1,4 +1,4 @@
-//! The doorkeepers: what a request must pass before it reaches its handler.
+//! Middleware that a request passes before its handler.
 
 use std::net::SocketAddr;
 
@@ -17,8 +17,7 @@ use crate::public_url::public_url;
 use crate::state::AppState;
 use crate::uploads;
 
-/// Refuses what was sent to another name than the server's, and, where no key is asked for, what a page of another
-/// origin sent.
+/// Refuses requests for another host name, and, on a server without keys, requests from a page of another origin.
 pub(crate) async fn same_site(State(state): State<AppState>, request: Request, next: Next) -> Response {
     match check_site(&state.config, &request) {
         Ok(()) => next.run(request).await,
@@ -31,7 +30,7 @@ pub(crate) async fn same_site(State(state): State<AppState>, request: Request, n
 
 fn check_site(config: &ServerConfig, request: &Request) -> Result<(), ApiError> {
     let (headers, uri) = (request.headers(), request.uri());
-    // HTTP/2 has the host in the URI. What is no text is no host.
+    // HTTP/2 has the host in the URI. A header that is not text names no host.
     let asked = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
     let asked: Vec<_> = asked.chain(uri.authority().map(Authority::as_str)).collect();
     let is_probe = PROBES.contains(&uri.path().trim_end_matches('/'));
@@ -52,9 +51,9 @@ fn check_site(config: &ServerConfig, request: &Request) -> Result<(), ApiError> 
     Err(ApiError::OriginNotAllowed(origin.unwrap_or("another origin").chars().take(80).collect()))
 }
 
-/// Lets in whoever has a key, within its limit, and tells the handler who it is.
+/// Checks the API key and its rate limit, and adds the caller to the request.
 pub(crate) async fn guard(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    // A browser asks what it may send before it has a key to send.
+    // A browser's preflight request carries no key.
     if request.method() == Method::OPTIONS {
         return next.run(request).await;
     }
@@ -81,7 +80,7 @@ pub(crate) async fn guard(State(state): State<AppState>, mut request: Request, n
             next.run(request).await
         }
     };
-    // Only now is it known how many pictures were asked for.
+    // The number of pictures is known only after the handler has run.
     if let Some(standing) = counted.and_then(|_| state.access.standing(&caller)) {
         standing.write(response.headers_mut());
     }

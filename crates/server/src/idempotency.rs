@@ -1,4 +1,4 @@
-//! Requests that a client may send again: with the same `Idempotency-Key` they are one request.
+//! Repeated requests: with the same `Idempotency-Key` they are one request.
 
 use std::fmt::{self, Write};
 use std::future::Future;
@@ -16,27 +16,27 @@ use crate::jobs::{Bounds, Job};
 use crate::live::{Live, Stage, Watcher};
 use crate::uploads::Received;
 
-/// The header that carries a key.
+/// Name of the header with the key.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// How long an answer can be had again, in seconds.
+/// Time for which an answer can be repeated, in seconds.
 const LIFETIME: u64 = 24 * 60 * 60;
 
-/// The requests with keys: those that are going on, and the answers of those that went well.
+/// Requests with keys: those in progress and the answers of successful ones.
 #[derive(Debug)]
 pub(crate) struct Replays {
     bounds: Bounds,
-    /// The oldest first.
+    /// Oldest first.
     kept: Mutex<Vec<Kept>>,
 }
 
-/// What a request is told apart by: whose it is, and its key.
+/// Identity of a request: its owner and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) owner: u64,
     pub(crate) key: String,
 }
 
-/// A request that was begun; a cheap clone that does not keep it going.
+/// A request that was started; a cheap clone that does not keep it going.
 #[derive(Clone, Debug)]
 pub(crate) enum Begun {
     Live(Live),
@@ -52,21 +52,21 @@ struct Kept {
     at: u64,
 }
 
-/// How far a request with a key is.
+/// Progress of a request with a key.
 #[derive(Clone, Debug)]
 enum Progress {
-    /// Its pictures are fetched, or it is submitted. The other end is dropped when it has begun, or will not.
+    /// Its pictures are being fetched or it is being submitted. The sender is dropped once it has started or failed.
     Beginning(watch::Receiver<()>),
     Begun(Begun),
 }
 
-/// What a request with a key has to do.
+/// The next action for a request with a key.
 enum Turn<'a> {
-    /// It is the first.
+    /// Start it: it is the first.
     Begin(Beginning<'a>),
-    /// Another one is about to begin it.
+    /// Wait: another one is about to start it.
     Wait(watch::Receiver<()>),
-    /// It goes on already, or is answered.
+    /// Join the one that is running or finished.
     Join(Begun),
 }
 
@@ -91,7 +91,7 @@ impl Kept {
         }
     }
 
-    /// Whether the request may still be joined, or answered again, at `now`.
+    /// Whether the request can still be joined or its answer repeated at `now`.
     fn is_good(&self, now: u64, can_be_told: impl Fn(&Begun) -> bool) -> bool {
         match &self.progress {
             Progress::Beginning(_) => true,
@@ -101,16 +101,16 @@ impl Kept {
 }
 
 impl Replays {
-    /// An empty memory. Of what is over the bounds the oldest is forgotten.
+    /// An empty store. Beyond the bounds the oldest requests are forgotten.
     pub(crate) fn new(bounds: Bounds) -> Self {
         Replays { bounds, kept: Mutex::default() }
     }
 
-    /// Begins a request, unless it has been begun under this key, has not failed and can still be told; with whether
-    /// that is so. Requests under other keys do not wait for it.
+    /// Starts a request, unless a request with this key was started, has not failed and can still be answered. In that
+    /// case it joins that request, and the returned flag is true. Requests under other keys do not wait for it.
     ///
     /// # Errors
-    /// The key stands for another request, or this one cannot be begun.
+    /// The key was used for a different request, or this one cannot be started.
     pub(crate) async fn once(
         &self,
         key: Key,
@@ -126,7 +126,7 @@ impl Replays {
                     let watcher = begun.live().watch();
                     return Ok((begun, watcher, true));
                 }
-                // Nothing is sent: it ends when the other end is dropped.
+                // Nothing is sent: `changed` returns when the sender is dropped.
                 Turn::Wait(mut begun) => {
                     let _ = begun.changed().await;
                 }
@@ -137,18 +137,18 @@ impl Replays {
         Ok((begun, watcher, false))
     }
 
-    /// How many are kept, expired ones too.
+    /// Number of kept requests, expired ones included.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.kept().len()
     }
 
-    /// Lets go what can be told no more.
+    /// Removes requests that can no longer be answered.
     pub(crate) fn expire(&self, now: u64, can_be_told: impl Fn(&Begun) -> bool) {
         self.kept().retain(|kept| kept.is_good(now, &can_be_told));
     }
 
-    /// Lets a job go: whoever sends its request again makes another one.
+    /// Forgets a job, so that a repeated request starts a new one.
     pub(crate) fn forget(&self, job_id: &str) {
         let is_it = |kept: &Kept| matches!(&kept.progress, Progress::Begun(Begun::Job(job)) if job.id == job_id);
         self.kept().retain(|kept| !is_it(kept));
@@ -180,7 +180,7 @@ impl Replays {
     }
 }
 
-/// A request that is about to begin. Whatever becomes of it, those that wait for it go on when this is dropped.
+/// A request that is being started. Requests that wait for it continue when this is dropped.
 struct Beginning<'a> {
     replays: &'a Replays,
     key: Key,
@@ -210,7 +210,7 @@ impl Drop for Beginning<'_> {
     }
 }
 
-/// The key of a request with these headers, which `owner` sent.
+/// Returns the key of a request with these headers from `owner`.
 ///
 /// # Errors
 /// The header is empty, too long or not printable.
@@ -225,9 +225,9 @@ pub(crate) fn key(headers: &HeaderMap, owner: u64) -> Result<Option<Key>, ApiErr
     Ok(Some(Key { owner, key: String::from_utf8_lossy(given.as_bytes()).into_owned() }))
 }
 
-/// The same for requests that mean the same, whatever their bytes: forms have another boundary every
-/// time they are sent. A picture that is named by URL is told by that: what is behind it is fetched for the first
-/// request alone. It reads whole pictures: not for the event loop.
+/// Digest of what a request means, whatever its bytes: forms use a new boundary each time they are sent. A picture
+/// given by URL counts by its URL, and is fetched only for the first request. Hashing reads whole pictures, so it must
+/// not run on the event loop.
 pub(crate) fn digest(received: &Received) -> [u8; 32] {
     let ImagesRequest {
         endpoint,

@@ -1,4 +1,4 @@
-//! Requests that are answered later: a job to ask after, for an hour after its end.
+//! Async requests: jobs that clients poll, kept for an hour after their end.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,43 +10,43 @@ use crate::api::error::ApiError;
 use crate::api::job::ImageJob;
 use crate::live::{Failure, Live, Stage};
 
-/// How long a job is kept once it has ended, in seconds.
+/// Time for which an ended job is kept, in seconds.
 const LIFETIME: u64 = 60 * 60;
-/// How soon to ask again for a place among jobs none of which has ended.
+/// Retry-after for a full store in which no job has ended, in seconds.
 const ASK_AGAIN: u64 = 60;
 
-/// The jobs that are kept.
+/// The kept jobs.
 #[derive(Debug)]
 pub(crate) struct Jobs {
     bounds: Bounds,
     kept: Mutex<HashMap<String, Job>>,
 }
 
-/// What is kept at most. What is alone is kept whatever it has.
+/// Bounds of a store. A single entry is kept whatever its size.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     pub(crate) count: usize,
-    /// Of the pictures' files; those that are not written yet count uncompressed.
+    /// Bytes of the picture files; a file that is not written yet counts uncompressed.
     pub(crate) bytes: usize,
 }
 
 impl Bounds {
-    /// So many bytes, of a thousand at most.
+    /// At most this many bytes, in at most 1024 entries.
     pub(crate) fn of(bytes: usize) -> Self {
         Bounds { count: 1024, bytes }
     }
 }
 
-/// A request that is answered later; a cheap clone.
+/// An async request; a cheap clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
     pub(crate) id: String,
-    /// Whose it is: to others there is no such job.
+    /// The owner; other callers cannot see the job.
     owner: u64,
     /// In seconds since 1970.
     created_at: u64,
     pub(crate) live: Live,
-    /// Whether someone was told its end.
+    /// Whether a client has read its end.
     is_told: bool,
 }
 
@@ -55,10 +55,10 @@ impl Jobs {
         Jobs { bounds, kept: Mutex::default() }
     }
 
-    /// Keeps a job that `owner` submitted at `now`.
+    /// Stores a job that `owner` submitted at `now`.
     ///
     /// # Errors
-    /// As of [`Jobs::check_room`].
+    /// Same as [`Jobs::check_room`].
     pub(crate) fn add(&self, live: Live, owner: u64, now: u64) -> Result<Job, ApiError> {
         let job =
             Job { id: format!("job_{:032x}", rand::random::<u128>()), owner, created_at: now, live, is_told: false };
@@ -68,41 +68,41 @@ impl Jobs {
         Ok(job)
     }
 
-    /// Whether there is a place for one job more, however small.
+    /// Checks that there is room for another job of any size.
     ///
     /// # Errors
-    /// There is none, and when there may be one.
+    /// There is no room; the error says when to retry.
     pub(crate) fn check_room(&self, now: u64) -> Result<(), ApiError> {
         check_room(&self.kept(now), self.bounds, 1, now)
     }
 
-    /// The job of this id, if it is `owner`'s.
+    /// Returns the job with this id if it belongs to `owner`.
     ///
     /// # Errors
-    /// It is not.
+    /// There is no such job.
     pub(crate) fn get(&self, id: &str, owner: u64, now: u64) -> Result<Job, ApiError> {
         let job = self.kept(now).get(id).filter(|job| job.owner == owner).cloned();
         job.ok_or_else(|| ApiError::JobNotFound(id.chars().take(80).collect()))
     }
 
-    /// Whether the job is kept still.
+    /// Whether the job is still kept.
     pub(crate) fn has(&self, id: &str, now: u64) -> bool {
         self.kept(now).contains_key(id)
     }
 
-    /// Someone was told the end of a job, or follows it to that.
+    /// Marks a job whose end a client has read, or whose events it follows to the end.
     pub(crate) fn note_told(&self, id: &str, now: u64) {
         if let Some(job) = self.kept(now).get_mut(id) {
             job.is_told = true;
         }
     }
 
-    /// Whether nobody has to ask after any of them any more.
+    /// Whether no client has to poll a job any more.
     pub(crate) fn are_all_told(&self, now: u64) -> bool {
         self.kept(now).values().all(|job| job.is_told)
     }
 
-    /// How many are kept, expired ones too.
+    /// Number of kept jobs, expired ones included.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -113,12 +113,12 @@ impl Jobs {
         self.kept(now).remove(id);
     }
 
-    /// Lets go what has expired.
+    /// Removes expired jobs.
     pub(crate) fn expire(&self, now: u64) {
         drop(self.kept(now));
     }
 
-    /// Those that have not expired.
+    /// The jobs that have not expired.
     fn kept(&self, now: u64) -> MutexGuard<'_, HashMap<String, Job>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|_, job| job.expires_at().is_none_or(|expires| expires > now));
@@ -144,7 +144,7 @@ impl Job {
         }
     }
 
-    /// As it is now.
+    /// The job's present state, as the client sees it.
     pub(crate) fn told(&self) -> ImageJob {
         let stage = self.live.stage();
         let terms = &self.live.terms;
@@ -162,7 +162,7 @@ impl Job {
         match stage {
             Stage::Queued { position } => job.queue_position = Some(position),
             Stage::Running { steps_taken } => {
-                // What is left after the last step is the decoding.
+                // The last percent is the decoding.
                 (job.status, job.progress) = ("in_progress", (steps_taken * 100 / terms.all_steps()).min(99));
             }
             Stage::Ended { at, outcome } => {

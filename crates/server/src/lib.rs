@@ -1,17 +1,17 @@
 //! The OpenAI Images API over HTTP: JSON in, pictures out. HTTP and OpenAI's JSON stop here.
 //!
-//! Three rooms, each of which knows only those before it:
+//! Three layers, each of which knows only those before it:
 //!
-//! - `api`: what requests ask for and what they are answered, as values. `api/error.rs` is the only place that knows
-//!   which failure is which status.
-//! - `uploads`: bodies, forms and pictures, as they come from strangers.
-//! - the server, which is all else. A request runs through `routes` (which path), `uploads` and `api` (what was typed, and
-//!   what is meant by it), the scheduler (a ticket a picture, all of them a `run`) and `live`: a task drives the run for
-//!   whoever watches. When the last watcher leaves, as hyper lets it when its client does, the tickets drop and cancel the
-//!   jobs. `jobs` are watched by the server itself, `idempotency` lets requests that come again watch what goes on already,
-//!   and `files` keeps pictures behind URLs; `expiry` lets go of all three in time. `audits` has pictures made again
-//!   without the step cache while nobody waits, and compares. `connections` takes clients on and `access` lets them in.
-//!   `access_log` writes the one line a request, and `metrics` counts.
+//! - `api`: requests, answers and errors as values. `api/error.rs` is the only place that maps failures to statuses.
+//! - `uploads`: bodies, forms and pictures from untrusted clients.
+//! - the server: everything else. A request runs through `routes` (by path), `uploads` and `api` (wire form, then valid
+//!   request), the scheduler (one ticket a picture; together they are a `run`) and `live`, where a task drives the run
+//!   for its watchers. When the last watcher leaves, as happens when hyper drops the handler of a client that left, the
+//!   tickets drop and cancel the jobs. The server itself watches async `jobs`. `idempotency` lets a repeated request
+//!   watch the run of the first one, and `files` keeps pictures behind URLs; `expiry` removes entries of all three when
+//!   their time is over. `audits` makes pictures again without the step cache while the scheduler is idle, and compares
+//!   them. `connections` accepts clients and `access` authorises them. `access_log` writes one line a request, and
+//!   `metrics` counts.
 
 mod access;
 mod access_log;

@@ -1,12 +1,12 @@
-//! Where clients see this server: what a URL in an answer begins with.
+//! The public base URL for URLs in answers.
 
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri, header};
 
-/// `scheme://host`, without a slash at the end: the operator's word, else what a proxy says that the
-/// client asked for, else what the request itself was sent to.
+/// Returns `scheme://host` without a trailing slash: the configured one, else the one that a proxy forwarded, else the
+/// one that the request was sent to.
 ///
-/// Whoever sends a request may claim anything here, and reads it alone.
+/// A client can forge the headers, but only its own answer contains the result.
 pub(crate) fn public_url(configured: Option<&str>, headers: &HeaderMap, uri: &Uri) -> String {
     if let Some(configured) = configured {
         return configured.trim_end_matches('/').to_owned();
@@ -24,7 +24,7 @@ struct Forwarded {
     host: Option<String>,
 }
 
-/// What the first proxy was asked for. RFC 7239's header stands over the older ones.
+/// The host and scheme that the first proxy was asked for. RFC 7239's header takes precedence over the older ones.
 fn forwarded(headers: &HeaderMap) -> Forwarded {
     let standard = text(headers, header::FORWARDED.as_str()).and_then(|list| rfc7239::parse(list).next()?.ok());
     let standard = standard.unwrap_or_default();
@@ -41,7 +41,7 @@ fn scheme(text: &str) -> Option<&'static str> {
 
 fn authority(text: &str) -> Option<String> {
     let authority: Authority = text.trim_matches('"').parse().ok()?;
-    // Never with a user's name and password.
+    // Never includes a user name and password.
     (!authority.as_str().contains('@')).then(|| authority.to_string())
 }
 

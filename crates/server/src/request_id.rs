@@ -1,13 +1,13 @@
-//! The name of a request: the client's, if it is decent, or one of our own.
+//! Request ids: the client's if it is valid, or a generated one.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The header that carries it, in both directions.
+/// Header with the id, in both directions.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Most bytes of a client's own id: it is written to the log as it is.
+/// Most bytes of a client's id, which is written to the log unchanged.
 const MAX_LEN: usize = 128;
 
-/// The id of a request with these headers: printable ASCII.
+/// Returns the id of a request with these headers: printable ASCII.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let is_decent =
         |id: &&HeaderValue| (1..=MAX_LEN).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);

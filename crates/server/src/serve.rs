@@ -1,4 +1,4 @@
-//! Serving connections, and ceasing to.
+//! Serving connections until shutdown.
 
 use std::io;
 use std::time::Duration;
@@ -12,20 +12,20 @@ use crate::expiry;
 use crate::routes::app;
 use crate::state::AppState;
 
-/// How long, once every job is answered, the answers may take to reach their clients.
+/// Time for the answers to reach their clients once every job is finished.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long, once every job is answered, whoever asks after an async one may take to be told, or whoever was answered
-/// with a URL to fetch the picture, and how often it is looked whether all did.
+/// Time for clients to poll their async jobs and to fetch pictures by URL once every job is finished, and the interval
+/// at which the server checks whether all have.
 const TELL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(50));
 
-/// Serves connections until told to stop.
+/// Serves connections until `stop` says otherwise.
 ///
-/// The first message of `stop` turns readiness to 503 and refuses new jobs, while connections
-/// are still taken, so that a load balancer sees it; what was taken is finished, and the ends of async
-/// jobs are told, within the configured time. The second message returns at once. When `stop` is closed, that is no message.
+/// The first message of `stop` turns readiness to 503 and refuses new jobs. Connections are still accepted, so that a
+/// load balancer sees the 503. Accepted jobs are finished, and clients can read the results of async jobs, within the
+/// configured time. The second message returns at once. Closing `stop` is not a message.
 ///
 /// # Errors
-/// None that is known: connections that fail are dropped alone.
+/// None at present: a failed connection is dropped alone.
 pub async fn serve(listener: TcpListener, state: AppState, mut stop: mpsc::Receiver<()>) -> io::Result<()> {
     let draining = state.clone();
     let (close, closing) = oneshot::channel::<()>();
@@ -57,7 +57,7 @@ pub async fn serve(listener: TcpListener, state: AppState, mut stop: mpsc::Recei
     Ok(())
 }
 
-/// Comes once every async job was asked after since its end, and every picture behind a URL fetched: they are lost with
+/// Waits until every async job was polled after its end and every picture behind a URL was fetched: they are lost with
 /// this process.
 async fn all_told(state: &AppState) {
     let is_told = |now| state.jobs.are_all_told(now) && state.files.are_all_fetched(now);

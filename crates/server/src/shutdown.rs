@@ -1,10 +1,10 @@
-//! Being told to stop, by the system or at the keyboard.
+//! Shutdown requests from the system or the keyboard.
 
 use tokio::signal::ctrl_c;
 use tokio::sync::mpsc;
 
-/// Turns every SIGTERM and every ctrl-c into a message: the first asks the server to finish what
-/// it has, the second to stop at once.
+/// Turns every SIGTERM and every ctrl-c into a message: the first asks the server to finish the accepted jobs, the
+/// second to stop at once.
 ///
 /// # Errors
 /// The system does not let the process listen for its signals.
@@ -15,7 +15,7 @@ pub fn stop_on_signals() -> std::io::Result<mpsc::Receiver<()>> {
         loop {
             tokio::select! {
                 () = terminate.recv() => {}
-                // Without a keyboard to listen to, the other signal still counts.
+                // If ctrl-c cannot be received, SIGTERM still counts.
                 result = ctrl_c() => if result.is_err() { terminate.recv().await },
             }
             if stop.send(()).await.is_err() {

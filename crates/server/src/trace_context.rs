@@ -1,9 +1,9 @@
-//! A request's place in a trace that began elsewhere: the W3C's `traceparent`.
+//! Distributed tracing: a request's parent span by the W3C's `traceparent`.
 
 use axum::http::HeaderMap;
 use tracing::Span;
 
-/// Makes `span` a child of the span that the headers name. Without such headers it begins a trace.
+/// Makes `span` a child of the span that the headers name. Without such headers it is the root of a trace.
 #[cfg(feature = "otlp")]
 pub(crate) fn continue_trace(span: &Span, headers: &HeaderMap) {
     use opentelemetry::global::get_text_map_propagator;
@@ -11,12 +11,12 @@ pub(crate) fn continue_trace(span: &Span, headers: &HeaderMap) {
 
     let parent = get_text_map_propagator(|propagator| propagator.extract(&Headers(headers)));
     if let Err(err) = span.set_parent(parent) {
-        // Nobody exports spans, or nobody wants this one.
+        // No exporter is configured, or the span is filtered out.
         tracing::trace!(error = %err, "the trace is not continued");
     }
 }
 
-/// Spans stay in this process.
+/// Without the exporter, spans stay in this process.
 #[cfg(not(feature = "otlp"))]
 pub(crate) fn continue_trace(_: &Span, _: &HeaderMap) {}
 

@@ -1,4 +1,4 @@
-//! Which web pages may call the server from a browser.
+//! Cross-origin access (CORS): the web pages that may call the server from a browser.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
-/// What a page may read of an answer, beyond what every page may.
+/// Headers that a page may read of an answer, beyond those every page may.
 const EXPOSED: [&str; 16] = [
     "content-disposition",
     "idempotent-replayed",
@@ -26,10 +26,10 @@ const EXPOSED: [&str; 16] = [
     "x-should-retry",
 ];
 
-/// How long a browser may remember what it was told.
+/// How long a browser may cache a preflight answer.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// A page's origin that may call the server.
+/// An origin whose pages may call the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedOrigin {
     /// `*`.
@@ -48,7 +48,7 @@ impl FromStr for AllowedOrigin {
         let refused = || "must be `*` or an origin as browsers send it, e.g. https://app.example.com".to_owned();
         let uri: Uri = text.parse().map_err(|_| refused())?;
         let origin = uri.scheme().zip(uri.authority()).map(|(scheme, authority)| format!("{scheme}://{authority}"));
-        // A path, a closing slash, a capital letter or a pattern would never match.
+        // An origin with a path, a trailing slash, a capital letter or a pattern would never match.
         if origin.is_none_or(|origin| origin != text || origin.to_ascii_lowercase() != text) || text.contains('*') {
             return Err(refused());
         }
@@ -56,9 +56,8 @@ impl FromStr for AllowedOrigin {
     }
 }
 
-/// Answers browsers' questions for the allowed origins; `None` where there are none. Never lets a
-/// browser add credentials of its own, so that `*` gives nobody's rights away: a key is sent by the
-/// page that has it.
+/// The layer that answers preflight requests for the allowed origins; `None` without any. It never allows credentials
+/// that the browser adds by itself, so `*` exposes nobody's rights: a page sends the key that it has.
 pub(crate) fn cors_layer(origins: &[AllowedOrigin]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
@@ -72,7 +71,7 @@ pub(crate) fn cors_layer(origins: &[AllowedOrigin]) -> Option<CorsLayer> {
     let layer = CorsLayer::new()
         .allow_origin(origin)
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
-        // The SDKs send a dozen x-stainless-* of their own and invent more.
+        // The SDKs send a dozen `x-stainless-*` headers and add more over time.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED.map(HeaderName::from_static))
         .max_age(MAX_AGE);

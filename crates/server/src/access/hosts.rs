@@ -1,35 +1,35 @@
-//! By which names the server may be asked. A web page can make its own name lead to a server that only its visitor can
-//! reach (DNS rebinding), and is then of the same origin as that server; but its requests bear its own name.
+//! The host names that requests may address. With DNS rebinding a web page points its own name at a server that only
+//! its visitor can reach, and becomes of the same origin as that server. Its requests still carry the page's host name.
 
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use axum::http::uri::Authority;
 
-/// A name or address that requests may be sent to.
+/// A name or address that requests may address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedHost {
-    /// `*`: every one.
+    /// `*`: every host.
     Any,
     /// `images.example.com`.
     Name(String),
-    /// `*.example.com`: the names under it.
+    /// `*.example.com`: the names below it.
     Under(String),
-    /// `10.0.0.7` or `::1`, in brackets or not.
+    /// `10.0.0.7` or `::1`, with or without brackets.
     Address(IpAddr),
 }
 
-/// Which names and addresses requests may be sent to.
+/// The names and addresses that requests may address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AllowedHosts {
-    /// Every one.
+    /// Every host.
     #[default]
     Any,
-    /// These, and those of the machine itself: `localhost`, the names under it, and the loopback's addresses.
+    /// These, and those of the machine itself: `localhost`, the names below it, and the loopback addresses.
     These(Vec<AllowedHost>),
 }
 
-/// Why a text is no host.
+/// The error for a text that is not a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be a name, *.NAME, an address or *, without a scheme, a port or a path")]
 pub struct InvalidAllowedHost;
@@ -56,8 +56,9 @@ impl FromStr for AllowedHost {
 }
 
 impl AllowedHosts {
-    /// Those of a server that listens at `local`: the `listed` ones. Without any, one that only this machine reaches and
-    /// that asks for no key is asked by the names of the machine alone, and by the server's `own` ones.
+    /// The hosts of a server that listens at `local`: the `listed` ones. Without any, every host is allowed, unless the
+    /// server listens on the loopback address and needs no key. Such a server allows only the names of the machine and
+    /// its `own` ones.
     pub fn new(listed: Vec<AllowedHost>, own: Vec<AllowedHost>, local: IpAddr, has_keys: bool) -> Self {
         let is_open = listed.is_empty() && (has_keys || !local.to_canonical().is_loopback());
         if is_open || listed.contains(&AllowedHost::Any) {
@@ -67,8 +68,8 @@ impl AllowedHosts {
     }
 }
 
-/// Whether a request for `authority`, a host with or without a port, is answered. Machines ask how the server is by its
-/// address, which no page can claim.
+/// Whether a request for `authority`, a host with or without a port, is answered. Health probes may use any address: a
+/// page cannot forge an address as its host.
 pub(crate) fn allowed_host(authority: &str, hosts: &AllowedHosts, is_probe: bool) -> bool {
     let AllowedHosts::These(hosts) = hosts else { return true };
     let Some(host) = host(authority) else { return false };
@@ -87,7 +88,7 @@ pub(crate) fn allowed_host(authority: &str, hosts: &AllowedHosts, is_probe: bool
     }
 }
 
-/// The name or the address before a port.
+/// The name or address before the port.
 fn host(authority: &str) -> Option<AllowedHost> {
     let authority: Authority = authority.parse().ok()?;
     let host = authority.host();

@@ -1,4 +1,4 @@
-//! API keys: what an operator writes down, and whether a client's key is one of them.
+//! API keys: parsing the operator's list and matching a client's key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,51 +6,51 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// Most characters of a key's name: it stands in every line of the log.
+/// Most characters of a key's name, which is in every line of the log.
 const MAX_NAME: usize = 64;
 
-/// The keys of a server and whose they are. Several keys may bear one name, so that a key can be
-/// replaced while the old one still works; they share one limit and own the same jobs.
+/// The keys of a server and their names. Several keys may have one name, so that a key can be replaced while the old
+/// one still works. They share one limit and own the same jobs.
 #[derive(Clone, Default)]
 pub struct ApiKeys {
     keys: Vec<Key>,
     names: Vec<Arc<str>>,
 }
 
-/// Only a key's hash is kept: what is compared has one length, whatever was given.
+/// Only a key's hash is kept, so that every comparison is of equal length.
 #[derive(Clone)]
 struct Key {
     hash: [u8; 32],
-    /// Index of its name.
+    /// Index of the key's name.
     holder: usize,
 }
 
-/// Why a key cannot be one. The key itself is never part of the message.
+/// Why a key is invalid. The key itself is never part of the message.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
-    /// Nothing.
+    /// The key is empty.
     #[error("a key must not be empty")]
     Empty,
-    /// Nothing after the name.
+    /// There is no key after the name.
     #[error("no key follows the name before `=`: a short key that ends in `=` needs a name, as in `team-a=...`")]
     Unfollowed,
-    /// A character that cannot be sent in a header, or that a client would trim.
+    /// A character that a header cannot carry, or that a client would trim.
     #[error("a key must be printable ASCII without spaces")]
     Unprintable,
-    /// What stands before the `=` is no name.
+    /// The text before the `=` is not a name.
     #[error("the name before `=` must have 1 to {MAX_NAME} letters, digits, `-`, `_` and `.`")]
     Name,
-    /// Which of the two names would a request go by?
+    /// The same key under two names, so a request's name would be ambiguous.
     #[error("the keys of `{0}` and `{1}` are the same")]
     Twice(Arc<str>, Arc<str>),
 }
 
 impl ApiKeys {
-    /// Adds `NAME=KEY`, or a `KEY` that goes by its place, `#1` and so on. Closing `=` are part of a
-    /// key, as in base64; white space around it, which files and variables end with, is not.
+    /// Adds `NAME=KEY`, or a `KEY` that is named by its place, `#1` and so on. Trailing `=` are part of a key, as in
+    /// base64. Surrounding white space, as at the end of files and variables, is ignored.
     ///
     /// # Errors
-    /// What is written is no key, or the key is there already.
+    /// The key is invalid, or is already in the list.
     pub fn add(&mut self, entry: &str) -> Result<(), InvalidKey> {
         let entry = entry.trim();
         let (name, key) = match entry.split_once('=') {
@@ -80,25 +80,25 @@ impl ApiKeys {
         Ok(())
     }
 
-    /// The entries of a file, each with the number of its line: blank lines and those that begin
-    /// with `#` say nothing, nor does a byte order mark.
+    /// The entries of a file, each with its line number. Blank lines, lines that begin with `#` and a byte order mark
+    /// are ignored.
     pub fn entries(text: &str) -> impl Iterator<Item = (usize, &str)> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim()));
         lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
     }
 
-    /// Whether anybody may come in.
+    /// Whether no key is needed.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Every name once.
+    /// The distinct names.
     pub fn names(&self) -> &[Arc<str>] {
         &self.names
     }
 
-    /// The index of the name of this key. Takes the same time for every wrong key.
+    /// Returns the index of the name of this key. Takes the same time for every wrong key.
     pub(crate) fn holder(&self, given: &str) -> Option<usize> {
         let given = hash(given);
         let mut holder = None;
@@ -121,12 +121,12 @@ fn hash(key: &str) -> [u8; 32] {
     Sha256::digest(key).into()
 }
 
-/// Fewest characters of a key in base64 that ends in one `=`: 17 random bytes.
+/// Fewest characters of a base64 key that ends in one `=`: 17 random bytes.
 const MIN_BASE64: usize = 24;
 
-/// Whether `TEXT=` is a key in base64 with its padding, rather than a name whose key is missing: whole groups of four,
-/// long enough, and with letters of both cases, which random bytes are next to never without. What separates the words
-/// of a name is no digit of it.
+/// Whether `TEXT=` is a padded base64 key rather than a name without its key. A key has whole groups of four, is long
+/// enough, and has letters of both cases, which random bytes almost always have. Characters that separate words in a
+/// name are no base64 digits.
 fn is_base64(text: &str) -> bool {
     let digits = text.trim_end_matches('=');
     let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(format!("{:?}", keys(&["a=sk-1", "sk-2"]).unwrap()), r##"ApiKeys(["a", "#2"])"##);
     }
 
-    /// As `openssl rand -base64 32`, and `-base64 16`, write them.
+    /// The output of `openssl rand -base64 32` and `-base64 16`.
     const OPENSSL: [&str; 2] = ["4m1gJ3yZ0pX7+Qk/9sVbT2uR6wYcH8dLfA5eNoKxPjE=", "q0Zt5hR3xW7nB2cV8mK1aQ=="];
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
         }
         let without_signs = "4m1gJ3yZ0pX7aQkb9sVbT2uR6wYcH8dLfA5eNoKxPjE=";
         check(&[without_signs], without_signs, Some("#1"));
-        // The name is there, and the variable that held the key was empty.
+        // The name is given, and the variable with the key was empty.
         for missing in
             ["team-a=", "production-web-site-12=", "Team-A-Of-The-West-Side=", "PRODUCTIONWEBSITENUMBER=", "teamA="]
         {

@@ -1,4 +1,4 @@
-//! Who may come in: named keys, and how much each may ask for; and from where, by the request's Host and Origin.
+//! Access control: API keys and their limits, and a request's Host and Origin.
 
 mod cors;
 mod hosts;
@@ -27,22 +27,21 @@ pub(crate) use origin::{allowed_origin, authority};
 pub use rate_limit::RateLimit;
 use rate_limit::{RateLimiter, Standing};
 
-/// Azure's place for a key.
+/// Azure's header for a key.
 const API_KEY: &str = "api-key";
 
-/// Who sent a request.
+/// The sender of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Caller {
     /// The name of the caller's key; `None` on a server without keys.
     pub(crate) name: Option<Arc<str>>,
-    /// One number for one caller for as long as the process lives; 0 for callers that cannot be told
-    /// apart.
+    /// A number that identifies a caller for the life of the process; 0 for callers that cannot be told apart.
     pub(crate) owner: u64,
-    /// Whose share of uploads and of fetched pictures it takes.
+    /// The client whose share of the upload, picture and fetch limits the request uses.
     pub(crate) client: Client,
 }
 
-/// The keys and what is left of their limits.
+/// The keys and the state of their limits.
 #[derive(Debug)]
 pub(crate) struct Access {
     keys: ApiKeys,
@@ -56,10 +55,10 @@ impl Access {
         Access { keys, limiter }
     }
 
-    /// Who sends these headers from `address`.
+    /// Returns the sender of these headers from `address`.
     ///
     /// # Errors
-    /// There are keys and the headers hold none of them.
+    /// The server has keys, and the headers hold none of them.
     pub(crate) fn caller(&self, headers: &HeaderMap, address: Option<IpAddr>) -> Result<Caller, ApiError> {
         if self.keys.is_empty() {
             let owner = bearer(headers).map_or(0, owner);
@@ -72,23 +71,24 @@ impl Access {
         Ok(Caller { name, owner: holder as u64 + 1, client: Client::new(Some(holder), address) })
     }
 
-    /// Takes one picture off the caller's limit, if requests like this one are limited: those that
-    /// may make pictures. `None` without limits.
+    /// Takes one picture from the caller's limit, if this kind of request is limited: only those that may make pictures
+    /// are. `None` without limits.
     pub(crate) fn count(&self, caller: &Caller, method: &Method) -> Option<Standing> {
         let (limiter, holder) = self.bucket(caller.owner).filter(|_| method == Method::POST)?;
         limiter.take(holder, 1, Instant::now())
     }
 
-    /// How the caller stands now.
+    /// The state of the caller's limit.
     pub(crate) fn standing(&self, caller: &Caller) -> Option<Standing> {
         let (limiter, holder) = self.bucket(caller.owner)?;
         limiter.take(holder, 0, Instant::now())
     }
 
-    /// Takes what a request of `owner` for `pictures` takes beyond the one that was counted when it came in.
+    /// Takes the pictures of `owner`'s request beyond the one that was taken when it arrived.
     ///
     /// # Errors
-    /// There is not as much, or never can be. The one is given back then: the request begins nothing.
+    /// The limit has too few left, or is smaller than the request. The first picture is given back then, because the
+    /// request starts nothing.
     pub(crate) fn count_rest(&self, owner: u64, pictures: usize) -> Result<Counted<'_>, ApiError> {
         let Some((limiter, holder)) = self.bucket(owner) else { return Ok(Counted(None)) };
         if pictures > limiter.burst() as usize {
@@ -105,19 +105,19 @@ impl Access {
         Err(ApiError::RateLimited { wait })
     }
 
-    /// Where the tokens of `owner` are, if they are limited.
+    /// The token bucket of `owner`, if it is limited.
     fn bucket(&self, owner: u64) -> Option<(&RateLimiter, usize)> {
         Some((self.limiter.as_ref()?, usize::try_from(owner).ok()?.checked_sub(1)?))
     }
 }
 
-/// Pictures that were counted and not yet begun: they are given back unless they are, also where the client leaves
+/// Pictures taken from the limit whose jobs have not started. Dropping it gives them back, as when the client leaves
 /// first.
 #[must_use]
 pub(crate) struct Counted<'a>(Option<(&'a RateLimiter, usize, u32)>);
 
 impl Counted<'_> {
-    /// The pictures are begun.
+    /// Marks the pictures as started, so that they are not given back.
     pub(crate) fn begun(mut self) {
         self.0 = None;
     }
@@ -137,8 +137,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()).filter(|token| !token.is_empty())
 }
 
-/// The same number for the same token for as long as the process lives; the token itself goes
-/// no further.
+/// The same number for the same token for the life of the process. The token itself is not kept.
 fn owner(token: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     token.hash(&mut hasher);

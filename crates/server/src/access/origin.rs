@@ -1,18 +1,18 @@
-//! Whether a web page may change something here. A page can send forms to any server that its visitor can reach,
-//! without asking that server first; it cannot read the answer, but a picture was made.
+//! Protection against cross-site requests. A page can send forms to any server that its visitor can reach, without a
+//! preflight. It cannot read the answer, but a picture was made.
 
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, Uri, header};
 
 use super::AllowedOrigin;
 
-/// Where a page is that made its browser send something, as seen by that browser.
+/// The relation between the page that sent a request and this server, as the browser sees it.
 /// <https://www.w3.org/TR/fetch-metadata/>
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// Whether a request that a page may have sent is answered: its own pages' are, those of the allowed origins, and
-/// everything that no browser sent. `own` is where clients see this server. The order of the questions is that of Go's
-/// `http.CrossOriginProtection`.
+/// Whether to answer a request that a page may have sent. Allowed are requests of the server's own pages, of the
+/// allowed origins, and of clients other than browsers. `own` holds the server's public URLs. The order of the checks
+/// is that of Go's `http.CrossOriginProtection`.
 pub(crate) fn allowed_origin(method: &Method, headers: &HeaderMap, own: &[&str], allowed: &[AllowedOrigin]) -> bool {
     if method.is_safe() {
         return true;
@@ -25,7 +25,7 @@ pub(crate) fn allowed_origin(method: &Method, headers: &HeaderMap, own: &[&str],
     if origin.is_some() && allowed.iter().any(is_allowed) {
         return true;
     }
-    // The browser knows the page's address, however many proxies have changed that of the request.
+    // The browser knows the page's address even if proxies have changed that of the request.
     if let Some(site) = headers.get(SEC_FETCH_SITE) {
         return site == "same-origin" || site == "none";
     }
@@ -34,7 +34,7 @@ pub(crate) fn allowed_origin(method: &Method, headers: &HeaderMap, own: &[&str],
     authority.is_some_and(|origin| own.iter().any(|own| origin.as_str().eq_ignore_ascii_case(own)))
 }
 
-/// The host and port of an origin or a URL; `null` has none.
+/// The host and port of an origin or a URL; `None` for `null`.
 pub(crate) fn authority(url: &str) -> Option<Authority> {
     let uri: Uri = url.parse().ok()?;
     uri.scheme()?;

@@ -1,4 +1,4 @@
-//! How many pictures a key may ask for: a bucket of tokens that fills at a steady rate.
+//! The rate limit of a key, in pictures: a token bucket that fills at a steady rate.
 
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Pictures of one key: so many a minute, and so many at once after a pause.
+/// The rate limit of one key: pictures a minute, and the burst after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Tokens that come back in a minute.
+    /// Tokens added a minute.
     pub per_minute: NonZeroU32,
-    /// Tokens of a full bucket.
+    /// Capacity of the bucket.
     pub burst: NonZeroU32,
 }
 
 impl FromStr for RateLimit {
     type Err = String;
 
-    /// `PICTURES_PER_MINUTE` or `PICTURES_PER_MINUTE:BURST`; without a burst a minute's pictures may be
-    /// asked for at once.
+    /// Parses `PICTURES_PER_MINUTE` or `PICTURES_PER_MINUTE:BURST`. Without a burst a minute's pictures may be
+    /// requested at once.
     fn from_str(text: &str) -> Result<Self, String> {
         let (per_minute, burst) = text.split_once(':').unwrap_or((text, text));
         let number = |text: &str| text.parse().map_err(|_| "must be N or N:BURST, whole numbers of at least 1");
@@ -29,13 +29,13 @@ impl FromStr for RateLimit {
 }
 
 impl RateLimit {
-    /// In which time a token comes back.
+    /// Time in which one token is added.
     fn interval(self) -> Duration {
         Duration::from_secs(60) / self.per_minute.get()
     }
 
-    /// Takes `tokens`, or none of them, at `now` out of the bucket that would be full at `full_at`. When it is
-    /// full again says how full a bucket is: one token an interval is missing.
+    /// Takes all `tokens` or none at `now`. The bucket's level is kept as the time at which it is full again: one token
+    /// is missing for each interval until `full_at`.
     fn take(self, full_at: &mut Instant, tokens: u32, now: Instant) -> Standing {
         let (interval, most) = (self.interval(), self.interval() * self.burst.get());
         let taken = (*full_at).max(now) + interval * tokens;
@@ -49,19 +49,19 @@ impl RateLimit {
     }
 }
 
-/// How a key stands to its limit.
+/// The state of a key's limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
     limit: u32,
     remaining: u32,
-    /// Until the bucket is full again.
+    /// Time until the bucket is full.
     reset: Duration,
-    /// Until there are as many tokens as were asked for, where there are not.
+    /// Time until there are enough tokens, if there are too few.
     pub(crate) refused_for: Option<Duration>,
 }
 
 impl Standing {
-    /// OpenAI's headers.
+    /// Writes OpenAI's headers.
     pub(crate) fn write(self, headers: &mut HeaderMap) {
         let mut write = |name, value| headers.insert(HeaderName::from_static(name), value);
         write("x-ratelimit-limit-requests", self.limit.into());
@@ -71,7 +71,7 @@ impl Standing {
     }
 }
 
-/// `250ms`, `1s`, `6m0s`.
+/// Formats a duration as OpenAI does: `250ms`, `1s`, `6m0s`.
 fn openai_duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64().ceil() as u64;
     match (duration.as_millis(), seconds) {
@@ -81,7 +81,7 @@ fn openai_duration(duration: Duration) -> String {
     }
 }
 
-/// A bucket a key.
+/// One token bucket for each key.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
     limit: RateLimit,
@@ -94,21 +94,20 @@ impl RateLimiter {
         RateLimiter { limit, full_at: (0..keys).map(|_| Mutex::new(now)).collect() }
     }
 
-    /// Takes tokens of one key, or none of them; none at all tells how it stands. `None` if there is no such
-    /// key.
+    /// Takes all `tokens` of a key or none; with 0 tokens it only returns the state. `None` if there is no such key.
     pub(super) fn take(&self, key: usize, tokens: u32, now: Instant) -> Option<Standing> {
         let mut full_at = self.full_at.get(key)?.lock().unwrap_or_else(PoisonError::into_inner);
         Some(self.limit.take(&mut full_at, tokens, now))
     }
 
-    /// Puts tokens of one key back that were taken for nothing.
+    /// Gives back tokens of a key whose request started nothing.
     pub(super) fn give_back(&self, key: usize, tokens: u32) {
         let Some(full_at) = self.full_at.get(key) else { return };
         let mut full_at = full_at.lock().unwrap_or_else(PoisonError::into_inner);
         *full_at = full_at.checked_sub(self.limit.interval() * tokens).unwrap_or(*full_at);
     }
 
-    /// Most tokens of one key.
+    /// Capacity of a key's bucket.
     pub(super) fn burst(&self) -> u32 {
         self.limit.burst.get()
     }
@@ -152,7 +151,7 @@ mod tests {
         assert_eq!(take(1.5), (0, 4.5, 0.5));
         assert_eq!(take(2.0), (0, 6.0, 0.0));
         assert_eq!(take(100.0), (2, 2.0, 0.0));
-        // All or none of several; none of none.
+        // All of several tokens or none; 0 tokens change nothing.
         assert_eq!(take_n(3, 100.0), (2, 2.0, 2.0));
         assert_eq!(take_n(0, 100.0), (2, 2.0, 0.0));
         assert_eq!(take_n(2, 100.0), (0, 6.0, 0.0));
@@ -190,7 +189,7 @@ mod tests {
                 let standing = limit.take(&mut full_at, 1, now);
                 match standing.refused_for {
                     None => taken.push(now),
-                    // The wait is exactly what is missing: a moment less is refused, that much is not.
+                    // The wait is exact: a moment less is refused, and the wait itself is enough.
                     Some(wait) => {
                         let at = |at: Instant| limit.take(&mut full_at.clone(), 1, at).refused_for;
                         prop_assert!(at(now + wait - Duration::from_nanos(1)).is_some());

@@ -1,4 +1,4 @@
-//! Whether anything goes on on a connection: what rests for too long is closed, by whichever protocol.
+//! Idle detection for connections, whatever the protocol.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,21 +9,21 @@ use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, sleep_until};
 
-/// What goes on on one connection; a cheap clone.
+/// Activity of one connection; a cheap clone.
 ///
-/// A connection is busy while the server works on an answer, and while the system has no room for what is to be sent.
-/// It is not while only the client could go on: one that takes nothing of its answers on HTTP/2, though it lets the
-/// connection live, is as good as gone.
+/// A connection is busy while the server works on an answer, and while the system's send buffer is full. It is idle
+/// while only the client could continue: one that takes nothing of its answers on HTTP/2 counts as gone, even if it
+/// keeps the connection alive.
 #[derive(Clone, Debug)]
 pub(super) struct Activity(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    /// Requests that the server works on.
+    /// Requests that the server is working on.
     working: usize,
-    /// Whether the system takes nothing more of what is to be sent.
+    /// Whether the system's send buffer is full.
     is_blocked: bool,
-    /// When something happened last.
+    /// Time of the last activity.
     touched: Instant,
 }
 
@@ -32,13 +32,13 @@ impl Activity {
         Activity(Arc::new(Mutex::new(State { working: 0, is_blocked: false, touched: Instant::now() })))
     }
 
-    /// Comes once nothing has gone on for so long.
+    /// Waits until the connection has been idle for `limit`.
     pub(super) async fn rests_for(&self, limit: Duration) {
         loop {
             let now = Instant::now();
             let end = match &*self.state() {
                 State { working: 0, is_blocked: false, touched } => *touched + limit,
-                // Whatever ends meanwhile is noticed then, and the rest is waited for from its end.
+                // Busy: when the work ends it updates `touched`, and the idle time counts from there.
                 _ => now + limit,
             };
             if end <= now {
@@ -48,14 +48,14 @@ impl Activity {
         }
     }
 
-    /// A request came, which the server works on from now on.
+    /// Registers a request that the server starts to work on.
     pub(super) fn work(&self) -> Work {
         let mut work = Work { activity: self.clone(), is_working: false };
         work.set(true);
         work
     }
 
-    /// The system takes nothing more, or takes it again.
+    /// Records whether the system's send buffer is full.
     pub(super) fn blocked(&self, is_blocked: bool) {
         let mut state = self.state();
         (state.is_blocked, state.touched) = (is_blocked, Instant::now());
@@ -66,7 +66,7 @@ impl Activity {
     }
 }
 
-/// One request's part of what goes on.
+/// One request's share of the activity.
 pub(super) struct Work {
     activity: Activity,
     is_working: bool,
@@ -92,14 +92,14 @@ impl Drop for Work {
     }
 }
 
-/// The body of an answer: the server works where it has nothing to hand over, and the client where it has.
+/// The body of an answer: the server is working if no frame is ready, and the client is if one is.
 pub(super) struct AnswerBody {
     body: Body,
     work: Work,
 }
 
 impl AnswerBody {
-    /// The answer that `work` came to.
+    /// The body of the answer to the request of `work`.
     pub(super) fn new(body: Body, mut work: Work) -> Self {
         work.set(false);
         AnswerBody { body, work }
@@ -162,7 +162,7 @@ mod tests {
         let (begun, mut work) = (Instant::now(), activity.work());
         let working = async {
             wait(200).await;
-            // There is a frame, and nobody asks for the next one.
+            // A frame is ready: from here on the client must ask for the next one.
             work.set(false);
             wait(50).await;
             work.set(true);

@@ -1,34 +1,34 @@
-//! How slow the other end may be. Decided by numbers alone.
+//! Limits on slow peers, as pure functions of numbers.
 
 use std::time::Duration;
 
 use super::progress::{Progress, Window};
 use crate::api::bounds::TooSlow;
 
-/// How far back a transfer's rate is looked at, and so how long the other end is given before it is.
+/// Window over which a transfer's rate is measured, and so the grace period before the first check.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// How slow a transfer may be.
+/// Limits of a slow transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// Longest without a byte.
+    /// Longest time without a byte.
     pub idle: Duration,
-    /// Fewest bytes a second in any half a minute; none where it is 0.
+    /// Fewest bytes a second in any half a minute; 0 for no limit.
     pub min_rate: u64,
-    /// Longest altogether.
+    /// Longest total time.
     pub total: Duration,
 }
 
 impl Pace {
-    /// What a transfer must bring, and in what time, where the system tells of none of it before `held` bytes of it are
-    /// gone.
+    /// Returns the bytes a transfer must bring within a span. The system may report none of it before `held` bytes are
+    /// sent, so the window is larger by these.
     pub(super) fn window(self, held: u64) -> Window {
         let more = held.checked_div(self.min_rate).map_or(Duration::ZERO, Duration::from_secs);
         let least = WINDOW.as_secs().saturating_mul(self.min_rate).saturating_add(held);
         Window { span: WINDOW + more, least: if self.min_rate == 0 { 0 } else { least } }
     }
 
-    /// When patience with an upload ends, and why, counted from its beginning.
+    /// When an upload exceeds a limit, counted from its beginning, and which limit.
     pub(super) fn ends(self, progress: &Progress) -> (Duration, TooSlow) {
         let idle = (progress.latest().saturating_add(self.idle), TooSlow::Idle);
         let rate = (progress.falls_short(), TooSlow::Rate);
@@ -57,7 +57,7 @@ mod tests {
             (&[(25, 50_000)], (35, TooSlow::Idle)),
             (&[(26, 5000)], (30, TooSlow::Rate)),
             (&trickling, (30, TooSlow::Rate)),
-            // A head start counts for half a minute.
+            // A head start counts only for half a minute.
             (&[(0, 60_000_000), (29, 1)], (30, TooSlow::Rate)),
             (&steady, (100, TooSlow::Total)),
         ] {

@@ -1,4 +1,4 @@
-//! The body of a request, given up where it comes too slowly.
+//! Request bodies, aborted if they arrive too slowly.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -11,12 +11,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::pace::Pace;
 use super::progress::Progress;
 
-/// A body that ends with [`TooSlow`](super::pace::TooSlow) where its client keeps the server waiting for it. What has
-/// come already is never too slow.
+/// A body that ends with [`TooSlow`](super::pace::TooSlow) if its client keeps the server waiting. Bytes that have
+/// already arrived are never too slow.
 pub(super) struct PacedBody {
     body: Incoming,
     pace: Pace,
-    /// From the first time that there was something to wait for.
+    /// `None` until the server has to wait for the first time.
     waiting: Option<Waiting>,
 }
 

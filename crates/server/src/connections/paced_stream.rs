@@ -1,4 +1,4 @@
-//! A connection of TCP, broken where its peer takes what there is for it too slowly.
+//! TCP connections, broken if their peer reads too slowly.
 
 use std::io;
 use std::pin::Pin;
@@ -13,22 +13,22 @@ use super::activity::Activity;
 use super::pace::Pace;
 use super::progress::Progress;
 
-/// Most bytes that are read at once. Hyper makes room for twice of what the last read filled, and keeps that for as long
-/// as the connection lives: of many uploads that trickle, much more than what has come of them.
+/// Most bytes of one read. Hyper makes room for twice what the last read filled, and keeps that for the life of the
+/// connection. With many slow uploads that is far more than the bytes received.
 const MOST_READ: usize = 16 << 10;
 
-/// A connection that breaks where its peer reads too slowly: its answers are dropped then, and their jobs with them.
+/// A connection that breaks if its peer reads too slowly; its answers are dropped then, and their jobs with them.
 pub(super) struct PacedStream {
     stream: TcpStream,
     pace: Pace,
     activity: Activity,
-    /// From when the system had no room until all that there is was handed over.
+    /// Set from the time that the send buffer was full until everything is handed over.
     blocked: Option<Blocked>,
 }
 
 struct Blocked {
     begun: Instant,
-    /// What the system took since.
+    /// Bytes that the system has taken since.
     progress: Progress,
     patience: Pin<Box<Sleep>>,
 }
@@ -38,7 +38,7 @@ impl PacedStream {
         PacedStream { stream, pace, activity, blocked: None }
     }
 
-    /// The system took so much, or nothing yet.
+    /// Checks the rate after a write of so many bytes, or of none yet.
     fn judged(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match (&written, &mut self.blocked) {
             (Poll::Ready(Ok(bytes)), Some(blocked)) => blocked.progress.note(blocked.begun.elapsed(), *bytes as u64),
@@ -54,7 +54,8 @@ impl PacedStream {
                         patience: Box::pin(sleep_until(now)),
                     }
                 });
-                // The system tells of room only once a good part of what it holds is taken, and comes to hold more.
+                // The system reports room only once a good part of its send buffer is acknowledged, and the buffer may
+                // grow.
                 let held = SockRef::from(stream).send_buffer_size().unwrap_or_default() as u64;
                 blocked.progress.widen(pace.window(held));
                 let Some(end) = blocked.begun.checked_add(blocked.progress.falls_short()) else { return Poll::Pending };
@@ -99,7 +100,7 @@ impl AsyncWrite for PacedStream {
         self.stream.is_write_vectored()
     }
 
-    /// Asked for once all was handed over.
+    /// Hyper flushes once everything is handed over.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.blocked.take().is_some() {
             self.activity.blocked(false);

@@ -1,24 +1,24 @@
-//! How a transfer has gone lately, and when it has not brought enough. Pure: all times are given.
+//! Recent progress of a transfer, and whether it falls short of its minimum. Pure: all times are arguments.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// What a transfer must bring in any stretch of time.
+/// Minimum that a transfer must bring in any stretch of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) span: Duration,
-    /// Bytes; with 0 everything will do.
+    /// Bytes; 0 for no minimum.
     pub(super) least: u64,
 }
 
-/// Readings that are told apart within a window.
+/// Readings that a window distinguishes.
 const READINGS: u32 = 32;
 
-/// How many bytes had come when, as far back as it matters. Times count from the transfer's beginning.
+/// Bytes received over time, as far back as it matters. Times count from the transfer's beginning.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     window: Window,
-    /// Never empty. Where there is one that less than enough came after, the first is.
+    /// Never empty. If fewer than the minimum came after a reading, the first reading is such a one.
     readings: VecDeque<Reading>,
     latest: Duration,
 }
@@ -27,7 +27,7 @@ pub(super) struct Progress {
 struct Reading {
     /// Rounded up.
     at: Duration,
-    /// From the beginning.
+    /// Since the beginning.
     bytes: u64,
 }
 
@@ -37,7 +37,7 @@ impl Progress {
         Progress { window, readings, latest: Duration::ZERO }
     }
 
-    /// So many bytes more, at a time that is not before the last one.
+    /// Records `more` bytes at a time not before the last one.
     pub(super) fn note(&mut self, now: Duration, more: u64) {
         let at = rounded_up(now, self.window.span / READINGS);
         let bytes = self.bytes().saturating_add(more);
@@ -49,25 +49,25 @@ impl Progress {
         while self.readings.len() > 1 && self.came_after(self.readings[0]) >= self.window.least {
             self.readings.pop_front();
         }
-        // More than a window holds is there only where nobody had to wait for it.
+        // More readings than a window holds exist only if nobody had to wait for the transfer.
         while self.readings.len() > READINGS as usize + 2 {
             self.readings.pop_front();
         }
     }
 
-    /// Looks at more than before, and asks for more.
+    /// Replaces the window if the new one is longer.
     pub(super) fn widen(&mut self, window: Window) {
         if window.span > self.window.span {
             self.window = window;
         }
     }
 
-    /// When something came last.
+    /// Time of the last bytes.
     pub(super) fn latest(&self) -> Duration {
         self.latest
     }
 
-    /// When the first window ends that has brought too little, if nothing more comes.
+    /// When the first window with too few bytes ends, if nothing more arrives.
     pub(super) fn falls_short(&self) -> Duration {
         let first = self.readings[0];
         if self.came_after(first) >= self.window.least {
@@ -91,7 +91,7 @@ fn rounded_up(time: Duration, grain: Duration) -> Duration {
     grain.saturating_mul(u32::try_from(grains).unwrap_or(u32::MAX))
 }
 
-/// The progress of bytes that came at these seconds.
+/// The progress of transfers given as (seconds, bytes).
 #[cfg(test)]
 pub(super) fn progress(window: Window, given: &[(u64, u64)]) -> Progress {
     let mut progress = Progress::begin(window);
@@ -113,7 +113,7 @@ mod tests {
             (&[(0, 1000)], 32),
             (&[(5, 299)], 32),
             (&[(5, 300)], 37),
-            // The first 300 were enough until their window began after them.
+            // The first 300 bytes are enough until the window begins after them.
             (&[(5, 300), (20, 100)], 37),
             (&[(5, 300), (20, 300)], 52),
             (&[(5, 1_000_000), (20, 299)], 37),

@@ -1,4 +1,4 @@
-//! What audits have found, for `GET /metrics`.
+//! Results of the audits for `GET /metrics`.
 
 use std::sync::atomic::AtomicU64;
 
@@ -12,14 +12,14 @@ use super::labels::{AimLabels, OutcomeLabels};
 use super::register::{HistogramFamily, family, named, seconds, timed, with_unit};
 use crate::audits::{Found, Measured};
 
-/// Dense where promises are made.
+/// Buckets are dense in the range of promised qualities.
 const DECIBELS: [f64; 15] = [15.0, 20.0, 25.0, 30.0, 35.0, 37.5, 40.0, 42.5, 45.0, 47.5, 50.0, 52.5, 55.0, 60.0, 70.0];
 const SSIM: [f64; 12] = [0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999];
 const ERRORS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.3, 0.5];
 
 type Decibels = Gauge<f64, AtomicU64>;
 
-/// The families of the audits.
+/// Metric families of the audits.
 pub(super) struct AuditFamilies {
     audits: Family<OutcomeLabels, Counter>,
     psnr: HistogramFamily<AimLabels>,
@@ -28,7 +28,7 @@ pub(super) struct AuditFamilies {
     mean_psnr: Family<AimLabels, Decibels>,
     promised_psnr: Family<AimLabels, Decibels>,
     tightened: Decibels,
-    /// Shown by the observer of the scheduler, which knows of no other idle work.
+    /// Recorded by the scheduler's observer; audits are its only idle work.
     pub(super) preemption: Histogram,
 }
 

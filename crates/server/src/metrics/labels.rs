@@ -1,4 +1,4 @@
-//! What tells the series of a metric apart, and the words that may stand there.
+//! Labels of the metrics, and their values.
 
 use diffusion::{PipelineError, StepReport};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -8,7 +8,7 @@ use scheduler::{JobError, SubmitError};
 pub(super) struct RequestLabels {
     /// A route's template.
     pub(super) endpoint: String,
-    /// The served model's first name.
+    /// The first name of the served model.
     pub(super) model: String,
     /// `ok`, an error's code, or `client_left`.
     pub(super) outcome: &'static str,
@@ -38,7 +38,7 @@ pub(super) struct ReasonLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct AimLabels {
-    /// What a step cache was to reach, as audits name it.
+    /// The audit group, by its name.
     pub(super) aim: String,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct LookupLabels {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct WorkerLabels {
-    /// From 0, in the order of `--device`.
+    /// Index of the worker, in the order of `--device`.
     pub(super) worker: u64,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct WorkerLabels {
 pub(super) struct BlockRunLabels {
     /// `computed` or `reused`.
     pub(super) decision: &'static str,
-    /// The step cache's word for why.
+    /// The step cache's reason.
     pub(super) reason: &'static str,
     pub(super) branch: &'static str,
     pub(super) segment: &'static str,
@@ -77,14 +77,14 @@ pub(super) fn decision(reused: bool) -> &'static str {
     if reused { "reused" } else { "computed" }
 }
 
-/// What all runs of a step were, or `mixed`.
+/// The common decision of all runs of a step, or `mixed`.
 pub(super) fn step_decision(reports: &[StepReport]) -> &'static str {
     let mut runs = reports.iter().flat_map(|report| &report.runs).map(|run| run.reused);
     let first = runs.next().unwrap_or(false);
     if runs.all(|reused| reused == first) { decision(first) } else { "mixed" }
 }
 
-/// Why a submission was not taken: the code that its client reads.
+/// Why a submission was refused: the code that its client reads.
 pub(super) fn refusal(err: &SubmitError) -> &'static str {
     match err {
         SubmitError::Loading => "model_loading",
@@ -96,7 +96,7 @@ pub(super) fn refusal(err: &SubmitError) -> &'static str {
     }
 }
 
-/// Why a job that was taken has no picture.
+/// Why an admitted job has no picture.
 pub(super) fn failure(err: &JobError) -> &'static str {
     match err {
         JobError::Pipeline(PipelineError::Invalid(_)) => "invalid_value",

@@ -1,9 +1,8 @@
-//! What an operator watches at `GET /metrics`: every metric is named here, once.
+//! The metrics of `GET /metrics`: every metric is named here, once.
 //!
-//! Names, base units and labels follow Prometheus's own rules, by Prometheus's own Rust library
-//! (`prometheus-client`; the older `prometheus` crate is not theirs and has no OpenMetrics).
-//! Labels are bounded: routes instead of paths, the model's name instead of what a request called
-//! it, and words that are spelled out in this program.
+//! Names, base units and labels follow Prometheus's rules, by its own Rust library (`prometheus-client`; the older
+//! `prometheus` crate is not the project's own and has no OpenMetrics). Labels are bounded: routes instead of paths,
+//! the served model's name instead of the requested one, and values that are spelled out in this program.
 
 mod audits;
 mod labels;
@@ -34,12 +33,12 @@ use register::{HistogramFamily, family, named, seconds, timed, with_unit};
 
 /// The metrics of a server and its scheduler; a cheap clone.
 ///
-/// The scheduler's part arrives through [`Metrics::observer`]; the HTTP part through the
+/// The scheduler's metrics arrive through [`Metrics::observer`], the HTTP ones through the
 /// [`AppState`](crate::AppState) that was given the same metrics.
 #[derive(Clone)]
 pub struct Metrics(Arc<Families>);
 
-/// The text formats in which metrics are told.
+/// Text formats of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exposition {
     /// Prometheus's own, version 0.0.4.
@@ -58,11 +57,11 @@ impl Exposition {
 }
 
 const BATCH_SIZES: [f64; 11] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0];
-/// Squares of sides from 128 to 4096.
+/// Areas of squares with sides from 128 to 4096.
 const PIXELS: [f64; 8] =
     [16_384.0, 65_536.0, 262_144.0, 589_824.0, 1_048_576.0, 2_359_296.0, 4_194_304.0, 16_777_216.0];
 const STEPS: [f64; 12] = [1.0, 2.0, 4.0, 8.0, 12.0, 20.0, 28.0, 40.0, 50.0, 75.0, 100.0, 1000.0];
-/// Dense where thresholds are chosen.
+/// Buckets are dense in the range of usual thresholds.
 const DIFFS: [f64; 14] = [0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.24, 0.3, 0.5, 1.0];
 
 struct Families {
@@ -97,7 +96,7 @@ struct Families {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
-        // Every program's process has these names, whatever it is called.
+        // These names are standard, without the program's prefix.
         registry.register_collector(Box::new(Process));
         let own = registry.sub_registry_with_prefix("latentd");
         own.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -211,7 +210,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All metrics as they stand.
+    /// Renders the present values of all metrics.
     pub(crate) fn render(&self, exposition: Exposition) -> String {
         let mut out = String::new();
         let written = match exposition {
@@ -261,7 +260,7 @@ mod tests {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             line.unwrap_or_else(|| panic!("{name} in {text}")).parse::<f64>().unwrap()
         };
-        // A test holds more than a megabyte and began after the year 2020.
+        // A test process uses more than a megabyte and started after 2020.
         assert!(value("process_resident_memory_bytes") > 1e6);
         assert!(value("process_cpu_seconds_total") >= 0.0);
         assert!(value("process_start_time_seconds") > 1.577e9);

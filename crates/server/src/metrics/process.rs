@@ -1,4 +1,4 @@
-//! The process itself, read when it is asked for: memory, processor time, age.
+//! Metrics of the process itself, read on each scrape: memory, CPU time, age.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, get_current_pid};
 
-/// The metrics of this process, under the names that every Prometheus client library has for them.
+/// Metrics of this process, under the standard names of Prometheus client libraries.
 #[derive(Debug)]
 pub(super) struct Process;
 
 impl Collector for Process {
-    /// Writes nothing on a system that does not tell.
+    /// Writes nothing if the system does not report the values.
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Ok(pid) = get_current_pid() else { return Ok(()) };
         let mut system = System::new();

@@ -1,4 +1,4 @@
-//! From what happens to the metrics that it moves.
+//! Records events in the metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,23 +13,23 @@ use super::labels::{
 };
 use crate::audits::{Found, Measured};
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Debug)]
 pub(crate) struct Answered<'a> {
-    /// The template of its route.
+    /// The route's template.
     pub(crate) endpoint: &'a str,
-    /// The served model's first name.
+    /// The first name of the served model.
     pub(crate) model: &'a str,
     /// `ok`, an error's code, or `client_left`.
     pub(crate) outcome: &'static str,
-    /// From its arrival to its answer, for an answer with pictures.
+    /// Time from the request's arrival to an answer with pictures.
     pub(crate) pictures_after: Option<Duration>,
-    /// From its arrival to its first preview, for an answer with previews.
+    /// Time from the request's arrival to its first preview, if it has one.
     pub(crate) first_partial_after: Option<Duration>,
 }
 
 impl Metrics {
-    /// Counts and measures what a scheduler does.
+    /// Returns an observer that records a scheduler's events.
     pub fn observer(&self) -> Observer {
         let metrics = self.clone();
         Arc::new(move |observation| metrics.observe(observation))
@@ -71,17 +71,17 @@ impl Metrics {
         }
     }
 
-    /// A submission was not taken. The scheduler's own refusals arrive through the observer.
+    /// Counts a refused submission. The scheduler's own refusals arrive through the observer.
     pub(crate) fn refused(&self, err: &SubmitError) {
         self.0.rejected.get_or_create(&ReasonLabels { reason: refusal(err) }).inc();
     }
 
-    /// A picture's file was written.
+    /// Records the time to write a picture's file.
     pub(crate) fn image_encoded(&self, took: Duration) {
         self.stage("image", took);
     }
 
-    /// A request was answered, or its client left.
+    /// Records a request that was answered, or whose client left.
     pub(crate) fn answered(&self, answered: &Answered<'_>) {
         let (endpoint, model) = (answered.endpoint.to_owned(), answered.model.to_owned());
         if let Some(took) = answered.pictures_after {
@@ -94,17 +94,17 @@ impl Metrics {
         self.0.requests.get_or_create(&RequestLabels { endpoint, model, outcome: answered.outcome }).inc();
     }
 
-    /// A picture was audited, and so much is known of its aim now.
+    /// Records an audited picture and the present results of its group.
     pub(crate) fn audited(&self, aim: &str, measured: &Measured, found: &Found) {
         self.0.audits.audited(aim, measured, found);
     }
 
-    /// Plans are tightened, by so many dB in all.
+    /// Records the total tightening of the plans, in dB.
     pub(crate) fn plans_tightened(&self, by: f64) {
         self.0.audits.tightened(by);
     }
 
-    /// A picture was to be audited, and was not.
+    /// Counts an audit that failed or was dropped.
     pub(crate) fn audit_dropped(&self) {
         self.0.audits.dropped();
     }
@@ -119,7 +119,7 @@ impl Metrics {
             let (branch, decision) = (run.branch.name(), decision(run.reused));
             let labels = BlockRunLabels { decision, reason: run.reason, branch, segment: run.segment };
             families.block_runs.get_or_create(&labels).inc();
-            // One diff that is not a number would make the sum of all of them none.
+            // One diff that is not finite would make the histogram's sum useless.
             if let Some(diff) = run.residual_diff.filter(|diff| diff.is_finite()) {
                 families.residual_diff.observe(f64::from(diff));
             }
@@ -157,8 +157,8 @@ mod tests {
     use super::*;
     use crate::metrics::Exposition;
 
-    /// One conditional run a letter of `runs`: `C` reused at a diff of 0.04, `1` computed at 0.4,
-    /// `N` computed at a diff that is no number.
+    /// Reports with one conditional run for each letter of `runs`: `C` reused at a diff of 0.04, `1` computed at 0.4,
+    /// `N` computed at a NaN diff.
     fn reports(runs: &str) -> Vec<StepReport> {
         let run = |letter| BlockRun {
             branch: CfgBranch::Cond,
@@ -174,7 +174,7 @@ mod tests {
         runs.chars().map(|letter| StepReport { step_index: 0, runs: vec![run(letter)], computed_share: 1.0 }).collect()
     }
 
-    /// The samples, buckets left out, whose names contain `part` once `batches` were stepped.
+    /// The samples whose names contain `part` after stepping `batches`, without the buckets.
     fn after_steps(batches: &[&str], part: &str) -> Vec<String> {
         let metrics = Metrics::default();
         for runs in batches {
