@@ -1,10 +1,10 @@
-//! What the numbers of a picture's file mean as colours: sRGB, whatever the file's profile says.
+//! Colour management: pictures become sRGB, whatever the file's profile is.
 
 use image::DynamicImage;
 use moxcms::{CmsError, ColorProfile, DataColorSpace, Layout, TransformOptions};
 
-/// The picture in sRGB. A phone's file has a wider gamut than that, and says so in its profile. A
-/// profile that is broken, or for other than RGB, is not heeded: the decoder has made RGB of the rest.
+/// Converts the picture to sRGB; the files of phones have a wider gamut in their profile. A profile that is broken, or
+/// not for RGB, is ignored: the decoder has converted the others to RGB.
 pub(crate) fn in_srgb(picture: DynamicImage, icc_profile: Option<&[u8]>) -> DynamicImage {
     let profile = icc_profile.and_then(|bytes| ColorProfile::new_from_slice(bytes).ok());
     match profile.filter(|profile| profile.color_space == DataColorSpace::Rgb) {
@@ -25,7 +25,7 @@ fn converted(picture: DynamicImage, profile: &ColorProfile) -> DynamicImage {
         DynamicImage::ImageRgba8(picture) => picture.as_mut(),
         _ => unreachable!("it was made one of the two. This is a bug."),
     };
-    // What cannot be converted stays as it is.
+    // A picture that cannot be converted stays as it is.
     let _ = convert(pixels, row_len, profile, layout);
     picture
 }

@@ -1,5 +1,4 @@
-//! One picture's file. It comes from a stranger: what it claims is checked before it is believed, and before memory
-//! is taken for it.
+//! One picture file from an untrusted source: its claims are checked before memory is allocated for it.
 
 use std::io::Cursor;
 
@@ -11,24 +10,24 @@ use crate::bounds::{MAX_DECODER_BYTES, MAX_PIXELS, MAX_SIDE};
 use crate::colour::in_srgb;
 use crate::place::{PictureError, Place};
 
-/// Bytes that decoding takes: the most meanwhile, and what is left of it.
+/// Memory that decoding takes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
-    /// Meanwhile.
+    /// Peak during decoding.
     pub peak: usize,
-    /// After it.
+    /// Bytes that remain after it.
     pub kept: usize,
 }
 
 impl Footprint {
-    /// Of what is decoded after this.
+    /// The footprint of decoding `next` after this one.
     pub fn then(self, next: Footprint) -> Footprint {
         Footprint { peak: self.peak.max(self.kept + next.peak), kept: self.kept + next.kept }
     }
 }
 
-/// Whether a JPEG file goes on to its end: decoders paint the rest of one that breaks off grey. In the pixels' data
-/// the end's mark cannot be, in what stands before them (a thumbnail) it can.
+/// Whether a JPEG file is complete: decoders fill the rest of a truncated file with grey. The end marker cannot occur
+/// in the pixel data, but it can in a thumbnail before it.
 fn is_whole_jpeg(file: &[u8]) -> bool {
     let mut at = 2;
     while let Some(&[0xff, mark, high, low]) = file.get(at..at + 4) {
@@ -36,7 +35,7 @@ fn is_whole_jpeg(file: &[u8]) -> bool {
         match mark {
             // The first scan begins.
             0xda => return file[at..].windows(2).any(|pair| pair == [0xff, 0xd9]),
-            // Fill bytes may stand before a mark.
+            // Fill bytes may precede a marker.
             0xff => at += 1,
             _ => at += 2 + length,
         }
@@ -44,10 +43,10 @@ fn is_whole_jpeg(file: &[u8]) -> bool {
     false
 }
 
-/// A file whose head was read: of several pictures in it the first.
+/// A file whose head was read. If it has several pictures, the first counts.
 pub struct PictureFile<'f> {
     decoder: Box<dyn ImageDecoder + 'f>,
-    /// Bytes that the decoder takes beside the pixels.
+    /// Bytes that the decoder allocates besides the pixels.
     own_bytes: usize,
     orientation: Orientation,
     place: &'f Place,
@@ -57,7 +56,7 @@ impl<'f> PictureFile<'f> {
     /// Reads the head of `file`.
     ///
     /// # Errors
-    /// It is none of our kinds of pictures, or claims more than `pixels_left` pixels.
+    /// It is not an accepted format, or claims more than `pixels_left` pixels.
     pub fn open(file: &'f [u8], pixels_left: usize, place: &'f Place) -> Result<Self, PictureError> {
         let known = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Gif];
         let format = image::guess_format(file).ok().filter(|format| known.contains(format));
@@ -71,14 +70,14 @@ impl<'f> PictureFile<'f> {
         reader.limits(limits);
         let mut decoder = reader.into_decoder().map_err(|err| place.broken(err))?;
         check_size(decoder.dimensions(), pixels_left, place)?;
-        // Broken metadata does not break the picture.
+        // Broken metadata does not make the picture invalid.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let (width, height) = decoder.dimensions();
         let own_bytes = decoder_bytes(format, width as usize * height as usize, file.len());
         Ok(PictureFile { decoder: Box::new(decoder), own_bytes, orientation, place })
     }
 
-    /// As it will be seen.
+    /// Size after the EXIF orientation is applied.
     pub fn upright_size(&self) -> ImageSize {
         let stored = self.stored_size();
         match self.orientation {
@@ -90,30 +89,30 @@ impl<'f> PictureFile<'f> {
         }
     }
 
-    /// As its rows stand in the file.
+    /// Size of the stored rows.
     pub fn stored_size(&self) -> ImageSize {
         let (width, height) = self.decoder.dimensions();
         ImageSize { width: width as usize, height: height as usize }
     }
 
-    /// Whether its pixels have an opacity.
+    /// Whether it has an alpha channel.
     pub fn has_alpha(&self) -> bool {
         self.decoder.color_type().has_alpha()
     }
 
-    /// What [`PictureFile::opaque`] takes, and 3 bytes a pixel after it.
+    /// Memory for [`PictureFile::opaque`]; 3 bytes a pixel remain.
     pub fn opaque_footprint(&self) -> Footprint {
         let is_turned = self.orientation != Orientation::NoTransforms;
         self.footprint(3, if self.has_alpha() || is_turned { 3 } else { 0 })
     }
 
-    /// What [`PictureFile::alpha`] takes and what is made of it, and a byte a pixel after it.
+    /// Memory for [`PictureFile::alpha`]; one byte a pixel remains.
     pub fn alpha_footprint(&self) -> Footprint {
         self.footprint(1, 1)
     }
 
-    /// Where `kept` bytes a pixel are left: what the decoder writes, with its own, and with the same in 8 bits; or
-    /// that with `made` of it, whichever is most.
+    /// The footprint if `kept` bytes a pixel remain. The peak is the largest of three stages: the decoder's output with
+    /// its own memory, that output with its 8-bit copy, and the 8-bit copy with `made` bytes a pixel.
     fn footprint(&self, kept: usize, made: usize) -> Footprint {
         let pixels = self.stored_size().pixels();
         let stored = self.decoder.color_type();
@@ -125,24 +124,24 @@ impl<'f> PictureFile<'f> {
         Footprint { peak, kept: pixels * kept }
     }
 
-    /// In sRGB, upright and opaque: what is transparent shows white.
+    /// Decodes the picture in sRGB, upright and opaque: transparent pixels become white.
     ///
     /// # Errors
-    /// It is broken, or needs too much memory.
+    /// The file is broken, or needs too much memory.
     pub fn opaque(mut self) -> Result<RgbImage, PictureError> {
         let icc_profile = self.decoder.icc_profile().unwrap_or(None);
         let picture = DynamicImage::from_decoder(self.decoder).map_err(|err| self.place.broken(err))?;
-        // Turned last: that takes the least memory.
+        // Rotated last, which takes the least memory.
         let mut picture = on_white(in_srgb(picture, icc_profile.as_deref()));
         picture.apply_orientation(self.orientation);
         let size = ImageSize { width: picture.width() as usize, height: picture.height() as usize };
         Ok(RgbImage { size, pixels: picture.into_rgb8().into_raw() })
     }
 
-    /// The opacity of each of its pixels, upright, rows from the top.
+    /// Decodes the alpha of each pixel, upright, rows from the top.
     ///
     /// # Errors
-    /// As of [`PictureFile::opaque`].
+    /// Same as [`PictureFile::opaque`].
     pub fn alpha(self) -> Result<Vec<u8>, PictureError> {
         let mut picture = DynamicImage::from_decoder(self.decoder).map_err(|err| self.place.broken(err))?;
         picture.apply_orientation(self.orientation);
@@ -165,7 +164,7 @@ fn check_size((width, height): (u32, u32), pixels_left: usize, place: &Place) ->
     Ok(())
 }
 
-/// RGB of 8 bits; what is transparent shows white.
+/// Converts to 8-bit RGB on white.
 fn on_white(picture: DynamicImage) -> DynamicImage {
     if !picture.color().has_alpha() {
         return picture.into_rgb8().into();
@@ -180,8 +179,8 @@ fn on_white(picture: DynamicImage) -> DynamicImage {
     rgb.into()
 }
 
-/// Bytes that a decoder takes for so many pixels, beside them: for a JPEG its coefficients, where they come scan by
-/// scan, and the file; for WebP a plane each of luma, colours and opacity, and for animations a canvas.
+/// Bytes that a decoder allocates besides the pixels. JPEG: the coefficients of a progressive file, and the file
+/// itself. WebP: a plane each of luma, chroma and alpha, and a canvas for animations.
 fn decoder_bytes(format: ImageFormat, pixels: usize, file: usize) -> usize {
     match format {
         ImageFormat::Jpeg => 8 * pixels + file,
@@ -191,7 +190,7 @@ fn decoder_bytes(format: ImageFormat, pixels: usize, file: usize) -> usize {
     }
 }
 
-/// What a file is that is none of ours.
+/// The type of a file that is not an accepted format, for errors.
 fn name_of(file: &[u8]) -> String {
     if file.is_empty() {
         return "an empty file".into();

@@ -1,4 +1,4 @@
-//! The pictures of an edit, and the mask of the first.
+//! The input pictures of an edit, and the mask of the first.
 
 use std::sync::Arc;
 
@@ -9,39 +9,40 @@ use crate::file::{Footprint, PictureFile};
 use crate::mask::{MASK, Sides, check_mask, decode_mask};
 use crate::place::{PictureError, Place};
 
-/// The pictures to edit: upright, in sRGB, on white where they are transparent.
+/// The pictures to edit: upright, in sRGB, and on white where they are transparent.
 #[derive(Clone, Debug, Default)]
 pub struct InputPictures {
-    /// The pictures, in their order.
+    /// The pictures, in order.
     pub images: Arc<[InputImage]>,
-    /// Where the first may be changed.
+    /// The area of the first picture that may change.
     pub mask: Option<Mask>,
 }
 
-/// Decodes the files of pictures and of a mask, by the rules of requests over HTTP.
+/// Decodes the files of pictures and of a mask, by the same rules as for HTTP requests.
 ///
 /// # Errors
-/// The first that is no picture, or too large a one, or a mask that does not belong to the first picture; the
-/// field is `image` or `mask`.
+/// The first file that is not a picture or is too large, or a mask that does not fit the first picture. The field is
+/// `image` or `mask`.
 pub fn input_pictures(files: Vec<Vec<u8>>, mask: Option<Vec<u8>>) -> Result<InputPictures, InvalidRequest> {
     let files = InputFiles::read(files.into_iter().map(Ok), mask.map(Ok), "image");
     files.and_then(InputFiles::decode).map_err(PictureError::into_inner)
 }
 
-/// The files of pictures and of a mask, of which the heads were read.
+/// The files of pictures and of a mask, with their heads read.
 pub struct InputFiles {
     images: Vec<Vec<u8>>,
     mask: Option<Vec<u8>>,
     param: &'static str,
-    /// Of decoding all of them, one after the other.
+    /// Memory for decoding all of them in turn.
     pub footprint: Footprint,
 }
 
 impl InputFiles {
-    /// Reads the heads of all files: what can be refused by them is, before anything is decoded.
+    /// Reads the heads of all files, and refuses what it can before anything is decoded. `mask` has at most one item.
     ///
     /// # Errors
-    /// What an item of `images` or of `mask`, which has one at most, says; the first that is none of our kinds of pictures, or too large a one, or a mask that does not fit the first.
+    /// The error of an item of `images` or `mask`; the first file that is not an accepted format or is too large; or a
+    /// mask that does not fit the first picture.
     pub fn read(
         images: impl ExactSizeIterator<Item = Result<Vec<u8>, PictureError>>,
         mask: impl IntoIterator<Item = Result<Vec<u8>, PictureError>>,
@@ -72,10 +73,10 @@ impl InputFiles {
         Ok(files)
     }
 
-    /// Decodes them, each file being let go when that is done.
+    /// Decodes all files, and frees each once it is decoded.
     ///
     /// # Errors
-    /// The first that is broken, or a mask that changes nothing.
+    /// The first broken file, or a mask that changes nothing.
     pub fn decode(self) -> Result<InputPictures, PictureError> {
         let InputFiles { images: files, mask, param, .. } = self;
         let count = files.len();

@@ -1,7 +1,7 @@
-//! Picture files. Those that strangers send are decoded within bounds, upright, in sRGB and on white; those that are made
-//! are written as PNG, JPEG or WebP.
+//! Picture files. Untrusted files are decoded within limits, upright, in sRGB and on white. Results are written as PNG,
+//! JPEG or WebP.
 //!
-//! What a file claims is checked before it is believed, and before memory is taken for it.
+//! A file's claims are checked before memory is allocated for it.
 
 mod bounds;
 mod colour;

@@ -1,14 +1,14 @@
-//! The file of a mask: where a picture may be changed.
+//! Mask files: the area of a picture that may change.
 
 use diffusion::{ImageSize, Mask};
 
 use crate::file::PictureFile;
 use crate::place::{PictureError, Place};
 
-/// Where a mask stands.
+/// The mask's place in a request.
 pub const MASK: Place = Place { param: "mask", idx: 0, count: 1 };
 
-/// The sides of a picture.
+/// Sizes of a picture.
 #[derive(Clone, Copy)]
 pub struct Sides {
     upright: ImageSize,
@@ -16,14 +16,14 @@ pub struct Sides {
 }
 
 impl Sides {
-    /// Of a file.
+    /// The sizes of a file.
     pub fn of(file: &PictureFile<'_>) -> Self {
         Sides { upright: file.upright_size(), stored: file.stored_size() }
     }
 }
 
-/// A mask is turned upright by its own EXIF, as pictures are, and lies on the upright picture: on `first`, if that is
-/// known yet.
+/// Checks a mask's head. A mask is rotated by its own EXIF orientation, as pictures are, and applies to the upright
+/// picture: `first`, if its size is already known.
 ///
 /// # Errors
 /// It has no alpha channel, or another size.
@@ -43,7 +43,7 @@ pub fn check_mask(file: &PictureFile<'_>, first: Option<Sides>) -> Result<(), Pi
     Ok(())
 }
 
-/// Where the mask lets the picture be changed.
+/// Decodes the area that the mask allows to change.
 ///
 /// # Errors
 /// It is broken, or opaque everywhere.

@@ -1,4 +1,4 @@
-//! From pixels to the bytes of a file. Takes milliseconds: not for the event loop.
+//! Encoding of pictures as files. It takes milliseconds, so it must not run on the event loop.
 
 use diffusion::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
@@ -6,22 +6,22 @@ use image::codecs::webp::WebPEncoder;
 use image::error::EncodingError;
 use image::{ExtendedColorType, ImageEncoder, ImageError, ImageFormat, ImageResult};
 
-/// Under which name tools look for what a PNG says of how it was made (AUTOMATIC1111's).
+/// Key under which tools look for the generation parameters in a PNG (AUTOMATIC1111's).
 const PARAMETERS: &str = "parameters";
 
-/// A kind of picture file.
+/// A file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputFormat {
-    /// Lossless, and with a place for text.
+    /// Lossless, with text chunks.
     Png,
-    /// As small as its quality says.
+    /// Lossy, with a quality setting.
     Jpeg,
     /// Lossless.
     WebP,
 }
 
 impl OutputFormat {
-    /// OpenAI's word for it.
+    /// OpenAI's name for it.
     pub fn name(self) -> &'static str {
         match self {
             OutputFormat::Png => "png",
@@ -40,9 +40,8 @@ impl OutputFormat {
     }
 }
 
-/// The file of a picture. `quality`, 0 to 100, is JPEG's; PNG and WebP are lossless (the `image`
-/// crate writes no other WebP, and a libwebp would be the server's only C dependency). Of the three only a
-/// PNG has a place for `text`.
+/// Encodes a picture. Only JPEG uses `quality`, 0 to 100; PNG and WebP are lossless (the `image` crate writes no other
+/// WebP, and libwebp would be the server's only C dependency). Only PNG can hold `text`.
 ///
 /// # Errors
 /// The picture is larger than its format can hold.
@@ -61,17 +60,16 @@ pub fn encode(image: &RgbImage, format: OutputFormat, quality: u8, text: Option<
     Ok(file)
 }
 
-/// With the `png` crate itself: `image`'s encoder, which is this one with a coat, has no texts.
+/// Uses the `png` crate itself: `image`'s encoder wraps it without texts.
 fn png(file: &mut Vec<u8>, image: &RgbImage, text: Option<&str>) -> Result<(), png::EncodingError> {
     let mut encoder = png::Encoder::new(file, image.size.width as u32, image.size.height as u32);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
-    // Measured on a sheet of generated pictures: a fourteenth of the default's time, for a file six percent
-    // larger.
+    // Measured on a sheet of generated pictures: a fourteenth of the default's time, for a file six percent larger.
     encoder.set_compression(png::Compression::Fast);
     encoder.set_filter(png::Filter::Adaptive);
     if let Some(text) = text {
-        // The older chunk is what most tools read, and has Latin-1 only.
+        // The older chunk is what most tools read, and is limited to Latin-1.
         let (name, is_latin1) = (PARAMETERS.to_owned(), text.chars().all(|c| c <= '\u{ff}'));
         match is_latin1 {
             true => encoder.add_text_chunk(name, text.to_owned())?,
@@ -88,7 +86,7 @@ mod tests {
     use super::*;
     use diffusion::ImageSize;
 
-    /// A gradient, so that compression has something to do.
+    /// A gradient, which compresses less than a flat colour.
     fn gradient(width: usize, height: usize) -> RgbImage {
         let pixel = |i: usize| [(i % width * 255 / width) as u8, (i / width * 255 / height) as u8, 128];
         RgbImage { size: ImageSize { width, height }, pixels: (0..width * height).flat_map(pixel).collect() }

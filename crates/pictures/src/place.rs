@@ -1,23 +1,23 @@
-//! Where a picture was given, as its sender is told.
+//! Where in a request a picture was given, for errors.
 
 use diffusion::InvalidRequest;
 use image::ImageError;
 
 use crate::bounds::MAX_DECODER_BYTES;
 
-/// Why a picture is not taken; the field is the one that it was given in.
+/// Why a picture is refused; the error names the field it was given in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PictureError {
-    /// It is none, or none that can be read.
+    /// The file is not a picture, or cannot be read.
     #[error(transparent)]
     Invalid(InvalidRequest),
-    /// It is over a bound.
+    /// The picture exceeds a limit.
     #[error(transparent)]
     TooLarge(InvalidRequest),
 }
 
 impl PictureError {
-    /// The field, the bound and what was given.
+    /// The error with the field, the bound and the value.
     pub fn into_inner(self) -> InvalidRequest {
         match self {
             PictureError::Invalid(err) | PictureError::TooLarge(err) => err,
@@ -25,13 +25,13 @@ impl PictureError {
     }
 }
 
-/// The `idx`th of so many pictures of a field.
+/// Picture `idx` of `count` in a field.
 pub struct Place {
     /// The field.
     pub param: &'static str,
-    /// Which of its pictures.
+    /// Index of the picture.
     pub idx: usize,
-    /// How many there are.
+    /// Number of pictures in the field.
     pub count: usize,
 }
 
@@ -42,17 +42,17 @@ impl Place {
         InvalidRequest::new(self.param, bound, given)
     }
 
-    /// Of a picture that must `bound`.
+    /// The error for a picture that must `bound`.
     pub fn invalid(&self, bound: impl Into<String>, given: impl ToString) -> PictureError {
         PictureError::Invalid(self.error(bound, given))
     }
 
-    /// Of a picture that is over a bound.
+    /// The error for a picture that exceeds a limit.
     pub fn too_large(&self, bound: impl Into<String>, given: impl ToString) -> PictureError {
         PictureError::TooLarge(self.error(bound, given))
     }
 
-    /// Of a decoder that gave up.
+    /// The error for a failed decoder.
     pub(crate) fn broken(&self, err: ImageError) -> PictureError {
         match err {
             ImageError::Limits(_) => {

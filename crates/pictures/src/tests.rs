@@ -1,4 +1,4 @@
-//! Files of every kind, as pictures and as masks.
+//! Files of every format, as pictures and as masks.
 
 use std::io::Cursor;
 
@@ -110,7 +110,7 @@ fn other_files_are_named() {
     }
 }
 
-/// A PNG that claims a size, and has no pixels.
+/// A PNG that claims a size and has no pixels.
 fn claims(width: u32, height: u32) -> Vec<u8> {
     let mut file = png(DynamicImage::new_rgb8(1, 1));
     file[16..24].copy_from_slice(&[width.to_be_bytes(), height.to_be_bytes()].concat());
@@ -178,13 +178,13 @@ fn a_mask_lies_on_the_upright_picture() {
     let expected = "`mask` must be as large as the (first) picture, 32x16 (once that is turned upright: its file has \
         16x32). Given: 16x32";
     assert_eq!(masked(turned, &png(half_clear(16, 32))).unwrap_err(), expected);
-    // Orientation 6, a quarter turn clockwise: what is clear on the left comes to the top.
+    // Orientation 6, a quarter turn clockwise: the transparent left half moves to the top.
     let mut sideways = png(half_clear(16, 32));
     let exif = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
     let chunk = [b"eXIf", exif.as_slice()].concat();
     let length = (exif.len() as u32).to_be_bytes();
     let chunk = [length.as_slice(), &chunk, &crc32(&chunk).to_be_bytes()].concat();
-    // Behind the head, which ends at byte 33.
+    // After the head, which ends at byte 33.
     sideways.splice(33..33, chunk);
     let mask = masked(turned, &sideways).unwrap();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The files of the embedded pages.
+//! Serving the files of the embedded pages.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -21,12 +21,12 @@ pub(super) const CSS: &str = "text/css; charset=utf-8";
 pub(super) const JS: &str = "text/javascript; charset=utf-8";
 pub(super) const SVG: &str = "image/svg+xml";
 
-/// Nothing from elsewhere and nothing inline; pictures come as `data:` and `blob:` URLs.
+/// No external or inline resources; pictures are `data:` and `blob:` URLs.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// A browser keeps the file and asks whether it is still the one: another version of the server
-/// must not meet the old page.
+/// Answers with the file or 304. A browser caches the file but revalidates it, because an old page must not meet
+/// another version of the server.
 pub(super) fn answer(asset: &Asset, headers: &HeaderMap) -> Response {
     let mut hasher = DefaultHasher::new();
     asset.body.hash(&mut hasher);
@@ -39,7 +39,7 @@ pub(super) fn answer(asset: &Asset, headers: &HeaderMap) -> Response {
         (header::REFERRER_POLICY, "no-referrer"),
     ];
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    // A list, each perhaps weakened by a proxy that compresses.
+    // The header is a list, whose tags a compressing proxy may have made weak.
     let is_known = known.is_some_and(|list| list.split(',').any(|known| known.trim().trim_start_matches("W/") == etag));
     if is_known {
         return (StatusCode::NOT_MODIFIED, about).into_response();

@@ -1,4 +1,4 @@
-//! The API's own description: for programs, and as a page for people.
+//! The API description: `/openapi.json` for programs, and a page for people.
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, Uri};
@@ -12,13 +12,13 @@ use crate::api::openapi;
 use crate::state::AppState;
 
 static PAGE: Asset = text("docs.html", HTML, include_str!("../../docs/docs.html"));
-/// What the page loads, below `/docs/`.
+/// Files of the page, below `/docs/`.
 static ASSETS: [Asset; 2] = [
     text("docs.css", CSS, include_str!("../../docs/docs.css")),
     text("docs.js", JS, include_str!("../../docs/docs.js")),
 ];
 
-/// Both, without a key: they tell nothing about anyone's requests.
+/// Routes of both. They need no key, because they say nothing about requests.
 pub(crate) fn routes() -> Router<AppState> {
     Router::new().route("/openapi.json", get(document)).route("/docs", get(page)).route("/docs/{file}", get(asset))
 }

@@ -1,4 +1,4 @@
-//! Pictures behind URLs.
+//! Serving pictures by URL.
 
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, header};
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::api::error::ApiError;
 use crate::state::AppState;
 
-/// What signs a URL. Whatever is missing or no number fits no signature.
+/// The signed part of a URL. A missing or malformed value fails the signature check.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Signed {
     #[serde(default)]
@@ -17,7 +17,7 @@ pub(crate) struct Signed {
     signature: String,
 }
 
-/// `GET /v1/images/files/{id}`: the file, for whoever has its whole URL.
+/// `GET /v1/images/files/{id}`: the file, for a client with its whole URL.
 pub(crate) async fn fetch(
     State(state): State<AppState>,
     Path(id): Path<String>,

@@ -1,4 +1,4 @@
-//! Whether the process lives, and whether it takes requests.
+//! Liveness and readiness.
 
 use axum::Json;
 use axum::extract::State;
@@ -11,7 +11,7 @@ pub(crate) async fn live() -> Json<Alive> {
     Json(Alive { status: "ok" })
 }
 
-/// 503 with the reason where the model takes no requests.
+/// Answers 503 with the reason if the model accepts no requests.
 pub(crate) async fn ready(State(state): State<AppState>) -> Result<Json<Ready>, ApiError> {
     state.card()?;
     Ok(Json(Ready { status: "ready", model: state.config.api.model_id().to_owned() }))

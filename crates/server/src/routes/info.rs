@@ -1,4 +1,4 @@
-//! What this server is: its version, its model, its limits.
+//! Facts about the server: its version, model and limits.
 
 use axum::Json;
 use axum::extract::State;
@@ -20,7 +20,7 @@ pub(crate) async fn version(State(state): State<AppState>) -> Json<BuildInfo> {
     Json(state.config.api.build.clone())
 }
 
-/// `GET /info`: enough for a page to offer what this server takes.
+/// `GET /info`: what a page needs to offer the server's options.
 pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
     let config = &state.config;
     let card = state.card().ok();

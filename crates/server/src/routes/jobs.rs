@@ -1,4 +1,4 @@
-//! Asking after jobs, following them, and giving them up.
+//! Polling, following and cancelling async jobs.
 
 use axum::Extension;
 use axum::extract::{Path, State};
@@ -23,15 +23,15 @@ pub(crate) async fn status(
 ) -> Result<Response, ApiError> {
     let now = state.clock.now();
     let job = state.jobs.get(&id, caller.owner, now)?;
-    // Before it is told: what ends meanwhile is asked after again.
+    // Checked before the state is read: a job that ends in between is polled again.
     if job.live.has_ended() {
         state.jobs.note_told(&id, now);
     }
     Ok(json(&job.told()))
 }
 
-/// `DELETE /v1/images/jobs/{id}`: gives up a job that is going on, which is then kept as `cancelled` without the
-/// pictures that it had, and forgets one that has ended. The answer tells it for the last time.
+/// `DELETE /v1/images/jobs/{id}`: cancels a running job, or forgets one that has ended. A cancelled job is kept as
+/// `cancelled`, without its pictures. The answer to forgetting a job is the last to show it.
 pub(crate) async fn cancel(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
@@ -49,16 +49,16 @@ pub(crate) async fn cancel(
     Ok(answer)
 }
 
-/// Ends a job; whether it had not come to its end by itself before.
+/// Cancels a job. Returns whether it was still running.
 async fn give_up(job: &Job) -> bool {
     let watcher = job.live.watch();
     job.live.cancel();
-    // It is as it is told only when the driver is gone.
+    // The state is final only when the driver is gone.
     matches!(watcher.finished().await, Err(Failure::Cancelled))
 }
 
-/// `GET /v1/images/jobs/{id}/events`: what a stream of the request would tell, from the beginning. Whoever
-/// leaves, leaves the job alone.
+/// `GET /v1/images/jobs/{id}/events`: the event stream of the job's request, from the beginning. A client that leaves
+/// does not cancel the job.
 pub(crate) async fn events(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
@@ -71,7 +71,7 @@ pub(crate) async fn events(
     Ok(stream(job.live.watch(), log))
 }
 
-/// The answer to the request that the job is of.
+/// The answer to the request that started the job.
 pub(super) fn accepted(job: &Job) -> Response {
     let location = HeaderValue::from_str(&format!("/v1/images/jobs/{}", job.id));
     let position = job.live.position();
@@ -82,7 +82,7 @@ pub(super) fn accepted(job: &Job) -> Response {
     response
 }
 
-/// Keeps a job going, whoever asks after it or not, and then completes its request's line in the log.
+/// Keeps a job going without clients, and completes its request's log line at the end.
 pub(super) async fn follow(watcher: Watcher, log: LogEntry) {
     match watcher.finished().await {
         Ok(pictures) => {

@@ -1,4 +1,4 @@
-//! What Prometheus scrapes.
+//! The endpoint that Prometheus scrapes.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 use crate::metrics::Exposition;
 use crate::state::AppState;
 
-/// `GET /metrics`: OpenMetrics for whoever asks for it, Prometheus's own text otherwise.
+/// `GET /metrics`: OpenMetrics if the client asks for it, Prometheus's own text otherwise.
 pub(crate) async fn scrape(State(state): State<AppState>, headers: HeaderMap) -> impl IntoResponse {
     let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let exposition = if accepted.any(|value| value.contains("application/openmetrics-text")) {

@@ -1,4 +1,4 @@
-//! Which path leads where, one file a resource.
+//! The router, with one file a resource.
 
 mod assets;
 mod docs;
@@ -24,19 +24,19 @@ use crate::api::paths::KNOWN;
 use crate::state::AppState;
 use crate::{access, access_log, guard, uploads};
 
-/// How alike a path must be to a known one, from 0 to 1, for the answer to name that one.
+/// Least similarity to a known path, from 0 to 1, for a 404 to suggest that path.
 const ALIKE: f64 = 0.7;
 
 /// The whole API.
 pub fn app(state: AppState) -> Router {
     let keyed = keyed().route_layer(from_fn_with_state(state.clone(), guard::guard));
     let router = open().merge(playground::routes()).merge(docs::routes()).merge(keyed);
-    // Last: it reaches only the routes that are there already.
+    // Last, because a fallback applies only to the routes that exist already.
     let router = router.fallback(unknown_url).method_not_allowed_fallback(method_not_allowed);
     layered(router, &state).with_state(state)
 }
 
-/// What is answered without a key.
+/// Routes that need no key.
 fn open() -> Router<AppState> {
     let routes = [
         ("/health", get(health::ready)),
@@ -46,7 +46,7 @@ fn open() -> Router<AppState> {
         ("/metrics", get(metrics::scrape)),
         ("/info", get(info::info)),
         ("/version", get(info::version)),
-        // The URL itself is the key.
+        // The signed URL is the credential.
         ("/v1/images/files/{id}", get(files::fetch)),
         ("/images/files/{id}", get(files::fetch)),
     ];
@@ -55,10 +55,10 @@ fn open() -> Router<AppState> {
     })
 }
 
-/// What needs a key on a server that has any.
+/// Routes that need a key on a server with keys.
 fn keyed() -> Router<AppState> {
     let mut router = Router::new();
-    // Base URLs are given with and without the version, and so are trailing slashes.
+    // Clients configure base URLs with or without the version and a trailing slash.
     for prefix in ["/v1", ""] {
         for (path, methods) in [
             ("/images/generations", post(images::generate)),
@@ -71,14 +71,13 @@ fn keyed() -> Router<AppState> {
             router = router.route(&format!("{prefix}{path}"), methods.clone());
             router = router.route(&format!("{prefix}{path}/"), methods);
         }
-        // A model's id may hold slashes, as they are or as `%2F`.
+        // A model's id may contain slashes, plain or as `%2F`.
         router = router.route(&format!("{prefix}/models/{{*id}}"), get(models::retrieve));
     }
     router
 }
 
-/// A panic becomes an answer, browsers are told what they may do with it, and every answer gets its
-/// id, its line in the log and its count.
+/// Adds the layers for panics, CORS, request ids, the access log and the request metrics.
 pub(crate) fn layered<S: Clone + Send + Sync + 'static>(router: Router<S>, state: &AppState) -> Router<S> {
     let observe = from_fn_with_state(state.clone(), access_log::observe);
     let same_site = from_fn_with_state(state.clone(), guard::same_site);
@@ -99,7 +98,7 @@ async fn unknown_url(request: Request) -> ApiError {
     ApiError::UnknownUrl { method, path, suggestion: best.map(|(_, shown)| shown) }
 }
 
-/// Axum itself adds the `allow` header, which is all that `OPTIONS` asks for.
+/// Axum adds the `allow` header, which is a complete answer to `OPTIONS`.
 async fn method_not_allowed(request: Request) -> Result<StatusCode, ApiError> {
     if request.method() == Method::OPTIONS {
         return Ok(StatusCode::NO_CONTENT);

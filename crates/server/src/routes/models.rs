@@ -1,4 +1,4 @@
-//! The served model, under each of its names.
+//! The served model, by each of its names.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -20,7 +20,7 @@ pub(crate) async fn retrieve(
 ) -> Result<Json<Model>, ApiError> {
     let given = id.map(|Path(id)| id).unwrap_or_default();
     let available = &state.config.api.served_model_names;
-    // A name may end with a slash itself.
+    // A name may itself end with a slash.
     for given in [given.as_str(), given.trim_end_matches('/')] {
         if available.iter().any(|name| name == given) {
             return Ok(Json(model(&state, given)));
@@ -46,7 +46,7 @@ fn model(state: &AppState, name: &str) -> Model {
     }
 }
 
-/// What a model does that takes so many pictures: words to a picture, and pictures to a picture.
+/// The tasks of a model with these bounds on input pictures: text to image, and image to image.
 pub(super) fn task_types(input_images: InputImageBounds) -> Vec<&'static str> {
     let tasks = [("t2i", input_images.min_images == 0), ("i2i", input_images.max_images > 0)];
     tasks.into_iter().filter(|(_, can)| *can).map(|(task, _)| task).collect()

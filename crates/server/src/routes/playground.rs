@@ -1,4 +1,4 @@
-//! The playground: a page of plain HTML, CSS and JavaScript, embedded as it stands in `playground/`.
+//! The playground: a page of plain HTML, CSS and JavaScript, embedded from `playground/`.
 
 use axum::Router;
 use axum::extract::Path;
@@ -11,7 +11,7 @@ use crate::api::error::ApiError;
 
 static INDEX: Asset = text("index.html", HTML, include_str!("../../playground/index.html"));
 
-/// Everything that the page loads, below `/playground/`.
+/// Files of the page, below `/playground/`.
 static ASSETS: &[Asset] = &[
     text("controls.css", CSS, include_str!("../../playground/controls.css")),
     text("gallery.css", CSS, include_str!("../../playground/gallery.css")),
@@ -47,9 +47,9 @@ static ASSETS: &[Asset] = &[
     Asset { name: "welcome.webp", content_type: "image/webp", body: include_bytes!("../../playground/welcome.webp") },
 ];
 
-/// `GET /` and what it loads: without a key, since the page asks for one itself.
+/// `GET /` and the page's files. They need no key, because the page asks the user for one.
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    // The page's paths are relative, for proxies that serve it under a prefix, so it has one place.
+    // The page's paths are relative, for proxies that serve it below a prefix, so it has one canonical URL.
     let home = || async { Redirect::temporary("./") };
     Router::new().route("/", get(index)).route("/playground", get(home)).route("/playground/{file}", get(asset))
 }
@@ -85,7 +85,7 @@ mod tests {
         (parts.status, parts.headers, to_bytes(body, usize::MAX).await.unwrap().into())
     }
 
-    /// The files of the folder, but for the README's screenshot.
+    /// The folder's files without the README's screenshot.
     fn files() -> BTreeSet<String> {
         let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/playground")).unwrap();
         let names = folder.map(|file| file.unwrap().file_name().into_string().unwrap());

@@ -1,4 +1,4 @@
-//! The answer as server-sent events, as they happen.
+//! Answers as live server-sent events.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -18,23 +18,23 @@ use crate::api::answer::terms::Terms;
 use crate::api::error::ApiError;
 use crate::live::{Entry, Watcher};
 
-/// How long a stream may be silent: less than proxies wait.
+/// Longest silence of a stream; proxies wait longer.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// The events of what `watcher` watches, which is cancelled when the client leaves, if nobody else
-/// watches it. The client's line in the log learns of them.
+/// The events of the watched run. When the client leaves, the watcher is dropped, which cancels a run without other
+/// watchers. The events are recorded in the client's log line.
 pub(crate) fn stream(watcher: Watcher, log: LogEntry) -> Response {
     let (position, terms) = (watcher.live.position(), watcher.live.terms.clone());
     let teller = Teller { watcher, log, pictures: Vec::new() };
     let events = stream::unfold(teller, |mut teller| async move { Some((teller.next().await?, teller)) });
-    // So that headers and a first byte reach the client while it waits in line.
+    // Sends headers and a first byte while the client waits in the queue.
     let opening = stream::once(ready(Event::default().comment("taken")));
     let events = opening.chain(events).map(Ok::<_, Infallible>);
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Nginx would collect events until its buffer is full.
+    // Otherwise nginx buffers events until its buffer is full.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     write_headers(headers, position.unwrap_or(0), &terms);
     response
@@ -43,7 +43,7 @@ pub(crate) fn stream(watcher: Watcher, log: LogEntry) -> Response {
 struct Teller {
     watcher: Watcher,
     log: LogEntry,
-    /// Those that are finished.
+    /// The finished ones.
     pictures: Vec<Arc<Picture>>,
 }
 
@@ -68,7 +68,7 @@ impl Teller {
         }
     }
 
-    /// An event with a picture, written on a blocking thread.
+    /// Serializes an event with a picture on a blocking thread.
     async fn written(
         &mut self,
         terms: Arc<Terms>,

@@ -1,4 +1,4 @@
-//! The pictures that a request brings or names, before any of them is fetched or decoded.
+//! The pictures that a request uploads or names, before any is fetched or decoded.
 
 use ::pictures::InputPictures;
 use diffusion::InputImageBounds;
@@ -11,13 +11,13 @@ use super::remote::{self, ImageFetcher};
 use super::sources::{self, Named, Source};
 use crate::api::error::ApiError;
 
-/// Pictures to edit, and the mask of the first.
+/// Pictures to edit, and the mask of the first one.
 pub(crate) struct Attachments {
     images: Vec<Named>,
     mask: Option<Named>,
-    /// The field that holds the pictures.
+    /// Field of the pictures, for errors.
     param: &'static str,
-    /// Holds the memory of what was sent, and of what will be fetched.
+    /// Holds the memory of the uploaded and fetched files.
     upload: Upload,
 }
 
@@ -26,10 +26,10 @@ impl Attachments {
         Attachments { images, mask, param, upload }
     }
 
-    /// Checks how many there are.
+    /// Checks the number of pictures.
     ///
     /// # Errors
-    /// Too few or too many for a model with these bounds; one that makes pictures from text only says so.
+    /// Too few or too many for a model with these bounds. The error says so if the model makes pictures from text only.
     pub(crate) fn check_count(&self, bounds: &InputImageBounds) -> Result<(), ApiError> {
         if bounds.max_images > 0 || self.images.is_empty() {
             return Ok(bounds.check_count(self.images.len())?);
@@ -37,8 +37,8 @@ impl Attachments {
         Err(sources::takes_none(self.images.len(), self.mask.is_some()))
     }
 
-    /// Adds what was sent to a digest, and of what is elsewhere its URL. It reads whole files: not for the event
-    /// loop.
+    /// Adds uploaded files and the URLs of remote pictures to a digest. It reads whole files, so it must not run on the
+    /// event loop.
     pub(crate) fn digest(&self, digest: &mut Sha256) {
         for (kind, named) in self.images.iter().map(|named| (b'i', named)).chain(self.mask.iter().map(|m| (b'm', m))) {
             let (form, bytes) = match named {
@@ -46,34 +46,34 @@ impl Attachments {
                 Named::Sent(Source::DataUrl(url)) => (b'd', url.as_bytes()),
                 Named::Elsewhere(url) => (b'u', url.as_str().as_bytes()),
             };
-            // With its length, so that no two lists have the same bytes.
+            // The length is included so that no two lists have the same bytes.
             digest.update([kind, form]);
             digest.update((bytes.len() as u64).to_le_bytes());
             digest.update(bytes);
         }
     }
 
-    /// Whether one of them is to be fetched.
+    /// Whether a picture or the mask must be fetched.
     pub(crate) fn are_elsewhere(&self) -> bool {
         self.images.iter().chain(&self.mask).any(|named| matches!(named, Named::Elsewhere(_)))
     }
 
-    /// The same, once what came along is known to be pictures that a model with these bounds takes. `ledger` counts what
-    /// decoding them takes.
+    /// Checks that the uploaded files are pictures that a model with these bounds accepts. `ledger` counts the memory
+    /// for decoding.
     ///
     /// # Errors
-    /// The first that is none, and why; or there is no room for it.
+    /// The first invalid picture and why, or there is no memory for it.
     pub(crate) async fn judged(self, bounds: InputImageBounds, ledger: &MemoryLedger) -> Result<Self, ApiError> {
         let Attachments { images, mask, param, upload } = self;
         let (images, mask) = pictures::judged(images, mask, param, bounds, ledger.none(upload.client())).await?;
         Ok(Attachments { images, mask, param, upload })
     }
 
-    /// Fetches what is elsewhere, all at a time, and decodes all of them, with the memory that they hold from then on,
-    /// which `ledger` counts.
+    /// Fetches all remote pictures concurrently, and decodes everything. Returns the pictures with the memory they
+    /// hold, which `ledger` counts.
     ///
     /// # Errors
-    /// The first that is not to be had or no picture, and why; or there is no room for them.
+    /// The first picture that cannot be fetched or decoded and why, or there is no memory for them.
     pub(crate) async fn decoded(
         self,
         fetcher: Option<&ImageFetcher>,

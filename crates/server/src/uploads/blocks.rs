@@ -1,21 +1,21 @@
-//! The bytes of a body, as they are kept while it comes.
+//! Storage for the bytes of a body while it arrives.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
 
-/// A body that has come, in blocks: none is moved as it grows, and each is given back once it was read.
+/// A body in blocks: none is moved when the body grows, and each is freed once it is read.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
     blocks: VecDeque<Vec<u8>>,
-    /// Bytes of the first block that were read.
+    /// Bytes of the first block that have been read.
     read: usize,
     len: usize,
 }
 
-/// Bytes of the first block, which grows with what comes.
+/// Capacity of the first block; its memory grows with the body.
 const FIRST_BLOCK: usize = 64 << 10;
-/// Bytes of each block after it: so many that the allocator gives them back to the system (`kernels::return_memory`).
-/// What nothing was written to takes no memory.
+/// Capacity of each later block, so large that the allocator returns it to the system (`kernels::return_memory`).
+/// Memory that is never written is not resident.
 const BLOCK: usize = 2 << 20;
 
 impl Blocks {
@@ -41,7 +41,7 @@ impl Blocks {
         self.len
     }
 
-    /// The whole of a body that is no longer than a block.
+    /// The whole body, if it is no longer than one block.
     pub(crate) fn in_one_piece(&self) -> Option<&[u8]> {
         match self.blocks.len() {
             0 => Some(&[]),

@@ -1,5 +1,4 @@
-//! The body of a request as it arrives: its announced type and size, and what becomes of an upload
-//! that is refused.
+//! The body of a request as it arrives: its declared type and size, and the handling of refused uploads.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,29 +16,29 @@ use crate::api::bounds::{BodyLimit, TooSlow};
 use crate::api::error::ApiError;
 use crate::uploads::Client;
 
-/// How long, and for how many bytes, a refused upload is still read.
+/// Most time and bytes for which a refused upload is still read.
 const LINGER: (Duration, usize) = (Duration::from_secs(5), 256 << 20);
 
-/// What a body says that it is.
+/// Declared type of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum MediaType {
     Json,
-    /// `multipart/form-data`, with what parts it.
+    /// `multipart/form-data` with its boundary.
     Form {
         boundary: String,
     },
 }
 
-/// What [`MediaType::of`] refuses, in the words of the answer.
+/// Type that [`MediaType::of`] expects, as errors name it.
 pub(crate) const JSON: &str = "application/json";
 pub(crate) const JSON_OR_FORM: &str = "multipart/form-data with a boundary, or application/json";
 
 impl MediaType {
-    /// Of a request with these headers. A missing type is refused too: a web page may send a body
-    /// without one, or as plain text, to any server that its visitor's browser can reach.
+    /// Returns the type in a request's headers. A missing type is refused too: a web page may send a body without one,
+    /// or as plain text, to any server that its visitor's browser can reach.
     ///
     /// # Errors
-    /// Another type, which is told that it should be `expected`.
+    /// Any other type; the error says that it should be `expected`.
     pub(crate) fn of(headers: &HeaderMap, expected: &'static str) -> Result<Self, ApiError> {
         let content_type = text(headers, header::CONTENT_TYPE).unwrap_or("none");
         let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -53,10 +52,10 @@ impl MediaType {
     }
 }
 
-/// Refuses a body that is compressed: nothing is unpacked here, so that a small one stays small.
+/// Refuses a compressed body: the server decompresses nothing, so a small body stays small.
 ///
 /// # Errors
-/// What it is compressed by.
+/// The name of the compression.
 pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     let lines = headers.get_all(header::CONTENT_ENCODING).into_iter();
     let codings = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
@@ -69,16 +68,16 @@ pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// A body of at most so many bytes, in pieces. What has come counts against the server's upload memory until
-/// the upload is dropped.
+/// A body of bounded size, as a stream of pieces. The received bytes count against the server's upload memory until the
+/// upload is dropped.
 pub(crate) struct Upload {
     stream: BodyDataStream,
     limit: BodyLimit,
     read: usize,
     held: HeldMemory,
-    /// The client asked first (`Expect: 100-continue`) and will not send what is refused.
+    /// The client sent `Expect: 100-continue` and will not send a refused body.
     announced: bool,
-    /// `Content-Length` is over the limit.
+    /// `Content-Length` exceeds the limit.
     too_large: bool,
 }
 
@@ -96,15 +95,15 @@ impl Upload {
         }
     }
 
-    /// Who sends it.
+    /// The client that sends it.
     pub(super) fn client(&self) -> Client {
         self.held.client()
     }
 
-    /// The whole body.
+    /// Reads the whole body.
     ///
     /// # Errors
-    /// It is too long, breaks off, stops coming, or the uploads hold as much as they may.
+    /// The body is too long, breaks off or stalls, or the upload memory is full.
     pub(crate) async fn body(&mut self) -> Result<Blocks, ApiError> {
         let mut body = Blocks::default();
         while let Some(piece) = self.next().await {
@@ -113,20 +112,20 @@ impl Upload {
         Ok(body)
     }
 
-    /// So many bytes more of the memory of uploads, beside what the upload itself holds.
+    /// Reserves `bytes` of upload memory beyond what the upload itself holds.
     ///
     /// # Errors
-    /// There is no room for them.
+    /// The memory is full.
     pub(super) fn reserve(&self, bytes: usize) -> Result<HeldMemory, ApiError> {
         Ok(self.held.beside(bytes)?)
     }
 
-    /// The memory of what was read.
+    /// The memory of the received bytes.
     pub(super) fn into_held(self) -> HeldMemory {
         self.held
     }
 
-    /// As [`linger`], of what is left. What was read is let go.
+    /// Drains the rest as [`linger`] does. The received bytes are freed.
     pub(crate) fn linger(self) {
         let Upload { stream, announced, .. } = self;
         read_over(stream, announced);
@@ -136,7 +135,7 @@ impl Upload {
         ApiError::BodyTooLarge { limit: self.limit }
     }
 
-    /// Counts a piece that has come.
+    /// Counts a received piece.
     pub(super) fn account(&mut self, piece: &Bytes) -> Result<(), ApiError> {
         self.read += piece.len();
         if self.read > self.limit.bytes {
@@ -146,9 +145,8 @@ impl Upload {
     }
 }
 
-/// Goes on reading the body of a request that is refused, for a while. Closing at once would reset the
-/// connection under a client that is still sending: openai-node then reports a broken pipe, which it retries,
-/// instead of the answer.
+/// Drains the body of a refused request for a while. Closing at once would reset the connection while the client is
+/// still sending. openai-node then reports a broken pipe, which it retries, instead of the answer.
 pub(crate) fn linger(request: Request) {
     let announced = request.headers().contains_key(header::EXPECT);
     if !request.body().is_end_stream() {
@@ -185,7 +183,7 @@ impl Stream for Upload {
     }
 }
 
-/// A body that broke off, or that stopped coming.
+/// The error for a body that broke off or stalled.
 fn unreadable(err: axum::Error) -> ApiError {
     let mut cause: Option<&dyn std::error::Error> = Some(&err);
     while let Some(err) = cause {

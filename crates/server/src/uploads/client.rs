@@ -1,25 +1,25 @@
-//! Who takes a share of what all clients have in common: the holder of a key, or else an address.
+//! The unit that shares of common resources are counted for: the holder of a key, or else an address.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Who takes a share. Unlike the owner of a job, who is told by whatever token a request brings, a client cannot
-/// become another one by inventing something.
+/// A holder of shares. The owner of a job follows from any token that a request brings, but a client cannot take
+/// another identity by inventing a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Client {
-    /// The index of a key's name.
+    /// Index of a key's name.
     Key(usize),
-    /// The other end of the connection; of IPv6 the network, since one host may have all addresses of it.
+    /// The peer's address; of IPv6 only the network, since one host may use all addresses of it.
     Address(IpAddr),
-    /// A request that came over no connection, as in tests.
+    /// A request without a connection, as in tests.
     #[default]
     Unknown,
 }
 
-/// Bits of an IPv6 address that name the host in its network (RFC 4291).
+/// Bits of an IPv6 address that identify the host within its network (RFC 4291).
 const INTERFACE_BITS: u32 = 64;
 
 impl Client {
-    /// Whoever is at this address.
+    /// The client at this address.
     pub(crate) fn at(address: IpAddr) -> Self {
         Client::Address(match address.to_canonical() {
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> INTERFACE_BITS << INTERFACE_BITS).into(),
@@ -27,7 +27,7 @@ impl Client {
         })
     }
 
-    /// The holder of a key, or else whoever is at `address`.
+    /// The holder of a key, or else the client at `address`.
     pub(crate) fn new(holder: Option<usize>, address: Option<IpAddr>) -> Self {
         holder.map(Client::Key).or_else(|| address.map(Client::at)).unwrap_or_default()
     }

@@ -1,25 +1,24 @@
-//! What the operator decides about what requests bring.
+//! The operator's settings for uploads.
 
 use super::remote::ImageFetcher;
 
-/// The bounds of bodies and pictures, and whether pictures are fetched.
+/// Bounds of bodies and pictures, and the fetcher of remote pictures.
 #[derive(Clone, Debug)]
 pub struct UploadConfig {
     /// Most bytes of a JSON body.
     pub body_limit: usize,
-    /// Most bytes of the body of an edit, which brings pictures.
+    /// Most bytes of an edit's body, which contains pictures.
     pub upload_limit: usize,
-    /// Most bytes of all bodies together that are being read, JSON and forms. One that finds no room is
-    /// answered 429.
+    /// Most bytes of all bodies that are being read, JSON and forms together. A body that does not fit is answered 429.
     pub upload_memory: usize,
-    /// The most of these of one client: a key's, or an address's on a server without keys.
+    /// Most of these bytes for one client: a key, or an address on a server without keys.
     pub client_upload_memory: usize,
-    /// Most bytes of all decoded pictures together: of waiting edits, and of those that are decoded. One that finds no
-    /// room is answered 429.
+    /// Most bytes of all decoded pictures together: those of waiting edits, and those that are being decoded. A picture
+    /// that does not fit is answered 429.
     pub picture_memory: usize,
-    /// The most of these of one client.
+    /// Most of these bytes for one client.
     pub client_picture_memory: usize,
-    /// What fetches pictures that edits name by URL; without it such URLs are refused.
+    /// Fetches pictures that edits name by URL. Without it such URLs are refused.
     pub image_urls: Option<ImageFetcher>,
 }
 

@@ -1,36 +1,36 @@
-//! The bytes behind a `data:` URL.
+//! Decoding of base64 `data:` URLs.
 
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{DecodeError, DecodeSliceError, Engine};
 
-/// With its padding, a part of it, or none.
+/// Accepts full, partial or no padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
         .with_decode_allow_trailing_bits(true),
 );
-/// Of what is not the end: there is no padding.
+/// For pieces before the last, which have no padding.
 const INNER_BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::RequireNone),
 );
 
-/// Characters that are decoded at a time: whole groups of four.
+/// Characters decoded at a time: whole groups of four.
 const PIECE: usize = 4 << 10;
 
-/// What a URL must be that is none of these, and what it is.
+/// The rule that an invalid URL breaks, and the value given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Invalid {
     pub(super) bound: &'static str,
     pub(super) given: String,
 }
 
-/// The bytes behind `url`, in the memory that it had: it may be long.
+/// Decodes `url` in its own memory, because it may be long.
 ///
 /// # Errors
-/// It is no URL of base64.
+/// It is not a base64 `data:` URL.
 pub(super) fn decoded(url: String) -> Result<Vec<u8>, Invalid> {
     let text = url.find(',').filter(|&comma| url[..comma].to_ascii_lowercase().ends_with(";base64"));
     let Some(comma) = text else {
@@ -57,7 +57,7 @@ fn decode_in_place(text: &mut Vec<u8>) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// An error of a piece, where it is in the whole text.
+/// Moves the position of an error from its piece to the whole text.
 fn moved(err: DecodeSliceError, by: usize) -> DecodeError {
     match err {
         DecodeSliceError::DecodeError(DecodeError::InvalidByte(at, byte)) => DecodeError::InvalidByte(by + at, byte),

@@ -1,5 +1,5 @@
-//! The memory that requests may hold, all together and each client: a ledger for what they send, and one for the
-//! pictures that are decoded from it.
+//! Memory limits for requests, in total and for each client: one ledger for what they upload, and one for the decoded
+//! pictures.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,17 +9,17 @@ use bytesize::ByteSize;
 use super::client::Client;
 use crate::api::bounds::{MemoryFull, Purpose, Whose};
 
-/// Most bytes that are held.
+/// Most bytes that may be held.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MemoryBounds {
-    /// By everybody together.
+    /// By all clients together.
     pub(crate) all: usize,
     /// By one client.
     pub(crate) client: usize,
 }
 
 impl MemoryBounds {
-    /// Whose bound has no room for `more` bytes of a client that holds `of_client`, where all hold `held`.
+    /// Returns which bound has no room for `more` bytes of a client that holds `of_client`, if all hold `held`.
     fn exceeded(self, held: usize, of_client: usize, more: usize) -> Option<Whose> {
         if of_client.saturating_add(more) > self.client {
             Some(Whose::Client)
@@ -31,7 +31,7 @@ impl MemoryBounds {
     }
 }
 
-/// The bytes that are held for one purpose, by everybody and by each; a cheap clone.
+/// Bytes held for one purpose, in total and for each client; a cheap clone.
 #[derive(Clone, Debug)]
 pub(crate) struct MemoryLedger {
     what: Purpose,
@@ -39,11 +39,11 @@ pub(crate) struct MemoryLedger {
     books: Arc<Mutex<Books>>,
 }
 
-/// Who holds how much.
+/// The bytes held by each client.
 #[derive(Debug, Default)]
 struct Books {
     held: usize,
-    /// Clients that hold something.
+    /// Clients that hold bytes.
     by_client: HashMap<Client, usize>,
 }
 
@@ -52,19 +52,19 @@ impl MemoryLedger {
         MemoryLedger { what, bounds, books: Arc::default() }
     }
 
-    /// Without a bound for one client.
+    /// Without a bound for each client.
     #[cfg(test)]
     pub(crate) fn of(what: Purpose, bytes: usize) -> Self {
         MemoryLedger::new(what, MemoryBounds { all: bytes, client: usize::MAX })
     }
 
-    /// Bytes that are free.
+    /// Free bytes.
     #[cfg(test)]
     pub(crate) fn left(&self) -> usize {
         self.bounds.all - self.books().held
     }
 
-    /// None of its bytes, for something of `client`'s to add to.
+    /// An empty hold for `client`, to add bytes to.
     pub(crate) fn none(&self, client: Client) -> HeldMemory {
         HeldMemory { ledger: self.clone(), client, bytes: 0 }
     }
@@ -74,7 +74,7 @@ impl MemoryLedger {
     }
 }
 
-/// What one request holds, until it is dropped.
+/// Bytes that one request holds until it is dropped.
 #[derive(Debug)]
 pub(crate) struct HeldMemory {
     ledger: MemoryLedger,
@@ -83,12 +83,12 @@ pub(crate) struct HeldMemory {
 }
 
 impl HeldMemory {
-    /// Who holds it.
+    /// The client that holds the bytes.
     pub(super) fn client(&self) -> Client {
         self.client
     }
 
-    /// So many bytes beside these, of the same client.
+    /// Holds further bytes for the same client.
     ///
     /// # Errors
     /// There is no room for them.
@@ -98,10 +98,10 @@ impl HeldMemory {
         Ok(more)
     }
 
-    /// Checks whether it could hold so many bytes if nobody held any.
+    /// Checks whether these bytes would fit if the ledger were empty.
     ///
     /// # Errors
-    /// It never could: what the bound is, in words.
+    /// They never fit; the error is the bound in words.
     pub(super) fn could_take(&self, bytes: usize) -> Result<(), String> {
         let MemoryLedger { what, bounds, .. } = &self.ledger;
         let Some(whose) = bounds.exceeded(0, 0, bytes) else { return Ok(()) };
@@ -112,10 +112,10 @@ impl HeldMemory {
         Err(format!("{} (the server's {})", shown(bound), what.flag(whose)))
     }
 
-    /// Holds more.
+    /// Holds `more` bytes.
     ///
     /// # Errors
-    /// There is no room for it; what was held stays held.
+    /// There is no room for them. The bytes held before stay held.
     pub(crate) fn take(&mut self, more: usize) -> Result<(), MemoryFull> {
         let MemoryLedger { what, bounds, .. } = self.ledger;
         let mut books = self.ledger.books();
@@ -129,7 +129,7 @@ impl HeldMemory {
         Ok(())
     }
 
-    /// Holds `bytes` from now on, if that is less.
+    /// Reduces the held bytes to at most `bytes`.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
         let freed = self.bytes.saturating_sub(bytes);
         self.bytes -= freed;
@@ -150,7 +150,7 @@ impl Drop for HeldMemory {
     }
 }
 
-/// So many bytes, as errors tell them.
+/// Formats bytes for errors.
 pub(super) fn shown(bytes: usize) -> ByteSize {
     ByteSize::b(bytes as u64)
 }

@@ -1,16 +1,16 @@
-//! A JSON body, read as it was uploaded.
+//! Reading a JSON body.
 
 use super::body::Upload;
 use crate::api::error::ApiError;
 use crate::api::request::{Fields, json};
 
-/// Reads the fields of a JSON object. Of pictures it is only known how many there are, unless `keeps_pictures`.
+/// Reads the fields of a JSON object. Unless `keeps_pictures`, pictures are only counted.
 ///
-/// A large body is read on a blocking thread, and given back while it is: with what is kept of it, and with the text
-/// that is being read, it has at most three times its bytes then, and touches two.
+/// A large body is parsed on a blocking thread, and its blocks are freed while it is read. With the values kept and the
+/// text being read it reserves at most three times its size, and touches twice.
 ///
 /// # Errors
-/// The upload's own, or it is no JSON, or no object.
+/// The upload fails, or it is not a JSON object.
 pub(super) async fn fields(upload: &mut Upload, keeps_pictures: bool) -> Result<Fields, ApiError> {
     let body = upload.body().await?;
     let Some(small) = body.in_one_piece() else {

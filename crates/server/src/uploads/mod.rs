@@ -1,5 +1,5 @@
-//! Everything that touches bytes which nobody vouches for: bodies, forms, pictures and where they are fetched from, and the
-//! memory that they hold. What they mean is `api`'s to say.
+//! Everything that handles untrusted bytes: bodies, forms, pictures and fetching them, and the memory that they hold.
+//! `api` interprets the values.
 
 mod attachments;
 mod blocks;

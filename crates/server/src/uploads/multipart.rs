@@ -1,5 +1,5 @@
-//! A form (`multipart/form-data`), part by part, with a bound on everything that it makes the server
-//! keep. What a part says of its type and its file's name is not believed.
+//! Forms (`multipart/form-data`), read part by part, with a bound on everything that the server keeps. The declared
+//! type and file name of a part are not trusted.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,28 +19,28 @@ use crate::api::request::vocabulary;
 
 /// Most parts of a form.
 const MAX_PARTS: usize = 128;
-/// Most bytes of a field of text: the longest prompt, at four bytes a character, and some more.
+/// Most bytes of a text field: the longest prompt at four bytes a character, with some margin.
 const MAX_TEXT_BYTES: usize = 256 << 10;
-/// Most bytes from one part's data to the next one's, but for what came along with its last piece.
+/// Most bytes between the data of two parts, besides those that arrived with the last piece.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 
-/// What a form holds.
+/// The contents of a form.
 #[derive(Debug)]
 pub(crate) struct Form {
     pub(crate) fields: Fields,
-    /// The files of the pictures to edit, if they are kept.
+    /// Files of the pictures to edit, if pictures are kept.
     pub(crate) images: Vec<Vec<u8>>,
-    /// How many there were.
+    /// Number of pictures.
     pub(crate) num_images: usize,
-    /// The file of the mask, if it is kept.
+    /// File of the mask, if pictures are kept.
     pub(crate) mask: Option<Vec<u8>>,
     pub(crate) has_mask: bool,
 }
 
-/// Reads a form to its end. Of pictures it is only known how many there are, unless `keeps_pictures`.
+/// Reads a form to its end. Unless `keeps_pictures`, pictures are only counted.
 ///
 /// # Errors
-/// It breaks a bound, is no form, breaks off or stops coming.
+/// The form exceeds a bound, is malformed, breaks off or stalls.
 pub(crate) async fn form(upload: &mut Upload, boundary: String, keeps_pictures: bool) -> Result<Form, ApiError> {
     let room = Arc::new(AtomicUsize::new(MAX_HEAD_BYTES));
     let mut parts = Multipart::new(Paced { upload, room: room.clone(), resting: false }, boundary);
@@ -56,7 +56,7 @@ pub(crate) async fn form(upload: &mut Upload, boundary: String, keeps_pictures: 
         room.store(MAX_HEAD_BYTES, Ordering::Relaxed);
     }
     drop(parts);
-    // What follows the last boundary means nothing, but the connection's next request comes after it.
+    // Bytes after the last boundary are ignored, but must be read: the connection's next request follows them.
     while let Some(piece) = upload.next().await {
         piece?;
     }
@@ -66,21 +66,21 @@ pub(crate) async fn form(upload: &mut Upload, boundary: String, keeps_pictures: 
     Ok(form)
 }
 
-/// What a part is, by its name.
+/// The kind of a part, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     /// A picture to edit.
     Image,
-    /// Where the first of them may be changed.
+    /// The mask of the first picture.
     Mask,
-    /// A picture that no model takes: it is remembered that there is one.
+    /// A picture that no model accepts; only its presence is recorded.
     Markup,
     Text,
     Unknown,
 }
 
 impl Part {
-    /// Names come with and without brackets, for one file as for many; vllm-omni's clients say `url`.
+    /// Names come with and without brackets, for one file or several. vllm-omni's clients use `url`.
     fn of(name: &str, is_file: bool) -> Self {
         let (base, index) = name.split_once('[').map_or((name, None), |(base, rest)| (base, Some(rest)));
         let is_list = index.is_none_or(|rest| rest.trim_end_matches(']').bytes().all(|byte| byte.is_ascii_digit()));
@@ -95,12 +95,12 @@ impl Part {
 }
 
 impl Form {
-    /// Takes the `number`th part.
+    /// Adds part `number`.
     async fn add(&mut self, mut part: Field<'_>, number: usize, keeps_pictures: bool) -> Result<(), ApiError> {
         let Some(name) = part.name().map(str::to_owned) else {
             return Err(ApiError::form(format!("part {number} has no name"), None));
         };
-        // A browser sends a part without a name for the file that nobody chose.
+        // For a file input without a file, a browser sends a part with an empty file name.
         let is_unchosen = part.file_name() == Some("");
         match Part::of(&name, part.file_name().is_some()) {
             Part::Image => {
@@ -114,7 +114,7 @@ impl Form {
             }
             Part::Mask => {
                 let file = picture(&mut part, sources::MASK, keeps_pictures).await?;
-                // Clients send an empty text for none, too.
+                // Some clients send an empty text for no picture.
                 if file.is_empty() && (is_unchosen || part.file_name().is_none()) {
                     return Ok(());
                 }
@@ -160,7 +160,7 @@ impl Form {
 
 /// The file of a part.
 struct File {
-    /// Its bytes, if they are kept.
+    /// The bytes, if they are kept.
     kept: Option<Vec<u8>>,
     len: usize,
 }
@@ -180,7 +180,7 @@ async fn picture(part: &mut Field<'_>, param: &'static str, keeps: bool) -> Resu
     Ok(File { len: bytes.len(), kept: Some(bytes) })
 }
 
-/// The data of a part, unless it is longer than `limit`.
+/// Reads the data of a part, or `None` if it is longer than `limit`.
 async fn read(part: &mut Field<'_>, limit: usize) -> Result<Option<Vec<u8>>, ApiError> {
     let mut bytes = Vec::new();
     while let Some(piece) = part.chunk().await.map_err(broken)? {
@@ -192,7 +192,7 @@ async fn read(part: &mut Field<'_>, limit: usize) -> Result<Option<Vec<u8>>, Api
     Ok(Some(bytes))
 }
 
-/// Reads over a part; tells how long it is.
+/// Skips a part; returns its length.
 async fn skip(part: &mut Field<'_>) -> Result<usize, ApiError> {
     let mut bytes = 0;
     while let Some(piece) = part.chunk().await.map_err(broken)? {
@@ -201,7 +201,7 @@ async fn skip(part: &mut Field<'_>) -> Result<usize, ApiError> {
     Ok(bytes)
 }
 
-/// The upload's own failure, or what is wrong with the form.
+/// The error of the upload, or of the form itself.
 fn broken(err: multer::Error) -> ApiError {
     match err {
         multer::Error::StreamReadFailed(cause) => match cause.downcast::<ApiError>() {
@@ -215,11 +215,11 @@ fn broken(err: multer::Error) -> ApiError {
     }
 }
 
-/// Gives the parser one piece at a time, for it reads as long as there is more, and ends a search
-/// for the next part that goes on too long: each piece makes it look through all of them again.
+/// Passes the parser one piece at a time, because it reads as long as more is available. Also aborts a search for the
+/// next part that goes on too long: for each piece the parser searches all bytes again.
 struct Paced<'r> {
     upload: &'r mut Upload,
-    /// How many bytes may still be looked through; `usize::MAX` inside a part.
+    /// Bytes that the parser may still search; `usize::MAX` inside a part.
     room: Arc<AtomicUsize>,
     resting: bool,
 }

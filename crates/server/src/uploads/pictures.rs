@@ -1,4 +1,4 @@
-//! Decoding the pictures that a request or a command brings, and the mask of the first.
+//! Decoding of input pictures and the mask of the first, for requests and the command line.
 
 use diffusion::InputImageBounds;
 use pictures::{
@@ -13,22 +13,22 @@ use super::sources::{Named, Source};
 use crate::api::error::ApiError;
 use crate::api::request::picture_bounds::{MAX_IMAGE_BYTES, file_too_large};
 
-/// Most requests whose pictures are decoded at a time: that takes more memory than they have afterwards.
+/// Most requests whose pictures are decoded at the same time: decoding needs more memory than the result.
 static DECODERS: Semaphore = Semaphore::const_new(2);
 
-/// The memory of a request that brings pictures.
+/// Memory of a request with pictures.
 pub(super) struct PictureMemory {
-    /// Of what was sent, as long as it is there.
+    /// For the uploaded bytes, until they are freed.
     pub(super) sent: HeldMemory,
-    /// For what is decoded, nothing yet.
+    /// For the decoded pictures, still empty.
     pub(super) decoded: HeldMemory,
 }
 
-/// The pictures of `sources` and the mask, decoded on a blocking thread, and the memory that they hold. A field is told
-/// of as `param`.
+/// Decodes `sources` and the mask on a blocking thread. Returns them with the memory that they hold. `param` is the
+/// field for errors.
 ///
 /// # Errors
-/// As of [`pictures::input_pictures`]; there is no room for them, or never will be.
+/// Same as [`pictures::input_pictures`]; or the memory is full, or too small for them.
 pub(super) async fn decoded(
     sources: Vec<Source>,
     mask: Option<Source>,
@@ -50,11 +50,12 @@ pub(super) async fn decoded(
     .await
 }
 
-/// Judges, of pictures and a mask, those that came along, while others are yet to be fetched. They are decoded for that,
-/// one after the other in memory of `held`, and not kept: fetching may take long, and bytes are fewer than pixels.
+/// Checks the uploaded pictures and mask while others must still be fetched. Each is decoded in turn, in memory of
+/// `held`, and the pixels are dropped: fetching may take long, and files are smaller than pixels.
 ///
 /// # Errors
-/// The first that [`decoded`] would refuse, whatever the others are, or whose size the model does not take.
+/// The first uploaded picture that [`decoded`] would refuse, whatever the others are, or whose size the model does not
+/// accept.
 pub(super) async fn judged(
     images: Vec<Named>,
     mask: Option<Named>,
@@ -65,13 +66,13 @@ pub(super) async fn judged(
     decoding(param, move || judge_all(images, mask, param, &bounds, &mut held)).await
 }
 
-/// What is decoded on a blocking thread.
+/// Runs `decode` on a blocking thread.
 async fn decoding<T: Send + 'static>(
     param: &'static str,
     decode: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let permit = DECODERS.acquire().await.expect("it is never closed. This is a bug.");
-    // The client may leave meanwhile, and the work goes on: so does its permit, and what it holds.
+    // The work goes on if the client leaves, so it keeps the permit and its memory.
     let decoding = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         decode()
@@ -82,13 +83,13 @@ async fn decoding<T: Send + 'static>(
     })
 }
 
-/// Holds what decoding takes at most, before anything is decoded.
+/// Reserves the peak memory before anything is decoded.
 fn reserve(held: &mut HeldMemory, footprint: Footprint, param: &'static str) -> Result<(), ApiError> {
     held.could_take(footprint.peak).map_err(|bound| never_fits(param, &bound, footprint))?;
     Ok(held.take(footprint.peak)?)
 }
 
-/// What is told of pictures that are too large for this server, however little others hold.
+/// The error for pictures that need more memory than the server may use.
 fn never_fits(param: &'static str, bound: &str, footprint: Footprint) -> PictureError {
     Place { param, idx: 0, count: 1 }.too_large(format!("be decoded in at most {bound}"), shown(footprint.peak))
 }
@@ -127,7 +128,8 @@ fn judge_all(
     Ok((images, mask))
 }
 
-/// The file of a picture that came along, which it is from now on: the text of a `data:` URL is not needed any more.
+/// Replaces an uploaded picture by its file's bytes, so that the text of a `data:` URL is freed. `None` for a remote
+/// one.
 fn in_bytes<'n>(named: &'n mut Named, place: &Place) -> Result<Option<&'n [u8]>, PictureError> {
     let Named::Sent(source) = named else { return Ok(None) };
     let file = bytes(std::mem::replace(source, Source::File(Vec::new())), place)?;
@@ -138,10 +140,10 @@ fn in_bytes<'n>(named: &'n mut Named, place: &Place) -> Result<Option<&'n [u8]>,
     })
 }
 
-/// The files of all `sources` and of the mask, of which the heads are read.
+/// Reads the heads of all `sources` and of the mask.
 ///
 /// # Errors
-/// As of [`InputFiles::read`].
+/// Same as [`InputFiles::read`].
 fn in_files(sources: Vec<Source>, mask: Option<Source>, param: &'static str) -> Result<InputFiles, PictureError> {
     let count = sources.len();
     let images = sources.into_iter().enumerate().map(|(idx, source)| bytes(source, &Place { param, idx, count }));

@@ -1,4 +1,4 @@
-//! A request, from the bytes that it comes as to what is meant by them.
+//! Reading a request, from its bytes to valid values.
 
 use axum::extract::Request;
 use axum::http::HeaderMap;
@@ -24,7 +24,7 @@ use crate::api::error::ApiError;
 use crate::api::request::{Endpoint, Fields, ImagesRequest, step_cache, validate};
 
 impl ImagesRequest {
-    /// Checks everything that can be told without the pictures that the request brings.
+    /// Checks everything that does not depend on the contents of the pictures.
     ///
     /// # Errors
     /// The first field that the model or the server's limits refuse.
@@ -36,10 +36,10 @@ impl ImagesRequest {
         Ok(self.draft.check(card, limits)?)
     }
 
-    /// What it comes to at the least, whatever pictures it will have.
+    /// The requests at their least cost, whatever the pictures turn out to be.
     ///
     /// # Errors
-    /// As of [`ImagesRequest::check`].
+    /// Same as [`ImagesRequest::check`].
     pub(crate) fn least_requests(&self, card: &ModelCard, limits: &Limits) -> Result<Vec<ImageRequest>, ApiError> {
         let mut draft = self.draft.clone();
         if let Some(own) = &self.cache {
@@ -48,9 +48,9 @@ impl ImagesRequest {
         Ok(draft.least(card, limits)?)
     }
 
-    /// One request a picture, with the model's defaults filled in. It takes the draft, and what the request brings, and
-    /// notes what of it has no effect. The pictures' memory is held until the last of the requests is answered: they
-    /// may be run again until then.
+    /// Returns one request for each picture, with the model's defaults filled in. It consumes the draft and the decoded
+    /// pictures, and notes fields without effect. The pictures' memory is held until the last request is answered,
+    /// because a request may be retried until then.
     ///
     /// # Errors
     /// The first field that the model or the server's limits refuse.
@@ -72,17 +72,17 @@ impl ImagesRequest {
     }
 }
 
-/// A request that was read: what it asks for, and the pictures that it brings for that.
+/// A request that was read, and its pictures.
 pub(crate) struct Received {
     pub(crate) asked: ImagesRequest,
     pub(crate) attachments: Attachments,
 }
 
-/// Reads a whole request, whose bytes are held in `memory`. What depends on the model is checked by
-/// [`ImagesRequest::check`], but where it takes no pictures (`bounds` are its own, if it is loaded), none is kept either.
+/// Reads a whole request, whose bytes `memory` holds. [`ImagesRequest::check`] checks what depends on the model, except
+/// that no picture is kept if the model takes none (`bounds` are those of the loaded model).
 ///
 /// # Errors
-/// The first thing that is wrong with it.
+/// The first error found.
 pub(crate) async fn receive(
     endpoint: Endpoint,
     request: Request,
@@ -122,7 +122,7 @@ pub(crate) async fn receive(
     Ok(Received { asked, attachments: Attachments::new(named, mask, param, upload) })
 }
 
-/// A request with its pictures, whatever model it is for.
+/// Reads a request with its pictures, for any model.
 #[cfg(test)]
 pub(crate) async fn read(
     endpoint: Endpoint,
@@ -141,7 +141,7 @@ pub(crate) async fn read(
     Ok(asked)
 }
 
-/// The pictures and the mask of an edit, and the field that is told of the pictures.
+/// The pictures and the mask of an edit, and the field of the pictures for errors.
 fn named(
     fields: &mut Fields,
     images: Vec<Vec<u8>>,
@@ -159,13 +159,13 @@ fn named(
     Ok((named, mask, param))
 }
 
-/// What a request for variations of a picture is told, as OpenAI tells it.
+/// The error for a request for variations; it is OpenAI's.
 pub(crate) fn no_variations(request: Request) -> ApiError {
     linger(request);
     ApiError::NoVariations
 }
 
-/// The body, whatever its type, and the name of the field that holds its pictures.
+/// Reads the body of any type. Also returns the name of the field with the pictures.
 async fn received(
     endpoint: Endpoint,
     headers: &HeaderMap,

@@ -1,5 +1,4 @@
-//! Where the pictures to edit come from: files of a form, `data:` URLs, and elsewhere. Nothing is fetched or decoded
-//! here.
+//! Sources of the pictures to edit: files of a form, `data:` URLs and remote URLs. Nothing is fetched or decoded here.
 
 use diffusion::InvalidRequest;
 use url::Url;
@@ -11,29 +10,29 @@ use crate::api::request::kinds::{self, Field};
 use crate::api::request::picture_bounds::{MAX_INPUT_IMAGES, MAX_URL_CHARS};
 use crate::api::request::vocabulary;
 
-/// A picture that was sent.
+/// An uploaded picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// The bytes of its file.
+    /// Bytes of a file.
     File(Vec<u8>),
     /// A URL that begins with `data:`.
     DataUrl(String),
 }
 
-/// A picture that a request names.
+/// A picture of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Named {
-    /// It came along.
+    /// Uploaded with the request.
     Sent(Source),
-    /// It is to be fetched, and may be as far as its URL tells.
+    /// To be fetched; its URL has been checked.
     Elsewhere(Url),
 }
 
-/// The pictures of an edit: the files of its form, then those that its fields name; and the field that is told of them:
-/// `param` for files, and otherwise the one that named the first.
+/// Collects the pictures of an edit: the files of its form, then those in its fields. Also returns the field for
+/// errors: `param` for files, and otherwise the first field that names a picture.
 ///
 /// # Errors
-/// There is none, there are too many, or one is neither a file nor a URL that is taken.
+/// There is no picture, there are too many, or one is neither a file nor an accepted URL.
 pub(crate) fn sources(
     fields: &mut Fields,
     files: Vec<Vec<u8>>,
@@ -63,19 +62,19 @@ pub(crate) fn sources(
     }
 }
 
-/// How many pictures the fields name, and whether there is a mask among them.
+/// The number of pictures in the fields, and whether they name a mask.
 pub(crate) fn brought(fields: &mut Fields) -> (usize, bool) {
     let pictures = FIELDS.iter().filter_map(|field| fields.any(field.name)).map(|given| given.len()).sum();
     (pictures, fields.any(MASK).is_some_and(|mask| !mask.is_empty()))
 }
 
-/// The fields that name pictures.
+/// Fields that name pictures.
 const FIELDS: [Field<kinds::Named>; 3] = [vocabulary::IMAGE, vocabulary::IMAGES, vocabulary::URL];
 
-/// The mask of an edit: the file of its form, or what its field names.
+/// The mask of an edit: the file of its form, or the value of its field.
 ///
 /// # Errors
-/// There are two, or it is neither a file nor a URL that is taken.
+/// There are two masks, or it is neither a file nor an accepted URL.
 pub(crate) fn mask(
     fields: &mut Fields,
     file: Option<Vec<u8>>,
@@ -97,13 +96,13 @@ pub(crate) fn mask(
     of_url(url_of(picture, MASK, ONE)?, MASK, fetcher).map(Some)
 }
 
-/// The field of the mask.
+/// Name of the mask's field.
 pub(crate) const MASK: &str = "mask";
-/// What the fields of pictures and of the mask hold.
+/// Expected values of the picture and mask fields.
 const LIST: &str = "be a list of {\"image_url\": URL}";
 const ONE: &str = "be {\"image_url\": URL}";
 
-/// Some clients send a URL where a file is meant.
+/// Some clients send a URL in place of a file.
 fn of_file(file: Vec<u8>, param: &'static str, fetcher: Option<&ImageFetcher>) -> Result<Named, ApiError> {
     let begins = |scheme: &[u8]| file.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme));
     if !(begins(b"data:") || begins(b"http:") || begins(b"https:")) {
@@ -126,7 +125,7 @@ fn url_of(picture: Picture, param: &'static str, form: &'static str) -> Result<S
     }
 }
 
-/// Without a fetcher pictures elsewhere are refused: who fetches them reaches whatever this server reaches.
+/// Without a fetcher remote pictures are refused: fetching gives clients access to whatever this server can reach.
 fn of_url(url: String, param: &'static str, fetcher: Option<&ImageFetcher>) -> Result<Named, ApiError> {
     let scheme = url.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
     match scheme.as_deref() {
@@ -163,7 +162,7 @@ pub(crate) fn two_masks() -> ApiError {
     InvalidRequest::new(MASK, "be given once", "more than one").into()
 }
 
-/// What is said where a model makes pictures from text only.
+/// The error for pictures sent to a model that makes pictures from text only.
 pub(crate) fn takes_none(images: usize, has_mask: bool) -> ApiError {
     let bound = "be absent: the model makes pictures from text only, by POST /v1/images/generations";
     let (field, given) = if has_mask { (MASK, "a mask".into()) } else { ("image", pictures_of(images)) };
@@ -226,7 +225,7 @@ mod tests {
                 json!({"images": vec!["data:,"; 16], "image": "data:,"}),
                 "`images` must be at most 16 pictures. Given: 17 pictures",
             ),
-            // Told as the field that was given.
+            // The error names the field that was given.
             (json!({"image": 5}), "`image` must be a list of"),
             (json!({"image": ["ftp://x"]}), "`image` must be a URL such as data:"),
             (json!({"url": {}}), "`url` must be a list of {\"image_url\": URL}. Given: {}"),

@@ -1,11 +1,11 @@
-//! Which addresses are the public internet's.
+//! Which IP addresses are public.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-/// What of IPv4 is not public: IANA's special-purpose registry, multicast, what is reserved, and the one address of
-/// the public range that leads to a cloud's own machine: Azure's agent, which knows what its guests must not.
+/// Non-public IPv4 networks: IANA's special-purpose registry, multicast, the reserved ones, and one address in the
+/// public range that leads to a cloud's own host: Azure's agent, which holds secrets of its guests.
 /// <https://www.iana.org/assignments/iana-ipv4-special-registry>
 /// <https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16>
 const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
@@ -27,10 +27,10 @@ const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
     v4([240, 0, 0, 0], 4),
 ];
 
-/// All that IANA has given out of IPv6 for the internet; the rest is local, multicast or reserved.
+/// The global unicast range of IPv6; the rest is local, multicast or reserved.
 const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
-/// What of that is not public all the same.
+/// Non-public networks within that range.
 /// <https://www.iana.org/assignments/iana-ipv6-special-registry>
 const NOT_PUBLIC_V6: [Ipv6Net; 3] = [
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
@@ -38,10 +38,10 @@ const NOT_PUBLIC_V6: [Ipv6Net; 3] = [
     v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
 ];
 
-/// Behind which the last 32 bits are an IPv4 address: NAT64's (RFC 6052).
+/// Prefix of NAT64 (RFC 6052); the last 32 bits are an IPv4 address.
 const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96);
 
-/// Behind which the next 32 bits are one: 6to4's (RFC 3056).
+/// Prefix of 6to4 (RFC 3056); the next 32 bits are an IPv4 address.
 const SIX_TO_FOUR: Ipv6Net = v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16);
 
 const fn v4([a, b, c, d]: [u8; 4], prefix_len: u8) -> Ipv4Net {
@@ -52,8 +52,7 @@ const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], prefix_len: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix_len)
 }
 
-/// Whether an address is one of the public internet. An IPv6 address that stands for an IPv4 address is as public
-/// as that.
+/// Whether an address is on the public internet. An IPv6 address that embeds an IPv4 address is as public as that one.
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => NOT_PUBLIC_V4.iter().all(|net| !net.contains(&address)),
@@ -64,7 +63,7 @@ pub(super) fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// The IPv4 address that an IPv6 address leads to.
+/// The IPv4 address embedded in an IPv6 address.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let bytes = address.octets();
     let at = |i: usize| Ipv4Addr::new(bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]);

@@ -1,4 +1,4 @@
-//! Fetching pictures, within what is allowed.
+//! Fetching pictures within the operator's policy.
 
 use std::error::Error;
 use std::fmt;
@@ -22,12 +22,12 @@ use super::policy::{ImageUrls, Refusal};
 use crate::api::request::picture_bounds::MAX_IMAGE_BYTES;
 use crate::uploads::Client as Caller;
 
-/// How long a picture may take, with all of its redirects.
+/// Time limit for a picture with all its redirects.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Most redirects of a picture.
+/// Most redirects for one picture.
 const MAX_REDIRECTS: usize = 3;
 
-/// Fetches pictures for clients; a cheap clone.
+/// A client that fetches pictures; a cheap clone.
 #[derive(Clone)]
 pub struct ImageFetcher {
     client: Client,
@@ -37,10 +37,10 @@ pub struct ImageFetcher {
 }
 
 impl ImageFetcher {
-    /// Fetches what `allowed` says.
+    /// A fetcher for the URLs that `allowed` permits.
     ///
     /// # Errors
-    /// The system has no certificates to check servers with.
+    /// The system has no certificates to verify servers with.
     pub fn new(allowed: ImageUrls) -> Result<Self, Box<dyn Error + Send + Sync>> {
         ImageFetcher::with(allowed, is_public, Arc::new(lookup), TIMEOUT)
     }
@@ -59,40 +59,40 @@ impl ImageFetcher {
         });
         let client = Client::builder()
             .user_agent(concat!("latentd/", env!("CARGO_PKG_VERSION")))
-            // A proxy would resolve names by itself.
+            // A proxy would resolve names itself.
             .no_proxy()
             .referer(false)
             .redirect(redirects)
             .dns_resolver(Arc::new(PublicNames { lookup, is_public }))
-            // A kept connection would outlive what its name led to.
+            // A pooled connection could outlive the address that was checked.
             .pool_max_idle_per_host(0)
             .timeout(timeout)
             .build()?;
         Ok(ImageFetcher { client, allowed, is_public, places: Arc::default() })
     }
 
-    /// Fetches from `host` alone, on this machine.
+    /// Fetches only from `host` on this machine.
     #[cfg(test)]
     pub(crate) fn of_this_machine(host: &str) -> Self {
         let allowed = ImageUrls { schemes: super::ImageUrlSchemes::Any, hosts: vec![host.parse().unwrap()] };
         ImageFetcher::with(allowed, |address| address.is_loopback(), Arc::new(lookup), TIMEOUT).unwrap()
     }
 
-    /// The URL that a client wrote, if it may be fetched as far as can be told from it.
+    /// Checks the text of a URL against the policy.
     ///
     /// # Errors
-    /// What it must be.
+    /// The rule that it breaks.
     pub(crate) fn check(&self, url: &str) -> Result<Url, String> {
         let url = Url::parse(url).map_err(|err| format!("be a URL: {err}"))?;
         self.allowed.check(&url, self.is_public).map_err(|refusal| refusal.to_string())?;
         Ok(url)
     }
 
-    /// The file behind a URL that was checked, for `caller`. `take` is shown each piece as it comes. Where there is no
-    /// place, one is waited for as long as a picture may take.
+    /// Fetches the file at a checked URL for `caller`. `take` is called with each piece as it arrives. If all places
+    /// are taken, it waits for one, at most as long as a picture may take.
     ///
     /// # Errors
-    /// Why there is none, or what `take` says.
+    /// The fetch fails, or `take` does.
     pub(super) async fn fetch<E: From<FetchError>>(
         &self,
         url: Url,
@@ -122,7 +122,7 @@ impl fmt::Debug for ImageFetcher {
     }
 }
 
-/// Why a picture could not be fetched, after "but one ".
+/// Why a picture could not be fetched; the text follows "but one ".
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FetchError {
     #[error("leads where it may not: it must {0}")]
@@ -161,20 +161,20 @@ impl From<reqwest::Error> for FetchError {
 #[error("too many redirects")]
 struct TooManyRedirects;
 
-/// Whether a redirect is followed: what was asked of the URL is asked of every hop.
+/// Decides whether to follow a redirect: every hop must satisfy the policy.
 fn next_hop(
     attempt: &Attempt<'_>,
     allowed: &ImageUrls,
     is_public: fn(IpAddr) -> bool,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    // The first of them is the URL itself.
+    // The first entry is the URL itself.
     if attempt.previous().len() > MAX_REDIRECTS {
         return Err(TooManyRedirects.into());
     }
     Ok(allowed.check(attempt.url(), is_public)?)
 }
 
-/// Whether an answer is a picture that is small enough, as far as its head tells.
+/// Checks by its headers that an answer is a picture of an allowed size.
 fn check_head(response: &Response) -> Result<(), FetchError> {
     if !response.status().is_success() {
         return Err(FetchError::Status(response.status().as_u16()));
@@ -190,7 +190,7 @@ fn check_head(response: &Response) -> Result<(), FetchError> {
     Ok(())
 }
 
-/// The addresses of a name.
+/// Resolves a name to addresses.
 type Lookup = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> + Send + Sync>;
 
 fn lookup(name: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
@@ -200,7 +200,8 @@ fn lookup(name: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> 
     })
 }
 
-/// Names that lead to public addresses only. What is connected to is what was judged: it is not asked again.
+/// A resolver for names that lead only to public addresses. The connection uses the checked addresses: there is no
+/// second lookup.
 struct PublicNames {
     lookup: Lookup,
     is_public: fn(IpAddr) -> bool,

@@ -1,8 +1,8 @@
-//! Pictures that a request names by `http(s)` URL: which of them the server fetches, and how.
+//! Pictures that a request names by `http(s)` URL.
 //!
-//! Off unless the operator turns it on: a server that fetches for its clients can be made to reach what only it
-//! can reach (server-side request forgery). What is allowed is decided by `policy` and `address`, of plain
-//! values; `fetch` does what they allow.
+//! Off unless the operator enables it: a server that fetches for its clients can be made to reach what only it can
+//! reach (server-side request forgery). `policy` and `address` decide on plain values what is allowed; `fetch` acts on
+//! that.
 
 mod address;
 mod fetch;
@@ -25,11 +25,11 @@ use crate::api::error::ApiError;
 use crate::api::request::picture_bounds::file_too_large;
 use fetch::FetchError;
 
-/// The pictures of a request, once those that are elsewhere were fetched, all at a time. They count as if the
-/// request had brought them.
+/// Returns the pictures of a request after fetching the remote ones concurrently. They count as if the request had
+/// uploaded them.
 ///
 /// # Errors
-/// The first that is not to be had, and why.
+/// The first picture that cannot be fetched, and why.
 pub(crate) async fn fetched(
     named: Vec<Named>,
     fetcher: Option<&ImageFetcher>,
@@ -79,7 +79,7 @@ impl Failed {
     }
 }
 
-/// The body itself was not too large.
+/// The body itself was within the limit.
 fn together(err: ApiError, param: &'static str) -> ApiError {
     match err {
         ApiError::BodyTooLarge { limit } => {

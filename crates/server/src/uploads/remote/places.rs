@@ -1,4 +1,4 @@
-//! How many pictures are fetched at a time, all together and for each client.
+//! Limits on concurrent fetches, in total and for each client.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -7,19 +7,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::uploads::Client;
 
-/// Most pictures that are fetched at a time, for all clients.
+/// Most concurrent fetches of all clients.
 const ALL: usize = 32;
-/// The most of these for one client: what it asks for may answer slowly on purpose.
+/// Most concurrent fetches of one client: its URLs may answer slowly on purpose.
 const OF_CLIENT: usize = 8;
 
-/// The places for pictures that are being fetched.
+/// The places for concurrent fetches.
 pub(super) struct FetchPlaces {
     all: Arc<Semaphore>,
-    /// Of clients that have a place, or wait for one.
+    /// Clients that have a place, or wait for one.
     by_client: Mutex<HashMap<Client, Weak<Semaphore>>>,
 }
 
-/// A place, until it is dropped.
+/// A place; it is free again when dropped.
 pub(super) struct Place {
     _of_client: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
@@ -32,9 +32,9 @@ impl Default for FetchPlaces {
 }
 
 impl FetchPlaces {
-    /// A place for a picture of `client`, once there is one.
+    /// Waits for a place for `client`.
     pub(super) async fn take(&self, client: Client) -> Place {
-        // The client's first: while it waits for its own it takes none of those of all.
+        // The client's own place first: a client that waits for it takes no common place.
         let of_client = acquire(self.of_client(client)).await;
         Place { _of_client: of_client, _of_all: acquire(self.all.clone()).await }
     }
@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
 
-    /// As many places as this client gets without waiting.
+    /// Takes the places that this client gets without waiting.
     fn taken(places: &FetchPlaces, client: u8) -> Vec<Place> {
         let client = Client::at([10, 0, 0, client].into());
         std::iter::from_fn(|| places.take(client).now_or_never()).collect()

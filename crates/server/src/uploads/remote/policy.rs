@@ -1,4 +1,4 @@
-//! Which URLs may be fetched, as far as their letters tell.
+//! The policy on URLs, as far as their text decides.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,35 +6,35 @@ use std::str::FromStr;
 
 use url::{Host, Url};
 
-/// What an operator allows to be fetched.
+/// The operator's policy on remote pictures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageUrls {
-    /// How.
+    /// Allowed schemes.
     pub schemes: ImageUrlSchemes,
-    /// From where; from all of the public internet if there is none.
+    /// Allowed hosts; if empty, all of the public internet.
     pub hosts: Vec<ImageUrlHost>,
 }
 
-/// The schemes of URLs that may be fetched.
+/// Schemes of URLs that may be fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageUrlSchemes {
-    /// `https`: whoever stands in between can neither see nor replace the picture.
+    /// `https`: nobody on the way can read or replace the picture.
     Https,
-    /// `http` too.
+    /// `http` and `https`.
     Any,
 }
 
-/// A host that pictures may come from: `example.com`, `*.example.com` for those under it, and with `:PORT` where
-/// it is not the scheme's own.
+/// A host that pictures may come from: `example.com`, or `*.example.com` for the names below it, with `:PORT` if it is
+/// not the scheme's default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageUrlHost {
     name: String,
-    /// Whether those under the name are meant.
+    /// Whether the names below it are meant.
     is_suffix: bool,
     port: Option<u16>,
 }
 
-/// Why a URL is not fetched, after "it must ".
+/// Why a URL is refused; the text follows "it must ".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("begin with https://")]
@@ -50,8 +50,8 @@ pub(super) enum Refusal {
 }
 
 impl ImageUrls {
-    /// Whether a URL may be fetched. Where its name leads is to be judged once that is known; an address in the
-    /// place of a name is judged here.
+    /// Checks whether a URL may be fetched. The addresses of a name are checked after the lookup; a literal address is
+    /// checked here.
     pub(super) fn check(&self, url: &Url, is_public: fn(IpAddr) -> bool) -> Result<(), Refusal> {
         match url.scheme() {
             "https" => {}
@@ -78,7 +78,7 @@ impl ImageUrls {
 }
 
 impl ImageUrlHost {
-    /// `port` is `None` for the scheme's own.
+    /// `port` is `None` for the scheme's default.
     fn is_meant(&self, host: &Host<&str>, port: Option<u16>) -> bool {
         let host = host.to_string();
         let host = host.strip_suffix('.').unwrap_or(&host);
@@ -90,7 +90,7 @@ impl ImageUrlHost {
     }
 }
 
-/// Why a text is no host.
+/// The error for a text that is not a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be HOST, HOST:PORT or *.HOST, without a scheme or a path")]
 pub struct InvalidHost;
@@ -100,7 +100,7 @@ impl FromStr for ImageUrlHost {
 
     fn from_str(text: &str) -> Result<Self, InvalidHost> {
         let (is_suffix, rest) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
-        // As it stands in a URL: lower case, punycode, an address in its one form.
+        // Normalized as in a URL: lower case, punycode, canonical addresses.
         let url = Url::parse(&format!("https://{rest}")).map_err(|_| InvalidHost)?;
         let name = url.host_str().unwrap_or_default().trim_end_matches('.').to_owned();
         let is_bare = url.path() == "/" && !rest.contains(['/', '@', '?', '#', '\\', '*']);

@@ -1,4 +1,4 @@
-//! Fetching from a server on this machine, which only these tests take for a public address.
+//! Fetching from a server on this machine, which only these tests count as public.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,12 +17,12 @@ use crate::uploads::remote::ImageUrlSchemes;
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PRIVATE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
-/// What these tests take for public: their own server, by its name's address. 127.0.0.2 is this machine too.
+/// The only public address in these tests: their own server's name resolves to it. 127.0.0.2 is this machine too.
 fn is_ours(address: IpAddr) -> bool {
     address == LOOPBACK
 }
 
-/// Names and their addresses, for each time that they are asked for.
+/// Answers for names, one for each lookup.
 fn named(answers: &'static [(&'static str, &'static [IpAddr])]) -> Lookup {
     let asked = Arc::new(AtomicUsize::new(0));
     Arc::new(move |name| {
@@ -40,7 +40,7 @@ async fn served(app: Router) -> u16 {
     port
 }
 
-/// A server of pictures, of what is none, and of redirects.
+/// A server of pictures, non-pictures and redirects.
 async fn pictures() -> u16 {
     let image = |body: Body| ([(header::CONTENT_TYPE, "image/png")], body).into_response();
     let endless = move || async move {
@@ -68,7 +68,7 @@ async fn pictures() -> u16 {
     served(app).await
 }
 
-/// A fetcher for the names that occur here.
+/// A fetcher for the names in these tests.
 fn fetcher(port: u16, answers: &'static [(&'static str, &'static [IpAddr])]) -> ImageFetcher {
     fetcher_within(Duration::from_secs(60), port, answers)
 }
@@ -168,7 +168,7 @@ async fn nothing_of_the_client_or_the_server_goes_along() {
     assert_eq!(names, ["accept", "host", "user-agent"]);
 }
 
-/// A proxy would resolve names by itself, and reach what it can reach.
+/// A proxy would resolve names itself, and could reach other networks.
 #[test]
 fn no_proxy_is_asked() {
     let proxy = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
