@@ -1,48 +1,48 @@
-//! The bounds of the server that a request can meet with, as it is told of them.
+//! Server limits that a request can exceed, as errors name them.
 
 use std::fmt;
 
 /// Most bytes of an `Idempotency-Key`.
 pub(crate) const MAX_KEY_LEN: usize = 255;
 
-/// Most bytes of a body, and the flag that says so.
+/// Most bytes of a body, and the flag that sets the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BodyLimit {
     pub(crate) bytes: usize,
     pub(crate) flag: &'static str,
 }
 
-/// What is too slow about a transfer.
+/// Which limit a slow transfer exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TooSlow {
-    /// Nothing came for too long.
+    /// No bytes for too long.
     #[error("made no progress for too long (the server's --body-timeout)")]
     Idle,
-    /// It trickles.
+    /// Too few bytes a second.
     #[error("came too slowly (the server's --min-transfer-rate)")]
     Rate,
-    /// It took too long, however fast it was.
+    /// Too long in total, however fast.
     #[error("took too long (the server's --upload-timeout)")]
     Total,
 }
 
-/// What memory is held for.
+/// What held memory is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Bodies that are read.
+    /// Bodies that are being read.
     Uploads,
-    /// Decoded pictures, until what was asked with them is answered.
+    /// Decoded pictures, until their request is answered.
     Pictures,
 }
 
-/// Whose memory has a bound.
+/// Whose bound it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
     All,
     Client,
 }
 
-/// There is no room for more: it may be there soon.
+/// The memory is full; some may be free soon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("The {what} of {} hold as much as they may (the server's {})", whose.named(), what.flag(*whose))]
 pub(crate) struct MemoryFull {
@@ -60,7 +60,7 @@ impl Whose {
 }
 
 impl Purpose {
-    /// The flag of its bound.
+    /// The flag that sets the bound.
     pub(crate) fn flag(self, whose: Whose) -> &'static str {
         match (self, whose) {
             (Purpose::Uploads, Whose::All) => "--max-upload-memory",

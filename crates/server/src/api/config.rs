@@ -1,40 +1,40 @@
-//! What the operator decides about the API itself.
+//! The operator's settings for the API.
 
 use cache::CacheConfig;
 use diffusion::Limits;
 
-/// What requests may ask for, and what they get where they say nothing.
+/// What requests may ask for, and the defaults.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
-    /// What requests may call the model: first its id, then aliases. Never empty.
+    /// Names that requests may use for the model: its id, then aliases. Never empty.
     pub served_model_names: Vec<String>,
     /// The bounds of a request.
     pub limits: Limits,
-    /// The step cache that requests run under, if any.
+    /// The step cache of requests without their own settings, if any.
     pub cache: Option<CacheConfig>,
-    /// Whether a request may bring cache settings of its own.
+    /// Whether a request may set its own step cache.
     pub allow_request_cache_config: bool,
-    /// Whether every picture's cache is summed up in the log.
+    /// Whether the log gets a summary of each picture's step cache.
     pub cache_summary: bool,
-    /// Whether a request may bring a priority; otherwise the field is ignored.
+    /// Whether a request may set a priority; otherwise the field is ignored.
     pub priorities: bool,
-    /// What the program was built for and with.
+    /// How the program was built.
     pub build: BuildInfo,
 }
 
-/// What the program was built for and with.
+/// How the program was built.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct BuildInfo {
     /// The program's version.
     pub version: &'static str,
-    /// Processor and system, e.g. `x86_64-linux`.
+    /// Processor architecture and system, e.g. `x86_64-linux`.
     pub target: String,
-    /// The optional parts that are in it.
+    /// The optional features that it contains.
     pub features: Vec<&'static str>,
 }
 
 impl Default for BuildInfo {
-    /// This version for this machine, without optional parts.
+    /// This version for this machine, without optional features.
     fn default() -> Self {
         let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
         BuildInfo { version: env!("CARGO_PKG_VERSION"), target, features: Vec::new() }
@@ -42,7 +42,7 @@ impl Default for BuildInfo {
 }
 
 impl ApiConfig {
-    /// The defaults, for a model called `id`.
+    /// The default settings, for a model called `id`.
     pub fn new(id: impl Into<String>) -> Self {
         ApiConfig {
             served_model_names: vec![id.into()],

@@ -1,4 +1,4 @@
-//! Every failure that a client can see, in OpenAI's shape: the only map from errors to statuses.
+//! Every failure that a client can see, in OpenAI's schema: the only map from errors to statuses.
 
 use std::any::Any;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::api::bounds::BodyLimit;
 use crate::api::bounds::TooSlow;
 use crate::api::bounds::{MemoryFull, Purpose};
 
-/// A failure, from whichever stage of a request.
+/// A failure in any stage of a request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("The body is not valid JSON: {0}")]
@@ -24,7 +24,7 @@ pub(crate) enum ApiError {
     NotAnObject(&'static str),
     #[error("The body could not be read: {0}")]
     UnreadableBody(String),
-    /// 408, which clients may repeat: the network stalled, and nothing was begun.
+    /// 408, which clients may retry: the network stalled, and no work was started.
     #[error("The upload {0}")]
     StalledUpload(TooSlow),
     #[error("This server may not be asked as {0:?} (its --allowed-hosts)")]
@@ -43,7 +43,7 @@ pub(crate) enum ApiError {
     /// A field with a value that no model takes.
     #[error(transparent)]
     InvalidValue(#[from] InvalidRequest),
-    /// A field that asks for what this server or its model lacks.
+    /// A field that asks for a feature that this server or its model lacks.
     #[error(transparent)]
     Unsupported(InvalidRequest),
     #[error("The model `{given}` does not exist. Available: {}", available.join(", "))]
@@ -56,10 +56,10 @@ pub(crate) enum ApiError {
     ContentType { expected: &'static str, given: String },
     #[error("Content-Encoding must be absent: bodies are taken as they are, not compressed. Given: {given}")]
     ContentEncoding { given: String },
-    /// Of one part, where it has a name.
+    /// `param` is the part's name, if it has one.
     #[error("The form cannot be read: {message}")]
     InvalidForm { message: String, param: Option<String> },
-    /// A picture that cannot be decoded, or none at all.
+    /// A file that is not a picture, or cannot be decoded.
     #[error(transparent)]
     InvalidImage(InvalidRequest),
     #[error(transparent)]
@@ -68,18 +68,18 @@ pub(crate) enum ApiError {
     NoVariations,
     #[error("The body must have at most {} bytes (the server's {})", limit.bytes, limit.flag)]
     BodyTooLarge { limit: BodyLimit },
-    /// 429, as of a full queue: nothing was begun, and what others hold is free soon.
+    /// 429, as for a full queue: no work was started, and other requests' memory will soon be free.
     #[error(transparent)]
     MemoryFull(#[from] MemoryFull),
-    /// A full queue and a deadline that cannot be met are both 429, with the time after which it
-    /// would be otherwise, if ever.
+    /// A full queue and a deadline that cannot be met are both 429, with the time after which a retry may succeed, if
+    /// any.
     #[error("{}", refusal(.0))]
     Submit(#[from] SubmitError),
     #[error(transparent)]
     Job(#[from] JobError),
     #[error("{0}")]
     Internal(String),
-    /// Nobody waited for it any more, or someone gave it up for all who did.
+    /// The last watcher left, or a client cancelled the job.
     #[error("The request was cancelled")]
     Cancelled,
     #[error("There is no job `{0}`, or not any more")]
@@ -99,37 +99,37 @@ pub(crate) enum ApiError {
     FileNotFound,
 }
 
-/// The stable name of a failure, left in a response's extensions for the log line.
+/// The error code of a failure, kept in a response's extensions for the log line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ErrorCode(pub(crate) &'static str);
 
-/// What a client is told when the fault is ours: the details are in the log only.
+/// Message for a failure of the server itself; only the log has the details.
 const INTERNAL: &str =
     "The server failed to make the picture; its log has the reason under this request's x-request-id";
 
 const INTERNAL_CODE: &str = "internal_error";
 
-/// As [`INTERNAL`], of a request that is to blame itself.
+/// The same for a request that itself crashes the model.
 const CRASHES_MODEL: &str = "The model crashed at this request, twice, and it is not tried again; the server's log has \
     the reason under this request's x-request-id";
 
 const CRASHES_MODEL_CODE: &str = "crashes_model";
 
-/// How long a client should wait while the model loads, another instance takes over, or uploads are read.
+/// Retry time while the model loads, another instance takes over, or uploads are read.
 const COME_BACK_IN: Duration = Duration::from_secs(5);
-/// The bounds of Retry-After: the Node client ignores more than a minute and asks at once.
+/// Bounds of Retry-After: the Node client ignores more than a minute and retries at once.
 const RETRY_AFTER: (u64, u64) = (1, 60);
 
-/// Whether a client's automatic retry has a point, said in `x-should-retry`.
+/// Whether an automatic retry makes sense, for `x-should-retry`.
 enum Retry {
-    /// The status alone says it.
+    /// The status alone decides.
     AsTheStatusSays,
-    /// It will fail again.
+    /// A retry will fail again.
     Never,
     After(Duration),
-    /// Known to the millisecond, unlike the estimate of [`Retry::After`].
+    /// Exact to the millisecond, unlike the estimate of [`Retry::After`].
     AfterExactly(Duration),
-    /// This instance goes away or is not there yet; another may answer at once.
+    /// This instance is starting or stopping; another may answer at once.
     Elsewhere,
 }
 
@@ -236,7 +236,7 @@ fn invalid_key(given: bool) -> &'static str {
     if given { "Incorrect API key" } else { "No API key was given: send it as `Authorization: Bearer KEY`" }
 }
 
-/// The scheduler's own words, but for what the client can mend: it is told the field, or what would help.
+/// The message for a refused submission: the scheduler's, plus the field or flag if the client can change something.
 fn refusal(err: &SubmitError) -> String {
     match *err {
         SubmitError::TooLarge { bytes, budget } => {
@@ -258,17 +258,17 @@ fn refusal(err: &SubmitError) -> String {
 const WHOSE_DEADLINE: &str = "the least of the request's timeouts and the server's --max-request-seconds";
 
 impl ApiError {
-    /// What is wrong with a form, and with which of its parts.
+    /// The error for a form, with the name of the part.
     pub(crate) fn form(message: impl Into<String>, param: Option<&str>) -> Self {
         ApiError::InvalidForm { message: message.into(), param: param.map(str::to_owned) }
     }
 
-    /// Its stable name.
+    /// The stable error code.
     pub(crate) fn code(&self) -> &'static str {
         self.parts().2
     }
 
-    /// What a client is told.
+    /// The body for the client.
     pub(crate) fn body(&self) -> ErrorBody {
         let (_, r#type, code, param) = self.parts();
         let message = match code {
@@ -279,7 +279,7 @@ impl ApiError {
         ErrorBody { message, r#type, param: param.map(str::to_owned), code }
     }
 
-    /// Tells the log what a client is not told.
+    /// Logs the details that the client does not see.
     pub(crate) fn log(&self) {
         if [INTERNAL_CODE, CRASHES_MODEL_CODE].contains(&self.code()) {
             tracing::error!(error = %self, "the request failed");

@@ -1,16 +1,16 @@
-//! Whether the process lives, and whether it takes requests.
+//! Answers of the liveness and readiness probes.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// The process answers.
+/// The process is alive.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Alive {
     /// `ok`.
     pub(crate) status: &'static str,
 }
 
-/// The model is loaded and takes requests.
+/// The model is loaded and accepts requests.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Ready {
     /// `ready`.

@@ -1,5 +1,5 @@
-//! OpenAI's Images API as values: its requests, answers and errors, and their description. No socket, no file, no
-//! untrusted byte of a picture; of the rest of the server it knows nothing.
+//! OpenAI's Images API as values: its requests, answers and errors, and their description. This layer has no sockets,
+//! files or untrusted picture bytes, and knows nothing of the rest of the server.
 
 pub(crate) mod answer;
 pub(crate) mod bounds;

@@ -1,11 +1,11 @@
-//! The paths of the API, as the log and whoever mistypes one are told them.
+//! The paths of the API, for the log and for suggestions after a typo.
 
 use axum::extract::MatchedPath;
 
-/// What machines ask every few seconds.
+/// Probes, which machines send every few seconds.
 pub(crate) const PROBES: [&str; 5] = ["/health", "/livez", "/metrics", "/ping", "/readyz"];
 
-/// What a mistyped path is compared with.
+/// Paths that a mistyped path is compared with.
 pub(crate) const KNOWN: [(&str, &str); 12] = [
     ("/v1/images/generations", "POST /v1/images/generations"),
     ("/v1/images/edits", "POST /v1/images/edits"),
@@ -21,8 +21,7 @@ pub(crate) const KNOWN: [(&str, &str); 12] = [
     ("/version", "GET /version"),
 ];
 
-/// The template of a request's route, one for all spellings of a path; `other` for paths that lead
-/// nowhere.
+/// Returns the template of a request's route, one for all spellings of a path; `other` for unknown paths.
 pub(crate) fn endpoint(matched: Option<&MatchedPath>) -> String {
     let Some(matched) = matched else { return "other".into() };
     let path = matched.as_str();

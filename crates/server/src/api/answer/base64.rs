@@ -1,7 +1,7 @@
-//! Files in JSON, in base64.
+//! Base64 files in JSON.
 //!
-//! Pictures are megabytes. Where an answer is written whole ([`Pieces`]) their base64 is never held: it is made
-//! piece by piece while the client takes it.
+//! Pictures are megabytes. An answer that is written whole ([`Pieces`]) never holds their base64: it is encoded piece
+//! by piece while the client reads.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -20,21 +20,21 @@ use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Object, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-/// What stands for a file in JSON that has its files apart. No other value is written like this, and in a string
+/// Placeholder for a file in JSON whose files are kept apart. No other value is written like this, and inside a string
 /// the quotes would be escaped.
 const MARK: &str = r#"{"":""}"#;
 
-/// Bytes of a file that are encoded at a time: few enough to stay in the processor's cache on their way to the
-/// socket. A multiple of 3, so that the pieces' base64 is that of the whole.
+/// Bytes of a file encoded at a time: few enough to stay in the CPU cache on their way to the socket. It is a multiple
+/// of 3, so the pieces' base64 joins without padding.
 const PIECE: usize = 48 << 10;
 
 thread_local! {
-    /// The files of the JSON that this thread is writing, if it has them apart.
+    /// Files of the JSON that this thread is writing, if they are kept apart.
     static APART: RefCell<Option<Vec<Bytes>>> = const { RefCell::new(None) };
 }
 
-/// A file that JSON has in base64. It is encoded when it is written, and copied as it stands: base64 has
-/// nothing to escape, and looking for it takes longer than the encoding.
+/// A file as base64 in JSON. It is encoded while it is written, and copied unchanged: base64 contains nothing to
+/// escape, and scanning for it takes longer than encoding.
 #[derive(Debug)]
 pub(crate) struct Base64(pub(crate) Bytes);
 
@@ -71,11 +71,11 @@ impl PartialSchema for Base64 {
     }
 }
 
-/// A body of JSON: what is written of it, and the files in between.
+/// A JSON body: the written text, and the files in between.
 #[derive(Debug)]
 pub(crate) struct Pieces {
     pieces: VecDeque<Piece>,
-    /// Bytes of all of them, as they are sent.
+    /// Total bytes as sent.
     len: usize,
 }
 
@@ -86,8 +86,10 @@ enum Piece {
 }
 
 impl Pieces {
+    /// Writes `value` as JSON with its files apart.
+    ///
     /// # Errors
-    /// The value has a map whose keys are no strings.
+    /// The value has a map whose keys are not strings.
     pub(crate) fn of(value: &impl Serialize) -> Result<Pieces, serde_json::Error> {
         APART.set(Some(Vec::new()));
         let text = serde_json::to_string(value);
@@ -155,7 +157,7 @@ mod tests {
         (0..length).map(|i| (i * 37) as u8).collect()
     }
 
-    /// What is sent of a value, in how many pieces.
+    /// The bytes sent for a value, and the number of pieces.
     fn sent(value: &impl Serialize) -> (String, usize) {
         let mut pieces = Pieces::of(value).unwrap();
         let len = pieces.len;

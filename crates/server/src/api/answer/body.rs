@@ -1,4 +1,4 @@
-//! The answer in one piece: as JSON, or as the file of its one picture.
+//! Non-streamed answers: JSON, or the file of the only picture.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::api::request::Delivery;
 
 /// Most bytes of the `x-warnings` header.
 const MAX_WARNINGS_LEN: usize = 2048;
-/// What parts its sentences, in none of which it is.
+/// Separator of the warnings; none of them contains it.
 const BETWEEN_WARNINGS: &str = " | ";
 
-/// The answer with all of its pictures, in their order.
+/// The answer with all pictures, in order.
 pub(crate) fn body(terms: &Terms, pictures: &[Arc<Picture>]) -> Response {
     let position = pictures.iter().map(|picture| picture.position).min().unwrap_or(0);
     let mut response = match (terms.delivery, pictures.first()) {
@@ -33,7 +33,7 @@ pub(crate) fn body(terms: &Terms, pictures: &[Arc<Picture>]) -> Response {
     response
 }
 
-/// What is known of a request once its jobs are taken.
+/// Writes the headers that are known once a request's jobs are accepted.
 pub(crate) fn write_headers(headers: &mut HeaderMap, position: usize, terms: &Terms) {
     headers.insert(HeaderName::from_static("x-queue-position"), HeaderValue::from(position));
     if let Some(ignored) = &terms.ignored {
@@ -46,7 +46,7 @@ pub(crate) fn write_headers(headers: &mut HeaderMap, position: usize, terms: &Te
     }
 }
 
-/// An answer of JSON.
+/// A JSON answer.
 pub(crate) fn json(value: &impl Serialize) -> Response {
     let body = Pieces::of(value).expect("keys are strings. This is a bug.");
     ([(header::CONTENT_TYPE, "application/json")], Body::new(body)).into_response()
@@ -64,13 +64,13 @@ fn file(terms: &Terms, picture: &Picture) -> Response {
     response
 }
 
-/// Warnings as a header has them, in printable ASCII.
+/// Formats warnings for a header, in printable ASCII.
 fn in_one_line(warnings: &[String]) -> String {
     let warnings: Vec<_> = warnings.iter().map(|warning| warning.replace('|', "/")).collect();
     warnings.join(BETWEEN_WARNINGS).escape_default().take(MAX_WARNINGS_LEN).collect()
 }
 
-/// The JSON of an answer with all of its pictures.
+/// The JSON of the answer with all pictures.
 pub(crate) fn images_response(terms: &Terms, pictures: &[Arc<Picture>]) -> ImagesResponse {
     let prompt_tokens = pictures.iter().map(|picture| picture.prompt_tokens).max().unwrap_or(0);
     let data = pictures.iter().map(|picture| ImageData {
@@ -100,7 +100,7 @@ pub(crate) fn images_response(terms: &Terms, pictures: &[Arc<Picture>]) -> Image
     }
 }
 
-/// Of each stage, the slowest picture's time.
+/// The slowest picture's time in each stage.
 pub(crate) fn slowest(pictures: &[Arc<Picture>]) -> StageTimings {
     let timings: Vec<Timings> = pictures.iter().map(|picture| picture.timings).collect();
     StageTimings::slowest(&timings)

@@ -7,12 +7,12 @@ use utoipa::ToSchema;
 
 use super::cache_summary;
 
-/// `cache` of the answer: what was computed and reused.
+/// What the step cache computed and reused.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct CacheReport {
     computed_steps: usize,
     reused_steps: usize,
-    /// How many times more blocks would have run without the cache.
+    /// Estimated speedup: blocks without the cache, divided by blocks that ran.
     speedup_estimate: f64,
     runs: Vec<RunReport>,
 }
@@ -29,7 +29,7 @@ struct RunReport {
 }
 
 impl CacheReport {
-    /// Of a picture's steps, under the settings that it ran with.
+    /// The report of a picture's steps, which ran with `config`.
     pub(crate) fn new(steps: &[StepReport], config: &CacheConfig, num_blocks: &[usize]) -> Self {
         let stats = cache_summary::stats(steps, config, num_blocks);
         let runs = stats.runs().iter().zip(steps.first().into_iter().flat_map(|step| &step.runs));
@@ -73,7 +73,7 @@ mod tests {
         let steps = [step(0, false, false), step(1, true, false), step(2, true, true)];
         let report = CacheReport::new(&steps, &CacheConfig::default(), &[10]);
         assert_eq!((report.computed_steps, report.reused_steps), (2, 1));
-        // Both branches ran 3 x 10 blocks of their 2 x 30, and 3 x 1.
+        // Each branch ran 3 x 10 and 3 x 1 of its 2 x 30 blocks.
         assert_eq!(report.speedup_estimate, 60.0 / 33.0);
         let decisions: Vec<_> = report.runs.iter().map(|run| (run.branch, run.decisions.as_str())).collect();
         assert_eq!(decisions, [("cond", "1CC"), ("uncond", "11C")]);

@@ -1,7 +1,7 @@
-//! What a stream tells, as it stands on the wire: OpenAI's events, and our additions to them.
+//! Stream events in wire format: OpenAI's, and this server's additions.
 //!
-//! Each is an `event:` line with its type and one `data:` line of JSON. There is never an `id:` line:
-//! openai-python fails on the comments after one.
+//! Each is an `event:` line with its type and one `data:` line of JSON. There is never an `id:` line, because
+//! openai-python fails on comments after one.
 
 use axum::body::Bytes;
 use axum::response::sse::Event;
@@ -18,7 +18,7 @@ use super::terms::Terms;
 use crate::api::error::ApiError;
 use crate::api::request::Endpoint;
 
-/// What every event with a picture says.
+/// Fields of every event with a picture.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EventImage {
     #[schema(inline)]
@@ -30,20 +30,20 @@ pub(crate) struct EventImage {
     /// `transparent` or `opaque`.
     background: &'static str,
     output_format: &'static str,
-    /// Which of the request's pictures it is, from 0 in the order of their seeds.
+    /// Index of the picture, from 0 in the order of the seeds.
     image_index: usize,
 }
 
-/// A picture on the way.
+/// A preview of a picture.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PartialImageEvent {
     /// `image_generation.partial_image` or `image_edit.partial_image`.
     r#type: &'static str,
     #[serde(flatten)]
     image: EventImage,
-    /// Counts the picture's previews, from 0.
+    /// Index of the preview, from 0.
     partial_image_index: usize,
-    /// The step after which it was drawn, from 0.
+    /// The step after which the preview was made, from 0.
     step_index: usize,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct CompletedEvent {
     r#type: &'static str,
     #[serde(flatten)]
     image: EventImage,
-    /// Of this picture.
+    /// The usage of this picture.
     usage: Usage,
     /// The seed that makes this picture again.
     seed: u64,
@@ -64,14 +64,14 @@ pub(crate) struct CompletedEvent {
     timings: Option<StageTimings>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<CacheReport>,
-    /// The client's name for its user, as the request gave it.
+    /// The client's identifier of its user, from the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     safety_identifier: Option<String>,
-    /// What became of the request beside what was asked, in sentences: what could not be had, how a mask was used.
+    /// Sentences on how the answer differs from the request: options that are not supported, how a mask was used.
     warnings: Vec<String>,
 }
 
-/// A step of a picture, for whoever asked with `stream_progress`.
+/// A step of a picture; sent only with `stream_progress`.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ProgressEvent {
     /// `image_generation.progress` or `image_edit.progress`.
@@ -81,9 +81,10 @@ pub(crate) struct ProgressEvent {
     created_at: u64,
     /// The step that was taken, from 0.
     step_index: usize,
-    /// Of the picture. With the sampler `heun` each run of the transformer is one: twice as many, but one, as were asked for.
+    /// Steps of the picture. With the sampler `heun` each run of the transformer counts as one: 2n - 1 for n requested
+    /// steps.
     num_inference_steps: usize,
-    /// The share of the transformer's blocks that ran, 0 to 1.
+    /// Share of the transformer's blocks that ran, 0 to 1.
     computed_share: f64,
     /// The step cache's threshold; null without a cache.
     residual_diff_threshold: Option<f64>,
@@ -96,15 +97,15 @@ struct ProgressRun {
     branch: &'static str,
     segment: &'static str,
     reused: bool,
-    /// Why, in a word.
+    /// Reason of the decision, as one word.
     reason: &'static str,
-    /// The relative change of the first blocks' residual, where it was measured.
+    /// Relative change of the first blocks' residual, if it was measured.
     residual_diff: Option<f32>,
 }
 
-/// A picture is made again from its start, for whoever asked with `stream_progress`: the server failed at it, or had
-/// too little memory. Its `progress` events begin again from step 0, and the picture will be the same; previews that
-/// were sent are not sent again.
+/// A picture is restarted from its first step; sent only with `stream_progress`. The server failed, or had too little
+/// memory. The `progress` events begin again from step 0, and the picture will be the same. Previews that were sent are
+/// not repeated.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RestartedEvent {
     /// `image_generation.restarted` or `image_edit.restarted`.
@@ -114,7 +115,7 @@ pub(crate) struct RestartedEvent {
     created_at: u64,
 }
 
-/// A failure after the stream began: nothing comes after it.
+/// A failure after the stream began. It is the last event.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ErrorEvent {
     /// `error`.
@@ -122,7 +123,7 @@ pub(crate) struct ErrorEvent {
     error: ErrorBody,
 }
 
-/// The event of a picture on the way. Base64 takes its time: not for the event loop.
+/// The event of a preview. Encoding base64 takes time, so it must not run on the event loop.
 pub(crate) fn partial_image(terms: &Terms, partial: &Partial) -> Event {
     let r#type = names(terms.endpoint).partial_image;
     let image = EventImage::new(terms, &partial.file, partial.created_at, partial.image_index);
@@ -130,7 +131,7 @@ pub(crate) fn partial_image(terms: &Terms, partial: &Partial) -> Event {
     event(r#type, &PartialImageEvent { r#type, image, partial_image_index, step_index })
 }
 
-/// The event of a finished picture. Base64 takes its time: not for the event loop.
+/// The event of a finished picture. Encoding base64 takes time, so it must not run on the event loop.
 pub(crate) fn completed(terms: &Terms, picture: &Picture) -> Event {
     let r#type = names(terms.endpoint).completed;
     let completed = CompletedEvent {
@@ -171,7 +172,7 @@ pub(crate) fn progress(terms: &Terms, step: &Step) -> Event {
     event(r#type, &progress)
 }
 
-/// The event of a picture that is made again.
+/// The event of a restarted picture.
 pub(crate) fn restarted(terms: &Terms, image_index: usize, created_at: u64) -> Event {
     let r#type = names(terms.endpoint).restarted;
     event(r#type, &RestartedEvent { r#type, image_index, created_at })

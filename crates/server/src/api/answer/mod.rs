@@ -1,4 +1,4 @@
-//! From finished pictures to the bytes of an answer.
+//! Answers: from finished pictures to bytes.
 
 pub(crate) mod base64;
 pub(crate) mod body;

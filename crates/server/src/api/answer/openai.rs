@@ -1,8 +1,8 @@
-//! What the API answers: OpenAI's shapes, and our additions to them.
+//! The API's answers: OpenAI's schemas, and this server's additions.
 //!
-//! Clients ignore keys that they do not know, so additions stand beside OpenAI's own. What a
-//! request says is read field by field in [`crate::api::request::validate`], because it must name the field
-//! that is wrong and list the ones that nobody took.
+//! Clients ignore unknown keys, so additions stand beside OpenAI's own. Requests have no such types:
+//! [`crate::api::request::validate`] reads them field by field, because it must name the wrong field and list the
+//! unused ones.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::base64::Base64;
 use super::cache_report::CacheReport;
 use crate::api::milliseconds::milliseconds;
 
-/// The answer to a generation.
+/// The answer to a request for pictures.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ImagesResponse {
     /// Seconds since 1970.
@@ -27,26 +27,26 @@ pub(crate) struct ImagesResponse {
     pub(crate) output_format: &'static str,
     /// `low`, `medium` or `high`: strict clients refuse `auto` here.
     pub(crate) quality: &'static str,
-    /// The pictures' real size.
+    /// The pictures' actual size.
     pub(crate) size: String,
     pub(crate) usage: Usage,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timings: Option<StageTimings>,
-    /// The client's name for its user, as the request gave it.
+    /// The client's identifier of its user, from the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) safety_identifier: Option<String>,
-    /// What became of the request beside what was asked, in sentences: what could not be had, how a mask was used.
+    /// Sentences on how the answer differs from the request: options that are not supported, how a mask was used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
 }
 
-/// One picture: its file in base64, or where it is.
+/// One picture: its file in base64, or its URL.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ImageData {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(inline)]
     pub(crate) b64_json: Option<Base64>,
-    /// Good for an hour, without a key.
+    /// Valid for an hour, without a key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) url: Option<String>,
     /// The seed that makes this picture again.
@@ -55,7 +55,7 @@ pub(crate) struct ImageData {
     pub(crate) cache: Option<CacheReport>,
 }
 
-/// Tokens, as clients count their costs by.
+/// Token counts, by which clients compute costs.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Usage {
     pub(crate) total_tokens: usize,
@@ -66,8 +66,7 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Of a prompt, of the pictures that came with it and of those that were made of both, in
-    /// text-encoder tokens and in latent tokens.
+    /// The usage of a prompt, of its input pictures and of the results, in text-encoder tokens and in latent tokens.
     pub(crate) fn new(text_tokens: usize, input_image_tokens: usize, output_image_tokens: usize) -> Self {
         let input_tokens = text_tokens + input_image_tokens;
         Usage {
@@ -87,7 +86,7 @@ pub(crate) struct TokenDetails {
     pub(crate) image_tokens: usize,
 }
 
-/// Where the time went, in milliseconds: of each stage, the slowest picture's.
+/// Time of each stage in milliseconds; of several pictures, the slowest one's.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub(crate) struct StageTimings {
     pub(crate) queue_ms: f64,
@@ -97,7 +96,7 @@ pub(crate) struct StageTimings {
 }
 
 impl StageTimings {
-    /// Of pictures that took these times.
+    /// The slowest picture's time in each stage.
     pub(crate) fn slowest(all: &[Timings]) -> Self {
         let max = |stage: fn(&Timings) -> Duration| milliseconds(all.iter().map(stage).max().unwrap_or_default());
         StageTimings {
@@ -124,14 +123,14 @@ pub(crate) struct Model {
     /// Seconds since 1970.
     pub(crate) created: u64,
     pub(crate) owned_by: &'static str,
-    /// The id behind an alias, as in vLLM.
+    /// The model's id if this is an alias, as in vLLM.
     pub(crate) root: String,
     pub(crate) parent: Option<String>,
-    /// `t2i` (words to a picture), `i2i` (pictures to a picture) or both.
+    /// `t2i` (text to image), `i2i` (image to image) or both.
     pub(crate) task_types: Option<Vec<&'static str>>,
-    /// Fewest pictures of a request: more than 0 where the model does nothing but edit.
+    /// Fewest pictures of a request: more than 0 if the model only edits.
     pub(crate) min_input_images: Option<usize>,
-    /// Most pictures of a request: 0 where the model makes pictures from words alone.
+    /// Most pictures of a request: 0 if the model makes pictures from text only.
     pub(crate) max_input_images: Option<usize>,
     /// Known once the model is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,7 +143,7 @@ pub(crate) struct ErrorResponse {
     pub(crate) error: ErrorBody,
 }
 
-/// All four keys are always there.
+/// All four keys are always present.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ErrorBody {
     pub(crate) message: String,

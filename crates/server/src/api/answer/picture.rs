@@ -1,4 +1,5 @@
-//! Pictures as files, with what is told of them. Takes milliseconds a picture: not for the event loop.
+//! Picture files and the facts reported with them. Encoding takes milliseconds a picture, so it must not run on the
+//! event loop.
 
 use std::time::{Duration, Instant};
 
@@ -17,28 +18,28 @@ pub(crate) struct Picture {
     pub(crate) image_index: usize,
     pub(crate) seed: u64,
     pub(crate) file: Bytes,
-    /// Where the file can be fetched, where the answer says that instead of the file.
+    /// The file's URL, if the answer contains that instead of the file.
     pub(crate) url: Option<String>,
-    /// When it was done, in seconds since 1970.
+    /// Time at which it was finished, in seconds since 1970.
     pub(crate) created_at: u64,
     pub(crate) prompt_tokens: usize,
-    /// Jobs that were before it in line when it was submitted.
+    /// Jobs that were queued ahead of it when it was submitted.
     pub(crate) position: usize,
     pub(crate) timings: Timings,
-    /// How long the file took.
+    /// Time to encode the file.
     pub(crate) encode: Duration,
     pub(crate) cache: Option<CacheReport>,
-    /// What the sender should know, in sentences.
+    /// Sentences for the client.
     pub(crate) warnings: Vec<String>,
 }
 
-/// A picture on the way.
+/// A preview of a picture.
 #[derive(Debug)]
 pub(crate) struct Partial {
     pub(crate) image_index: usize,
-    /// Counts the picture's previews, from 0.
+    /// Index of the preview, from 0.
     pub(crate) partial_image_index: usize,
-    /// The step after which it was drawn.
+    /// The step after which the preview was made.
     pub(crate) step_index: usize,
     pub(crate) file: Bytes,
     /// In seconds since 1970.
@@ -46,7 +47,7 @@ pub(crate) struct Partial {
 }
 
 impl Picture {
-    /// Picture `image_index` of an answer on these terms, done at `now`.
+    /// Encodes picture `image_index` of an answer, finished at `now`.
     ///
     /// # Errors
     /// Why its file cannot be written.
@@ -72,7 +73,7 @@ impl Picture {
     }
 }
 
-/// A line in the log on what the step cache did for a picture.
+/// Logs one line on what the step cache did for a picture.
 fn log_cache(terms: &Terms, steps: &[StepReport]) {
     if let (true, Some(cache)) = (terms.cache_summary, &terms.cache) {
         let stats = cache_summary::stats(steps, cache, &terms.num_blocks);
@@ -80,7 +81,7 @@ fn log_cache(terms: &Terms, steps: &[StepReport]) {
     }
 }
 
-/// The picture's file, with this text in it where its format has a place for one.
+/// Encodes a picture, with `text` in it if its format can hold text.
 ///
 /// # Errors
 /// Why it cannot be written.

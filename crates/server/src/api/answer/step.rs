@@ -1,4 +1,4 @@
-//! A step as a stream tells it.
+//! A denoising step, as a stream reports it.
 
 use diffusion::StepReport;
 

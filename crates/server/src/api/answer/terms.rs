@@ -1,4 +1,4 @@
-//! What is known of an answer before its first picture is.
+//! The facts of an answer that are known before its first picture.
 
 use axum::http::HeaderValue;
 use cache::CacheConfig;
@@ -12,51 +12,52 @@ use crate::api::request::{Delivery, Endpoint, ImageField, ImagesRequest, Output}
 /// Most bytes of the `x-ignored-params` header.
 const MAX_IGNORED_LEN: usize = 1024;
 
-/// What all pictures of a request have in common, and how they are answered.
+/// What all pictures of a request share, and how they are delivered.
 #[derive(Debug)]
 pub(crate) struct Terms {
     pub(crate) endpoint: Endpoint,
     /// The id of the model.
     pub(crate) model: String,
-    /// Of the pictures.
+    /// Size of the pictures.
     pub(crate) size: ImageSize,
-    /// At which they are made, and what usage counts; the same but for a model that was made for certain sizes.
+    /// Size at which they are generated, which the usage counts. It differs only for a model that was made for certain
+    /// sizes.
     pub(crate) generated_size: ImageSize,
-    /// That were asked for.
+    /// Requested steps.
     pub(crate) num_inference_steps: usize,
-    /// Evaluations of the transformer: the steps that are taken and told.
+    /// Evaluations of the transformer: the steps that are taken and reported.
     pub(crate) num_evaluations: usize,
     pub(crate) quality: &'static str,
     pub(crate) output: Output,
-    /// One a picture.
+    /// One for each picture.
     pub(crate) seeds: Vec<u64>,
-    /// The step cache that the pictures are made with, and the blocks of each segment that it divides.
+    /// The step cache of the pictures, and the blocks of each segment that it divides.
     pub(crate) cache: Option<CacheConfig>,
     pub(crate) num_blocks: Vec<usize>,
-    /// Whether the log has a line a picture on what its cache did.
+    /// Whether the log gets a line for each picture on its step cache.
     pub(crate) cache_summary: bool,
     pub(crate) delivery: Delivery,
-    /// Whether the answer is a job to ask after.
+    /// Whether the answer is an async job.
     pub(crate) run_async: bool,
-    /// Whether each step is told.
+    /// Whether steps are reported.
     pub(crate) progress: bool,
     pub(crate) return_timings: bool,
     pub(crate) return_cache_stats: bool,
     pub(crate) safety_identifier: Option<String>,
     /// Names of fields without effect, for a header.
     pub(crate) ignored: Option<HeaderValue>,
-    /// Why some of them have none, in sentences.
+    /// Sentences on why some of them have no effect.
     pub(crate) warnings: Vec<String>,
-    /// Latent tokens of the pictures that the request brought.
+    /// Latent tokens of the input pictures.
     pub(crate) input_image_tokens: usize,
-    /// What the files say of how they were made, one a picture, if they do.
+    /// Text embedded in each file, if the request asks for it.
     pub(crate) metadata: Option<Vec<String>>,
-    /// What the URLs of its pictures begin with.
+    /// Base of the pictures' URLs.
     pub(crate) public_url: String,
 }
 
 impl Terms {
-    /// Of `asked`, from which `requests` were built for a model with this card.
+    /// The terms of `asked`, from which `requests` were built for a model with this card.
     pub(crate) fn new(
         asked: &ImagesRequest,
         requests: &[ImageRequest],
@@ -65,7 +66,7 @@ impl Terms {
         public_url: String,
     ) -> Self {
         let first = requests.first().expect("a request is for at least one picture. This is a bug.");
-        // Who follows a job reads nothing that a client of OpenAI's could stumble over.
+        // A client that follows a job knows this server's events, so they cannot confuse an OpenAI client.
         let progress = asked.run_async || matches!(asked.delivery, Delivery::Stream(options) if options.progress);
         Terms {
             endpoint: asked.endpoint,
@@ -98,23 +99,23 @@ impl Terms {
         }
     }
 
-    /// Of `num_images` pictures from a prompt of so many tokens.
+    /// The usage of `num_images` pictures from a prompt of `prompt_tokens` tokens.
     pub(crate) fn usage(&self, prompt_tokens: usize, num_images: usize) -> Usage {
         Usage::new(prompt_tokens, self.input_image_tokens, self.generated_size.image_seq_len() * num_images)
     }
 
-    /// Whether the answer says where its pictures are, not what.
+    /// Whether the answer has URLs instead of files.
     pub(crate) fn answers_with_urls(&self) -> bool {
         self.delivery == Delivery::Json(ImageField::Url)
     }
 
-    /// Steps of all pictures together.
+    /// Steps of all pictures.
     pub(crate) fn all_steps(&self) -> usize {
         self.seeds.len() * self.num_evaluations
     }
 }
 
-/// The names of ignored fields, for a header: escaped, since a client may call them anything.
+/// Formats the names of ignored fields for a header. They are escaped, because a client may send any name.
 fn ignored_params(names: &[String]) -> Option<HeaderValue> {
     let mut list = String::new();
     for name in names {

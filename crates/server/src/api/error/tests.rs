@@ -1,9 +1,9 @@
-//! What clients are told of failures.
+//! Messages and headers of failures.
 
 use super::*;
 use crate::api::bounds::Whose;
 
-/// Status, code, `x-should-retry` and Retry-After, in one line.
+/// Status, code, `x-should-retry` and Retry-After as one line.
 fn line(error: impl Into<ApiError>) -> String {
     let response = error.into().into_response();
     let header = |name: &str| response.headers().get(name).map_or("-", |value| value.to_str().unwrap());

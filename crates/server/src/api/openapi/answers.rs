@@ -1,4 +1,4 @@
-//! What a route answers: its schemas, its headers, and the one shape of all failures.
+//! Answers in the API description: their schemas and headers, and the common schema of all failures.
 
 use serde_json::Value;
 use utoipa::openapi::content::ContentBuilder;
@@ -10,10 +10,10 @@ use utoipa::openapi::{ObjectBuilder, OneOfBuilder};
 use super::schema::{of, text};
 use pictures::OutputFormat;
 
-/// A header's name, what it holds, and what that says.
+/// A header's name, type and description.
 type Named = (&'static str, Type, &'static str);
 
-/// On every answer.
+/// Headers of every answer.
 const ALWAYS: [Named; 2] = [
     ("x-request-id", Type::String, "The request's own id, or the one that it brought."),
     ("openai-processing-ms", Type::Integer, "Milliseconds until the answer began."),
@@ -50,7 +50,7 @@ const PICTURES: [Named; 7] = [
     ),
 ];
 
-/// What is refused with each status.
+/// Description of each error status.
 const REFUSALS: [(u16, &str); 11] = [
     (400, "A field is missing, has a wrong type, or asks for what cannot be had: `param` names it."),
     (401, "The server has keys, and the request brought none of them."),
@@ -65,7 +65,7 @@ const REFUSALS: [(u16, &str); 11] = [
     (504, "The request's deadline passed."),
 ];
 
-/// JSON of the component `name`.
+/// A JSON answer with the schema `name`.
 pub(super) fn json(description: &str, name: &str) -> ResponseBuilder {
     response(description).content("application/json", content(Ref::from_schema_name(name), None))
 }
@@ -74,23 +74,23 @@ pub(super) fn response(description: &str) -> ResponseBuilder {
     with(ResponseBuilder::new().description(description), &ALWAYS)
 }
 
-/// The answers of a route that makes pictures: at once, as a stream or as a file.
+/// The answers of a route that makes pictures: JSON, a stream or a file.
 pub(super) fn pictures() -> ResponseBuilder {
     let answer = with_events(json("The pictures, all of them.", "ImagesResponse"));
     with(with(with_file(answer), &PICTURES), &RATE_LIMIT)
 }
 
-/// The answer of a job's events.
+/// The event stream of a job.
 pub(super) fn events() -> ResponseBuilder {
     with_events(response("What a stream of the request tells, from its beginning."))
 }
 
-/// The answer that is a picture's file.
+/// An answer that is a picture file.
 pub(super) fn picture_file() -> ResponseBuilder {
     with_file(response("The picture."))
 }
 
-/// The answer to a request that is answered later.
+/// The answer that accepts an async job.
 pub(super) fn job_taken() -> ResponseBuilder {
     let answer = json("A job to ask after.", "ImageJob");
     let location = header(Type::String, "Where to ask: `/v1/images/jobs/{id}`.");
@@ -101,7 +101,7 @@ pub(super) fn job_taken() -> ResponseBuilder {
         .fold(answer, |answer, operation| answer.link(operation, link(operation, "$response.body#/id")))
 }
 
-/// Where an answer leads: `operation`, with an id from the answer.
+/// A link from an answer to `operation`, with an id from the answer.
 pub(super) fn link(operation: &str, id: &str) -> Link {
     Link::builder().operation_id(operation).parameter("id", id).build()
 }
@@ -110,10 +110,10 @@ fn with_events(answer: ResponseBuilder) -> ResponseBuilder {
     answer.content("text/event-stream", content(Ref::from_schema_name(STREAM), None))
 }
 
-/// The component that is one event of a stream.
+/// Name of the schema of a stream event.
 pub(super) const STREAM: &str = "StreamEvent";
 
-/// An event as OpenAPI has it: its fields as they stand on the wire, `data` being JSON in turn.
+/// The schema of an event: its fields in wire format, with JSON in `data`.
 pub(super) fn stream_event() -> Schema {
     let description = "An `event:` line with the type and a `data:` line of JSON. Comments keep the connection alive; \
          there is no `[DONE]`. A failure on the way is an event `error`, the last one.";

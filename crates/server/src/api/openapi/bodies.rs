@@ -1,5 +1,5 @@
-//! The bodies of requests for pictures: the fields of the request's vocabulary, what this server's settings make of
-//! them, and the pictures, which stand otherwise in a form than in JSON.
+//! Request bodies in the API description: the fields of the request's vocabulary, changed by the server's settings, and
+//! the pictures, which differ between a form and JSON.
 
 use serde_json::json;
 use utoipa::openapi::schema::Type;
@@ -9,7 +9,7 @@ use super::schema::{nullable, of, text};
 use crate::api::config::ApiConfig;
 use crate::api::request::{FIELDS, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, MAX_URL_CHARS, listed};
 
-/// A field's name and what it may hold.
+/// A field's name and schema.
 type Field = (&'static str, Object);
 
 /// The body of a generation.
@@ -40,7 +40,7 @@ pub(super) fn edit_json(config: &ApiConfig, fetches_pictures: bool) -> Schema {
 const MASK: &str = "Where the first picture may be changed: a PNG, WebP or GIF file of its size, edited where it is \
     transparent. The answer's `warnings` say how it was used.";
 
-/// The form of an edit. Numbers and flags are written out as text.
+/// The form of an edit. Numbers and flags are written as text.
 pub(super) fn edit_form(config: &ApiConfig) -> Schema {
     let file = text(format!(
         "A PNG, JPEG, WebP or GIF file of at most {MAX_IMAGE_BYTES} bytes, whatever its part's type. Upright as its \
@@ -55,7 +55,7 @@ pub(super) fn edit_form(config: &ApiConfig) -> Schema {
     body.required("prompt").required("image").into()
 }
 
-/// A JSON object of these fields, in which null is the same as absent.
+/// A JSON object of these fields; null is the same as absent.
 fn json_body(description: &str, fields: Vec<Field>) -> ObjectBuilder {
     let ignored = "Fields that are not listed have no effect; `x-ignored-params` names them.";
     let body = of(Type::Object, format!("{description} {ignored}")).required("prompt");
@@ -69,14 +69,14 @@ fn list(description: &str, item: RefOr<Schema>) -> ArrayBuilder {
     list.min_items(Some(1)).max_items(Some(MAX_INPUT_IMAGES))
 }
 
-/// The fields that generations and edits share.
+/// Fields that generations and edits share.
 fn common(config: &ApiConfig) -> Vec<Field> {
     let fields = FIELDS.iter().filter_map(|field| field.documented());
     let fields = fields.filter(|(name, _)| config.priorities || *name != "priority");
     fields.map(|(name, schema)| (name, configured(name, schema.build(), config))).collect()
 }
 
-/// A field as this server's settings have it.
+/// Changes a field's schema by the server's settings.
 fn configured(name: &str, mut field: Object, config: &ApiConfig) -> Object {
     match name {
         "model" => {
@@ -95,7 +95,7 @@ fn configured(name: &str, mut field: Object, config: &ApiConfig) -> Object {
             let refused = "Refused: the server was started without `--allow-request-cache-config`.";
             field.description = Some(format!("{about} {refused}"));
         }
-        // Also read, to say what is wrong with it.
+        // `transparent` is parsed only to explain why it is refused.
         "background" => field.enum_values.iter_mut().for_each(|words| words.retain(|word| word != "transparent")),
         _ => {}
     }
@@ -114,7 +114,7 @@ mod tests {
     use crate::api::request::{ALIASES, Endpoint};
     use crate::uploads::{self, MemoryLedger, UploadConfig};
 
-    /// The names in a body's schema, with those that a field is also read under.
+    /// The names in a body's schema, aliases included.
     fn documented(schema: Schema) -> Vec<String> {
         let schema = serde_json::to_value(schema).unwrap();
         let properties = schema["properties"].as_object().unwrap();
@@ -129,7 +129,7 @@ mod tests {
         config
     }
 
-    /// What is wrong with a body.
+    /// The field and message of the error for a body.
     async fn refused(endpoint: Endpoint, body: &Value) -> (Option<String>, String) {
         let request = Request::post("/").header("content-type", "application/json").body(Body::from(body.to_string()));
         let memory = MemoryLedger::of(Purpose::Uploads, usize::MAX);

@@ -1,5 +1,5 @@
-//! `GET /openapi.json`: the API, described for programs. Bounds and words come from the constants that
-//! requests are checked by, answers from the types that are written.
+//! `GET /openapi.json`: the machine-readable API description. Bounds and values come from the constants that validation
+//! uses, answers from the types that are serialized.
 
 mod answers;
 mod bodies;
@@ -23,7 +23,7 @@ const DESCRIPTION: &str = "The OpenAI Images API, served by latentd. Clients of 
     not know (steps, seeds, guidance, the step cache, jobs) stands beside it.\n\nEvery route under `/v1` answers without \
     that prefix too, and with a trailing slash.";
 
-/// The document of a server with these settings, which fetches pictures that edits name by URL or not.
+/// The document of a server with these settings; `fetches_pictures` is whether edits may name pictures by URL.
 pub(crate) fn document(config: &ApiConfig, fetches_pictures: bool) -> OpenApi {
     let info =
         InfoBuilder::new().title("latentd").version(config.build.version).description(Some(DESCRIPTION)).license(Some(
@@ -67,7 +67,7 @@ fn components(config: &ApiConfig, fetches_pictures: bool) -> Components {
 
 type Schemas = Vec<(String, utoipa::openapi::RefOr<utoipa::openapi::Schema>)>;
 
-/// The schema of a type that is answered, and of those within it.
+/// Adds the schema of an answered type, and of the types within it.
 fn add<T: ToSchema>(schemas: &mut Schemas) {
     schemas.push((T::name().into(), T::schema()));
     T::schemas(schemas);

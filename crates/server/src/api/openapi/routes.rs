@@ -1,4 +1,4 @@
-//! Every route: what it takes and what it answers.
+//! Routes in the API description, with what they accept and answer.
 
 use serde_json::{Value, json};
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
@@ -12,7 +12,7 @@ use super::answers::{
 use super::schema::{of, text};
 use crate::api::bounds::MAX_KEY_LEN;
 
-/// The security schemes' names: either lets a request in.
+/// Names of the security schemes; either is sufficient.
 pub(super) const BEARER: &str = "bearer";
 pub(super) const API_KEY: &str = "api_key";
 
@@ -20,10 +20,10 @@ const IMAGES: &str = "Images";
 const JOBS: &str = "Jobs and files";
 const MODELS: &str = "Models";
 const OPERATIONS: &str = "Operations";
-/// What may go wrong with any request for pictures.
+/// Error statuses of requests for pictures.
 const PICTURE_REFUSALS: [u16; 10] = [400, 401, 404, 408, 413, 415, 429, 500, 503, 504];
 
-/// All of them, in the order of the page.
+/// All routes, in the order of the page.
 pub(super) fn paths() -> Paths {
     let mut paths = Paths::new();
     let routes = [images(), jobs(), models(), operations()];
@@ -143,7 +143,7 @@ fn operation(tag: &str, id: &str, summary: &str) -> OperationBuilder {
     OperationBuilder::new().tag(tag).operation_id(Some(id)).summary(Some(summary))
 }
 
-/// What needs a key on a server that has any.
+/// An operation that needs a key on a server with keys.
 fn keyed(operation: OperationBuilder, refusals: &[u16]) -> Operation {
     let none: [&str; 0] = [];
     let schemes = [
@@ -160,7 +160,7 @@ fn refusing(operation: OperationBuilder, refusals: &[u16]) -> Operation {
     all.build()
 }
 
-/// A body in one of several forms, each of a media type, a component and an example.
+/// A body with one alternative for each media type, with its schema and an example.
 fn request_body<const N: usize>(forms: [(&str, &str, Value); N]) -> RequestBody {
     let body = RequestBodyBuilder::new().required(Some(Required::True));
     let with = |body: RequestBodyBuilder, (media_type, name, example): (&str, &str, Value)| {

@@ -1,4 +1,4 @@
-//! Short words for the schemas of single values.
+//! Helpers for the schemas of single values.
 
 use serde_json::Value;
 use utoipa::openapi::schema::{SchemaType, Type};

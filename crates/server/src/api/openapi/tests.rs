@@ -1,4 +1,4 @@
-//! The document against the router, and against itself.
+//! Checks of the document against the router, and against itself.
 
 use std::collections::BTreeSet;
 

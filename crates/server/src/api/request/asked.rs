@@ -1,84 +1,84 @@
-//! What a request asks for, once it is read.
+//! A parsed request.
 
 use cache::CacheConfig;
 use diffusion::{RequestDraft, WithoutEffect};
 
 use pictures::OutputFormat;
 
-/// Most previews of a picture that are counted out (OpenAI's bound).
+/// Most previews that `partial_images` may ask for (OpenAI's bound).
 pub(crate) const MAX_PARTIAL_IMAGES: i64 = 3;
 
-/// What is done with a request's prompt.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
-    /// A picture from nothing but words.
+    /// A picture from text alone.
     Generation,
-    /// A picture from words and pictures.
+    /// A picture from text and pictures.
     Edit,
 }
 
-/// A request whose every field has the right type and a value that some model takes.
+/// A request whose fields all have the right type and a value that some model accepts.
 #[derive(Debug)]
 pub(crate) struct ImagesRequest {
     pub(crate) endpoint: Endpoint,
-    /// What the picture shall be. [`ImagesRequest::image_requests`] makes it whole.
+    /// The picture that is asked for. [`ImagesRequest::image_requests`] completes it.
     pub(crate) draft: RequestDraft,
     pub(crate) output: Output,
-    /// What the answer says of the quality.
+    /// The quality that the answer reports.
     pub(crate) quality: &'static str,
     pub(crate) delivery: Delivery,
-    /// The answer is a job to ask after (`async: true` or `Prefer: respond-async`).
+    /// The answer is an async job (`async: true` or `Prefer: respond-async`).
     pub(crate) run_async: bool,
     pub(crate) return_timings: bool,
     pub(crate) return_cache_stats: bool,
-    /// Its urgency, 0 unless it says so.
+    /// Priority, 0 by default.
     pub(crate) priority: i8,
-    /// The request's own cache settings.
+    /// The request's own step cache settings.
     pub(crate) cache: Option<CacheConfig>,
-    /// The client's name for its user, which the answer repeats.
+    /// The client's identifier of its user, which the answer repeats.
     pub(crate) safety_identifier: Option<String>,
-    /// Names of fields that were given and have no effect.
+    /// Names of given fields without effect.
     pub(crate) ignored: Vec<String>,
-    /// Why those that mean something elsewhere have none, in sentences.
+    /// Sentences on why fields that have a meaning elsewhere have no effect.
     pub(crate) warnings: Vec<String>,
 }
 
-/// The files that are made of the pictures.
+/// How the picture files are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Output {
     pub(crate) format: OutputFormat,
-    /// JPEG's quality, 0 to 100.
+    /// JPEG quality, 0 to 100.
     pub(crate) compression: u8,
-    /// Whether a PNG says how it was made, its prompt included.
+    /// Whether a PNG contains its generation parameters, the prompt included.
     pub(crate) embed_metadata: bool,
 }
 
-/// How the pictures reach the client.
+/// How the pictures are delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// All of them in one JSON object.
+    /// All pictures in one JSON object.
     Json(ImageField),
-    /// The bytes of the one picture.
+    /// The file of the only picture.
     File,
-    /// As server-sent events.
+    /// Server-sent events.
     Stream(StreamOptions),
 }
 
-/// Which field of the JSON holds a picture.
+/// The JSON field that holds a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ImageField {
     B64Json,
     Url,
 }
 
-/// What a stream tells beside the finished pictures.
+/// Stream events besides the finished pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamOptions {
-    /// An event a step.
+    /// An event for each step.
     pub(crate) progress: bool,
 }
 
-/// Where the pictures stand.
+/// Value of `response_format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResponseFormat {
     Field(ImageField),
@@ -86,7 +86,7 @@ pub(crate) enum ResponseFormat {
 }
 
 impl ImagesRequest {
-    /// Remembers a field that has no effect.
+    /// Records a field without effect.
     pub(crate) fn note(&mut self, idle: WithoutEffect) {
         self.warnings.push(idle.to_string());
         if !self.ignored.iter().any(|name| name == idle.field) {
@@ -94,7 +94,7 @@ impl ImagesRequest {
         }
     }
 
-    /// Whether the client waits for the answer in one piece, and is told nothing before it.
+    /// Whether the client waits for one complete answer, without a sign of life before it.
     pub(crate) fn is_waited_for(&self) -> bool {
         !self.run_async && !matches!(self.delivery, Delivery::Stream(_))
     }

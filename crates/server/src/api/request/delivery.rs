@@ -1,4 +1,4 @@
-//! How the answer shall come: as JSON, as a file, as a stream, or later.
+//! How the answer is delivered: as JSON, a file, a stream or an async job.
 
 use axum::http::{HeaderMap, HeaderName, header};
 use diffusion::{InvalidRequest, PreviewTimes, Previews, WithoutEffect};
@@ -11,23 +11,23 @@ use pictures::OutputFormat;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// How the answer shall come.
+/// The requested delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) delivery: Delivery,
     pub(crate) run_async: bool,
-    /// Pictures on the way, for whoever reads events: those of a stream, or of a job.
+    /// Previews, for clients that read the events of a stream or a job.
     pub(crate) previews: Option<Previews>,
-    /// The kind of file that `Accept` names, where the answer is one.
+    /// The file format that `Accept` names, if the answer is a file.
     pub(crate) format: Option<OutputFormat>,
 }
 
-/// What the fields and headers of a request ask for, where `default` is what its JSON holds unless it
-/// says otherwise. `Accept` never asks for a stream: SDKs send `application/json` with one. What has no effect is put
-/// to `idle`.
+/// Reads the fields and headers that decide the delivery; `default` is the JSON field of the picture if none is named.
+/// `Accept` never selects a stream, because SDKs send `application/json` with one. Fields without effect are added to
+/// `idle`.
 ///
 /// # Errors
-/// A field of a wrong type or value, or two that contradict each other.
+/// A field has a wrong type or value, or two contradict each other.
 pub(crate) fn wanted(
     fields: &mut Fields,
     headers: &HeaderMap,
@@ -66,7 +66,7 @@ pub(crate) fn wanted(
     Ok(Wanted { delivery, run_async, previews, format: accepted.flatten() })
 }
 
-/// The pictures on the way, which are none where nobody reads events.
+/// The requested previews; none if the client reads no events.
 fn previews(
     fields: &mut Fields,
     has_events: bool,
@@ -101,13 +101,13 @@ fn previews(
     Ok(times.map(|times| Previews { method: method.unwrap_or_default(), times }))
 }
 
-/// RFC 7240's `respond-async`.
+/// Whether the request has RFC 7240's `respond-async`.
 fn prefers_async(headers: &HeaderMap) -> bool {
     let names = items(headers, PREFER).map(|item| item.split([';', '=']).next().unwrap_or_default().trim());
     names.into_iter().any(|name| name.eq_ignore_ascii_case("respond-async"))
 }
 
-/// The file that `Accept` asks for rather than for JSON, and its kind, if it names one that there is.
+/// `Some` if `Accept` prefers a file to JSON, with the format if it names a supported one.
 fn accepted_file(headers: &HeaderMap) -> Option<Option<OutputFormat>> {
     let (mut json, mut file) = (0.0, None::<(f64, Option<OutputFormat>)>);
     for item in items(headers, header::ACCEPT) {
@@ -133,7 +133,7 @@ fn accepted_file(headers: &HeaderMap) -> Option<Option<OutputFormat>> {
     file.filter(|(weight, _)| *weight > json).map(|(_, kind)| kind)
 }
 
-/// The items of a header's list, over all of its lines.
+/// The list items of a header, over all its lines.
 fn items(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim)
@@ -156,7 +156,7 @@ mod tests {
         wanted(&mut json::of_value(value), headers, ImageField::B64Json, &mut Vec::new()).map_err(|err| err.to_string())
     }
 
-    /// The fields without effect.
+    /// Fields without effect.
     fn idle(value: Value) -> Vec<&'static str> {
         let mut idle = Vec::new();
         wanted(&mut json::of_value(value), &HeaderMap::new(), ImageField::B64Json, &mut idle).unwrap();

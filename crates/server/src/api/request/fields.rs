@@ -1,5 +1,5 @@
-//! A request's fields as they were given, of which each is taken once: wrong types are named, and what has no effect
-//! is known. Names that are in no [`vocabulary`] are noted, and their values skipped.
+//! The given fields of a request. Each is taken once, so that wrong types are reported by name and leftover fields are
+//! known to have no effect. Names outside [`vocabulary`] are recorded, and their values skipped.
 
 use diffusion::InvalidRequest;
 
@@ -9,15 +9,15 @@ use super::vocabulary::{self, EXTRA_BODY};
 use crate::api::error::ApiError;
 
 impl Fields {
-    /// The fields of a form, which came as text.
+    /// Fields of a form, which are text.
     pub(crate) fn spelt() -> Self {
         Fields { spelt: true, ..Fields::default() }
     }
 
-    /// The fields of `extra_body` are fields of the request, unless those are there already.
+    /// Merges the fields of `extra_body` into the request; existing fields take precedence.
     ///
     /// # Errors
-    /// It is no object.
+    /// It is not an object.
     pub(crate) fn merge_extra_body(&mut self) -> Result<(), ApiError> {
         let Some(more) = self.take(&EXTRA_BODY)? else { return Ok(()) };
         for (name, given) in more.values {
@@ -30,7 +30,7 @@ impl Fields {
         Ok(())
     }
 
-    /// The value of a field, under its name or another; given twice, both must agree.
+    /// Takes the value of a field by its name or an alias. If both are given, they must agree.
     ///
     /// # Errors
     /// It has a wrong type or is out of bounds.
@@ -52,7 +52,7 @@ impl Fields {
         Ok(found.map(|(_, _, value)| value))
     }
 
-    /// A value as JSON has it: text of a form is what its field makes of it, where it can be.
+    /// Takes a value as JSON would have it: the field's kind parses the text of a form, if it can.
     fn spoken(&mut self, name: &str, kind: &impl Kind) -> Option<Given> {
         match self.any(name)? {
             Given::Text(text) if self.spelt && !kind.keeps_empty() && text.trim().is_empty() => None,
@@ -61,10 +61,10 @@ impl Fields {
         }
     }
 
-    /// The names of the fields that nobody took, in order.
+    /// Returns the names of the fields that were not taken, in order.
     ///
     /// # Errors
-    /// One that was taken came again: it is not known which was meant.
+    /// A taken field was given twice, so it is ambiguous.
     pub(crate) fn rest(mut self) -> Result<Vec<String>, ApiError> {
         if let Some(name) = self.repeated.iter().find(|name| !self.contains(name)) {
             return Err(match self.spelt {

@@ -1,5 +1,5 @@
-//! One value of a request, as it was given: what its field may mean is kept, of anything else only what an error
-//! shows of it. Whatever a body holds, it is never built as a tree.
+//! A given value of a request: kept as its field's shape needs; of any other value only the beginning for an error. No
+//! body is ever built as a tree.
 
 use std::fmt;
 
@@ -7,50 +7,50 @@ use serde_json::Number;
 
 use super::shown::{Shown, beginning, quoted};
 
-/// What of a field's value is kept where it is no single value.
+/// What is kept of a field's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
-    /// Nothing but what an error shows.
+    /// A single value; of lists and objects only the beginning for an error.
     Single,
-    /// The text of an object, which is read in its own way.
+    /// The text of an object, which is parsed separately.
     Settings,
-    /// More fields of the request.
+    /// Further fields of the request.
     Fields {
-        /// Whether more is kept of their pictures than how many there are.
+        /// Whether their pictures are kept, not only counted.
         keeps_pictures: bool,
     },
-    /// Pictures, one or a list.
+    /// One picture or a list.
     Pictures,
     /// One picture.
     Picture,
-    /// Pictures, of which it only matters how many there are.
+    /// Pictures that are only counted.
     Counted,
 }
 
-/// A value as a request gives it; `null` is as none.
+/// A given value; `null` is the same as absent.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Given {
     Bool(bool),
     Number(Number),
     Text(String),
-    /// An object, as it was written.
+    /// The text of an object.
     Settings(Box<str>),
     Fields(Box<Fields>),
     Pictures(Pictures),
-    /// A list or an object where there should be none.
+    /// A list or an object in place of a single value.
     Other(Shown),
 }
 
-/// Pictures that a field names.
+/// The pictures of a field.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Pictures {
-    /// Those that are kept: no more than a request may bring.
+    /// The kept ones: no more than a request may have.
     pub(crate) items: Vec<Picture>,
-    /// How many were given.
+    /// Number of given pictures.
     pub(crate) count: usize,
 }
 
-/// OpenAI's `{"image_url": …}` or `{"file_id": …}`, or just the URL.
+/// OpenAI's `{"image_url": …}` or `{"file_id": …}`, or only the URL.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Picture {
     Url(String),
@@ -59,7 +59,7 @@ pub(crate) enum Picture {
 }
 
 impl Given {
-    /// Whether it says as much as nothing.
+    /// Whether it is equivalent to no value.
     pub(crate) fn is_empty(&self) -> bool {
         match self {
             Given::Text(text) => text.is_empty(),
@@ -74,7 +74,7 @@ impl Given {
         }
     }
 
-    /// How many values a list has; 1 for everything else.
+    /// Length of a list; 1 for everything else.
     pub(crate) fn len(&self) -> usize {
         match self {
             Given::Pictures(pictures) => pictures.count,
@@ -85,7 +85,7 @@ impl Given {
 }
 
 impl fmt::Display for Given {
-    /// The JSON of it, or the beginning of that.
+    /// Writes the value as JSON, or the beginning of it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Given::Bool(value) => write!(f, "{value}"),
@@ -99,7 +99,7 @@ impl fmt::Display for Given {
     }
 }
 
-/// So many pictures, in words.
+/// The number of pictures in words.
 pub(crate) fn pictures_of(count: usize) -> String {
     match count {
         0 => "no picture".into(),
@@ -108,20 +108,20 @@ pub(crate) fn pictures_of(count: usize) -> String {
     }
 }
 
-/// Most bytes of the names without effect that are kept: as many as an answer tells of.
+/// Most bytes of the kept unknown names; an answer reports no more.
 pub(super) const MAX_UNKNOWN_BYTES: usize = 1024;
 
 /// The fields of a request that were not taken yet. `null` is the same as absent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Fields {
     pub(super) values: Vec<(&'static str, Given)>,
-    /// Names without a meaning: as many as there is room for.
+    /// Unknown names, as many as there is room for.
     pub(super) unknown: Vec<String>,
     pub(super) unknown_bytes: usize,
-    /// The values came as text (a form): each is what its field's type makes of it, and an empty one
-    /// is absent where text is not what the field holds.
+    /// The values are text from a form: each field's kind parses its own. An empty text counts as absent if the kind
+    /// does not hold text.
     pub(super) spelt: bool,
-    /// Names that came again, of which the first value stands.
+    /// Names that were given again; the first value counts.
     pub(super) repeated: Vec<&'static str>,
 }
 
@@ -137,14 +137,14 @@ impl Fields {
         }
     }
 
-    /// A name that came again, and whose second value was not read.
+    /// Records a repeated name, whose second value is not read.
     pub(crate) fn note_repeated(&mut self, name: &'static str) {
         if !self.repeated.contains(&name) {
             self.repeated.push(name);
         }
     }
 
-    /// A name without a meaning.
+    /// Records an unknown name.
     pub(crate) fn note_unknown(&mut self, name: &str) {
         let has_room =
             self.unknown_bytes + name.len() <= MAX_UNKNOWN_BYTES && self.unknown.len() < MAX_UNKNOWN_BYTES / 8;
@@ -154,7 +154,7 @@ impl Fields {
         }
     }
 
-    /// A value as it was given, whatever it is.
+    /// Takes a value without parsing it.
     pub(crate) fn any(&mut self, name: &str) -> Option<Given> {
         let at = self.values.iter().position(|(known, _)| *known == name)?;
         Some(self.values.swap_remove(at).1)

@@ -1,4 +1,4 @@
-//! The fields of a JSON object from the bytes of a body.
+//! Parsing a JSON body into fields.
 
 use std::fmt;
 use std::io::{BufReader, Read};
@@ -11,21 +11,21 @@ use super::reading::FieldsVisitor;
 use super::vocabulary::known;
 use crate::api::error::ApiError;
 
-/// What some editors and Windows programs write before a text.
+/// Some editors and Windows programs begin a text with it.
 const BYTE_ORDER_MARK: [u8; 3] = *b"\xef\xbb\xbf";
 
-/// The fields of a JSON object in one piece. Of pictures it is only known how many there are, unless `keeps_pictures`.
+/// Parses a JSON object in one piece. Unless `keeps_pictures`, pictures are only counted.
 ///
 /// # Errors
-/// It is no JSON, or no object.
+/// It is not valid JSON, or not an object.
 pub(crate) fn of_slice(body: &[u8], keeps_pictures: bool) -> Result<Fields, ApiError> {
     parse(de::SliceRead::new(body.strip_prefix(&BYTE_ORDER_MARK).unwrap_or(body)), keeps_pictures)
 }
 
-/// As [`of_slice`], of a body of more than [`BYTE_ORDER_MARK`]'s length that is read piece by piece.
+/// Same as [`of_slice`], for a body longer than [`BYTE_ORDER_MARK`] that is read in pieces.
 ///
 /// # Errors
-/// As of [`of_slice`], or `body` cannot be read.
+/// Same as [`of_slice`], or `body` cannot be read.
 pub(crate) fn of_reader(body: impl Read, keeps_pictures: bool) -> Result<Fields, ApiError> {
     let mut reader = BufReader::new(body);
     let mut mark = [0; BYTE_ORDER_MARK.len()];
@@ -34,7 +34,7 @@ pub(crate) fn of_reader(body: impl Read, keeps_pictures: bool) -> Result<Fields,
     parse(de::IoRead::new(begun.chain(reader)), keeps_pictures)
 }
 
-/// The fields that a body of this JSON has.
+/// The fields of a body with this JSON.
 #[cfg(test)]
 pub(crate) fn of_value(value: serde_json::Value) -> Fields {
     parse(de::SliceRead::new(value.to_string().as_bytes()), true).unwrap()
@@ -49,7 +49,7 @@ fn parse<'de>(bytes: impl de::Read<'de>, keeps_pictures: bool) -> Result<Fields,
     }
 }
 
-/// What a body holds.
+/// The top level of a body.
 enum Whole {
     Object(Fields),
     Other(&'static str),

@@ -1,4 +1,4 @@
-//! What a field may hold: how it is read, and the schema that says so.
+//! Kinds of fields: how a value is parsed, and its schema.
 
 use diffusion::InvalidRequest;
 use serde_json::{Number, Value};
@@ -10,54 +10,56 @@ use super::given::{Fields, Given, Shape};
 use super::reading::{Known, nested};
 use crate::api::error::ApiError;
 
-/// The extension that lists a field's other names.
+/// Schema extension with a field's aliases.
 pub(crate) const ALIASES: &str = "x-aliases";
 
-/// A field of a request: everything that is said of it.
+/// A field of a request, with everything that is known of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Field<K> {
     pub(crate) name: &'static str,
-    /// What it is also read under.
+    /// Aliases.
     pub(crate) aliases: &'static [&'static str],
-    /// What /openapi.json says of it; what it says nothing of is there for the sake of some clients.
+    /// Description in /openapi.json. A field without one is undocumented and exists for some clients.
     about: &'static str,
-    /// JSON, where the default is the same for all models.
+    /// Default as JSON, if it is the same for all models.
     default: Option<&'static str>,
     pub(crate) kind: K,
 }
 
-/// A type of values.
+/// A kind of values.
 pub(crate) trait Kind: Sync {
     type Value: PartialEq;
 
-    /// What is kept of a value.
+    /// What is kept of a value while a body is parsed.
     fn shape(&self) -> Shape {
         Shape::Single
     }
 
-    /// Whether an empty text of a form is a value.
+    /// Whether an empty text in a form is a value.
     fn keeps_empty(&self) -> bool {
         false
     }
 
-    /// The value that a form spells so, unless it is the text itself.
+    /// Parses a form's text; `None` keeps the text itself.
     fn spelt(&self, _text: &str) -> Option<Given> {
         None
     }
 
+    /// Converts a given value.
+    ///
     /// # Errors
-    /// A wrong type, or a value out of bounds.
+    /// The value has a wrong type or is out of bounds.
     fn read(&self, name: &'static str, given: Given) -> Result<Self::Value, ApiError>;
 
     fn schema(&self) -> ObjectBuilder;
 }
 
-/// A [`Field`] of whatever kind.
+/// A [`Field`] of any kind.
 pub(crate) trait AnyField: Sync {
-    /// The name, if it is one of this field's.
+    /// Returns the field's name if `name` is that or an alias.
     fn named(&self, name: &str) -> Option<&'static str>;
     fn shape(&self) -> Shape;
-    /// Its name and its schema, if it is documented.
+    /// Name and schema, if it is documented.
     fn documented(&self) -> Option<(&'static str, ObjectBuilder)>;
 }
 
@@ -66,7 +68,7 @@ impl<K> Field<K> {
         Field { name, aliases: &[], about, default: None, kind }
     }
 
-    /// With a default, as JSON.
+    /// Adds a default, as JSON.
     pub(crate) const fn or(self, default: &'static str) -> Self
     where
         K: Copy,
@@ -109,7 +111,7 @@ impl<K: Kind> AnyField for Field<K> {
     }
 }
 
-/// The extension of a field with these other names.
+/// The schema extension with these aliases.
 pub(crate) fn listed(aliases: &[&str]) -> Extensions {
     ExtensionsBuilder::new().add(ALIASES.trim_start_matches("x-"), aliases.to_vec()).build()
 }
@@ -129,11 +131,11 @@ fn of(kind: Type) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(kind)
 }
 
-/// Any text, also an empty one. Its bounds are the draft's, which is checked wherever it comes from.
+/// Any text, even an empty one. The draft checks its bounds, whatever its source.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Text {
     pub(crate) max_chars: Option<usize>,
-    /// Whether there must be something to read in it.
+    /// Whether it must contain more than white space.
     pub(crate) says_something: bool,
 }
 
@@ -154,7 +156,7 @@ impl Kind for Text {
     }
 }
 
-/// A text that is never empty.
+/// A non-empty text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Word {
     pub(crate) pattern: Option<&'static str>,
@@ -172,7 +174,7 @@ impl Kind for Word {
     }
 }
 
-/// A whole number within bounds; `2.0` is one.
+/// An integer within bounds; `2.0` counts as one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Integer {
     pub(crate) least: i64,
@@ -211,7 +213,7 @@ impl Kind for Integer {
 }
 
 impl Integer {
-    /// Whether a value is a whole number, but none of 64 bits or out of bounds.
+    /// Whether a value is an integer beyond 64 bits or out of bounds.
     fn is_beyond(&self, given: &Given) -> bool {
         let Given::Number(number) = given else { return false };
         let whole = number.as_f64().filter(|whole| whole.fract() == 0.0);
@@ -229,7 +231,7 @@ fn number(text: &str) -> Option<Given> {
     integer.ok().or_else(|| Number::from_f64(text.parse().ok()?)).map(Given::Number)
 }
 
-/// A number from 0.
+/// A number from 0 up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weight {
     pub(crate) most: f64,
@@ -259,7 +261,7 @@ impl Kind for Weight {
     }
 }
 
-/// True or false, false unless given.
+/// A boolean; false by default.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flag;
 
@@ -287,7 +289,7 @@ impl Kind for Flag {
     }
 }
 
-/// One of some words, which stand for values.
+/// One of several words, each of which stands for a value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OneOf<T: 'static>(pub(crate) &'static [(&'static str, T)]);
 
@@ -334,7 +336,7 @@ impl Kind for Settings {
     }
 }
 
-/// An object of more fields.
+/// An object of further fields.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MoreFields(pub(super) Known);
 
@@ -362,7 +364,7 @@ impl Kind for MoreFields {
     }
 }
 
-/// Pictures, or (`Shape::Picture`) one. What their schema is depends on where they stand.
+/// Pictures, or with `Shape::Picture` one. Their schema depends on the kind of body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Named(pub(crate) Shape);
 

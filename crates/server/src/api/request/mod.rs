@@ -1,4 +1,4 @@
-//! What a request asks for: its fields, what they may hold, and what is meant by them.
+//! Requests: their fields, the kinds of their values, and what the values mean.
 
 mod asked;
 mod delivery;

@@ -1,5 +1,5 @@
-//! Reading the fields of a JSON object: of each what its shape says is kept, of anything else only what an error shows of
-//! it. Whatever a body holds, it is never built as a tree.
+//! Deserializing the fields of a JSON object. Each field's shape decides what is kept; of any other value only the
+//! beginning is kept for an error. No body is ever built as a tree.
 
 use std::fmt;
 
@@ -11,21 +11,21 @@ use super::given::{Fields, Given, MAX_UNKNOWN_BYTES, Picture, Pictures, Shape};
 use super::picture_bounds::MAX_INPUT_IMAGES;
 use super::shown::{Beginning, Shown, WriteSeed, beginning, shown_list, shown_object};
 
-/// Tells of a name which field it is, and what is kept of its value.
+/// Looks up a name: its field, and what is kept of the value.
 pub(super) type Known = fn(&str) -> Option<(&'static str, Shape)>;
 
 /// Most bytes of an object of settings.
 const MAX_SETTINGS_BYTES: usize = 64 << 10;
-/// Reads a value for a field of this shape.
+/// Deserializes a value for a field of this shape.
 #[derive(Clone, Copy)]
 struct GivenSeed {
     shape: Shape,
-    /// The names of fields within it.
+    /// Lookup of the fields within it.
     known: Known,
 }
 
 impl GivenSeed {
-    /// For a value that is no list and no object.
+    /// For a value that is neither a list nor an object.
     fn single() -> Self {
         GivenSeed { shape: Shape::Single, known: |_| None }
     }
@@ -115,7 +115,7 @@ impl<'de> Visitor<'de> for GivenSeed {
     }
 }
 
-/// Reads one of a list of pictures.
+/// Deserializes one item of a list of pictures.
 struct PictureSeed;
 
 impl<'de> DeserializeSeed<'de> for PictureSeed {
@@ -161,7 +161,7 @@ impl<'de> Visitor<'de> for PictureSeed {
         shown_list(list).map(Picture::Other)
     }
 
-    /// Of other keys than its two nothing is kept but what an error shows.
+    /// Other keys than the two are kept only for an error.
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Picture, A::Error> {
         let mut shown = Beginning::default();
         shown.push("{");
@@ -194,7 +194,7 @@ enum PictureKey {
     Other,
 }
 
-/// Reads a key of a picture's object, and shows it.
+/// Deserializes a key of a picture's object, and shows it.
 struct PictureKeySeed<'s>(&'s mut Beginning);
 
 impl<'de> DeserializeSeed<'de> for PictureKeySeed<'_> {
@@ -222,11 +222,11 @@ impl Visitor<'_> for PictureKeySeed<'_> {
     }
 }
 
-/// Reads an object's fields.
+/// Deserializes an object's fields.
 pub(super) struct FieldsVisitor {
-    /// Whether pictures are kept; otherwise it is only known how many there are.
+    /// Whether pictures are kept; otherwise they are only counted.
     keeps_pictures: bool,
-    /// Of fields within `extra_body`, in which that name means nothing.
+    /// Whether it is inside `extra_body`, where that name has no meaning.
     is_nested: bool,
     known: Known,
 }
@@ -287,7 +287,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 
 enum Name {
     Known(&'static str, Shape),
-    /// Empty where it is too long to be told.
+    /// Empty if the name is too long to report.
     Unknown(String),
 }
 
@@ -316,7 +316,7 @@ impl Visitor<'_> for NameSeed {
     }
 }
 
-/// The fields of an object that stands within a form, if it is one.
+/// The fields of an object in a form's text, if it is one.
 pub(super) fn nested(text: &str, known: Known) -> Option<Fields> {
     let mut json = serde_json::Deserializer::from_str(text);
     let fields = json.deserialize_map(FieldsVisitor::nested(true, known)).ok()?;

@@ -1,18 +1,18 @@
-//! The beginning of a value, as an error shows it: a list or an object is written out as far as there is room, and skipped
-//! from there on.
+//! The beginning of a value, as an error shows it: a list or an object is written until there is no more room, and
+//! skipped from there on.
 
 use std::fmt::{self, Write};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// Characters that an error shows of a value, and one more by which it knows that there are more.
+/// Characters that an error shows of a value, and one more to detect that it is longer.
 const MAX_SHOWN_CHARS: usize = 81;
 
-/// The beginning of a list's or an object's JSON.
+/// The beginning of the JSON of a list or an object.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Shown {
     pub(super) text: String,
-    /// How many values a list has; 1 for everything else.
+    /// Length of a list; 1 for everything else.
     pub(crate) len: usize,
 }
 
@@ -27,7 +27,7 @@ pub(super) fn beginning(text: &str) -> &str {
     text.char_indices().nth(MAX_SHOWN_CHARS).map_or(text, |(end, _)| &text[..end])
 }
 
-/// The beginning of a text as a string of JSON.
+/// The beginning of a text as a JSON string.
 pub(super) fn quoted(text: &str) -> String {
     serde_json::to_string(beginning(text)).expect("a string is JSON. This is a bug.")
 }
@@ -44,7 +44,7 @@ pub(super) fn shown_object<'de, A: MapAccess<'de>>(object: A) -> Result<Shown, A
     Ok(Shown { text: shown.text, len: 1 })
 }
 
-/// Tells how many values there are.
+/// Writes a list; returns its length.
 fn write_list<'de, A: SeqAccess<'de>>(mut list: A, to: &mut Beginning) -> Result<usize, A::Error> {
     to.push("[");
     let mut len = 0;
@@ -64,7 +64,7 @@ fn write_object<'de, A: MapAccess<'de>>(mut object: A, to: &mut Beginning) -> Re
     Ok(())
 }
 
-/// Shows a key.
+/// Writes a key.
 struct KeySeed<'s>(&'s mut Beginning);
 
 impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
@@ -124,8 +124,8 @@ impl Write for Beginning {
     }
 }
 
-/// Shows a value behind `before`, for as long as there is room: it is skipped then. Each level of nesting writes a
-/// character at least, so that it ends.
+/// Writes a value after `before` while there is room, and skips it otherwise. Each level of nesting writes at least one
+/// character, so the recursion ends.
 pub(super) struct WriteSeed<'s> {
     pub(super) to: &'s mut Beginning,
     pub(super) before: &'static str,

@@ -1,4 +1,4 @@
-//! A request's own settings of the step cache.
+//! A request's own step cache settings.
 
 use cache::{CacheConfig, CacheOverrides, ConfigError, KEYS, Quality};
 use diffusion::InvalidRequest;
@@ -6,7 +6,7 @@ use diffusion::InvalidRequest;
 use super::given::Given;
 use crate::api::error::ApiError;
 
-/// What a request's `cache` field means: `"off"`, a preset's name, or keys over `base`.
+/// Parses a request's `cache` field: `"off"`, a preset's name, or keys that override `base`.
 pub(crate) fn request_config(given: Given, base: Option<&CacheConfig>) -> Result<CacheConfig, ApiError> {
     match &given {
         Given::Text(word) if word == "off" => Ok(Quality::Lossless.config()),
@@ -35,7 +35,7 @@ pub(crate) fn check_blocks(config: &CacheConfig, num_blocks: &[usize]) -> Result
     Ok(config.validate(num_blocks).map_err(invalid)?)
 }
 
-/// The key is the field that a client is told of.
+/// The error for a key, which is the field that the client sees.
 fn invalid(err: ConfigError) -> InvalidRequest {
     match err {
         ConfigError::Invalid { key, bound, given } => InvalidRequest::new(key, bound, given),

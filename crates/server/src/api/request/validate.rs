@@ -1,4 +1,4 @@
-//! From what was typed to what is meant. Pure: the defaults and bounds come from elsewhere.
+//! Validation: from given values to what they mean. Pure: defaults and bounds are arguments.
 
 use axum::http::HeaderMap;
 use cache::CacheConfig;
@@ -13,10 +13,10 @@ use crate::api::config::ApiConfig;
 use crate::api::error::ApiError;
 use pictures::OutputFormat;
 
-/// Reads a request for pictures off `fields`, but for the pictures that it brings.
+/// Validates a request for pictures, except for its pictures.
 ///
 /// # Errors
-/// The first field of a wrong type, or with a value that no model takes.
+/// The first field with a wrong type, or with a value that no model accepts.
 pub(crate) fn images_request(
     endpoint: Endpoint,
     headers: &HeaderMap,
@@ -34,7 +34,7 @@ pub(crate) fn images_request(
     let return_cache_stats = fields.take(&field::RETURN_CACHE_STATS)?.unwrap_or(false);
     let priority = priority(&mut fields, config)?;
     let cache = cache(&mut fields, config)?;
-    // Who asks: of no effect on the picture.
+    // The user's name does not affect the picture.
     fields.take(&field::USER)?;
     let safety_identifier = fields.take(&field::SAFETY_IDENTIFIER)?;
     let draft = RequestDraft { previews, ..draft(&mut fields, quality)? };
@@ -61,7 +61,7 @@ pub(crate) fn images_request(
     Ok(asked)
 }
 
-/// What the answer has no place for, or nothing to say of.
+/// Fields that ask for a report that the answer has no place for, or that has no contents.
 fn untold(
     delivery: Delivery,
     return_timings: bool,
@@ -88,7 +88,7 @@ fn model(fields: &mut Fields, served_model_names: &[String]) -> Result<Option<St
     }
 }
 
-/// Clients that ask for DALL-E read nothing but the URL, which was its default.
+/// Clients that ask for DALL-E read only the URL, which was its default.
 fn default_field(model: &Option<String>) -> ImageField {
     match model.as_deref() {
         Some("dall-e-2" | "dall-e-3") => ImageField::Url,
@@ -96,7 +96,7 @@ fn default_field(model: &Option<String>) -> ImageField {
     }
 }
 
-/// What would change the picture and cannot be had is refused, never ignored.
+/// Refuses unsupported options that would change the picture: they are never ignored.
 fn refuse_unsupported(endpoint: Endpoint, fields: &mut Fields) -> Result<(), ApiError> {
     const EDITS: &str = "be absent: pictures are edited by POST /v1/images/edits";
     let refused: &[(&str, &str)] = match endpoint {
@@ -117,7 +117,7 @@ fn refuse_unsupported(endpoint: Endpoint, fields: &mut Fields) -> Result<(), Api
     }
 }
 
-/// Untaken where there are none, it is listed with the fields that have no effect.
+/// Without priorities the field is not taken, so it is listed among those without effect.
 fn priority(fields: &mut Fields, config: &ApiConfig) -> Result<i8, ApiError> {
     let given = if config.priorities { fields.take(&field::PRIORITY)? } else { None };
     Ok(given.map_or(0, |priority| i8::try_from(priority).expect("it is within its bounds. This is a bug.")))

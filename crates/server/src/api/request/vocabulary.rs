@@ -1,5 +1,5 @@
-//! Every field that a request may have: the one place where it is named, typed, bounded and described. `validate` reads
-//! them, /openapi.json lists them, and what is not here is skipped while a body is read.
+//! Every field of a request: the one place that names, types, bounds and describes it. `validate` reads them and
+//! /openapi.json lists them. A name that is not here is skipped while a body is parsed.
 
 use diffusion::{MAX_GUIDANCE, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, PreviewMethod, Quality, Sampler};
 use scheduler::PRIORITIES;
@@ -9,7 +9,7 @@ use super::given::Shape;
 use super::kinds::{AnyField, Field, Flag, Integer, MoreFields, Named, OneOf, Settings, Text, Weight, Word};
 use pictures::OutputFormat;
 
-/// All of them, in the order of their description.
+/// All fields, in the order of the description.
 pub(crate) static FIELDS: [&dyn AnyField; 36] = [
     &PROMPT,
     &NEGATIVE_PROMPT,
@@ -49,7 +49,7 @@ pub(crate) static FIELDS: [&dyn AnyField; 36] = [
     &MARKUP,
 ];
 
-/// The field of this name, and what is kept of its value.
+/// Returns the field with this name or alias, and what is kept of its value.
 pub(crate) fn known(name: &str) -> Option<(&'static str, Shape)> {
     FIELDS.iter().find_map(|field| Some((field.named(name)?, field.shape())))
 }
@@ -58,7 +58,7 @@ const PROMPTS: Text = Text { max_chars: Some(MAX_PROMPT_CHARS), says_something: 
 const ANY_TEXT: Text = Text { max_chars: None, says_something: false };
 const SIDE: Integer = Integer { least: 1, most: i64::MAX };
 
-// What the picture shall be.
+// The picture.
 
 pub(crate) const PROMPT: Field<Text> =
     Field::new("prompt", "What the picture shall show.", Text { says_something: true, ..PROMPTS });
@@ -71,7 +71,7 @@ pub(crate) const NEGATIVE_PROMPT: Field<Text> = Field::new(
 pub(crate) const MODEL: Field<Word> = Field::new("model", "One of the served model's names.", Word { pattern: None });
 pub(crate) const N: Field<Integer> =
     Field::new("n", "Pictures to make.", Integer { least: 1, most: MAX_IMAGES }).or("1");
-/// With `width` and `height` for other names, which are numbers.
+/// `width` and `height` are alternatives, which take numbers.
 pub(crate) const SIZE: Field<Word> = Field::new(
     "size",
     "`auto` is the model's default for a generation, and for an edit what the model makes of its pictures: of a mask's \
@@ -89,7 +89,7 @@ pub(crate) const SEED: Field<Integer> = Field::new(
 )
 .or("-1");
 
-// How it is denoised.
+// Denoising.
 
 pub(crate) const QUALITY: Field<OneOf<Quality>> = Field::new(
     "quality",
@@ -106,7 +106,7 @@ pub(crate) const QUALITY: Field<OneOf<Quality>> = Field::new(
     ]),
 )
 .or("\"auto\"");
-/// `steps` and `step` are the names of other servers.
+/// Other servers call it `steps` or `step`.
 pub(crate) const NUM_INFERENCE_STEPS: Field<Integer> = Field::new(
     "num_inference_steps",
     "Denoising steps, in place of those that `quality` stands for. Also read as `steps` or `step`.",
@@ -127,7 +127,7 @@ pub(crate) const GUIDANCE_SCALE: Field<Weight> = Field::new(
      Others ignore it.",
     Weight { most: MAX_GUIDANCE },
 );
-/// `cfg` is the name of other servers, `cfg_scale` that of vllm-omni's scripts.
+/// Other servers call it `cfg`, vllm-omni's scripts `cfg_scale`.
 pub(crate) const TRUE_CFG_SCALE: Field<Weight> = Field::new(
     "true_cfg_scale",
     "The weight of true classifier-free guidance, in place of the model's default; 1 turns it off. Also read as \
@@ -136,7 +136,7 @@ pub(crate) const TRUE_CFG_SCALE: Field<Weight> = Field::new(
 )
 .also(&["cfg_scale", "cfg"]);
 
-// What file is made of it.
+// The file.
 
 pub(crate) const RESPONSE_FORMAT: Field<OneOf<ResponseFormat>> = Field::new(
     "response_format",
@@ -164,7 +164,7 @@ pub(crate) const OUTPUT_COMPRESSION: Field<Integer> =
     Field::new("output_compression", "JPEG's quality.", Integer { least: 0, most: 100 }).or("100");
 pub(crate) const EMBED_METADATA: Field<Flag> =
     flag("embed_metadata", "A PNG says how it was made, prompt and seed included, in a text chunk `parameters`.");
-/// OpenAI's words, and whether the model can make such a picture.
+/// OpenAI's values, and whether the model can make such a picture.
 pub(crate) const BACKGROUND: Field<OneOf<bool>> = Field::new(
     "background",
     "Always opaque: the model has no alpha.",
@@ -172,7 +172,7 @@ pub(crate) const BACKGROUND: Field<OneOf<bool>> = Field::new(
 )
 .or("\"auto\"");
 
-// What is told while it is made.
+// Events.
 
 pub(crate) const STREAM: Field<Flag> = flag("stream", "Answer with server-sent events: previews, progress, pictures.");
 pub(crate) const PARTIAL_IMAGES: Field<Integer> = Field::new(
@@ -199,7 +199,7 @@ pub(crate) const STREAM_PROGRESS: Field<Flag> = flag(
      raises on one where it validates strictly (`_strict_response_validation`).",
 );
 
-// How the request is treated.
+// Handling of the request.
 
 pub(crate) const ASYNC: Field<Flag> =
     flag("async", "Answer at once with a job to ask after; so does `Prefer: respond-async`.");
@@ -223,11 +223,11 @@ pub(crate) const PRIORITY: Field<Integer> = Field::new(
 )
 .or("0");
 
-// Pictures, which stand otherwise in a form than in JSON: `openapi` describes them.
+// Pictures, which differ between a form and JSON: `openapi` describes them.
 
 pub(crate) const IMAGES: Field<Named> = Field::new("images", "", Named(Shape::Pictures));
 pub(crate) const IMAGE: Field<Named> = Field::new("image", "", Named(Shape::Pictures));
-/// vllm-omni's clients say so.
+/// The name in vllm-omni's clients.
 pub(crate) const URL: Field<Named> = Field::new("url", "", Named(Shape::Pictures));
 pub(crate) const MASK: Field<Named> = Field::new("mask", "", Named(Shape::Picture));
 /// A drawing over a picture: refused.
