@@ -31,7 +31,7 @@ pub async fn serve(listener: TcpListener, state: AppState, mut stop: mpsc::Recei
     let (close, closing) = oneshot::channel::<()>();
     let stopping = async move {
         told(&mut stop).await;
-        tracing::info!("stopping: finishing what was taken");
+        tracing::info!("stopping: finishing accepted jobs");
         let finish = async {
             let (begun, drain_timeout) = (Instant::now(), draining.config.drain_timeout);
             draining.scheduler.drain(drain_timeout).await;

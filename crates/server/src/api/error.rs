@@ -27,13 +27,13 @@ pub(crate) enum ApiError {
     /// 408, which clients may retry: the network stalled, and no work was started.
     #[error("The upload {0}")]
     StalledUpload(TooSlow),
-    #[error("This server may not be asked as {0:?} (its --allowed-hosts)")]
+    #[error("The host {0:?} is not allowed (the server's --allowed-hosts)")]
     HostNotAllowed(String),
     #[error("Pages of {0} may not call this server (its --cors-allow-origin)")]
     OriginNotAllowed(String),
     #[error("{}", invalid_key(*given))]
     InvalidApiKey { given: bool },
-    #[error("This key has asked for as many pictures as it may for now; these are taken in {:.1} s", wait.as_secs_f64())]
+    #[error("This key has reached its rate limit; retry in {:.1} s", wait.as_secs_f64())]
     RateLimited { wait: Duration },
     #[error("Missing required parameter: `{0}`")]
     Missing(&'static str),
@@ -54,7 +54,7 @@ pub(crate) enum ApiError {
     MethodNotAllowed { method: Method, path: String },
     #[error("Content-Type must be {expected}. Given: {given}")]
     ContentType { expected: &'static str, given: String },
-    #[error("Content-Encoding must be absent: bodies are taken as they are, not compressed. Given: {given}")]
+    #[error("Content-Encoding must be absent: compressed bodies are not accepted. Given: {given}")]
     ContentEncoding { given: String },
     /// `param` is the part's name, if it has one.
     #[error("The form cannot be read: {message}")]
@@ -64,7 +64,7 @@ pub(crate) enum ApiError {
     InvalidImage(InvalidRequest),
     #[error(transparent)]
     ImageTooLarge(InvalidRequest),
-    #[error("Variations are not made here (nor any more by OpenAI). Use POST /v1/images/edits, with a prompt")]
+    #[error("Variations are not supported (OpenAI has retired them). Use POST /v1/images/edits with a prompt")]
     NoVariations,
     #[error("The body must have at most {} bytes (the server's {})", limit.bytes, limit.flag)]
     BodyTooLarge { limit: BodyLimit },
@@ -82,20 +82,20 @@ pub(crate) enum ApiError {
     /// The last watcher left, or a client cancelled the job.
     #[error("The request was cancelled")]
     Cancelled,
-    #[error("There is no job `{0}`, or not any more")]
+    #[error("The job `{0}` does not exist, or is no longer kept")]
     JobNotFound(String),
     #[error(
-        "As many jobs are kept as may be (the server's --max-job-memory, and 1024 at most): delete some, or wait until \
-         their results expire"
+        "No more jobs can be kept (the server's --max-job-memory, and at most 1024): delete some, or wait until their \
+         results expire"
     )]
     JobsFull { wait: Duration },
-    #[error("This `Idempotency-Key` was used for another request")]
+    #[error("This `Idempotency-Key` was used for a different request")]
     KeyReused,
     #[error("The URL's signature is not this server's")]
     InvalidSignature,
     #[error("The URL expired {seconds} s ago")]
     UrlExpired { seconds: u64 },
-    #[error("The picture is not kept any more")]
+    #[error("The picture is no longer kept")]
     FileNotFound,
 }
 
@@ -110,8 +110,8 @@ const INTERNAL: &str =
 const INTERNAL_CODE: &str = "internal_error";
 
 /// The same for a request that itself crashes the model.
-const CRASHES_MODEL: &str = "The model crashed at this request, twice, and it is not tried again; the server's log has \
-    the reason under this request's x-request-id";
+const CRASHES_MODEL: &str = "This request crashed the model twice and is not retried; the server's log has the reason \
+    under this request's x-request-id";
 
 const CRASHES_MODEL_CODE: &str = "crashes_model";
 
@@ -245,7 +245,7 @@ fn refusal(err: &SubmitError) -> String {
             format!("`size` must {bound} {budget} of memory (the server's --memory-budget). Given: {bytes}")
         }
         SubmitError::QueueFull { .. } => format!("{err} (the server's --max-waiting and --max-backlog-seconds)"),
-        SubmitError::TooLate { .. } => format!("{err} ({WHOSE_DEADLINE}). Come back later, or allow more time"),
+        SubmitError::TooLate { .. } => format!("{err} ({WHOSE_DEADLINE}). Retry later, or allow more time"),
         SubmitError::NeverInTime { .. } => {
             format!(
                 "{err} ({WHOSE_DEADLINE}). Ask for fewer steps, a smaller size or fewer pictures, or allow more time"

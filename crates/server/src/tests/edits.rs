@@ -355,8 +355,8 @@ async fn variations_are_told_where_to_go() {
         let request = Request::post(path).header("content-type", format!("multipart/form-data; boundary={BOUNDARY}"));
         let body = Form::default().file("image", "a", &png(2, 2)).end();
         let answer = send(&app, request.body(Body::from(body)).unwrap()).await;
-        let message = "400 unsupported_endpoint - | Variations are not made here (nor any more by OpenAI). \
-            Use POST /v1/images/edits, with a prompt";
+        let message = "400 unsupported_endpoint - | Variations are not supported (OpenAI has retired them). \
+            Use POST /v1/images/edits with a prompt";
         assert_eq!(error(&answer), message);
     }
 }

@@ -218,7 +218,7 @@ async fn a_compressed_body_is_told_so() {
     }
     for (coding, given) in [("gzip", "gzip"), ("identity, br", "br"), ("GZIP", "GZIP")] {
         let answer = post(coding).await;
-        let message = "Content-Encoding must be absent: bodies are taken as they are, not compressed. Given:";
+        let message = "Content-Encoding must be absent: compressed bodies are not accepted. Given:";
         assert_eq!(line(&answer), format!("415 unsupported_content_encoding - | {message} {given}"));
         assert_eq!(answer.header("accept-encoding"), "identity");
     }
@@ -292,7 +292,7 @@ async fn a_fault_of_the_pipeline_is_told_apart_from_a_bad_request() {
         // Last: the model is loading again after it.
         (
             "panic in step",
-            "500 crashes_model - | The model crashed at this request, twice, and it is not tried again; \
+            "500 crashes_model - | This request crashed the model twice and is not retried; \
              the server's log has the reason under this request's x-request-id",
         ),
     ];

@@ -15,52 +15,52 @@ type Named = (&'static str, Type, &'static str);
 
 /// Headers of every answer.
 const ALWAYS: [Named; 2] = [
-    ("x-request-id", Type::String, "The request's own id, or the one that it brought."),
+    ("x-request-id", Type::String, "The request's id: the client's, or a generated one."),
     ("openai-processing-ms", Type::Integer, "Milliseconds until the answer began."),
 ];
 const RETRY: [Named; 3] = [
-    ("retry-after", Type::Integer, "Seconds, 1 to 60, after which the answer may be another."),
-    ("retry-after-ms", Type::Integer, "The same in milliseconds, where it is known as exactly."),
-    ("x-should-retry", Type::String, "Whether an automatic retry has a point, where the status alone does not say it."),
+    ("retry-after", Type::Integer, "Seconds, 1 to 60, after which a retry may succeed."),
+    ("retry-after-ms", Type::Integer, "The same in milliseconds, if it is known exactly."),
+    ("x-should-retry", Type::String, "Whether an automatic retry makes sense, if the status alone does not say it."),
 ];
 const RATE_LIMIT: [Named; 3] = [
     ("x-ratelimit-limit-requests", Type::Integer, "Requests that the key may send at once. Only with `--rate-limit`."),
-    ("x-ratelimit-remaining-requests", Type::Integer, "What is left of them."),
-    ("x-ratelimit-reset-requests", Type::String, "When all of them are back, such as `1s` or `6m0s`."),
+    ("x-ratelimit-remaining-requests", Type::Integer, "How many of them are left."),
+    ("x-ratelimit-reset-requests", Type::String, "Time until all of them are back, such as `1s` or `6m0s`."),
 ];
 const PICTURES: [Named; 7] = [
     ("x-queue-ms", Type::Integer, "Milliseconds in the queue."),
-    ("x-queue-position", Type::Integer, "Jobs that were in line before the request's first."),
-    ("x-seed", Type::Integer, "The picture's seed, where the answer is its file."),
+    ("x-queue-position", Type::Integer, "Jobs that were queued ahead of the request's first."),
+    ("x-seed", Type::Integer, "The picture's seed, if the answer is its file."),
     (
         "x-warnings",
         Type::String,
-        "What became of the request beside what was asked, where the answer is a file: sentences with ` | ` between them.",
+        "How the answer differs from the request, if the answer is a file: sentences separated by ` | `.",
     ),
-    ("x-ignored-params", Type::String, "The fields that were given and have no effect."),
+    ("x-ignored-params", Type::String, "Given fields that have no effect."),
     (
         "x-generated-size",
         Type::String,
-        "The size that the pictures were made at, where the model was made for certain sizes and another was asked for.",
+        "Size at which the pictures were made, if the model was made for certain sizes and another was requested.",
     ),
     (
         "idempotent-replayed",
         Type::String,
-        "`true` where the answer is that of an earlier request with the same `idempotency-key`.",
+        "`true` if the answer is that of an earlier request with the same `idempotency-key`.",
     ),
 ];
 
 /// Description of each error status.
 const REFUSALS: [(u16, &str); 11] = [
-    (400, "A field is missing, has a wrong type, or asks for what cannot be had: `param` names it."),
-    (401, "The server has keys, and the request brought none of them."),
-    (403, "The URL's signature does not fit, or it is too late."),
-    (404, "There is no such thing, at least not for this caller."),
-    (408, "The upload stopped coming."),
-    (413, "The body is too large. The rest of it is still read, so that the answer arrives."),
-    (415, "The body is of another type than the route takes, or compressed."),
-    (429, "The key's limit is met, the queue is full, or the answer would come too late."),
-    (500, "The server's own fault; its log has the reason under the request's id."),
+    (400, "A field is missing, has a wrong type, or asks for something unsupported: `param` names it."),
+    (401, "The server has keys, and the request has none of them."),
+    (403, "The URL's signature is invalid, or it has expired."),
+    (404, "There is no such resource, at least not for this caller."),
+    (408, "The upload stalled."),
+    (413, "The body is too large. The server still reads the rest, so that the answer arrives."),
+    (415, "The body has a type that the route does not accept, or is compressed."),
+    (429, "The key's limit is reached, the queue is full, or the answer would come too late."),
+    (500, "The server failed; its log has the reason under the request's id."),
     (503, "The model is loading, has failed, or the server is stopping."),
     (504, "The request's deadline passed."),
 ];
@@ -76,13 +76,13 @@ pub(super) fn response(description: &str) -> ResponseBuilder {
 
 /// The answers of a route that makes pictures: JSON, a stream or a file.
 pub(super) fn pictures() -> ResponseBuilder {
-    let answer = with_events(json("The pictures, all of them.", "ImagesResponse"));
+    let answer = with_events(json("All pictures.", "ImagesResponse"));
     with(with(with_file(answer), &PICTURES), &RATE_LIMIT)
 }
 
 /// The event stream of a job.
 pub(super) fn events() -> ResponseBuilder {
-    with_events(response("What a stream of the request tells, from its beginning."))
+    with_events(response("The events of the request's stream, from the beginning."))
 }
 
 /// An answer that is a picture file.
@@ -92,8 +92,8 @@ pub(super) fn picture_file() -> ResponseBuilder {
 
 /// The answer that accepts an async job.
 pub(super) fn job_taken() -> ResponseBuilder {
-    let answer = json("A job to ask after.", "ImageJob");
-    let location = header(Type::String, "Where to ask: `/v1/images/jobs/{id}`.");
+    let answer = json("A job to poll.", "ImageJob");
+    let location = header(Type::String, "The job's URL: `/v1/images/jobs/{id}`.");
     let answer = with(with(answer, &PICTURES), &RATE_LIMIT).header("location", location);
     let operations = ["job", "job_events", "cancel_job"];
     operations

@@ -20,10 +20,8 @@ pub(super) fn generation(config: &ApiConfig) -> Schema {
 /// The JSON body of an edit.
 pub(super) fn edit_json(config: &ApiConfig, fetches_pictures: bool) -> Schema {
     let (description, pattern) = match fetches_pictures {
-        false => ("A `data:` URL of a picture: pictures elsewhere are not fetched.", "^data:"),
-        true => {
-            ("The `data:` URL of a picture, or where it is: what the operator allows is fetched.", "^(data|https?):")
-        }
+        false => ("A `data:` URL of a picture: this server fetches no remote pictures.", "^data:"),
+        true => ("The `data:` URL of a picture, or a remote URL that the operator allows.", "^(data|https?):"),
     };
     let picture = |object: ObjectBuilder| {
         let url = text(description).max_length(Some(MAX_URL_CHARS)).pattern(Some(pattern));
@@ -31,23 +29,23 @@ pub(super) fn edit_json(config: &ApiConfig, fetches_pictures: bool) -> Schema {
     };
     let image = picture(ObjectBuilder::new());
     let mask = nullable(picture(of(Type::Object, MASK)).build());
-    let description = "The pictures to edit, as many as the model takes. Also read as `image` or `url`.";
+    let description = "The pictures to edit, as many as the model accepts. Also accepted as `image` or `url`.";
     let images = list(description, image.into());
     let body = json_body("What to edit, and how.", common(config));
     body.property("images", images).property("mask", mask).required("images").into()
 }
 
-const MASK: &str = "Where the first picture may be changed: a PNG, WebP or GIF file of its size, edited where it is \
-    transparent. The answer's `warnings` say how it was used.";
+const MASK: &str = "Where the first picture may change: a PNG, WebP or GIF file of its size, transparent where the \
+    picture is edited. The answer's `warnings` say how it was used.";
 
 /// The form of an edit. Numbers and flags are written as text.
 pub(super) fn edit_form(config: &ApiConfig) -> Schema {
     let file = text(format!(
-        "A PNG, JPEG, WebP or GIF file of at most {MAX_IMAGE_BYTES} bytes, whatever its part's type. Upright as its \
-         EXIF says, transparency on white."
+        "A PNG, JPEG, WebP or GIF file of at most {MAX_IMAGE_BYTES} bytes, whatever its part's type. Its EXIF \
+         orientation is applied, and transparency becomes white."
     ))
     .content_media_type("application/octet-stream");
-    let description = "The pictures to edit, as many as the model takes: a part each, all called `image` or `image[]`.";
+    let description = "The pictures to edit, as many as the model accepts: one part each, named `image` or `image[]`.";
     let mask = text(MASK).content_media_type("application/octet-stream");
     let body = of(Type::Object, "What to edit, and how.");
     let body = body.property("image", list(description, file.into())).property("mask", mask);
@@ -86,7 +84,7 @@ fn configured(name: &str, mut field: Object, config: &ApiConfig) -> Object {
         "size" => {
             let about = field.description.unwrap_or_default();
             let most = config.limits.max_pixels;
-            let most = most.map_or("as many as the model takes".into(), |most| format!("at most {most} of them"));
+            let most = most.map_or("as many as the model accepts".into(), |most| format!("at most {most} of them"));
             field.description = Some(format!("`WIDTHxHEIGHT` in pixels, {most}; {about}"));
             field.extensions = Some(listed(&["width", "height"]));
         }

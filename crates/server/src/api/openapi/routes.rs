@@ -38,22 +38,22 @@ type Route = (HttpMethod, &'static str, Operation);
 fn images() -> Vec<Route> {
     let generation = json!({"prompt": PROMPT, "size": "auto", "n": 1, "seed": 42});
     let bodies = [("application/json", "GenerationRequest", generation)];
-    let generate = operation(IMAGES, "generate", "Pictures from words")
-        .description(Some("All pictures or an error. A client that leaves cancels what it asked for."))
+    let generate = operation(IMAGES, "generate", "Make pictures from text")
+        .description(Some("All pictures or an error. The request is cancelled if its client leaves."))
         .parameters(Some(picture_headers()))
         .request_body(Some(request_body(bodies)));
     let form = json!({"prompt": PROMPT, "image": ["@fox.png"], "mask": "@mask.png"});
     let body = json!({"prompt": PROMPT, "images": [{"image_url": "data:image/png;base64,…"}]});
     let bodies = [("multipart/form-data", "EditForm", form), ("application/json", "EditRequest", body)];
-    let edit = operation(IMAGES, "edit", "Pictures from words and pictures")
+    let edit = operation(IMAGES, "edit", "Edit pictures")
         .description(Some(
-            "As a generation, with pictures to begin from, and a mask if only a part of the first may change. 400 \
-             `unsupported_value` where the model takes none.",
+            "The same as a generation, with input pictures, and a mask if only a part of the first may change. 400 \
+             `unsupported_value` if the model takes no pictures.",
         ))
         .parameters(Some(picture_headers()))
         .request_body(Some(request_body(bodies)));
     let vary = operation(IMAGES, "vary", "Retired")
-        .description(Some("Always 400: OpenAI retired it, and an edit with a prompt does what it did."));
+        .description(Some("Always 400: OpenAI retired it. Use an edit with a prompt instead."));
     vec![
         (HttpMethod::Post, "/v1/images/generations", makes_pictures(generate)),
         (HttpMethod::Post, "/v1/images/edits", makes_pictures(edit)),
@@ -67,20 +67,20 @@ fn makes_pictures(operation: OperationBuilder) -> Operation {
 
 fn jobs() -> Vec<Route> {
     let job = |id, summary| {
-        let of =
-            operation(JOBS, id, summary).parameter(path_parameter("id", "The job's id, from the 202 that took it."));
+        let of = operation(JOBS, id, summary).parameter(path_parameter("id", "The job's id, from the 202 answer."));
         move |description| of.description(Some(description))
     };
-    let ask = job("job", "How far a job is")("A job belongs to the key that made it: to others there is none.")
-        .response("200", json_answer("The job, with its answer once it has one.", "ImageJob"));
-    let cancel = job("cancel_job", "Gives a job up")("One that has ended is forgotten.")
-        .response("200", json_answer("The job as it is left.", "ImageJob"));
-    let follow = job("job_events", "Follows a job")("Leaving leaves the job alone.").response("200", events());
-    let file = operation(JOBS, "file", "A picture behind a URL")
-        .description(Some("No key is needed: the URL of an answer is signed, and good for an hour."))
+    let ask = job("job", "The state of a job")("A job is visible only to the key that created it.")
+        .response("200", json_answer("The job, with its answer once it is finished.", "ImageJob"));
+    let cancel = job("cancel_job", "Cancel a job")("A job that has ended is forgotten.")
+        .response("200", json_answer("The job's last state.", "ImageJob"));
+    let follow =
+        job("job_events", "Follow a job")("A client that leaves does not cancel the job.").response("200", events());
+    let file = operation(JOBS, "file", "Fetch a picture by URL")
+        .description(Some("No key is needed: the URL of an answer is signed, and valid for an hour."))
         .parameter(path_parameter("id", "The file's id."))
-        .parameter(query_parameter("expires", "Until when, in seconds since 1970."))
-        .parameter(query_parameter("signature", "What proves that this server made the URL."))
+        .parameter(query_parameter("expires", "Expiry, in seconds since 1970."))
+        .parameter(query_parameter("signature", "The server's signature of the URL."))
         .response("200", picture_file());
     let refusals = [400, 401, 404, 500];
     vec![
@@ -92,11 +92,11 @@ fn jobs() -> Vec<Route> {
 }
 
 fn models() -> Vec<Route> {
-    let names = json_answer("Each name is a model of its own to clients.", "ModelList");
+    let names = json_answer("Each name is listed as a model.", "ModelList");
     let names = names.link("retrieve_model", link("retrieve_model", "$response.body#/data/0/id"));
     let list = operation(MODELS, "list_models", "The served model's names").response("200", names);
     let retrieve = operation(MODELS, "retrieve_model", "One of the served model's names")
-        .parameter(path_parameter("id", "A name. Its slashes may stand as they are or as `%2F`."))
+        .parameter(path_parameter("id", "A name. Its slashes may be plain or `%2F`."))
         .response("200", json_answer("The model.", "Model"));
     vec![
         (HttpMethod::Get, "/v1/models", keyed(list, &[401, 500])),
@@ -105,31 +105,32 @@ fn models() -> Vec<Route> {
 }
 
 fn operations() -> Vec<Route> {
-    let ready = || json_answer("The model is loaded and takes requests.", "Ready");
-    let alive = || json_answer("The process answers.", "Alive");
+    let ready = || json_answer("The model is loaded and accepts requests.", "Ready");
+    let alive = || json_answer("The process is alive.", "Alive");
     let probe = |id, summary| operation(OPERATIONS, id, summary);
     let samples = response("Samples.")
         .content("text/plain", content(text("Prometheus's own text."), None))
-        .content("application/openmetrics-text", content(text("OpenMetrics, for whoever asks for it."), None));
+        .content("application/openmetrics-text", content(text("OpenMetrics, if the client asks for it."), None));
     let document =
         response("This document.").content("application/json", content(of(Type::Object, "OpenAPI 3.1."), None));
     let page = response("The page.").content("text/html", content(text("A page."), None));
     let routes = [
-        ("/health", probe("health", "Whether requests are taken").response("200", ready()), &[500, 503][..]),
-        ("/readyz", probe("readyz", "The same, by Kubernetes's name").response("200", ready()), &[500, 503]),
-        ("/livez", probe("livez", "Whether the process answers").response("200", alive()), &[500]),
-        ("/ping", probe("ping", "The same, by SageMaker's name").response("200", alive()), &[500]),
+        ("/health", probe("health", "Whether requests are accepted").response("200", ready()), &[500, 503][..]),
+        ("/readyz", probe("readyz", "The same, under Kubernetes's name").response("200", ready()), &[500, 503]),
+        ("/livez", probe("livez", "Whether the process is alive").response("200", alive()), &[500]),
+        ("/ping", probe("ping", "The same, under SageMaker's name").response("200", alive()), &[500]),
         (
             "/info",
-            probe("info", "What this server is and takes").response("200", json_answer("The server.", "Info")),
+            probe("info", "What this server is and accepts").response("200", json_answer("The server.", "Info")),
             &[500],
         ),
         (
             "/version",
-            probe("version", "What this program is").response("200", json_answer("The program.", "BuildInfo")),
+            probe("version", "The program's version and build")
+                .response("200", json_answer("The program.", "BuildInfo")),
             &[500],
         ),
-        ("/metrics", probe("metrics", "What Prometheus scrapes").response("200", samples), &[500]),
+        ("/metrics", probe("metrics", "Metrics for Prometheus").response("200", samples), &[500]),
         ("/openapi.json", probe("openapi", "This document").response("200", document), &[500]),
         ("/docs", probe("docs", "This document as a page").response("200", page), &[500]),
     ];

@@ -61,11 +61,11 @@ const SIDE: Integer = Integer { least: 1, most: i64::MAX };
 // The picture.
 
 pub(crate) const PROMPT: Field<Text> =
-    Field::new("prompt", "What the picture shall show.", Text { says_something: true, ..PROMPTS });
+    Field::new("prompt", "What the picture should show.", Text { says_something: true, ..PROMPTS });
 pub(crate) const NEGATIVE_PROMPT: Field<Text> = Field::new(
     "negative_prompt",
-    "What it shall not show, in place of the model's default, which `/info` has. It counts where guidance makes two \
-     passes: a scale of 1 turns them off.",
+    "What the picture should not show, in place of the model's default (see `/info`). It has an effect only if \
+     guidance runs two passes a step: a scale of 1 turns that off.",
     PROMPTS,
 );
 pub(crate) const MODEL: Field<Word> = Field::new("model", "One of the served model's names.", Word { pattern: None });
@@ -74,8 +74,8 @@ pub(crate) const N: Field<Integer> =
 /// `width` and `height` are alternatives, which take numbers.
 pub(crate) const SIZE: Field<Word> = Field::new(
     "size",
-    "`auto` is the model's default for a generation, and for an edit what the model makes of its pictures: of a mask's \
-     picture, or of the first or last one, the shape. Also read as `width` and `height`.",
+    "`auto` is the model's default for a generation. For an edit the model takes the shape of the mask's picture, or \
+     else of the first or last one. Also accepted as `width` and `height`.",
     Word { pattern: Some("^(auto|[0-9]+x[0-9]+)$") },
 )
 .or("\"auto\"");
@@ -83,8 +83,8 @@ pub(crate) const WIDTH: Field<Integer> = Field::new("width", "", SIDE);
 pub(crate) const HEIGHT: Field<Integer> = Field::new("height", "", SIDE);
 pub(crate) const SEED: Field<Integer> = Field::new(
     "seed",
-    "The noise's seed: it makes the same picture again. Picture i of a request has seed + i, and 0 follows the last one. \
-     -1, as none, draws one for each picture; the answer has it.",
+    "Seed of the noise: the same seed makes the same picture again. Picture i of a request has seed + i, wrapping to \
+     0. -1, the same as no seed, draws one for each picture; the answer has it.",
     Integer { least: -1, most: i64::MAX },
 )
 .or("-1");
@@ -93,7 +93,7 @@ pub(crate) const SEED: Field<Integer> = Field::new(
 
 pub(crate) const QUALITY: Field<OneOf<Quality>> = Field::new(
     "quality",
-    "How much work the picture is worth: it picks the steps, unless they are given.",
+    "How much work to spend: selects the number of steps, unless that is given.",
     OneOf(&[
         ("auto", Quality::Medium),
         ("low", Quality::Low),
@@ -109,28 +109,28 @@ pub(crate) const QUALITY: Field<OneOf<Quality>> = Field::new(
 /// Other servers call it `steps` or `step`.
 pub(crate) const NUM_INFERENCE_STEPS: Field<Integer> = Field::new(
     "num_inference_steps",
-    "Denoising steps, in place of those that `quality` stands for. Also read as `steps` or `step`.",
+    "Denoising steps, in place of those of `quality`. Also accepted as `steps` or `step`.",
     Integer { least: 1, most: MAX_INFERENCE_STEPS },
 )
 .also(&["steps", "step"]);
 pub(crate) const SAMPLER: Field<OneOf<Sampler>> = Field::new(
     "sampler",
-    "How the picture gets from noise level to noise level, along the model's own schedule, in place of the server's \
-     default, which `/info` has. `euler` is what the models come with, and what few-step (distilled) ones need; `heun` \
-     runs the transformer twice a step, but once in the last, and each run counts as a step wherever steps are told, \
-     cached or timed; `dpmpp_2m` and `unipc` run it once and remember what it said before.",
+    "The sampler, on the model's own schedule, in place of the server's default (see `/info`). `euler` is the models' \
+     own, and few-step (distilled) models need it. `heun` runs the transformer twice a step, but once in the last, and \
+     each run counts as a step of progress, cache and timings. `dpmpp_2m` and `unipc` run it once a step and reuse \
+     earlier results.",
     OneOf(&Sampler::NAMED),
 );
 pub(crate) const GUIDANCE_SCALE: Field<Weight> = Field::new(
     "guidance_scale",
-    "The weight of models with plain classifier-free guidance, or with guidance as an input: `/info` says which it is. \
-     Others ignore it.",
+    "Guidance weight of models with plain classifier-free guidance, or with guidance as an input (see `/info`). Other \
+     models ignore it.",
     Weight { most: MAX_GUIDANCE },
 );
 /// Other servers call it `cfg`, vllm-omni's scripts `cfg_scale`.
 pub(crate) const TRUE_CFG_SCALE: Field<Weight> = Field::new(
     "true_cfg_scale",
-    "The weight of true classifier-free guidance, in place of the model's default; 1 turns it off. Also read as \
+    "Weight of true classifier-free guidance, in place of the model's default; 1 turns it off. Also accepted as \
      `cfg_scale` or `cfg`.",
     Weight { most: MAX_GUIDANCE },
 )
@@ -140,8 +140,8 @@ pub(crate) const TRUE_CFG_SCALE: Field<Weight> = Field::new(
 
 pub(crate) const RESPONSE_FORMAT: Field<OneOf<ResponseFormat>> = Field::new(
     "response_format",
-    "Where the picture stands: as base64 in the JSON, behind a URL that needs no key and lives for an hour, or as the \
-     whole answer (`file`, for one picture; so does `Accept: image/*`).",
+    "Where the picture is: base64 in the JSON, behind a URL that is valid for an hour without a key, or the whole \
+     answer (`file`, for one picture; the same as `Accept: image/*`).",
     OneOf(&[
         ("b64_json", ResponseFormat::Field(ImageField::B64Json)),
         ("url", ResponseFormat::Field(ImageField::Url)),
@@ -151,7 +151,7 @@ pub(crate) const RESPONSE_FORMAT: Field<OneOf<ResponseFormat>> = Field::new(
 .or("\"b64_json\"");
 pub(crate) const OUTPUT_FORMAT: Field<OneOf<OutputFormat>> = Field::new(
     "output_format",
-    "The kind of file.",
+    "The file format.",
     OneOf(&[
         ("png", OutputFormat::Png),
         ("jpeg", OutputFormat::Jpeg),
@@ -161,9 +161,11 @@ pub(crate) const OUTPUT_FORMAT: Field<OneOf<OutputFormat>> = Field::new(
 )
 .or("\"png\"");
 pub(crate) const OUTPUT_COMPRESSION: Field<Integer> =
-    Field::new("output_compression", "JPEG's quality.", Integer { least: 0, most: 100 }).or("100");
-pub(crate) const EMBED_METADATA: Field<Flag> =
-    flag("embed_metadata", "A PNG says how it was made, prompt and seed included, in a text chunk `parameters`.");
+    Field::new("output_compression", "JPEG quality.", Integer { least: 0, most: 100 }).or("100");
+pub(crate) const EMBED_METADATA: Field<Flag> = flag(
+    "embed_metadata",
+    "Write how the picture was made, prompt and seed included, into a PNG's text chunk `parameters`.",
+);
 /// OpenAI's values, and whether the model can make such a picture.
 pub(crate) const BACKGROUND: Field<OneOf<bool>> = Field::new(
     "background",
@@ -177,48 +179,52 @@ pub(crate) const BACKGROUND: Field<OneOf<bool>> = Field::new(
 pub(crate) const STREAM: Field<Flag> = flag("stream", "Answer with server-sent events: previews, progress, pictures.");
 pub(crate) const PARTIAL_IMAGES: Field<Integer> = Field::new(
     "partial_images",
-    "Previews of each picture, spread over its steps. Only where `stream` or `async` is true.",
+    "Previews of each picture, spread over its steps. Only with `stream` or `async`.",
     Integer { least: 0, most: MAX_PARTIAL_IMAGES },
 )
 .or("0");
 pub(crate) const PREVIEW_INTERVAL: Field<Integer> = Field::new(
     "preview_interval",
-    "In place of `partial_images`: a preview after each so many steps.",
+    "Steps between previews, in place of `partial_images`.",
     Integer { least: 1, most: i64::MAX },
 );
 pub(crate) const PREVIEW_METHOD: Field<OneOf<PreviewMethod>> = Field::new(
     "preview_method",
-    "How a preview is drawn: by a fit of the latents' channels to colours, which costs next to nothing, or by the VAE, \
-     which takes as long as the picture's own decoding.",
+    "How previews are made: by a fit of the latent channels to colours, which costs almost nothing, or by the VAE, \
+     which takes as long as decoding the picture.",
     OneOf(&[("latent2rgb", PreviewMethod::Latent2Rgb), ("vae", PreviewMethod::Vae)]),
 )
 .or("\"latent2rgb\"");
 pub(crate) const STREAM_PROGRESS: Field<Flag> = flag(
     "stream_progress",
-    "An event after every step: which it was, and what the step cache did. OpenAI has no such event: its Python client \
-     raises on one where it validates strictly (`_strict_response_validation`).",
+    "An event after every step, with what the step cache did. OpenAI has no such event: its Python client raises on \
+     it under strict validation (`_strict_response_validation`).",
 );
 
 // Handling of the request.
 
 pub(crate) const ASYNC: Field<Flag> =
-    flag("async", "Answer at once with a job to ask after; so does `Prefer: respond-async`.");
+    flag("async", "Answer at once with a job to poll; the same as `Prefer: respond-async`.");
 pub(crate) const CACHE: Field<Settings> = Field::new(
     "cache",
-    "The request's own step cache: `off`, a preset's name, or an object of settings over the server's.",
+    "The request's own step cache: `off`, a preset's name, or an object of settings that override the server's.",
     Settings,
 );
-pub(crate) const RETURN_TIMINGS: Field<Flag> = flag("return_timings", "Say where the time went.");
+pub(crate) const RETURN_TIMINGS: Field<Flag> = flag("return_timings", "Report the time of each stage.");
 pub(crate) const RETURN_CACHE_STATS: Field<Flag> =
-    flag("return_cache_stats", "Say what the step cache computed and reused.");
-pub(crate) const USER: Field<Text> = Field::new("user", "Who asks, by the client's word: of no effect.", ANY_TEXT);
+    flag("return_cache_stats", "Report what the step cache computed and reused.");
+pub(crate) const USER: Field<Text> =
+    Field::new("user", "The client's identifier of its user. It has no effect.", ANY_TEXT);
 pub(crate) const SAFETY_IDENTIFIER: Field<Text> =
-    Field::new("safety_identifier", "The same, which the answer repeats.", ANY_TEXT);
-pub(crate) const EXTRA_BODY: Field<MoreFields> =
-    Field::new("extra_body", "More fields, as some clients nest them; the body's own go first.", MoreFields(known));
+    Field::new("safety_identifier", "The same as `user`, but the answer repeats it.", ANY_TEXT);
+pub(crate) const EXTRA_BODY: Field<MoreFields> = Field::new(
+    "extra_body",
+    "Further fields, as some clients nest them; the body's own take precedence.",
+    MoreFields(known),
+);
 pub(crate) const PRIORITY: Field<Integer> = Field::new(
     "priority",
-    "Its urgency: what is more urgent goes first, within bounds.",
+    "Urgency: more urgent requests run first, within bounds.",
     Integer { least: *PRIORITIES.start() as i64, most: *PRIORITIES.end() as i64 },
 )
 .or("0");
