@@ -75,7 +75,7 @@ async fn measure() {
     slow_uploads(&server).await;
 }
 
-/// Requests one after another on each of the connections.
+/// Sends requests one after another on each of the connections.
 async fn throughput(name: &str, server: &Server, more: &'static str) -> f64 {
     let end = Instant::now() + Duration::from_secs(SECONDS);
     let mut clients = JoinSet::new();
@@ -106,7 +106,7 @@ async fn throughput(name: &str, server: &Server, more: &'static str) -> f64 {
     rate
 }
 
-/// This build and another in turns of a second, so that both have the same of whatever else the machine does.
+/// Alternates between this build and another every second, so that other load on the machine affects both equally.
 async fn compare(other: &str) {
     const ROUNDS: usize = 40;
     for (name, side, more) in [("requests", 64, ""), ("replayed megabyte", 928, "idempotency-key: the-same\r\n")] {
@@ -114,7 +114,7 @@ async fn compare(other: &str) {
         let servers = [Server::of(own.to_str().unwrap(), 0, side).await, Server::of(other, 0, side).await];
         let mut rates = [Vec::new(), Vec::new()];
         for round in 0..ROUNDS {
-            // Each is first in every other round.
+            // Each goes first in every other round.
             for i in [round % 2, 1 - round % 2] {
                 rates[i].push(answered(&servers[i], more, Duration::from_secs(1)).await);
             }
@@ -152,7 +152,7 @@ async fn answered(server: &Server, more: &'static str, time: Duration) -> f64 {
     answers as f64 / begun.elapsed().as_secs_f64()
 }
 
-/// Forms of which a megabyte comes at once, and then next to nothing: of one address, and of several.
+/// Forms that send a megabyte at once and then almost nothing: from one address, and from several.
 async fn trickling_uploads() {
     const MEGABYTE: usize = 1 << 20;
     for (addresses, promised) in [(1, 256), (6, 1024)] {
@@ -163,7 +163,7 @@ async fn trickling_uploads() {
             let socket = TcpSocket::new_v4().unwrap();
             socket.bind(([127, 0, 0, 2 + (i % addresses) as u8], 0).into()).unwrap();
             let mut client = Client::of(socket.connect(server.address.parse().unwrap()).await.unwrap(), "");
-            // One that is refused may be closed meanwhile.
+            // The server may meanwhile close a refused connection.
             let _ = client.stream.get_mut().write_all(UPLOAD.as_bytes()).await;
             let _ = client.stream.get_mut().write_all(&vec![0; MEGABYTE]).await;
             uploads.push(client);
@@ -186,8 +186,8 @@ async fn trickling_uploads() {
     }
 }
 
-/// Requests that come when they come, whether or not the last one is answered: a request's time counts
-/// from when it was due.
+/// Sends requests at a fixed rate, whether or not earlier ones are answered. A request's time counts from when it was
+/// due.
 async fn latency(name: &str, server: &Server, more: &'static str, rate: f64) {
     let (clients, mut idle) = mpsc::unbounded_channel();
     for _ in 0..CONNECTIONS * 4 {
@@ -255,10 +255,10 @@ fn report(name: &str, count: usize, before: usize, after: usize) {
     );
 }
 
-/// A connection that asks for one picture after another.
+/// A connection that requests one picture after another.
 struct Client {
     stream: BufReader<TcpStream>,
-    /// The last answer. Kept, so that the load takes as little as it can of the cores that it shares.
+    /// The last answer. The buffer is reused, so that the load takes little of the cores it shares with the server.
     body: Vec<u8>,
     /// Header lines of each request.
     more: &'static str,
@@ -329,7 +329,7 @@ impl Server {
         Server::of(std::env::current_exe().unwrap().to_str().unwrap(), step_ms, side).await
     }
 
-    /// Of another build of this program.
+    /// Starts another build of this program as the server.
     async fn of(program: &str, step_ms: u64, side: usize) -> Self {
         let mut command = Command::new(program);
         let mut child =
@@ -346,7 +346,7 @@ impl Server {
         line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
-    /// Processor time so far, of all threads: the program's own and the kernel's.
+    /// CPU time so far, of all threads: user and system.
     fn cpu_seconds(&self) -> [f64; 2] {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -354,7 +354,7 @@ impl Server {
         [11, 12].map(|i| fields[i].parse::<f64>().unwrap() / 100.0)
     }
 
-    /// What encoding the pictures took, by the server's own count.
+    /// Time of encoding the pictures, from the server's metrics.
     async fn stages(&self) -> String {
         let mut client = Client::open(self, "").await;
         client.stream.get_mut().write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -380,7 +380,7 @@ async fn serve(step_ms: u64, side: usize) {
     let mut fake = FakePipeline { step_delay: Duration::from_millis(step_ms), ..FakePipeline::default() };
     fake.card.default_size = ImageSize { width: side, height: side };
     fake.card.max_pixels = side * side;
-    // Or the pictures of uploads would be read over.
+    // Otherwise the pictures of uploads would be skipped.
     fake.card.input_images.max_images = 1;
     let painted = Painted { picture: picture(side), fake };
     let metrics = Metrics::default();
@@ -402,7 +402,7 @@ async fn serve(step_ms: u64, side: usize) {
     server::serve(listener, state, stopped).await.unwrap();
 }
 
-/// A picture of `side` pixels a side. Of 928 its PNG has 1.01 MB: noise of few bits.
+/// A picture of `side` by `side` pixels. With 928 its PNG has 1.01 MB: noise of few bits.
 fn picture(side: usize) -> RgbImage {
     let mut random = 1_u32;
     let mut noise = || {

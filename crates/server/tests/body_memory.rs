@@ -1,4 +1,4 @@
-//! What a body makes the server hold while it is read: every byte of the process is counted.
+//! Memory that the server holds while it reads a body: every byte of the process is counted.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
@@ -21,9 +21,9 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 /// Bytes of a body.
 const SIZE: usize = 6 << 20;
-/// Most bytes that a body may take, in its own.
+/// Most memory for a body, as a multiple of its size.
 const MOST: usize = 3;
-/// Of everything else that a request takes: its headers, the piece that has come, the answer.
+/// For everything else in a request: its headers, the current piece, the answer.
 const SLACK: usize = 1 << 20;
 
 async fn served(max_images: usize) -> Router {
@@ -40,7 +40,7 @@ async fn served(max_images: usize) -> Router {
     app(AppState::new(scheduler, config, metrics))
 }
 
-/// `head`, as many copies of `unit` as there is room for, and `tail`, in pieces as they come off a socket.
+/// `head`, as many copies of `unit` as fit, and `tail`, in pieces as a socket delivers them.
 fn pieces(head: &str, unit: &str, tail: &str) -> Body {
     let (head, unit, tail) = (head.to_owned(), unit.to_owned(), tail.to_owned());
     let units_in_piece = (64 << 10) / unit.len();
@@ -53,7 +53,7 @@ fn pieces(head: &str, unit: &str, tail: &str) -> Body {
     Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)))
 }
 
-/// The status of the answer, and the most bytes that were held until it was there, above those before.
+/// The status of the answer, and the peak of held bytes until it arrived, relative to before.
 async fn held(app: &Router, path: &str, body: Body) -> (u16, usize) {
     let request = Request::post(path).header("content-type", "application/json").body(body).unwrap();
     ALLOCATOR.reset_peak_usage();
@@ -64,7 +64,7 @@ async fn held(app: &Router, path: &str, body: Body) -> (u16, usize) {
     (status, ALLOCATOR.peak_usage().saturating_sub(before))
 }
 
-/// One test: the bytes of others would be counted too.
+/// One test, because the bytes of concurrent tests would be counted too.
 #[tokio::test]
 async fn no_body_takes_more_than_three_times_its_bytes() {
     let nested = "[".repeat(SIZE / 2);
@@ -95,7 +95,7 @@ async fn no_body_takes_more_than_three_times_its_bytes() {
     ];
     for (max_images, paths) in [(2, &["/v1/images/edits"][..]), (0, &["/v1/images/edits", "/v1/images/generations"])] {
         let app = served(max_images).await;
-        // What is made once is made here.
+        // The first request also allocates what the process allocates once.
         held(&app, "/v1/images/generations", pieces("{", "\"a\":0,", "\"prompt\":\"x\"}")).await;
         for (name, head, unit, tail) in bodies {
             for path in paths {

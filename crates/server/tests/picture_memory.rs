@@ -1,4 +1,4 @@
-//! What the pictures of an edit make the server hold while they are decoded: every byte of the process is counted.
+//! Memory that the server holds while it decodes an edit's pictures: every byte of the process is counted.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
@@ -22,11 +22,11 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 /// Pixels of a side of each picture here.
 const SIDE: u32 = 1024;
-/// Of everything else that a request takes: the form, its answer.
+/// For everything else in a request: the form, its answer.
 const SLACK: usize = 1 << 20;
 const BOUNDARY: &str = "----boundary";
 
-/// A server of pictures of 8x8, whose memory for those of edits is bounded.
+/// A server that makes 8x8 pictures, with this bound on the memory of input pictures.
 async fn served(picture_memory: usize) -> Router {
     let mut pipeline = FakePipeline::default();
     pipeline.card.input_images = InputImageBounds { min_images: 0, max_images: 4, min_side: 1, max_ratio: 200.0 };
@@ -40,7 +40,7 @@ async fn served(picture_memory: usize) -> Router {
     app(AppState::new(scheduler, config, metrics))
 }
 
-/// An edit of pictures, the last of which is a mask if `is_masked`.
+/// An edit of pictures; the last is the mask if `is_masked`.
 fn edit(files: &[&[u8]], is_masked: bool) -> Request<Body> {
     let mut body = Vec::new();
     let mut part = |name: &str, data: &[u8]| {
@@ -60,7 +60,7 @@ fn edit(files: &[&[u8]], is_masked: bool) -> Request<Body> {
     request.header("content-type", format!("multipart/form-data; boundary={BOUNDARY}")).body(body.into()).unwrap()
 }
 
-/// The answer, and the most bytes that were held until it was there, above those before.
+/// The answer, and the peak of held bytes until it arrived, relative to before.
 async fn held(app: &Router, request: Request<Body>) -> (u16, String, usize) {
     ALLOCATOR.reset_peak_usage();
     let before = ALLOCATOR.current_usage();
@@ -76,7 +76,7 @@ fn written(picture: DynamicImage, format: ImageFormat) -> Vec<u8> {
     file.into_inner()
 }
 
-/// One test: the bytes of others would be counted too.
+/// One test, because the bytes of concurrent tests would be counted too.
 #[tokio::test]
 async fn pictures_take_no_more_than_what_is_counted_for_them() {
     let png = |picture| written(picture, ImageFormat::Png);
@@ -99,7 +99,7 @@ async fn pictures_take_no_more_than_what_is_counted_for_them() {
         ("moving.gif", include_bytes!("../../pictures/testdata/moving.gif").into()),
     ];
     let (none, all) = (served(1).await, served(1 << 30).await);
-    // What is made once is made here.
+    // The first request also allocates what the process allocates once.
     held(&all, edit(&[&pictures[0].1], false)).await;
     for (name, file) in &pictures {
         let others: &[(&[&[u8]], bool)] = &[(&[file], false), (&[file, file, file], false), (&[file, &clear], true)];

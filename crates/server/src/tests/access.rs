@@ -1,4 +1,4 @@
-//! Keys, limits and other origins, through the whole API.
+//! API keys, rate limits and cross-origin requests, through the whole API.
 
 use axum::Router;
 use axum::body::Body;
@@ -36,7 +36,7 @@ async fn a_request_counts_its_pictures() {
         format!("{} {code} {remaining} {wait}", answer.status.as_u16())
     };
     assert_eq!(ask(json!({"prompt": "a cat", "n": 3})).await, "200 - 1 ");
-    // Two are one too many; neither is taken.
+    // Two exceed the limit; neither is counted.
     assert_eq!(ask(json!({"prompt": "a cat", "n": 2})).await, "429 rate_limit_exceeded 1 10");
     assert_eq!(ask(json!({"prompt": "a cat", "n": 5})).await, "400 invalid_value 1 ");
     assert_eq!(ask(json!({"prompt": "a cat"})).await, "200 - 0 ");
@@ -62,7 +62,7 @@ async fn pictures_that_are_not_begun_are_not_counted() {
     pipeline.gate.open();
 }
 
-/// A request with these headers; a POST asks for a picture.
+/// Sends a request with these headers; a POST asks for a picture.
 async fn ask(app: &Router, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
     let mut request = Request::builder().method(method).uri(path).header("content-type", "application/json");
     for (name, value) in headers {
@@ -141,7 +141,7 @@ async fn a_key_that_spent_its_requests_waits_and_others_do_not() {
     assert_eq!(refused.header("retry-after"), "10");
 
     assert_eq!(standing(&ask_as("sk-b", "POST", GENERATIONS).await), row(200, "1", "10s"));
-    // Only what may make pictures is counted.
+    // Only requests that may make pictures are counted.
     let models = ask_as("sk-a", "GET", "/v1/models").await;
     assert_eq!((models.status.as_u16(), models.header("x-ratelimit-limit-requests")), (200, ""));
     assert_eq!(ask_as("wrong", "POST", GENERATIONS).await.header("x-ratelimit-limit-requests"), "");
@@ -154,7 +154,7 @@ async fn without_a_limit_no_limit_is_told() {
     assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("x-ratelimit")), "{:?}", answer.headers);
 }
 
-/// What openai-node sends from a browser.
+/// Preflight headers of openai-node in a browser.
 const PREFLIGHT: [(&str, &str); 3] = [
     ("origin", "https://app.example.com"),
     ("access-control-request-method", "POST"),
@@ -175,7 +175,7 @@ async fn pages_of_an_allowed_origin_may_ask_with_a_key() {
     assert!(allowed.header("access-control-allow-methods").contains("POST"));
     assert_eq!(allowed.header("access-control-allow-credentials"), "");
 
-    // Also a refusal can be read, with its id.
+    // A refusal, with its id, is readable too.
     let refused = ask(&app, "POST", GENERATIONS, &PREFLIGHT[..1]).await;
     assert_eq!(refused.status, 401);
     assert_eq!(refused.header("access-control-allow-origin"), "https://app.example.com");
@@ -203,7 +203,7 @@ async fn by_default_pages_are_told_nothing() {
     }
 }
 
-/// As on a server that listens at the loopback alone.
+/// The settings of a server that listens only on the loopback address.
 fn of_this_machine(config: &mut ServerConfig) {
     config.allowed_hosts = AllowedHosts::new(Vec::new(), Vec::new(), [127, 0, 0, 1].into(), false);
 }
@@ -302,7 +302,7 @@ async fn a_server_that_loads_says_so_and_knows_its_model_by_name_alone() {
     let (metrics, options) = (crate::Metrics::default(), scheduler::SpawnOptions::default());
     let (load, loaded) = std::sync::mpsc::channel::<()>();
     let factory = move || {
-        // Until the test ends.
+        // Blocks until the test ends.
         let _ = loaded.recv();
         FakePipeline::default().factory()()
     };

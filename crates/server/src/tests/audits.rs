@@ -1,4 +1,4 @@
-//! Pictures that are made again without the step cache.
+//! Audits: pictures that are made again without the step cache.
 
 use axum::Router;
 use cache::{Aim, CacheConfig, Calibration, FittedPlan, Jump, Plans, Psnr};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{config, configured_state, generate, get};
 use crate::{AppState, app};
 
-/// A server whose step cache makes a third of the bytes two too large, and that audits this share.
+/// A server that audits this share; its fake step cache makes a third of the bytes two too large.
 async fn audited(share: f64) -> (AppState, Router) {
     let is_cached = |cache: Option<&CacheConfig>| cache.is_none_or(|cache| !cache.never_reuses());
     let flaw = Flaw::new(move |request| is_cached(request.extensions.get()).then_some(2));
@@ -21,7 +21,7 @@ async fn audited(share: f64) -> (AppState, Router) {
     (state.clone(), app(state))
 }
 
-/// What `/info` tells of the audits, once so many are over.
+/// Polls `/info` until `count` audits are done; returns its audit results.
 async fn over(app: &Router, count: u64) -> Value {
     for _ in 0..10_000 {
         let told = get(app, "/info").await.json["cache_audits"].clone();
@@ -41,7 +41,7 @@ async fn pictures_of_a_cache_are_made_again_without_it_and_compared() {
         assert_eq!(generate(&app, body).await.status, 200);
     }
     let told = over(&app, 4).await;
-    // 10 log10(255^2 / (4 / 3)), and nothing of the pictures that were made without a cache.
+    // 10 log10(255^2 / (4 / 3)): pictures made without a cache do not count.
     let psnr = told["mean"]["psnr_db"].as_f64().unwrap();
     assert!((psnr - 46.8814).abs() < 1e-4, "{told}");
     assert!(told["mean"]["ssim"].as_f64().unwrap() > 0.99);
@@ -58,7 +58,7 @@ async fn pictures_of_a_cache_are_made_again_without_it_and_compared() {
         "cache_audit_psnr_db_bucket{aim=\"fast\",le=\"47.5\"} 2",
         "cache_audit_ssim_count{aim=\"fast\"} 2",
         "cache_audit_latent_error_count{aim=\"fast\"} 2",
-        // Of what was asked for alone.
+        // Only requested pictures count.
         "images_total 6",
         "queue_duration_seconds_count 6",
         "stage_duration_seconds_count{stage=\"decode\"} 6",
@@ -80,13 +80,13 @@ async fn a_server_audits_nothing_unless_it_is_told_to() {
 async fn audits_that_make_way_are_counted() {
     let (state, app) = audited(1.0).await;
     assert_eq!(generate(&app, json!({"prompt": "a cat", "size": "64x64"})).await.status, 200);
-    // A worker rests for a moment before it takes up what nobody waits for.
+    // A worker waits for a moment before it starts idle work.
     state.scheduler.drain(std::time::Duration::from_secs(10)).await;
     assert_eq!(over(&app, 1).await["dropped"], 1);
     assert!(get(&app, "/metrics").await.text.contains("\nlatentd_cache_audits_total{outcome=\"dropped\"} 1\n"));
 }
 
-/// Plans that promise whatever is asked for.
+/// Plans that promise any requested quality.
 fn plans() -> Plans {
     let plan =
         FittedPlan { computed: vec![0], jumps: vec![Jump::euler()], changes: Vec::new(), psnr: Psnr::of(vec![99.0]) };
@@ -99,7 +99,7 @@ fn plans() -> Plans {
 
 #[tokio::test]
 async fn plans_whose_pictures_miss_their_promise_are_tightened_by_as_much() {
-    // A third of the bytes four too large, 40.86 dB; once plans are tightened by enough two, 46.88 dB.
+    // A third of the bytes is four too large, 40.86 dB; once the plans are tight enough, two too large, 46.88 dB.
     let plans = plans();
     let followed = plans.clone();
     let flaw = Flaw::new(move |request| {

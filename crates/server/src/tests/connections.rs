@@ -1,4 +1,4 @@
-//! Connections that stall, that are many, that rest, and that speak HTTP/2.
+//! Connections that stall, idle or use HTTP/2, and many connections.
 
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ async fn a_head_that_trickles_in_is_no_progress() {
     timeout(Duration::from_secs(5), trickling).await.expect("the connection is closed");
 }
 
-/// Time stands still but where everything waits for it.
+/// The paused clock advances only while every task waits.
 #[tokio::test(start_paused = true)]
 async fn a_later_head_that_trickles_in_is_no_progress_either() {
     let server = served(&state(&FakePipeline::default()).await).await;
@@ -81,7 +81,7 @@ async fn a_later_head_that_trickles_in_is_no_progress_either() {
         }
     };
     timeout(Duration::from_secs(600), closed).await.expect("the connection is closed");
-    // It may take as long as a connection may rest, however often a line of it comes.
+    // The head's limit is the idle time of a connection, however often a line of it arrives.
     assert!((75..90).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     assert_status(std::str::from_utf8(&text).unwrap(), 200);
 }
@@ -149,12 +149,12 @@ async fn head_has_the_length_of_the_body_and_not_the_body() {
 
 type Sender = http2::SendRequest<Full<Bytes>>;
 
-/// A client that begins with HTTP/2, as gRPC clients and `curl --http2-prior-knowledge` do.
+/// A client that starts with HTTP/2, as gRPC clients and `curl --http2-prior-knowledge` do.
 async fn h2c(state: &AppState) -> Sender {
     h2c_with(state, &mut http2::Builder::new(TokioExecutor::new())).await.0
 }
 
-/// The same with these settings, and the end of its connection.
+/// The same with these settings; also returns the task of its connection.
 async fn h2c_with(state: &AppState, builder: &mut http2::Builder<TokioExecutor>) -> (Sender, JoinHandle<()>) {
     let stream = TcpStream::connect(served(state).await.address).await.unwrap();
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
@@ -196,14 +196,14 @@ async fn an_http2_client_that_resets_its_request_frees_the_worker_and_keeps_the_
     assert_eq!(generate(sender).await.unwrap().status(), 200);
 }
 
-/// Seconds until the connection of this client is closed.
+/// Seconds until this client's connection is closed.
 async fn closed_after(connection: JoinHandle<()>) -> u64 {
     let begun = tokio::time::Instant::now();
     timeout(Duration::from_secs(600), connection).await.expect("the connection is closed").unwrap();
     begun.elapsed().as_secs()
 }
 
-/// The client answers pings all the time. The clock stands still once the worker is done, which is a thread of its own.
+/// The client answers pings all the time. The clock advances once the worker, a separate thread, is done.
 #[tokio::test]
 async fn an_http2_connection_that_rests_is_closed() {
     let state = state(&FakePipeline::default()).await;
@@ -243,8 +243,8 @@ async fn an_http2_connection_stays_while_the_server_works() {
     assert_eq!(picture.await.unwrap().unwrap().status(), 200);
 }
 
-/// What a client is told that sends this much of a body at once and then a byte every 29 seconds, and after how many
-/// seconds.
+/// Sends this much of a body at once, and then a byte every 29 seconds. Returns the answer, and the seconds until it
+/// came.
 async fn trickled(server: &Served, head: &str, begin: &[u8]) -> (String, u64) {
     let mut client = connect(server, head.as_bytes()).await;
     client.write_all(begin).await.unwrap();
@@ -284,7 +284,7 @@ async fn an_upload_that_trickles_is_given_up_whatever_its_type() {
     for (head, begin, expected) in [
         (head(1000, ""), &b"{"[..], 30..60),
         (edit(2 << 20), &part, 30..60),
-        // However much came before.
+        // However much arrived before.
         (edit(2 << 20), &large, 30..60),
     ] {
         let (answer, seconds) = trickled(&server, &head, begin).await;
@@ -295,8 +295,8 @@ async fn an_upload_that_trickles_is_given_up_whatever_its_type() {
     }
 }
 
-/// From now on the stopped clock goes on only where [`second`] says so, and not where everything waits: the system that
-/// carries the bytes has a clock of its own.
+/// From now on the paused clock advances only in [`second`], and not when every task waits: the system that carries the
+/// bytes has its own clock.
 fn wind() {
     tokio::spawn(async {
         loop {
@@ -305,7 +305,7 @@ fn wind() {
     });
 }
 
-/// A second passes, before which what was sent has arrived.
+/// Advances the clock by a second, after the bytes sent so far have arrived.
 async fn second() {
     std::thread::sleep(Duration::from_millis(1));
     for _ in 0..100 {
@@ -314,7 +314,7 @@ async fn second() {
     tokio::time::advance(Duration::from_secs(1)).await;
 }
 
-/// The body comes at 5 KiB a second for two minutes.
+/// The body arrives at 5 KiB a second for two minutes.
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_is_slow_and_steady_is_taken() {
     wind();
@@ -339,7 +339,7 @@ async fn an_upload_may_not_take_for_ever_however_steady_it_is() {
     assert!((600..630).contains(&seconds), "{seconds} s");
 }
 
-/// How much of an answer of 64 MB a client gets that reads so many bytes a second.
+/// Bytes of a 64 MB answer that a client receives at this rate.
 async fn read_slowly(bytes_per_second: usize) -> usize {
     let mut config = config();
     config.pace.min_rate = 1 << 20;
@@ -366,7 +366,7 @@ async fn read_slowly(bytes_per_second: usize) -> usize {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_takes_its_answer_too_slowly_is_given_up() {
     wind();
-    // What both systems hold, some megabytes, arrives all the same.
+    // The contents of both systems' buffers, some megabytes, arrive anyway.
     let read = read_slowly(10_000).await;
     assert!(read < 32 << 20, "{read} bytes");
     let read = read_slowly(4 << 20).await;
@@ -378,7 +378,7 @@ async fn a_line_is_written_when_the_last_byte_is_handed_over() {
     let state = state(&FakePipeline::default()).await;
     let server = served(&state).await;
     assert_status(&answer(start_generation(server.address, r#"{"prompt": "a cat"}"#).await).await, 200);
-    // Not lost by hyper, which stops asking once it has all announced bytes.
+    // The line is written although hyper stops polling once it has all announced bytes.
     let counted = r#"outcome="ok""#;
     let metrics = get(server.address, "/metrics").await;
     let line = metrics.lines().find(|line| line.contains("images/generations") && line.contains("requests_total"));

@@ -1,4 +1,4 @@
-//! What an edit means, however it is sent.
+//! Edits, in every form that clients send.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -27,17 +27,17 @@ async fn read(request: Request<Body>) -> Result<ImagesRequest, String> {
     .map_err(|err| err.to_string())
 }
 
-/// At most so many pictures, of any size.
+/// Bounds for at most so many pictures, of any size.
 pub(super) fn takes(max_images: usize) -> InputImageBounds {
     InputImageBounds { min_images: 0, max_images, min_side: 1, max_ratio: 200.0 }
 }
 
-/// A server whose model takes two pictures.
+/// A server whose model accepts two pictures.
 pub(super) async fn editing_app() -> axum::Router {
     app_with(takes(2)).await
 }
 
-/// A server whose model takes such pictures.
+/// A server whose model accepts pictures within these bounds.
 pub(super) async fn app_with(bounds: InputImageBounds) -> axum::Router {
     let mut pipeline = FakePipeline::default();
     pipeline.card.input_images = bounds;
@@ -108,7 +108,7 @@ async fn every_client_is_understood() {
     };
     let form = Form::default;
     let clients = [
-        // openai-python: one file is `image`, bytes are `upload`, and extra_body comes as parts.
+        // openai-python: one file is `image`, bytes are named `upload`, and extra_body becomes parts.
         ("python, one file", form().text("prompt", "x").part(&png_file("image", "cat.png"), &one), 1, ""),
         ("python, bytes", form().text("prompt", "x").file("image", "upload", &one), 1, ""),
         (
@@ -132,14 +132,14 @@ async fn every_client_is_understood() {
             1,
             "",
         ),
-        // LiteLLM sends paths for names.
+        // LiteLLM sends paths as file names.
         (
             "LiteLLM",
             form().text("model", "gpt-image-1").text("prompt", "x").file("image[]", "/home/u/ca\"t;.png", &one),
             1,
             "",
         ),
-        // Open WebUI, by way of aiohttp: Content-Type comes first, also for text.
+        // Open WebUI, through aiohttp: Content-Type comes first, for text too.
         (
             "Open WebUI",
             form()
@@ -174,7 +174,7 @@ async fn every_client_is_understood() {
             "input_fidelity",
         ),
         ("Vercel AI SDK", form().text("prompt", "x").text("n", "1").file("image[]", "blob", &two), 1, ""),
-        // A form of a web page: the file that nobody chose is there too.
+        // A web page's form also contains the file input without a file.
         (
             "a browser",
             form().file("mask", "", b"").file("image", "", b"").text("prompt", "x").file("image", "c", &one),
@@ -186,7 +186,7 @@ async fn every_client_is_understood() {
     ];
     for (client, form, num_images, ignored) in clients {
         let body = form.end();
-        // Whole, and as a chunked upload that is cut anywhere.
+        // Whole, and chunked with cuts anywhere.
         for body in [Body::from(body.clone()), in_pieces(&body, 7), in_pieces(&body, 1)] {
             let asked = read(post(body)).await.unwrap_or_else(|err| panic!("{client}: {err}"));
             assert_eq!(
@@ -268,7 +268,7 @@ async fn a_model_of_text_alone_says_so_once_a_request_can_be_read() {
     assert_eq!(error(&send(&app, post_json(json)).await), message);
     for (form, expected) in [
         (form().text("n", "x"), "400 invalid_type n"),
-        // Nothing is decoded for a model that has no use for it.
+        // Nothing is decoded for a model that takes no pictures.
         (form().file("image", "b", b"GIF89a"), "400 unsupported_value image | `image` must be absent: the model makes"),
         (
             form().file("mask", "m.png", &mask(2, 2)),
@@ -323,7 +323,7 @@ async fn pictures_in_json_are_checked_alike() {
     ] {
         let answer = send(&app, post_json(json!({"prompt": "x", "images": images}))).await;
         assert!(error(&answer).starts_with(expected), "{}", error(&answer));
-        // By the name that was given.
+        // The error names the field that was given.
         if images != json!([]) {
             let answer = send(&app, post_json(json!({"prompt": "x", "image": images}))).await;
             assert!(error(&answer).starts_with(expected.trim_end_matches('s')), "{}", error(&answer));

@@ -1,4 +1,4 @@
-//! Bodies of edits, as clients write them.
+//! Bodies of edits, as clients send them.
 
 use std::convert::Infallible;
 
@@ -11,15 +11,15 @@ use image::{ImageBuffer, ImageFormat, Rgb, Rgba};
 
 use super::{Answer, send};
 
-/// What parts the parts of every form here.
+/// Boundary of every form here.
 pub(crate) const BOUNDARY: &str = "----WebKitFormBoundary7MA4YWxk";
 
-/// A form, as it is sent.
+/// A form in wire format.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Form(pub(crate) Vec<u8>);
 
 impl Form {
-    /// A part with these header lines, as they stand.
+    /// Adds a part with these header lines, unchanged.
     pub(crate) fn part(mut self, head: &str, data: &[u8]) -> Self {
         self.0.extend(format!("--{BOUNDARY}\r\n{head}\r\n\r\n").as_bytes());
         self.0.extend(data);
@@ -36,7 +36,7 @@ impl Form {
         self.part(&format!("{disposition}\r\nContent-Type: application/octet-stream"), data)
     }
 
-    /// The whole body.
+    /// Ends the form and returns the body.
     pub(crate) fn end(mut self) -> Vec<u8> {
         self.0.extend(format!("--{BOUNDARY}--\r\n").as_bytes());
         self.0
@@ -47,19 +47,19 @@ impl Form {
     }
 }
 
-/// An edit with this form for its body.
+/// An edit with this form as its body.
 pub(crate) fn post(body: impl Into<Body>) -> Request<Body> {
     let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
     Request::post("/v1/images/edits").header("content-type", content_type).body(body.into()).unwrap()
 }
 
-/// An edit with this JSON for its body.
+/// An edit with this JSON as its body.
 pub(crate) fn post_json(body: impl ToString) -> Request<Body> {
     let request = Request::post("/v1/images/edits").header("content-type", "application/json");
     request.body(Body::from(body.to_string())).unwrap()
 }
 
-/// The same bytes in pieces of this size.
+/// The bytes in pieces of this size.
 pub(crate) fn in_pieces(bytes: &[u8], size: usize) -> Body {
     let pieces: Vec<_> = bytes.chunks(size).map(Bytes::copy_from_slice).map(Ok::<_, Infallible>).collect();
     Body::from_stream(stream::iter(pieces))
@@ -76,7 +76,7 @@ pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
     file.into_inner()
 }
 
-/// A PNG whose left half is transparent: that is to be edited.
+/// A PNG whose left half is transparent, so that it is edited.
 pub(crate) fn mask(width: u32, height: u32) -> Vec<u8> {
     let mut file = std::io::Cursor::new(Vec::new());
     let alpha = |x| if x < width.div_ceil(2) { 0 } else { 255 };
@@ -85,7 +85,7 @@ pub(crate) fn mask(width: u32, height: u32) -> Vec<u8> {
     file.into_inner()
 }
 
-/// A picture as it stands in JSON.
+/// A picture as JSON contains it.
 pub(crate) fn data_url(file: &[u8]) -> String {
     format!("data:image/png;base64,{}", base64::engine::general_purpose::STANDARD.encode(file))
 }

@@ -1,4 +1,4 @@
-//! What a generation answers.
+//! Answers to generations.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Answer, decoded, events, fake_app, fetch, generate, generation, get, send, state};
 use crate::app;
 
-/// The one colour of picture `i`, its size checked.
+/// Colour of picture `i`, which has only one; also checks its size.
 fn painted(answer: &Answer, i: usize, format: ImageFormat) -> [u8; 3] {
     let file = STANDARD.decode(answer.json["data"][i]["b64_json"].as_str().unwrap()).unwrap();
     let picture = image::load_from_memory_with_format(&file, format).unwrap().to_rgb8();
@@ -98,19 +98,19 @@ async fn pictures_come_in_the_format_that_was_asked_for() {
 async fn what_clients_send_is_understood() {
     let app = fake_app().await;
     let bodies = [
-        // openai-python and openai-node send what the caller set, absent or null.
+        // openai-python and openai-node send every field, set, absent or null.
         json!({"prompt": "a cat", "model": "gpt-image-1", "n": null, "size": null, "user": "u", "stream": false}),
         json!({"prompt": "a cat", "model": null, "response_format": "b64_json", "background": "opaque"}),
         // LibreChat.
         json!({"prompt": "a cat", "model": "gpt-image-1", "n": 1, "background": "auto", "quality": "auto", "size": "auto"}),
-        // LiteLLM leaks this; LobeChat has its own names.
+        // LiteLLM leaks this field; LobeChat has names of its own.
         json!({"prompt": "a cat", "extra_headers": {"x": "y"}}),
         json!({"prompt": "a cat", "n": 1, "width": 64, "height": 48, "cfg": 4, "steps": 30, "seed": null, "aspectRatio": "1:1"}),
-        // Every field that OpenAI has had.
+        // Every field that OpenAI has ever had.
         json!({"prompt": "a cat", "moderation": "low", "style": "vivid", "input_fidelity": "high", "complexity": "low",
             "safety_identifier": "u", "frame_count": 2, "frame_duration_ms": 40, "svg": {}, "partial_images": 2,
             "quality": "xhigh", "output_compression": 100, "output_format": "webp"}),
-        // The guide's names, as vllm-omni's clients send them.
+        // The names of the guide, as vllm-omni's clients send them.
         json!({"prompt": "a cat", "negative_prompt": "dogs", "num_inference_steps": 2, "guidance_scale": 1,
             "true_cfg_scale": 4.0, "cfg_scale": 4, "seed": 2.0}),
     ];
@@ -193,7 +193,7 @@ async fn timings_come_when_asked_for() {
     assert!(timings["denoise_ms"].as_f64().unwrap() >= 10.0, "{timings:?}");
 }
 
-/// The chunk `parameters` of a PNG, and its kind.
+/// The text chunk `parameters` of a PNG, and the chunk's type.
 fn parameters(file: &[u8]) -> Option<(&'static str, String)> {
     let reader = png::Decoder::new(std::io::Cursor::new(file)).read_info().unwrap();
     let info = reader.info();

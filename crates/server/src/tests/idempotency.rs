@@ -1,4 +1,4 @@
-//! Requests that are sent again under the same `Idempotency-Key`.
+//! Repeated requests with the same `Idempotency-Key`.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn requests_with_one_key_are_one_request() {
     let app = app(state.clone());
     let release = async {
         load_becomes(&state, |load| load.running == 1).await;
-        // The others have nothing more to wait for than the first has.
+        // Lets the others reach the point where they wait for the first.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -126,7 +126,7 @@ async fn the_job_goes_on_until_the_last_waiter_leaves() {
     let state = state(&pipeline).await;
     let app = app(state.clone());
     let long = json!({"prompt": "a cat", "num_inference_steps": 500, "stream": true});
-    // The head of a stream comes once its request has begun or joined.
+    // The head of a stream arrives once its request has started or joined.
     let waiter = async || app.clone().oneshot(generation(&long, &[("idempotency-key", "k")])).await.unwrap();
     let (first, second) = (waiter().await, waiter().await);
     assert_eq!(second.headers()["idempotent-replayed"], "true");
@@ -200,7 +200,7 @@ async fn a_request_does_not_wait_for_one_of_another_key_that_is_about_to_begin()
     assert!(matches!(reused, Some(Err(ApiError::KeyReused))));
     let mut second = Box::pin(replays.once(key("a"), [0; 32], 0, |_| true, refused()));
     assert!((&mut second).now_or_never().is_none(), "the first is about to begin");
-    // Its client leaves: the second is the first now.
+    // Its client leaves, so the second becomes the first.
     drop(first);
     assert!(matches!(second.await, Err(ApiError::Missing(_))));
 }
@@ -216,7 +216,7 @@ async fn an_answer_whose_urls_lead_nowhere_is_not_told_again() {
     tokio::time::advance(Duration::from_secs(3600)).await;
     tokio::time::resume();
     assert_eq!([replayed(&urls).await, replayed(&urls).await], ["", "true"], "the URLs have expired");
-    // Whoever is told the picture itself has it for a day.
+    // The picture itself, unlike its URL, can be read for a day.
     post(&urls, "b64", cat()).await;
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(3600)).await;
@@ -256,11 +256,11 @@ async fn answers_are_kept_for_a_day_and_within_bounds() {
     assert_eq!(post(&app, "k", cat()).await.header("idempotent-replayed"), "");
 
     let mut state = state(&FakePipeline::default()).await;
-    // All of one seed, so that their files are of one size.
+    // All with one seed, so that their files have the same size.
     let cat = || json!({"prompt": "a cat", "seed": 7});
     let file = decoded(&post(&app, "size", cat()).await.json["data"][0]["b64_json"]);
     let pixels = image::load_from_memory(&file).unwrap().into_rgb8().into_raw();
-    // One that goes on counts as its pixels do, one that has ended as its file.
+    // A running request counts with its pixels, a finished one with its file.
     let bytes = pixels.len() + file.len() * 3 / 2;
     for bounds in [Bounds { count: 2, bytes: usize::MAX }, Bounds { count: 9, bytes }] {
         state.replays = Replays::new(bounds).into();

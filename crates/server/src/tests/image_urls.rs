@@ -1,4 +1,4 @@
-//! Pictures that an edit names by URL, on a server that fetches them.
+//! Edits that name pictures by URL, on a server that fetches them.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::{AppState, Metrics, ServerConfig, app};
 /// A server of pictures.
 struct Pictures {
     host: String,
-    /// How often it was asked for one.
+    /// Requests that it has received.
     asked: Arc<AtomicUsize>,
     upload_limit: usize,
     upload_memory: usize,
@@ -118,14 +118,14 @@ async fn what_is_no_picture_is_told_without_its_content() {
 }
 
 impl Pictures {
-    /// The settings of a server that fetches from here.
+    /// Settings of an image server that fetches from here.
     fn config(&self) -> ServerConfig {
         let mut config = config();
         config.uploads.image_urls = Some(ImageFetcher::of_this_machine(&self.host));
         config
     }
 
-    /// A server that fetches from here, and whose model takes two pictures.
+    /// An image server that fetches from here; its model accepts two pictures.
     async fn app(&self, edit: impl FnOnce(&mut ServerConfig)) -> Router {
         let mut config = self.config();
         edit(&mut config);
@@ -134,7 +134,7 @@ impl Pictures {
         app(configured_state(&pipeline, SchedulerConfig::default(), config).await)
     }
 
-    /// An edit of a picture that is here, with more fields.
+    /// An edit of a picture of this server, with further fields.
     fn edit(&self, more: Value, headers: &[(&str, &str)]) -> Request<Body> {
         let mut body = json!({"prompt": "make it night", "images": [self.url("cat.png")]});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -231,7 +231,7 @@ async fn nothing_is_fetched_for_a_deadline_that_cannot_be_kept_or_a_full_line() 
     assert_eq!((running.await.unwrap().status.as_u16(), waiting.await.unwrap().status.as_u16()), (200, 200));
     let answer = send(&app, pictures.edit(json!({}), &[("x-request-timeout", "60")])).await;
     assert_eq!((answer.status.as_u16(), pictures.asked()), (200, 1), "{}", answer.text);
-    // By now it is known how long a step takes.
+    // By now the time of a step is known.
     let hurried = [("x-request-timeout", "0.000001")];
     let answer = send(&app, pictures.edit(json!({"num_inference_steps": 1000}), &hurried)).await;
     assert!(error(&answer).starts_with("429 deadline_too_short"), "{}", answer.text);
@@ -273,7 +273,7 @@ async fn nothing_is_fetched_beyond_the_rate_limit() {
     assert_eq!(edit(json!({"n": 5})).await, "400 4");
     assert_eq!((edit(json!({"n": 3})).await, pictures.asked()), ("200 1".into(), 1));
     assert_eq!((edit(json!({"n": 2})).await, pictures.asked()), ("429 1".into(), 1));
-    // What cannot be fetched begins nothing, but the request itself counts.
+    // A failed fetch starts nothing, but the request itself counts.
     assert_eq!(edit(json!({"images": [pictures.url("gone.png")]})).await, "400 0");
 }
 
@@ -295,7 +295,7 @@ async fn a_repeated_request_fetches_nothing() {
 
 #[tokio::test]
 async fn what_is_fetched_counts_as_if_it_were_sent() {
-    // The request has some hundred bytes, and each picture too.
+    // The request has some hundred bytes, and so does each picture.
     let mut pictures = Pictures::serve().await;
     let size = png(6, 4).len();
     pictures.upload_limit = 300 + 2 * size;

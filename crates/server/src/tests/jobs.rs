@@ -1,4 +1,4 @@
-//! Requests that are answered later.
+//! Async jobs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ async fn delete(app: &Router, id: &str) -> Answer {
     send(app, Request::delete(format!("/v1/images/jobs/{id}")).body(Body::empty()).unwrap()).await
 }
 
-/// The job once it is neither queued nor in progress.
+/// Polls the job until it is neither queued nor in progress.
 pub(super) async fn ended(app: &Router, id: &str) -> Value {
     loop {
         let job = ask(app, id).await.json;
@@ -65,7 +65,7 @@ async fn a_job_is_accepted_followed_and_answered() {
     let second = submit(&app, json!({})).await;
     assert_eq!((&second.json["status"], &second.json["queue_position"]), (&json!("queued"), &json!(0)));
 
-    // Two pictures of four steps each; both have one step of theirs behind them.
+    // Two pictures of four steps each; each has done one step.
     pipeline.gate.allow(1);
     let half = loop {
         let job = ask(&app, &id(&first)).await.json;
@@ -101,7 +101,7 @@ async fn a_job_outlives_its_clients_connection() {
     let id = answer.split("location: /v1/images/jobs/").nth(1).unwrap().split('\r').next().unwrap().to_owned();
     load_becomes(&state, |load| load.running == 1).await;
     let app = app(state.clone());
-    // Whoever follows it may leave too.
+    // A client that follows the job may leave too.
     let followed =
         app.clone().oneshot(Request::get(format!("/v1/images/jobs/{id}/events")).body(Body::empty()).unwrap());
     drop(followed.await.unwrap());
@@ -109,7 +109,8 @@ async fn a_job_outlives_its_clients_connection() {
     assert_eq!(ended(&app, &id).await["status"], "completed");
 }
 
-/// Has a server stop while it runs an async job, and tells how its end is told, and how long the server stays.
+/// Stops a server while it runs an async job, and returns how long it takes. If `asks`, a client polls the job
+/// meanwhile.
 async fn stopped(drain_timeout: Duration, asks: bool) -> Duration {
     let pipeline = gated();
     let mut state = state(&pipeline).await;
@@ -124,7 +125,7 @@ async fn stopped(drain_timeout: Duration, asks: bool) -> Duration {
     assert!(sockets::get(server.address, &path).await.contains(r#""status":"in_progress""#));
     pipeline.gate.open();
     let begun = std::time::Instant::now();
-    // Some clients ask once a second.
+    // Some clients poll once a second.
     tokio::time::sleep(Duration::from_secs(1)).await;
     if asks {
         let told = sockets::get(server.address, &path).await;
@@ -197,7 +198,7 @@ async fn a_job_that_is_given_up_keeps_none_of_its_pictures() {
     let state = configured_state(&pipeline, bounds, config).await;
     let app = app(state.clone());
     let job = id(&submit(&app, json!({"n": 2, "steps": 2, "response_format": "url"})).await);
-    // The first picture has its two steps, the second one of its two.
+    // The first picture is finished after two steps, the second has done one of two.
     pipeline.gate.allow(3);
     let kept = state.jobs.get(&job, 0, 0).unwrap().live;
     while kept.urls().is_empty() {
@@ -371,7 +372,7 @@ async fn progress_falls_back_when_a_job_runs_again_and_never_passes_the_end() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    // The third step panics: after two of four steps there are none.
+    // The third step panics: after two of four steps the count is back to zero.
     pipeline.gate.allow(2);
     progress_becomes(50).await;
     // The panic, the trial of the new pipeline, and one step.

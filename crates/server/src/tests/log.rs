@@ -1,4 +1,4 @@
-//! The one line a request.
+//! The access log: one line a request.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -19,7 +19,7 @@ thread_local! {
     static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Appends to what this thread has logged.
+/// Appends to the log of this thread.
 struct ThisThread;
 
 impl Write for ThisThread {
@@ -32,18 +32,17 @@ impl Write for ThisThread {
     }
 }
 
-/// From now on lines are collected by thread, and spans by request.
+/// Installs a subscriber that collects lines by thread, and spans by request.
 ///
-/// One subscriber serves all tests. One a test would lose lines: which events anybody wants is
-/// remembered for the whole process, and tests that begin and end at the same time mislead each other
-/// about it.
+/// One subscriber serves all tests. One for each test would lose lines: which events are enabled is cached for the
+/// whole process, and concurrent tests would mislead each other.
 pub(super) fn subscribe() {
     static SUBSCRIBER: Once = Once::new();
     let lines = || tracing_subscriber::fmt::layer().json().with_writer(|| ThisThread);
     SUBSCRIBER.call_once(|| tracing_subscriber::registry().with(LevelFilter::INFO).with(lines()).with(Spans).init());
 }
 
-/// What this test logs at info and above: its handlers run on its own thread.
+/// What this test logs at info and above. Its handlers run on the test's own thread.
 struct Collected;
 
 impl Collected {

@@ -1,4 +1,4 @@
-//! Edits of a part of a picture.
+//! Edits with a mask.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -11,7 +11,7 @@ use crate::api::bounds::Purpose;
 use crate::api::request::Endpoint;
 use crate::uploads::{self, MemoryLedger};
 
-/// What the fake pipeline says of a mask whose left half is clear.
+/// The fake pipeline's warning for a mask whose left half is transparent.
 const USED: &str = "12 of 24 pixels of 1 of 1 pictures may change";
 
 fn body(more: Value) -> Request<Body> {
@@ -110,7 +110,7 @@ async fn another_mask_is_another_request() {
     let first = post(&mask(6, 4)).await;
     let again = post(&mask(6, 4)).await;
     assert_eq!((again.header("idempotent-replayed"), &again.json["data"]), ("true", &first.json["data"]));
-    // Of the same size, and clear in other places.
+    // Of the same size, and transparent in other places.
     let other = image::load_from_memory(&mask(6, 4)).unwrap().fliph();
     let mut file = std::io::Cursor::new(Vec::new());
     other.write_to(&mut file, image::ImageFormat::Png).unwrap();

@@ -1,4 +1,4 @@
-//! What is counted and measured.
+//! Metrics: counts and durations.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ async fn scrape(app: &Router) -> Samples {
     samples.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
 }
 
-/// What was counted between two scrapes, beside the process's time and the scrapes themselves.
+/// The counters that changed between two scrapes, without the process's CPU time and the scrapes themselves.
 fn counted(before: &Samples, after: &Samples) -> Vec<String> {
     let is_count = |name: &str| {
         let name = name.split('{').next().unwrap_or_default();
@@ -32,7 +32,7 @@ fn counted(before: &Samples, after: &Samples) -> Vec<String> {
     moved.filter(|(_, by)| *by != 0.0).map(|(name, by)| format!("{} {by}", &name["latentd_".len()..])).collect()
 }
 
-/// Of a generation's answer.
+/// The request metrics of a generation.
 fn request(outcome: &str) -> String {
     format!("requests_total{{endpoint=\"/v1/images/generations\",model=\"Fake/Fake-Image\",outcome=\"{outcome}\"}} 1")
 }
@@ -144,7 +144,7 @@ async fn a_refusal_is_counted_once_wherever_it_was_decided() {
         let before = scrape(&app).await;
         assert_eq!(generate(&app, json!({"prompt": "a dog"})).await.status, 429);
         let expected = ["rejected_total{reason=\"queue_full\"} 1".to_owned(), request("queue_full")];
-        // The others may be encoded meanwhile.
+        // The others may be in encoding meanwhile.
         let counted = counted(&before, &scrape(&app).await).into_iter().filter(|line| !line.contains("_count"));
         assert_eq!(counted.collect::<Vec<_>>(), expected);
         pipeline.gate.open();
@@ -186,7 +186,7 @@ async fn whoever_asks_for_openmetrics_gets_it() {
     let plain = get(&app, "/metrics").await;
     assert_eq!(plain.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     assert!(plain.text.contains("# TYPE latentd_images_total counter\n"), "{}", plain.text);
-    // What Prometheus 2.42 sends.
+    // The header of Prometheus 2.42.
     let accept = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
         text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
     let request = Request::get("/metrics").header(header::ACCEPT, accept).body(Body::empty()).unwrap();

@@ -1,4 +1,4 @@
-//! The API as a whole, on a fake pipeline. Each file says what belongs into it.
+//! The whole API on a fake pipeline, one topic a file.
 
 mod access;
 mod audits;
@@ -38,7 +38,7 @@ use tower::ServiceExt;
 
 use crate::{AppState, Metrics, ServerConfig, app};
 
-/// An answer, read to its end.
+/// An answer that was read to its end.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -53,7 +53,7 @@ impl Answer {
     }
 }
 
-/// A server's settings, under the names that tests use.
+/// Settings of a server, with the model names that tests use.
 pub(crate) fn config() -> ServerConfig {
     let mut config = ServerConfig::new("Fake/Fake-Image");
     config.api.served_model_names.push("gpt-image-1".into());
@@ -67,8 +67,8 @@ pub(crate) async fn state(pipeline: &FakePipeline) -> AppState {
     bounded_state(pipeline, bounds).await
 }
 
-/// The state of a server that is ready, with these bounds. Its pipeline was not measured: that
-/// would wait at a closed gate.
+/// The state of a server that is ready, with these bounds. Its pipeline is not calibrated: that would wait at a closed
+/// gate.
 pub(crate) async fn bounded_state(pipeline: &FakePipeline, bounds: SchedulerConfig) -> AppState {
     configured_state(pipeline, bounds, config()).await
 }
@@ -96,7 +96,7 @@ pub(crate) async fn load_becomes(state: &AppState, expected: impl FnMut(&Load) -
     became.await.expect("the load stays as it is").unwrap();
 }
 
-/// A server that is ready, on a pipeline of no particular kind.
+/// A server that is ready, with a default pipeline.
 pub(crate) async fn fake_app() -> Router {
     app(state(&FakePipeline::default()).await)
 }
@@ -108,7 +108,7 @@ pub(crate) async fn send(app: &Router, request: Request<Body>) -> Answer {
     Answer { status: parts.status, headers: parts.headers, text, json }
 }
 
-/// An answer that is no text.
+/// Reads an answer that is not text.
 pub(crate) async fn fetch(app: &Router, request: Request<Body>) -> (Parts, Vec<u8>) {
     let (parts, body) = app.clone().oneshot(request).await.unwrap().into_parts();
     (parts, to_bytes(body, usize::MAX).await.unwrap().into())
@@ -122,14 +122,14 @@ pub(crate) async fn generate(app: &Router, body: impl ToString) -> Answer {
     send(app, generation(body, &[])).await
 }
 
-/// A request for pictures, with these headers too.
+/// A generation with these headers.
 pub(crate) fn generation(body: impl ToString, headers: &[(&str, &str)]) -> Request<Body> {
     let request = Request::post("/v1/images/generations").header("content-type", "application/json");
     let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     request.body(Body::from(body.to_string())).unwrap()
 }
 
-/// The server-sent events of an answer: their names and their data. Comments are passed over.
+/// The server-sent events of an answer: names and data, without comments.
 pub(crate) fn events(text: &str) -> Vec<(String, Value)> {
     let event = |block: &str| {
         let lines: Vec<_> = block.lines().filter(|line| !line.starts_with(':')).collect();
@@ -145,12 +145,12 @@ pub(crate) fn events(text: &str) -> Vec<(String, Value)> {
     text.split("\n\n").filter_map(event).collect()
 }
 
-/// The first pixel of a picture's file, whatever its format.
+/// The first pixel of a picture file of any format.
 pub(crate) fn first_pixel(file: &[u8]) -> [u8; 3] {
     image::load_from_memory(file).unwrap().to_rgb8().get_pixel(0, 0).0
 }
 
-/// The file in a field of JSON.
+/// The decoded file of a JSON field.
 pub(crate) fn decoded(b64_json: &Value) -> Vec<u8> {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.decode(b64_json.as_str().unwrap()).unwrap()

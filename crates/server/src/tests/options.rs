@@ -1,4 +1,4 @@
-//! Priorities and deadlines, and what the answer says of the queue.
+//! Priorities, deadlines, and the queue's headers.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Answer, bounded_state, fake_app, generate, get, load_becomes, send, state};
 use crate::app;
 
-/// A generation with one header more.
+/// A generation with one more header.
 async fn generate_with(app: &Router, name: &str, value: &str) -> Answer {
     let request = Request::post("/v1/images/generations").header("content-type", "application/json");
     send(app, request.header(name, value).body(Body::from(r#"{"prompt": "a cat"}"#)).unwrap()).await
@@ -40,14 +40,14 @@ async fn the_queue_is_told_with_the_picture() {
 
 #[tokio::test]
 async fn the_more_urgent_goes_first() {
-    // Answers are far enough apart to be seen one by one.
+    // The answers are far enough apart to be distinguished.
     let step_delay = Duration::from_millis(5);
     let pipeline = FakePipeline { gate: Gate::closed(), step_delay, ..FakePipeline::default() };
     let bounds = SchedulerConfig { max_batch: 1, ..SchedulerConfig::default() };
     let state = bounded_state(&pipeline, bounds).await;
     let app = app(state.clone());
     let answered = std::cell::RefCell::new(Vec::new());
-    // Submits once the first runs and so many are waiting.
+    // Submits once `running` pictures are running and `waiting` are queued.
     let submit = async |running: usize, waiting: usize, priority: i64| {
         load_becomes(&state, |load| (load.running, load.waiting) == (running, waiting)).await;
         let answer = generate(&app, json!({"prompt": "a cat", "priority": priority})).await;
@@ -91,7 +91,7 @@ async fn a_priority_has_bounds_unless_there_are_none() {
 async fn a_deadline_that_cannot_be_met_is_refused_at_once() {
     let step_delay = Duration::from_millis(20);
     let app = app(state(&FakePipeline { step_delay, ..FakePipeline::default() }).await);
-    // From this one it is known how long a picture takes.
+    // After this one the time of a picture is known.
     assert_eq!(generate_with(&app, "x-request-timeout", "60").await.status, 200);
     for header in ["x-request-timeout", "x-stainless-read-timeout"] {
         let begun = std::time::Instant::now();
@@ -110,12 +110,12 @@ async fn a_deadline_that_the_queue_spoils_says_when_to_come_back() {
     let step_delay = Duration::from_millis(20);
     let state = state(&FakePipeline { step_delay, ..FakePipeline::default() }).await;
     let app = app(state.clone());
-    // From this one it is known how long a picture takes.
+    // After this one the time of a picture is known.
     assert_eq!(generate_with(&app, "x-request-timeout", "60").await.status, 200);
     let others = generate(&app, json!({"prompt": "a cat", "n": 2, "num_inference_steps": 20, "priority": 1}));
     let refused = async {
         load_becomes(&state, |load| load.running == 2).await;
-        // Enough for itself, and not for what goes before it.
+        // Enough for itself, but not for the pictures ahead of it.
         let refused = generate_with(&app, "x-request-timeout", "0.3").await;
         let error = &refused.json["error"];
         assert_eq!((refused.status.as_u16(), error["code"].as_str()), (429, Some("deadline_too_short")), "{error}");
@@ -130,7 +130,7 @@ async fn a_deadline_that_the_queue_spoils_says_when_to_come_back() {
 async fn a_deadline_that_passes_ends_the_job() {
     let pipeline = FakePipeline { gate: Gate::closed(), ..FakePipeline::default() };
     let app = app(state(&pipeline).await);
-    // More than is guessed for a picture of a pipeline that was not measured.
+    // More than the guess for a picture of an uncalibrated pipeline.
     let late = generate_with(&app, "x-request-timeout", "0.8").await;
     let error = &late.json["error"];
     assert_eq!((late.status.as_u16(), error["code"].as_str()), (504, Some("deadline_exceeded")), "{error}");

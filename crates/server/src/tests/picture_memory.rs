@@ -1,4 +1,4 @@
-//! The memory of decoded pictures: edits that wait hold them until they are answered.
+//! Memory of decoded pictures: queued edits hold theirs until they are answered.
 
 use axum::Router;
 use axum::body::Body;
@@ -16,10 +16,10 @@ use super::{Answer, config, configured_state, load_becomes, send};
 use crate::uploads::ImageFetcher;
 use crate::{AppState, app};
 
-/// Of a picture of 100x50 in RGB, decoded.
+/// Bytes of a decoded RGB picture of 100x50.
 const PICTURE: usize = 100 * 50 * 3;
 
-/// A server with so many bytes for pictures in all, and for one client.
+/// A server with this much picture memory in total and for each client.
 async fn bounded(pipeline: &mut FakePipeline, all: usize, client: usize) -> (AppState, Router) {
     pipeline.card.input_images = takes(2);
     let mut config = config();
@@ -40,7 +40,7 @@ fn waiting_edit(address: &str) -> Request<Body> {
     request
 }
 
-/// Edits until one is refused: the jobs that were taken, and the refusal.
+/// Sends edits until one is refused. Returns the accepted jobs and the refusal.
 async fn filled(app: &Router, address: &str) -> (Vec<String>, Answer) {
     let mut taken = Vec::new();
     while taken.len() < 50 {
@@ -64,7 +64,7 @@ async fn waiting_edits_are_refused_where_there_is_no_room_for_their_pictures() {
     assert_eq!(refused.header("retry-after"), "5");
     load_becomes(&state, |load| load.running > 0).await;
 
-    // One that waits, and one that is made.
+    // A queued one, and the running one.
     for (job, left) in [(&jobs[4], 1), (&jobs[0], 2)] {
         let cancel = Request::delete(format!("/v1/images/jobs/{job}")).body(Body::empty()).unwrap();
         assert_eq!(send(&app, cancel).await.json["status"], "cancelled");
@@ -74,12 +74,12 @@ async fn waiting_edits_are_refused_where_there_is_no_room_for_their_pictures() {
     for job in &jobs[1..4] {
         assert_eq!(ended(&app, job).await["status"], "completed");
     }
-    // Their results are kept, and their pictures are not.
+    // Their results are kept, but not their input pictures.
     free_becomes(&state, 5 * PICTURE).await;
     assert_eq!(send(&app, waiting_edit("10.0.0.1")).await.status, 202);
 }
 
-/// Waits until so many bytes are free: a worker lets go what it held when it has told so.
+/// Waits until so many bytes are free: a worker releases its memory only after it has reported the result.
 async fn free_becomes(state: &AppState, bytes: usize) {
     for _ in 0..2000 {
         if state.pictures.left() == bytes {
@@ -94,7 +94,7 @@ async fn free_becomes(state: &AppState, bytes: usize) {
 async fn what_decoding_alone_took_is_free_again() {
     let room = 10 * PICTURE;
     let (state, app) = bounded(&mut gated(), room, room).await;
-    // With alpha: four bytes a pixel are read, and three of each are kept.
+    // With alpha four bytes a pixel are read, and three are kept.
     let edit = form().file("image", "a.png", &mask(100, 50)).text("async", "true").request();
     assert_eq!(send(&app, edit).await.status, 202);
     assert_eq!(state.pictures.left(), room - PICTURE);

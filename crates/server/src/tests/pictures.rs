@@ -1,5 +1,4 @@
-//! Pictures of every kind, as an edit over HTTP takes them or says what is wrong. How they are decoded is tested where
-//! that is done.
+//! Formats of input pictures: the server accepts them or reports what is wrong. The tests of `pictures` cover decoding.
 
 use std::io::Cursor;
 

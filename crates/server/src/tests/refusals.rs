@@ -1,4 +1,4 @@
-//! What is refused, and how.
+//! Refusals and their errors.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Answer, config, fake_app, generate, get, load_becomes, send, state};
 use crate::{AppState, Metrics, app};
 
-/// Status, code, param and message of a refusal, in one line; its shape is checked.
+/// Status, code, param and message of an error as one line; also checks its schema.
 fn line(answer: &Answer) -> String {
     assert_eq!(answer.header("content-type"), "application/json", "{}", answer.json);
     let error = answer.json["error"].as_object().unwrap_or_else(|| panic!("{}", answer.json));
@@ -196,7 +196,7 @@ async fn what_is_no_json_object_is_said() {
 #[tokio::test]
 async fn a_byte_order_mark_is_read_over() {
     let app = fake_app().await;
-    // Also in front of a body that is long enough to be read elsewhere.
+    // Also before a body so long that it is read on another thread.
     for padding in [0, 200_000] {
         let body = json!({"prompt": "a cat", "padding": "x".repeat(padding)});
         let answer = generate(&app, format!("\u{feff}{body}")).await;
@@ -289,7 +289,7 @@ async fn a_fault_of_the_pipeline_is_told_apart_from_a_bad_request() {
         ("fail in decode", internal),
         ("oom in step", "500 out_of_memory - | out of device memory"),
         ("invalid in prepare", "400 invalid_value prompt | `prompt` must have at most 512 tokens. Given: 513 tokens"),
-        // Last: the model is loading again after it.
+        // Last, because the model is loading again after it.
         (
             "panic in step",
             "500 crashes_model - | This request crashed the model twice and is not retried; \

@@ -1,4 +1,4 @@
-//! Samplers: the default, a request's own, and what is told of their steps.
+//! Samplers: the default, a request's own, and the reported steps.
 
 use diffusion::Sampler;
 use scheduler::fake::FakePipeline;
@@ -20,7 +20,7 @@ async fn info_names_the_default_and_what_there_is() {
     assert_eq!(default(Sampler::UniPc).await, "unipc");
 }
 
-/// The steps that are told of a request for five: of each its index and how many there are, and the warnings at the end.
+/// The reported steps of a request for five: the index and total of each; and the final warnings.
 async fn told(default: Sampler, sampler: Value) -> (Vec<(u64, u64)>, Value) {
     let mut pipeline = FakePipeline::default();
     pipeline.card.default_sampler = default;

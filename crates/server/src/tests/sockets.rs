@@ -1,4 +1,4 @@
-//! What needs real connections: clients that leave, uploads, stopping.
+//! Tests that need real sockets: clients that leave, uploads, shutdown.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::{load_becomes, state};
 use crate::{AppState, serve};
 
-/// A server on a port of its own.
+/// A server on its own port.
 pub(super) struct Served {
     pub(super) address: SocketAddr,
     pub(super) stop: mpsc::Sender<()>,
@@ -32,7 +32,7 @@ pub(super) fn gated() -> FakePipeline {
     FakePipeline { gate: Gate::closed(), ..FakePipeline::default() }
 }
 
-/// The head of a generation with a body of `length` bytes, and more header lines.
+/// The head of a generation with a body of `length` bytes and further header lines.
 pub(super) fn head(length: usize, more: &str) -> String {
     format!(
         "POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
@@ -80,7 +80,7 @@ async fn a_client_that_leaves_stops_its_job_within_a_step() {
     while pipeline.probe.batch_sizes().len() < 4 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // Three steps are done, the fourth has begun and waits at the gate.
+    // Three steps are done; the fourth has started and waits at the gate.
     drop(client);
     running_becomes(&state, 0).await;
     pipeline.gate.open();
@@ -96,7 +96,7 @@ async fn a_client_that_leaves_does_not_touch_another() {
     let staying = start_generation(server.address, r#"{"prompt": "a cat", "num_inference_steps": 1000}"#).await;
     let leaving = start_generation(server.address, r#"{"prompt": "a dog", "num_inference_steps": 1000}"#).await;
     load_becomes(&state, |load| load.running + load.waiting == 2).await;
-    // Whichever came first may be in a step already, and when the other joins it is the scheduler's choice.
+    // Either may be in a step already, and the scheduler chooses when the other joins.
     while state.scheduler.load().borrow().running < 2 {
         pipeline.gate.allow(1);
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -1,4 +1,4 @@
-//! Where a request's time goes, as spans: one a stage, each a part of the request's own.
+//! Tracing spans: one for each stage, inside the request's span.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use super::log::subscribe;
 use super::{fake_app, send};
 
-/// Keeps the names of the spans that ended inside each request, on whatever thread.
+/// Collects the names of the spans that ended inside each request, on any thread.
 pub(super) struct Spans;
 
 static ENDED: Mutex<Option<HashMap<String, Vec<&'static str>>>> = Mutex::new(None);

@@ -29,7 +29,7 @@ fn names(events: &[(String, Value)]) -> Vec<&str> {
     events.iter().map(|(name, _)| name.as_str()).collect()
 }
 
-/// The pieces of a stream's body, as they come.
+/// The pieces of a stream's body as they arrive.
 struct Pieces(BodyDataStream);
 
 impl Pieces {
@@ -70,7 +70,7 @@ async fn a_stream_is_previews_and_then_the_picture() {
     assert_eq!(names(&events), [PARTIAL, PARTIAL, PARTIAL, COMPLETED]);
     for (i, (name, event)) in events.iter_mut().enumerate() {
         let [red, green, blue] = first_pixel(&decoded(&event["b64_json"]));
-        // A preview's last colour is how many steps are behind it.
+        // The blue of a preview is the number of steps done.
         let blue_is = if i < 3 { i as u8 + 1 } else { colour(1027)[2] };
         assert_eq!([red, green, blue], [colour(1027)[0], colour(1027)[1], blue_is], "{name}");
         assert!(event["created_at"].take().as_u64().unwrap() > 1_700_000_000);
@@ -123,7 +123,7 @@ async fn steps_are_told_to_whoever_asks() {
     }
 }
 
-/// A pipeline whose second step panics, once: it is call 2, or 3 behind a preview.
+/// A pipeline whose second step panics once: it is call 2, or 3 after a preview.
 fn panics_at(call: usize) -> FakePipeline {
     FakePipeline { panics: Arc::new([call].into()), ..FakePipeline::default() }
 }
@@ -134,7 +134,7 @@ async fn a_picture_that_is_made_again_says_so_and_tells_its_steps_anew() {
     let body = json!({"prompt": "a cat", "stream": true, "stream_progress": true, "steps": 3});
     let told = events(&generate(&app, body).await.text);
     const RESTARTED: &str = "image_generation.restarted";
-    // A step that is void before it was read is left out.
+    // A void step that was not read yet is dropped.
     let begun_again = told.iter().position(|(name, _)| name == RESTARTED).expect("it is told");
     assert!(begun_again <= 1, "{:?}", names(&told));
     assert_eq!(names(&told[begun_again..]), [RESTARTED, PROGRESS, PROGRESS, PROGRESS, COMPLETED]);
@@ -149,7 +149,8 @@ async fn a_picture_that_is_made_again_says_so_and_tells_its_steps_anew() {
 async fn a_picture_that_is_made_again_is_the_same_and_shows_each_preview_once() {
     let body = json!({"prompt": "a cat", "seed": 7, "stream": true, "partial_images": 2, "steps": 4});
     let app = app(state(&panics_at(4)).await);
-    // Encoded, two steps, a preview, and the third step panics: no event says so to whoever knows OpenAI's alone.
+    // An encoding, two steps, a preview, and the third step panics. A client that knows only OpenAI's events gets no
+    // event for it.
     let told = events(&generate(&app, &body).await.text);
     let indices: Vec<_> = told.iter().filter_map(|(_, event)| event["partial_image_index"].as_u64()).collect();
     assert_eq!(indices, [0, 1]);
@@ -219,7 +220,7 @@ async fn what_goes_wrong_on_the_way_is_an_event() {
 #[tokio::test]
 async fn a_picture_that_fails_takes_the_others_along() {
     for stream in [true, false] {
-        // The first step of both panics, and then that of the one alone. Between them the new pipeline is tried: an
+        // The first step of both panics, and then that of the one alone. In between the new pipeline runs its trial: an
         // encoding, a step, a decoding.
         let step_delay = Duration::from_millis(10);
         let pipeline = FakePipeline { panics: Arc::new([2, 7].into()), step_delay, ..FakePipeline::default() };
@@ -259,7 +260,7 @@ async fn a_reader_that_lags_sees_the_newest_previews() {
     let body = json!({"prompt": "a cat", "stream": true, "preview_interval": 1, "num_inference_steps": 40});
     let pieces = Pieces::of(&app, body).await;
     pipeline.gate.open();
-    // Nobody has read anything yet.
+    // Nothing has been read yet.
     while !get(&app, "/metrics").await.text.contains("latentd_stage_duration_seconds_count{stage=\"image\"} 1\n") {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -326,7 +327,7 @@ async fn a_client_that_cuts_a_stream_stops_its_job_within_a_step_and_no_other() 
         let count = leaving.read(&mut bytes).await.unwrap();
         read += std::str::from_utf8(&bytes[..count]).unwrap();
     }
-    // Four steps are done, the fifth has begun with both and waits at the gate.
+    // Four steps are done; the fifth has started with both and waits at the gate.
     while pipeline.probe.batch_sizes().len() < 5 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -391,6 +392,6 @@ async fn an_edits_stream_names_itself_and_counts_what_it_was_given() {
     let answer = send(&app, request.body(Body::from(body.to_string())).unwrap()).await;
     let events = events(&answer.text);
     assert_eq!(names(&events), ["image_edit.partial_image", "image_edit.completed"]);
-    // The model sees it at 96x32, the area of its 64x64 in sides of 32.
+    // The model sees it at 96x32: the area of its 64x64 in multiples of 32.
     assert_eq!(events[1].1["usage"]["input_tokens_details"], json!({"text_tokens": 2, "image_tokens": 12}));
 }

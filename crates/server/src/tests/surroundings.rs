@@ -100,7 +100,7 @@ async fn every_answer_carries_a_request_id() {
 
 #[tokio::test]
 async fn a_panic_in_a_handler_is_a_500_in_the_same_shape() {
-    // The layers of `app`, around a route that panics.
+    // The layers of `app` around a route that panics.
     let router = axum::Router::new().route("/", get_route(|| async { panic!("a bug") as () }));
     let app = crate::routes::layered(router, &state(&FakePipeline::default()).await);
     let answer = get(&app, "/").await;

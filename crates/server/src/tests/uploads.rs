@@ -1,4 +1,4 @@
-//! Uploads that are too long, broken, or meant to do harm.
+//! Uploads that are too long, broken or malicious.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ fn form() -> Form {
     Form::default().text("prompt", "a cat").file("image", "a", &png(2, 2))
 }
 
-/// The head of a form of `length` bytes, and more header lines.
+/// The head of a form of `length` bytes and further header lines.
 fn head(path: &str, length: usize, more: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{more}\
@@ -108,7 +108,7 @@ async fn an_unknown_field_that_comes_again_is_listed_and_refuses_nothing() {
 #[tokio::test]
 async fn a_form_that_breaks_off_is_refused_wherever_it_does() {
     let body = form().text("n", "1").end();
-    // Without the last line's end it is whole.
+    // The final line break may be missing.
     let whole = body.len() - 2;
     for end in 0..whole {
         let outcome = outcome(post(body[..end].to_vec())).await;
@@ -148,7 +148,7 @@ async fn uploads_share_one_memory() {
     };
     let prompt = |length| json!({"prompt": "x".repeat(length)});
     for _ in 0..3 {
-        // Also what was refused, or read over, gives back what it had.
+        // Refused and skipped uploads also free their memory.
         assert_eq!(outcome(Endpoint::Generation, post_json(prompt(20_000))).await, "taken");
         assert_eq!(outcome(Endpoint::Edit, form().file("attachment", "a", &[0; 70_000]).request()).await, "taken");
         assert_eq!(outcome(Endpoint::Generation, post_json(prompt(100_000))).await, "uploads_full");
@@ -182,7 +182,7 @@ async fn who_finds_no_room_is_told_when_to_come_back() {
     assert!(answer.contains("\"code\":\"uploads_full\"") && answer.contains("retry-after: 5"), "{answer}");
 }
 
-/// Whoever sends from one address cannot shut the others out.
+/// A client of one address cannot lock out the others.
 #[tokio::test]
 async fn one_client_does_not_take_the_memory_of_all() {
     let mut config = config();
@@ -236,8 +236,7 @@ async fn an_upload_that_is_not_let_in_is_read_on_so_that_the_answer_arrives() {
     }
 }
 
-/// The parser looks through all that it has with every piece that comes: over 48 MB of head in pieces
-/// of 1 KB that took 20 s.
+/// The parser searches all its bytes again with every piece: a head of 48 MB in pieces of 1 KB took 20 s.
 #[tokio::test]
 async fn a_search_for_the_next_part_ends() {
     let endless = vec![b'x'; 48 << 20];
@@ -256,8 +255,7 @@ async fn a_refused_form_is_read_on_so_that_the_answer_arrives() {
     pipeline.card.input_images = super::edits::takes(2);
     let state = state(&pipeline).await;
     let server = served(&state).await;
-    // By its length, by one of its files, and by its first part: each with far more to come than the
-    // sockets hold.
+    // By its length, by one of its files, and by its first part: each has far more to send than the sockets hold.
     let long = form().file("attachment", "a", &vec![b'x'; 70 << 20]).end();
     let image = form().file("image", "a", &vec![b'x'; 40 << 20]).end();
     let nameless =
@@ -274,7 +272,7 @@ async fn a_refused_form_is_read_on_so_that_the_answer_arrives() {
     }
 }
 
-/// The names that mean something somewhere.
+/// The fields that have a meaning in some request.
 const NAMES: [&str; 38] = [
     "prompt",
     "model",
@@ -397,7 +395,7 @@ proptest! {
         }
     }
 
-    /// Single bytes of a good request are changed: of the form, and of the picture in it.
+    /// Changes single bytes of a valid request: of the form, and of its picture.
     #[test]
     fn a_damaged_form_is_answered(
         picture in 0..PICTURES.len(),
