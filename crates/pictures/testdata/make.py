@@ -1,5 +1,5 @@
-"""Made the pictures beside it, with Pillow 13.0: all of them show a red half on the left and a blue one
-on the right, 32x16, in ways that the image crate does not write, but for those at the end."""
+"""Makes the pictures in this folder, with Pillow 13.0. Except for those at the end, all are 32x16, red on the left
+and blue on the right, in formats that the image crate does not write."""
 
 from PIL import Image
 
@@ -15,16 +15,16 @@ turned.save("turned.jpg", quality=95, subsampling=0, exif=exif)
 turned.save("turned.webp", lossless=True, exif=exif)
 turned.save("turned.png", exif=exif)
 
-# Of several pictures the first counts.
+# Several pictures, of which the first counts.
 shown.save("animated.gif", save_all=True, append_images=[green])
 shown.save("animated.webp", save_all=True, append_images=[green], lossless=True)
 shown.save("animated.png", save_all=True, append_images=[green])
 shown.save("two.mpo", save_all=True, append_images=[green], quality=95)
 
-# Ink, with Adobe's inversion, and the profile that a print shop would add left out.
+# CMYK with Adobe's inversion, without the profile that a print shop would add.
 shown.convert("CMYK").save("cmyk.jpg", quality=95, subsampling=0)
 
-# A palette whose red is there and whose blue is see-through.
+# A palette whose red is opaque and whose blue is transparent.
 palette = Image.new("P", (32, 16), 0)
 palette.putpalette([200, 30, 30, 30, 60, 200])
 palette.paste(1, (16, 0, 32, 16))
@@ -33,7 +33,7 @@ palette.save("palette.png", transparency=b"\xff\x00")
 shown.save("shown.avif")
 shown.save("shown.tiff")
 
-# Large ones of one colour, whose decoders take memory of their own: scans, planes, and canvases of animations.
+# Large pictures of one colour, whose decoders allocate memory of their own: scans, planes, and animation canvases.
 large = Image.new("RGB", (1024, 1024), (200, 30, 30))
 large.save("scans.jpg", progressive=True, quality=95, subsampling=0)
 large.convert("CMYK").save("scans_cmyk.jpg", progressive=True, quality=95, subsampling=0)

@@ -10,7 +10,7 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-// A description's `words` as code, its paragraphs as paragraphs.
+// A description: `words` as code, and its paragraphs.
 function prose(text = "") {
   return text.split(/\n\n+/).filter(Boolean).map((paragraph) => element("p", {}, inline(paragraph)));
 }
@@ -59,7 +59,7 @@ function row(spec, name, schema, isRequired) {
       inline(schema.description)));
 }
 
-// A schema's own fields and those of the schemas that it is made of.
+// A schema's own fields and those of the schemas it combines.
 function merged(spec, schema) {
   const { properties = {}, required = [], allOf = [] } = resolved(spec, schema);
   const parts = [...allOf.map((part) => merged(spec, part)), { properties, required }];
@@ -75,7 +75,7 @@ function fields(spec, schema) {
   return rows.length ? element("table", {}, element("tbody", {}, rows)) : null;
 }
 
-// One route's curl command for one form of its body.
+// The curl command of a route for one media type of its body.
 function curl(method, path, mediaType, example, needsKey) {
   const parts = [`curl ${base}${path}`];
   if (method === "post" && !mediaType) parts[0] += " -X POST";

@@ -1,22 +1,21 @@
-//! What the HTTP layer costs by itself: a pipeline that takes no time, real sockets, a server process of
-//! its own.
+//! Benchmark of the HTTP layer alone: a pipeline that takes no time, real sockets, a separate server process.
 //!
 //! ```sh
 //! cargo run --release -p server --example http_load            # all of it, about a minute
-//! http_load compare /path/to/another/http_load                 # requests a second of both, in turns
-//! http_load uploads                                            # memory under uploads that trickle
+//! http_load compare /path/to/another/http_load                 # requests a second of both builds, alternating
+//! http_load uploads                                            # memory under slow uploads
 //! ```
 //!
-//! | measure | what is in it |
+//! | measure | what it covers |
 //! |---|---|
 //! | `requests` | JSON in, validation, the scheduler and its worker (no work), a 64x64 PNG, base64, JSON out, log line, metrics |
-//! | `replayed megabyte` | a picture whose PNG is about 1 MB and is there already: JSON in, base64, JSON out, 1.4 MB over the socket (an idempotency key) |
-//! | `megabyte` | the same with a picture whose PNG is about 1 MB: the encoder's time is in it, and printed |
-//! | `idle streams` | memory of the server under 1000 clients whose streams wait for a picture |
-//! | `slow uploads` | memory under 200 forms of which half a megabyte each has come |
+//! | `replayed megabyte` | a repeated answer (idempotency key) with a PNG of about 1 MB: JSON in, base64, JSON out, 1.4 MB over the socket |
+//! | `megabyte` | the same with a new picture: includes the PNG encoder's time, which is printed |
+//! | `idle streams` | memory of the server with 1000 clients whose streams wait for a picture |
+//! | `slow uploads` | memory with 200 forms that have each sent half a megabyte |
 //!
-//! The load comes from this process, on the same cores: the server has what the load leaves. Asked for are
-//! 2000 requests a second on two cores, and 20 ms for 99 of 100 at half that load.
+//! This process generates the load on the same cores, so the server gets only the rest of them. Targets: 2000 requests
+//! a second on two cores, and a 99th percentile of 20 ms at half that load.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 

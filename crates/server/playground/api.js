@@ -1,8 +1,8 @@
-// What the page asks of the server. Paths are relative, so that a proxy may serve the page under a prefix.
+// The page's requests to the server. Paths are relative, so that a proxy may serve the page below a prefix.
 
 import { readEvents } from "./sse.js";
 
-/** A refusal in OpenAI's shape, or a failure to reach the server (`status` 0). */
+/** An error in OpenAI's format, or a failure to reach the server (`status` 0). */
 export class ApiError extends Error {
   constructor(message, { status = 0, code = null, param = null, retryAfter = null, requestId = null } = {}) {
     super(message);
@@ -14,7 +14,7 @@ export function url(path) {
   return new URL(path, document.baseURI);
 }
 
-/** `GET /info`: the model, its defaults and limits, and what requests may bring. */
+/** `GET /info`: the model, its defaults and limits, and what requests may contain. */
 export async function readInfo() {
   const response = await reach(url("info"), { cache: "no-store" });
   if (!response.ok) throw await refusal(response);
@@ -22,14 +22,14 @@ export async function readInfo() {
 }
 
 /**
- * Makes pictures, streamed: `POST /v1/images/generations`, or `/v1/images/edits` where there are `files` to edit.
+ * Makes pictures, streamed: `POST /v1/images/generations`, or `/v1/images/edits` if there are `files` to edit.
  *
  * `on.accepted(queuePosition | null)`, `on.preview(imageIndex, dataUrl, size)`, `on.step(event)` and
- * `on.completed(event)` are called as it goes. Rejects with an ApiError, or with the AbortError of `signal`.
+ * `on.completed(event)` are called as events arrive. Rejects with an ApiError, or with the AbortError of `signal`.
  */
 export async function streamPictures(body, files, key, on, signal) {
   const isEdit = files.length > 0;
-  // Of a form the browser says the type, with what parts it.
+  // The browser sets a form's type, because that contains the boundary.
   const headers = isEdit ? {} : { "content-type": "application/json" };
   if (key) headers.authorization = `Bearer ${key}`;
   const request = { method: "POST", headers, body: isEdit ? form(body, files) : JSON.stringify(body), signal };
@@ -38,7 +38,7 @@ export async function streamPictures(body, files, key, on, signal) {
   on.accepted(number(response.headers.get("x-queue-position")));
   let missing = body.n ?? 1;
   for await (const event of events(response, signal)) {
-    // `image_generation.` or `image_edit.`, and what it is.
+    // `image_generation.` or `image_edit.`, then the kind of event.
     switch (event.type.split(".").at(-1)) {
       case "partial_image":
         on.preview(event.image_index ?? 0, dataUrl(event), event.size);
@@ -57,7 +57,7 @@ export async function streamPictures(body, files, key, on, signal) {
   if (missing > 0) throw new ApiError("The connection ended before the picture was there", { code: "cut_off" });
 }
 
-/** The fields of an edit, which are words and numbers, and its pictures. */
+/** The form of an edit: its text and number fields, and its pictures. */
 function form(body, files) {
   const form = new FormData();
   for (const [name, value] of Object.entries(body)) form.append(name, value);
@@ -65,18 +65,18 @@ function form(body, files) {
   return form;
 }
 
-/** The picture in an event, as a URL. */
+/** The picture of an event, as a URL. */
 function dataUrl(event) {
   return `data:image/${event.output_format};base64,${event.b64_json}`;
 }
 
-/** The picture in an event, as a file. */
+/** The picture of an event, as a file. */
 export function file(event) {
   const bytes = Uint8Array.from(atob(event.b64_json), (character) => character.charCodeAt(0));
   return new Blob([bytes], { type: `image/${event.output_format}` });
 }
 
-/** The events of an answer; a broken connection is an ApiError like any other. */
+/** The events of an answer; a broken connection becomes an ApiError too. */
 async function* events(response, signal) {
   try {
     yield* readEvents(response.body);

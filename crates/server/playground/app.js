@@ -1,4 +1,4 @@
-// Brings the parts together: what the user does, what the server says, what is shown.
+// Connects the parts: user actions, server answers and the display.
 
 import { ApiError, readInfo } from "./api.js";
 import { refreshAudits, showAudits } from "./audits.js";
@@ -24,9 +24,9 @@ const maker = new Maker(stage, timeline, gallery);
 const settings = new Settings(settingsChanged);
 const inputs = new Inputs(inputsChanged);
 
-/** What the server said of itself; `null` until its model is there. */
+/** The server's `/info`; `null` until its model is loaded. */
 let info = null;
-/** Of the request that runs. */
+/** AbortController of the running request. */
 let running = null;
 
 start();
@@ -47,7 +47,7 @@ async function start() {
   await Promise.all([gallery.open(), connect()]);
 }
 
-/** Asks for /info until the model is loaded. */
+/** Polls /info until the model is loaded. */
 async function connect() {
   while (true) {
     const answer = await readInfo().catch((error) => error);
@@ -62,7 +62,7 @@ function showModel(answer, isReady) {
   const isLost = answer instanceof Error;
   byId("model").dataset.state = isLost ? "lost" : isReady ? "ready" : "loading";
   byId("model").title = isLost ? "" : answer.model.id;
-  // The owner is left out: on a phone there is no room.
+  // Without the owner, for which a phone has no room.
   byId("model-name").textContent = isLost ? "No answer from the server" : `${answer.model.id.split("/").at(-1)}${isReady ? "" : " is loading…"}`;
 }
 
@@ -116,7 +116,7 @@ function shortcut(event) {
   if (event.key === "Escape" && running && !byId("key-dialog").open) running.abort();
 }
 
-/** Has the maker `generate` or `compare`, with the controls as they should be meanwhile; says what went wrong. */
+/** Runs the maker's `generate` or `compare`, with the controls in their busy state; shows a failure. */
 async function act(event, action) {
   event.preventDefault();
   if (!info || running) return;
@@ -155,7 +155,7 @@ async function failed(error) {
   if (error.param) settings.blame(error.param);
 }
 
-/** A kept picture and its settings, from the gallery. */
+/** Shows a picture from the gallery and restores its settings. */
 async function restore(kept) {
   if (running) return;
   await inputs.replace(kept.inputs ?? []);

@@ -1,15 +1,15 @@
-// What the server found of pictures that it made again without the step cache.
+// Results of the server's audits: pictures that it made again without the step cache.
 
 import { readInfo } from "./api.js";
 import { byId } from "./dom.js";
 import { count } from "./words.js";
 
-/** An audit is made while the server has nothing else to do: a moment after a picture. */
+/** The server audits while it is idle: a moment after a picture. */
 const AGAIN_MS = 2000;
 
 let asking = null;
 
-/** Shows what /info says. */
+/** Shows the audits of /info. */
 export function showAudits(audits) {
   byId("audits").hidden = audits === null;
   byId("audits").textContent = audits === null ? "" : line(audits);

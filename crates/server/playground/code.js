@@ -25,7 +25,7 @@ export class CodePanel {
     byId("copy").addEventListener("click", () => copy(byId("snippet").textContent));
   }
 
-  /** Shows `body`, with the names of the files to edit; `null` is a request that cannot be sent yet. */
+  /** Shows `body` and the names of the files to edit; `null` stands for a request that cannot be sent yet. */
   show(body, needsKey, files) {
     this.#body = body;
     this.#files = files;
@@ -52,7 +52,7 @@ export class CodePanel {
 }
 
 async function copy(text) {
-  // Pages from another machine without TLS have no clipboard; the old way works there.
+  // Pages from another machine without TLS have no clipboard API; the deprecated command works there.
   if (navigator.clipboard) await navigator.clipboard.writeText(text);
   else copyBySelection(text);
   toast("Copied");

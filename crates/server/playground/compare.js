@@ -1,4 +1,4 @@
-// Two pictures of one seed, without and with the step cache: their times, and how they differ.
+// Comparison of two pictures of one seed, without and with the step cache: their times and their difference.
 
 import { byId, make } from "./dom.js";
 import { noise } from "./noise.js";
@@ -6,27 +6,27 @@ import { slider } from "./slider.js";
 import { computedInWords } from "./stage.js";
 import { duration } from "./words.js";
 
-/** What the difference is multiplied by, so that it can be seen. */
+/** Factor that makes the difference visible. */
 const GAIN = 8;
 const VIEWS = ["Side by side", "Slider", "Difference"];
 
-/** The preset to compare with: the chosen one, or a good one where that caches nothing. */
+/** The preset to compare with: the chosen one, or a good one if that caches nothing. */
 export function comparedCache(choice, cache) {
   const cachesNothing = choice === "off" || choice === "lossless" || (choice === "server" && !cache.enabled);
   return cachesNothing ? "balanced" : choice;
 }
 
-/** What a side of the comparison is called. */
+/** Label of a side of the comparison. */
 export function sideName(cache) {
   return { off: "Uncached", server: "Cached, server’s own" }[cache] ?? `Cached, ${cache}`;
 }
 
-/** Milliseconds of denoising and decoding: not those in line, nor of the prompt, which is encoded once for both. */
+/** Milliseconds of denoising and decoding, without the queue and the prompt, which is encoded once for both. */
 function workMs({ timings }) {
   return timings.denoise_ms + timings.vae_ms;
 }
 
-/** The comparison as it grows: `sides` are `{ name, picture | null }`, uncached first. */
+/** The comparison, complete or in progress: `sides` are `{ name, picture | null }`, uncached first. */
 export function drawComparison(sides, [width, height]) {
   const host = byId("comparison");
   host.style.setProperty("--ratio", width / height);

@@ -1,4 +1,4 @@
-// Making and finding elements.
+// Creating and finding elements.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -30,14 +30,14 @@ export function setIcon(button, name) {
   button.querySelector("use").setAttribute("href", `playground/icons.svg#${name}`);
 }
 
-/** Tells a screen reader what everybody else sees. */
+/** Announces a text to screen readers. */
 export function announce(text) {
   byId("announcer").textContent = text;
 }
 
 let toastTimer;
 
-/** Says something short for two seconds; a screen reader hears it too. */
+/** Shows a short text for two seconds, and announces it to screen readers. */
 export function toast(text) {
   const element = byId("toast");
   element.textContent = text;

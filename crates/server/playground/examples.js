@@ -1,6 +1,6 @@
-// Prompts to begin with.
+// Example prompts.
 
-/** What the built-in model was trained to draw: `demo::EXAMPLE_PROMPTS`, and some more of its words. */
+/** Prompts that the built-in model was trained on: `demo::EXAMPLE_PROMPTS`, and some with more of its words. */
 const BUILT_IN = [
   "a fox on a green background",
   "a cup of coffee on a brown background",
@@ -22,7 +22,7 @@ const GENERAL = [
   "a snow leopard on a ridge, golden hour",
 ];
 
-/** For a model that does nothing but edit. */
+/** For a model that only edits. */
 const EDITS = [
   "make it night",
   "turn it into a watercolour",

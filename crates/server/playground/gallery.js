@@ -1,4 +1,4 @@
-// This browser's pictures: a thumbnail each, which brings its settings back.
+// This browser's pictures, as thumbnails that restore their settings.
 
 import { byId, icon, make, toast } from "./dom.js";
 import { fileName } from "./stage.js";
@@ -69,7 +69,7 @@ export class Gallery {
     const index = [...byId("pictures").children].findIndex((item) => item.contains(document.activeElement));
     await this.#store.delete(id);
     await this.#draw();
-    // The keyboard goes on where it was.
+    // Keeps the keyboard focus at the same position.
     const items = byId("pictures").querySelectorAll(".restore");
     items[Math.min(Math.max(index, 0), items.length - 1)]?.focus();
     toast("Deleted");

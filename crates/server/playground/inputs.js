@@ -3,7 +3,7 @@
 import { byId, icon, make, toast } from "./dom.js";
 import { count } from "./words.js";
 
-/** As many pictures as the model takes, each `{ file, url, width, height }`. */
+/** Up to as many pictures as the model accepts, each `{ file, url, width, height }`. */
 export class Inputs {
   #pictures = [];
   #bounds = { min: 0, max: 0 };
@@ -14,7 +14,7 @@ export class Inputs {
     byId("choose").addEventListener("click", () => byId("files").click());
     byId("files").addEventListener("change", () => {
       this.add([...byId("files").files]);
-      // So that the same file can be chosen again.
+      // Allows choosing the same file again.
       byId("files").value = "";
     });
     document.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
@@ -22,7 +22,7 @@ export class Inputs {
     for (const type of ["dragover", "dragleave", "drop"]) document.addEventListener(type, (event) => this.#hover(event));
   }
 
-  /** Offers what the model takes; nothing is seen of it where it takes none. */
+  /** Adapts to the model's limits; hidden if the model takes no pictures. */
   configure({ min_input_images: min, max_input_images: max }) {
     this.#bounds = { min, max };
     byId("inputs-field").hidden = max === 0;
@@ -37,13 +37,13 @@ export class Inputs {
     return this.#pictures.map(({ file }) => file);
   }
 
-  /** Takes the files that are pictures, as far as there is room. */
+  /** Adds the files that are pictures, as many as fit. */
   async add(files) {
     for (const file of files) {
-      // Of a file that the browser cannot show, such as HEIC, the server could make nothing either.
+      // The server cannot decode a file that the browser cannot show, such as HEIC.
       const bitmap = await createImageBitmap(file).catch(() => null);
       if (bitmap === null) {
-        toast(`${file.name} is no picture that can be read`);
+        toast(`${file.name} is not a readable picture`);
       } else if (this.#pictures.length === this.#bounds.max) {
         toast(`This model takes ${count(this.#bounds.max, "picture")} at most`);
       } else {
@@ -55,7 +55,7 @@ export class Inputs {
     this.#changed();
   }
 
-  /** In place of those that are there. */
+  /** Replaces the present pictures. */
   async replace(files) {
     for (const { url } of this.#pictures.splice(0)) URL.revokeObjectURL(url);
     await this.add(files);
@@ -66,7 +66,7 @@ export class Inputs {
     URL.revokeObjectURL(url);
     this.#draw();
     this.#changed();
-    // The keyboard goes on where it was.
+    // Keeps the keyboard focus at the same position.
     const buttons = byId("inputs").querySelectorAll("button");
     (buttons[Math.min(index, buttons.length - 1)] ?? byId("choose")).focus();
   }
@@ -80,7 +80,7 @@ export class Inputs {
 
   #hover(event) {
     if (byId("inputs-field").hidden || !event.dataTransfer?.types.includes("Files")) return;
-    // Without it the browser would open the file in place of the page.
+    // Otherwise the browser opens the file in place of the page.
     event.preventDefault();
     const isOver = event.type === "dragover";
     byId("drop").classList.toggle("over", isOver);

@@ -1,4 +1,4 @@
-// The key that a guarded server asks for, kept in this browser only.
+// The API key of a server that needs one, kept only in this browser.
 
 import { byId } from "./dom.js";
 
@@ -8,7 +8,7 @@ export function key() {
   return localStorage.getItem(STORED) ?? "";
 }
 
-/** Asks for a key, with the reason if one was refused. Resolves to whether there is one now. */
+/** Asks the user for a key, with the reason if one was refused. Resolves to whether there is a key. */
 export function askForKey(problem = "") {
   const dialog = byId("key-dialog");
   byId("key").value = key();

@@ -1,4 +1,4 @@
-// Making pictures: one request at a time, shown as it comes and kept when it is done.
+// Making pictures: one request at a time, shown while it runs and stored when it is finished.
 
 import { file, streamPictures } from "./api.js";
 import { comparedCache, drawComparison, sideName } from "./compare.js";
@@ -23,7 +23,7 @@ export class Maker {
     this.#gallery = gallery;
   }
 
-  /** The pictures that `values` ask for, of the pictures `inputs`. Rejects as `streamPictures` and `requestBody` do. */
+  /** Makes the pictures of `values` from the pictures `inputs`. Rejects as `streamPictures` and `requestBody` do. */
   async generate(values, inputs, info, signal) {
     const body = requestBody(values, info, inputs.length);
     const pictures = [];
@@ -52,7 +52,7 @@ export class Maker {
     announce(pictures.length > 1 ? "The pictures are there" : "The picture is there");
   }
 
-  /** The uncached picture, then the cached one: one after the other, for the sake of the times. */
+  /** Makes the uncached picture, then the cached one: in turn, so that neither affects the other's time. */
   async compare(values, inputs, info, signal) {
     const caches = ["off", comparedCache(values.cache, info.cache)];
     const compared = caches.map((cache) => ({ name: sideName(cache), values: { ...values, n: "1", cache }, picture: null }));
@@ -76,7 +76,7 @@ export class Maker {
     announce("Both pictures are there");
   }
 
-  /** Shows a picture that was kept. */
+  /** Shows a stored picture. */
   restore(kept) {
     this.#forgetUrls();
     const picture = { ...kept, url: this.#urlOf(kept.blob) };
@@ -86,7 +86,7 @@ export class Maker {
     this.#caption(picture);
   }
 
-  /** After a failure: back to what can be shown. */
+  /** Resets the display after a failure. */
   settle() {
     this.#stage.settle();
     this.#stage.caption(this.shown);
@@ -100,7 +100,7 @@ export class Maker {
     const keeping = [];
     this.#stage.progress("Sent…", null);
     const on = {
-      accepted: (position) => this.#stage.progress(position > 0 ? `In line, ${position} ahead` : "In line…", null),
+      accepted: (position) => this.#stage.progress(position > 0 ? `Queued, ${position} ahead` : "Queued…", null),
       preview,
       step: (event) => {
         noteStep(records[event.image_index ?? 0], event);
@@ -118,7 +118,7 @@ export class Maker {
     await Promise.all(keeping);
   }
 
-  /** A finished picture as it is shown and kept. */
+  /** A finished picture, to be shown and stored. */
   #taken(event, { values, inputs }, record, ms) {
     const blob = file(event);
     const { size, seed, model, timings, cache, warnings, output_format: format } = event;
@@ -126,7 +126,7 @@ export class Maker {
     return { url, blob, values, inputs, record, ms, size, seed, model, timings, cache, warnings, format, created: Date.now() };
   }
 
-  /** What an edit began with: a URL of the first picture. */
+  /** The source of an edit: a URL of its first picture. */
   #before(files) {
     return files.length > 0 ? this.#urlOf(files[0]) : null;
   }
@@ -136,7 +136,7 @@ export class Maker {
     this.#stage.caption(picture);
   }
 
-  /** A URL for as long as the pictures of this request are shown. */
+  /** A URL that is valid while the pictures of this request are shown. */
   #urlOf(blob) {
     const url = URL.createObjectURL(blob);
     this.#urls.push(url);
@@ -148,7 +148,7 @@ export class Maker {
   }
 }
 
-/** Width and height of what is asked for: where the model decides, about the first picture's until it is known. */
+/** The requested width and height. If the model decides, an estimate from the first picture until it is known. */
 function sides(body, inputs) {
   return body.size ? parsed(body.size) : [inputs[0].width, inputs[0].height];
 }

@@ -1,4 +1,4 @@
-// What diffusion begins with, where there is no picture yet.
+// Noise, the start of diffusion, as a placeholder before the first preview.
 
 import { make } from "./dom.js";
 
@@ -16,7 +16,7 @@ export function noise(ratio) {
   return canvas;
 }
 
-/** Box and Muller's way from two even numbers to a normal one. */
+/** A normal random number from two uniform ones (Box-Muller). */
 function normal() {
   return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 }

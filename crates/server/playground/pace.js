@@ -1,4 +1,4 @@
-// How far a request is, and how long it will take at the pace so far.
+// Progress of a request, and its remaining time at the pace so far.
 
 export class Pace {
   #steps;
@@ -6,7 +6,7 @@ export class Pace {
   #first = null;
   #last = null;
 
-  /** `steps` of all pictures together. */
+  /** `steps` counts those of all pictures. */
   constructor(steps) {
     this.#steps = steps;
   }
@@ -29,14 +29,14 @@ export class Pace {
     return left === null ? steps : `${steps}, about ${roughly(left)} left`;
   }
 
-  /** The first step also tells of the time in line, so the pace is that between steps. */
+  /** The time of the first step includes the queue, so the pace is measured between steps. */
   #remaining() {
     if (this.#done < 2) return null;
     return ((this.#last - this.#first) / (this.#done - 1)) * (this.#steps - this.#done);
   }
 }
 
-/** Whole seconds: the pace is not known better. */
+/** Whole seconds, as the pace is not more accurate. */
 function roughly(ms) {
   const seconds = Math.ceil(ms / 1000);
   return seconds < 90 ? `${seconds} s` : `${Math.round(seconds / 60)} min`;

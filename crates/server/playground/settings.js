@@ -1,4 +1,4 @@
-// The form on the left: what it holds, what the server allows, and the request that is meant.
+// The settings form: its values, the server's limits, and the resulting request.
 
 import { byId, drawn, make, setIcon } from "./dom.js";
 import { parsed, shapes } from "./sizes.js";
@@ -6,10 +6,10 @@ import { figure } from "./words.js";
 
 const STORED = "latentd.settings";
 const MAX_SLIDER_STEPS = 100;
-/** The largest seed that is rolled: it is short enough to be read out. */
+/** Largest random seed, short enough to read aloud. */
 const ROLLED = 2 ** 32;
 
-/** A setting that cannot be sent as it is. */
+/** A setting with an invalid value. */
 export class Unusable extends Error {
   constructor(param, message) {
     super(message);
@@ -17,7 +17,7 @@ export class Unusable extends Error {
   }
 }
 
-/** The fields as elements, by the name of the request's parameter. */
+/** The fields' elements, by request parameter. */
 const FIELDS = {
   prompt: "prompt",
   negative_prompt: "negative",
@@ -47,7 +47,7 @@ export class Settings {
     for (const id of ["lock", "dice"]) byId(id).addEventListener("click", () => this.#note());
   }
 
-  /** Takes over what the server says of its model; then what was set the last time. */
+  /** Applies the server's defaults and limits, then the settings of the last visit. */
   configure(info) {
     this.#info = info;
     this.#offerSizes(info);
@@ -61,7 +61,7 @@ export class Settings {
     this.restore({ steps, sampler, guidance: defaultWeight(info.model), negative: negative?.trim(), size: info.model.default_size, ...stored(info.model.id) });
   }
 
-  /** What the form holds. */
+  /** The form's values. */
   values() {
     const checked = (name) => document.querySelector(`input[name="${name}"]:checked`)?.value;
     const shape = checked("shape");
@@ -81,7 +81,7 @@ export class Settings {
     };
   }
 
-  /** Fills the form; what `values` does not name stays as it is. */
+  /** Fills the form; fields that `values` does not name keep their value. */
   restore(values) {
     for (const id of ["prompt", "negative", "guidance", "steps", "sampler", "n", "format", "preview", "seed"]) {
       if (values[id] !== undefined && values[id] !== null) byId(id).value = values[id];
@@ -94,7 +94,7 @@ export class Settings {
     this.#note();
   }
 
-  /** Whether there are pictures to edit: then the model can choose the size by them. */
+  /** Sets whether there are pictures to edit, from which the model can choose the size. */
   offerAutoSize(isOffered) {
     const auto = document.querySelector('input[value="auto"][name="shape"]');
     if (!auto || auto.parentElement.hidden === !isOffered) return;
@@ -104,13 +104,13 @@ export class Settings {
     this.#note();
   }
 
-  /** A seed for the next request, unless one is kept. */
+  /** Rolls a seed for the next request, unless the seed is locked. */
   prepareSeed() {
     if (!this.#isSeedKept() || byId("seed").value.trim() === "") this.#rollSeed();
     this.#note();
   }
 
-  /** Puts the cursor where a parameter is set, and says that it is wrong. */
+  /** Focuses a parameter's field and marks it as invalid. */
   blame(param) {
     const field = byId(FIELDS[param]);
     if (!field) return;
@@ -152,7 +152,7 @@ export class Settings {
 
   #restoreSize(size) {
     const chips = [...document.querySelectorAll('input[name="shape"]')];
-    // What `auto` was for another picture is nothing for none.
+    // An `auto` size from pictures has no meaning without them.
     const isAuto = size === "auto" && chips[0].parentElement.hidden;
     const meant = isAuto ? this.#info.model.default_size : size;
     (chips.find(({ value }) => value === meant) ?? chips.at(-1)).checked = true;
@@ -171,7 +171,7 @@ export class Settings {
   }
 }
 
-/** The request for what the form holds, with so many pictures. Throws what the server could not say better itself. */
+/** The request for the form's values and `numInputs` pictures. Throws only what the server cannot explain better. */
 export function requestBody(values, info, numInputs) {
   const { model } = info;
   if (numInputs < model.min_input_images) throw new Unusable("image", "Add a picture first: this model edits pictures.");
@@ -191,23 +191,23 @@ export function requestBody(values, info, numInputs) {
   return body;
 }
 
-/** The steps of each picture as the server takes and tells them: runs of the transformer. */
+/** Steps of each picture as the server counts them: runs of the transformer. */
 export function stepsTold(body, model) {
   const isHeun = (body.sampler ?? model.default_sampler) === "heun";
   return isHeun ? 2 * body.num_inference_steps - 1 : body.num_inference_steps;
 }
 
-/** The weight of the model's guidance where a request names none. */
+/** Default weight of the model's guidance. */
 function defaultWeight(model) {
   return model[`default_${weightName(model)}`];
 }
 
-/** Which parameter is the weight of the model's guidance. */
+/** The parameter that holds the weight of the model's guidance. */
 function weightName({ guidance }) {
   return guidance === "true_cfg" ? "true_cfg_scale" : "guidance_scale";
 }
 
-/** The body with all that this page shows while a picture is made. `interval` 0 is no preview. */
+/** The body, with the options for everything this page shows meanwhile. `interval` 0 disables previews. */
 export function streamed(body, interval) {
   const previews = interval > 0 ? { preview_interval: interval } : { partial_images: 0 };
   return { ...body, stream: true, ...previews, stream_progress: true, return_timings: true, return_cache_stats: true };
@@ -258,15 +258,15 @@ const HINTS = {
 function presetHint(choice, cache) {
   if (!cache.request_config_allowed) {
     const flag = make("code", {}, "--allow-request-cache-config");
-    return ["This server decides about its step cache itself. Started with ", flag, ", it lets each request choose, and the comparison works."];
+    return ["This server decides on its step cache itself. Started with ", flag, ", it lets each request choose, and the comparison works."];
   }
   if (choice !== "server") return [HINTS[choice] ?? "A preset of this server."];
   if (!cache.enabled) return ["Every step is computed: the server was started without a step cache."];
   const threshold = cache.config?.residual_diff_threshold;
-  return [`What the server was started with${threshold == null ? "" : `: a threshold of ${figure(threshold)}`}.`];
+  return [`The settings that the server was started with${threshold == null ? "" : `: a threshold of ${figure(threshold)}`}.`];
 }
 
-/** Of the model that is served now: another one has other sizes and steps. */
+/** Storage key of the served model: other models have other sizes and steps. */
 function stored(model) {
   const kept = JSON.parse(localStorage.getItem(STORED) ?? "null");
   return kept?.model === model ? kept.values : {};

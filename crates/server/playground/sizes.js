@@ -1,4 +1,4 @@
-// The sizes on offer: the model's own area in the usual shapes.
+// The offered sizes: the model's own area in the usual shapes.
 
 const SHAPES = [
   ["1:1", 1],
@@ -11,7 +11,7 @@ const SHAPES = [
 /** Latents are 8 pixels a side and patches 2 latents, so sizes are multiples of 16. */
 const MULTIPLE = 16;
 
-/** `[{ name, width, height }]`: the default size in place of the shape that it is near, the others as large. */
+/** `[{ name, width, height }]`: the default size replaces the shape nearest to it, the others have the same area. */
 export function shapes(defaultSize, maxPixels) {
   const [ownWidth, ownHeight] = parsed(defaultSize);
   const area = ownWidth * ownHeight;

@@ -1,8 +1,8 @@
-// Two pictures over one another, and a handle that says how much of which is seen.
+// Two stacked pictures, and a handle that sets how much of each is visible.
 
 import { make } from "./dom.js";
 
-/** `left` and `right` are `{ name, url, alt }`; `label` says what the handle does. */
+/** `left` and `right` are `{ name, url, alt }`; `label` describes the handle. */
 export function slider([left, right], label) {
   const range = make("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": label });
   const images = [left, right].map(({ url, alt }) => make("img", { src: url, alt }));

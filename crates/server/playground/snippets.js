@@ -1,10 +1,10 @@
-// The same request from a shell and from Python.
+// The request as code for a shell and for Python.
 
 const KEY = "LATENTD_API_KEY";
 
 /**
- * One picture comes as a file, several as JSON. The key stays out: what is copied gets shared. `files` are the names of
- * the pictures to edit.
+ * One picture comes as a file, several as JSON. The key is left out, because copied code is often shared. `files` has
+ * the names of the pictures to edit.
  */
 export function curl(base, body, needsKey, files = []) {
   const isEdit = files.length > 0;
@@ -22,14 +22,14 @@ export function curl(base, body, needsKey, files = []) {
   return parts.join(" \\\n  ");
 }
 
-/** `--form-string`, since `-F` reads files for values that begin with @. */
+/** `--form-string`, because `-F` reads a file for a value that begins with @. */
 function formParts(body, files) {
   const quoted = (name) => `"${name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`;
   const pictures = files.map((name) => `-F ${shellQuoted(`image[]=@${quoted(name)}`)}`);
   return [...pictures, ...Object.entries(body).map(([name, value]) => `--form-string ${shellQuoted(`${name}=${value}`)}`)];
 }
 
-/** For the openai package: its own parameters by name, ours in `extra_body`. */
+/** For the openai package: its own parameters by name, this server's in `extra_body`. */
 export function python(base, body, needsKey, files = []) {
   const { model, prompt, size, n, output_format, ...extra } = body;
   const own = Object.entries({ model, prompt, size, n, output_format }).filter(([, value]) => value !== undefined);
@@ -57,7 +57,7 @@ function shellQuoted(text) {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
-/** Strings and finite numbers are written alike in JSON and in Python. */
+/** Strings and finite numbers have the same syntax in JSON and Python. */
 function literal(value) {
   return JSON.stringify(value);
 }

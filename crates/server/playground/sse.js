@@ -1,6 +1,6 @@
 // Server-sent events over fetch: EventSource can neither post nor send a key.
 
-/** The JSON of each event of a streamed answer, in order. Comments and other fields are passed over. */
+/** The JSON of each event of a streamed answer, in order. Comments and other fields are ignored. */
 export async function* readEvents(body) {
   let data = [];
   for await (const line of lines(body)) {

@@ -1,4 +1,4 @@
-// The picture while it is made and once it is there.
+// The picture display, during and after a request.
 
 import { byId, make } from "./dom.js";
 import { noise } from "./noise.js";
@@ -17,7 +17,7 @@ export class Stage {
 
   /**
    * Empty frames for `n` pictures of this size; `onChoose(i)` is called when another one is chosen. With a URL of
-   * what they were edited from, finished ones are shown over that.
+   * their source, finished pictures are shown over that.
    */
   begin(n, width, height, onChoose = () => {}, before = null) {
     this.#show("frames");
@@ -61,7 +61,7 @@ export class Stage {
     byId("download").download = fileName(picture);
   }
 
-  /** `share` of the work, 0 to 1, or `null` for none in sight. */
+  /** `share` of the work, 0 to 1, or `null` if unknown. */
   progress(text, share) {
     byId("progress").hidden = text === null;
     byId("progress-text").textContent = text ?? "";
@@ -75,7 +75,7 @@ export class Stage {
     bringIntoView(byId("mat"));
   }
 
-  /** Back to what there was, after a failure: pictures as far as they came, or the welcome. */
+  /** Resets after a failure: shows the pictures so far, or the welcome. */
   settle() {
     this.#show(this.#images.some((image) => image !== null) ? "frames" : "welcome");
   }
@@ -130,7 +130,7 @@ export function fileName(picture) {
   return `${words.slice(0, 8).join("-")}-${picture.seed}.${picture.format}`;
 }
 
-/** How many steps of the first branch were computed, in words. */
+/** The number of computed steps of the first branch, in words. */
 export function computedInWords(record) {
   const row = record?.rows[0];
   if (!row) return null;

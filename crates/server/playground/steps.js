@@ -1,11 +1,11 @@
-// What the step cache did, step by step: a plain value, so that the gallery can keep it.
+// Record of the step cache's decisions: a plain value, so that the gallery can store it.
 
-/** Of a picture with `numSteps` steps, none of them done. */
+/** An empty record for a picture with `numSteps` steps. */
 export function newRecord(numSteps) {
   return { numSteps, threshold: null, rows: [] };
 }
 
-/** Adds a progress event: each of its runs is a row's cell. */
+/** Adds a progress event: each of its runs is a cell in a row. */
 export function noteStep(record, event) {
   record.threshold = event.residual_diff_threshold;
   for (const run of event.runs) {
@@ -27,7 +27,7 @@ export function counts(row) {
   return { computed: done.length - reused, reused };
 }
 
-/** What to call a row: its branch, and its segment where there are several. */
+/** Label of a row: its branch, and its segment if there are several. */
 export function rowName(record, row) {
   const segments = new Set(record.rows.map(({ segment }) => segment));
   return segments.size > 1 ? `${row.branch} ${row.segment}` : row.branch;

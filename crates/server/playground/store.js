@@ -3,7 +3,7 @@
 const MAX_PICTURES = 200;
 const MAX_BYTES = 256 * 2 ** 20;
 
-/** Opens this browser's pictures; rejects where there is no IndexedDB, as in some private windows. */
+/** Opens this browser's pictures; rejects if there is no IndexedDB, as in some private windows. */
 export async function openStore() {
   const opening = indexedDB.open("latentd", 1);
   opening.onupgradeneeded = () => opening.result.createObjectStore("pictures", { keyPath: "id", autoIncrement: true });
@@ -23,7 +23,7 @@ class Store {
     return pictures.reverse();
   }
 
-  /** Keeps a picture and lets the oldest ones go that no longer fit. Gives its id. */
+  /** Stores a picture and deletes the oldest ones that no longer fit. Returns its id. */
   async add(picture) {
     const id = await settled(this.#pictures("readwrite").add(picture));
     for (const old of beyondBounds(await this.all())) await this.delete(old.id);
@@ -43,7 +43,7 @@ class Store {
   }
 }
 
-/** The pictures, given newest first, that are too many or too large to keep. The newest always stays. */
+/** Selects the pictures to delete from a list, newest first. The newest is never deleted. */
 export function beyondBounds(pictures) {
   let bytes = 0;
   return pictures.filter(({ blob }, i) => {

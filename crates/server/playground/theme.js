@@ -1,4 +1,4 @@
-// Light or dark: the system's choice until the button says otherwise.
+// Light or dark theme: the system's choice until the user presses the button.
 
 const STORED = "latentd.theme";
 
@@ -15,7 +15,7 @@ function apply(theme) {
 function flip() {
   const shown = document.documentElement.dataset.theme ?? systemTheme();
   const wanted = shown === "dark" ? "light" : "dark";
-  // Back at the system's choice, it is followed again.
+  // A choice equal to the system's is dropped, so that the page follows the system again.
   if (wanted === systemTheme()) localStorage.removeItem(STORED);
   else localStorage.setItem(STORED, wanted);
   apply(localStorage.getItem(STORED));

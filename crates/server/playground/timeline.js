@@ -1,14 +1,14 @@
-// Draws a record of steps: a row a branch, a cell a step, above it the diff against the threshold.
+// Draws a record of steps: one row for each branch, one cell for each step, and above it the diff and threshold.
 
 import { drawn, make } from "./dom.js";
 import { counts, rowName } from "./steps.js";
 import { REASONS, count, figure } from "./words.js";
 
-const LANE = 46; // where the diffs are drawn
+const LANE = 46; // height of the diffs' plot
 const CELL = 20;
 const ROW = LANE + CELL + 22;
-const RIGHT = 42; // room for the threshold's figure
-const NARROWEST = 240; // below it the drawing shrinks as a whole
+const RIGHT = 42; // width of the threshold's label
+const NARROWEST = 240; // narrower drawings are scaled down
 
 export class Timeline {
   #host;
@@ -30,7 +30,7 @@ export class Timeline {
     host.addEventListener("keydown", (event) => this.#press(event));
   }
 
-  /** `null` shows what the timeline is for. */
+  /** `null` shows the explanation of the timeline. */
   show(record) {
     this.#record = record;
     this.#selected = null;
@@ -75,7 +75,7 @@ export class Timeline {
     return svg;
   }
 
-  /** To a screen reader the timeline is a slider over the steps, whose value is what happened there. */
+  /** To a screen reader the timeline is a slider over the steps, whose value describes the step. */
   #describe() {
     const record = this.#record;
     if (!record || record.rows.length === 0) {
@@ -156,7 +156,7 @@ function drawnRow(record, row, top, { width, left, pitch }) {
   return parts;
 }
 
-/** The threshold is in the middle of its lane, so that it stays where it is while diffs come in. */
+/** The threshold is in the middle of the plot, so that it does not move while diffs arrive. */
 function scaleOf(record, row) {
   if (record.threshold > 0) return 2 * record.threshold;
   return Math.max(...row.runs.map((run) => run?.diff ?? 0)) || 1;
@@ -184,7 +184,7 @@ function thresholdLine(threshold, y, left, width) {
   return [drawn("line", { class: "threshold", x1: left, x2: width - RIGHT + 3, y1: y, y2: y }), label];
 }
 
-/** The numbers of some steps, below everything. */
+/** Step numbers along the bottom. */
 function ticks(numSteps, left, pitch, height) {
   const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((every) => every * pitch >= 26) ?? 1000;
   const shown = Array.from({ length: numSteps }, (_, i) => i + 1).filter((step) => step === 1 || step % every === 0);
@@ -201,7 +201,7 @@ function hatch() {
   return drawn("defs", {}, pattern);
 }
 
-/** A sentence a row about what happened at `step`. */
+/** A sentence about `step` for each row. */
 function sentences(record, step) {
   return record.rows.map((row) => {
     const name = rowName(record, row);

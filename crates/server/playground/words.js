@@ -1,4 +1,4 @@
-// Figures and failures in words.
+// Formatting of numbers and errors.
 
 /** `430 ms`, `4.31 s`, `2 min 5 s`, never broken between two lines. */
 export function duration(ms) {
@@ -8,12 +8,12 @@ export function duration(ms) {
   return `${Math.floor(seconds / 60)}\u00a0min ${seconds % 60}\u00a0s`;
 }
 
-/** `128 × 96`, of `128x96`. */
+/** `128 × 96` from `128x96`. */
 export function size(text) {
   return text.replace("x", " × ");
 }
 
-/** A diff or a threshold: three digits that count. */
+/** A diff or a threshold, with three significant digits. */
 export function figure(value) {
   return String(Number(value.toPrecision(3)));
 }
@@ -22,7 +22,7 @@ export function count(n, noun) {
   return `${n} ${noun}${n === 1 ? "" : "s"}`;
 }
 
-/** What went wrong and what to do about it, in a sentence or two. */
+/** An error and what to do about it, in a sentence or two. */
 export function explained(error) {
   const advice = ADVICE[error.code]?.(error) ?? "";
   return `${error.message}${/[.!?]$/.test(error.message) ? "" : "."} ${advice}`.trim();
@@ -41,7 +41,7 @@ const ADVICE = {
   internal_error: ({ requestId }) => (requestId ? `The request was ${requestId}.` : ""),
 };
 
-/** Why a step was computed or reused, after `cache`'s own reasons. */
+/** Why a step was computed or reused, by the reasons of the crate `cache`. */
 export const REASONS = {
   uncached: "this request has no step cache",
   warmup: "warmup steps always are",
@@ -51,12 +51,12 @@ export const REASONS = {
   max_cached_steps: "the request has reused as many steps as it may",
   max_continuous_cached_steps: "enough steps in a row were reused",
   accumulated_diff: "the small diffs have added up",
-  zero_threshold: "a threshold of 0 lets nothing pass",
+  zero_threshold: "a threshold of 0 allows no reuse",
   nothing_stored: "nothing is stored yet",
   shape_changed: "the number of tokens changed",
-  always_similar: "the threshold lets everything pass",
+  always_similar: "the threshold allows every reuse",
   similar: "little changed",
   different: "too much changed",
   other_branch: "the other branch is",
-  off_course: "it goes another way than the runs that the plan was made from",
+  off_course: "it differs from the runs that the plan was made from",
 };

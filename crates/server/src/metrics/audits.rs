@@ -39,14 +39,14 @@ impl AuditFamilies {
             audits: named(
                 own,
                 "cache_audits",
-                "Pictures made again without the step cache and compared (done), or not, as others were waited for (dropped)",
+                "Audited pictures: made again without the step cache and compared (done), or displaced by requests (dropped)",
                 Family::default(),
             ),
             psnr: with_unit(
                 own,
                 "cache_audit_psnr",
                 decibels(),
-                "PSNR of a picture against the same one made without the step cache, by what the cache was to reach",
+                "PSNR of a picture against the same one made without the step cache, by the cache's aim",
                 family(|| Histogram::new(DECIBELS)),
             ),
             ssim: named(
@@ -58,34 +58,34 @@ impl AuditFamilies {
             latent_error: named(
                 own,
                 "cache_audit_latent_error",
-                "Relative error of a picture's last latents against those made without the step cache",
+                "Relative error of a picture's final latents against those made without the step cache",
                 family(|| Histogram::new(ERRORS)),
             ),
             mean_psnr: with_unit(
                 own,
                 "cache_audit_mean_psnr",
                 decibels(),
-                "PSNR of the audited pictures in the mean",
+                "Mean PSNR of the audited pictures",
                 Family::default(),
             ),
             promised_psnr: with_unit(
                 own,
                 "cache_audit_promised_psnr",
                 decibels(),
-                "PSNR that was promised of them in the mean, where any was",
+                "Mean promised PSNR of the audited pictures that have a promise",
                 Family::default(),
             ),
             tightened: with_unit(
                 own,
                 "cache_audit_tightened",
                 decibels(),
-                "By how much plans were tightened, as audited pictures were below their promise",
+                "How far plans were tightened because audited pictures were below their promise",
                 Gauge::default(),
             ),
             preemption: timed(
                 own,
                 "cache_audit_preemption",
-                "How long a worker went on at an audit once a picture was waited for",
+                "Time that a worker went on with an audit after a picture was requested",
                 seconds(),
             ),
         }
