@@ -116,12 +116,12 @@ impl Connection {
         };
         tokio::select! {
             result = connection.as_mut() => return tell(result),
-            () = silent => return tracing::debug!("a connection brought no request in time"),
+            () = silent => return tracing::debug!("a connection sent no request in time"),
             () = activity.rests_for(KEEP_ALIVE) => {
                 connection.as_mut().graceful_shutdown();
                 match timeout(CLOSE, connection).await {
                     Ok(result) => tell(result),
-                    Err(_) => tracing::debug!("a connection that rested did not close in time"),
+                    Err(_) => tracing::debug!("an idle connection did not close in time"),
                 }
                 return;
             }
@@ -160,10 +160,10 @@ async fn take(listener: &mut TcpListener, places: &Arc<Semaphore>) -> (TcpStream
     let (stream, address) = Listener::accept(listener).await;
     // Answers are written whole: Nagle's algorithm would only delay their last packet.
     if let Err(err) = stream.set_nodelay(true) {
-        tracing::debug!(error = %err, "no TCP_NODELAY");
+        tracing::debug!(error = %err, "TCP_NODELAY could not be set");
     }
     if let Err(err) = give_up_on_the_dead(&stream, PATIENCE) {
-        tracing::debug!(error = %err, "no timeouts of TCP");
+        tracing::debug!(error = %err, "TCP timeouts could not be set");
     }
     (stream, address, place)
 }

@@ -19,9 +19,9 @@ use crate::api::health::{Alive, Ready};
 use crate::api::info::Info;
 use crate::api::job::ImageJob;
 
-const DESCRIPTION: &str = "The OpenAI Images API, served by latentd. Clients of OpenAI's work as they are; what they do \
-    not know (steps, seeds, guidance, the step cache, jobs) stands beside it.\n\nEvery route under `/v1` answers without \
-    that prefix too, and with a trailing slash.";
+const DESCRIPTION: &str = "The OpenAI Images API, served by latentd. OpenAI's clients work unchanged. Everything \
+    else (steps, seeds, guidance, the step cache, jobs) is in additional fields and routes.\n\nEvery route under `/v1` \
+    also answers without that prefix, and with a trailing slash.";
 
 /// The document of a server with these settings; `fetches_pictures` is whether edits may name pictures by URL.
 pub(crate) fn document(config: &ApiConfig, fetches_pictures: bool) -> OpenApi {

@@ -40,7 +40,7 @@ pub(crate) fn wanted(
     let accepted = accepted_file(headers).filter(|_| matches!(response_format, None | Some(ResponseFormat::File)));
     let is_file = response_format == Some(ResponseFormat::File) || accepted.is_some();
     let alone = |name, other| {
-        let bound = format!("be false where {other} is asked for");
+        let bound = format!("be false with {other}");
         Err(InvalidRequest::new(name, bound, true).into())
     };
     match (streams, is_file, run_async) {
@@ -52,7 +52,7 @@ pub(crate) fn wanted(
     let previews = previews(fields, streams || run_async, idle)?;
     let progress = fields.take(&field::STREAM_PROGRESS)?;
     if progress == Some(true) && !streams {
-        idle.push(WithoutEffect::new("stream_progress", "the answer is no stream"));
+        idle.push(WithoutEffect::new("stream_progress", "the answer is not a stream"));
     }
     let delivery = match response_format {
         _ if streams => Delivery::Stream(StreamOptions { progress: progress.unwrap_or(false) }),
@@ -254,10 +254,10 @@ mod tests {
     fn contradictions_are_refused() {
         let png = headers(header::ACCEPT, "image/png");
         for (value, headers, expected) in [
-            (json!({"stream": true}), &png, "`stream` must be false where a file"),
-            (json!({"stream": true, "response_format": "file"}), &HeaderMap::new(), "`stream` must be false where a f"),
-            (json!({"stream": true, "async": true}), &HeaderMap::new(), "`stream` must be false where a job"),
-            (json!({"async": true}), &png, "`async` must be false where a file"),
+            (json!({"stream": true}), &png, "`stream` must be false with a file"),
+            (json!({"stream": true, "response_format": "file"}), &HeaderMap::new(), "`stream` must be false with a f"),
+            (json!({"stream": true, "async": true}), &HeaderMap::new(), "`stream` must be false with a job"),
+            (json!({"async": true}), &png, "`async` must be false with a file"),
             (
                 json!({"stream": true, "partial_images": 4}),
                 &HeaderMap::new(),

@@ -12,5 +12,5 @@ pub(crate) const MAX_URL_CHARS: usize = 20_971_520;
 /// The error for a longer file.
 pub(crate) fn file_too_large(param: &'static str) -> InvalidRequest {
     let bound = format!("be a file of at most {MAX_IMAGE_BYTES} bytes");
-    InvalidRequest::new(param, bound, "a longer one")
+    InvalidRequest::new(param, bound, "a longer file")
 }

@@ -125,7 +125,7 @@ impl fmt::Debug for ImageFetcher {
 /// Why a picture could not be fetched; the text follows "but one ".
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FetchError {
-    #[error("leads where it may not: it must {0}")]
+    #[error("leads to a URL that is not allowed: it must {0}")]
     Refused(Refusal),
     #[error("was redirected more than {MAX_REDIRECTS} times")]
     Redirects,
