@@ -227,7 +227,7 @@ async fn an_answer_whose_urls_lead_nowhere_is_not_told_again() {
     let app = app(state);
     assert_eq!(replayed(&app).await, "");
     post(&app, "other", body.clone()).await;
-    assert_eq!(replayed(&app).await, "", "its file had to make way");
+    assert_eq!(replayed(&app).await, "", "its file was dropped");
 }
 
 #[tokio::test]

@@ -183,7 +183,7 @@ async fn delete_forgets_everything_of_a_job() {
     assert!(kept.most_bytes() > 0);
     assert_eq!(delete(&app, &job).await.json["status"], "completed");
     assert_eq!([picture(0).await, picture(1).await], [404; 2]);
-    assert_eq!(kept.most_bytes(), 0, "whoever holds it holds no picture");
+    assert_eq!(kept.most_bytes(), 0, "a handle of the job keeps no picture");
     let again = post().await;
     assert_eq!((again.status.as_u16(), again.header("idempotent-replayed")), (202, ""));
     assert_ne!(id(&again), job);
