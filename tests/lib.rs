@@ -1,1 +1,6 @@
 //! Helpers shared by the tests of the whole.
+
+/// A client for what the tests ask of a server.
+pub fn http() -> reqwest::Client {
+    server::http_client().build().expect("a client without settings. This is a bug.")
+}

@@ -55,7 +55,7 @@ impl Server {
     /// Waits until the server accepts requests.
     pub async fn is_ready(&self) {
         let deadline = Instant::now() + PATIENCE;
-        while reqwest::get(self.url("/health")).await.unwrap().status() != 200 {
+        while tests::http().get(self.url("/health")).send().await.unwrap().status() != 200 {
             assert!(Instant::now() < deadline, "the server becomes ready: {}", self.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -67,13 +67,13 @@ impl Server {
 
     /// The body at a path.
     pub async fn get(&self, path: &str) -> String {
-        reqwest::get(self.url(path)).await.unwrap().text().await.unwrap()
+        tests::http().get(self.url(path)).send().await.unwrap().text().await.unwrap()
     }
 
     /// Requests a picture of a seed and a size in `steps` steps; returns the status and the answer.
     pub async fn ask(&self, seed: u64, size: &str, steps: usize) -> (u16, Value) {
         let body = json!({"prompt": format!("a fox {seed}"), "size": size, "num_inference_steps": steps, "seed": seed});
-        let request = reqwest::Client::new().post(self.url("/v1/images/generations"));
+        let request = tests::http().post(self.url("/v1/images/generations"));
         let response = request.header("content-type", "application/json").body(body.to_string()).send().await.unwrap();
         let status = response.status().as_u16();
         (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap())

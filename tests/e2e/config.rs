@@ -139,7 +139,7 @@ async fn the_log_as_json_has_a_line_a_request_with_the_name_of_its_key() {
 
     let url = format!("http://{address}/v1/images/generations");
     let ask = |key: &'static str| {
-        let request = reqwest::Client::new().post(&url).header("content-type", "application/json").bearer_auth(key);
+        let request = tests::http().post(&url).header("content-type", "application/json").bearer_auth(key);
         request.body(r#"{"prompt": "a hidden fox", "num_inference_steps": 2}"#).timeout(Duration::from_secs(60)).send()
     };
     assert_eq!(ask("sk-wrong").await.unwrap().status(), 401);

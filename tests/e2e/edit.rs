@@ -128,7 +128,7 @@ fn what_cannot_be_edited_names_the_flag() {
 }
 
 async fn post(server: &Server, path: &str, body: Value) -> (u16, Value) {
-    let request = reqwest::Client::new().post(server.url(path)).header("content-type", "application/json");
+    let request = tests::http().post(server.url(path)).header("content-type", "application/json");
     let answer = request.body(body.to_string()).send().await.unwrap();
     (answer.status().as_u16(), serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap())
 }

@@ -3,117 +3,26 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::{Path as FilePath, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use futures_util::StreamExt;
-use serde_json::json;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::binary::{folder, latentd, stderr};
+use crate::fake_hub::{COMMIT, Hub};
 
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(240);
 
-/// A Hub that has one repository, `owner/model`, for whoever has the token.
-#[derive(Clone)]
-struct Hub {
-    files: Arc<BTreeMap<String, &'static [u8]>>,
-    /// How often each file was downloaded.
-    downloads: Arc<Mutex<BTreeMap<String, usize>>>,
-    /// A file of which half is sent before this becomes true.
-    held: Option<(&'static str, watch::Receiver<bool>)>,
-}
-
-impl Hub {
-    /// With the built-in model.
-    fn new() -> Self {
-        Hub::with(demo::FILES.iter().map(|file| (file.path.to_owned(), file.bytes)))
-    }
-
-    fn with(files: impl IntoIterator<Item = (String, &'static [u8])>) -> Self {
-        Hub { files: Arc::new(files.into_iter().collect()), downloads: Arc::default(), held: None }
-    }
-
-    /// Serves it; its address.
-    async fn serve(&self) -> String {
-        let app = Router::new()
-            .route("/api/models/owner/model/revision/{revision}", get(info))
-            .route("/api/models/owner/model/tree/{revision}", get(tree))
-            .route("/owner/model/resolve/{revision}/{*file}", get(file))
-            .fallback(|| async { (StatusCode::NOT_FOUND, [("x-error-code", "RepoNotFound")], "no such repository") })
-            .with_state(self.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, app).await });
-        format!("http://{address}")
-    }
-
-    fn downloads(&self, file: &str) -> usize {
-        self.downloads.lock().unwrap().get(file).copied().unwrap_or(0)
-    }
-}
-
-async fn info(State(hub): State<Hub>) -> Response {
-    let siblings: Vec<_> = hub.files.keys().map(|path| json!({"rfilename": path})).collect();
-    axum::Json(json!({"id": "owner/model", "modelId": "owner/model", "sha": COMMIT, "siblings": siblings}))
-        .into_response()
-}
-
-async fn tree(State(hub): State<Hub>) -> Response {
-    let entry =
-        |(path, bytes): (&String, &&[u8])| json!({"type": "file", "path": path, "size": bytes.len(), "oid": COMMIT});
-    axum::Json(hub.files.iter().map(entry).collect::<Vec<_>>()).into_response()
-}
-
-async fn file(
-    State(hub): State<Hub>,
-    method: Method,
-    Path((_, path)): Path<(String, String)>,
-    headers: HeaderMap,
-) -> Response {
-    if headers.get(header::AUTHORIZATION).is_none_or(|value| value != "Bearer hf_test") {
-        return StatusCode::UNAUTHORIZED.into_response();
-    }
-    let Some(&bytes) = hub.files.get(&path) else { return StatusCode::NOT_FOUND.into_response() };
-    let etag = format!("\"{}\"", path.replace('/', "-"));
-    let headers = [("x-repo-commit", COMMIT.to_owned()), ("etag", etag), ("content-length", bytes.len().to_string())];
-    if method != Method::GET {
-        return (headers, bytes).into_response();
-    }
-    *hub.downloads.lock().unwrap().entry(path.clone()).or_default() += 1;
-    match hub.held {
-        Some((held, until)) if held == path => (headers, halves(bytes, until)).into_response(),
-        _ => (headers, bytes).into_response(),
-    }
-}
-
-/// `bytes`, the second half only once `until` is true.
-fn halves(bytes: &'static [u8], mut until: watch::Receiver<bool>) -> Body {
-    let (first, second) = bytes.split_at(bytes.len() / 2);
-    let rest = async move {
-        let _ = until.wait_for(|open| *open).await;
-        Bytes::from_static(second)
-    };
-    let parts = futures_util::stream::iter([Bytes::from_static(first)]).chain(futures_util::stream::once(rest));
-    Body::from_stream(parts.map(Ok::<_, std::convert::Infallible>))
-}
-
 /// `latentd generate` of `owner/model`, from the Hub at `endpoint` with the cache in `home`.
-fn generate(endpoint: &str, home: &FilePath, picture: &FilePath) -> Command {
+fn generate(endpoint: &str, home: &Path, picture: &Path) -> Command {
     let mut command = latentd();
     command.args(["generate", "a cat", "--model", "owner/model", "--num-inference-steps", "1", "--seed", "1", "-o"]);
     command.arg(picture).env("HF_HOME", home).env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", endpoint);
-    command.env("HF_TOKEN", "hf_test").env("HF_HUB_DISABLE_XET", "1");
+    command.env("HF_TOKEN", "hf_test");
     for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"] {
         command.env_remove(name);
     }
@@ -124,7 +33,7 @@ fn run(command: &mut Command) -> Output {
     tokio::task::block_in_place(|| command.output().unwrap())
 }
 
-fn snapshot(home: &FilePath) -> PathBuf {
+fn snapshot(home: &Path) -> PathBuf {
     home.join(format!("hub/models--owner--model/snapshots/{COMMIT}"))
 }
 
@@ -246,6 +155,62 @@ async fn the_second_of_two_processes_waits_for_the_first_one_s_download() {
     let downloads = hub.downloads.lock().unwrap().clone();
     assert!(downloads.values().all(|times| *times == 1), "{downloads:?}");
     assert_eq!(fs::read(picture("a.png")).unwrap(), fs::read(picture("b.png")).unwrap());
+}
+
+const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
+
+/// What the second half of the weights is asked for with.
+fn second_half(hub: &Hub) -> Vec<(String, String)> {
+    vec![(WEIGHTS.to_owned(), format!("bytes={}-", hub.files[WEIGHTS].len() / 2))]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_breaks_off_is_continued_where_it_was() {
+    let hub = Hub { breaks: Some(WEIGHTS), ..Hub::new() };
+    let (endpoint, folder) = (hub.serve().await, folder());
+    let output = run(&mut generate(&endpoint, folder.path(), &folder.path().join("a.png")));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(*hub.ranges.lock().unwrap(), second_half(&hub));
+    assert_eq!(fs::read(snapshot(folder.path()).join(WEIGHTS)).unwrap(), hub.files[WEIGHTS]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_has_downloaded_is_not_fetched_again() {
+    let (_open, until) = watch::channel(false);
+    let hub = Hub { held: Some((WEIGHTS, until)), ..Hub::new() };
+    let (endpoint, folder) = (hub.serve().await, folder());
+    let picture = folder.path().join("a.png");
+    let mut first = generate(&endpoint, folder.path(), &picture).stderr(Stdio::null()).spawn().unwrap();
+    let half = hub.files[WEIGHTS].len() as u64 / 2;
+    let blobs = folder.path().join("hub/models--owner--model/blobs");
+    let has_half = |blob: fs::DirEntry| blob.metadata().is_ok_and(|blob| blob.len() == half);
+    let arrived = async {
+        while !fs::read_dir(&blobs).is_ok_and(|mut blobs| blobs.any(|blob| blob.is_ok_and(has_half))) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, arrived).await.unwrap();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let output = run(&mut generate(&endpoint, folder.path(), &picture));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(*hub.ranges.lock().unwrap(), second_half(&hub));
+    assert_eq!(fs::read(snapshot(folder.path()).join(WEIGHTS)).unwrap(), hub.files[WEIGHTS]);
+}
+
+/// Where the Hub sends clients for large files, Xet's among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_elsewhere_are_fetched_without_the_token() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let elsewhere = format!("http://localhost:{}/elsewhere", listener.local_addr().unwrap().port());
+    let hub = Hub { elsewhere: Some(elsewhere), ..Hub::new() };
+    let (endpoint, folder) = (hub.serve_on(listener).await, folder());
+    let output = run(&mut generate(&endpoint, folder.path(), &folder.path().join("a.png")));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(fs::read(snapshot(folder.path()).join(WEIGHTS)).unwrap(), hub.files[WEIGHTS]);
+    let blob = fs::read_link(snapshot(folder.path()).join(WEIGHTS)).unwrap();
+    let etag = WEIGHTS.replace('/', "-");
+    assert_eq!(blob, Path::new("../../../blobs").join(etag), "Python's cache layout");
 }
 
 /// Python's client locks single files, in the same place.

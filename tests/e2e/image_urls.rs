@@ -28,8 +28,7 @@ impl Bystander {
 
 async fn refusal(server: &Server, url: &str) -> String {
     let edit = json!({"prompt": "make it night", "images": [{"image_url": url}]}).to_string();
-    let request =
-        reqwest::Client::new().post(server.url("/v1/images/edits")).header("content-type", "application/json");
+    let request = tests::http().post(server.url("/v1/images/edits")).header("content-type", "application/json");
     let answer = request.body(edit).send().await.unwrap();
     assert_eq!(answer.status(), 400);
     let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();

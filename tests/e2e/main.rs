@@ -7,6 +7,7 @@ mod binary;
 mod cache;
 mod config;
 mod edit;
+mod fake_hub;
 mod generate;
 mod healthcheck;
 mod hub;

@@ -11,7 +11,7 @@ use crate::serve::Server;
 
 /// A scrape's samples, by name and labels.
 pub async fn samples(server: &Server) -> BTreeMap<String, f64> {
-    let text = reqwest::get(server.url("/metrics")).await.unwrap().text().await.unwrap();
+    let text = tests::http().get(server.url("/metrics")).send().await.unwrap().text().await.unwrap();
     let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit_once(' ').unwrap());
     samples.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
 }
@@ -100,7 +100,7 @@ async fn two_workers_make_the_pictures_of_one() {
 
 /// The answer to a generation with one header more.
 async fn generate(server: &Server, body: Value, name: &'static str, value: &'static str) -> Response {
-    let client = reqwest::Client::new();
+    let client = tests::http();
     let request = client.post(server.url("/v1/images/generations")).header("content-type", "application/json");
     request.header(name, value).body(body.to_string()).send().await.unwrap()
 }
@@ -201,7 +201,7 @@ fn every_flag_is_an_environment_variable_too() {
 async fn audits(server: &Server, done: u64) -> Value {
     let all = async {
         loop {
-            let info: Value = reqwest::get(server.url("/info")).await.unwrap().json().await.unwrap();
+            let info: Value = tests::http().get(server.url("/info")).send().await.unwrap().json().await.unwrap();
             if info["cache_audits"]["done"].as_u64() == Some(done) {
                 return info["cache_audits"].clone();
             }

@@ -48,7 +48,7 @@ impl Server {
     }
 
     pub async fn get(&self, path: &str) -> (u16, Value) {
-        answer(reqwest::get(self.url(path)).await).await
+        answer(tests::http().get(self.url(path)).send().await).await
     }
 
     pub fn address(&self) -> &str {
@@ -68,7 +68,7 @@ impl Server {
     }
 
     fn request_of(&self, content_type: &str, body: String) -> reqwest::RequestBuilder {
-        reqwest::Client::new().post(self.url("/v1/images/generations")).header("content-type", content_type).body(body)
+        tests::http().post(self.url("/v1/images/generations")).header("content-type", content_type).body(body)
     }
 
     /// How it ended, which it does soon.

@@ -248,7 +248,7 @@ async fn a_client_that_leaves_is_counted_and_its_work_is_given_up() {
     let begun = Instant::now();
     assert_well(&server).await;
     assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
-    let metrics = reqwest::get(server.url("/metrics")).await.unwrap().text().await.unwrap();
+    let metrics = tests::http().get(server.url("/metrics")).send().await.unwrap().text().await.unwrap();
     let cancelled = metrics.lines().filter(|line| line.starts_with("latentd_cancelled_total"));
     let cancelled: f64 = cancelled.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum();
     assert_eq!(cancelled, 10.0, "{metrics}");

@@ -9,6 +9,7 @@ use models::OnLearnt;
 use serde::Deserialize;
 
 use crate::error::Error;
+use crate::hub_settings::HubSettings;
 use crate::plan_store::PlanStore;
 
 /// The settings of `--cache-backend calibrated`.
@@ -105,7 +106,7 @@ impl Calibrated {
                 Ok(OnLearnt::default())
             }
             PlanSource::Learnt { pictures } => {
-                let store = PlanStore::new(&hf_hub::resolve_cache_dir(), digest);
+                let store = PlanStore::new(&HubSettings::from_env().cache_dir, digest);
                 Some(built_in()).filter(|calibration| calibration.model == digest).into_iter().for_each(put);
                 store.read().into_iter().for_each(put);
                 plans.learn_from(pictures);

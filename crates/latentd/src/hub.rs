@@ -1,17 +1,18 @@
-//! A checkpoint from the Hugging Face Hub, through its own cache layout.
+//! A checkpoint from the Hugging Face Hub, through its own cache layout, which Python's client shares.
 //!
-//! hf-hub is the Hub's own client: it shares the cache with Python's, resumes downloads, and reads
-//! `HF_HOME`, `HF_TOKEN` and `HF_ENDPOINT`.
+//! hf-hub provides the layout only. Version 1 of its client cannot be built without Xet and aws-lc, half of the first
+//! build, and does not resume downloads. Version 0.5 accepts only built-in certificates, and downloads cached files
+//! again after every new commit. `hub_client.rs` sends the requests instead, with the server's HTTP client.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use hf_hub::repository::{RepoTreeEntry, RepoTypeModel};
-use hf_hub::{HFClient, HFError, HFRepositorySync};
 use models::Checkpoint;
 
 use crate::error::Error;
 use crate::hub_cache::HubCache;
+use crate::hub_client::{HubClient, HubError};
+use crate::hub_download::download;
+use crate::hub_settings::HubSettings;
 use crate::progress::DownloadBar;
 
 /// The files of the diffusers layout that are read: no ONNX, no images, no second copies in `.bin`.
@@ -36,14 +37,15 @@ const FILES: &[&str] = &[
 /// The repository or revision does not exist or may not be read, is no pipeline, or the network fails and the cache
 /// does not have all of it.
 pub(crate) fn snapshot(id: &str, revision: Option<&str>) -> Result<PathBuf, Error> {
-    let repository = Repository::new(id, revision)?;
+    let settings = HubSettings::from_env();
+    let repository = Repository::new(id, revision, &settings);
     // A whole cached checkpoint is used as it is, with no look at the network: a server must start
     // the same way on a plane. `--revision` names another.
     let lacking = match repository.cached() {
         Cached::Whole(folder) => return Ok(folder),
         lacking => lacking,
     };
-    if offline() {
+    if settings.offline {
         return Err(Error::Hub(repository.offline(&lacking)));
     }
     let _lock = repository.cache.lock()?;
@@ -51,10 +53,7 @@ pub(crate) fn snapshot(id: &str, revision: Option<&str>) -> Result<PathBuf, Erro
     match repository.cached() {
         Cached::Whole(folder) => Ok(folder),
         Cached::Lacks { folder, file } => repository.complete(&folder, &file),
-        Cached::Nothing => {
-            repository.require_pipeline()?;
-            repository.download(revision)
-        }
+        Cached::Nothing => repository.download(repository.revision()),
     }
 }
 
@@ -71,12 +70,12 @@ pub enum InHubCache {
 
 /// How much of repository `id` the Hub's cache has. The network is not asked.
 pub fn in_hub_cache(id: &str) -> InHubCache {
-    match Repository::new(id, None).map(|repository| repository.cached()) {
-        Err(_) | Ok(Cached::Nothing) => InHubCache::Absent,
-        Ok(Cached::Lacks { file, .. }) => {
+    match Repository::new(id, None, &HubSettings::from_env()).cached() {
+        Cached::Nothing => InHubCache::Absent,
+        Cached::Lacks { file, .. } => {
             InHubCache::Faulty(format!("`{file}` is missing, and fetched when the model is run"))
         }
-        Ok(Cached::Whole(folder)) => match Checkpoint::open(folder) {
+        Cached::Whole(folder) => match Checkpoint::open(folder) {
             Ok(_) => InHubCache::Whole,
             Err(err) => InHubCache::Faulty(err.to_string()),
         },
@@ -99,23 +98,22 @@ enum Cached {
 struct Repository<'a> {
     id: &'a str,
     revision: Option<&'a str>,
-    remote: HFRepositorySync<RepoTypeModel>,
+    settings: &'a HubSettings,
     cache: HubCache,
 }
 
 impl<'a> Repository<'a> {
-    fn new(id: &'a str, revision: Option<&'a str>) -> Result<Self, Error> {
-        let root = hf_hub::resolve_cache_dir();
-        let client = HFClient::builder().cache_dir(&root).build_sync();
-        let client = client.map_err(|err| Error::Hub(format!("cannot start the Hub's client: {err}")))?;
-        let (owner, name) = id.split_once('/').expect("a Hub id has an owner. This is a bug.");
-        Ok(Repository { id, revision, remote: client.model(owner, name), cache: HubCache::new(id, root) })
+    fn new(id: &'a str, revision: Option<&'a str>, settings: &'a HubSettings) -> Self {
+        Repository { id, revision, settings, cache: HubCache::new(id, settings.cache_dir.clone()) }
+    }
+
+    fn revision(&self) -> &'a str {
+        self.revision.unwrap_or("main")
     }
 
     /// What the cache has. The network is not asked.
     fn cached(&self) -> Cached {
-        let local = self.remote.snapshot_download().maybe_revision(self.revision.map(str::to_owned));
-        let Ok(folder) = local.local_files_only(true).send() else { return Cached::Nothing };
+        let Some(folder) = self.cache.snapshot_at(self.revision()) else { return Cached::Nothing };
         match Checkpoint::open(&folder).err().and_then(|err| err.missing_file()) {
             Some(file) => Cached::Lacks { folder, file },
             None => Cached::Whole(folder),
@@ -125,43 +123,39 @@ impl<'a> Repository<'a> {
     /// Fetches what `folder` of the cache lacks: of the same commit, so that what is there counts. If the Hub does not
     /// have it any more, the revision as it is now.
     fn complete(&self, folder: &Path, file: &str) -> Result<PathBuf, Error> {
-        let commit = folder.file_name().map(|name| name.to_string_lossy().into_owned());
-        match self.download(commit.as_deref()) {
+        let commit = folder.file_name().map_or_else(|| self.revision().into(), |name| name.to_string_lossy());
+        match self.download(&commit) {
             Ok(folder) if Checkpoint::open(&folder).err().and_then(|err| err.missing_file()).is_none() => Ok(folder),
             Err(Error::Hub(reason)) if reason.starts_with(UNREACHABLE) => {
                 Err(Error::Hub(format!("the Hub's cache has `{}` without `{file}`, and {reason}", self.id)))
             }
-            _ => self.download(self.revision),
+            _ => self.download(self.revision()),
         }
     }
 
     /// Downloads what the cache lacks of `revision`, once no other program downloads it.
-    fn download(&self, revision: Option<&str>) -> Result<PathBuf, Error> {
+    fn download(&self, revision: &str) -> Result<PathBuf, Error> {
         tracing::info!(model = self.id, cache = %self.cache.root().display(), "downloading");
-        let download = || {
-            let bar = Arc::new(DownloadBar::new(self.id));
-            let builder = self.remote.snapshot_download().maybe_revision(revision.map(str::to_owned));
-            let patterns = FILES.iter().map(|pattern| (*pattern).to_owned()).collect::<Vec<_>>();
-            match builder.allow_patterns(patterns).progress(bar).send() {
-                Err(HFError::CacheLockTimeout { .. }) => None,
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|err| Error::Hub(format!("cannot start the Hub's client: {err}")))?;
+        let client = HubClient::new(self.id, self.settings).map_err(|err| self.explain(&err, revision))?;
+        let listing = runtime.block_on(client.list(revision)).map_err(|err| self.explain(&err, revision))?;
+        // Checked before 20 GB are downloaded.
+        if !listing.files.iter().any(|file| file == "model_index.json") {
+            return Err(models::not_diffusers(self.id, &listing.files).into());
+        }
+        let files: Vec<_> = listing.files.iter().map(String::as_str).filter(|file| is_read(file)).collect();
+        let attempt = || {
+            let bar = DownloadBar::new(self.id);
+            let progress = |arrived, total| bar.update(arrived, total);
+            match runtime.block_on(download(&client, &self.cache, &listing.commit, &files, &progress)) {
+                Err(HubError::Locked) => None,
                 result => Some(result),
             }
         };
-        self.cache.after_others(download)?.map_err(|err| self.explain(&err))
-    }
-
-    /// Refuses a repository that has no pipeline, before 20 GB of it are downloaded.
-    fn require_pipeline(&self) -> Result<(), Error> {
-        let tree = self.remote.list_tree().maybe_revision(self.revision.map(str::to_owned)).recursive(true).send();
-        let files = tree.map_err(|err| self.explain(&err))?.into_iter().filter_map(|entry| match entry {
-            RepoTreeEntry::File { path, .. } => Some(path),
-            RepoTreeEntry::Directory { .. } => None,
-        });
-        let files: Vec<_> = files.collect();
-        match files.iter().any(|file| file == "model_index.json") {
-            true => Ok(()),
-            false => Err(models::not_diffusers(self.id, &files).into()),
-        }
+        let folder = self.cache.after_others(attempt)?.map_err(|err| self.explain(&err, revision))?;
+        self.cache.point(revision, &listing.commit).map_err(|err| self.cache.unwritable(&err))?;
+        Ok(folder)
     }
 
     /// Why there is no model without the network.
@@ -181,17 +175,18 @@ impl<'a> Repository<'a> {
     }
 
     /// What to do next, by what went wrong.
-    fn explain(&self, err: &HFError) -> Error {
+    fn explain(&self, err: &HubError, revision: &str) -> Error {
         let id = self.id;
         Error::Hub(match err {
-            HFError::Io(source) => return self.cache.unwritable(source),
-            HFError::RepoNotFound { .. } => {
+            HubError::Io(source) => return self.cache.unwritable(source),
+            HubError::NoRepository => {
                 format!("the Hub has no model `{id}`, or it is private: check the name, or set HF_TOKEN")
             }
-            HFError::AuthRequired { .. } | HFError::Forbidden { .. } => closed(id, err),
-            HFError::Http { context } if matches!(context.status.as_u16(), 401 | 403) => closed(id, err),
-            HFError::RevisionNotFound { revision, .. } => format!("`{id}` has no revision `{revision}`"),
-            HFError::Request { .. } => {
+            HubError::Closed(_) => {
+                format!("`{id}` may not be read: accept its licence on its Hub page and set HF_TOKEN ({err})")
+            }
+            HubError::NoRevision => format!("`{id}` has no revision `{revision}`"),
+            HubError::Unreachable(_) => {
                 format!("{UNREACHABLE} for `{id}`: {err}. With a copy of the model on disk, name its folder instead")
             }
             other => format!("cannot download `{id}`: {other}"),
@@ -202,11 +197,25 @@ impl<'a> Repository<'a> {
 /// How the message begins where the network fails.
 const UNREACHABLE: &str = "cannot reach the Hub";
 
-fn offline() -> bool {
-    std::env::var("HF_HUB_OFFLINE")
-        .is_ok_and(|value| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str()))
+/// Whether `file` of a repository is one of those that are read.
+fn is_read(file: &str) -> bool {
+    FILES.iter().any(|pattern| match pattern.split_once('*') {
+        Some((start, end)) => file.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
+        None => file == *pattern,
+    })
 }
 
-fn closed(id: &str, err: &HFError) -> String {
-    format!("`{id}` may not be read: accept its licence on its Hub page and set HF_TOKEN ({err})")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_read_is_not_downloaded() {
+        for file in ["model_index.json", "vae/config.json", "transformer/a-00001-of-00002.safetensors", "tokenizer/x"] {
+            assert!(is_read(file), "{file}");
+        }
+        for file in ["README.md", "model_index.json.bak", "transformer/model.bin", "onnx/vae/config.json", "vae.json"] {
+            assert!(!is_read(file), "{file}");
+        }
+    }
 }

@@ -1,12 +1,14 @@
 //! The Hub's cache on this machine: where it is, and who else writes a repository into it.
 //!
-//! hf-hub locks single files, and gives up after ten seconds. Here a whole repository is downloaded by one process at a
-//! time; the others wait as long as bytes arrive.
+//! Python's client locks single files. Here a whole repository is downloaded by one process at a time, which holds the
+//! locks of its files too; the others wait as long as bytes arrive.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
+
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use crate::error::Error;
 
@@ -36,13 +38,82 @@ pub(crate) struct DownloadLock {
 impl HubCache {
     /// The place of repository `id` (`owner/name`) in the cache at `root`.
     pub(crate) fn new(id: &str, root: PathBuf) -> Self {
-        let folder = format!("models--{}", id.replace('/', "--"));
+        let folder = Repo::model(id.into()).folder_name();
         HubCache {
             id: id.into(),
             locks: root.join(".locks").join(&folder),
             blobs: root.join(folder).join("blobs"),
             root,
             patience: PATIENCE,
+        }
+    }
+
+    /// The folder of `revision`, as far as it is there.
+    pub(crate) fn snapshot_at(&self, revision: &str) -> Option<PathBuf> {
+        let commit = match is_commit(revision) {
+            true => revision.to_owned(),
+            false => std::fs::read_to_string(self.blobs.with_file_name("refs").join(revision)).ok()?,
+        };
+        Some(self.snapshot(commit.trim())).filter(|folder| folder.is_dir())
+    }
+
+    /// The folder of a commit.
+    pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.at(commit).pointer_path(commit)
+    }
+
+    /// The file whose contents have the tag `etag`, once it is complete.
+    pub(crate) fn blob(&self, etag: &str) -> PathBuf {
+        self.blobs.join(etag)
+    }
+
+    /// The same file while it is downloaded. The name is ours, so that no other client continues it.
+    pub(crate) fn unfinished(&self, etag: &str) -> PathBuf {
+        self.blobs.join(format!("{etag}.latentd.incomplete"))
+    }
+
+    /// Links `file` of a commit to the contents with the tag `etag`.
+    ///
+    /// # Errors
+    /// The cache cannot be written to.
+    pub(crate) fn link(&self, commit: &str, file: &str, etag: &str) -> io::Result<()> {
+        let path = self.snapshot(commit).join(file);
+        if path.exists() {
+            return Ok(());
+        }
+        let folder = path.parent().unwrap_or(&path);
+        std::fs::create_dir_all(folder)?;
+        // A link to a blob that was deleted.
+        if path.is_symlink() {
+            std::fs::remove_file(&path)?;
+        }
+        link(&self.blob(etag), etag, &path, Path::new(file).components().count())
+    }
+
+    /// Records which commit `revision` is.
+    ///
+    /// # Errors
+    /// The cache cannot be written to.
+    pub(crate) fn point(&self, revision: &str, commit: &str) -> io::Result<()> {
+        if is_commit(revision) { Ok(()) } else { self.at(revision).create_ref(commit) }
+    }
+
+    fn at(&self, revision: &str) -> CacheRepo {
+        let repo = Repo::with_revision(self.id.clone(), RepoType::Model, revision.into());
+        Cache::new(self.root.clone()).repo(repo)
+    }
+
+    /// The lock that Python's client holds while it downloads the contents with the tag `etag`, if nobody holds it.
+    ///
+    /// # Errors
+    /// The cache cannot be written to.
+    pub(crate) fn lock_blob(&self, etag: &str) -> io::Result<Option<File>> {
+        let path = self.locks.join(format!("{etag}.lock"));
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(None),
+            // A file system that has no locks has no one who could hold one.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
         }
     }
 
@@ -152,6 +223,29 @@ impl HubCache {
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
+}
+
+/// Whether a revision names a commit itself.
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Whether `name`, which the Hub sent, stays in the folder that it is joined to.
+pub(crate) fn stays_inside(name: &str) -> bool {
+    !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// A relative link at `path`, which has `parts` components below the snapshot: it survives a move of the cache.
+#[cfg(unix)]
+fn link(_blob: &Path, etag: &str, path: &Path, parts: usize) -> io::Result<()> {
+    let up = "../".repeat(parts + 1);
+    std::os::unix::fs::symlink(format!("{up}blobs/{etag}"), path)
+}
+
+/// Symbolic links need administrator rights on Windows.
+#[cfg(not(unix))]
+fn link(blob: &Path, _etag: &str, path: &Path, _parts: usize) -> io::Result<()> {
+    std::fs::hard_link(blob, path).or_else(|_| std::fs::copy(blob, path).map(drop))
 }
 
 /// Of something that another process may hold.

@@ -1,10 +1,7 @@
 //! Progress bars: indicatif's, because it knows terminals, pipes and their widths.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::sync::Mutex;
 
-use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar for each component of a model that loads.
@@ -37,31 +34,26 @@ impl Drop for LoadingBars {
     }
 }
 
-/// A download's bar, moved from the Hub client's threads.
+/// A download's bar.
 pub(crate) struct DownloadBar {
     bar: ProgressBar,
-    files: Mutex<HashMap<String, u64>>,
 }
 
 impl DownloadBar {
     pub(crate) fn new(id: &str) -> Self {
-        DownloadBar { bar: bytes_bar(format!("downloading {id}"), 0), files: Mutex::default() }
+        DownloadBar { bar: bytes_bar(format!("downloading {id}"), 0) }
+    }
+
+    /// Moves it to `arrived` of `total` bytes.
+    pub(crate) fn update(&self, arrived: u64, total: u64) {
+        self.bar.set_length(total);
+        self.bar.set_position(arrived);
     }
 }
 
-impl ProgressHandler for DownloadBar {
-    fn on_progress(&self, event: &ProgressEvent) {
-        let ProgressEvent::Download(event) = event else { return };
-        match event {
-            DownloadEvent::Start { total_bytes, .. } => self.bar.set_length(*total_bytes),
-            DownloadEvent::AggregateProgress { bytes_completed, .. } => self.bar.set_position(*bytes_completed),
-            DownloadEvent::Progress { files } => {
-                let mut known = self.files.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                known.extend(files.iter().map(|file| (file.filename.clone(), file.bytes_completed)));
-                self.bar.set_position(known.values().sum());
-            }
-            DownloadEvent::Complete => self.bar.finish_and_clear(),
-        }
+impl Drop for DownloadBar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 

@@ -1,9 +1,9 @@
 //! Latents as colours without the VAE: a linear map, fitted to pictures that the VAE decoded before.
 
+use cache::solve_symmetric;
 use diffusion::{ImageSize, RgbImage};
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use nalgebra::{DMatrix, DMatrixView, DVector};
 
 /// Pixels per latent position along a side.
 const SCALE: usize = 8;
@@ -15,16 +15,18 @@ const RIDGE: f64 = 1e-3;
 /// The map is known only from what the checkpoint decodes, so every decoded picture adds to the fit. Only the sums of
 /// the normal equations are kept, a few kilobytes.
 pub(crate) struct LatentRgb {
+    channels: usize,
     /// Gram matrix of the latents, each extended by a 1 for the constant: `[channels + 1, channels + 1]`.
-    gram: DMatrix<f64>,
-    /// Products of latents and colours: `[channels + 1, 3]`.
-    moments: DMatrix<f64>,
+    gram: Vec<f64>,
+    /// Products of colours and latents: `[3, channels + 1]`.
+    moments: [Vec<f64>; 3],
 }
 
 impl LatentRgb {
     /// Creates an empty fit for latents with `channels` channels.
     pub(crate) fn new(channels: usize) -> Self {
-        LatentRgb { gram: DMatrix::zeros(channels + 1, channels + 1), moments: DMatrix::zeros(channels + 1, 3) }
+        let n = channels + 1;
+        LatentRgb { channels, gram: vec![0.0; n * n], moments: std::array::from_fn(|_| vec![0.0; n]) }
     }
 
     /// Adds `picture` to the fit, which was decoded from `latents`, `[height / 8, width / 8, channels]`.
@@ -33,31 +35,40 @@ impl LatentRgb {
             // One broken picture would turn every sum into NaN.
             return;
         }
-        let channels = self.gram.nrows() - 1;
-        let latents = DMatrix::from_column_slice(channels, latents.len() / channels, latents);
-        let latents = latents.map(f64::from).insert_row(channels, 1.0);
-        let colours = DMatrix::from_row_slice(latents.ncols(), 3, &mean_colours(picture));
-        self.gram += &latents * latents.transpose();
-        self.moments += &latents * colours;
+        let n = self.channels + 1;
+        let mut latent = vec![1.0; n];
+        for (numbers, colour) in latents.chunks_exact(self.channels).zip(mean_colours(picture).chunks_exact(3)) {
+            latent.iter_mut().zip(numbers).for_each(|(x, number)| *x = f64::from(*number));
+            for (row, a) in self.gram.chunks_exact_mut(n).zip(&latent) {
+                row.iter_mut().zip(&latent).for_each(|(sum, b)| *sum += a * b);
+            }
+            for (row, value) in self.moments.iter_mut().zip(colour) {
+                row.iter_mut().zip(&latent).for_each(|(sum, x)| *sum += value * x);
+            }
+        }
     }
 
     /// Draws `latents` at one pixel per position. Returns `None` before the first picture was learnt.
     pub(crate) fn draw(&self, latents: &[f32], size: ImageSize) -> Option<RgbImage> {
-        let map = self.map()?.map(|x| x as f32).transpose();
-        let (channels, constant) = (map.ncols() - 1, map.column(map.ncols() - 1));
-        let latents = DMatrixView::from_slice(latents, channels, latents.len() / channels);
-        let mut colours = map.columns(0, channels) * latents;
-        colours.column_iter_mut().for_each(|mut colour| colour += constant);
-        Some(RgbImage { size, pixels: colours.iter().map(|x| x.round() as u8).collect() })
+        let map = self.map()?;
+        let value = |latent: &[f32], weights: &[f32]| {
+            let sum: f32 = latent.iter().zip(weights).map(|(x, weight)| x * weight).sum();
+            (sum + weights[self.channels]).round() as u8
+        };
+        let colours = latents.chunks_exact(self.channels).flat_map(|x| map.each_ref().map(|row| value(x, row)));
+        Some(RgbImage { size, pixels: colours.collect() })
     }
 
-    /// Solves for the map, `[channels + 1, 3]`.
-    fn map(&self) -> Option<DMatrix<f64>> {
-        let channels = self.gram.nrows() - 1;
-        let n = self.gram[(channels, channels)];
-        let ridge = DVector::from_fn(channels + 1, |i, _| if i < channels { n * RIDGE } else { 0.0 });
-        let gram = &self.gram + DMatrix::from_diagonal(&ridge);
-        Some(gram.cholesky()?.solve(&self.moments))
+    /// Solves for the map, `[3, channels + 1]`.
+    fn map(&self) -> Option<[Vec<f32>; 3]> {
+        let n = self.channels + 1;
+        let seen = *self.gram.last()?;
+        let ridge = |i: usize, j: usize| if i == j && i < self.channels { seen * RIDGE } else { 0.0 };
+        let solve = |moments: &Vec<f64>| {
+            let weights = solve_symmetric(n, |i, j| self.gram[i * n + j] + ridge(i, j), moments);
+            weights.into_iter().map(|x| x as f32).collect()
+        };
+        (seen > 0.0).then(|| self.moments.each_ref().map(solve))
     }
 }
 

@@ -20,7 +20,7 @@ impl LeastSquares {
     pub(super) fn new(n: usize, product: impl Fn(usize, usize) -> f64, target: &[f64], own: f64) -> Self {
         let trace: f64 = (0..n).map(|i| product(i, i)).sum();
         let ridge = RIDGE * trace / n as f64;
-        let weights = solve(n, |i, j| product(i, j) + if i == j { ridge } else { 0.0 }, target);
+        let weights = solve_symmetric(n, |i, j| product(i, j) + if i == j { ridge } else { 0.0 }, target);
         let fitted: f64 = weights.iter().zip(target).map(|(w, t)| w * t).sum();
         let squared = |i: usize| (0..n).map(|j| weights[i] * weights[j] * product(i, j)).sum::<f64>();
         let error = own - 2.0 * fitted + (0..n).map(squared).sum::<f64>();
@@ -31,7 +31,7 @@ impl LeastSquares {
 
 /// Solves a symmetric positive definite system by Cholesky's decomposition. Where a pivot is not positive, which a ridge
 /// leaves to matrices that are none, its unknown is left out.
-fn solve(n: usize, entry: impl Fn(usize, usize) -> f64, target: &[f64]) -> Vec<f64> {
+pub fn solve_symmetric(n: usize, entry: impl Fn(usize, usize) -> f64, target: &[f64]) -> Vec<f64> {
     let mut lower = vec![0.0; n * n];
     let mut forward = vec![0.0; n];
     for i in 0..n {

@@ -31,6 +31,7 @@ pub use gram::Gram;
 pub use guard::Change;
 pub use jump::{Jump, JumpFit, MEMORY};
 pub use learning::{Kind, Learning, LearntRun};
+pub use least_squares::solve_symmetric;
 pub use planner::{MAX_PLANNED_STEPS, Path, Planner};
 pub use plans::{Planning, Plans, Progress};
 pub use run_plan::RunPlan;

@@ -22,6 +22,8 @@ impl Exporter {
     /// # Errors
     /// The address is none.
     pub(super) fn new(url: &str, service_name: &str) -> Result<Self, Error> {
+        // The exporter builds its client itself.
+        server::use_ring();
         let base = url.trim_end_matches('/').trim_end_matches("/v1/traces");
         let exporter = SpanExporter::builder()
             .with_http()

@@ -21,6 +21,7 @@ use super::places::FetchPlaces;
 use super::policy::{ImageUrls, Refusal};
 use crate::api::request::picture_bounds::MAX_IMAGE_BYTES;
 use crate::uploads::Client as Caller;
+use crate::uploads::http_client::http_client;
 
 /// Time limit for a picture with all its redirects.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,7 +58,7 @@ impl ImageFetcher {
             Ok(()) => attempt.follow(),
             Err(refused) => attempt.error(refused),
         });
-        let client = Client::builder()
+        let client = http_client()
             .user_agent(concat!("latentd/", env!("CARGO_PKG_VERSION")))
             // A proxy would resolve names itself.
             .no_proxy()

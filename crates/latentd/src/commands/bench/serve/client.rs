@@ -23,7 +23,7 @@ type Plan<'a> = Box<dyn Iterator<Item = (Option<Duration>, (usize, Value))> + Se
 
 impl Client {
     pub(super) fn new(url: &str) -> Result<Self, Error> {
-        let http = reqwest::Client::builder().build().map_err(|err| Error::Flag(err.to_string()))?;
+        let http = server::http_client().build().map_err(|err| Error::Flag(err.to_string()))?;
         Ok(Client { http, url: url.trim_end_matches('/').to_owned() })
     }
 
