@@ -56,8 +56,8 @@ fn play(case: &Case) -> f64 {
     let mut taylor = TaylorSeer::new(case.order);
     let mut history = History::default();
     let mut worst = 0.0_f64;
-    for row in &case.rows {
-        taylor.tick();
+    for (step, row) in case.rows.iter().enumerate() {
+        taylor.tick(step as f64);
         match row {
             Row::Computed { value, ladder } => {
                 taylor.store();

@@ -1,6 +1,9 @@
 //! The knobs of the cache, under cache-dit's names and with the defaults of the users' guide.
 
+use serde::{Deserialize, Serialize};
+
 use crate::calibrated::Aim;
+use crate::wire::limit;
 use crate::{ConfigError, MaskSource, Stream};
 
 /// Most steps that custom bins may hold: ten times the steps that any request may have.
@@ -12,40 +15,54 @@ pub(crate) const MAX_TAYLORSEER_ORDER: usize = 4;
 ///
 /// On the wire `Fn_compute_blocks` and `Bn_compute_blocks` are capitalised as in cache-dit, the
 /// other names are as they stand here, and -1 stands for a limit that is `None` here.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(remote = "Self")]
 pub struct CacheConfig {
     /// Fn: leading blocks that always run; the change of what they add decides a step. At least 1.
+    #[serde(rename = "Fn_compute_blocks")]
     pub fn_compute_blocks: usize,
     /// Bn: trailing blocks that always run, also on a forecast.
+    #[serde(rename = "Bn_compute_blocks")]
     pub bn_compute_blocks: usize,
     /// Length of the warmup: of the steps before it, every `warmup_interval`th is computed.
     pub max_warmup_steps: usize,
     /// Stride of the computed steps in the warmup; those between are decided like any other.
     pub warmup_interval: usize,
     /// Most reused steps of a branch.
+    #[serde(serialize_with = "limit")]
     pub max_cached_steps: Option<usize>,
     /// Longest run of reused steps; 0 reuses none.
+    #[serde(serialize_with = "limit")]
     pub max_continuous_cached_steps: Option<usize>,
     /// A step is reused if its diff is below this. 0 reuses none, 1 and above all, unmeasured.
     pub residual_diff_threshold: f64,
     /// Once a branch's diffs add up to this, it reuses no more steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_accumulated_residual_diff_threshold: Option<f64>,
     /// Factors on `residual_diff_threshold`, one a segment (list of blocks); 1 where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub segment_threshold_factors: Vec<f64>,
     /// Forecast by TaylorSeer instead of reusing the newest residual as it is.
     pub enable_taylorseer: bool,
     /// The same for the text stream; as `enable_taylorseer` where `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub enable_encoder_taylorseer: Option<bool>,
     /// TaylorSeer's order: how many derivatives it uses.
     pub taylorseer_order: usize,
+    /// TaylorSeer's variable: the noise level (sigma) in place of the step's index.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub taylorseer_in_sigma: bool,
     /// What TaylorSeer forecasts.
     pub taylorseer_cache_type: CacheType,
     /// SCM: which steps must be computed (`scm_steps_mask_policy`, `steps_computation_mask`, or
     /// `scm_compute_bins` with `scm_cache_bins`).
+    #[serde(flatten)]
     pub steps_computation_mask: Option<MaskSource>,
     /// What the mask means for the other steps (`scm_steps_policy`).
+    #[serde(rename = "scm_steps_policy")]
     pub steps_computation_policy: StepsPolicy,
     /// Start from nothing again after so many denoising steps, in all branches at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub force_refresh_step_hint: Option<usize>,
     /// Whether that happens again and again.
     pub force_refresh_step_policy: RefreshPolicy,
@@ -57,13 +74,16 @@ pub struct CacheConfig {
     pub compute_last_step: bool,
     /// What plans made from measurements are to reach: they decide in place of all the others, which then stand as they are by
     /// default. Who runs the model holds the plans.
+    #[serde(skip)]
     pub planned: Option<Aim>,
     /// Accepted for the guide's sake. Every request's own step count is what counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub num_inference_steps: Option<usize>,
 }
 
 /// What a TaylorSeer stream stores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CacheType {
     /// What the middle blocks add: the forecast is added to their input.
     Residual,
@@ -72,7 +92,8 @@ pub enum CacheType {
 }
 
 /// What a step outside the mask is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum StepsPolicy {
     /// Decided like any step without a mask.
     Dynamic,
@@ -81,7 +102,8 @@ pub enum StepsPolicy {
 }
 
 /// How often a forced refresh happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RefreshPolicy {
     /// Once in a request.
     Once,
@@ -104,6 +126,7 @@ impl Default for CacheConfig {
             enable_taylorseer: false,
             enable_encoder_taylorseer: None,
             taylorseer_order: 1,
+            taylorseer_in_sigma: false,
             taylorseer_cache_type: CacheType::Residual,
             steps_computation_mask: None,
             steps_computation_policy: StepsPolicy::Dynamic,

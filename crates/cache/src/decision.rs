@@ -43,6 +43,10 @@ pub enum Reason {
     OtherBranch,
     /// Computed: the plan would skip the step, but the velocity has changed far more than in the runs that it was made from.
     OffCourse,
+    /// Computed: the plan says so.
+    Plan,
+    /// Skipped: the plan goes over the step.
+    PlanSkips,
 }
 
 impl Decision {
@@ -61,7 +65,7 @@ impl Decision {
 
 impl Reason {
     /// Every reason, with its name in metrics, traces and responses.
-    pub const NAMED: [(&'static str, Reason); 15] = [
+    pub const NAMED: [(&'static str, Reason); 17] = [
         ("warmup", Reason::Warmup),
         ("mask", Reason::Mask),
         ("last_step", Reason::LastStep),
@@ -77,6 +81,8 @@ impl Reason {
         ("different", Reason::Different),
         ("other_branch", Reason::OtherBranch),
         ("off_course", Reason::OffCourse),
+        ("plan", Reason::Plan),
+        ("plan_skips", Reason::PlanSkips),
     ];
 
     /// The reason's name in metrics, traces and responses.
@@ -92,7 +98,7 @@ impl Reason {
     /// The decision that the reason gives.
     pub fn decision(self) -> Decision {
         match self {
-            Reason::StaticMask | Reason::AlwaysSimilar | Reason::Similar => Decision::Reuse(self),
+            Reason::StaticMask | Reason::AlwaysSimilar | Reason::Similar | Reason::PlanSkips => Decision::Reuse(self),
             _ => Decision::Compute(self),
         }
     }

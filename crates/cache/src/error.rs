@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::keys::{self, KEYS};
+use crate::names;
 
 /// Characters of a given value that a message repeats.
 const MAX_SHOWN: usize = 80;
@@ -21,12 +21,14 @@ pub enum ConfigError {
         given: String,
     },
     /// A key that does not exist.
-    #[error("`{key}` is not a key of the cache configuration. {}", suggestion(near))]
+    #[error("`{key}` is not a key of the cache configuration. {}", suggestion(near, known))]
     UnknownKey {
         /// What was given.
         key: String,
         /// The existing keys that resemble it.
         near: Vec<&'static str>,
+        /// All that exist.
+        known: &'static [&'static str],
     },
 }
 
@@ -37,8 +39,8 @@ impl ConfigError {
     }
 
     /// An error about a key that does not exist; a long one is cut.
-    pub(crate) fn unknown_key(key: &str) -> Self {
-        ConfigError::UnknownKey { key: shortened(key.to_owned()), near: keys::near(key) }
+    pub(crate) fn unknown_key(key: &str, known: &'static [&'static str]) -> Self {
+        ConfigError::UnknownKey { key: shortened(key.to_owned()), near: names::near(key, known), known }
     }
 
     /// The key that the error is about, as it was given.
@@ -57,9 +59,9 @@ fn shortened(text: String) -> String {
     }
 }
 
-fn suggestion(near: &[&str]) -> String {
+fn suggestion(near: &[&str], known: &[&str]) -> String {
     if near.is_empty() {
-        return format!("The keys are: {}", KEYS.join(", "));
+        return format!("The keys are: {}", known.join(", "));
     }
     format!("Near: {}", near.join(", "))
 }

@@ -24,11 +24,11 @@ pub(crate) enum Forecast {
 }
 
 impl Forecast {
-    /// A step begins.
-    pub(crate) fn tick(&mut self) {
+    /// The step at this position begins.
+    pub(crate) fn tick(&mut self, position: f64) {
         match self {
             Forecast::Reuse => {}
-            Forecast::TaylorSeer(taylor) => taylor.tick(),
+            Forecast::TaylorSeer(taylor) => taylor.tick(position),
         }
     }
 

@@ -1,83 +1,76 @@
-//! The keys of a cache configuration, and what a mistyped one may have meant.
+//! The keys of a cache configuration, each with the kind of its value.
 
-/// Every key, in the order of the documentation.
-pub const KEYS: &[&str] = &[
-    "quality",
-    "Fn_compute_blocks",
-    "Bn_compute_blocks",
-    "max_warmup_steps",
-    "warmup_interval",
-    "max_cached_steps",
-    "max_continuous_cached_steps",
-    "residual_diff_threshold",
-    "max_accumulated_residual_diff_threshold",
-    "segment_threshold_factors",
-    "enable_taylorseer",
-    "enable_encoder_taylorseer",
-    "taylorseer_order",
-    "taylorseer_cache_type",
-    "scm_steps_mask_policy",
-    "scm_steps_policy",
-    "steps_computation_mask",
-    "steps_computation_policy",
-    "scm_compute_bins",
-    "scm_cache_bins",
-    "force_refresh_step_hint",
-    "force_refresh_step_policy",
-    "enable_separate_cfg",
-    "cfg_compute_first",
-    "cfg_diff_compute_separate",
-    "branches_agree",
-    "compute_last_step",
-    "num_inference_steps",
-    "budget",
-    "psnr",
-];
+use serde::Deserialize;
 
-/// Longest name that is compared with the keys: their own length and as much again.
-const MAX_TYPED: usize = 80;
+use crate::kinds::{Bins, ConditionalFirst, Count, Flag, Limit, Mask, Number, Numbers, SeparateBranches, Word};
+use crate::kinds::{given, nullable};
+use crate::{CacheType, MaskSource, Quality, RefreshPolicy, ScmPolicy, StepsPolicy};
 
-/// Up to three keys that `name` may have been meant for, the most alike first.
-pub(crate) fn near(name: &str) -> Vec<&'static str> {
-    if name.len() > MAX_TYPED {
-        return Vec::new();
-    }
-    let normal = |text: &str| text.to_lowercase().replace('-', "_");
-    let name = normal(name);
-    let mut near: Vec<_> = KEYS
-        .iter()
-        .map(|key| (edits(&name, &normal(key)), *key))
-        .filter(|(edits, key)| *edits <= (key.len() / 3).max(2))
-        .collect();
-    near.sort();
-    near.into_iter().take(3).map(|(_, key)| key).collect()
-}
-
-/// Levenshtein's distance: the fewest bytes to insert, delete or replace.
-fn edits(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.bytes().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mistyped_key_is_recognised() {
-        assert_eq!(near("fn_compute_blocks"), ["Fn_compute_blocks", "Bn_compute_blocks"]);
-        assert_eq!(near("residual-diff-treshold"), ["residual_diff_threshold"]);
-        assert_eq!(near("max_cached_step")[0], "max_cached_steps");
-        assert_eq!(near("prompt"), [""; 0]);
-        assert_eq!(near(&"x".repeat(1 << 20)), [""; 0]);
-    }
+/// Every key, in the order of the documentation; `None` where it is not given, and `Some(None)` where it is `null`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Keys {
+    #[serde(deserialize_with = "given::<Word<_>, _>")]
+    pub(crate) quality: Option<Quality>,
+    #[serde(rename = "Fn_compute_blocks", deserialize_with = "given::<Count<1>, _>")]
+    pub(crate) fn_compute_blocks: Option<usize>,
+    #[serde(rename = "Bn_compute_blocks", deserialize_with = "given::<Count<0>, _>")]
+    pub(crate) bn_compute_blocks: Option<usize>,
+    #[serde(deserialize_with = "given::<Count<0>, _>")]
+    pub(crate) max_warmup_steps: Option<usize>,
+    #[serde(deserialize_with = "given::<Count<1>, _>")]
+    pub(crate) warmup_interval: Option<usize>,
+    #[serde(deserialize_with = "given::<Limit, _>")]
+    pub(crate) max_cached_steps: Option<Option<usize>>,
+    #[serde(deserialize_with = "given::<Limit, _>")]
+    pub(crate) max_continuous_cached_steps: Option<Option<usize>>,
+    #[serde(deserialize_with = "given::<Number, _>")]
+    pub(crate) residual_diff_threshold: Option<f64>,
+    #[serde(deserialize_with = "nullable::<Number, _>")]
+    pub(crate) max_accumulated_residual_diff_threshold: Option<Option<f64>>,
+    #[serde(deserialize_with = "given::<Numbers, _>")]
+    pub(crate) segment_threshold_factors: Option<Vec<f64>>,
+    #[serde(deserialize_with = "given::<Flag, _>")]
+    pub(crate) enable_taylorseer: Option<bool>,
+    #[serde(deserialize_with = "nullable::<Flag, _>")]
+    pub(crate) enable_encoder_taylorseer: Option<Option<bool>>,
+    #[serde(deserialize_with = "given::<Count<0>, _>")]
+    pub(crate) taylorseer_order: Option<usize>,
+    #[serde(deserialize_with = "given::<Flag, _>")]
+    pub(crate) taylorseer_in_sigma: Option<bool>,
+    #[serde(deserialize_with = "given::<Word<_>, _>")]
+    pub(crate) taylorseer_cache_type: Option<CacheType>,
+    #[serde(deserialize_with = "nullable::<Word<_>, _>")]
+    pub(crate) scm_steps_mask_policy: Option<Option<ScmPolicy>>,
+    #[serde(deserialize_with = "given::<Word<_>, _>")]
+    pub(crate) scm_steps_policy: Option<StepsPolicy>,
+    #[serde(deserialize_with = "nullable::<Mask, _>")]
+    pub(crate) steps_computation_mask: Option<Option<MaskSource>>,
+    /// cache-dit's own name for what the guide calls `scm_steps_policy`.
+    #[serde(deserialize_with = "given::<Word<_>, _>")]
+    pub(crate) steps_computation_policy: Option<StepsPolicy>,
+    #[serde(deserialize_with = "nullable::<Bins, _>")]
+    pub(crate) scm_compute_bins: Option<Option<Vec<usize>>>,
+    #[serde(deserialize_with = "nullable::<Bins, _>")]
+    pub(crate) scm_cache_bins: Option<Option<Vec<usize>>>,
+    #[serde(deserialize_with = "nullable::<Count<1>, _>")]
+    pub(crate) force_refresh_step_hint: Option<Option<usize>>,
+    #[serde(deserialize_with = "given::<Word<_>, _>")]
+    pub(crate) force_refresh_step_policy: Option<RefreshPolicy>,
+    #[serde(rename = "enable_separate_cfg", deserialize_with = "nullable::<SeparateBranches, _>")]
+    _enable_separate_cfg: Option<Option<()>>,
+    #[serde(rename = "cfg_compute_first", deserialize_with = "nullable::<ConditionalFirst, _>")]
+    _cfg_compute_first: Option<Option<()>>,
+    #[serde(deserialize_with = "given::<Flag, _>")]
+    pub(crate) cfg_diff_compute_separate: Option<bool>,
+    #[serde(deserialize_with = "given::<Flag, _>")]
+    pub(crate) branches_agree: Option<bool>,
+    #[serde(deserialize_with = "given::<Flag, _>")]
+    pub(crate) compute_last_step: Option<bool>,
+    #[serde(deserialize_with = "nullable::<Count<1>, _>")]
+    pub(crate) num_inference_steps: Option<Option<usize>>,
+    #[serde(deserialize_with = "given::<Number, _>")]
+    pub(crate) budget: Option<f64>,
+    #[serde(deserialize_with = "given::<Number, _>")]
+    pub(crate) psnr: Option<f64>,
 }

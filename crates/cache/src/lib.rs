@@ -81,18 +81,20 @@
 //!   behind; a mask is made for each request's own step count;
 //! - unknown keys and senseless values are errors.
 //!
-//! `branches_agree`, `compute_last_step`, `segment_threshold_factors` and the [`Quality`] presets are
+//! `branches_agree`, `compute_last_step`, `segment_threshold_factors`, `taylorseer_in_sigma` and the [`Quality`] presets are
 //! additions.
 
 mod calibrated;
 mod config;
 mod decision;
-mod entry;
 mod error;
 mod forecast;
 mod keys;
+mod kinds;
 mod mask;
 mod memory;
+mod names;
+mod object;
 mod overrides;
 mod plan;
 mod quality;
@@ -102,19 +104,16 @@ mod segment;
 mod stats;
 mod step_cache;
 mod taylor;
-mod value;
 mod wire;
 
 pub use calibrated::{
-    Aim, Calibration, Change, Course, EQUAL, FittedPlan, Gram, Jump, JumpFit, Kind, Learning, LearntRun,
-    MAX_PLANNED_STEPS, MEMORY, Path, PlanError, Planner, Planning, Plans, Progress, Psnr, Run, RunPlan, Way,
-    solve_symmetric,
+    Aim, CalibratedSettings, Calibration, Change, Course, EQUAL, FittedPlan, Gram, Jump, JumpFit, Kind, Learning,
+    LearntRun, MAX_PLANNED_STEPS, MEMORY, Path, PlanError, Planner, Planning, Plans, Progress, Psnr, Run, RunPlan, Way, solve_symmetric,
 };
 pub use config::{CacheConfig, CacheType, RefreshPolicy, StepsPolicy};
 pub use decision::{Decision, Reason, StepRecord};
 pub use error::ConfigError;
 pub use forecast::Stream;
-pub use keys::KEYS;
 pub use mask::{MaskError, MaskSource, ScmPolicy, StepMask};
 pub use memory::SegmentTokens;
 pub use overrides::CacheOverrides;

@@ -6,12 +6,15 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// One flag a step: must it be computed? Steps beyond the mask need not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepMask(Vec<bool>);
 
 /// The predefined masks, from most to fewest computed steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ScmPolicy {
     /// 18 of 28 steps computed.
     Slow,

@@ -1,25 +1,94 @@
 //! The keys of a cache configuration as someone typed them, and what they mean.
 
-use std::fmt;
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
 
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
-
-use crate::calibrated::Aim;
-use crate::entry::Entry;
-use crate::value::Value;
-use crate::{CacheConfig, CacheType, ConfigError, MaskSource, Quality, RefreshPolicy, StepsPolicy};
+use crate::calibrated::{Aim, CalibratedSettings};
+use crate::keys::Keys;
+use crate::names::names;
+use crate::object::Object;
+use crate::{CacheConfig, ConfigError, MaskSource, Quality, StepsPolicy};
 
 /// What was typed: some keys of a cache configuration with their values, from `--cache-config`, a
 /// file or a request's body. [`CacheConfig::overlaid`] says what it means.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CacheOverrides(Vec<(String, Value)>);
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct CacheOverrides(Object);
 
-pub(crate) const CACHE_TYPES: [(&str, CacheType); 2] =
-    [("residual", CacheType::Residual), ("hidden_states", CacheType::HiddenStates)];
-pub(crate) const STEPS_POLICIES: [(&str, StepsPolicy); 2] =
-    [("dynamic", StepsPolicy::Dynamic), ("static", StepsPolicy::Static)];
-pub(crate) const REFRESH_POLICIES: [(&str, RefreshPolicy); 2] =
-    [("once", RefreshPolicy::Once), ("repeat", RefreshPolicy::Repeat)];
+impl CacheOverrides {
+    /// Every key, in the order of the documentation.
+    pub fn keys() -> &'static [&'static str] {
+        names::<Keys>()
+    }
+
+    /// Whether a cache that follows plans has all of these keys, and that of cache-dit's rules lacks one.
+    pub fn are_of_plans(&self) -> bool {
+        let of_plans = |key: &str| names::<CalibratedSettings>().contains(&key);
+        self.0.keys().next().is_some() && self.0.keys().all(of_plans)
+    }
+
+    /// The keys as those of a cache that follows plans.
+    ///
+    /// # Errors
+    /// A key that does not exist there, or a value of the wrong kind or outside its bound.
+    pub fn calibrated(&self) -> Result<CalibratedSettings, ConfigError> {
+        let settings: CalibratedSettings = self.0.read()?;
+        self.aim(settings.budget, settings.psnr)?;
+        if settings.plan.is_some() && settings.learn.is_some() {
+            return Err(self.0.refusal("learn", "be absent where `plan` is given"));
+        }
+        Ok(settings)
+    }
+
+    /// What plans are to reach, if that is given.
+    fn aim(&self, budget: Option<f64>, psnr: Option<f64>) -> Result<Option<Aim>, ConfigError> {
+        let (key, aim) = match (budget, psnr) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => return Err(self.0.refusal("psnr", "be absent where `budget` is given")),
+            (Some(share), None) => ("budget", Aim::Budget(share)),
+            (None, Some(promise)) => ("psnr", Aim::Psnr(promise)),
+        };
+        aim.check().map_err(|bound| self.0.refusal(key, bound))?;
+        Ok(Some(aim))
+    }
+
+    /// The policy of the steps outside the mask, which has two names.
+    fn steps_policy(&self, keys: &Keys) -> Result<Option<StepsPolicy>, ConfigError> {
+        match (keys.scm_steps_policy, keys.steps_computation_policy) {
+            (Some(one), Some(other)) if one != other => {
+                let one = serde_json::to_string(&one).expect("it is a word. This is a bug.");
+                let bound = format!("say the same as `scm_steps_policy`, its other name: {one}");
+                Err(self.0.refusal("steps_computation_policy", bound))
+            }
+            (one, other) => Ok(one.or(other)),
+        }
+    }
+
+    /// The mask that the keys name, of which one may be given, and which replaces any that was configured before.
+    fn mask(&self, keys: &Keys) -> Result<Option<Option<MaskSource>>, ConfigError> {
+        let policy = keys.scm_steps_mask_policy.flatten().map(MaskSource::Policy);
+        let steps = keys.steps_computation_mask.clone().flatten();
+        let (compute, cache) = (keys.scm_compute_bins.clone().flatten(), keys.scm_cache_bins.clone().flatten());
+        let given = [
+            ("scm_steps_mask_policy", policy.is_some()),
+            ("steps_computation_mask", steps.is_some()),
+            ("scm_compute_bins", compute.is_some()),
+        ];
+        let mut given = given.into_iter().filter(|(_, is_given)| *is_given);
+        if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
+            return Err(self.0.refusal(second, format!("not be given beside `{first}`: both name a mask")));
+        }
+        let bins = match (compute, cache) {
+            (Some(compute), Some(cache)) => Some(MaskSource::Bins { compute, cache }),
+            (Some(_), None) => return Err(self.0.refusal("scm_compute_bins", "come with `scm_cache_bins`")),
+            (None, Some(_)) => return Err(self.0.refusal("scm_cache_bins", "come with `scm_compute_bins`")),
+            (None, None) => None,
+        };
+        let names = ["scm_steps_mask_policy", "steps_computation_mask", "scm_compute_bins", "scm_cache_bins"];
+        let is_named = names.iter().any(|name| self.0.has(name));
+        Ok(is_named.then(|| policy.or(steps).or(bins)))
+    }
+}
 
 impl CacheConfig {
     /// This configuration with the given keys in place of its own. A `quality` among them replaces
@@ -28,30 +97,25 @@ impl CacheConfig {
     /// # Errors
     /// The first key that does not exist, has a value of the wrong type or outside its bound.
     pub fn overlaid(&self, overrides: &CacheOverrides) -> Result<CacheConfig, ConfigError> {
+        let keys: Keys = overrides.0.read()?;
         let mut config = self.clone();
         // The rules of cache-dit and plans exclude each other: the key that is given says which.
-        if !overrides.0.iter().all(|(name, _)| ["quality", "budget", "psnr"].contains(&name.as_str())) {
+        if !overrides.0.keys().all(|key| ["quality", "budget", "psnr"].contains(&key)) {
             config.planned = None;
         }
-        if let Some(value) = overrides.value("quality") {
-            let quality = Entry::new("quality", value)?.one_of(&Quality::NAMED)?;
+        if let Some(quality) = keys.quality {
             config = config.preset(quality);
         }
-        if let (Some(_), Some(psnr)) = (overrides.value("budget"), overrides.value("psnr")) {
-            return Err(ConfigError::invalid("psnr", "be absent where `budget` is given", psnr));
+        let aim = overrides.aim(keys.budget, keys.psnr)?;
+        if aim.is_some() && config.planned.is_none() {
+            let key = if keys.budget.is_some() { "budget" } else { "psnr" };
+            let bound = "be absent, or alone, on a server with --cache-backend calibrated";
+            return Err(overrides.0.refusal(key, bound));
         }
-        let policies = (overrides.value("scm_steps_policy"), overrides.value("steps_computation_policy"));
-        if let (Some(one), Some(other)) = policies
-            && one != other
-        {
-            let bound = format!("say the same as `scm_steps_policy`, its other name: {one}");
-            return Err(ConfigError::invalid("steps_computation_policy", bound, other));
-        }
-        let mut masks = MaskKeys::default();
-        for (name, value) in &overrides.0 {
-            config.set(Entry::new(name, value)?, &mut masks)?;
-        }
-        masks.apply(&mut config)?;
+        config.planned = aim.or(config.planned);
+        set(&mut config.steps_computation_policy, overrides.steps_policy(&keys)?);
+        set(&mut config.steps_computation_mask, overrides.mask(&keys)?);
+        config.set(keys);
         config.check()?;
         Ok(config)
     }
@@ -64,113 +128,34 @@ impl CacheConfig {
         }
     }
 
-    /// Sets one key, whatever the bounds that more than one key has a part in.
-    fn set<'a>(&mut self, entry: Entry<'a>, masks: &mut MaskKeys<'a>) -> Result<(), ConfigError> {
-        match entry.key {
-            "quality" => {} // Done before all others.
-            "budget" | "psnr" => {
-                let number = entry.number()?;
-                let aim = if entry.key == "budget" { Aim::Budget(number) } else { Aim::Psnr(number) };
-                let Some(planned) = &mut self.planned else {
-                    return Err(entry.invalid("be absent, or alone, on a server with --cache-backend calibrated"));
-                };
-                aim.check().map_err(|bound| entry.invalid(bound))?;
-                *planned = aim;
-            }
-            "Fn_compute_blocks" => self.fn_compute_blocks = entry.count(1)?,
-            "Bn_compute_blocks" => self.bn_compute_blocks = entry.count(0)?,
-            "max_warmup_steps" => self.max_warmup_steps = entry.count(0)?,
-            "warmup_interval" => self.warmup_interval = entry.count(1)?,
-            "max_cached_steps" => self.max_cached_steps = entry.limit()?,
-            "max_continuous_cached_steps" => self.max_continuous_cached_steps = entry.limit()?,
-            "residual_diff_threshold" => self.residual_diff_threshold = entry.number()?,
-            "max_accumulated_residual_diff_threshold" => {
-                self.max_accumulated_residual_diff_threshold = entry.or_null(Entry::number)?;
-            }
-            "segment_threshold_factors" => self.segment_threshold_factors = entry.list("numbers", Entry::number)?,
-            "enable_taylorseer" => self.enable_taylorseer = entry.flag()?,
-            "enable_encoder_taylorseer" => self.enable_encoder_taylorseer = entry.or_null(Entry::flag)?,
-            "taylorseer_order" => self.taylorseer_order = entry.count(0)?,
-            "taylorseer_cache_type" => self.taylorseer_cache_type = entry.one_of(&CACHE_TYPES)?,
-            // cache-dit's own name for what the guide calls `scm_steps_policy`.
-            "scm_steps_policy" | "steps_computation_policy" => {
-                self.steps_computation_policy = entry.one_of(&STEPS_POLICIES)?;
-            }
-            "scm_steps_mask_policy" | "steps_computation_mask" | "scm_compute_bins" | "scm_cache_bins" => {
-                masks.add(entry);
-            }
-            "force_refresh_step_hint" => self.force_refresh_step_hint = entry.or_null(|entry| entry.count(1))?,
-            "force_refresh_step_policy" => self.force_refresh_step_policy = entry.one_of(&REFRESH_POLICIES)?,
-            "enable_separate_cfg" => {
-                entry.only(true, "be true or null: each branch has a state of its own (see `branches_agree`)")?;
-            }
-            "cfg_compute_first" => entry.only(false, "be false or null: the conditional branch comes first")?,
-            "cfg_diff_compute_separate" => self.cfg_diff_compute_separate = entry.flag()?,
-            "branches_agree" => self.branches_agree = entry.flag()?,
-            "compute_last_step" => self.compute_last_step = entry.flag()?,
-            "num_inference_steps" => self.num_inference_steps = entry.or_null(|entry| entry.count(1))?,
-            key => unreachable!("`{key}` is among the keys but means nothing. This is a bug."),
-        }
-        Ok(())
+    /// Sets what each key says alone.
+    fn set(&mut self, keys: Keys) {
+        set(&mut self.fn_compute_blocks, keys.fn_compute_blocks);
+        set(&mut self.bn_compute_blocks, keys.bn_compute_blocks);
+        set(&mut self.max_warmup_steps, keys.max_warmup_steps);
+        set(&mut self.warmup_interval, keys.warmup_interval);
+        set(&mut self.max_cached_steps, keys.max_cached_steps);
+        set(&mut self.max_continuous_cached_steps, keys.max_continuous_cached_steps);
+        set(&mut self.residual_diff_threshold, keys.residual_diff_threshold);
+        set(&mut self.max_accumulated_residual_diff_threshold, keys.max_accumulated_residual_diff_threshold);
+        set(&mut self.segment_threshold_factors, keys.segment_threshold_factors);
+        set(&mut self.enable_taylorseer, keys.enable_taylorseer);
+        set(&mut self.enable_encoder_taylorseer, keys.enable_encoder_taylorseer);
+        set(&mut self.taylorseer_order, keys.taylorseer_order);
+        set(&mut self.taylorseer_in_sigma, keys.taylorseer_in_sigma);
+        set(&mut self.taylorseer_cache_type, keys.taylorseer_cache_type);
+        set(&mut self.force_refresh_step_hint, keys.force_refresh_step_hint);
+        set(&mut self.force_refresh_step_policy, keys.force_refresh_step_policy);
+        set(&mut self.cfg_diff_compute_separate, keys.cfg_diff_compute_separate);
+        set(&mut self.branches_agree, keys.branches_agree);
+        set(&mut self.compute_last_step, keys.compute_last_step);
+        set(&mut self.num_inference_steps, keys.num_inference_steps);
     }
 }
 
-/// The keys that name a mask, of which one may be given: they are told apart from a mask that was
-/// configured before, which any of them replaces.
-#[derive(Default)]
-struct MaskKeys<'a> {
-    given: bool,
-    policy: Option<Entry<'a>>,
-    steps: Option<Entry<'a>>,
-    compute_bins: Option<Entry<'a>>,
-    cache_bins: Option<Entry<'a>>,
-}
-
-impl<'a> MaskKeys<'a> {
-    fn add(&mut self, entry: Entry<'a>) {
-        self.given = true;
-        let place = match entry.key {
-            "scm_steps_mask_policy" => &mut self.policy,
-            "steps_computation_mask" => &mut self.steps,
-            "scm_compute_bins" => &mut self.compute_bins,
-            _ => &mut self.cache_bins,
-        };
-        *place = (*entry.value != Value::Null).then_some(entry);
-    }
-
-    fn apply(self, config: &mut CacheConfig) -> Result<(), ConfigError> {
-        let masks: Vec<_> = [self.policy, self.steps, self.compute_bins].into_iter().flatten().collect();
-        if let [first, second, ..] = masks[..] {
-            return Err(second.invalid(format!("not be given beside `{}`: both name a mask", first.key)));
-        }
-        let mask = match (masks.first(), self.cache_bins) {
-            (Some(compute), Some(cache)) if compute.key == "scm_compute_bins" => {
-                Some(MaskSource::Bins { compute: compute.bins()?, cache: cache.bins()? })
-            }
-            (Some(compute), None) if compute.key == "scm_compute_bins" => {
-                return Err(compute.invalid("come with `scm_cache_bins`"));
-            }
-            (_, Some(cache)) => return Err(cache.invalid("come with `scm_compute_bins`")),
-            (Some(mask), None) => Some(mask.mask()?),
-            (None, None) => None,
-        };
-        if self.given {
-            config.steps_computation_mask = mask;
-        }
-        Ok(())
-    }
-}
-
-impl CacheOverrides {
-    fn value(&self, key: &str) -> Option<&Value> {
-        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value)
-    }
-}
-
-impl<'de> Deserialize<'de> for CacheOverrides {
-    /// Reads any object; whether its keys exist is [`CacheConfig::overlaid`]'s question.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Entries)
+fn set<T>(place: &mut T, given: Option<T>) {
+    if let Some(value) = given {
+        *place = value;
     }
 }
 
@@ -182,32 +167,10 @@ impl<'de> Deserialize<'de> for CacheConfig {
     }
 }
 
-struct Entries;
-
-impl<'de> Visitor<'de> for Entries {
-    type Value = CacheOverrides;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of cache keys")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<CacheOverrides, A::Error> {
-        let mut entries: Vec<(String, Value)> = Vec::new();
-        while let Some((key, value)) = map.next_entry()? {
-            if entries.iter().any(|(known, _)| *known == key) {
-                return Err(de::Error::custom(format!("`{key}` is given twice")));
-            }
-            entries.push((key, value));
-        }
-        Ok(CacheOverrides(entries))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::KEYS;
-    use crate::{ScmPolicy, StepMask};
+    use crate::{CacheType, RefreshPolicy, ScmPolicy, StepMask};
 
     fn read(json: &str) -> Result<CacheConfig, String> {
         serde_json::from_str(json).map_err(|err| err.to_string())
@@ -262,7 +225,7 @@ mod tests {
 
     #[test]
     fn every_key_means_something_and_is_checked() {
-        for &key in KEYS {
+        for &key in CacheOverrides::keys() {
             let err = refusal(&format!(r#"{{"{key}": {{}}}}"#));
             assert!(err.starts_with(&format!("`{key}` must ")) && err.ends_with("Given: {…}"), "{err}");
         }
@@ -275,7 +238,7 @@ mod tests {
             "max_cached_steps": 9, "max_continuous_cached_steps": -1, "residual_diff_threshold": 1,
             "max_accumulated_residual_diff_threshold": 0.5, "segment_threshold_factors": [1, 3.0],
             "enable_taylorseer": true, "enable_encoder_taylorseer": false, "taylorseer_order": 2,
-            "taylorseer_cache_type": "hidden_states", "steps_computation_mask": [1, 0, 1],
+            "taylorseer_in_sigma": true, "taylorseer_cache_type": "hidden_states", "steps_computation_mask": [1, 0, 1],
             "steps_computation_policy": "static", "force_refresh_step_hint": 7, "force_refresh_step_policy": "repeat",
             "enable_separate_cfg": true, "cfg_compute_first": false, "cfg_diff_compute_separate": false,
             "branches_agree": true, "compute_last_step": true, "num_inference_steps": 50}"#;
@@ -292,6 +255,7 @@ mod tests {
             enable_taylorseer: true,
             enable_encoder_taylorseer: Some(false),
             taylorseer_order: 2,
+            taylorseer_in_sigma: true,
             taylorseer_cache_type: CacheType::HiddenStates,
             steps_computation_mask: Some(MaskSource::Steps(StepMask::from_steps([true, false, true]))),
             steps_computation_policy: StepsPolicy::Static,

@@ -1,5 +1,7 @@
 //! Presets: one word for a trade of speed against quality.
 
+use serde::{Deserialize, Serialize};
+
 use crate::CacheConfig;
 
 /// How far the cache may go, from not at all to as fast as it can.
@@ -13,7 +15,8 @@ use crate::CacheConfig;
 /// pictures from the uncached ones. What each gains and costs is in `BENCHMARKS.md`, beside what the
 /// same time buys with fewer steps: `High` and `Balanced` were better than that at 20, 28 and 50 steps,
 /// `Fast` and `Ultra` only at 50.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Quality {
     /// No step is reused: the picture is the uncached one.
     Lossless,

@@ -1,5 +1,7 @@
 //! All the caches of one request: every segment, every CFG branch.
 
+use std::sync::Arc;
+
 use crate::stats::{CacheStats, RunStats};
 use crate::{CacheConfig, Decision, MaskError, Reason, Segment, StepCache, StepMask, StepRecord};
 
@@ -63,6 +65,17 @@ impl RequestCache {
             (0..branches).map(move |branch| RunStats::new(segment, branch, config.always_computed_blocks()))
         });
         (RequestCache { config: config.clone(), caches, stats: runs.collect() }, warnings)
+    }
+
+    /// The same, told the noise levels of the request's steps: TaylorSeer goes by them with `taylorseer_in_sigma`.
+    pub fn at_levels(mut self, levels: &[f64]) -> Self {
+        if self.config.taylorseer_in_sigma {
+            let levels: Arc<[f64]> = levels.into();
+            for caches in &mut self.caches {
+                *caches = caches.drain(..).map(|cache| cache.by_levels(levels.clone())).collect();
+            }
+        }
+        self
     }
 
     /// The configuration that the request runs under.

@@ -1,5 +1,7 @@
 //! The cache of one (request, CFG branch, segment): its clock, its counters, its forecasts.
 
+use std::sync::Arc;
+
 use crate::forecast::Forecast;
 use crate::rules::{Counters, Rules};
 use crate::{CacheConfig, Decision, Reason, RefreshPolicy, StepMask, Stream, TaylorSeer};
@@ -23,6 +25,8 @@ pub struct StepCache {
     /// Forecasts before the first step, for when the state is refreshed.
     initial: Forecasts,
     forecasts: Forecasts,
+    /// The noise levels of the request's steps, if forecasts go by them.
+    levels: Option<Arc<[f64]>>,
 }
 
 #[derive(Clone, Debug)]
@@ -49,7 +53,13 @@ impl StepCache {
             refresh: Refresh { hint: config.force_refresh_step_hint, policy: config.force_refresh_step_policy },
             initial: forecasts.clone(),
             forecasts,
+            levels: None,
         }
+    }
+
+    /// The same, whose forecasts go by these noise levels of the steps in place of their index.
+    pub(crate) fn by_levels(self, levels: Arc<[f64]>) -> Self {
+        StepCache { levels: Some(levels), ..self }
     }
 
     /// What settles the next step of a row of `tokens` tokens without its diff, if anything does.
@@ -91,7 +101,7 @@ impl StepCache {
             self.counters = self.counters.refreshed();
             self.forecasts = self.initial.clone();
         }
-        self.forecasts.tick();
+        self.forecasts.tick(self.position());
         if !decision.reused() {
             let stored_tokens = self.counters.stored_tokens;
             self.forecasts.store(stored_tokens.is_some_and(|stored| stored != tokens));
@@ -109,6 +119,12 @@ impl StepCache {
     /// the newest, included.
     pub fn keep(&self, stream: Stream) -> usize {
         self.forecasts.of(stream).keep()
+    }
+
+    /// Where the next step is, for forecasts.
+    fn position(&self) -> f64 {
+        let step = self.counters.request_step;
+        self.levels.as_ref().and_then(|levels| levels.get(step)).copied().unwrap_or(step as f64)
     }
 
     /// Whether the next step starts from nothing again.
@@ -133,9 +149,9 @@ impl Forecasts {
         }
     }
 
-    fn tick(&mut self) {
-        self.hidden.tick();
-        self.encoder.tick();
+    fn tick(&mut self, position: f64) {
+        self.hidden.tick(position);
+        self.encoder.tick(position);
     }
 
     /// A text stream keeps its length as long as the request lives, so only the hidden stream's
@@ -180,7 +196,7 @@ mod tests {
             Reason::Similar => '.',
             Reason::Different => 'D',
             Reason::OtherBranch => 'O',
-            Reason::OffCourse => unreachable!("that is said of plans alone"),
+            Reason::OffCourse | Reason::Plan | Reason::PlanSkips => unreachable!("that is said of plans alone"),
         }
     }
 

@@ -6,7 +6,8 @@
 
 /// The derivatives of one stream of one branch, each as weights over the stored residuals.
 ///
-/// Call [`tick`](Self::tick) when a step begins, then [`store`](Self::store) if it is computed.
+/// Call [`tick`](Self::tick) when a step begins, then [`store`](Self::store) if it is computed. The variable of the polynomial
+/// is whatever positions the steps are said to have: their index as in cache-dit, or their noise level.
 /// The first derivative appears once the fourth step (index 3) is computed, each higher one a
 /// computed step later; computed steps before that serve plain reuse.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,8 +16,10 @@ pub struct TaylorSeer {
     /// Steps since the first stored residual, less one: the library creates its ladder at the first
     /// update, after that step's tick, with a clock of -1.
     clock: i64,
-    /// The clock of the last stored residual.
-    last_stored: i64,
+    /// Where the step is.
+    position: f64,
+    /// Where the last stored residual was.
+    last_stored: f64,
     /// `derivatives[i]` has `i + 1` weights, newest residual first. Empty until something is stored.
     derivatives: Vec<Vec<f64>>,
 }
@@ -27,11 +30,12 @@ const NOT_STARTED: i64 = -1;
 impl TaylorSeer {
     /// Nothing stored yet. An `order` of 0 is plain reuse.
     pub fn new(order: usize) -> Self {
-        TaylorSeer { order, clock: NOT_STARTED, last_stored: NOT_STARTED, derivatives: Vec::new() }
+        TaylorSeer { order, clock: NOT_STARTED, position: 0.0, last_stored: 0.0, derivatives: Vec::new() }
     }
 
-    /// A step begins, computed or not.
-    pub fn tick(&mut self) {
+    /// The step at this position begins, computed or not.
+    pub fn tick(&mut self, position: f64) {
+        self.position = position;
         if !self.derivatives.is_empty() {
             self.clock += 1;
         }
@@ -39,30 +43,31 @@ impl TaylorSeer {
 
     /// The residual of this step is computed and becomes the newest one.
     pub fn store(&mut self) {
-        let gap = (self.clock - self.last_stored) as f64;
+        let gap = self.position - self.last_stored;
         let mut derivatives = vec![vec![1.0]];
-        if self.clock > 1 {
+        // Heun's method evaluates a noise level twice: that tells of no derivative.
+        if self.clock > 1 && gap != 0.0 {
             for (i, before) in self.derivatives.iter().take(self.order).enumerate() {
                 derivatives.push(difference_quotient(&derivatives[i], before, gap));
             }
         }
         self.derivatives = derivatives;
-        self.last_stored = self.clock;
+        self.last_stored = self.position;
     }
 
     /// The shape changes with this step: its residual will be the first of a new series.
     pub fn restart(&mut self) {
-        *self = TaylorSeer::new(self.order);
+        *self = TaylorSeer { position: self.position, ..TaylorSeer::new(self.order) };
     }
 
     /// The weights of the stored residuals, newest first, in the forecast for this step.
     pub fn weights(&self) -> Vec<f64> {
-        let steps_ahead = (self.clock - self.last_stored) as f64;
+        let ahead = self.position - self.last_stored;
         let mut weights = vec![0.0; self.derivatives.len()];
-        let mut coefficient = 1.0; // steps_ahead^i / i!
+        let mut coefficient = 1.0; // ahead^i / i!
         for (i, derivative) in self.derivatives.iter().enumerate() {
             if i > 0 {
-                coefficient *= steps_ahead / i as f64;
+                coefficient *= ahead / i as f64;
             }
             for (weight, d) in weights.iter_mut().zip(derivative) {
                 *weight += coefficient * d;
@@ -102,9 +107,13 @@ mod tests {
 
     /// Plays computed (`1`) and reused (`C`) steps; the weights on the last one.
     fn weights(order: usize, steps: &str) -> Vec<f64> {
+        weights_at(order, steps, |step| step as f64)
+    }
+
+    fn weights_at(order: usize, steps: &str, position: impl Fn(usize) -> f64) -> Vec<f64> {
         let mut taylor = TaylorSeer::new(order);
-        for step in steps.chars() {
-            taylor.tick();
+        for (i, step) in steps.chars().enumerate() {
+            taylor.tick(position(i));
             if step == '1' {
                 taylor.store();
             }
@@ -132,6 +141,27 @@ mod tests {
         assert_eq!(weights(3, "11111C").len(), 3);
         assert_eq!(weights(3, "111111111C").len(), 4, "no more than the order and one");
         assert_eq!(weights(0, "111111111C"), [1.0]);
+    }
+
+    /// What is stored is linear in the noise level, whose steps are uneven.
+    #[test]
+    fn by_noise_level_a_line_in_it_is_forecast_exactly() {
+        let levels = [1.0, 0.97, 0.93, 0.88, 0.8, 0.68, 0.45, 0.2];
+        let signal = |step: usize| 3.0 - 2.0 * levels[step];
+        for (steps, stored) in [("1111C", [3, 2]), ("1111CCC", [3, 2]), ("1111CC1C", [6, 3]), ("11111C1C", [6, 4])] {
+            let forecast = |weights: &[f64]| weights.iter().zip(stored).map(|(w, step)| w * signal(step)).sum::<f64>();
+            let expected = signal(steps.len() - 1);
+            let missed = (forecast(&weights_at(1, steps, |step| levels[step])) - expected).abs();
+            assert!(missed < 1e-12, "{steps}: {missed}");
+            let missed_by_index = (forecast(&weights(1, steps)) - expected).abs();
+            assert!(missed_by_index > 0.05, "{steps}: {missed_by_index}");
+        }
+    }
+
+    #[test]
+    fn a_level_that_is_evaluated_twice_has_no_derivative() {
+        let levels = [1.0, 0.9, 0.8, 0.7, 0.7, 0.6];
+        assert_eq!(weights_at(2, "11111C", |step| levels[step]), [1.0]);
     }
 
     #[test]

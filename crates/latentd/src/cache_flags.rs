@@ -79,6 +79,9 @@ impl CacheFlags {
         if self.cache_backend != Some(CacheBackend::CacheDit) {
             return match (&self.cache_config, single.keys().next()) {
                 (None, None) => Ok(None),
+                (Some(text), None) if parsed(&read_config(text)?)?.are_of_plans() => {
+                    Err(Error::Flag("`--cache-config` with keys of plans needs `--cache-backend calibrated`".into()))
+                }
                 (Some(_), _) => Err(Error::Flag("`--cache-config` needs `--cache-backend cache_dit`".into())),
                 (None, Some(key)) => Err(Error::Flag(format!("`{}` needs `--cache-backend cache_dit`", flag_of(key)))),
             };
@@ -102,8 +105,8 @@ impl CacheFlags {
         }
         match (&self.cache_config, self.single_flags().keys().next()) {
             (_, Some(key)) => Err(Error::Flag(format!("`{}` needs `--cache-backend cache_dit`", flag_of(key)))),
-            (Some(text), None) => Calibrated::read(&read_config(text)?).map(Some),
-            (None, None) => Calibrated::read("{}").map(Some),
+            (Some(text), None) => Calibrated::read(&parsed(&read_config(text)?)?).map(Some),
+            (None, None) => Calibrated::read(&CacheOverrides::default()).map(Some),
         }
     }
 
@@ -208,6 +211,11 @@ mod tests {
         assert!(message(flags(Some("{"))).starts_with("`--cache-config` is not a JSON object: "));
         assert!(message(flags(Some(r#"{"max_warmup_stepz": 1}"#))).contains("Near: max_warmup_steps"));
         assert!(message(flags(Some("@/no/such/file"))).starts_with("cannot read `/no/such/file`"));
+        for json in [r#"{"psnr": 45}"#, r#"{"plan": "@plan.json", "budget": 0.4}"#, r#"{"learn": 9}"#] {
+            let config = CacheFlags { cache_config: Some(json.into()), ..CacheFlags::default() };
+            assert_eq!(message(config), "`--cache-config` with keys of plans needs `--cache-backend calibrated`");
+        }
+        assert!(message(flags(Some("[]"))).starts_with("`--cache-config` is not a JSON object: "));
         let negative = CacheFlags { cache_dit_fn_compute_blocks: Some(0), ..flags(None) };
         let expected =
             "`--cache-dit-fn-compute-blocks`: `Fn_compute_blocks` must be a whole number of at least 1. Given: 0";

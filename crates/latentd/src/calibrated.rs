@@ -1,30 +1,15 @@
 //! The settings of the cache backend that follows plans made from measurements.
 
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
-use cache::{Aim, CacheConfig, Calibration, Plans};
+use cache::{Aim, CacheConfig, CacheOverrides, Calibration, Planning, Plans, Progress};
 use models::OnLearnt;
-use serde::Deserialize;
 
 use crate::error::Error;
 use crate::hub_settings::HubSettings;
+use crate::json::json_by_path;
 use crate::plan_store::PlanStore;
-
-/// The settings of `--cache-backend calibrated`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Settings {
-    /// The file of the measurements, perhaps behind an `@`; without one they are the built-in model's, or learnt.
-    plan: Option<String>,
-    /// Pictures to learn plans from where there are none.
-    learn: Option<usize>,
-    /// Share of the steps to compute.
-    budget: Option<f64>,
-    /// How like its pictures are to be to those of all steps, in dB.
-    psnr: Option<f64>,
-}
 
 /// What `--cache-backend calibrated` comes to.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,28 +47,13 @@ impl Calibrated {
     /// what [`cache::Quality::Balanced`] does.
     ///
     /// # Errors
-    /// A key is missing, unknown or outside its bound, or the file holds no measurements.
-    pub fn read(json: &str) -> Result<Self, Error> {
-        let refuse = |why: String| Error::Flag(format!("`--cache-config`: {why}"));
-        let Settings { plan, learn, budget, psnr } =
-            serde_json::from_str(json).map_err(|err| refuse(err.to_string()))?;
-        let (key, given, aim) = match (budget, psnr) {
-            (Some(share), None) => ("budget", share, Aim::Budget(share)),
-            (None, Some(promise)) => ("psnr", promise, Aim::Psnr(promise)),
-            (None, None) => ("psnr", BALANCED, Aim::Psnr(BALANCED)),
-            _ => {
-                return Err(refuse("must have `budget` (a share of the steps) or `psnr` (in dB), and not both".into()));
-            }
-        };
-        aim.check().map_err(|bound| refuse(format!("`{key}` must {bound}. Given: {given}")))?;
-        let source = match (plan, learn) {
-            (Some(_), Some(_)) => return Err(refuse("must have `plan` or `learn`, and not both".into())),
-            (Some(plan), None) => PlanSource::Named(read(Path::new(plan.strip_prefix('@').unwrap_or(&plan)))?),
-            (None, Some(given)) if !LEARN.contains(&given) => {
-                let bound = format!("`learn` must be {} to {} pictures. Given: {given}", LEARN.start(), LEARN.end());
-                return Err(refuse(bound));
-            }
-            (None, learn) => PlanSource::Learnt { pictures: learn.unwrap_or(LEARN_FROM) },
+    /// A key is unknown or outside its bound, or the file holds no measurements.
+    pub fn read(keys: &CacheOverrides) -> Result<Self, Error> {
+        let settings = keys.calibrated().map_err(|err| Error::Flag(format!("`--cache-config`: {err}")))?;
+        let aim = settings.aim().unwrap_or(Aim::Psnr(BALANCED));
+        let source = match settings.plan {
+            Some(plan) => PlanSource::Named(read(Path::new(plan.strip_prefix('@').unwrap_or(&plan)))?),
+            None => PlanSource::Learnt { pictures: settings.learn.unwrap_or(LEARN_FROM) },
         };
         Ok(Calibrated { config: CacheConfig { planned: Some(aim), ..CacheConfig::default() }, source })
     }
@@ -94,31 +64,50 @@ impl Calibrated {
     /// # Errors
     /// The plans that were named are of another model.
     pub(crate) fn put(self, plans: &Plans, digest: &str) -> Result<OnLearnt, Error> {
+        let hub = HubSettings::from_env().cache_dir;
         let put = |calibration: Calibration| {
-            if plans.current(calibration.is_guided()).is_none() {
+            let is_missing = plans.current(calibration.is_guided()).is_none();
+            if is_missing {
                 plans.replace(calibration);
             }
+            is_missing
         };
         match self.source {
             PlanSource::Named(calibration) => {
-                check_model(&calibration, digest)?;
+                check_model(&calibration, digest, "--cache-config")?;
                 put(calibration);
+                PlanStore::of_named(&hub, digest).resume(plans, |_| false);
                 Ok(OnLearnt::default())
             }
             PlanSource::Learnt { pictures } => {
-                let store = PlanStore::new(&HubSettings::from_env().cache_dir, digest);
-                Some(built_in()).filter(|calibration| calibration.model == digest).into_iter().for_each(put);
-                store.read().into_iter().for_each(put);
+                if built_in().model == digest && put(built_in()) {
+                    tracing::info!("plans of the built-in model are followed");
+                }
+                let store = PlanStore::new(&hub, digest);
+                store.resume(plans, put);
+                let is_new = plans.progress(true).or(plans.progress(false)).is_none();
                 plans.learn_from(pictures);
-                Ok(OnLearnt(Some(Arc::new(move |calibration| store.keep(calibration)))))
+                if is_new {
+                    tell_of_learning(plans);
+                }
+                Ok(OnLearnt(Some(Arc::new(move |calibration| store.keep(&Planning::new(calibration.clone()))))))
             }
         }
     }
 }
 
-/// Pictures that plans may be learnt from.
-const LEARN: RangeInclusive<usize> = 4..=256;
-/// How many are where nothing is said.
+/// Tells what plans are learnt from.
+fn tell_of_learning(plans: &Plans) {
+    for (guided, requests) in [(true, "with guidance"), (false, "without guidance")] {
+        if let Some(Progress { of, .. }) = plans.progress(guided) {
+            tracing::info!(
+                "there are no plans for requests {requests}: the first {of} alike are computed whole, and plans learnt from them"
+            );
+        }
+    }
+}
+
+/// Pictures that plans are learnt from where nothing is said.
 const LEARN_FROM: usize = 16;
 
 /// The plans that the built-in model comes with.
@@ -130,12 +119,12 @@ fn built_in() -> Calibration {
 ///
 /// # Errors
 /// They are of another.
-fn check_model(calibration: &Calibration, digest: &str) -> Result<(), Error> {
+pub(crate) fn check_model(calibration: &Calibration, digest: &str, flag: &str) -> Result<(), Error> {
     if calibration.model == digest {
         return Ok(());
     }
     Err(Error::Flag(format!(
-        "`--cache-config`: the plan is of another model ({}): make one with `latentd cache calibrate --model ... -o plan.json`, \
+        "`{flag}`: the plan is of another model ({}): make one with `latentd cache calibrate --model ... -o plan.json`, \
          and name it as `{{\"plan\":\"@plan.json\"}}`",
         calibration.class
     )))
@@ -149,23 +138,27 @@ fn read(path: &Path) -> Result<Calibration, Error> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|source| Error::File { action: "read", path: name.clone(), source })?;
     let refuse = |why: String| Error::Flag(format!("`{name}` is no calibration of this program: {why}"));
-    let calibration: Calibration = serde_json::from_str(&text).map_err(|err| refuse(err.to_string()))?;
+    let calibration: Calibration = json_by_path(&text).map_err(refuse)?;
     calibration.check().map_err(|why| refuse(format!("it {why}")))?;
     Ok(calibration)
 }
 
 #[cfg(test)]
 mod tests {
-    use cache::{Progress, Quality};
+    use cache::Quality;
     use models::Checkpoint;
 
     use super::*;
 
     const DIGEST: &str = "digest of no model";
 
+    fn described(json: &str) -> Result<Calibrated, Error> {
+        Calibrated::read(&serde_json::from_str(json).unwrap())
+    }
+
     #[test]
     fn the_built_in_model_comes_calibrated() {
-        let calibrated = Calibrated::read("{}").unwrap();
+        let calibrated = described("{}").unwrap();
         assert_eq!(calibrated.config.planned, Some(Aim::Psnr(BALANCED)));
         assert_eq!((Quality::Balanced.psnr(), built_in().check()), (Some(BALANCED), Ok(())));
         let model = Checkpoint::Embedded(demo::FILES.iter().map(|file| (file.path, file.bytes)).collect());
@@ -177,23 +170,32 @@ mod tests {
 
     #[test]
     fn another_model_s_plans_are_refused_or_learnt() {
-        let told = check_model(&built_in(), DIGEST).unwrap_err().to_string();
+        let told = check_model(&built_in(), DIGEST, "--cache-config").unwrap_err().to_string();
         assert!(told.contains("the plan is of another model (QwenImagePipeline): make one with"), "{told}");
         let plans = Plans::default();
-        let on_learnt = Calibrated::read(r#"{"learn": 5}"#).unwrap().put(&plans, DIGEST).unwrap();
+        let on_learnt = described(r#"{"learn": 5}"#).unwrap().put(&plans, DIGEST).unwrap();
         assert!(plans.current(true).is_none() && on_learnt.0.is_some());
         assert_eq!(plans.progress(true), Some(Progress { pictures: 0, of: 5 }));
         // A worker that begins again finds what was learnt.
         plans.replace(Calibration { model: DIGEST.into(), pictures: 5, ..built_in() });
-        Calibrated::read("{}").unwrap().put(&plans, DIGEST).unwrap();
+        described("{}").unwrap().put(&plans, DIGEST).unwrap();
         assert_eq!(plans.current(true).unwrap().calibration.pictures, 5);
     }
 
     #[test]
     fn what_cannot_be_learnt_from_is_refused() {
-        let told = |json: &str| Calibrated::read(json).unwrap_err().to_string();
-        assert_eq!(told(r#"{"learn": 3}"#), "`--cache-config`: `learn` must be 4 to 256 pictures. Given: 3");
+        let told = |json: &str| described(json).unwrap_err().to_string();
+        for given in ["3", "1000000000.0", "257", "\"many\"", "null"] {
+            let expected = format!("`--cache-config`: `learn` must be 4 to 256 pictures. Given: {given}");
+            assert_eq!(told(&format!(r#"{{"learn": {given}}}"#)), expected);
+        }
         let both = told(r#"{"learn": 9, "plan": "@plan.json"}"#);
-        assert_eq!(both, "`--cache-config`: must have `plan` or `learn`, and not both");
+        assert_eq!(both, "`--cache-config`: `learn` must be absent where `plan` is given. Given: 9");
+        let both = told(r#"{"budget": 0.4, "psnr": 45}"#);
+        assert_eq!(both, "`--cache-config`: `psnr` must be absent where `budget` is given. Given: 45");
+        let file = told(r#"{"plan": 3}"#);
+        assert_eq!(file, "`--cache-config`: `plan` must be a file's name, such as \"@plan.json\". Given: 3");
+        let near = told(r#"{"psmr": 45}"#);
+        assert_eq!(near, "`--cache-config`: `psmr` is not a key of the cache configuration. Near: psnr");
     }
 }

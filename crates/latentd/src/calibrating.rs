@@ -40,7 +40,7 @@ pub(crate) fn calibrate(
     if !(LEAST..=MAX_PLANNED_STEPS).contains(&steps) {
         return Err(Error::Flag(format!("`--steps` must be {LEAST} to {MAX_PLANNED_STEPS}. Given: {steps}")));
     }
-    let counts: Vec<_> = (LEAST..steps).filter(|count| *count <= steps / 2 || (steps - count) % 2 == 0).collect();
+    let counts = lengths(steps);
     let all = requests.len() * (steps + counts.iter().sum::<usize>());
     let mut done = 0;
     let mut evaluated = |count| {
@@ -67,6 +67,14 @@ pub(crate) fn calibrate(
         pictures: wholes.len(),
         plans,
     })
+}
+
+/// How many steps the plans compute that skip some of so many: all that save half, and every other of those that save less, but
+/// of a short run each.
+fn lengths(steps: usize) -> Vec<usize> {
+    const SHORT: usize = 8;
+    let is_measured = |count: &usize| steps <= SHORT || *count <= steps / 2 || (steps - count).is_multiple_of(2);
+    (LEAST..steps).filter(is_measured).collect()
 }
 
 fn whole(pipeline: &mut AnyPipeline, request: &ImageRequest) -> Result<Whole, Error> {
@@ -169,4 +177,17 @@ impl Run<'_> {
 
 fn failed(err: candle_core::Error) -> Error {
     PipelineError::Model(err.to_string()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_runs_have_plans_too() {
+        assert_eq!(lengths(3), [0; 0], "there is nothing to skip");
+        assert_eq!(lengths(4), [3]);
+        assert_eq!(lengths(8), [3, 4, 5, 6, 7]);
+        assert_eq!(lengths(12), [3, 4, 5, 6, 8, 10]);
+    }
 }

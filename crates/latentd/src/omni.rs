@@ -18,6 +18,7 @@ use models::{
 
 use crate::about_device::{AboutGpu, about_gpu};
 use crate::cache_flags::{CacheBackend, CacheFlags};
+use crate::calibrated::check_model;
 use crate::calibrating::calibrate;
 use crate::device::{DtypeName, QuantizationName};
 use crate::device_name::DeviceName;
@@ -212,6 +213,14 @@ impl Omni {
         Ok(told.collect())
     }
 
+    /// Checks that plans are of this model.
+    ///
+    /// # Errors
+    /// They are of another; the message names `flag`.
+    pub fn check_plans(&self, calibration: &Calibration, flag: &str) -> Result<(), Error> {
+        check_model(calibration, &self.digest, flag)
+    }
+
     /// Measures which steps of pictures of these inputs can be skipped, and how: what `--cache-backend calibrated` plans
     /// from. `progress` is told how many evaluations of the transformer are done, and how many there are.
     ///
@@ -378,10 +387,19 @@ impl OmniBuilder {
         let overrides = Overrides { edit_positions: self.edit_positions.into(), sampler, ..Overrides::default() };
         let kept = self.memory_budget.map(KeptBytes::beside).unwrap_or_default();
         let vae_tiling = self.vae_tiling.resolve(memory.map(|memory| memory.total));
-        let (device, offload) = (device.clone(), Offload::None);
-        let plans = self.plans;
-        let options =
-            LoadOptions { dtype, quantization, device, offload, vae_tiling, cache, plans, on_learnt, kept, overrides };
+        let options = LoadOptions {
+            dtype,
+            quantization,
+            device: device.clone(),
+            offload: Offload::None,
+            vae_tiling,
+            cache,
+            plans: self.plans,
+            on_learnt,
+            kept,
+            digest: Some(digest.clone()),
+            overrides,
+        };
         let free = memory.map(|memory| memory.free);
         let placement = self.offload.placement(&models::model_bytes(&checkpoint, &options)?, self.device, free)?;
         let options = LoadOptions { offload: placement.offload, ..options };

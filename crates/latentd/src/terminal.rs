@@ -103,10 +103,57 @@ impl StepsBar {
     }
 }
 
+/// Something that is counted. Where stderr is no terminal it is a line now and then.
+pub(crate) struct CountBar {
+    bar: ProgressBar,
+    what: &'static str,
+    of: &'static str,
+    begun: Instant,
+    /// When a line was told last, from the beginning on.
+    told: Cell<Duration>,
+}
+
+impl CountBar {
+    /// Of `what`, which has parts that are called `of`.
+    pub(crate) fn new(what: &'static str, of: &'static str) -> Self {
+        let style = ProgressStyle::with_template(&format!("{what} {{bar:30}} {{pos}}/{{len}} {of} {{eta}}"));
+        let bar = ProgressBar::new(0).with_style(style.expect("a valid template. This is a bug."));
+        CountBar { bar, what, of, begun: Instant::now(), told: Cell::default() }
+    }
+
+    pub(crate) fn update(&self, done: usize, all: usize) {
+        if io::stderr().is_terminal() {
+            self.bar.set_length(all as u64);
+            self.bar.set_position(done as u64);
+            return;
+        }
+        let now = self.begun.elapsed();
+        if is_due(self.told.get(), now) && done < all {
+            self.told.set(now);
+            notice(&counted((self.what, self.of), (done, all), now));
+        }
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// What is done `now`, and when the rest may be.
+fn counted((what, of): (&str, &str), (done, all): (usize, usize), now: Duration) -> String {
+    let seconds = now.as_secs_f64();
+    let left = seconds * (all - done) as f64 / done.max(1) as f64;
+    format!("{what}: {done} of {all} {of}, {seconds:.0} s, about {left:.0} s left")
+}
+
+fn is_due(last: Duration, now: Duration) -> bool {
+    now.saturating_sub(last) >= TOLD_EVERY
+}
+
 /// The line on a step that is done `now`, if it is time for one and it is not the last.
 fn told(step: StepProgress, last: Duration, now: Duration) -> Option<String> {
-    let is_due = now.saturating_sub(last) >= TOLD_EVERY && step.done < step.total;
-    is_due.then(|| format!("denoising: step {} of {}, {:.0} s", step.done, step.total, now.as_secs_f64()))
+    let is_told = is_due(last, now) && step.done < step.total;
+    is_told.then(|| format!("denoising: step {} of {}, {:.0} s", step.done, step.total, now.as_secs_f64()))
 }
 
 fn bar(total: usize) -> ProgressBar {
@@ -117,6 +164,12 @@ fn bar(total: usize) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_counted_says_what_is_left() {
+        let line = counted(("calibrating", "steps"), (100, 400), Duration::from_secs(20));
+        assert_eq!(line, "calibrating: 100 of 400 steps, 20 s, about 60 s left");
+    }
 
     #[test]
     fn without_a_terminal_a_step_is_told_now_and_then() {

@@ -31,6 +31,8 @@ pub struct LoadOptions {
     pub on_learnt: OnLearnt,
     /// What is kept for requests to come.
     pub kept: KeptBytes,
+    /// The digest of the transformer's files, by which plans know their model, where it was computed before.
+    pub digest: Option<String>,
     /// What stands over the checkpoint's own facts.
     pub overrides: Overrides,
 }
@@ -113,6 +115,7 @@ impl Default for LoadOptions {
             vae_tiling: VaeTiling::default(),
             offload: Offload::None,
             cache: None,
+            digest: None,
             plans: Plans::default(),
             on_learnt: OnLearnt::default(),
             kept: KeptBytes::default(),

@@ -39,6 +39,10 @@ const MASKED: &str = "the mask is honoured by blending: outside of it the latent
 const STRETCHED: &str = "the requested size has another aspect ratio than the masked picture: the kept part was \
     stretched, and may not match the edited part";
 
+/// What is told of a request whose own settings are cache-dit's, where plans are the operator's.
+const RULES_FOR_PLANS: &str = "the request's own `cache` settings are cache_dit's: its rules decide in place of the server's plans, and \
+    promise nothing";
+
 /// A loaded model.
 pub struct DiffusionPipeline<F> {
     family: F,
@@ -229,14 +233,33 @@ impl<F: Family> DiffusionPipeline<F> {
                 Ok((planning, plan)) => Cached {
                     sigmas: Some(self.planned_sigmas(&plan, &planning, request.params.size)),
                     planned: Some(PlannedRun::new(plan, segments, branches)),
-                    warnings: other_guidance(&planning.calibration, request.params.guidance).into_iter().collect(),
+                    warnings: [
+                        other_guidance(&planning.calibration, request.params.guidance),
+                        planning.out_of_reach(request.params.num_inference_steps, aim),
+                    ]
+                    .into_iter()
+                    .flatten()
+                    .collect(),
                     ..Cached::default()
                 },
                 Err(why) => self.whole(request, why),
             });
         }
         let (residuals, warnings) = RequestResiduals::new(config, request.params.num_evaluations(), segments, branches);
-        Ok(Cached { residuals, warnings: warnings.iter().map(ToString::to_string).collect(), ..Cached::default() })
+        let residuals = residuals.map(|residuals| residuals.at_levels(&self.evaluated_levels(request)));
+        let mut warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        if self.costs.cache.as_ref().is_some_and(|config| config.planned.is_some()) && !config.never_reuses() {
+            warnings.push(RULES_FOR_PLANS.to_owned());
+        }
+        Ok(Cached { residuals, warnings, ..Cached::default() })
+    }
+
+    /// The noise level of each evaluation of a request.
+    fn evaluated_levels(&self, request: &ImageRequest) -> Vec<f64> {
+        let params = &request.params;
+        let sigmas = self.family.sigmas(params.num_inference_steps, params.size.image_seq_len());
+        let level = |evaluation| f64::from(sigmas.sigma(params.sampler.level(evaluation)));
+        (0..params.num_evaluations()).map(level).collect()
     }
 
     /// Caching of a request without a plan: all steps are computed, and plans may be learnt from it.
@@ -246,14 +269,18 @@ impl<F: Family> DiffusionPipeline<F> {
         let kind = Kind { guidance, steps, tokens: params.size.image_seq_len() };
         // Under a mask the latents do not follow the velocities.
         let may_learn = why.is_for_want_of_plans() && request.mask.is_none() && Learning::takes(kind);
-        let (learning, why) = match self.costs.plans.progress(kind.is_guided()).filter(|_| may_learn) {
-            Some(Progress { pictures, of }) => (
+        let (learning, why) = match self.costs.plans.progress_of(kind) {
+            Some(Progress { pictures, of }) if may_learn => (
                 Some(kind),
                 format!(
-                    "plans are being learnt from the model's first pictures, this one included ({pictures} of {of} so far)"
+                    "plans are being learnt from it, and from others with as many steps ({steps}), of this size and with this \
+                     guidance ({pictures} of {of} so far)"
                 ),
             ),
-            None => (None, why.to_string()),
+            Some(_) if why.is_for_want_of_plans() && !Learning::takes(kind) => {
+                (None, format!("plans are learnt from requests with {} steps. Given: {steps}", Learning::STEPS))
+            }
+            _ => (None, why.to_string()),
         };
         Cached { learning, warnings: vec![format!("computed without a cache: {why}")], ..Cached::default() }
     }

@@ -46,6 +46,11 @@ impl RequestResiduals {
         (Some(RequestResiduals { rules, stored }), warnings)
     }
 
+    /// The same, told the noise levels of the request's evaluations.
+    pub(crate) fn at_levels(self, levels: &[f64]) -> Self {
+        RequestResiduals { rules: self.rules.at_levels(levels), ..self }
+    }
+
     /// Returns the configuration of the request's cache.
     pub fn config(&self) -> &CacheConfig {
         self.rules.config()

@@ -58,5 +58,7 @@ export const REASONS = {
   similar: "little changed",
   different: "too much changed",
   other_branch: "the other branch is",
-  off_course: "it differs from the runs that the plan was made from",
+  plan: "the plan computes it",
+  plan_skips: "the plan goes over it",
+  off_course: "it goes another way than the runs that the plan was made from",
 };

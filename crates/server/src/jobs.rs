@@ -5,7 +5,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::api::answer::body::images_response;
-
 use crate::api::error::ApiError;
 use crate::api::job::ImageJob;
 use crate::live::{Failure, Live, Stage};

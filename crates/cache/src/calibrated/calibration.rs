@@ -8,7 +8,7 @@ use super::run_plan::RunPlan;
 
 /// How few steps of a model stand for many, and how well: measured on pictures of its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct Calibration {
     /// The pipeline's class.
     pub class: String,
@@ -37,13 +37,13 @@ pub enum PlanError {
         calibrated: String,
     },
     /// It was measured with other passes a step.
-    #[error("the calibration has {} a step, and the request makes {}", passes(*.calibrated), passes(!*.calibrated))]
+    #[error("the plans were measured {}, and the request runs {}", guidance(*.calibrated), guidance(!*.calibrated))]
     Guidance {
         /// Whether it was measured with guidance.
         calibrated: bool,
     },
     /// Too few steps to leave one out.
-    #[error("plans are for {least} steps at least. Given: {given}")]
+    #[error("the cheapest plan computes {least} steps, and the request has {given}: with so few there is none to skip")]
     Steps {
         /// Fewest steps that a plan computes.
         least: usize,
@@ -52,12 +52,13 @@ pub enum PlanError {
     },
 }
 
-fn passes(guided: bool) -> &'static str {
-    if guided { "two passes" } else { "one pass" }
+fn guidance(guided: bool) -> &'static str {
+    if guided { "with guidance (two passes a step)" } else { "without guidance (one pass a step)" }
 }
 
 /// What a plan is to reach.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Aim {
     /// At most this share of the steps is computed.
     Budget(f64),
@@ -223,9 +224,13 @@ mod tests {
     fn what_cannot_be_planned_is_told() {
         let err = |run| calibration().plan(run, Aim::Budget(0.5)).unwrap_err().to_string();
         assert_eq!(err(Run { model: "other", ..RUN }), "the calibration is of another model, Some");
-        let expected = "the calibration has two passes a step, and the request makes one pass";
+        let expected = "the plans were measured with guidance (two passes a step), and the request runs without guidance \
+                        (one pass a step)";
         assert_eq!(err(Run { guided: false, ..RUN }), expected);
-        assert_eq!(err(Run { steps: 2, ..RUN }), "plans are for 3 steps at least. Given: 2");
+        assert_eq!(
+            err(Run { steps: 2, ..RUN }),
+            "the cheapest plan computes 3 steps, and the request has 2: with so few there is none to skip"
+        );
     }
 
     #[test]

@@ -65,9 +65,9 @@ impl Course {
             self.is_off = measured.is_some_and(|(known, change)| known.is_far(change.into()));
         }
         let reason = match (jump, was_off) {
-            (Some(_), _) => Reason::Mask,
+            (Some(_), _) => Reason::Plan,
             (None, true) => Reason::OffCourse,
-            (None, false) => Reason::StaticMask,
+            (None, false) => Reason::PlanSkips,
         };
         let record = StepRecord { decision: reason.decision(), residual_diff: change };
         self.stats.record_all(record);
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(run(&mut course, |step| if step == 3 { 0.9 } else { 0.1 }), "JooSSSJoo");
         let run = &course.stats().runs()[0];
         assert_eq!(run.decisions(), "1CC1111CC");
-        assert_eq!(run.by_reason(), [(Reason::Mask, 3), (Reason::StaticMask, 4), (Reason::OffCourse, 2)]);
+        assert_eq!(run.by_reason(), [(Reason::OffCourse, 2), (Reason::Plan, 3), (Reason::PlanSkips, 4)]);
     }
 
     #[test]

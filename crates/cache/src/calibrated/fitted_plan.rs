@@ -7,7 +7,7 @@ use super::jump::{Jump, MEMORY};
 
 /// Some steps of a run, and how it goes on from each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct FittedPlan {
     /// The steps that are computed.
     pub computed: Vec<usize>,
@@ -22,7 +22,7 @@ pub struct FittedPlan {
 
 /// Of several pictures, in dB.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct Psnr {
     /// In the mean.
     pub mean: f64,

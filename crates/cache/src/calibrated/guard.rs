@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// How much the velocity of a computed step had changed since the computed step before, in the runs that were measured:
 /// the logarithm of `mean |previous - current| / mean |previous|`, which several runs have spread about evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct Change {
     /// In the mean.
     pub mean: f64,

@@ -9,7 +9,7 @@ pub const MEMORY: usize = 3;
 
 /// The velocity that stands for those of a computed step and of the steps that are skipped behind it: a weighted sum.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct Jump {
     /// Of the velocities of the last computed steps, its own first.
     pub velocities: Vec<f64>,

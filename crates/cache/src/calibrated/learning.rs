@@ -52,6 +52,9 @@ impl Kind {
 }
 
 impl Learning {
+    /// How many steps the runs have that there is anything to learn of, in words.
+    pub const STEPS: &str = "4 to 200";
+
     /// Whether there is anything to learn of runs of this kind.
     pub fn takes(kind: Kind) -> bool {
         (LEAST + 1..=MAX_PLANNED_STEPS).contains(&kind.steps)
@@ -71,6 +74,11 @@ impl Learning {
         self.kinds.insert(0, (kind, runs));
         self.kinds.truncate(MOST_KINDS);
         None
+    }
+
+    /// The runs that there are of this kind.
+    pub fn pictures_of(&self, kind: Kind) -> usize {
+        self.kinds.iter().find(|(known, _)| *known == kind).map_or(0, |(_, runs)| runs.len())
     }
 
     /// The most runs that there are of one kind of requests with two passes a step, or with one.
@@ -195,11 +203,13 @@ mod tests {
             assert_eq!(learning.add(kind(tokens), run(0.1), 2, &sigmas()), None);
         }
         assert_eq!((learning.kinds.len(), learning.pictures(true), learning.pictures(false)), (MOST_KINDS, 1, 0));
+        assert_eq!((learning.pictures_of(kind(19)), learning.pictures_of(kind(0))), (1, 0));
         assert_eq!(learning.add(kind(0), run(0.1), 2, &sigmas()), None, "that was forgotten");
         let other = Kind { guidance: Some(7.0), ..kind(19) };
         assert_eq!(learning.add(other, run(0.2), 2, &sigmas()), None, "guided otherwise");
         assert!(learning.add(kind(19), run(0.2), 2, &sigmas()).is_some());
         assert_eq!(learning.pictures(true), 0, "its kind is known");
         assert!(!Learning::takes(Kind { steps: 3, ..KIND }) && Learning::takes(Kind { steps: 4, ..KIND }));
+        assert_eq!(Learning::STEPS, format!("{} to {MAX_PLANNED_STEPS}", LEAST + 1));
     }
 }

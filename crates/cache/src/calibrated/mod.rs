@@ -23,6 +23,7 @@ mod least_squares;
 mod planner;
 mod plans;
 mod run_plan;
+mod settings;
 
 pub use calibration::{Aim, Calibration, PlanError, Run};
 pub use course::{Course, Way};
@@ -35,3 +36,4 @@ pub use least_squares::solve_symmetric;
 pub use planner::{MAX_PLANNED_STEPS, Path, Planner};
 pub use plans::{Planning, Plans, Progress};
 pub use run_plan::RunPlan;
+pub use settings::CalibratedSettings;

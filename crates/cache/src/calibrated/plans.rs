@@ -1,5 +1,6 @@
 //! The plans that a model is served with: one set for all who run it, which may be replaced while they do.
 
+use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::calibration::{Aim, Calibration, PlanError, Run};
@@ -20,6 +21,19 @@ struct Held {
     /// Pictures that plans are learnt from; `None` where they are not learnt.
     learn_from: Option<usize>,
     learning: Learning,
+    on_tightened: Told,
+}
+
+/// Who is told of plans that were tightened, such as to keep them.
+#[derive(Clone, Default)]
+struct Told(Option<Arc<Tell>>);
+
+type Tell = dyn Fn(&Planning) + Send + Sync;
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Told(..)" } else { "Told(nobody)" })
+    }
 }
 
 /// How far the learning of plans is.
@@ -53,9 +67,15 @@ impl Plans {
 
     /// From now on, a promise of so many dB is looked up `shift` higher, in place of what was said before. Below 0 it is nothing.
     pub fn tighten(&self, guided: bool, shift: f64) {
-        let mut held = self.write();
-        let of_kind = held.planned.iter_mut().filter(|planning| planning.is_for(guided));
-        of_kind.for_each(|planning| planning.shift = shift.max(0.0));
+        let (tightened, told) = self.write().tighten(guided, shift);
+        if let (Some(planning), Told(Some(tell))) = (tightened, told) {
+            tell(&planning);
+        }
+    }
+
+    /// From now on `tell` is told of plans that are tightened, in place of who was before.
+    pub fn on_tightened(&self, tell: impl Fn(&Planning) + Send + Sync + 'static) {
+        self.write().on_tightened = Told(Some(Arc::new(tell)));
     }
 
     /// A plan for a run, and whose it is.
@@ -84,6 +104,13 @@ impl Plans {
         Some(Progress { pictures: held.learning.pictures(guided), of })
     }
 
+    /// How far the learning of plans is from requests of this kind; `None` as for [`Plans::progress`].
+    pub fn progress_of(&self, kind: Kind) -> Option<Progress> {
+        let held = self.read();
+        let of = held.learn_from.filter(|_| !held.knows(kind.is_guided()))?;
+        Some(Progress { pictures: held.learning.pictures_of(kind), of })
+    }
+
     /// Takes what a whole run tells; the noise levels of which are `sigmas`. `about` is the calibration that becomes of it, but for
     /// the plans. Answers with it once it has plans, which are then in place.
     pub fn learn(&self, kind: Kind, run: LearntRun, sigmas: &[f64], about: Calibration) -> Option<Arc<Calibration>> {
@@ -107,6 +134,16 @@ impl Held {
         self.planned.iter().any(|planning| planning.is_for(guided))
     }
 
+    /// The plans of that kind, if there are any, and who is to be told once the lock is free.
+    fn tighten(&mut self, guided: bool, shift: f64) -> (Option<Planning>, Told) {
+        let of_kind = self.planned.iter_mut().find(|planning| planning.is_for(guided));
+        let tightened = of_kind.map(|planning| {
+            planning.shift = shift.max(0.0);
+            planning.clone()
+        });
+        (tightened, self.on_tightened.clone())
+    }
+
     fn replace(&mut self, calibration: Calibration) -> Arc<Calibration> {
         self.planned.retain(|planning| !planning.is_for(calibration.is_guided()));
         let calibration = Arc::new(calibration);
@@ -116,9 +153,33 @@ impl Held {
 }
 
 impl Planning {
+    /// These plans, of which nothing is known yet of what they miss.
+    pub fn new(calibration: Calibration) -> Self {
+        Planning { calibration: Arc::new(calibration), shift: 0.0 }
+    }
+
     /// The plan that a run of so many steps follows, of those that are known.
     pub fn chosen(&self, steps: usize, aim: Aim) -> &FittedPlan {
         self.calibration.chosen(steps, self.shifted(aim))
+    }
+
+    /// What the sender of a request should know that asks for more than any plan has.
+    pub fn out_of_reach(&self, steps: usize, aim: Aim) -> Option<String> {
+        let plan = self.chosen(steps, aim);
+        let (computed, promise) = (plan.computed.len(), plan.psnr.mean - self.shift);
+        match aim {
+            Aim::Psnr(asked) if computed >= steps => Some(format!(
+                "no plan keeps `psnr` {asked} (dB): each of the {steps} steps is computed, and the cache saves nothing"
+            )),
+            Aim::Psnr(asked) if promise < asked => Some(format!(
+                "no plan keeps `psnr` {asked} (dB): the best, with {computed} of {steps} steps computed, keeps {promise:.1} in the mean"
+            )),
+            Aim::Budget(share) if computed as f64 > share * steps as f64 + 1e-9 => Some(format!(
+                "no plan keeps `budget` {share}: the cheapest computes {computed} of {steps} steps, a share of {:.2}",
+                computed as f64 / steps as f64
+            )),
+            Aim::Psnr(_) | Aim::Budget(_) => None,
+        }
     }
 
     /// The likeness that a run's picture may be expected to have in the mean, in dB.
@@ -181,6 +242,37 @@ mod tests {
         fewer.plans.truncate(2);
         plans.replace(fewer);
         assert_eq!((computed(&plans, true, aim), computed(&plans, false, aim)), (Ok(8), Ok(4)));
+    }
+
+    #[test]
+    fn who_keeps_plans_is_told_when_they_are_tightened() {
+        let plans = Plans::default();
+        let kept = Arc::new(RwLock::new(Vec::new()));
+        let (keep, asks) = (kept.clone(), plans.clone());
+        // Who is told may ask.
+        plans.on_tightened(move |planning| keep.write().unwrap().push((planning.shift, asks.current(true).is_some())));
+        plans.tighten(true, 1.0);
+        plans.replace(calibration(Some(3.0)));
+        plans.tighten(true, 1.5);
+        plans.tighten(false, 2.0);
+        assert_eq!(*kept.read().unwrap(), [(1.5, true)]);
+    }
+
+    #[test]
+    fn what_no_plan_keeps_is_told() {
+        let plans = Plans::default();
+        plans.replace(calibration(Some(3.0)));
+        let told = |steps, aim| plans.current(true).unwrap().out_of_reach(steps, aim);
+        assert_eq!(told(20, Aim::Psnr(60.0)), None);
+        let best = "no plan keeps `psnr` 61 (dB): the best, with 10 of 20 steps computed, keeps 60.0 in the mean";
+        assert_eq!(told(20, Aim::Psnr(61.0)).unwrap(), best);
+        let all = "no plan keeps `psnr` 61 (dB): each of the 10 steps is computed, and the cache saves nothing";
+        assert_eq!(told(10, Aim::Psnr(61.0)).unwrap(), all);
+        assert_eq!(told(20, Aim::Budget(0.15)), None);
+        let cheapest = "no plan keeps `budget` 0.1: the cheapest computes 3 of 20 steps, a share of 0.15";
+        assert_eq!(told(20, Aim::Budget(0.1)).unwrap(), cheapest);
+        plans.tighten(true, 2.5);
+        assert!(told(20, Aim::Psnr(60.0)).unwrap().ends_with("keeps 57.5 in the mean"));
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub(crate) const FAMILY: ModelFamily = ModelFamily {
     models: published::MODELS,
     bytes: QwenImage::bytes,
     load: |checkpoint, options, progress| {
-        let digest = checkpoint.digest("transformer")?;
+        let digest = options.digest.clone().map_or_else(|| checkpoint.digest("transformer"), Ok)?;
         let family = QwenImage::load(checkpoint, options, progress)?;
         Ok(Box::new(DiffusionPipeline::new(family, options).with_digest(digest)))
     },

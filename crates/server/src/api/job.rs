@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::answer::openai::{ErrorBody, ImagesResponse};
+use super::answer::pieces::{Framed, Frames};
 
 /// An async job.
 #[derive(Debug, Serialize, ToSchema)]
@@ -23,4 +24,22 @@ pub(crate) struct ImageJob {
     pub(crate) expires_at: Option<u64>,
     pub(crate) error: Option<ErrorBody>,
     pub(crate) result: Option<ImagesResponse>,
+}
+
+impl Framed for ImageJob {
+    fn frame(&self, json: &mut Frames) {
+        // A field that is added is missed here by the compiler.
+        let ImageJob { id, object, status, progress, queue_position, created_at, expires_at, error, result } = self;
+        json.object(|fields| {
+            fields.plain("id", id);
+            fields.plain("object", object);
+            fields.plain("status", status);
+            fields.plain("progress", progress);
+            fields.plain("queue_position", queue_position);
+            fields.plain("created_at", created_at);
+            fields.plain("expires_at", expires_at);
+            fields.plain("error", error);
+            fields.framed("result", result);
+        });
+    }
 }

@@ -1,15 +1,16 @@
 //! `latentd cache calibrate`: measures a model, so that plans can be made for it.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use cache::{Calibration, FittedPlan, Psnr};
-use indicatif::{ProgressBar, ProgressStyle};
-use latentd::{Error, ModelSource, OmniDiffusionSamplingParams, write_whole};
+use diffusion::Sampler;
+use latentd::{Error, ModelSource, OmniDiffusionSamplingParams, OmniInput, write_whole};
 
 use crate::commands::model_flags::ModelFlags;
 use crate::commands::output_place::check_place;
 use crate::commands::prompts::{Purpose, SampleFlags};
-use crate::terminal;
+use crate::terminal::{self, CountBar};
 
 /// Measure which of a model's steps can be skipped, for `--cache-backend calibrated`
 #[derive(clap::Args)]
@@ -46,11 +47,20 @@ pub(super) struct Calibrate {
 
 impl Calibrate {
     pub(super) fn run(self) -> Result<(), Error> {
+        if let Some(sampler) = self.loading.sampler {
+            return Err(Error::Flag(format!(
+                "`--sampler` must be absent: a plan takes the place of a sampler, and is measured along euler's steps. Given: {}",
+                Sampler::from(sampler).name()
+            )));
+        }
         let samples = self.samples.read()?;
         check_place("output", &self.output)?;
         let mut omni = self.loading.builder(self.model.as_deref()).build()?;
         let source = ModelSource::parse(self.model.as_deref(), self.loading.revision.clone());
         let inputs = samples.of_model(&source, omni.card(), Purpose::Calibration)?;
+        for warning in doubts(&inputs) {
+            terminal::notice(&format!("warning: {warning}"));
+        }
         let params = OmniDiffusionSamplingParams {
             num_inference_steps: Some(self.steps),
             true_cfg_scale: self.true_cfg_scale,
@@ -59,13 +69,9 @@ impl Calibrate {
             width: self.width,
             ..OmniDiffusionSamplingParams::default()
         };
-        let style = ProgressStyle::with_template("calibrating {bar:30} {pos}/{len} steps {eta}");
-        let bar = ProgressBar::new(0).with_style(style.expect("the template is valid. This is a bug."));
-        let calibration = omni.calibrate(&inputs, &params, |done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        })?;
-        bar.finish_and_clear();
+        let bar = CountBar::new("calibrating", "steps");
+        let calibration = omni.calibrate(&inputs, &params, |done, all| bar.update(done, all))?;
+        bar.finish();
         let json = serde_json::to_string(&calibration).expect("numbers make JSON. This is a bug.");
         write_whole(&self.output, json.as_bytes()).map_err(|source| Error::File {
             action: "write",
@@ -80,6 +86,20 @@ impl Calibrate {
     }
 }
 
+/// Fewest prompts that plans are measured on without a word.
+const FEW: usize = 8;
+
+/// Why plans that are measured on these may promise what they do not keep.
+fn doubts(inputs: &[OmniInput]) -> Vec<String> {
+    let different: HashSet<_> = inputs.iter().map(|input| input.prompt.as_str()).collect();
+    let (all, different) = (inputs.len(), different.len());
+    let few = (all < FEW).then(|| format!("{all} prompts tell little of others: plans want {FEW} or more"));
+    let same = (different < all).then(|| {
+        format!("of {all} prompts {different} differ: plans that are measured on few promise too much of others")
+    });
+    few.into_iter().chain(same).collect()
+}
+
 /// What the plans promise, a line each.
 fn table(calibration: &Calibration) -> Vec<String> {
     let line = |plan: &FittedPlan| {
@@ -90,4 +110,19 @@ fn table(calibration: &Calibration) -> Vec<String> {
     };
     let head = "steps         share   PSNR, mean   9 of 10   worst".to_owned();
     std::iter::once(head).chain(calibration.plans.iter().map(line)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_or_equal_prompts_are_doubted() {
+        let doubts = |prompts: &[&str]| doubts(&prompts.iter().map(|&prompt| prompt.into()).collect::<Vec<_>>());
+        let eight = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        assert_eq!(doubts(&eight), [""; 0]);
+        assert_eq!(doubts(&eight[..2]), ["2 prompts tell little of others: plans want 8 or more"]);
+        let same = doubts(&["a"; 9]);
+        assert_eq!(same, ["of 9 prompts 1 differ: plans that are measured on few promise too much of others"]);
+    }
 }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use cache::CacheConfig;
 use clap::builder::BoolishValueParser;
 use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage};
 use latentd::{DeviceName, Error, ModelSource, OmniBuilder, QuantizationName, builtin_banner};
@@ -144,7 +145,9 @@ impl Serve {
         config.api.limits = Limits { max_pixels: self.max_generated_image_size };
         // Without a backend that was mistyped, every setting of the cache would seem to be too much.
         if !mistakes.concern("cache_backend") {
-            config.api.cache = mistakes.take(self.loading.cache.resolve()).flatten();
+            let cache = mistakes.take(self.loading.cache.resolve());
+            mistakes.take(cache.as_ref().map_or(Ok(()), |cache| self.check_audit(cache.as_ref())));
+            config.api.cache = cache.flatten();
         }
         config.api.allow_request_cache_config = self.allow_request_cache_config;
         config.cache_audit = self.cache_audit;
@@ -155,6 +158,19 @@ impl Serve {
         config.instruction_set = kernels::instruction_set().ok();
         config.quantization = self.loading.quantization.map(QuantizationName::name);
         config
+    }
+
+    /// Checks that there is something to audit.
+    fn check_audit(&self, cache: Option<&CacheConfig>) -> Result<(), Error> {
+        let saves_nothing = cache.is_none_or(CacheConfig::never_reuses) && !self.allow_request_cache_config;
+        if self.cache_audit == 0.0 || !saves_nothing {
+            return Ok(());
+        }
+        Err(Error::Flag(format!(
+            "`--cache-audit` must be 0 where no picture is made with a cache, by a `--cache-backend` that saves steps or by \
+             `--allow-request-cache-config`. Given: {}",
+            self.cache_audit
+        )))
     }
 
     fn io(&self, action: &'static str, source: std::io::Error) -> Error {

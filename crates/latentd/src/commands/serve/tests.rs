@@ -344,3 +344,19 @@ fn keys_come_from_a_file_too() {
     assert!(lines[1].ends_with("keys, line 3: the keys of `a` and `c` are the same"), "{lines:?}");
     assert!(with("# none\n").err().unwrap()[0].ends_with("there is no key in it"));
 }
+
+#[test]
+fn an_audit_needs_a_cache() {
+    let audit = || flag("cache_audit", "0.01");
+    let none = "`--cache-audit` must be 0 where no picture is made with a cache, by a `--cache-backend` that saves steps or by \
+                `--allow-request-cache-config`. Given: 0.01";
+    assert_eq!(refusals("", vec![audit()]), [none]);
+    let backend = || flag("cache_backend", "cache_dit");
+    let lossless = flag("cache_config", r#"{"quality":"lossless"}"#);
+    assert_eq!(refusals("", vec![audit(), backend(), lossless]), [none]);
+    let mistyped = refusals("", vec![audit(), backend(), flag("cache_config", "{")]);
+    assert!(mistyped.len() == 1 && mistyped[0].starts_with("`--cache-config`"), "{mistyped:?}");
+    for allowed in [vec![audit(), backend()], vec![audit(), flag("allow_request_cache_config", "true")]] {
+        assert!(settle("", allowed).is_ok());
+    }
+}

@@ -6,11 +6,11 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use scheduler::Timings;
-use serde::Serialize;
 
-use super::base64::{Base64, Pieces};
+use super::base64::Base64;
 use super::openai::{ImageData, ImagesResponse, StageTimings};
 use super::picture::Picture;
+use super::pieces::{Framed, Pieces};
 use super::terms::Terms;
 use crate::api::request::Delivery;
 
@@ -46,10 +46,9 @@ pub(crate) fn write_headers(headers: &mut HeaderMap, position: usize, terms: &Te
     }
 }
 
-/// A JSON answer.
-pub(crate) fn json(value: &impl Serialize) -> Response {
-    let body = Pieces::of(value).expect("keys are strings. This is a bug.");
-    ([(header::CONTENT_TYPE, "application/json")], Body::new(body)).into_response()
+/// An answer of JSON.
+pub(crate) fn json(value: &impl Framed) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], Body::new(Pieces::of(value))).into_response()
 }
 
 fn file(terms: &Terms, picture: &Picture) -> Response {

@@ -1,7 +1,7 @@
 //! What the step cache computed and reused, for the answer.
 
-use cache::CacheConfig;
-use diffusion::StepReport;
+use cache::{CacheConfig, Reason};
+use diffusion::{BlockRun, StepReport};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -12,7 +12,10 @@ use super::cache_summary;
 pub(crate) struct CacheReport {
     computed_steps: usize,
     reused_steps: usize,
-    /// Estimated speedup: blocks without the cache, divided by blocks that ran.
+    /// Of the computed ones, those that a plan would have skipped: the picture went another way than those that were measured.
+    #[serde(skip_serializing_if = "is_zero")]
+    off_course_steps: usize,
+    /// How many times more blocks would have run without the cache.
     speedup_estimate: f64,
     runs: Vec<RunReport>,
 }
@@ -36,6 +39,7 @@ impl CacheReport {
         CacheReport {
             computed_steps: stats.computed_steps(),
             reused_steps: stats.reused_steps(),
+            off_course_steps: steps.iter().filter(|step| step.runs.iter().any(is_off_course)).count(),
             speedup_estimate: stats.speedup_estimate(),
             runs: runs
                 .map(|(run, first)| RunReport {
@@ -50,9 +54,17 @@ impl CacheReport {
     }
 }
 
+fn is_off_course(run: &BlockRun) -> bool {
+    run.reason == Reason::OffCourse.name()
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 #[cfg(test)]
 mod tests {
-    use diffusion::{BlockRun, CfgBranch};
+    use diffusion::CfgBranch;
 
     use super::*;
 
@@ -77,5 +89,26 @@ mod tests {
         assert_eq!(report.speedup_estimate, 60.0 / 33.0);
         let decisions: Vec<_> = report.runs.iter().map(|run| (run.branch, run.decisions.as_str())).collect();
         assert_eq!(decisions, [("cond", "1CC"), ("uncond", "11C")]);
+        assert!(serde_json::to_value(&report).unwrap().get("off_course_steps").is_none());
+    }
+
+    #[test]
+    fn steps_off_the_course_of_a_plan_are_counted() {
+        let step = |(step_index, reason): (usize, Reason)| StepReport {
+            step_index,
+            computed_share: 1.0,
+            runs: vec![BlockRun {
+                branch: CfgBranch::Cond,
+                segment: "transformer_blocks",
+                reused: reason.decision().reused(),
+                reason: reason.name(),
+                residual_diff: None,
+            }],
+        };
+        let reasons = [Reason::Plan, Reason::PlanSkips, Reason::Plan, Reason::OffCourse, Reason::OffCourse];
+        let steps: Vec<_> = reasons.into_iter().enumerate().map(step).collect();
+        let report = CacheReport::new(&steps, &CacheConfig::default(), &[10]);
+        assert_eq!((report.computed_steps, report.off_course_steps), (4, 2));
+        assert_eq!(serde_json::to_value(&report).unwrap()["off_course_steps"], 2);
     }
 }

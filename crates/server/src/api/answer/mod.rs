@@ -8,5 +8,6 @@ pub(crate) mod events;
 pub(crate) mod metadata;
 pub(crate) mod openai;
 pub(crate) mod picture;
+pub(crate) mod pieces;
 pub(crate) mod step;
 pub(crate) mod terms;

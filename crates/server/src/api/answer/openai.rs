@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::base64::Base64;
 use super::cache_report::CacheReport;
+use super::pieces::{Framed, Frames};
 use crate::api::milliseconds::milliseconds;
 
 /// The answer to a request for pictures.
@@ -55,7 +56,48 @@ pub(crate) struct ImageData {
     pub(crate) cache: Option<CacheReport>,
 }
 
-/// Token counts, by which clients compute costs.
+impl Framed for ImagesResponse {
+    fn frame(&self, json: &mut Frames) {
+        json.object(|fields| {
+            fields.plain("created", &self.created);
+            fields.plain("model", &self.model);
+            fields.list("data", &self.data);
+            fields.plain("background", &self.background);
+            fields.plain("output_format", &self.output_format);
+            fields.plain("quality", &self.quality);
+            fields.plain("size", &self.size);
+            fields.plain("usage", &self.usage);
+            if let Some(timings) = &self.timings {
+                fields.plain("timings", timings);
+            }
+            if let Some(safety_identifier) = &self.safety_identifier {
+                fields.plain("safety_identifier", safety_identifier);
+            }
+            if !self.warnings.is_empty() {
+                fields.plain("warnings", &self.warnings);
+            }
+        });
+    }
+}
+
+impl Framed for ImageData {
+    fn frame(&self, json: &mut Frames) {
+        json.object(|fields| {
+            if let Some(file) = &self.b64_json {
+                fields.framed("b64_json", file);
+            }
+            if let Some(url) = &self.url {
+                fields.plain("url", url);
+            }
+            fields.plain("seed", &self.seed);
+            if let Some(cache) = &self.cache {
+                fields.plain("cache", cache);
+            }
+        });
+    }
+}
+
+/// Tokens, as clients count their costs by.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Usage {
     pub(crate) total_tokens: usize,
@@ -150,4 +192,44 @@ pub(crate) struct ErrorBody {
     pub(crate) r#type: &'static str,
     pub(crate) param: Option<String>,
     pub(crate) code: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pieces::Pieces;
+    use super::*;
+
+    /// Fields that are added to one of the two only are found here.
+    #[test]
+    fn an_answer_is_framed_as_serde_writes_it() {
+        let full = ImagesResponse {
+            created: 1,
+            model: "a \"model\"".into(),
+            data: vec![
+                ImageData { b64_json: Some(Base64(vec![7; 1000].into())), url: None, seed: 1, cache: None },
+                ImageData { b64_json: None, url: Some("http://pictures/1".into()), seed: 2, cache: None },
+            ],
+            background: "opaque",
+            output_format: "png",
+            quality: "low",
+            size: "1x1".into(),
+            usage: Usage::new(1, 2, 3),
+            timings: Some(StageTimings::slowest(&[])),
+            safety_identifier: Some("user".into()),
+            warnings: vec!["one".into()],
+        };
+        let bare = ImagesResponse {
+            data: Vec::new(),
+            timings: None,
+            safety_identifier: None,
+            warnings: Vec::new(),
+            model: String::new(),
+            size: String::new(),
+            usage: Usage::new(0, 0, 0),
+            ..full
+        };
+        for answer in [&full, &bare] {
+            assert_eq!(Pieces::of(answer).text(), serde_json::to_string(answer).unwrap());
+        }
+    }
 }

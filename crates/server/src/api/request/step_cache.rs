@@ -1,6 +1,6 @@
 //! A request's own step cache settings.
 
-use cache::{CacheConfig, CacheOverrides, ConfigError, KEYS, Quality};
+use cache::{CacheConfig, CacheOverrides, ConfigError, Quality};
 use diffusion::InvalidRequest;
 
 use super::given::Given;
@@ -39,9 +39,9 @@ pub(crate) fn check_blocks(config: &CacheConfig, num_blocks: &[usize]) -> Result
 fn invalid(err: ConfigError) -> InvalidRequest {
     match err {
         ConfigError::Invalid { key, bound, given } => InvalidRequest::new(key, bound, given),
-        ConfigError::UnknownKey { ref key, ref near } => {
-            let bound = if near.is_empty() { KEYS } else { near }.join(", ");
-            InvalidRequest::new("cache", format!("have only known keys, such as {bound}"), key)
+        ConfigError::UnknownKey { ref key, ref near, known } => {
+            let bound = if near.is_empty() { known } else { near }.join(", ");
+            InvalidRequest::new("cache", format!("have known keys alone, such as {bound}"), key)
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Named {
 
 /// An entry of the file.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct Entry {
     name: String,
     /// Keys over the guide's defaults.
@@ -34,7 +34,7 @@ struct Entry {
 /// It is none, two have one name, or a key does not exist or is outside its bound.
 pub(super) fn configurations(text: &str, file: &str) -> Result<Vec<Named>, Error> {
     let refuse = |why: String| Error::Flag(format!("`--configs`, `{file}`: {why}"));
-    let entries: Vec<Entry> = serde_json::from_str(text).map_err(|err| refuse(err.to_string()))?;
+    let entries: Vec<Entry> = latentd::json_by_path(text).map_err(refuse)?;
     let mut named: Vec<Named> = Vec::new();
     for Entry { name, config: keys } in entries {
         if named.iter().any(|known| known.name == name) {
@@ -47,11 +47,11 @@ pub(super) fn configurations(text: &str, file: &str) -> Result<Vec<Named>, Error
 }
 
 fn meaning(keys: &Value) -> Result<(CacheConfig, Option<Calibration>), String> {
+    let overrides = CacheOverrides::deserialize(keys).map_err(|err| err.to_string())?;
     if keys.get("plan").is_some() {
-        let Calibrated { config, source } = Calibrated::read(&keys.to_string()).map_err(|err| err.to_string())?;
+        let Calibrated { config, source } = Calibrated::read(&overrides).map_err(|err| err.to_string())?;
         return Ok((config, Some(source.known())));
     }
-    let overrides = CacheOverrides::deserialize(keys).map_err(|err| err.to_string())?;
     Ok((CacheConfig::default().overlaid(&overrides).map_err(|err| err.to_string())?, None))
 }
 
@@ -88,7 +88,8 @@ pub(super) fn plans(file: Option<&Path>) -> Result<Vec<Named>, Error> {
         if let Some(file) = file {
             keys["plan"] = format!("@{}", file.display()).into();
         }
-        let Calibrated { config, source } = Calibrated::read(&keys.to_string())?;
+        let overrides = CacheOverrides::deserialize(&keys).expect("it is an object. This is a bug.");
+        let Calibrated { config, source } = Calibrated::read(&overrides)?;
         Ok(Named { name, keys, config, calibration: Some(source.known()) })
     });
     named.collect()

@@ -8,6 +8,7 @@ mod decision;
 mod frontier;
 mod images;
 mod inputs;
+mod labels;
 mod plot;
 mod report;
 mod rounds;
@@ -101,7 +102,11 @@ impl Cache {
         let (plans, source) = (Plans::default(), self.source());
         let builder =
             self.loading.builder(self.model.as_deref()).cache_flags(CacheFlags::default()).plans(plans.clone());
-        let pipeline = builder.build()?.into_pipeline();
+        let omni = builder.build()?;
+        for calibration in configurations.iter().filter_map(|named| named.calibration.as_ref()) {
+            omni.check_plans(calibration, if self.plan.is_some() { "--plan" } else { "--cache-config" })?;
+        }
+        let pipeline = omni.into_pipeline();
         let inputs = samples.of_model(&source, pipeline.card(), Purpose::Comparison)?;
         for named in &configurations {
             let valid = named.config.validate(&pipeline.card().num_blocks);

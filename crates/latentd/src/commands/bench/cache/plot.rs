@@ -9,9 +9,9 @@ use std::ops::Range;
 use plotters::element::DynElement;
 use plotters::prelude::*;
 
-use super::frontier;
 use super::report::{Configuration, Report, StepCount};
 use super::summary::Summary;
+use super::{frontier, labels};
 use crate::plot::{Area, COMPUTED, Drawn, GREY, LEFT, PLANNED, REUSED, TEXT, chart};
 
 const WIDTH: u32 = 1500;
@@ -210,10 +210,21 @@ fn draw_panel(area: &Area, panel: &Panel) -> Drawn {
     chart.draw_series(line.into_iter().map(|at| Circle::new(at, 3, COMPUTED.filled())))?;
     chart.draw_series(shown(&panel.others).into_iter().map(|at| Circle::new(at, 2, GREY.filled())))?;
     chart.draw_series(panel.points.iter().map(|point| marker(point.at, point.kind)))?;
+    let plotted = chart.plotting_area();
+    let (width, height) = plotted.dim_in_pixel();
+    let (left, top) = plotted.get_base_pixel();
+    let pixel = |point: &Point| {
+        let (x, y) = plotted.map_coordinate(&point.at);
+        (point.number, (x - left, y - top))
+    };
+    let pixels: Vec<_> = panel.points.iter().map(pixel).collect();
+    let places = labels::places(&pixels, (width as i32, height as i32));
+    let (base_left, base_top) = area.get_base_pixel();
     let small = ("sans-serif", 11).into_font().color(&TEXT);
-    let number =
-        |point: &Point| EmptyElement::at(point.at) + Text::new(point.number.to_string(), (6, -12), small.clone());
-    chart.draw_series(panel.points.iter().map(number))?;
+    for (point, place) in panel.points.iter().zip(places) {
+        let at = (place.left + left - base_left, place.top + top - base_top);
+        area.draw(&Text::new(point.number.to_string(), at, small.clone()))?;
+    }
     Ok(())
 }
 
