@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use cache::{CacheConfig, CacheType};
 use diffusion::{
-    Extensions, Guidance, GuidanceKind, ImageRequest, ImageSize, InputImage, Interrupt, Mask, Pipeline, PreviewMethod,
+    Guidance, GuidanceKind, Held, ImageRequest, ImageSize, InputImage, Interrupt, Mask, Pipeline, PreviewMethod,
     PreviewTimes, Previews, RgbImage, Sampler, SamplingParams,
 };
 use models::{AnyPipeline, Checkpoint, KeptBytes, LoadOptions, Overrides, VaeTiling};
@@ -24,10 +24,6 @@ const STEPS: usize = 8;
 const SLACK: usize = 16 << 10;
 
 fn request(cache: Option<&CacheConfig>, guided: bool, previews: bool) -> ImageRequest {
-    let mut extensions = Extensions::default();
-    if let Some(config) = cache {
-        extensions.insert(config.clone());
-    }
     ImageRequest {
         prompt: "a fox".into(),
         negative_prompt: guided.then(|| " ".into()),
@@ -42,7 +38,8 @@ fn request(cache: Option<&CacheConfig>, guided: bool, previews: bool) -> ImageRe
         },
         fit: None,
         previews: previews.then_some(Previews { method: PreviewMethod::Latent2Rgb, times: PreviewTimes::Interval(1) }),
-        extensions,
+        cache: cache.cloned(),
+        held: Held::default(),
     }
 }
 

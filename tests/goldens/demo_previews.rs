@@ -29,7 +29,8 @@ fn request(prompt: &str, seed: u64, previews: Option<PreviewTimes>) -> ImageRequ
         },
         fit: None,
         previews: previews.map(|times| Previews { method: PreviewMethod::Latent2Rgb, times }),
-        extensions: Default::default(),
+        cache: None,
+        held: Default::default(),
     }
 }
 

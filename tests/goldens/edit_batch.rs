@@ -52,7 +52,7 @@ fn request(model: &AnyPipeline, i: usize, mut request: ImageRequest) -> ImageReq
     request.params.num_inference_steps = [4, 8, 5, 6][i % 4];
     request.params.seed = i as u64;
     if let Some(settings) = (i % 4).checked_sub(1) {
-        request.extensions.insert(serde_json::from_str::<CacheConfig>(SETTINGS[settings]).unwrap());
+        request.cache = Some(serde_json::from_str::<CacheConfig>(SETTINGS[settings]).unwrap());
     }
     if i.is_multiple_of(2) { guided(model, request, 3.0, "night") } else { request }
 }

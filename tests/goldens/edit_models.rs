@@ -68,7 +68,8 @@ pub fn edit(prompt: &str, pictures: &[InputImage], size: ImageSize) -> ImageRequ
         },
         fit: None,
         previews: None,
-        extensions: Default::default(),
+        cache: None,
+        held: Default::default(),
     }
 }
 

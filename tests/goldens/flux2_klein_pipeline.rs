@@ -51,7 +51,7 @@ fn decisions_diffs_and_latents_are_cache_dits() {
         let run = CachedRun::of(&golden.case);
         let mut model = pipeline(&golden, DType::F32);
         let mut request = request(model.card(), &folder(), &golden, 0);
-        request.extensions.insert(run.config());
+        request.cache = Some(run.config());
         let mut state = model.prepare(&request, &Interrupt::default()).unwrap();
         let mut reports = Vec::new();
         for step in 0..golden.run.kw.num_inference_steps {

@@ -38,7 +38,8 @@ fn request(side: usize) -> ImageRequest {
             seed: 7,
         },
         previews: Some(Previews { times: PreviewTimes::Interval(1), method: PreviewMethod::Vae }),
-        extensions: Default::default(),
+        cache: None,
+        held: Default::default(),
     }
 }
 

@@ -35,7 +35,8 @@ fn request(seed: u64) -> ImageRequest {
             seed,
         },
         previews: Some(Previews { times: PreviewTimes::Interval(1), method: PreviewMethod::Vae }),
-        extensions: Default::default(),
+        cache: None,
+        held: Default::default(),
     }
 }
 

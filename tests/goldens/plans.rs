@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use cache::{Aim, CacheConfig, Calibration, Change, FittedPlan, Jump, Plans, Progress, Psnr, Reason};
+use cache::{
+    Aim, CacheConfig, Calibration, Change, FittedPlan, Jump, MaskSource, Plans, Progress, Psnr, Reason, StepsPolicy,
+};
 use diffusion::{Interrupt, Limits, Pipeline, RequestDraft, StepReport};
 use models::{AnyPipeline, Checkpoint, LoadOptions, OnLearnt, RequestState};
 
@@ -48,7 +50,7 @@ fn start(model: &mut Model, prompt: &str, steps: usize, plan: Option<Calibration
     let mut requests = draft.build(pipeline.card(), &Limits::default(), || 7).unwrap();
     if let Some(plan) = plan {
         plans.replace(plan);
-        requests[0].extensions.insert(CacheConfig { planned: Some(Aim::Budget(1.0)), ..CacheConfig::default() });
+        requests[0].cache = Some(CacheConfig { planned: Some(Aim::Budget(1.0)), ..CacheConfig::default() });
     }
     let state = pipeline.prepare(&requests[0], &Interrupt::default()).unwrap();
     let told = pipeline.warnings(&state);
@@ -164,6 +166,49 @@ fn a_run_that_is_off_its_plan_is_the_uncached_one_to_the_bit() {
     assert_eq!(planned.cache_stats().unwrap().runs()[0].decisions(), "11CC1C1C");
 }
 
+/// Of each step whether it was foreseen to be computed, and whether it was, a letter each.
+fn foreseen_and_done(model: &mut Model, config: CacheConfig) -> [String; 2] {
+    let steps = Some(STEPS as i64);
+    let draft = RequestDraft { prompt: "a dog".into(), num_inference_steps: steps, ..RequestDraft::default() };
+    let mut requests = draft.build(model.pipeline.card(), &Limits::default(), || 7).unwrap();
+    requests[0].cache = Some(config);
+    let cost = model.pipeline.estimator()(&requests[0]);
+    let mut known = cost.known.unwrap();
+    let mut state = model.pipeline.prepare(&requests[0], &Interrupt::default()).unwrap();
+    let letter = |computed| if computed { '1' } else { '0' };
+    let (mut foreseen, mut done) = (String::new(), String::new());
+    for index in 0..STEPS {
+        foreseen.push(letter(known.computes(index)));
+        let report = step(model, &mut [&mut state]).remove(0);
+        done.push(letter(report.computed()));
+        assert_eq!(report.computed_share, if report.computed() { 1.0 } else { cost.least_share });
+        known.compute(index + 1..index + 1 + report.also_computed);
+    }
+    [foreseen, done]
+}
+
+#[test]
+fn which_steps_are_computed_is_foreseen() {
+    let mut model = model();
+    let planned = || CacheConfig { planned: Some(Aim::Budget(1.0)), ..CacheConfig::default() };
+    let mut guarded = plan(&[0, 1, 4, 6], |_| Jump { velocities: vec![1.0], latents: 0.0 });
+    model.plans.replace(guarded.clone());
+    assert_eq!(foreseen_and_done(&mut model, planned()), ["11001010"; 2]);
+    // Off its course at the fifth step alone: the one behind it is computed too, and that is known from then on.
+    let change = |mean| Change { mean, spread: 0.0 };
+    guarded.plans[0].changes = vec![change(9.0), change(-40.0), change(9.0)];
+    model.plans.replace(guarded);
+    assert_eq!(foreseen_and_done(&mut model, planned()), ["11001110"; 2]);
+    let mask = MaskSource::Steps("11010010".parse().unwrap());
+    let masked = CacheConfig {
+        steps_computation_mask: Some(mask),
+        steps_computation_policy: StepsPolicy::Static,
+        compute_last_step: true,
+        ..CacheConfig::default()
+    };
+    assert_eq!(foreseen_and_done(&mut model, masked), ["11010011"; 2]);
+}
+
 #[test]
 fn plans_are_learnt_from_the_first_requests() {
     let plans = Plans::default();
@@ -180,7 +225,7 @@ fn plans_are_learnt_from_the_first_requests() {
         let draft = RequestDraft { prompt: prompt.into(), num_inference_steps: steps, ..RequestDraft::default() };
         let mut requests = draft.build(model.card(), &Limits::default(), || seed).unwrap();
         if let Some(aim) = cache {
-            requests[0].extensions.insert(CacheConfig { planned: Some(aim), ..CacheConfig::default() });
+            requests[0].cache = Some(CacheConfig { planned: Some(aim), ..CacheConfig::default() });
         }
         let memory = model.estimator()(&requests[0]).memory.state;
         let mut state = model.prepare(&requests[0], &Interrupt::default()).unwrap();

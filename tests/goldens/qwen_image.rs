@@ -44,6 +44,7 @@ pub fn request(golden: &Golden, i: usize) -> ImageRequest {
         },
         fit: None,
         previews: None,
-        extensions: Default::default(),
+        cache: None,
+        held: Default::default(),
     }
 }

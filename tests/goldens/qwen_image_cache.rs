@@ -53,7 +53,7 @@ fn decisions_diffs_and_latents_are_cache_dits() {
     for golden in Golden::all(goldens().join("models/goldens"), "qwen-image.cache_") {
         let run = CachedRun::of(&golden.case);
         let mut request = request(&golden, 0);
-        request.extensions.insert(run.config());
+        request.cache = Some(run.config());
         let mut state = model.prepare(&request, &Interrupt::default()).unwrap();
         let mut reports = Vec::new();
         for step in 0..golden.run.kw.num_inference_steps {
@@ -124,7 +124,7 @@ fn a_mixed_batch_changes_no_request() {
     for (name, mut request, config) in golden_configs.chain(own_configs) {
         request.params.num_inference_steps = 10;
         if let Some(config) = config {
-            request.extensions.insert(config);
+            request.cache = Some(config);
         }
         names.push(name);
         requests.push(request);

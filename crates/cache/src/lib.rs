@@ -117,7 +117,7 @@ pub use forecast::Stream;
 pub use mask::{MaskError, MaskSource, ScmPolicy, StepMask};
 pub use memory::SegmentTokens;
 pub use overrides::CacheOverrides;
-pub use plan::{CachePlan, SimulateError, plan, simulate};
+pub use plan::{CachePlan, SimulateError, known_steps, plan, simulate};
 pub use quality::Quality;
 pub use request::{RequestCache, RowObservation, Warning};
 pub use segment::Segment;

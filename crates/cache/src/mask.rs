@@ -139,6 +139,11 @@ impl StepMask {
         self.0.iter().take_while(|&&computed| computed).count()
     }
 
+    /// One flag a step.
+    pub fn steps(&self) -> impl Iterator<Item = bool> {
+        self.0.iter().copied()
+    }
+
     /// Steps that the mask speaks of.
     pub fn len(&self) -> usize {
         self.0.len()

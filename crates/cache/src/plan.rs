@@ -1,7 +1,7 @@
 //! What a configuration will do, without a model: for `latentd cache plan` and `cache simulate`.
 
 use crate::stats::CacheStats;
-use crate::{CacheConfig, Reason, RequestCache, RowObservation, Segment, Warning};
+use crate::{CacheConfig, Reason, RequestCache, RowObservation, Segment, StepCache, StepMask, Warning};
 
 /// What is known of a request before its first step.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +59,22 @@ pub fn plan(config: &CacheConfig, num_inference_steps: usize, num_blocks: &[usiz
     }
 }
 
+/// The steps that a request of so many computes on a model of so many segments, where that is known before the first: where no
+/// step waits for its diff, as under a static mask.
+pub fn known_steps(config: &CacheConfig, num_inference_steps: usize, segments: usize) -> Option<StepMask> {
+    let mask = config.steps_computation_mask.as_ref().and_then(|source| source.mask(num_inference_steps).ok());
+    let of_segment = |segment| -> Option<StepMask> {
+        let mut cache = StepCache::new(config, mask.clone(), num_inference_steps, segment);
+        let step = |_| {
+            cache.forced(1)?;
+            Some(!cache.decide(1, None).reused())
+        };
+        (0..num_inference_steps).map(step).collect::<Option<Vec<_>>>().map(StepMask::from_steps)
+    };
+    let first = of_segment(0)?;
+    (1..segments).all(|segment| of_segment(segment).as_ref() == Some(&first)).then_some(first)
+}
+
 /// Plays measured diffs, `diffs[step][branch]`, on one segment of `num_blocks` blocks. The first
 /// step's diffs are not looked at, as nothing is stored then; nor are those of other forced steps.
 ///
@@ -111,6 +127,28 @@ fn forced_letter(reason: Reason) -> char {
 mod tests {
     use super::*;
     use crate::{MaskSource, Quality, ScmPolicy, StepsPolicy};
+
+    #[test]
+    fn steps_are_known_where_none_waits_for_its_diff() {
+        let known = |json: &str| {
+            let config: CacheConfig = serde_json::from_str(json).unwrap();
+            known_steps(&config, 8, 2).map(|mask| mask.to_string())
+        };
+        let known = |json: &str| known(json).unwrap_or_default();
+        assert_eq!(known("{}"), "");
+        let mask = |more| format!(r#"{{"steps_computation_mask": "11010100"{more}}}"#);
+        assert_eq!(known(&mask("")), "", "the others are dynamic");
+        assert_eq!(known(&mask(r#", "scm_steps_policy": "static""#)), "11010100");
+        let more = r#", "scm_steps_policy": "static", "compute_last_step": true, "max_cached_steps": 1"#;
+        assert_eq!(known(&mask(more)), "11010101", "a static mask obeys no limit");
+        let again = r#", "scm_steps_policy": "static", "force_refresh_step_hint": 3"#;
+        assert_eq!(known(&mask(again)), "11011010", "from its start again");
+        // Without a mask: all are warmup, or all are like one another.
+        assert_eq!(known(r#"{"max_warmup_steps": 8}"#), "11111111");
+        assert_eq!(known(r#"{"residual_diff_threshold": 1, "max_warmup_steps": 2}"#), "11000100");
+        // In one of two lists of blocks alone.
+        assert_eq!(known(r#"{"residual_diff_threshold": 1, "segment_threshold_factors": [1, 0.5]}"#), "");
+    }
 
     fn scm(policy: ScmPolicy, max_continuous_cached_steps: Option<usize>) -> CacheConfig {
         CacheConfig {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{ImageRequest, Previews, RequestMemory};
+use crate::{ImageRequest, KnownSteps, Previews, RequestMemory};
 
 /// The size of a request's work, for admission and for deciding what steps together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,8 +22,10 @@ pub struct RequestCost {
     /// The share of the blocks that runs in a step of which every pass is reused: 0 for a request that follows a plan, 1 for
     /// one without a step cache.
     pub least_share: f64,
+    /// The steps that it computes, where a plan or a static mask says so beforehand. `None` where that is decided on the way.
+    pub known: Option<KnownSteps>,
     /// Requests of the same kind, those with the same cache settings and step count, are expected to
-    /// reuse alike.
+    /// reuse alike where that is decided on the way.
     pub kind: u64,
 }
 
@@ -71,6 +73,7 @@ impl RequestCost {
             work: Work { encode, step, reused_step: step, preview: picture, decode: picture, fit: 0.0 },
             memory: RequestMemory::default(),
             least_share: 1.0,
+            known: None,
             kind: 0,
         }
     }
@@ -108,6 +111,7 @@ mod tests {
             memory: RequestMemory::default(),
             // One block of ten.
             least_share: 0.1,
+            known: None,
             kind: 0,
         };
         // What runs beside the blocks, 10, is no part of the share.

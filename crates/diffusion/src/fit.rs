@@ -1,5 +1,6 @@
 //! Models that were made for certain sizes: at which of them a picture is made, and how it gets the size asked for.
 
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
 
@@ -9,7 +10,7 @@ use crate::ImageSize;
 pub const MAX_FITTED_PIXELS: usize = 4096 * 4096;
 
 /// How a picture gets another size than it was made at. Reads as a sentence for whoever asked for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fit {
     /// The size that it is made at.
     pub made: ImageSize,

@@ -1,7 +1,9 @@
 //! How a prompt is made to count, and which transformer passes that takes.
 
+use serde::{Deserialize, Serialize};
+
 /// One of the two passes of classifier-free guidance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum CfgBranch {
     /// The pass that sees the prompt.
     Cond,
@@ -58,7 +60,7 @@ impl GuidanceKind {
 }
 
 /// The guidance of one request.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Guidance {
     /// One pass.
     None,

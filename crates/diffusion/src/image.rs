@@ -1,9 +1,12 @@
 //! A finished picture.
 
 use crate::ImageSize;
+use crate::wire::Raster;
+use serde::{Deserialize, Serialize};
 
 /// An 8-bit RGB picture, rows from the top, three bytes a pixel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Raster", into = "Raster")]
 pub struct RgbImage {
     /// Width and height in pixels.
     pub size: ImageSize,

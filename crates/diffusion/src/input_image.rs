@@ -1,11 +1,14 @@
 //! Pictures that a request brings: those to edit, and where.
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::wire::Raster;
 use crate::{ImageSize, RgbImage};
 
 /// A picture to edit, with the name that its encodings are kept under.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Raster", into = "Raster")]
 pub struct InputImage {
     /// The pixels.
     pub image: RgbImage,
@@ -30,7 +33,8 @@ impl std::fmt::Debug for InputImage {
 }
 
 /// Where a picture may be changed.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Raster", into = "Raster")]
 pub struct Mask {
     /// Of the picture that it belongs to.
     pub size: ImageSize,

@@ -4,20 +4,22 @@
 //! drives a model ([`Pipeline`]).
 //!
 //! Numbers and strings only: no tensor, channel, clock, file or JSON, so that both
-//! the scheduler and the models can build on it without knowing each other.
+//! the scheduler and the models can build on it without knowing each other. A request can travel to another machine: it
+//! serializes, its pictures as bytes of known shape.
 
 mod cost;
 mod edit_size;
 mod effect;
-mod extensions;
 mod fit;
 mod guidance;
+mod held;
 mod image;
 mod input_image;
 mod input_image_bounds;
 mod interrupt;
 mod invalid_request;
 mod knowledge;
+mod known_steps;
 mod likeness;
 mod limits;
 mod memory;
@@ -32,19 +34,21 @@ mod sampling_params;
 mod sigma_spacing;
 mod sigmas;
 mod size;
+mod wire;
 
 pub use cost::{Estimator, RequestCost, TOKEN_WORK, Work, expected_tokens};
 pub use edit_size::{EditSize, ShapeOf, capped, dimensions};
 pub use effect::WithoutEffect;
-pub use extensions::Extensions;
 pub use fit::{Fit, MAX_FITTED_PIXELS};
 pub use guidance::{CfgBranch, Guidance, GuidanceKind};
+pub use held::Held;
 pub use image::RgbImage;
 pub use input_image::{InputImage, Mask};
 pub use input_image_bounds::InputImageBounds;
 pub use interrupt::Interrupt;
 pub use invalid_request::{InvalidRequest, MAX_GUIDANCE};
 pub use knowledge::{KnownPrompt, known_prompt};
+pub use known_steps::KnownSteps;
 pub use likeness::{latent_error, mean_square, psnr, ssim};
 pub use limits::{Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
 pub use memory::RequestMemory;

@@ -194,6 +194,9 @@ pub struct StepReport {
     pub runs: Vec<BlockRun>,
     /// The share of the transformer's blocks that ran, over all passes: 1 where nothing was reused.
     pub computed_share: f64,
+    /// So many steps right behind it are computed that were to be skipped: the request goes another way than its plan was
+    /// made for.
+    pub also_computed: usize,
 }
 
 impl StepReport {

@@ -1,7 +1,9 @@
 //! Pictures on the way: when a request wants to see one, and how it is drawn.
 
+use serde::{Deserialize, Serialize};
+
 /// How an unfinished picture is drawn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PreviewMethod {
     /// A linear map from latents to colours: soft and all but free (ComfyUI's name).
     #[default]
@@ -11,7 +13,7 @@ pub enum PreviewMethod {
 }
 
 /// After which steps a preview is drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PreviewTimes {
     /// So many, spread over the steps; fewer where there are not so many steps.
     Count(usize),
@@ -20,7 +22,7 @@ pub enum PreviewTimes {
 }
 
 /// The previews that a request wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Previews {
     /// How they are drawn.
     pub method: PreviewMethod,

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use cache::CacheConfig;
+use serde::{Deserialize, Serialize};
+
 use crate::edit_size::ShapeOf;
 use crate::invalid_request::{InvalidRequest, guidance_within, within};
 use crate::knowledge::known_prompt;
 use crate::limits::{self, Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
+use crate::wire::shared;
 use crate::{
-    Extensions, Fit, Guidance, GuidanceKind, ImageSize, InputImage, Mask, ModelCard, Previews, Quality, Sampler,
+    Fit, Guidance, GuidanceKind, Held, ImageSize, InputImage, Mask, ModelCard, Previews, Quality, Sampler,
     SamplingParams,
 };
 
@@ -43,20 +47,25 @@ pub struct RequestDraft {
     pub seed: Option<i64>,
     /// Pictures on the way.
     pub previews: Option<Previews>,
-    /// Settings of parts that this crate does not know.
-    pub extensions: Extensions,
+    /// The step cache's settings; without them, the operator's hold.
+    pub cache: Option<CacheConfig>,
+    /// What lives as long as the request.
+    pub held: Held,
 }
 
-/// One picture to make. Every field is usable as it stands.
-#[derive(Clone, Debug)]
+/// One picture to make. Every field is usable as it stands. It can travel: whoever reads it has checked no more than its shape.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ImageRequest {
     /// What the picture should show: not empty.
     pub prompt: String,
     /// What it should not show: there with guidance in two passes, and only then.
     pub negative_prompt: Option<String>,
     /// The pictures to edit: as many as the model takes.
+    #[serde(with = "shared::images")]
     pub input_images: Arc<[InputImage]>,
     /// Where the first of them may be changed: of its size.
+    #[serde(with = "shared::mask")]
     pub mask: Option<Arc<Mask>>,
     /// Numbers of the sampling loop.
     pub params: SamplingParams,
@@ -64,8 +73,11 @@ pub struct ImageRequest {
     pub fit: Option<Fit>,
     /// Pictures on the way.
     pub previews: Option<Previews>,
-    /// Settings of parts that this crate does not know.
-    pub extensions: Extensions,
+    /// The step cache's settings; without them, the operator's hold.
+    pub cache: Option<CacheConfig>,
+    /// What lives as long as the request.
+    #[serde(skip)]
+    pub held: Held,
 }
 
 impl ImageRequest {
@@ -169,7 +181,8 @@ impl RequestDraft {
                 params: SamplingParams { size, num_inference_steps, sampler, guidance, seed },
                 fit,
                 previews: self.previews,
-                extensions: self.extensions.clone(),
+                cache: self.cache.clone(),
+                held: self.held.clone(),
             }
         });
         Ok(requests.collect())

@@ -5,8 +5,10 @@
 //! step: Heun's method makes two of nearly every denoising step. What an evaluation does to the latents is
 //! a weighted sum, whose weights are here and in [`multistep`](crate::multistep); the tensors are the pipeline's.
 
+use serde::{Deserialize, Serialize};
+
 /// A method. The default is what few-step (distilled) models were made for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Sampler {
     /// One evaluation a step, along the slope that it finds (`FlowMatchEulerDiscreteScheduler`).
     #[default]

@@ -1,9 +1,10 @@
 //! The numbers of the sampling loop.
 
 use crate::{Guidance, ImageSize, Sampler};
+use serde::{Deserialize, Serialize};
 
 /// The numbers of the sampling loop.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamplingParams {
     /// The size that is made, any number of pixels within the limits: the picture's own, unless it is
     /// [fitted](crate::ImageRequest::fit).

@@ -1,5 +1,6 @@
 //! Picture sizes and what they come to in latents and tokens.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -7,7 +8,7 @@ use std::str::FromStr;
 pub(crate) const MAX_SIDE: usize = 16_384;
 
 /// Width and height in pixels, each at least 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ImageSize {
     /// Pixels from left to right.
     pub width: usize,

@@ -19,6 +19,7 @@ pub(crate) fn steps(cond: &str, uncond: &str) -> Vec<StepReport> {
         .map(|(step_index, (cond, uncond))| StepReport {
             step_index,
             computed_share: 1.0,
+            also_computed: 0,
             runs: vec![run(CfgBranch::Cond, cond), run(CfgBranch::Uncond, uncond)],
         })
         .collect()

@@ -3,9 +3,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use cache::{Aim, CacheConfig, Plans, SegmentTokens};
+use cache::{Aim, CacheConfig, Plans, SegmentTokens, StepMask, known_steps};
 use diffusion::{
-    CfgBranch, EditSize, ImageRequest, ImageSize, PreviewMethod, RequestCost, RequestMemory, Sampler, Work,
+    CfgBranch, EditSize, ImageRequest, ImageSize, KnownSteps, PreviewMethod, RequestCost, RequestMemory, Sampler, Work,
 };
 
 use crate::dit::Segment;
@@ -69,15 +69,13 @@ pub(crate) struct CostModel {
 }
 
 /// What keeps a request from computing all of its steps.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Reuse<'a> {
     Nothing,
     /// The rules of cache-dit.
     Rules(&'a CacheConfig),
-    /// A plan that computes so many steps.
-    Plan {
-        computed: usize,
-    },
+    /// A plan that computes these steps.
+    Plan(StepMask),
 }
 
 impl CostModel {
@@ -86,34 +84,40 @@ impl CostModel {
         let uncached = RequestCost::uncached(request);
         let reference_tokens: usize = self.reference_tokens(request).sum();
         let hidden_tokens = uncached.tokens + reference_tokens;
-        let kept = match reuse {
+        let kept = match &reuse {
             Reuse::Rules(config) => self.cache_bytes(config, hidden_tokens, self.most_text(request), uncached.passes),
-            Reuse::Nothing | Reuse::Plan { .. } => 0,
+            Reuse::Nothing | Reuse::Plan(_) => 0,
         };
         let (steps, sampler) = (uncached.steps, request.params.sampler);
         RequestCost {
-            work: self.work(request, reuse, hidden_tokens),
+            work: self.work(request, &reuse, hidden_tokens),
             memory: RequestMemory {
                 state: (self.latent_bytes(request, reference_tokens) + self.prompt_bytes(request) + kept) as u64
                     + fitted_bytes(request),
                 ..self.peaks(request, reference_tokens)
             },
-            least_share: match reuse {
+            least_share: match &reuse {
                 Reuse::Nothing => 1.0,
                 Reuse::Rules(config) => self.least_share(config),
-                Reuse::Plan { .. } => 0.0,
+                Reuse::Plan(_) => 0.0,
             },
-            kind: match reuse {
+            known: match &reuse {
+                Reuse::Nothing => None,
+                Reuse::Rules(config) => known_steps(config, steps, self.sizes.segments.len()),
+                Reuse::Plan(mask) => Some(mask.clone()),
+            }
+            .and_then(|mask| KnownSteps::new(mask.steps())),
+            kind: match &reuse {
                 Reuse::Nothing => 0,
                 Reuse::Rules(config) => hash((format!("{config:?}"), steps, sampler)),
-                Reuse::Plan { computed } => hash((computed, steps)),
+                Reuse::Plan(mask) => hash((mask.to_string(), steps)),
             },
             ..uncached
         }
     }
 
     fn reuse<'a>(&'a self, request: &'a ImageRequest) -> Reuse<'a> {
-        let own = request.extensions.get::<CacheConfig>();
+        let own = request.cache.as_ref();
         match own.or(self.cache.as_ref()) {
             Some(CacheConfig { planned: Some(aim), .. }) => self.planned(request, *aim),
             Some(config) if !config.never_reuses() => Reuse::Rules(config),
@@ -125,15 +129,12 @@ impl CostModel {
     fn planned(&self, request: &ImageRequest, aim: Aim) -> Reuse<'_> {
         let (steps, guided) = (request.params.num_inference_steps, request.params.guidance.branches().len() > 1);
         let planning = self.plans.current(guided).filter(|_| request.params.sampler == Sampler::Euler);
-        let computed = planning.map(|planning| planning.chosen(steps, aim).computed.len());
-        match computed.filter(|computed| *computed <= steps) {
-            Some(computed) => Reuse::Plan { computed },
-            None => Reuse::Nothing,
-        }
+        let computed = planning.and_then(|planning| planning.computed(steps, aim));
+        computed.map_or(Reuse::Nothing, Reuse::Plan)
     }
 
     /// What a request's stages compute, whose image stream has so many tokens.
-    fn work(&self, request: &ImageRequest, reuse: Reuse<'_>, hidden_tokens: usize) -> Work {
+    fn work(&self, request: &ImageRequest, reuse: &Reuse<'_>, hidden_tokens: usize) -> Work {
         let flops = &self.sizes.flops;
         let own = request.params.size.image_seq_len();
         let (mut step, mut reused_step) = (0.0, 0.0);
@@ -150,7 +151,7 @@ impl CostModel {
             reused_step += match reuse {
                 Reuse::Nothing => around + blocks(usize::MAX),
                 Reuse::Rules(config) => around + blocks(config.always_computed_blocks()),
-                Reuse::Plan { .. } => 0.0,
+                Reuse::Plan(_) => 0.0,
             };
         }
         let decode =
@@ -246,7 +247,7 @@ impl CostModel {
     /// and what a mask keeps, do not change.
     fn latent_bytes(&self, request: &ImageRequest, reference_tokens: usize) -> usize {
         let own = request.params.size.image_seq_len();
-        let own_cache = request.extensions.get::<CacheConfig>().or(self.cache.as_ref());
+        let own_cache = request.cache.as_ref().or(self.cache.as_ref());
         let solver = match own_cache.is_some_and(|config| config.planned.is_some()) {
             true => PlannedRun::MOST_KEPT,
             false => Solver::most_kept(request.params.sampler),

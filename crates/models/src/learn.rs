@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use cache::{Calibration, Plans, Progress};
+use cache::{Calibration, LearntRun, Plans, Progress};
 use candle_core::Tensor;
 use diffusion::{PipelineError, RgbImage};
 
 use crate::device_error;
-use crate::learning::{LearningRun, OnLearnt, learnt};
+use crate::learning::{LearningRun, OnLearnt, sensitivity};
 use crate::state::RequestState;
 
 /// A request that plans are learnt from, but for its latents.
@@ -28,7 +28,7 @@ impl About {
     }
 }
 
-/// Learns from a run whose picture is done; `decode` makes one of other latents of the run. What stands in the way is told to
+/// Learns from a run whose picture is done; `decode` makes one of other latents of the run, where such is to be compared. What stands in the way is told to
 /// the log alone: the picture is there.
 pub(crate) fn learn(
     plans: &Plans,
@@ -70,10 +70,11 @@ fn learn_from(
     let About { class, model, sigmas } = about;
     let gram = run.gram().map_err(device_error)?;
     let Some(missed) = run.missed(&gram, &sigmas).map_err(device_error)? else { return Ok(None) };
-    let other = decode(&missed.latents)?;
     let kind = run.kind();
+    let other = plans.measures(kind).then(|| decode(&missed.latents)).transpose()?;
+    let sensitivity = other.map(|other| sensitivity(picture, &other, &missed));
     // The plans are learnt with the last run.
     let (num_inference_steps, guidance) = (kind.steps, kind.guidance);
     let calibration = Calibration { class, model, num_inference_steps, guidance, pictures: 0, plans: Vec::new() };
-    Ok(plans.learn(kind, learnt(gram, picture, &other, &missed), &sigmas, calibration))
+    Ok(plans.learn(kind, LearntRun { gram, sensitivity }, &sigmas, calibration))
 }

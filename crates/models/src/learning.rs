@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use cache::{Calibration, Gram, Kind, LearntRun};
+use cache::{Calibration, Gram, Kind};
 use candle_core::{DType, Result, Tensor};
 use diffusion::{RgbImage, mean_square};
 
@@ -85,9 +85,9 @@ impl LearningRun {
 /// What plans of a third of the steps miss of the last latents, in squares, about.
 const TYPICAL: f64 = 1e-3;
 
-/// What a picture tells whose latents had missed so much: see [`LearntRun::sensitivity`].
-pub(crate) fn learnt(gram: Gram, picture: &RgbImage, other: &RgbImage, missed: &Missed) -> LearntRun {
-    LearntRun { gram, sensitivity: mean_square(picture, other) / missed.share }
+/// What a picture tells whose latents had missed so much: see [`LearntRun::sensitivity`](cache::LearntRun::sensitivity).
+pub(crate) fn sensitivity(picture: &RgbImage, other: &RgbImage, missed: &Missed) -> f64 {
+    mean_square(picture, other) / missed.share
 }
 
 /// The scalar products of latents at any two levels, summed in f64. All together cost one copy from the device.
@@ -151,10 +151,7 @@ mod tests {
         let size = ImageSize { width: 2, height: 1 };
         let picture = |byte: u8| RgbImage { size, pixels: vec![byte; 6] };
         let missed = Missed { latents: run().levels[0].clone(), share: 1e-2 };
-        let sensitivity = |byte| {
-            let run = learnt(run().gram().unwrap(), &picture(100), &picture(byte), &missed);
-            run.sensitivity
-        };
-        assert_eq!((sensitivity(103), sensitivity(94)), (900.0, 3600.0));
+        let of = |byte| sensitivity(&picture(100), &picture(byte), &missed);
+        assert_eq!((of(103), of(94)), (900.0, 3600.0));
     }
 }

@@ -221,7 +221,7 @@ impl<F: Family> DiffusionPipeline<F> {
 
     /// Returns the caching of a request. Its own settings take precedence over the operator's.
     fn cached(&self, request: &ImageRequest, branches: usize) -> Result<Cached, PipelineError> {
-        let own = request.extensions.get::<CacheConfig>();
+        let own = request.cache.as_ref();
         let Some(config) = own.or(self.costs.cache.as_ref()) else { return Ok(Cached::default()) };
         config.validate(&self.family.card().num_blocks).map_err(|err| match err {
             ConfigError::Invalid { key, bound, given } => InvalidRequest::new(key, bound, given),

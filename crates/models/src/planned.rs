@@ -32,6 +32,11 @@ impl PlannedRun {
         self.course.computes()
     }
 
+    /// How many of the steps that come next are computed though the plan skips them.
+    pub(crate) fn also_computed(&self) -> usize {
+        self.course.also_computed()
+    }
+
     /// What was computed and skipped so far.
     pub fn stats(&self) -> &CacheStats {
         self.course.stats()

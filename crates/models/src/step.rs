@@ -127,7 +127,12 @@ fn report(segments: &[Segment], state: &RequestState, records: &[Records]) -> St
         })
     });
     let runs: Vec<_> = runs.collect();
-    StepReport { step_index: state.step_index, computed_share: computed_share(segments, state, &runs), runs }
+    StepReport {
+        step_index: state.step_index,
+        computed_share: computed_share(segments, state, &runs),
+        also_computed: state.planned.as_ref().map_or(0, PlannedRun::also_computed),
+        runs,
+    }
 }
 
 /// The share of the blocks that ran, over all segments and branches.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use diffusion::RequestCost;
+use diffusion::{RequestCost, StepReport};
 
 use crate::config::{JobOptions, PRIORITIES};
 
@@ -80,8 +80,18 @@ impl Job {
         self.cost.previews_due(self.cost.steps) - behind + due
     }
 
+    /// A step of it is done.
+    pub(crate) fn stepped(&mut self, report: &StepReport) {
+        self.steps_left -= 1;
+        let taken = self.steps_taken();
+        if let Some(known) = &mut self.cost.known {
+            known.compute(taken..self.cost.steps.min(taken + report.also_computed));
+        }
+        self.needs = self.next_need();
+    }
+
     /// What it needs after a step.
-    pub(crate) fn next_need(&self) -> Needs {
+    fn next_need(&self) -> Needs {
         let taken = self.steps_taken();
         let behind = self.cost.previews_due(taken - 1).max(self.previews_had);
         match self.cost.previews_due(taken) > behind {

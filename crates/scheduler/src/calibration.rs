@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diffusion::{
-    Extensions, Fit, Guidance, ImageRequest, ImageSize, InputImage, Interrupt, MAX_FITTED_PIXELS, ModelCard, Pipeline,
+    Fit, Guidance, Held, ImageRequest, ImageSize, InputImage, Interrupt, MAX_FITTED_PIXELS, ModelCard, Pipeline,
     PipelineError, RequestCost, RgbImage, Sampler, SamplingParams,
 };
 
@@ -246,7 +246,8 @@ pub(crate) fn request(card: &ModelCard, size: ImageSize) -> ImageRequest {
         },
         fit: None,
         previews: None,
-        extensions: Extensions::default(),
+        cache: None,
+        held: Held::default(),
     }
 }
 

@@ -12,6 +12,7 @@ use diffusion::{PreviewMethod, RequestCost};
 use crate::booked_job::{Job, Needs};
 use crate::calibration::Calibration;
 use crate::curve::Curve;
+use crate::pace::Pace;
 use crate::reuse::Reuse;
 use crate::times::Times;
 
@@ -64,14 +65,20 @@ impl CostModel {
         self.fit.calibrate(&calibration.fit);
     }
 
-    /// The load that a step of this request is expected to be.
-    pub(crate) fn load(&self, cost: &RequestCost) -> f64 {
-        cost.step_work(self.reuse.expected(cost.kind))
+    /// The load that a job's next step is expected to be.
+    pub(crate) fn load(&self, job: &Job) -> f64 {
+        self.next_load(job, Estimate::Expected)
     }
 
-    /// Seconds of a step with this load.
+    /// The load that the steps left of a job are expected to be, in the mean.
+    pub(crate) fn mean_load(&self, job: &Job) -> f64 {
+        let left = self.loads(&job.cost, Estimate::Expected).left(&job.cost, job.steps_taken());
+        left / job.steps_left.max(1) as f64
+    }
+
+    /// Seconds of a step with this load. Where there is none, no pass is made.
     pub(crate) fn step(&self, load: f64) -> f64 {
-        self.curve().seconds(load)
+        if load > 0.0 { self.curve().seconds(load) } else { 0.0 }
     }
 
     /// The load from which on throughput hardly grows.
@@ -85,27 +92,29 @@ impl CostModel {
 
     /// What is left to do of a job, in seconds of a device whose steps are full.
     pub(crate) fn work(&self, job: &Job, estimate: Estimate) -> Duration {
-        let load = self.load_as(&job.cost, estimate);
-        let full = self.curve().best_seconds_per_load(load) * load;
-        self.left(job, full.min(self.step_as(load, estimate)), estimate)
+        let seconds = |load| {
+            let full = self.curve().best_seconds_per_load(load) * load;
+            full.min(self.step_as(load, estimate))
+        };
+        self.left(job, seconds, estimate)
     }
 
     /// How long what is left of a job takes on a device of its own.
     pub(crate) fn alone(&self, job: &Job, estimate: Estimate) -> Duration {
-        self.left(job, self.step_as(self.load_as(&job.cost, estimate), estimate), estimate)
+        self.left(job, |load| self.step_as(load, estimate), estimate)
     }
 
     /// How long a job takes on a device of its own, and what is left of it as of [`CostModel::alone`]. Asked for at every
     /// turn for each job that is in hand: what both have in common is looked up once.
     pub(crate) fn whole_and_left(&self, job: &Job) -> (Duration, Duration) {
-        let step = self.step(self.load(&job.cost));
+        let steps = self.loads(&job.cost, Estimate::Expected).map(|load| self.step(load));
         let preview = self.preview(&job.cost, Estimate::Expected);
         let decode = self.decode(&job.cost, Estimate::Expected);
         let encode = self.turn(&self.encode, job.cost.work.encode, Estimate::Expected);
         let previews = |job: &Job| if preview > 0.0 { preview * job.previews_left() as f64 } else { 0.0 };
-        let whole = encode + step * job.cost.steps as f64 + previews(&job.whole()) + decode;
+        let whole = encode + steps.left(&job.cost, 0) + previews(&job.whole()) + decode;
         let encode = if job.needs == Needs::Encode { encode } else { 0.0 };
-        let left = encode + step * job.steps_left as f64 + previews(job) + decode;
+        let left = encode + steps.left(&job.cost, job.steps_taken()) + previews(job) + decode;
         (duration(whole), duration(left))
     }
 
@@ -120,16 +129,20 @@ impl CostModel {
             [job] if matches!(job.needs, Needs::Encode | Needs::Preview) => self.before_step_as(job, estimate),
             [job] if job.needs != Needs::Step => self.decode(&job.cost, estimate),
             [] => 0.0,
-            jobs => self.step_as(jobs.iter().map(|job| self.load_as(&job.cost, estimate)).sum(), estimate),
+            jobs => self.step_as(jobs.iter().map(|job| self.next_load(job, estimate)).sum(), estimate),
         };
         duration(seconds)
     }
 
-    fn load_as(&self, cost: &RequestCost, estimate: Estimate) -> f64 {
-        match estimate {
-            Estimate::Expected => self.load(cost),
-            Estimate::AtLeast => cost.step_work(self.reuse.at_least(cost.kind)),
-        }
+    fn next_load(&self, job: &Job, estimate: Estimate) -> f64 {
+        self.loads(&job.cost, estimate).step(&job.cost, job.steps_taken())
+    }
+
+    fn loads(&self, cost: &RequestCost, estimate: Estimate) -> Pace {
+        Pace::loads(cost, || match estimate {
+            Estimate::Expected => self.reuse.expected(cost.kind),
+            Estimate::AtLeast => self.reuse.at_least(cost.kind),
+        })
     }
 
     fn step_as(&self, load: f64, estimate: Estimate) -> f64 {
@@ -147,11 +160,13 @@ impl CostModel {
         }
     }
 
-    fn left(&self, job: &Job, seconds_per_step: f64, estimate: Estimate) -> Duration {
+    /// What is left of a job whose steps take so many seconds for their load.
+    fn left(&self, job: &Job, seconds: impl Fn(f64) -> f64, estimate: Estimate) -> Duration {
+        let steps = self.loads(&job.cost, estimate).map(seconds).left(&job.cost, job.steps_taken());
         let encode = if job.needs == Needs::Encode { self.before_step_as(job, estimate) } else { 0.0 };
         let previews = self.preview(&job.cost, estimate) * job.previews_left() as f64;
         let decode = self.decode(&job.cost, estimate);
-        let seconds = encode + seconds_per_step * job.steps_left as f64 + previews + decode;
+        let seconds = encode + steps + previews + decode;
         duration(seconds)
     }
 
@@ -192,9 +207,11 @@ impl CostModel {
         self.steps.observe(load, took.as_secs_f64());
     }
 
-    /// A step of a request of this kind computed this share of its blocks.
-    pub(crate) fn observe_share(&mut self, kind: u64, share: f64) {
-        self.reuse.observe(kind, share);
+    /// A step of such a request computed this share of its blocks.
+    pub(crate) fn observe_share(&mut self, cost: &RequestCost, share: f64) {
+        if cost.known.is_none() {
+            self.reuse.observe(cost.kind, share);
+        }
     }
 
     /// An encoding in which so much was computed took so long.
@@ -314,7 +331,7 @@ mod tests {
         // A step cache may reuse whatever it can.
         let cached = RequestCost { least_share: 0.5, kind: 7, work: Work { reused_step: 64.0, ..huge.work }, ..huge };
         assert_eq!(alone(&model, cached, AtLeast), 3.0 + 1.0 + 0.25);
-        model.observe_share(7, 1.0);
+        model.observe_share(&cached, 1.0);
         assert_eq!(alone(&model, cached, AtLeast), 23.25);
         assert_eq!(CostModel::default().alone(&job(huge), AtLeast), Duration::ZERO, "nothing is known at all");
     }
@@ -334,12 +351,13 @@ mod tests {
         let mut model = model();
         let work = Work { step: 128.0, reused_step: 64.0, ..cost(64, 9).work };
         let cached = RequestCost { least_share: 0.5, kind: 7, work, ..cost(64, 9) };
-        assert_eq!(model.load(&cached), 128.0);
-        model.observe_share(7, 0.75);
-        assert_eq!(model.load(&cached), 96.0);
-        (0..400).for_each(|_| model.observe_share(7, 0.1));
-        assert_eq!(model.load(&cached), 64.0);
-        assert_eq!(model.load(&RequestCost { kind: 8, ..cached }), 128.0);
+        let load = |model: &CostModel, cost| model.load(&job(cost));
+        assert_eq!(load(&model, cached), 128.0);
+        model.observe_share(&cached, 0.75);
+        assert_eq!(load(&model, cached), 96.0);
+        (0..400).for_each(|_| model.observe_share(&cached, 0.1));
+        assert_eq!(load(&model, cached), 64.0);
+        assert_eq!(load(&model, RequestCost { kind: 8, ..cached }), 128.0);
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diffusion::{
-    BlockRun, CfgBranch, EditSize, EncodingsUse, Estimator, Extensions, Guidance, GuidanceKind, ImageRequest,
-    ImageSize, InputImageBounds, Interrupt, InvalidRequest, Mask, ModelCard, Pipeline, PipelineError, PreviewMethod,
-    RequestCost, RequestMemory, RgbImage, Sampler, SamplingParams, ShapeOf, StepReport, Work,
+    BlockRun, CfgBranch, EditSize, EncodingsUse, Estimator, Guidance, GuidanceKind, Held, ImageRequest, ImageSize,
+    InputImageBounds, Interrupt, InvalidRequest, Mask, ModelCard, Pipeline, PipelineError, PreviewMethod, RequestCost,
+    RequestMemory, RgbImage, Sampler, SamplingParams, ShapeOf, StepReport, Work,
 };
 
 /// Paints a picture in the one colour that its seed says; the last number of a preview's colour is how
@@ -383,7 +383,7 @@ fn report(state: &mut FakeState, is_cached: bool) -> StepReport {
         reason: "uncached",
         residual_diff: None,
     };
-    StepReport { step_index, runs: vec![run], computed_share: if is_cached { 0.5 } else { 1.0 } }
+    StepReport { step_index, runs: vec![run], computed_share: if is_cached { 0.5 } else { 1.0 }, also_computed: 0 }
 }
 
 /// A request for a square picture, from seed 0.
@@ -402,6 +402,7 @@ pub fn request(side: usize, num_inference_steps: usize) -> ImageRequest {
         },
         fit: None,
         previews: None,
-        extensions: Extensions::default(),
+        cache: None,
+        held: Held::default(),
     }
 }

@@ -41,6 +41,7 @@ mod memory;
 mod observer;
 mod order;
 mod ordering;
+mod pace;
 mod policy;
 mod readiness;
 mod refusal;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use diffusion::{EncodingsUse, ImageRequest, Interrupt, PipelineError, PreviewMethod, RgbImage, StepReport};
+use diffusion::{
+    EncodingsUse, ImageRequest, Interrupt, PipelineError, PreviewMethod, RequestCost, RgbImage, StepReport,
+};
 use tracing::Span;
 
 use crate::booked_job::JobId;
@@ -42,6 +44,8 @@ pub(crate) struct Prepared {
     /// Bytes that the pipeline keeps whatever it runs.
     pub(crate) kept: u64,
     pub(crate) warnings: Vec<String>,
+    /// What the job takes, as things stand now that it is begun.
+    pub(crate) cost: Option<Box<RequestCost>>,
 }
 
 /// A picture, and what it was decoded from, if that was asked for.

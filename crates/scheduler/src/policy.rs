@@ -2,7 +2,7 @@
 //!
 //! Encoding, stepping, previewing and decoding are turns of their own. A finished job is decoded first. Then the
 //! running and the waiting jobs compete, in the order of `ordering`, for the places of the next step,
-//! and a waiting job that wins one is encoded before the step is taken. A job is taken up only then, so
+//! and a waiting job that wins one is encoded before the step is taken. Steps that plans skip take no time and go first. A job is taken up only then, so
 //! that no more states are held than short jobs going before long ones make necessary. A job with a preview that is
 //! due takes no step before it is drawn, which happens once the job wins a place: so it is drawn at its owner's
 //! cost, and those that would have to wait for it can do without its company. Between two
@@ -71,7 +71,7 @@ fn decode(lane: &Lane, ordering: &Ordering<'_>) -> Option<Turn> {
 fn encode_or_step(state: &State, lane: &Lane, waiting: &[&Job], ordering: &Ordering<'_>) -> Option<Turn> {
     let stepping = stepping(lane);
     let mut candidates: Vec<_> = stepping.chain(waiting.iter().copied()).map(|job| (ordering.rank(job), job)).collect();
-    candidates.sort_unstable_by_key(|(rank, _)| *rank);
+    candidates.sort_unstable_by_key(|(rank, job)| (!is_free(state, job), *rank));
 
     let mut room = Room::new(state, lane);
     let mut step = Step::new(&state.cost, ordering.now);
@@ -94,6 +94,12 @@ fn encode_or_step(state: &State, lane: &Lane, waiting: &[&Job], ordering: &Order
     });
     let taken = || Turn::Step(step.jobs.iter().map(|(_, job)| job.id).collect());
     first.or_else(|| (!step.jobs.is_empty()).then(taken))
+}
+
+/// Whether a job's next step asks nothing of the model: its plan skips it. Such steps go before all others, so that those who take
+/// them have company in the steps that they compute.
+fn is_free(state: &State, job: &Job) -> bool {
+    job.needs == Needs::Step && state.cost.load(job) <= 0.0
 }
 
 /// What a lane may still take up.

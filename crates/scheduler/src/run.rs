@@ -210,6 +210,9 @@ impl EventLoop {
             Done::Nothing => {}
             Done::Encoded { id, result: Ok(prepared) } => {
                 self.state.encoded(id, prepared.encodings.work, took);
+                if let Some(cost) = &prepared.cost {
+                    self.state.prepared(id, **cost);
+                }
                 self.state.lanes[worker].kept = prepared.kept;
                 if let Some(job) = self.jobs.get_mut(&id) {
                     job.prepared = prepared;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use diffusion::{PreviewMethod, StepReport};
+use diffusion::{PreviewMethod, RequestCost, StepReport};
 
 use crate::booked_job::{Job, JobId, Needs, WorkerId};
 use crate::config::SchedulerConfig;
@@ -106,15 +106,21 @@ impl State {
         }
     }
 
+    /// What the worker that has the job says that it takes. Plans may have been replaced since it was asked for.
+    pub(crate) fn prepared(&mut self, id: JobId, cost: RequestCost) {
+        if let Some(job) = self.running_mut(id) {
+            job.cost = cost;
+        }
+    }
+
     /// One step of `jobs` is done and took `took`; one report a job.
     pub(crate) fn stepped(&mut self, jobs: &[Job], reports: &[StepReport], took: Duration) {
         let mut load = 0.0;
         for (job, report) in jobs.iter().zip(reports) {
             load += job.cost.step_work(report.computed_share);
-            self.cost.observe_share(job.cost.kind, report.computed_share);
+            self.cost.observe_share(&job.cost, report.computed_share);
             if let Some(job) = self.running_mut(job.id) {
-                job.steps_left -= 1;
-                job.needs = job.next_need();
+                job.stepped(report);
             }
         }
         self.cost.observe_step(load, took);

@@ -32,6 +32,8 @@ pub(crate) struct Step<'a> {
     cost: &'a CostModel,
     now: Duration,
     load: f64,
+    /// What the steps to come of the same jobs are expected to be, in the mean.
+    mean_load: f64,
     /// Bytes that it needs beside all states.
     pub(crate) memory: u64,
     pub(crate) jobs: Vec<(Rank, &'a Job)>,
@@ -39,40 +41,42 @@ pub(crate) struct Step<'a> {
 
 impl<'a> Step<'a> {
     pub(crate) fn new(cost: &'a CostModel, now: Duration) -> Self {
-        Step { cost, now, load: 0.0, memory: 0, jobs: Vec::new() }
+        Step { cost, now, load: 0.0, mean_load: 0.0, memory: 0, jobs: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, rank: Rank, job: &'a Job) {
-        self.load += self.cost.load(&job.cost);
+        self.load += self.cost.load(job);
+        self.mean_load += self.cost.mean_load(job);
         self.memory = self.memory.saturating_add(job.cost.memory.step);
         self.jobs.push((rank, job));
     }
 
     /// Whether this job, the next in order, has a place; the first always has, and one that steps alone no company.
     pub(crate) fn is_joined_by(&self, rank: &Rank, job: &Job) -> bool {
-        let load = self.cost.load(&job.cost);
+        let load = self.cost.load(job);
         let (so_far, seconds) = (self.cost.step(self.load), self.cost.step(self.load + load));
         let saves = so_far + self.cost.step(load) >= seconds * (1.0 + GAIN);
         let pays = self.load < self.cost.budget() && saves || seconds <= so_far * (1.0 + NOTHING);
         let delay = self.cost.before_step(job);
+        let pace = self.cost.step(self.mean_load + self.cost.mean_load(job));
         let is_alone = job.steps_alone() || self.jobs.iter().any(|(_, mate)| mate.steps_alone());
         self.jobs.is_empty()
             || !is_alone
                 && pays
                 && seconds <= self.limit(rank)
-                && self.jobs.iter().all(|(_, mate)| self.affords(mate, delay, seconds))
+                && self.jobs.iter().all(|(_, mate)| self.affords(mate, delay, pace))
     }
 
     /// Most seconds that the step may take with a job of this rank.
     fn limit(&self, rank: &Rank) -> f64 {
         let before = self.jobs.iter().filter(|(other, _)| other.priority < rank.priority);
-        let load: f64 = before.map(|(_, job)| self.cost.load(&job.cost)).sum();
+        let load: f64 = before.map(|(_, job)| self.cost.load(job)).sum();
         if load > 0.0 { self.cost.step(load) * (1.0 + LOWER_PRIORITY) } else { f64::INFINITY }
     }
 
-    /// Whether a job can afford to wait for so many seconds, and then to take its steps at this pace.
-    fn affords(&self, job: &Job, delay: f64, seconds: f64) -> bool {
-        let slower = delay + job.steps_left as f64 * (seconds - self.cost.step(self.cost.load(&job.cost)));
+    /// Whether a job can afford to wait for so many seconds, and then to take its steps at this pace: so many seconds each.
+    fn affords(&self, job: &Job, delay: f64, pace: f64) -> bool {
+        let slower = delay + job.steps_left as f64 * (pace - self.cost.step(self.cost.mean_load(job)));
         self.puts_up_with(job, slower) && self.is_in_time(job, slower)
     }
 

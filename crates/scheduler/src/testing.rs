@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use diffusion::{RequestCost, RequestMemory, StepReport, Work};
+use diffusion::{KnownSteps, RequestCost, RequestMemory, StepReport, Work};
 
-use crate::booked_job::{JobId, WorkerId};
+use crate::booked_job::{Job, JobId, WorkerId};
 use crate::calibration::Calibration;
 use crate::config::SchedulerConfig;
 use crate::state::State;
@@ -25,6 +25,7 @@ pub(crate) fn cost(tokens: usize, steps: usize) -> RequestCost {
         work,
         memory: RequestMemory::default(),
         least_share: 1.0,
+        known: None,
         kind: 0,
     }
 }
@@ -37,6 +38,20 @@ pub(crate) fn books(config: SchedulerConfig, n_workers: usize) -> State {
     state.cost.calibrate(&Calibration { steps, encode: vec![(1.0, 1.0)], decode, ..Calibration::default() });
     (0..n_workers).for_each(|worker| state.loaded(worker, None));
     state
+}
+
+/// The same where a plan computes these steps, and the others take no time.
+pub(crate) fn planned(cost: RequestCost, computed: &[bool]) -> RequestCost {
+    let work = Work { reused_step: 0.0, ..cost.work };
+    RequestCost { work, least_share: 0.0, known: KnownSteps::new(computed.iter().copied()), ..cost }
+}
+
+/// What a step does for a job: as it is foreseen.
+pub(crate) fn report(job: &Job) -> StepReport {
+    let step_index = job.steps_taken();
+    let is_computed = job.cost.known.is_none_or(|known| known.computes(step_index));
+    let computed_share = if is_computed { 1.0 } else { job.cost.least_share };
+    StepReport { step_index, runs: Vec::new(), computed_share, also_computed: 0 }
 }
 
 /// Enters a finished turn into the books, as the event loop does, and takes as long as predicted; those of
@@ -56,10 +71,10 @@ pub(crate) fn done(state: &mut State, worker: WorkerId, turn: Option<Turn>, fail
         Some(Turn::Encode(id)) => state.encoded(id, 1.0, TICK),
         Some(Turn::Preview(id)) => state.previewed(id, Some(TICK.mul_f64(jobs[0].cost.work.preview / 16.0))),
         Some(Turn::Step(_)) => {
-            let load = jobs.iter().map(|job| job.cost.work.step).sum();
-            let took = Duration::from_secs_f64(state.cost.step(load));
-            let report = StepReport { step_index: 0, runs: Vec::new(), computed_share: 1.0 };
-            state.stepped(&jobs, &vec![report; jobs.len()], took);
+            let reports: Vec<_> = jobs.iter().map(report).collect();
+            let loads = jobs.iter().zip(&reports).map(|(job, report)| job.cost.step_work(report.computed_share));
+            let took = Duration::from_secs_f64(state.cost.step(loads.sum()));
+            state.stepped(&jobs, &reports, took);
             state.went_well(worker, false);
         }
         Some(Turn::Decode(id)) => {

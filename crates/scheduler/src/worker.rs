@@ -201,6 +201,7 @@ impl<P: Pipeline> Worker<P> {
             encodings: self.pipeline.encodings(&state),
             kept: self.pipeline.kept_bytes(),
             warnings: self.pipeline.warnings(&state),
+            cost: Some(Box::new(self.pipeline.estimator()(request))),
         };
         self.jobs.insert(id, Held { state, span });
         Ok(prepared)

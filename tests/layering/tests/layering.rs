@@ -55,7 +55,7 @@ fn cache_decides_from_numbers_alone() {
 
 #[test]
 fn the_vocabulary_knows_no_tensor_task_or_json() {
-    check("diffusion", &[], &["candle-core", "tokio", "serde", "serde_core", "serde_json", "axum"]);
+    check("diffusion", &["cache"], &["candle-core", "tokio", "serde_json", "axum"]);
 }
 
 #[test]
@@ -75,12 +75,12 @@ fn the_models_know_neither_the_scheduler_nor_tasks_nor_http() {
 
 #[test]
 fn the_scheduler_knows_neither_tensors_nor_json_nor_http() {
-    check("scheduler", &["diffusion"], &["candle-core", "candle-nn", "serde", "serde_json", "axum", "hyper"]);
+    check("scheduler", &["cache", "diffusion"], &["candle-core", "candle-nn", "serde_json", "axum", "hyper"]);
 }
 
 #[test]
 fn picture_files_know_neither_tensors_nor_http() {
-    check("pictures", &["diffusion"], &["candle-core", "tokio", "axum"]);
+    check("pictures", &["cache", "diffusion"], &["candle-core", "tokio", "axum"]);
 }
 
 #[test]

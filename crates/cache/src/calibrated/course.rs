@@ -55,6 +55,12 @@ impl Course {
         self.plan.change(self.step).is_some()
     }
 
+    /// How many of the steps that come next are computed though the plan skips them.
+    pub fn also_computed(&self) -> usize {
+        let skipped = (self.step..self.plan.mask().len()).take_while(|&step| self.plan.jump(step).is_none());
+        if self.is_off { skipped.count() } else { 0 }
+    }
+
     /// Takes the next step. `change` is `mean |previous - current| / mean |previous|` of the velocities of this and the last step
     /// of the plan, where [`Course::is_guarded`].
     pub fn advance(&mut self, change: Option<f32>) -> (StepRecord, Way<'_>) {

@@ -26,8 +26,8 @@ pub struct LearntRun {
     /// Of its latents at all levels.
     pub gram: Gram,
     /// The mean square of what its picture is off, in bytes, where its last latents are off by as much as they are themselves:
-    /// by what a small change of them has done.
-    pub sensitivity: f64,
+    /// by what a small change of them has done. `None` where that was not measured.
+    pub sensitivity: Option<f64>,
 }
 
 /// What has been learnt so far.
@@ -39,6 +39,9 @@ pub struct Learning {
 
 /// Kinds that are learnt at a time.
 const MOST_KINDS: usize = 8;
+/// The sensitivity is measured of one run of so many, the first among them: a second picture is decoded for it, which takes longer
+/// than a fiftieth of all steps together.
+const MEASURED: usize = 4;
 /// Fewest steps that a plan computes.
 const LEAST: usize = 3;
 /// What rounding a picture and the one that it is compared with to whole bytes adds to the mean square of what it is off.
@@ -81,6 +84,12 @@ impl Learning {
         self.kinds.iter().find(|(known, _)| *known == kind).map_or(0, |(_, runs)| runs.len())
     }
 
+    /// Whether the sensitivity of the next run of this kind is to be measured.
+    pub fn measures(&self, kind: Kind) -> bool {
+        let runs = self.kinds.iter().find(|(known, _)| *known == kind).map_or(0, |(_, runs)| runs.len());
+        runs.is_multiple_of(MEASURED)
+    }
+
     /// The most runs that there are of one kind of requests with two passes a step, or with one.
     pub fn pictures(&self, guided: bool) -> usize {
         let runs = self.kinds.iter().filter(|(kind, _)| kind.is_guided() == guided).map(|(_, runs)| runs.len());
@@ -90,7 +99,9 @@ impl Learning {
 
 /// The plans of these runs, which are one at least.
 fn plans(runs: &[LearntRun], sigmas: &[f64]) -> Vec<FittedPlan> {
-    let runs: Vec<_> = runs.iter().map(|run| (run.gram.clone().in_parts_of_the_last(), run.sensitivity)).collect();
+    let usual = usual(runs.iter().filter_map(|run| run.sensitivity));
+    let in_parts = |run: &LearntRun| (run.gram.clone().in_parts_of_the_last(), run.sensitivity.unwrap_or(usual));
+    let runs: Vec<_> = runs.iter().map(in_parts).collect();
     let mut sum = runs[0].0.clone();
     runs[1..].iter().for_each(|(gram, _)| sum.add(gram));
     let steps = sigmas.len() - 1;
@@ -112,6 +123,15 @@ fn plans(runs: &[LearntRun], sigmas: &[f64]) -> Vec<FittedPlan> {
         .collect();
     plans.push(FittedPlan::whole(steps));
     plans
+}
+
+/// The mean of what was measured, in dB; at least the first run's was.
+fn usual(measured: impl Iterator<Item = f64>) -> f64 {
+    let logarithms: Vec<_> = measured.map(f64::ln).filter(|logarithm| logarithm.is_finite()).collect();
+    match logarithms.len() {
+        0 => 0.0,
+        n => (logarithms.iter().sum::<f64>() / n as f64).exp(),
+    }
 }
 
 /// The likeness of a picture in dB, whose jumps miss these squares.
@@ -160,12 +180,15 @@ mod tests {
         };
         let product = |i: usize, j: usize| level(i).iter().zip(level(j)).map(|(a, b)| a * b).sum();
         let rows: Vec<_> = (0..=12).map(|i| (0..=i).map(|j| product(i, j)).collect()).collect();
-        LearntRun { gram: Gram::from_triangle(&rows), sensitivity: 1000.0 }
+        LearntRun { gram: Gram::from_triangle(&rows), sensitivity: Some(1000.0) }
     }
 
     fn learnt(bends: &[f64], sensitivity: f64) -> Vec<FittedPlan> {
         let mut learning = Learning::default();
-        let add = |&bend: &f64| learning.add(KIND, LearntRun { sensitivity, ..run(bend) }, bends.len(), &sigmas());
+        let add = |&bend: &f64| {
+            let sensitivity = learning.measures(KIND).then_some(sensitivity);
+            learning.add(KIND, LearntRun { sensitivity, ..run(bend) }, bends.len(), &sigmas())
+        };
         bends.iter().filter_map(add).next_back().unwrap()
     }
 
@@ -193,6 +216,20 @@ mod tests {
         let (little, much) = (promised(1e4), promised(1e5));
         // Ten times as far off in the square, where rounding hardly counts.
         assert!((little - much - 10.0).abs() < 0.5, "{little} {much}");
+    }
+
+    #[test]
+    fn what_was_measured_of_some_runs_holds_for_the_others() {
+        let mut learning = Learning::default();
+        let mut measured = String::new();
+        for _ in 0..9 {
+            measured.push(if learning.measures(KIND) { '1' } else { '0' });
+            learning.add(KIND, run(0.1), 16, &sigmas());
+        }
+        assert_eq!(measured, "100010001");
+        let runs = [Some(10.0), None, Some(1000.0)].map(|sensitivity| LearntRun { sensitivity, ..run(0.1) });
+        let with_the_mean = [10.0, 100.0, 1000.0].map(|s| LearntRun { sensitivity: Some(s), ..run(0.1) });
+        assert_eq!(plans(&runs, &sigmas()), plans(&with_the_mean, &sigmas()));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::calibration::{Aim, Calibration, PlanError, Run};
 use super::fitted_plan::FittedPlan;
 use super::learning::{Kind, Learning, LearntRun};
-use super::run_plan::RunPlan;
+use super::run_plan::{RunPlan, mask_of};
+use crate::StepMask;
 
 /// The plans of a model, none at first. A clone is the same plans.
 ///
@@ -111,6 +112,11 @@ impl Plans {
         Some(Progress { pictures: held.learning.pictures_of(kind), of })
     }
 
+    /// Whether the next run of this kind is to tell what a change of its latents is in its picture.
+    pub fn measures(&self, kind: Kind) -> bool {
+        self.read().learning.measures(kind)
+    }
+
     /// Takes what a whole run tells; the noise levels of which are `sigmas`. `about` is the calibration that becomes of it, but for
     /// the plans. Answers with it once it has plans, which are then in place.
     pub fn learn(&self, kind: Kind, run: LearntRun, sigmas: &[f64], about: Calibration) -> Option<Arc<Calibration>> {
@@ -182,6 +188,11 @@ impl Planning {
         }
     }
 
+    /// The steps that a run of so many computes; `None` of one that is too short.
+    pub fn computed(&self, steps: usize, aim: Aim) -> Option<StepMask> {
+        mask_of(self.chosen(steps, aim), self.calibration.num_inference_steps, steps)
+    }
+
     /// The likeness that a run's picture may be expected to have in the mean, in dB.
     pub fn promise(&self, steps: usize, aim: Aim) -> f64 {
         self.chosen(steps, aim).psnr.mean - self.shift
@@ -225,6 +236,7 @@ mod tests {
         let (planning, plan) = plans.plan(run(guided), aim)?;
         let computed = (0..20).filter(|&step| plan.mask().computes(step)).count();
         assert_eq!(computed, planning.chosen(20, aim).computed.len());
+        assert_eq!(planning.computed(20, aim).as_ref(), Some(plan.mask()));
         Ok(computed)
     }
 

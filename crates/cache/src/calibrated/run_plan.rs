@@ -24,14 +24,7 @@ impl RunPlan {
     /// are in all.
     pub(super) fn new(plan: &FittedPlan, calibrated: usize, steps: usize) -> Self {
         let FittedPlan { computed, jumps, changes, .. } = plan;
-        // The steps are spread over the run as they were over the calibrated ones.
-        let spread = |step: usize| (step * steps).div_ceil(calibrated);
-        let mut at: Vec<usize> = Vec::with_capacity(computed.len() + 1);
-        for (i, &step) in computed.iter().enumerate() {
-            let first = at.last().map_or(0, |last| last + 1);
-            // As many are left as are to be computed.
-            at.push(spread(step).clamp(first, steps + i - computed.len()));
-        }
+        let at = spread(computed, calibrated, steps);
         let mut levels = Vec::with_capacity(steps + 1);
         let ends = at.iter().skip(1).chain([&steps]).zip(computed.iter().skip(1).chain([&calibrated]));
         for ((&from, &start), (&to, &end)) in at.iter().zip(computed).zip(ends) {
@@ -39,15 +32,9 @@ impl RunPlan {
             levels.extend((from..to).map(|step| start as f64 + share(step) * (end - start) as f64));
         }
         levels.push(calibrated as f64);
-        let computes: Vec<_> = (0..steps).map(|step| at.contains(&step)).collect();
-        let before = (0..steps).map(|step| computes[..step].iter().filter(|&&computes| computes).count());
-        RunPlan {
-            before: before.collect(),
-            mask: StepMask::from_steps(computes),
-            jumps: jumps.clone(),
-            changes: changes.clone(),
-            levels,
-        }
+        let mask = mask(&at, steps);
+        let before = (0..steps).map(|step| (0..step).filter(|&before| mask.computes(before)).count());
+        RunPlan { before: before.collect(), mask, jumps: jumps.clone(), changes: changes.clone(), levels }
     }
 
     /// The steps that are computed.
@@ -81,6 +68,28 @@ impl RunPlan {
         };
         self.levels.iter().map(level).collect()
     }
+}
+
+/// The steps that a run of `steps` steps computes for those of `calibrated` steps: spread over it as they are over those.
+fn spread(computed: &[usize], calibrated: usize, steps: usize) -> Vec<usize> {
+    let mut at: Vec<usize> = Vec::with_capacity(computed.len());
+    for (i, &step) in computed.iter().enumerate() {
+        let first = at.last().map_or(0, |last| last + 1);
+        // As many are left as are to be computed.
+        at.push((step * steps).div_ceil(calibrated).clamp(first, steps + i - computed.len()));
+    }
+    at
+}
+
+fn mask(computed: &[usize], steps: usize) -> StepMask {
+    StepMask::from_steps((0..steps).map(|step| computed.contains(&step)))
+}
+
+/// The steps that a run of `steps` steps computes which follows `plan`, made of runs of `calibrated` steps; `None` where the plan
+/// computes more than there are.
+pub(super) fn mask_of(plan: &FittedPlan, calibrated: usize, steps: usize) -> Option<StepMask> {
+    let computed = &plan.computed;
+    (computed.len() <= steps).then(|| mask(&spread(computed, calibrated, steps), steps))
 }
 
 #[cfg(test)]

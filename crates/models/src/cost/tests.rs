@@ -1,7 +1,7 @@
 //! Cost estimates for the real Qwen-Image, and for FLUX.2-klein where two segments matter.
 
 use cache::{Calibration, FittedPlan, Jump, Psnr};
-use diffusion::{Extensions, Fit, Guidance, ImageSize, InputImage, Mask, RgbImage, SamplingParams, ShapeOf};
+use diffusion::{Fit, Guidance, Held, ImageSize, InputImage, Mask, RgbImage, SamplingParams, ShapeOf};
 
 use super::*;
 use crate::flops::Flops;
@@ -83,7 +83,7 @@ fn klein(cache: Option<CacheConfig>) -> CostModel {
     }
 }
 
-fn request(extensions: Extensions) -> ImageRequest {
+fn request(cache: Option<CacheConfig>) -> ImageRequest {
     ImageRequest {
         prompt: "a".repeat(50),
         negative_prompt: Some(" ".into()),
@@ -98,21 +98,22 @@ fn request(extensions: Extensions) -> ImageRequest {
         },
         fit: None,
         previews: None,
-        extensions,
+        cache,
+        held: Held::default(),
     }
 }
 
 #[test]
 fn the_cache_outweighs_the_rest_of_a_request() {
     let model = qwen_image(None);
-    let uncached = model.cost(&request(Extensions::default()));
+    let uncached = model.cost(&request(None));
     assert_eq!((uncached.tokens, uncached.passes, uncached.steps), (4096, 2, 50));
     assert_eq!((uncached.least_share, uncached.kind), (1.0, 0));
     // Latents before and after a step, 1 MiB each.
     assert!((2 * MIB..3 * MIB).contains(&uncached.memory.state), "{}", uncached.memory.state);
 
     // Two branches, each with two residuals of 24 MiB before and after a step.
-    let cached = CostModel { cache: Some(CacheConfig::default()), ..model }.cost(&request(Extensions::default()));
+    let cached = CostModel { cache: Some(CacheConfig::default()), ..model }.cost(&request(None));
     assert_eq!(cached.memory.state - uncached.memory.state, 2 * (2 + 2) * 24 * MIB);
     assert_eq!(cached.least_share, 1.0 / 60.0);
 }
@@ -120,12 +121,10 @@ fn the_cache_outweighs_the_rest_of_a_request() {
 #[test]
 fn a_computed_step_stores_the_same_whatever_is_kept() {
     let model = qwen_image(None);
-    let long = |extensions| ImageRequest { prompt: "a".repeat(1019), ..request(extensions) };
+    let long = |cache| ImageRequest { prompt: "a".repeat(1019), ..request(cache) };
     let bytes = |config: CacheConfig| {
-        let uncached = model.cost(&long(Extensions::default())).memory.state;
-        let mut extensions = Extensions::default();
-        extensions.insert(config);
-        (model.cost(&long(extensions)).memory.state - uncached) / MIB
+        let uncached = model.cost(&long(None)).memory.state;
+        (model.cost(&long(Some(config))).memory.state - uncached) / MIB
     };
     let taylor = |taylorseer_order| CacheConfig { enable_taylorseer: true, taylorseer_order, ..CacheConfig::default() };
     // 24 MiB of image tokens; 6 MiB of the 1024 tokens that this prompt may have.
@@ -139,7 +138,7 @@ fn a_computed_step_stores_the_same_whatever_is_kept() {
 #[test]
 fn previews_hold_an_estimate_of_the_latents() {
     let model = qwen_image(None);
-    let without = request(Extensions::default());
+    let without = request(None);
     let times = diffusion::PreviewTimes::Count(1);
     let previews = diffusion::Previews { method: diffusion::PreviewMethod::Latent2Rgb, times };
     let with = ImageRequest { previews: Some(previews), ..without.clone() };
@@ -150,12 +149,8 @@ fn previews_hold_an_estimate_of_the_latents() {
 fn a_request_with_its_own_settings_is_of_its_own_kind() {
     let cache = Some(CacheConfig::default());
     let model = qwen_image(cache);
-    let kind = |config: CacheConfig| {
-        let mut extensions = Extensions::default();
-        extensions.insert(config);
-        model.cost(&request(extensions)).kind
-    };
-    assert_eq!(kind(CacheConfig::default()), model.cost(&request(Extensions::default())).kind);
+    let kind = |config: CacheConfig| model.cost(&request(Some(config))).kind;
+    assert_eq!(kind(CacheConfig::default()), model.cost(&request(None)).kind);
     assert_ne!(kind(CacheConfig { fn_compute_blocks: 2, ..CacheConfig::default() }), kind(CacheConfig::default()));
     assert_eq!(kind(CacheConfig { max_cached_steps: Some(0), ..CacheConfig::default() }), 0, "never reuses");
 }
@@ -177,17 +172,18 @@ fn a_plan_is_known_by_what_it_computes() {
         plans: vec![plan(&[0, 20], 30.0), plan(&[0, 10, 20, 30, 40], 40.0)],
     };
     let model = qwen_image(Some(CacheConfig { planned: Some(Aim::Psnr(40.0)), ..CacheConfig::default() }));
-    let whole = model.cost(&request(Extensions::default()));
+    let whole = model.cost(&request(None));
     assert_eq!((whole.least_share, whole.kind), (1.0, 0), "there is no plan yet");
     model.plans.replace(calibration);
-    let planned = model.cost(&request(Extensions::default()));
+    let planned = model.cost(&request(None));
     // The step of a plan costs its observed mean share of computed blocks.
     assert_eq!((planned.step_work(0.1), planned.step_work(0.0)), (0.1 * planned.work.step, 0.0));
     assert_eq!(planned.work.step, whole.work.step);
+    let known = planned.known.unwrap();
+    assert_eq!((0..50).filter(|&step| known.computes(step)).collect::<Vec<_>>(), [0, 10, 20, 30, 40]);
+    assert_eq!(whole.known, None);
     let kind = |aim, sampler| {
-        let mut extensions = Extensions::default();
-        extensions.insert(CacheConfig { planned: Some(aim), ..CacheConfig::default() });
-        let mut request = request(extensions);
+        let mut request = request(Some(CacheConfig { planned: Some(aim), ..CacheConfig::default() }));
         request.params.sampler = sampler;
         model.cost(&request).kind
     };
@@ -200,7 +196,7 @@ fn a_plan_is_known_by_what_it_computes() {
 
 #[test]
 fn both_segments_of_klein_are_kept_and_their_text() {
-    let mut one_pass = request(Extensions::default());
+    let mut one_pass = request(None);
     one_pass.params.guidance = Guidance::None;
     let uncached = klein(None).cost(&one_pass);
     let cached = klein(Some(CacheConfig::default())).cost(&one_pass);
@@ -218,7 +214,7 @@ fn picture(side: usize) -> InputImage {
 
 #[test]
 fn pictures_to_edit_are_tokens_of_every_pass() {
-    let without = request(Extensions::default());
+    let without = request(None);
     let with = ImageRequest { input_images: [picture(64), picture(32)].into(), ..without.clone() };
     let (before, after) = (qwen_image(None).cost(&without), qwen_image(None).cost(&with));
     assert_eq!(after.memory.state - before.memory.state, 2 * MIB, "each at a megapixel");
@@ -239,7 +235,7 @@ fn pictures_to_edit_are_tokens_of_every_pass() {
 fn each_stage_needs_memory_of_its_own() {
     let model = qwen_image(None);
     let text = |prompt: usize| prompt.div_ceil(1) + 5;
-    let mut request = request(Extensions::default());
+    let mut request = request(None);
     let memory = model.cost(&request).memory;
     // Two passes, with prompts of 50 bytes and 1 byte, and at most one token per byte.
     assert_eq!(memory.step, ((4096 + text(50)) + (4096 + text(1))) as u64 * 30_000 * 2);
@@ -254,7 +250,7 @@ fn each_stage_needs_memory_of_its_own() {
 #[test]
 fn what_is_too_large_for_the_vae_is_decoded_in_tiles() {
     let of = |vae_tiling, side| {
-        let mut request = request(Extensions::default());
+        let mut request = request(None);
         request.params.size = ImageSize { width: side, height: side };
         let cost = CostModel { vae_tiling, ..qwen_image(None) }.cost(&request);
         (cost.memory.decode, cost.work.decode)
@@ -272,7 +268,7 @@ fn what_is_too_large_for_the_vae_is_decoded_in_tiles() {
 #[test]
 fn what_is_too_large_for_the_vae_is_encoded_in_tiles() {
     let of = |vae_tiling| {
-        let request = ImageRequest { input_images: [picture(64)].into(), ..request(Extensions::default()) };
+        let request = ImageRequest { input_images: [picture(64)].into(), ..request(None) };
         let cost = CostModel { vae_tiling, ..qwen_image(None) }.cost(&request);
         (cost.memory.encode, cost.work.encode)
     };
@@ -289,7 +285,7 @@ fn what_is_too_large_for_the_vae_is_encoded_in_tiles() {
 #[test]
 fn a_step_has_an_attention_term() {
     let cost = |side, guidance| {
-        let mut request = request(Extensions::default());
+        let mut request = request(None);
         (request.params.size, request.params.guidance) = (ImageSize { width: side, height: side }, guidance);
         qwen_image(None).cost(&request).work
     };
@@ -307,11 +303,11 @@ fn a_step_has_an_attention_term() {
 #[test]
 fn a_reused_step_is_what_always_runs() {
     let config = CacheConfig { fn_compute_blocks: 6, ..CacheConfig::default() };
-    let work = qwen_image(Some(config)).cost(&request(Extensions::default())).work;
+    let work = qwen_image(Some(config)).cost(&request(None)).work;
     assert!((work.reused_step / work.step - 0.1).abs() < 1e-3, "6 of 60 blocks: {work:?}");
-    let uncached = qwen_image(None).cost(&request(Extensions::default())).work;
+    let uncached = qwen_image(None).cost(&request(None)).work;
     assert_eq!((uncached.step, uncached.reused_step), (work.step, work.step));
-    let work = klein(Some(CacheConfig::default())).cost(&request(Extensions::default())).work;
+    let work = klein(Some(CacheConfig::default())).cost(&request(None)).work;
     assert!((work.reused_step / work.step - 0.08).abs() < 3e-3, "1 of 5 and 1 of 20: {work:?}");
 }
 
@@ -319,12 +315,12 @@ fn a_reused_step_is_what_always_runs() {
 fn a_preview_is_a_decoding_or_next_to_nothing() {
     let work = |method| {
         let previews = Some(diffusion::Previews { method, times: diffusion::PreviewTimes::Count(1) });
-        qwen_image(None).cost(&ImageRequest { previews, ..request(Extensions::default()) }).work
+        qwen_image(None).cost(&ImageRequest { previews, ..request(None) }).work
     };
     let (vae, sketch) = (work(PreviewMethod::Vae), work(PreviewMethod::Latent2Rgb));
     assert_eq!(vae.preview, vae.decode);
     assert!(sketch.preview > 0.0 && sketch.preview < 1e-4 * sketch.decode, "{sketch:?}");
-    let plain = request(Extensions::default());
+    let plain = request(None);
     let work = qwen_image(None).cost(&plain).work;
     assert_eq!((work.preview, work.fit), (0.0, 0.0));
     let size = |side| ImageSize { width: side, height: side };
@@ -337,7 +333,7 @@ fn a_preview_is_a_decoding_or_next_to_nothing() {
 #[test]
 fn what_a_mask_keeps_is_encoded_once_more_at_another_size() {
     let masked = |side| {
-        let mut request = request(Extensions::default());
+        let mut request = request(None);
         request.input_images = [picture(64)].into();
         request.mask = Some(Arc::new(Mask { size: picture(64).image.size, editable: vec![255; 4096] }));
         request.params.size = ImageSize { width: side, height: side };

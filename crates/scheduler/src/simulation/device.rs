@@ -9,6 +9,9 @@ use super::trace::Arrival;
 const WARM_UP: usize = 8;
 const REUSED_IN_A_ROW: usize = 2;
 
+/// A step that plans skip.
+const SKIPPED: Duration = Duration::from_micros(500);
+
 impl Device {
     pub(super) fn encode_time(&self) -> Duration {
         Duration::from_secs_f64(self.encode)
@@ -22,7 +25,7 @@ impl Device {
     /// A step of requests, each with the number of steps behind it.
     pub(super) fn step_time<'a>(&self, batch: impl Iterator<Item = (&'a Arrival, usize)>) -> Duration {
         let load: f64 = batch.map(|(arrival, taken)| load(arrival, taken)).sum();
-        Duration::from_secs_f64(self.seconds(load))
+        if load > 0.0 { Duration::from_secs_f64(self.seconds(load)) } else { SKIPPED }
     }
 
     /// How long a request takes on a device of its own.
@@ -42,7 +45,8 @@ impl Device {
 
 /// The share of the blocks that a request computes after `taken` steps.
 pub(super) fn share(arrival: &Arrival, taken: usize) -> f64 {
-    let reused = taken >= WARM_UP && (taken - WARM_UP) % (REUSED_IN_A_ROW + 1) != REUSED_IN_A_ROW;
+    let by_rules = || taken >= WARM_UP && (taken - WARM_UP) % (REUSED_IN_A_ROW + 1) != REUSED_IN_A_ROW;
+    let reused = arrival.plan.map_or_else(by_rules, |plan| !plan.computes(taken));
     if reused { arrival.cost.least_share } else { 1.0 }
 }
 

@@ -98,7 +98,8 @@ impl Contender for Latentd {
             Turn::Encode(id) => self.state.encoded(*id, 1.0, took),
             Turn::Preview(id) => self.state.previewed(*id, Some(took)),
             Turn::Step(_) => {
-                let report = |&computed_share| StepReport { step_index: 0, runs: Vec::new(), computed_share };
+                let report =
+                    |&computed_share| StepReport { step_index: 0, runs: Vec::new(), computed_share, also_computed: 0 };
                 self.state.stepped(&jobs, &shares.iter().map(report).collect::<Vec<_>>(), took);
             }
             Turn::Decode(id) => {

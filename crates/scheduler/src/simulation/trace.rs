@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use diffusion::{ImageSize, RequestCost, RequestMemory, Work};
+use diffusion::{ImageSize, KnownSteps, RequestCost, RequestMemory, Work};
 
 use super::scenario::{Mix, Scenario};
 
@@ -14,6 +14,8 @@ pub(super) struct Arrival {
     pub(super) cost: RequestCost,
     /// What a step that computes everything really comes to, on the device's curve.
     pub(super) load: f64,
+    /// The steps that it computes, if a plan says so; whether the scheduler is told is another matter.
+    pub(super) plan: Option<KnownSteps>,
 }
 
 /// The requests of a scenario: independent of each other, at a rate for which one at a time would
@@ -46,7 +48,7 @@ fn arrival(mix: &Mix, at: Duration) -> Arrival {
     let load = cost.work.step;
     // The device counts a reused step as so much less load.
     let work = Work { reused_step: load * least_share, ..cost.work };
-    Arrival { at, cost: RequestCost { work, ..cost }, load }
+    Arrival { at, cost: RequestCost { work, ..cost }, load, plan: None }
 }
 
 /// Of a request without a cache, its work counted in tokens.
@@ -61,6 +63,7 @@ pub(super) fn cost(tokens: usize, passes: usize, steps: usize) -> RequestCost {
         work,
         memory: RequestMemory::default(),
         least_share: 1.0,
+        known: None,
         kind: 0,
     }
 }

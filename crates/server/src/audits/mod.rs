@@ -139,7 +139,7 @@ impl Audit {
 /// The request for the same picture without a cache.
 fn uncached(request: &ImageRequest) -> ImageRequest {
     let mut request = ImageRequest { previews: None, ..request.clone() };
-    request.extensions.insert(Quality::Lossless.config());
+    request.cache = Some(Quality::Lossless.config());
     request
 }
 

@@ -171,7 +171,8 @@ mod tests {
                 _ => f32::NAN,
             }),
         };
-        runs.chars().map(|letter| StepReport { step_index: 0, runs: vec![run(letter)], computed_share: 1.0 }).collect()
+        let report = |runs| StepReport { step_index: 0, runs, computed_share: 1.0, also_computed: 0 };
+        runs.chars().map(|letter| report(vec![run(letter)])).collect()
     }
 
     /// The samples whose names contain `part` after stepping `batches`, without the buckets.

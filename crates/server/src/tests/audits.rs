@@ -12,7 +12,7 @@ use crate::{AppState, app};
 /// A server that audits this share; its fake step cache makes a third of the bytes two too large.
 async fn audited(share: f64) -> (AppState, Router) {
     let is_cached = |cache: Option<&CacheConfig>| cache.is_none_or(|cache| !cache.never_reuses());
-    let flaw = Flaw::new(move |request| is_cached(request.extensions.get()).then_some(2));
+    let flaw = Flaw::new(move |request| is_cached(request.cache.as_ref()).then_some(2));
     let pipeline = FakePipeline { flaw, ..FakePipeline::default() };
     let mut config = config();
     (config.api.cache, config.cache_audit) = (Some(CacheConfig::default()), share);
@@ -103,7 +103,7 @@ async fn plans_whose_pictures_miss_their_promise_are_tightened_by_as_much() {
     let plans = plans();
     let followed = plans.clone();
     let flaw = Flaw::new(move |request| {
-        let is_cached = request.extensions.get::<CacheConfig>().is_none_or(|cache| !cache.never_reuses());
+        let is_cached = request.cache.as_ref().is_none_or(|cache| !cache.never_reuses());
         is_cached.then(|| if followed.current(false).unwrap().shift < 4.0 { 4 } else { 2 })
     });
     let mut config = config();

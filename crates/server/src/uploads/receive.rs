@@ -2,7 +2,7 @@
 
 use axum::extract::Request;
 use axum::http::HeaderMap;
-use diffusion::{ImageRequest, InputImageBounds, InvalidRequest, Limits, ModelCard};
+use diffusion::{Held, ImageRequest, InputImageBounds, InvalidRequest, Limits, ModelCard, RequestDraft};
 use pictures::InputPictures;
 
 use super::attachments::Attachments;
@@ -41,10 +41,7 @@ impl ImagesRequest {
     /// # Errors
     /// Same as [`ImagesRequest::check`].
     pub(crate) fn least_requests(&self, card: &ModelCard, limits: &Limits) -> Result<Vec<ImageRequest>, ApiError> {
-        let mut draft = self.draft.clone();
-        if let Some(own) = &self.cache {
-            draft.extensions.insert(own.clone());
-        }
+        let draft = RequestDraft { cache: self.cache.clone(), ..self.draft.clone() };
         Ok(draft.least(card, limits)?)
     }
 
@@ -63,10 +60,7 @@ impl ImagesRequest {
     ) -> Result<Vec<ImageRequest>, ApiError> {
         let mut draft = std::mem::take(&mut self.draft);
         (draft.input_images, draft.mask) = (pictures.images, pictures.mask);
-        draft.extensions.insert(held);
-        if let Some(own) = &self.cache {
-            draft.extensions.insert(own.clone());
-        }
+        (draft.cache, draft.held) = (self.cache.clone(), Held::new(held));
         draft.without_effect(card).into_iter().for_each(|idle| self.note(idle));
         Ok(draft.build(card, limits, random_seed)?)
     }

@@ -80,6 +80,7 @@ mod tests {
         let step = |step_index, cond, uncond| StepReport {
             step_index,
             computed_share: 1.0,
+            also_computed: 0,
             runs: vec![run(CfgBranch::Cond, cond), run(CfgBranch::Uncond, uncond)],
         };
         let steps = [step(0, false, false), step(1, true, false), step(2, true, true)];

@@ -58,6 +58,7 @@ mod tests {
             .map(|(step_index, (cond, uncond))| StepReport {
                 step_index,
                 computed_share: 1.0,
+                also_computed: 0,
                 runs: vec![run(CfgBranch::Cond, cond), run(CfgBranch::Uncond, uncond)],
             })
             .collect()

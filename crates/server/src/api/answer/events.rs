@@ -151,7 +151,7 @@ pub(crate) fn completed(terms: &Terms, picture: &Picture) -> Event {
 /// The event of a step.
 pub(crate) fn progress(terms: &Terms, step: &Step) -> Event {
     let r#type = names(terms.endpoint).progress;
-    let StepReport { step_index, computed_share, ref runs } = step.report;
+    let StepReport { step_index, computed_share, ref runs, .. } = step.report;
     let run = |run: &BlockRun| ProgressRun {
         branch: run.branch.name(),
         segment: run.segment,

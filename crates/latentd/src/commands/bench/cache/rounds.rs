@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cache::{CacheConfig, Calibration, Plans};
-use diffusion::{
-    Extensions, ImageRequest, Interrupt, Pipeline, PipelineError, RequestDraft, RgbImage, Sampler, StepReport,
-};
+use diffusion::{ImageRequest, Interrupt, Pipeline, PipelineError, RequestDraft, RgbImage, Sampler, StepReport};
 use latentd::{Error, OmniInput, gmsd, psnr, ssim};
 use models::AnyPipeline;
 
@@ -102,17 +100,13 @@ impl Rounds {
     /// # Errors
     /// A field is outside its bound.
     pub(super) fn request(&self, input: &OmniInput, i: usize, trial: &Trial) -> Result<ImageRequest, Error> {
-        let mut extensions = Extensions::default();
-        if let Some(config) = &trial.config {
-            extensions.insert(config.clone());
-        }
         let draft = RequestDraft {
             prompt: input.prompt.clone(),
             input_images: input.pictures.images.clone(),
             num_inference_steps: Some(trial.steps as i64),
             sampler: trial.sampler,
             seed: Some(self.seed + i as i64),
-            extensions,
+            cache: trial.config.clone(),
             ..self.draft.clone()
         };
         let requests = draft.build(self.pipeline.card(), &diffusion::Limits::NONE, rand::random)?;
