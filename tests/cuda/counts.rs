@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use diffusion::{ImageSize, Interrupt, Limits, Pipeline, RequestDraft};
 use latentd::{DtypeName, Omni};
 
-use crate::runs::{GPU, load, one_row, picture};
+use crate::runs::{GPU, load};
 
+/// Of a picture whose last step is counted.
+const STEPS: i64 = 3;
 /// What is counted, in the order of `enum Count` in `emulator/driver.h`.
 const NAMES: [&str; 9] = [
     "launches",
@@ -22,6 +25,7 @@ const NAMES: [&str; 9] = [
 ];
 /// In the same order: after what is above come the bytes of copies to the device and to the host. Behind them is the most
 /// that was held since a test wrote there.
+const BYTES_TO_DEVICE: usize = 9;
 const BYTES_HELD: usize = 11;
 const MODULES: usize = 13;
 
@@ -62,12 +66,7 @@ pub fn bytes_held() -> u64 {
 pub fn of(work: impl FnOnce()) -> Counts {
     let before = numbers().unwrap();
     work();
-    let after = numbers().unwrap();
-    NAMES
-        .iter()
-        .zip(after.iter().zip(before))
-        .map(|(name, (after, before))| (name.to_string(), after - before))
-        .collect()
+    named(&difference(&numbers().unwrap(), &before))
 }
 
 /// The most bytes that `work` holds at a time beside what was held before.
@@ -79,28 +78,43 @@ pub fn most_bytes_held(work: impl FnOnce()) -> u64 {
     numbers().unwrap()[BYTES_HELD + 1] - before
 }
 
-/// What a picture of so many steps takes of a model that has made one before: kernels are loaded at their first launch.
-fn of_picture(omni: &mut Omni, steps: i64) -> Vec<u64> {
-    picture(omni, one_row(steps));
-    let before = numbers().unwrap();
-    picture(omni, one_row(steps));
-    numbers().unwrap().iter().zip(before).map(|(now, before)| now.wrapping_sub(before)).collect()
-}
-
-/// What one step takes: the last of three, beside a picture without it. `cache` says how so many steps are cached.
+/// What one step takes: the last of three. `cache` says how so many steps are cached.
 pub fn of_step(model: &str, dtype: DtypeName, cache: impl Fn(i64) -> Option<String>) -> Counts {
-    of_step_by(|steps| load(model, GPU, dtype, cache(steps).as_deref()))
+    of_step_by(load(model, GPU, dtype, cache(STEPS).as_deref())).0
 }
 
-/// The same by a model that `load` loads for pictures of so many steps.
-pub fn of_step_by(load: impl Fn(i64) -> Omni) -> Counts {
-    let of = |steps| of_picture(&mut load(steps), steps);
-    let (with, without) = (of(3), of(2));
-    NAMES
-        .iter()
-        .zip(with.iter().zip(without))
-        .map(|(name, (with, without))| (name.to_string(), with - without))
-        .collect()
+/// The same by a model that is loaded, and the bytes that the step copies to the device.
+pub fn of_step_by(omni: Omni) -> (Counts, u64) {
+    let mut pipeline = omni.into_pipeline();
+    let draft = RequestDraft {
+        prompt: "a fox on a green background".into(),
+        size: Some(ImageSize { width: 32, height: 32 }),
+        num_inference_steps: Some(STEPS),
+        seed: Some(7),
+        true_cfg_scale: Some(1.0),
+        ..RequestDraft::default()
+    };
+    let request = draft.build(pipeline.card(), &Limits::NONE, || 7).unwrap().remove(0);
+    let mut of_last = || {
+        let mut state = pipeline.prepare(&request, &Interrupt::default()).unwrap();
+        let mut step = || drop(pipeline.step(&mut [&mut state], &Interrupt::default()).unwrap());
+        (1..STEPS).for_each(|_| step());
+        let before = numbers().unwrap();
+        step();
+        difference(&numbers().unwrap(), &before)
+    };
+    // Kernels are loaded at their first launch.
+    of_last();
+    let step = of_last();
+    (named(&step), step[BYTES_TO_DEVICE])
+}
+
+fn difference(with: &[u64], without: &[u64]) -> Vec<u64> {
+    with.iter().zip(without).map(|(with, without)| with.wrapping_sub(*without)).collect()
+}
+
+fn named(numbers: &[u64]) -> Counts {
+    NAMES.iter().zip(numbers).map(|(name, number)| (name.to_string(), *number)).collect()
 }
 
 /// `1 launches, 2 products, …`

@@ -80,11 +80,34 @@ async fn a_server_whose_only_gpu_stays_broken_ends_so_that_it_can_be_started_aga
     assert!(log.lines().last().unwrap().contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{log}");
 }
 
+/// 48 MiB, of which cuBLASLt takes 32 for itself.
+const LITTLE_MEMORY: [(&str, &str); 1] = [("EMULATOR_MEMORY", "50331648")];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_free_memory_does_not_hold_is_refused_and_what_is_taken_is_made() {
+    let Some(server) = Server::start("cuda", &[], &LITTLE_MEMORY).await else { return };
+    let (mut made, mut refused) = (0, 0);
+    for size in ["64x64", "256x256", "320x320", "384x384", "448x448", "512x512", "1024x1024"] {
+        let (status, answer) = server.ask(1, size, 1).await;
+        match status {
+            200 => made += 1,
+            _ => {
+                refused += 1;
+                assert_eq!((status, &answer["error"]["code"]), (400, &"request_too_large".into()), "{size}: {answer}");
+                let message = answer["error"]["message"].as_str().unwrap();
+                assert_eq!(message.matches("MiB").count(), 2, "what is needed, and what there is: {message}");
+            }
+        }
+    }
+    println!("{made} sizes made, {refused} refused");
+    assert!(made > 1 && refused > 1, "{made} made, {refused} refused");
+    assert!(!server.log().contains("out of memory"), "{}", server.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn running_out_of_memory_costs_one_request() {
-    // Of 48 MiB cuBLASLt takes 32 for itself.
-    let memory = [("EMULATOR_MEMORY", "50331648")];
-    let Some(server) = Server::start("cuda", &["--memory-budget", "1TiB"], &memory).await else { return };
+    // Where the operator says that there is more than there is, nothing is foreseen.
+    let Some(server) = Server::start("cuda", &["--memory-budget", "1TiB"], &LITTLE_MEMORY).await else { return };
     let whole = server.picture(1).await;
     let (status, answer) = server.ask(2, "512x512", 1).await;
     assert_eq!((status, &answer["error"]["code"]), (500, &"out_of_memory".into()), "{answer}");

@@ -2,43 +2,87 @@
 
 use std::process::Command;
 
+use candle_core::DType;
 use latentd::{DtypeName, OffloadName, Omni, OmniInput, open_pictures};
-use models::Placement;
+use models::{Checkpoint, LoadOptions, ModelBytes, Offload, Placement};
 
 use crate::counts::{are_counted, bytes_held, most_bytes_held, of_step_by, told};
 use crate::pictures::{BY_DIFFERENCE, EVERY_SECOND, with_guidance};
 use crate::runs::{GPU, MODELS, alone, builder, checkpoint, one_row, picture};
 
-const OFFLOADED: [OffloadName; 2] = [OffloadName::Encoder, OffloadName::Block];
-
-fn load(model: &str, offload: OffloadName, cache: Option<&str>) -> Omni {
-    builder(model, GPU, DtypeName::Bf16, cache).offload(offload).build().unwrap()
+/// What is in host memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Away {
+    Nothing,
+    Encoder,
+    /// The encoder, and blocks: those for which there is no room, where there is room for about half of them.
+    SomeBlocks,
+    AllBlocks,
 }
 
-/// A model, its cache, and what is offloaded: an encoder's pictures are those of all steps.
-const CASES: [(&str, Option<&str>, &[OffloadName]); 5] = [
-    ("qwen-image", None, &OFFLOADED),
-    ("qwen-image", Some(EVERY_SECOND), &[OffloadName::Block]),
-    ("qwen-image", Some(BY_DIFFERENCE), &[OffloadName::Block]),
-    ("flux2-klein", None, &[OffloadName::Block]),
-    ("flux2-klein", Some(EVERY_SECOND), &[OffloadName::Block]),
+const AWAY: [Away; 3] = [Away::Encoder, Away::SomeBlocks, Away::AllBlocks];
+
+fn bytes(model: &str) -> ModelBytes {
+    let options = LoadOptions { dtype: DType::BF16, device: GPU.open().unwrap(), ..LoadOptions::default() };
+    models::model_bytes(&Checkpoint::open(checkpoint(model)).unwrap(), &options).unwrap()
+}
+
+/// What requests have to be given for that much of a model to be away.
+fn memory_budget(model: &str, away: Away) -> Option<u64> {
+    let [none, all] =
+        [Offload::Block, Offload::Encoder].map(|offload| Placement::new(offload, &bytes(model)).device_bytes());
+    match away {
+        Away::Nothing | Away::Encoder => None,
+        Away::AllBlocks => Some(u64::MAX),
+        Away::SomeBlocks => {
+            let free = kernels::free_memory(&GPU.open().unwrap()).unwrap();
+            let beside = models::reserved(&bytes(model), Some(0));
+            Some(free - beside - (none + all) / 2)
+        }
+    }
+}
+
+fn load(model: &str, away: Away, cache: Option<&str>) -> Omni {
+    let offload = match away {
+        Away::Nothing => OffloadName::None,
+        Away::Encoder => OffloadName::Encoder,
+        Away::SomeBlocks | Away::AllBlocks => OffloadName::Block,
+    };
+    let builder = builder(model, GPU, DtypeName::Bf16, cache).memory_budget(memory_budget(model, away));
+    let omni = builder.offload(offload).build().unwrap();
+    let Placement { residents, .. } = omni.placement();
+    match away {
+        Away::SomeBlocks => assert!(0 < residents.count && residents.count < residents.of, "{}", omni.placement()),
+        Away::AllBlocks => assert_eq!(residents.count, 0, "{}", omni.placement()),
+        Away::Nothing | Away::Encoder => {}
+    }
+    omni
+}
+
+/// A model, its cache, and what is away: an encoder's pictures are those of all steps.
+const CASES: [(&str, Option<&str>, &[Away]); 5] = [
+    ("qwen-image", None, &AWAY),
+    ("qwen-image", Some(EVERY_SECOND), &[Away::SomeBlocks]),
+    ("qwen-image", Some(BY_DIFFERENCE), &[Away::AllBlocks]),
+    ("flux2-klein", None, &[Away::SomeBlocks, Away::AllBlocks]),
+    ("flux2-klein", Some(EVERY_SECOND), &[Away::SomeBlocks]),
 ];
 
 #[test]
 fn pictures_do_not_depend_on_where_weights_are() {
     let _alone = alone();
-    for (model, cache, offloaded) in CASES {
-        let whole = picture(&mut load(model, OffloadName::None, cache), one_row(6));
-        for &offload in offloaded {
-            let mut omni = load(model, offload, cache);
+    for (model, cache, aways) in CASES {
+        let whole = picture(&mut load(model, Away::Nothing, cache), one_row(6));
+        for &away in aways {
+            let mut omni = load(model, away, cache);
             // The second finds other layers in the places than the first.
             for _ in 0..2 {
-                assert_eq!(picture(&mut omni, one_row(6)), whole, "{model} {offload} {cache:?}");
+                assert_eq!(picture(&mut omni, one_row(6)), whole, "{model} {away:?} {cache:?}");
             }
         }
     }
-    let guided = |offload| picture(&mut load("qwen-image", offload, None), with_guidance());
-    assert_eq!(guided(OffloadName::Block), guided(OffloadName::None), "two rows a step");
+    let guided = |away| picture(&mut load("qwen-image", away, None), with_guidance());
+    assert_eq!(guided(Away::AllBlocks), guided(Away::Nothing), "two rows a step");
 }
 
 /// The vision tower is streamed too.
@@ -58,7 +102,7 @@ fn edits_do_not_depend_on_where_weights_are() {
         let input = OmniInput { prompt: "make it night".into(), pictures };
         let builder =
             builder("qwen-image-edit-plus", GPU, DtypeName::Bf16, None).model(folder.path().to_str().unwrap());
-        let mut omni = builder.offload(offload).build().unwrap();
+        let mut omni = builder.offload(offload).memory_budget(Some(u64::MAX)).build().unwrap();
         omni.generate(input, one_row(2)).unwrap()[0].image.clone()
     };
     assert_eq!(edit(OffloadName::Block), edit(OffloadName::None));
@@ -73,6 +117,8 @@ fn memory_that_cannot_be_locked_will_do() {
         let mut command = Command::new(&program);
         command.args(["generate", "a fox", "--model", &checkpoint("qwen-image"), "--size", "32x32", "--seed", "7"]);
         command.args(["--num-inference-steps", "2", "--device", "cuda", "--offload", offload, "-o"]).arg(&path);
+        // So little that no block stays on the device.
+        command.env("EMULATOR_MEMORY", "268435456");
         let output = command.env("EMULATOR_PINNED", pinned).env_remove("EMULATOR_COUNTS").output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{said}");
@@ -83,7 +129,7 @@ fn memory_that_cannot_be_locked_will_do() {
         let (picture, said) = made("block", pinned);
         assert!(picture == whole, "locked: {pinned}");
         assert_eq!(said.contains("these layers come slowly"), is_slow, "{said}");
-        assert!(said.contains("text encoder") && said.contains("on the host"), "{said}");
+        assert!(said.contains("text encoder") && said.contains("with 0 of 6 blocks"), "{said}");
     }
 }
 
@@ -95,9 +141,9 @@ struct Held {
     plan: Placement,
 }
 
-fn held(model: &str, offload: OffloadName) -> Held {
+fn held(model: &str, away: Away) -> Held {
     let mut loaded = None;
-    let loading = most_bytes_held(|| loaded = Some(load(model, offload, None)));
+    let loading = most_bytes_held(|| loaded = Some(load(model, away, None)));
     let mut omni = loaded.unwrap();
     picture(&mut omni, one_row(2));
     let resting = bytes_held();
@@ -113,35 +159,54 @@ fn the_device_holds_what_the_plan_says() {
     }
     for model in MODELS {
         // cuBLASLt's workspace is held from the first product on, until the next model has one.
-        held(model, OffloadName::None);
-        let whole = held(model, OffloadName::None);
-        for offload in OFFLOADED {
-            let less = held(model, offload);
+        held(model, Away::Nothing);
+        let whole = held(model, Away::Nothing);
+        for away in AWAY {
+            let less = held(model, away);
             let saved = whole.plan.device_bytes() - less.plan.device_bytes();
-            println!("{model} {offload}: loading {} {}, saved {saved}", whole.loading, less.loading);
-            assert!(saved > 0 && less.plan.host_bytes() >= saved, "{model} {offload}: {}", less.plan);
-            assert_eq!(whole.resting - less.resting, saved, "{model} {offload}");
-            assert_eq!(whole.picture, less.picture, "{model} {offload}");
+            println!("{model} {away:?}: loading {} {}, saved {saved}", whole.loading, less.loading);
+            assert!(saved > 0 && less.plan.host_bytes() >= saved, "{model} {away:?}: {}", less.plan);
+            assert_eq!(whole.resting - less.resting, saved, "{model} {away:?}");
+            assert_eq!(whole.picture, less.picture, "{model} {away:?}");
             // A layer is on the device before it is moved.
-            assert!(less.loading <= whole.loading, "{model} {offload}");
+            assert!(less.loading <= whole.loading, "{model} {away:?}");
         }
     }
 }
 
+/// Blocks that are there are not copied: a step copies the others, and nothing more is asked of the driver.
 #[test]
-fn a_step_copies_weights_and_asks_for_nothing_else() {
+fn a_step_copies_the_blocks_that_are_away_and_asks_for_nothing_else() {
     let _alone = alone();
     if !are_counted() {
         return;
     }
     for model in MODELS {
-        let of = |offload| of_step_by(|_| load(model, offload, None));
-        let (whole, streamed) = (of(OffloadName::None), of(OffloadName::Block));
-        println!("counts: {model}, bf16, one row, streamed step: {}", told(&streamed));
-        for (name, count) in &whole {
-            let may_grow = ["copies to the device", "events"].contains(&&**name);
-            assert!(may_grow || streamed[name] == *count, "{model}: {name}");
+        let (whole, bytes_of_whole) = of_step_by(load(model, Away::Nothing, None));
+        for away in [Away::SomeBlocks, Away::AllBlocks] {
+            let omni = load(model, away, None);
+            let plan = omni.placement().clone();
+            let (streamed, bytes) = of_step_by(omni);
+            println!(
+                "counts: {model}, bf16, one row, {} of {} blocks resident: {}, {bytes} bytes to the device",
+                plan.residents.count,
+                plan.residents.of,
+                told(&streamed)
+            );
+            for (name, count) in &whole {
+                let may_grow = ["copies to the device", "events"].contains(&&**name);
+                assert!(may_grow || streamed[name] == *count, "{model} {away:?}: {name}");
+            }
+            assert_eq!(bytes - bytes_of_whole, copied_in_a_step(model, &plan), "{model} {away:?}: {plan}");
         }
-        assert!(streamed["copies to the device"] > whole["copies to the device"], "{model}");
     }
+}
+
+/// Bytes of the blocks that are away, of kinds for all of which there is no place.
+fn copied_in_a_step(model: &str, plan: &Placement) -> u64 {
+    let layers = bytes(model).transformer.layers;
+    let is_away = |index: usize| !plan.residents.have(index);
+    let away: Vec<_> = (0..layers.len()).filter(|index| is_away(*index)).map(|index| layers[index]).collect();
+    let of_kind = |kind| away.iter().filter(|layer| layer.kind == kind).count();
+    away.iter().filter(|layer| of_kind(layer.kind) > 2).map(|layer| layer.bytes).sum()
 }

@@ -119,20 +119,14 @@ fn a_plan_counts_the_blocks_that_are_rounded() {
     let of = |model: &str| [None, Some(Quantization::Int8), Some(Quantization::Fp8)].map(|q| transformer(model, q));
     let [whole, int8, fp8] = of("qwen-image");
     assert_eq!(6 * (whole.all - fp8.all), 4 * (whole.all - int8.all), "{whole:?} {int8:?} {fp8:?}");
-    assert_eq!([&whole, &int8, &fp8].map(|bytes| bytes.lists.len()), [1, 1, 2]);
+    assert_eq!([&whole, &int8, &fp8].map(|bytes| bytes.kinds().len()), [1, 1, 2]);
 
     // Two blocks in one list and four in the other, of which one and three are quantized.
     let [whole, int8, fp8] = of("flux2-klein");
-    assert_eq!([&whole, &int8, &fp8].map(|bytes| bytes.lists.len()), [2, 2, 4]);
-    let largest = |bytes: &models::ComponentBytes| {
-        bytes.lists.iter().map(|list| (list.all / list.largest, list.largest)).collect::<Vec<_>>()
-    };
-    let saved = |blocks: u64| {
-        let ((_, whole), (_, rounded)) = (
-            *largest(&whole).iter().find(|(count, _)| *count == blocks).unwrap(),
-            *largest(&int8).iter().find(|(count, _)| *count == blocks).unwrap(),
-        );
-        whole - rounded
+    assert_eq!([&whole, &int8, &fp8].map(|bytes| bytes.kinds().len()), [2, 2, 4]);
+    let saved = |blocks: usize| {
+        let bytes_of = |bytes: &models::ComponentBytes| bytes.kinds().into_iter().find(|(count, _)| *count == blocks);
+        bytes_of(&whole).unwrap().1 - bytes_of(&int8).unwrap().1
     };
     assert_eq!(whole.all - fp8.all, saved(2) + 3 * saved(4), "{whole:?} {int8:?} {fp8:?}");
 }

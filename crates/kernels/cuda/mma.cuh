@@ -57,13 +57,17 @@ __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row
                  : "r"(address)
                  : "memory");
 #else
-  emu::with_warp(row, [&](auto of_lane) {
+  struct Row {
+    uint16_t numbers[8];
+  } mine;
+  std::memcpy(&mine, row, sizeof mine);
+  emu::with_warp(mine, [&](auto of_lane) {
     const int lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
     for (int m = 0; m < 4; m++) {
       uint16_t pair[2];
       for (int i = 0; i < 2; i++) {
         const int r = transposed ? 2 * t + i : group, c = transposed ? group : 2 * t + i;
-        std::memcpy(&pair[i], (const uint16_t*)of_lane(m * 8 + r) + c, 2);
+        pair[i] = of_lane(m * 8 + r).numbers[c];
       }
       to[m] = pair[0] | (uint32_t)pair[1] << 16;
     }

@@ -1,4 +1,5 @@
-//! A list of layers that run one after another: on the device all along, or carried there when their turn comes.
+//! A list of layers that run one after another: on the device all along, or carried there when their turn comes, each of
+//! them one or the other.
 
 use candle_core::{Device, Result, bail};
 
@@ -8,8 +9,8 @@ use crate::cuda::Streamed;
 
 /// Layers of one network, in order.
 ///
-/// Those of a [`Layers::streamed`] list lie in the host's memory, page-locked where that can be had. The device has room
-/// for two: while one computes, the next is copied into the other's place by a stream of its own.
+/// Those of a [`Layers::streamed`] list that are not resident lie in the host's memory, page-locked where that can be had.
+/// The device has room for two of them: while one computes, the next is copied into the other's place by a stream of its own.
 pub struct Layers<L>(Place<L>);
 
 enum Place<L> {
@@ -24,24 +25,29 @@ impl<L: Parameters> Layers<L> {
         Layers(Place::Resident(layers))
     }
 
-    /// Layers that were loaded onto `device`, a GPU, each moved to the host's memory before the next one is loaded.
+    /// Layers that were loaded onto `device`, a GPU: those whose number `is_resident` stay there, and each of the others is
+    /// moved to the host's memory before the next one is loaded.
     ///
     /// # Errors
     /// Those of the layers; the device's, which `failed` takes.
     pub fn streamed<E>(
         layers: impl Iterator<Item = std::result::Result<L, E>>,
+        is_resident: impl Fn(usize) -> bool,
         device: &Device,
         failed: impl Fn(candle_core::Error) -> E,
     ) -> std::result::Result<Self, E> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(device) = device {
             let mut streamed = Streamed::new(device).map_err(&failed)?;
-            for layer in layers {
-                streamed.push(layer?).map_err(&failed)?;
+            for (index, layer) in layers.enumerate() {
+                match is_resident(index) {
+                    true => streamed.keep(layer?),
+                    false => streamed.push(layer?).map_err(&failed)?,
+                }
             }
             return Ok(Layers(Place::Streamed(streamed)));
         }
-        drop(layers);
+        drop((layers, is_resident));
         let refuse = || -> Result<Self> {
             bail!("layers are streamed to a GPU. Given: {:?}. This is a bug.", device.location())
         };
@@ -113,6 +119,6 @@ mod tests {
     #[test]
     fn nothing_is_streamed_to_the_cpu() {
         let layers = [Tensor::zeros(1, DType::F32, &Device::Cpu)].into_iter();
-        assert!(Layers::streamed(layers, &Device::Cpu, |err| err).is_err());
+        assert!(Layers::streamed(layers, |_| false, &Device::Cpu, |err| err).is_err());
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytesize::ByteSize;
 use gpu::Unavailable;
-use models::{ModelBytes, Offload, Placement};
+use models::{ModelBytes, Offload, Placement, reserved};
 
 use crate::device_name::DeviceName;
 use crate::error::Error;
@@ -17,7 +17,8 @@ pub enum OffloadName {
     None,
     /// The text encoder, whose layers are carried to the GPU for each new prompt.
     Encoder,
-    /// The text encoder, and the transformer's blocks, which are carried there at every step.
+    /// The text encoder, and those of the transformer's blocks that do not fit beside what requests take, which are carried there
+    /// at every step.
     Block,
     /// The first of these with which the model and a picture of its default size fit.
     Auto,
@@ -50,7 +51,8 @@ impl OffloadName {
         }
     }
 
-    /// Where the parts of a model of these sizes are, on `device` with so many bytes free, if it tells.
+    /// Where the parts of a model of these sizes are, on `device` with so many bytes free, if it tells, of which requests may
+    /// take `memory_budget`, if the operator says.
     ///
     /// # Errors
     /// The weights do not fit.
@@ -59,14 +61,17 @@ impl OffloadName {
         bytes: &ModelBytes,
         device: DeviceName,
         free: Option<u64>,
+        memory_budget: Option<u64>,
     ) -> Result<Placement, Error> {
         let fitting = || free.and_then(|free| Placement::that_fits(bytes, free));
-        let placement = match (self, free) {
-            (OffloadName::Encoder, _) => Placement::new(Offload::Encoder, bytes),
-            (OffloadName::Block, _) => Placement::new(Offload::Block, bytes),
-            (OffloadName::Auto, Some(_)) => fitting().unwrap_or_else(|| Placement::new(Offload::Block, bytes)),
-            (OffloadName::None, _) | (OffloadName::Auto, None) => Placement::new(Offload::None, bytes),
+        let offload = match (self, free) {
+            (OffloadName::Encoder, _) => Offload::Encoder,
+            (OffloadName::Block, _) => Offload::Block,
+            (OffloadName::Auto, Some(_)) => fitting().map_or(Offload::Block, |placement| placement.offload),
+            (OffloadName::None, _) | (OffloadName::Auto, None) => Offload::None,
         };
+        let room = free.unwrap_or(0).saturating_sub(reserved(bytes, memory_budget));
+        let placement = Placement::within(offload, bytes, room);
         let needed = placement.device_bytes();
         let Some(free) = free.filter(|free| needed > *free) else { return Ok(placement) };
         let advice = match fitting() {
@@ -84,7 +89,7 @@ impl OffloadName {
 #[cfg(test)]
 mod tests {
     use clap::ValueEnum;
-    use models::{ComponentBytes, ListBytes};
+    use models::{ComponentBytes, LayerSize};
 
     use super::*;
 
@@ -94,7 +99,7 @@ mod tests {
     fn model() -> ModelBytes {
         let component = |all, list: u64, layers| ComponentBytes {
             all: all * GIB,
-            lists: vec![ListBytes { all: list * GIB, largest: list * GIB / layers }],
+            layers: vec![LayerSize { kind: 0, bytes: list * GIB / layers }; layers as usize],
             tables: 0,
         };
         ModelBytes {
@@ -106,7 +111,7 @@ mod tests {
     }
 
     fn chosen(name: OffloadName, free: Option<u64>) -> Result<Offload, String> {
-        let placement = name.placement(&model(), DeviceName::Cuda(0), free.map(|free| free * GIB));
+        let placement = name.placement(&model(), DeviceName::Cuda(0), free.map(|free| free * GIB), None);
         placement.map(|placement| placement.offload).map_err(|err| err.to_string())
     }
 
@@ -134,6 +139,20 @@ mod tests {
         assert!(refused.ends_with("24.0 GiB are free: `--offload block` takes 5.0 GiB"), "{refused}");
         let refused = chosen(OffloadName::Auto, Some(4)).unwrap_err();
         assert!(refused.ends_with("take a smaller `--dtype`, or a larger GPU"), "{refused}");
+    }
+
+    #[test]
+    fn blocks_are_on_the_gpu_as_far_as_requests_leave_room() {
+        let residents = |name: OffloadName, free, memory_budget| {
+            let placement = name.placement(&model(), DeviceName::Cuda(0), Some(free * GIB), memory_budget);
+            placement.unwrap().residents.count
+        };
+        // Of 5 GiB for all else; two pictures, and half a GiB for what is kept.
+        assert_eq!(residents(OffloadName::Block, 24, None), 28);
+        assert_eq!(residents(OffloadName::Auto, 24, None), 28);
+        assert_eq!(residents(OffloadName::Block, 24, Some(16 * GIB)), 5);
+        assert_eq!(residents(OffloadName::Block, 24, Some(1 << 40)), 0);
+        assert_eq!(residents(OffloadName::Block, 80, None), 76);
     }
 
     #[test]

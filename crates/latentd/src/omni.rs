@@ -13,7 +13,8 @@ use diffusion::{
 use gpu::Unavailable;
 use image::{ColorType, ImageFormat};
 use models::{
-    AnyPipeline, Checkpoint, KeptBytes, LoadError, LoadOptions, Offload, OnLearnt, Overrides, Placement, RequestState,
+    AnyPipeline, BESIDE_WEIGHTS, Checkpoint, KeptBytes, LoadError, LoadOptions, OnLearnt, Overrides, Placement,
+    RequestState,
 };
 
 use crate::about_device::{AboutGpu, about_gpu};
@@ -385,24 +386,30 @@ impl OmniBuilder {
         let report = |component, done, total| bars.update(component, done, total);
         let sampler = self.sampler.map(Sampler::from);
         let overrides = Overrides { edit_positions: self.edit_positions.into(), sampler, ..Overrides::default() };
-        let kept = self.memory_budget.map(KeptBytes::beside).unwrap_or_default();
         let vae_tiling = self.vae_tiling.resolve(memory.map(|memory| memory.total));
+        let (device, plans) = (device.clone(), self.plans);
         let options = LoadOptions {
             dtype,
             quantization,
-            device: device.clone(),
-            offload: Offload::None,
+            device,
             vae_tiling,
             cache,
-            plans: self.plans,
+            plans,
             on_learnt,
-            kept,
             digest: Some(digest.clone()),
             overrides,
+            ..LoadOptions::default()
         };
         let free = memory.map(|memory| memory.free);
-        let placement = self.offload.placement(&models::model_bytes(&checkpoint, &options)?, self.device, free)?;
-        let options = LoadOptions { offload: placement.offload, ..options };
+        let bytes = models::model_bytes(&checkpoint, &options)?;
+        let placement = self.offload.placement(&bytes, self.device, free, self.memory_budget)?;
+        let left = free.map(|free| free.saturating_sub(placement.device_bytes() + BESIDE_WEIGHTS));
+        let options = LoadOptions {
+            offload: placement.offload,
+            residents: placement.residents,
+            kept: self.memory_budget.or(left).map(KeptBytes::beside).unwrap_or_default(),
+            ..options
+        };
         let pipeline = models::load(&checkpoint, &options, &report).map_err(|err| match err {
             LoadError::Cache(err) => self.cache.told(&err),
             err if kernels::is_lost(&options.device) => err.into(),

@@ -1,21 +1,35 @@
 //! How large a component is.
 
+use std::collections::BTreeMap;
+
 /// Bytes of a component, as it is held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ComponentBytes {
     /// Of all its weights.
     pub all: u64,
-    /// Of each list of layers among them, kind by kind.
-    pub lists: Vec<ListBytes>,
+    /// The layers among them, in the order in which they run.
+    pub layers: Vec<LayerSize>,
     /// Of tables among them whose rows are looked up.
     pub tables: u64,
 }
 
-/// Bytes of the layers of one kind in a list: those whose tensors have the same shapes and types, which share places.
+/// A layer of a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ListBytes {
-    /// Of all of them.
-    pub all: u64,
-    /// Of one.
-    pub largest: u64,
+pub struct LayerSize {
+    /// Layers of a list whose tensors have the same shapes and types are of one kind: they share places.
+    pub kind: usize,
+    /// Bytes of its weights.
+    pub bytes: u64,
+}
+
+impl ComponentBytes {
+    /// The layers of each kind: how many there are, and the bytes of one.
+    pub fn kinds(&self) -> Vec<(usize, u64)> {
+        let mut kinds: BTreeMap<usize, (usize, u64)> = BTreeMap::new();
+        for layer in &self.layers {
+            let (count, bytes) = kinds.entry(layer.kind).or_default();
+            (*count, *bytes) = (*count + 1, layer.bytes);
+        }
+        kinds.into_values().collect()
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::options::LoadOptions;
 use crate::placement::{ModelBytes, Offload};
+use crate::residents::Residents;
 use crate::weights::Weights;
 
 /// Text encoder, transformer and VAE: what of each is read, in what, and from where it is used.
@@ -14,9 +15,11 @@ pub(crate) struct Components {
 impl Components {
     /// As the options have it.
     pub(crate) fn with(self, options: &LoadOptions) -> Self {
+        let streamed = |from, residents| (options.offload >= from).then_some(residents);
+        let transformer = self.transformer.quantized(options.quantization);
         Components {
-            text_encoder: self.text_encoder.streamed(options.offload >= Offload::Encoder),
-            transformer: self.transformer.quantized(options.quantization).streamed(options.offload >= Offload::Block),
+            text_encoder: self.text_encoder.streamed(streamed(Offload::Encoder, Residents::default())),
+            transformer: transformer.streamed(streamed(Offload::Block, options.residents)),
             vae: self.vae,
         }
     }

@@ -5,9 +5,11 @@ use candle_core::{DType, Device};
 use diffusion::{ModelCard, Sampler};
 
 use crate::facts::Facts;
+use crate::kept_bytes::KeptBytes;
 use crate::learning::OnLearnt;
 use crate::placement::Offload;
 use crate::precision::Quantization;
+use crate::residents::Residents;
 use crate::tiling::VaeTiling;
 
 /// How a model is to be loaded.
@@ -23,6 +25,8 @@ pub struct LoadOptions {
     pub vae_tiling: VaeTiling,
     /// What of them stays in host memory; the device is a GPU where anything does.
     pub offload: Offload,
+    /// With [`Offload::Block`]: the transformer's blocks that do not.
+    pub residents: Residents,
     /// The step cache of requests that bring no [`cache::CacheConfig`] of their own; `None` computes every step.
     pub cache: Option<CacheConfig>,
     /// The plans of requests whose cache follows one: those of all workers that run the model.
@@ -35,31 +39,6 @@ pub struct LoadOptions {
     pub digest: Option<String>,
     /// What stands over the checkpoint's own facts.
     pub overrides: Overrides,
-}
-
-/// Most bytes that are kept for requests to come; the least recently used make way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeptBytes {
-    /// Of encodings, of prompts and of pictures.
-    pub encodings: usize,
-    /// Of rotary tables: those of an edit of four pictures, each of a megapixel, are 11 MiB.
-    pub rope_tables: usize,
-}
-
-impl Default for KeptBytes {
-    fn default() -> Self {
-        KeptBytes { encodings: 256 << 20, rope_tables: 128 << 20 }
-    }
-}
-
-impl KeptBytes {
-    /// Those of a device whose requests may take `budget` bytes: together less than a fifth of it, so that a request
-    /// that takes the whole budget does not take much more with them.
-    pub fn beside(budget: u64) -> Self {
-        let at_most = |share: u64, most: usize| most.min(usize::try_from(budget / share).unwrap_or(usize::MAX));
-        let KeptBytes { encodings, rope_tables } = KeptBytes::default();
-        KeptBytes { encodings: at_most(8, encodings), rope_tables: at_most(16, rope_tables) }
-    }
 }
 
 /// Settings that a checkpoint does not decide alone; `None` is the family's own.
@@ -114,6 +93,7 @@ impl Default for LoadOptions {
             device: Device::Cpu,
             vae_tiling: VaeTiling::default(),
             offload: Offload::None,
+            residents: Residents::default(),
             cache: None,
             digest: None,
             plans: Plans::default(),
@@ -126,19 +106,3 @@ impl Default for LoadOptions {
 
 /// Told as tensors arrive: the component, bytes loaded, bytes in all.
 pub type Progress<'a> = &'a dyn Fn(&'static str, usize, usize);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_small_budget_keeps_little() {
-        let kept = |budget| {
-            let KeptBytes { encodings, rope_tables } = KeptBytes::beside(budget);
-            (encodings, rope_tables)
-        };
-        assert_eq!(kept(64 << 30), (256 << 20, 128 << 20));
-        assert_eq!(kept(1 << 30), (128 << 20, 64 << 20));
-        assert_eq!(kept(0), (0, 0));
-    }
-}

@@ -47,6 +47,8 @@ const RULES_FOR_PLANS: &str = "the request's own `cache` settings are cache_dit'
 pub struct DiffusionPipeline<F> {
     family: F,
     encodings: Encodings,
+    /// Bytes that are kept for requests to come, at most.
+    kept_at_most: u64,
     latent_rgb: LatentRgb,
     costs: CostModel,
     /// Digest of the transformer's files.
@@ -76,6 +78,7 @@ impl<F: Family> DiffusionPipeline<F> {
         family.dit().keep_at_most(options.kept.rope_tables);
         DiffusionPipeline {
             encodings: Encodings::new(options.kept.encodings),
+            kept_at_most: options.kept.all(),
             latent_rgb: LatentRgb::new(sizes.token_channels / 4),
             costs: CostModel {
                 sizes,
@@ -433,7 +436,9 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        free_memory(self.family.device())
+        // What is kept may still grow, beside whatever request.
+        let growth = self.kept_at_most.saturating_sub(self.kept_bytes());
+        free_memory(self.family.device()).map(|free| free.saturating_sub(growth))
     }
 
     fn warnings(&self, state: &RequestState) -> Vec<String> {

@@ -1,13 +1,16 @@
 //! What of a model lies where: all of it on the device, or parts in host memory that are carried there when their turn
 //! comes. Decided from bytes alone, before anything is loaded.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use bytesize::ByteSize;
 use diffusion::{GuidanceKind, ModelCard};
 
 use crate::component_bytes::ComponentBytes;
+use crate::kept_bytes::KeptBytes;
 use crate::peaks::Peaks;
+use crate::residents::Residents;
 use crate::vae_half::VaeHalf;
 
 /// What stays in host memory. diffusers calls the second *group offloading* with a stream, and vllm-omni layerwise
@@ -19,7 +22,7 @@ pub enum Offload {
     None,
     /// The text encoder's layers and token embeddings.
     Encoder,
-    /// These, and the transformer's blocks.
+    /// These, and those of the transformer's blocks that do not fit beside all else.
     Block,
 }
 
@@ -36,6 +39,8 @@ impl Offload {
         }
     }
 }
+
+const TRANSFORMER: &str = "transformer";
 
 /// Bytes of a model's components, and of what a picture needs beside them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +60,8 @@ pub struct ModelBytes {
 pub struct Placement {
     /// The choice that it follows from.
     pub offload: Offload,
+    /// With [`Offload::Block`]: the transformer's blocks that stay on the device.
+    pub residents: Residents,
     /// Text encoder, transformer and VAE.
     pub parts: [Part; 3],
     /// Bytes that the stages of a picture of the default size need on the device beside them.
@@ -77,27 +84,53 @@ impl Part {
         Part { name, device: bytes.all, host: 0 }
     }
 
-    /// Of each kind of layers the device has room for two.
-    fn streamed(name: &'static str, bytes: &ComponentBytes) -> Self {
-        let host = bytes.lists.iter().map(|list| list.all).sum::<u64>() + bytes.tables;
-        let places: u64 = bytes.lists.iter().map(|list| list.all.min(2 * list.largest)).sum();
+    /// Of each kind of the layers that are not `residents` the device has room for two.
+    fn streamed(name: &'static str, bytes: &ComponentBytes, residents: Residents) -> Self {
+        const PLACES: usize = 2;
+        let (mut host, mut places) = (bytes.tables, 0);
+        let mut of_kind: BTreeMap<usize, usize> = BTreeMap::new();
+        for (index, layer) in bytes.layers.iter().enumerate() {
+            if residents.have(index) {
+                continue;
+            }
+            host += layer.bytes;
+            let taken = of_kind.entry(layer.kind).or_default();
+            if *taken < PLACES {
+                (*taken, places) = (*taken + 1, places + layer.bytes);
+            }
+        }
         Part { name, device: bytes.all - host + places, host }
     }
 }
 
 impl Placement {
-    /// Where the parts are with `offload`.
+    /// Where the parts are with `offload`, and as few of them on the device as that allows.
     pub fn new(offload: Offload, bytes: &ModelBytes) -> Self {
-        let part = |name, bytes, streamed| match streamed {
-            true => Part::streamed(name, bytes),
-            false => Part::resident(name, bytes),
+        Placement::with_residents(offload, bytes, 0)
+    }
+
+    /// Where the parts are with `offload`, and with as many of the transformer's blocks on the device as fit beside all else
+    /// into `room` bytes of it.
+    pub fn within(offload: Offload, bytes: &ModelBytes, room: u64) -> Self {
+        let most = if offload == Offload::Block { bytes.transformer.layers.len() } else { 0 };
+        let placements = (0..=most).rev().map(|count| Placement::with_residents(offload, bytes, count));
+        let fitting = { placements }.find(|placement| placement.device_bytes() <= room);
+        fitting.unwrap_or_else(|| Placement::new(offload, bytes))
+    }
+
+    fn with_residents(offload: Offload, bytes: &ModelBytes, count: usize) -> Self {
+        let part = |name, bytes, streamed: Option<Residents>| match streamed {
+            Some(residents) => Part::streamed(name, bytes, residents),
+            None => Part::resident(name, bytes),
         };
+        let none = (offload >= Offload::Encoder).then_some(Residents::default());
+        let residents = Residents { count, of: bytes.transformer.layers.len() };
         let parts = [
-            part("text encoder", &bytes.text_encoder, offload >= Offload::Encoder),
-            part("transformer", &bytes.transformer, offload >= Offload::Block),
+            part("text encoder", &bytes.text_encoder, none),
+            part(TRANSFORMER, &bytes.transformer, (offload >= Offload::Block).then_some(residents)),
             Part::resident("VAE", &bytes.vae),
         ];
-        Placement { offload, parts, activations: bytes.activations }
+        Placement { offload, residents, parts, activations: bytes.activations }
     }
 
     /// The fastest with which weights and a picture of the default size fit into `free` bytes of the device.
@@ -124,12 +157,28 @@ impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Part { name, device, host } in self.parts {
             match host {
-                0 => write!(f, "{name} {}, ", ByteSize::b(device))?,
-                _ => write!(f, "{name} {} on the host and {} on the device, ", ByteSize::b(host), ByteSize::b(device))?,
+                0 => write!(f, "{name} {}", ByteSize::b(device))?,
+                _ => write!(f, "{name} {} on the host and {} on the device", ByteSize::b(host), ByteSize::b(device))?,
             }
+            if name == TRANSFORMER && self.offload == Offload::Block {
+                let Residents { count, of } = self.residents;
+                write!(f, " with {count} of {of} blocks")?;
+            }
+            f.write_str(", ")?;
         }
         write!(f, "a picture {}", ByteSize::b(self.activations))
     }
+}
+
+/// Bytes of a GPU that are neither weights' nor requests': what cuBLASLt works in, and kernels that are loaded at their first
+/// launch.
+pub const BESIDE_WEIGHTS: u64 = 128 << 20;
+
+/// Bytes of the device that weights leave to requests: as many as the operator lets them take, or those of two pictures of
+/// the default size and what is kept for pictures to come.
+pub fn reserved(bytes: &ModelBytes, memory_budget: Option<u64>) -> u64 {
+    let usual = bytes.activations.saturating_mul(2).saturating_add(KeptBytes::default().all());
+    memory_budget.unwrap_or(usual).saturating_add(BESIDE_WEIGHTS)
 }
 
 /// Bytes that the stages of a picture need at most: one of the default size with a prompt of the greatest length, and as
@@ -154,16 +203,19 @@ pub(crate) fn activations(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::component_bytes::ListBytes;
+    use crate::component_bytes::LayerSize;
 
     const GB: u64 = 1_000_000_000;
 
+    fn layers(kind: usize, count: u64, all: u64) -> Vec<LayerSize> {
+        vec![LayerSize { kind, bytes: all / count }; count as usize]
+    }
+
     /// Qwen-Image in bf16, about: 28 layers, 60 blocks.
     fn qwen_image() -> ModelBytes {
-        let list = |all, count| ListBytes { all, largest: all / count };
         ModelBytes {
-            text_encoder: ComponentBytes { all: 14 * GB + GB, lists: vec![list(14 * GB, 28)], tables: GB },
-            transformer: ComponentBytes { all: 41 * GB, lists: vec![list(39 * GB, 60)], tables: 0 },
+            text_encoder: ComponentBytes { all: 14 * GB + GB, layers: layers(0, 28, 14 * GB), tables: GB },
+            transformer: ComponentBytes { all: 41 * GB, layers: layers(0, 60, 39 * GB), tables: 0 },
             vae: ComponentBytes { all: GB / 4, ..ComponentBytes::default() },
             activations: 3 * GB,
         }
@@ -184,7 +236,7 @@ mod tests {
 
     #[test]
     fn whatever_is_chosen_no_byte_is_lost_and_lists_of_two_stay() {
-        let pair = ComponentBytes { all: 10, lists: vec![ListBytes { all: 6, largest: 3 }], tables: 1 };
+        let pair = ComponentBytes { all: 10, layers: layers(0, 2, 6), tables: 1 };
         let model = ModelBytes { text_encoder: pair.clone(), transformer: pair, ..ModelBytes::default() };
         for offload in Offload::ALL {
             let placement = Placement::new(offload, &model);
@@ -205,12 +257,60 @@ mod tests {
     }
 
     #[test]
+    fn blocks_stay_on_the_device_as_far_as_there_is_room() {
+        let within = |offload, room| Placement::within(offload, &qwen_image(), room);
+        // 3.25 GB beside the transformer's blocks, of which two have places and each takes 0.65.
+        for (room, count) in [(0, 0), (4_549, 0), (5_199, 0), (5_200, 1), (16_000, 17), (41_599, 57), (42_250, 60)] {
+            let placement = within(Offload::Block, room * GB / 1000);
+            assert_eq!(placement.residents, Residents { count, of: 60 }, "{room}");
+            assert!(count == 0 || placement.device_bytes() <= room * GB / 1000, "{room}: {placement}");
+        }
+        // Two that are not resident would have their places for themselves: all are.
+        assert_eq!(within(Offload::Block, 42 * GB).residents.count, 57);
+        assert_eq!(within(Offload::Block, u64::MAX).host_bytes(), within(Offload::Encoder, 0).host_bytes());
+        assert_eq!(within(Offload::None, 0), Placement::new(Offload::None, &qwen_image()));
+    }
+
+    #[test]
+    fn each_resident_block_takes_its_own_bytes_of_the_device_and_none_of_the_host() {
+        // Two kinds in a row, and the first block of a third as fp8 leaves it.
+        let kinds = [layers(0, 1, 9), layers(1, 4, 12), layers(2, 8, 16)];
+        let transformer = ComponentBytes { all: 40, layers: kinds.concat(), tables: 0 };
+        let model = ModelBytes { transformer, ..ModelBytes::default() };
+        let placements = (0..=13).map(|count| Placement::with_residents(Offload::Block, &model, count));
+        for (count, placement) in placements.enumerate() {
+            let layers = &model.transformer.layers;
+            let streamed = || layers.iter().enumerate().filter(|(index, _)| !placement.residents.have(*index));
+            assert_eq!(streamed().count(), 13 - count);
+            assert_eq!(placement.host_bytes(), streamed().map(|(_, layer)| layer.bytes).sum::<u64>(), "{count}");
+            let places: u64 = (0..3)
+                .map(|kind| {
+                    streamed().filter(|(_, layer)| layer.kind == kind).take(2).map(|(_, l)| l.bytes).sum::<u64>()
+                })
+                .sum();
+            assert_eq!(placement.device_bytes(), 40 - placement.host_bytes() + places, "{count}");
+        }
+    }
+
+    #[test]
+    fn requests_are_left_what_they_may_take_or_two_pictures() {
+        assert_eq!(reserved(&qwen_image(), None), 6 * GB + KeptBytes::default().all() + BESIDE_WEIGHTS);
+        assert_eq!(reserved(&qwen_image(), Some(16 * GB)), 16 * GB + BESIDE_WEIGHTS);
+        assert_eq!(reserved(&qwen_image(), Some(u64::MAX)), u64::MAX);
+    }
+
+    #[test]
     fn the_plan_is_told_in_a_line() {
         let told = Placement::new(Offload::Encoder, &qwen_image()).to_string();
         assert_eq!(
             told,
             "text encoder 14.0 GiB on the host and 953.7 MiB on the device, transformer 38.2 GiB, VAE 238.4 MiB, \
              a picture 2.8 GiB"
+        );
+        let told = Placement::within(Offload::Block, &qwen_image(), 16 * GB).to_string();
+        assert!(
+            told.contains("transformer 26.0 GiB on the host and 13.4 GiB on the device with 17 of 60 blocks,"),
+            "{told}"
         );
     }
 }

@@ -8,10 +8,11 @@ use candle_core::{DType, Device, Shape, Tensor};
 use kernels::{Conv3x3, Layers, Linear, Parameters};
 use sha2::{Digest, Sha256};
 
-use crate::component_bytes::{ComponentBytes, ListBytes};
+use crate::component_bytes::{ComponentBytes, LayerSize};
 use crate::error::LoadError;
 use crate::precision::{Precision, Quantization};
 use crate::random_numbers::RandomNumbers;
+use crate::residents::Residents;
 use crate::shard::{Shard, TensorInfo, float_type};
 
 /// The tensors of one component.
@@ -21,8 +22,8 @@ pub struct Weights {
     named: String,
     precision: Precision,
     quantization: Option<Quantization>,
-    /// Whether lists of layers are kept in host memory.
-    streamed: bool,
+    /// Where lists of layers are kept in host memory: those of their layers that are not.
+    streamed: Option<Residents>,
     total_bytes: usize,
     loaded_bytes: Cell<usize>,
 }
@@ -79,7 +80,7 @@ impl Weights {
             named,
             precision,
             quantization: None,
-            streamed: false,
+            streamed: None,
             loaded_bytes: Cell::new(0),
         }
     }
@@ -94,7 +95,7 @@ impl Weights {
             named,
             precision,
             quantization: None,
-            streamed: false,
+            streamed: None,
             loaded_bytes: Cell::new(0),
         }
     }
@@ -105,10 +106,11 @@ impl Weights {
         Weights { quantization, ..self }
     }
 
-    /// With lists of layers, and tables that are only looked up, in host memory: see [`Layers::streamed`].
+    /// With lists of layers but for `residents`, and tables that are only looked up, in host memory where there are any: see
+    /// [`Layers::streamed`].
     #[must_use]
-    pub fn streamed(self, streamed: bool) -> Self {
-        Weights { streamed, ..self }
+    pub fn streamed(self, residents: Option<Residents>) -> Self {
+        Weights { streamed: residents, ..self }
     }
 
     /// Without the tensors that are not `needed`, by name: they are not loaded, and do not count as what there is to
@@ -190,13 +192,19 @@ impl Weights {
             self.quantization.is_some_and(|format| format.rounds_block(first + layer, num_blocks))
         };
         // The bytes of a layer tell its kind.
-        let mut kinds: BTreeMap<(&str, u64), u64> = BTreeMap::new();
-        for (&(list, layer), size) in &layers {
+        let mut kinds: Vec<(&str, u64)> = Vec::new();
+        let mut in_order: Vec<_> = layers.iter().collect();
+        in_order.sort_by_key(|((list, layer), _)| (*list == SINGLE_BLOCKS, *list, *layer));
+        for (&(list, layer), size) in in_order {
             let size = if is_rounded(list, layer) { size.rounded } else { size.whole };
-            *kinds.entry((list, size)).or_default() += size;
+            let known = kinds.iter().position(|kind| *kind == (list, size));
+            let kind = known.unwrap_or_else(|| {
+                kinds.push((list, size));
+                kinds.len() - 1
+            });
+            bytes.layers.push(LayerSize { kind, bytes: size });
             bytes.all += size;
         }
-        bytes.lists = kinds.into_iter().map(|((_, largest), all)| ListBytes { all, largest }).collect();
         bytes
     }
 
@@ -288,7 +296,7 @@ impl<'a> Scope<'a> {
     /// # Errors
     /// As [`Scope::get`].
     pub(crate) fn lookup_table(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, LoadError> {
-        let device = if self.weights.streamed { &Device::Cpu } else { &self.weights.precision.device };
+        let device = if self.weights.streamed.is_some() { &Device::Cpu } else { &self.weights.precision.device };
         self.get_on(shape, name, device)
     }
 
@@ -298,20 +306,22 @@ impl<'a> Scope<'a> {
         Ok(tensor)
     }
 
-    /// A list of layers, which are loaded one after another: where the operator wants layers of this network in host
-    /// memory, each is moved there before the next.
+    /// A list of layers, behind `before` others of the network, which are loaded one after another: where the operator wants
+    /// layers of this network in host memory, each that is to be there is moved before the next.
     ///
     /// # Errors
     /// Those of the layers; the device fails.
     pub(crate) fn layers<L: Parameters>(
         &self,
+        before: usize,
         layers: impl Iterator<Item = Result<L, LoadError>>,
     ) -> Result<Layers<L>, LoadError> {
-        if !self.weights.streamed {
+        let Some(residents) = self.weights.streamed else {
             return Ok(Layers::resident(layers.collect::<Result<_, _>>()?));
-        }
+        };
         let failed = |source| LoadError::Device { file: self.weights.named.clone(), source };
-        let layers = Layers::streamed(layers, &self.weights.precision.device, failed)?;
+        let is_resident = |index| residents.have(before + index);
+        let layers = Layers::streamed(layers, is_resident, &self.weights.precision.device, failed)?;
         if layers.pageable_bytes() > 0 {
             let (file, bytes) = (&self.weights.named, layers.pageable_bytes());
             tracing::warn!(file, bytes, "the driver locks no more of the host's memory: these layers come slowly");

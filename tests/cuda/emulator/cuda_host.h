@@ -62,11 +62,10 @@ inline T shuffle(unsigned mask, T x, Source source) {
 // Gives `use` what every lane of the warp brought, as a function of its number: cheaper than a shuffle for each of many values.
 template <class T, class Use>
 inline void with_warp(const T& mine, Use use) {
-  meet(~0u, &mine, [&](auto& meeting, unsigned) {
-    use([&](unsigned lane) -> const T& { return *value_of<const T*>(meeting, lane); });
+  meet(~0u, mine, [&](auto& meeting, unsigned) {
+    use([&](unsigned lane) -> const T& { return *(const T*)meeting.values[lane]; });
     return 0;
   });
-  __syncwarp();  // nobody goes on, and changes what was brought, before all have used it
 }
 }  // namespace emu
 template <class T>

@@ -14,8 +14,9 @@ namespace emu {
 
 // One warp primitive under way: who takes part, who has come, who has gone, and what each brought.
 struct Meeting {
+  static constexpr size_t MOST = 32;  // bytes that a lane may bring
   uint32_t mask, came, gone;
-  uint64_t values[32];
+  alignas(16) char values[32][MOST];
 };
 
 struct Warp {
@@ -49,21 +50,21 @@ void note_progress();
 // All lanes of `mask` meet; then each makes its result from what everybody brought.
 template <class T, class Result>
 inline auto meet(uint32_t mask, T brought, Result result) {
-  static_assert(sizeof(T) <= sizeof(uint64_t));
+  static_assert(sizeof(T) <= Meeting::MOST);
   Thread& self = *running.thread;
   const uint32_t bit = 1u << self.lane;
   if (!(mask & bit)) fail("the calling lane is not in its own mask", mask);
   Meeting* meeting;
-  for (;;) {  // the one of this mask that is still filling, or a free one
+  for (;;) {  // the one of this mask that is still filling, or a free one: those who have left another need not wait for the rest
     meeting = nullptr;
     for (auto& known : self.warp->meetings)
-      if (known.mask == mask) meeting = &known;
+      if (known.mask == mask && !known.gone && !(known.came & bit)) meeting = &known;
     for (auto& known : self.warp->meetings)
       if (!meeting && !known.mask) (meeting = &known)->mask = mask;
-    if (meeting && !meeting->gone && !(meeting->came & bit)) break;
+    if (meeting) break;
     yield();
   }
-  std::memcpy(&meeting->values[self.lane], &brought, sizeof brought);
+  std::memcpy(meeting->values[self.lane], &brought, sizeof brought);
   meeting->came |= bit;
   note_progress();
   while (meeting->came != mask) {
@@ -81,7 +82,7 @@ template <class T>
 inline T value_of(const Meeting& meeting, unsigned lane) {
   if (!(meeting.mask >> lane & 1)) fail("a shuffle reads a lane outside the mask", meeting.mask);
   T value;
-  std::memcpy(&value, &meeting.values[lane], sizeof value);
+  std::memcpy(&value, meeting.values[lane], sizeof value);
   return value;
 }
 

@@ -16,16 +16,23 @@ const NUM_PLACES: usize = 2;
 /// What each tensor begins at a multiple of in host memory.
 const ALIGNMENT: usize = 256;
 
-/// A list of layers. Those with tensors of the same shapes share their places.
+/// A list of layers. Those in host memory with tensors of the same shapes share their places.
 pub(crate) struct Streamed<L> {
     kinds: Vec<Kind<L>>,
-    /// Each layer's kind, and its number among those of the kind.
-    order: Vec<(usize, usize)>,
+    order: Vec<Home<L>>,
     compute: Arc<CudaStream>,
     copies: Arc<CudaStream>,
 }
 
-/// Layers whose tensors have the same shapes.
+/// Where a layer is.
+enum Home<L> {
+    /// On the device all along.
+    Device(L),
+    /// In host memory: its kind, and its number among those of the kind.
+    Host { kind: usize, layer: usize },
+}
+
+/// Layers in host memory whose tensors have the same shapes.
 struct Kind<L> {
     tensors: Vec<(Shape, DType)>,
     /// Of every layer.
@@ -50,6 +57,11 @@ impl<L: Parameters> Streamed<L> {
         Ok(Streamed { kinds: Vec::new(), order: Vec::new(), compute, copies })
     }
 
+    /// Takes a layer that stays on the device.
+    pub(crate) fn keep(&mut self, layer: L) {
+        self.order.push(Home::Device(layer));
+    }
+
     /// Takes a copy of the layer into host memory. The first ones of a kind become its places.
     pub(crate) fn push(&mut self, layer: L) -> Result<()> {
         let tensors = tensors(&layer);
@@ -61,7 +73,7 @@ impl<L: Parameters> Streamed<L> {
             self.kinds.len() - 1
         });
         let kind = &mut self.kinds[kind_idx];
-        self.order.push((kind_idx, kind.hosts.len()));
+        self.order.push(Home::Host { kind: kind_idx, layer: kind.hosts.len() });
         kind.hosts.push(host);
         if kind.places.len() < NUM_PLACES {
             let context = self.compute.context();
@@ -84,8 +96,10 @@ impl<L: Parameters> Streamed<L> {
 
     /// Queues what `work` computes with the layer, behind the copy that brings it and ahead of the one that takes its place.
     pub(crate) fn run<R>(&self, index: usize, work: impl FnOnce(&L) -> Result<R>) -> Result<R> {
-        let (kind, layer) = self.order[index];
-        let kind = &self.kinds[kind];
+        let (kind, layer) = match &self.order[index] {
+            Home::Device(layer) => return work(layer),
+            Home::Host { kind, layer } => (&self.kinds[*kind], *layer),
+        };
         // Held until all is queued: a place has one user.
         let mut ring = kind.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = ring.get_or_insert_with(|| Ring::new(kind.hosts.len(), kind.places.len()));
@@ -256,22 +270,26 @@ mod tests {
     fn streamed_layers_are_those_that_were_loaded_in_whatever_order_they_run() {
         const LAYERS: usize = 9;
         let resident = Layers::resident((0..LAYERS).map(linear).collect::<Result<_>>().unwrap());
-        let streamed = Layers::streamed((0..LAYERS).map(linear), device(), |err| err).unwrap();
-        assert_eq!((streamed.len(), streamed.as_slice().len(), streamed.pageable_bytes()), (LAYERS, 0, 0));
         let x = randn(7, (3, 8)).to_device(device()).unwrap();
         let run = |layers: &Layers<Linear>, i| {
             let made = layers.run(i, |layer| layer.forward(&x)).unwrap();
             numbers(&made.to_device(&Device::Cpu).unwrap())
         };
-        let steps = (0..LAYERS).chain(0..LAYERS).chain([0, 1, 0, 1, 8, 0, 3, 3, 7, 2, 5]).chain(0..LAYERS);
-        for i in steps {
-            assert_eq!(run(&streamed, i), run(&resident, i), "{i}");
+        // None of them resident, every third one, all but one, and all.
+        let residents: [fn(usize) -> bool; 4] = [|_| false, |i| i % 3 == 0, |i| i != 4, |_| true];
+        for (case, is_resident) in residents.into_iter().enumerate() {
+            let streamed = Layers::streamed((0..LAYERS).map(linear), is_resident, device(), |err| err).unwrap();
+            assert_eq!((streamed.len(), streamed.as_slice().len(), streamed.pageable_bytes()), (LAYERS, 0, 0));
+            let steps = (0..LAYERS).chain(0..LAYERS).chain([0, 1, 0, 1, 8, 0, 3, 3, 7, 2, 5]).chain(0..LAYERS);
+            for i in steps {
+                assert_eq!(run(&streamed, i), run(&resident, i), "case {case}, layer {i}");
+            }
         }
     }
 
     #[test]
     fn work_that_fails_leaves_its_layer_in_place() {
-        let streamed = Layers::streamed((0..5).map(linear), device(), |err| err).unwrap();
+        let streamed = Layers::streamed((0..5).map(linear), |_| false, device(), |err| err).unwrap();
         let x = randn(7, (3, 8)).to_device(device()).unwrap();
         let made = |i| streamed.run(i, |layer| layer.forward(&x)).map(|made| made.dims2().unwrap());
         assert!(streamed.run(2, |_| -> Result<()> { bail!("interrupted") }).is_err());

@@ -22,8 +22,8 @@ pub(super) struct ModelFlags<D: clap::Args = OneDevice> {
     #[arg(long, value_enum, env = "LATENTD_QUANTIZATION")]
     pub(super) quantization: Option<QuantizationName>,
     /// What of the weights stays in host memory and is carried to the GPU when its turn comes. `encoder` costs a moment
-    /// for each new prompt; `block` costs every step the time of the copy, where that is longer than the step, and lets
-    /// Qwen-Image run on 24 GB; `auto` is the first that fits. vLLM-Omni's --enable-cpu-offload is `encoder`, and its
+    /// for each new prompt; `block` costs every step the copy of the blocks that do not fit beside what requests take, where
+    /// that is longer than the step, and lets Qwen-Image run on 24 GB; `auto` is the first that fits. vLLM-Omni's --enable-cpu-offload is `encoder`, and its
     /// --enable-layerwise-offload is `block`
     #[arg(long, value_enum, default_value_t, value_name = "WHAT", env = "LATENTD_OFFLOAD")]
     pub(super) offload: OffloadName,

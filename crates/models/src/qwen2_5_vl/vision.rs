@@ -38,7 +38,7 @@ impl VisionTower {
         Ok(VisionTower {
             patch_embed: visual.device(Linear::new(&kernel, None))?,
             blocks: scope
-                .layers(visual.list("blocks", config.depth)?.map(|block| VisionBlock::load(config, &block)))?,
+                .layers(0, visual.list("blocks", config.depth)?.map(|block| VisionBlock::load(config, &block)))?,
             merger: PatchMerger::load(config, &visual.pp("merger"))?,
             config: config.clone(),
             precision: scope.precision().clone(),

@@ -57,7 +57,7 @@ impl Decoder {
             embed_tokens: model.lookup_table((config.vocab_size, config.hidden_size), "embed_tokens.weight")?,
             layers: {
                 let layers = model.list("layers", config.num_hidden_layers)?.take(last_hidden_state);
-                scope.layers(layers.map(|layer| DecoderLayer::load(config, &layer)))?
+                scope.layers(0, layers.map(|layer| DecoderLayer::load(config, &layer)))?
             },
             norm: whole.then(|| model.norm_weight(config.hidden_size, "norm.weight")).transpose()?,
             config: config.clone(),

@@ -79,7 +79,7 @@ impl Transformer {
             modulations.load_next(&block)?;
             Block::load(config, &block.quantized_block(index, config.num_layers))
         });
-        let transformer_blocks = scope.layers(blocks)?;
+        let transformer_blocks = scope.layers(0, blocks)?;
         Ok(Transformer {
             img_in: scope.pp("img_in").linear(config.in_channels, dim)?,
             txt_norm: scope.device(txt_norm.to_dtype(precision.activations))?,

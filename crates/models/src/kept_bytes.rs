@@ -1,0 +1,47 @@
+//! How much of the memory is kept for requests to come.
+
+/// Most bytes that are kept for requests to come; the least recently used make way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptBytes {
+    /// Of encodings, of prompts and of pictures.
+    pub encodings: usize,
+    /// Of rotary tables: those of an edit of four pictures, each of a megapixel, are 11 MiB.
+    pub rope_tables: usize,
+}
+
+impl Default for KeptBytes {
+    fn default() -> Self {
+        KeptBytes { encodings: 256 << 20, rope_tables: 128 << 20 }
+    }
+}
+
+impl KeptBytes {
+    /// Those of a device whose requests may take `budget` bytes: together less than a fifth of it, so that a request
+    /// that takes the whole budget does not take much more with them.
+    pub fn beside(budget: u64) -> Self {
+        let at_most = |share: u64, most: usize| most.min(usize::try_from(budget / share).unwrap_or(usize::MAX));
+        let KeptBytes { encodings, rope_tables } = KeptBytes::default();
+        KeptBytes { encodings: at_most(8, encodings), rope_tables: at_most(16, rope_tables) }
+    }
+
+    /// Of all together.
+    pub fn all(self) -> u64 {
+        (self.encodings + self.rope_tables) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_budget_keeps_little() {
+        let kept = |budget| {
+            let KeptBytes { encodings, rope_tables } = KeptBytes::beside(budget);
+            (encodings, rope_tables)
+        };
+        assert_eq!(kept(64 << 30), (256 << 20, 128 << 20));
+        assert_eq!(kept(1 << 30), (128 << 20, 64 << 20));
+        assert_eq!(kept(0), (0, 0));
+    }
+}
