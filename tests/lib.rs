@@ -2,5 +2,5 @@
 
 /// A client for what the tests ask of a server.
 pub fn http() -> reqwest::Client {
-    server::http_client().build().expect("a client without settings. This is a bug.")
+    http_client::http_client().build().expect("a client without settings. This is a bug.")
 }

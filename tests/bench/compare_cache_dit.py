@@ -1,7 +1,7 @@
 """The step cache of latentd beside cache-dit's, in diffusers, on the built-in model: decisions, quality, speed.
 
     python3 -m venv .venv && .venv/bin/pip install -r tests/bench/requirements.txt
-    cargo build --release -p latentd
+    cargo build --release -p latentd -p bench
     .venv/bin/python tests/bench/compare_cache_dit.py
 
 For each prompt, step count and configuration both sides make the picture from the same noise and tell what each step

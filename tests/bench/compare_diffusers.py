@@ -1,7 +1,7 @@
 """Times diffusers and latentd in turn on the built-in model on the same threads, and prints the ratios.
 
     python3 -m venv .venv && .venv/bin/pip install -r tests/bench/requirements.txt
-    cargo build --release -p latentd
+    cargo build --release -p latentd -p bench
     .venv/bin/python tests/bench/compare_diffusers.py [--dtype bfloat16 [--openvino]]
 
 A ratio is latentd / diffusers: below 1 latentd is faster. Rounds alternate, so that a change of the machine's load

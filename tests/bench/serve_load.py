@@ -1,6 +1,6 @@
 """How the server bears company: eight clients beside one, and two hundred for minutes.
 
-    cargo build --release -p latentd
+    cargo build --release -p latentd -p bench
     python3 tests/bench/serve_load.py [--soak-seconds 300]
 
 Starts `latentd serve` on the built-in model, as a folder whose facts name no native sizes, so that it draws the load's

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use latentd::DtypeName;
+use omni::Dtype;
 use serde_json::Value;
 
 use crate::counts::{are_counted, of_step};
@@ -52,7 +52,7 @@ fn every_call_that_gives_the_gpu_work_is_timed() {
         return;
     }
     let Some(found) = figures("qwen-image-tiny", &["--true-cfg-scale", "1", "--steps", "3"]) else { return };
-    let counts = of_step("qwen-image", DtypeName::Bf16, |_| None);
+    let counts = of_step("qwen-image", Dtype::Bf16, |_| None);
     let work = ["launches", "products", "copies on the device", "fills"].map(|name| counts[name]).iter().sum::<u64>();
     assert_eq!(number(&found, "/computed/device/calls"), work as f64, "{counts:?}");
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use diffusion::{ImageSize, Interrupt, Limits, Pipeline, RequestDraft};
-use latentd::DtypeName;
 use models::AnyPipeline;
+use omni::Dtype;
 
 use crate::counts::{Counts, are_counted, bytes_held, of, of_step, told};
 use crate::runs::{GPU, MODELS, alone, load, one_row, picture};
@@ -52,7 +52,7 @@ fn a_step_asks_no_more_of_the_driver_than_its_bound() {
     }
     let mut over = Vec::new();
     for (model, (step, third)) in MODELS.iter().flat_map(|model| STEPS.map(|step| (model, step))) {
-        let found = of_step(model, DtypeName::Bf16, |steps| cache(steps, third));
+        let found = of_step(model, Dtype::Bf16, |steps| cache(steps, third));
         println!("counts: {model}, bf16, one row, {step} step: {}", told(&found));
         over.extend(over_bound(&format!("{model}, {step}"), &found));
     }
@@ -95,7 +95,7 @@ fn company_asks_for_no_more_launches() {
     if !are_counted() {
         return;
     }
-    let mut pipeline = load("qwen-image", GPU, DtypeName::Bf16, None).into_pipeline();
+    let mut pipeline = load("qwen-image", GPU, Dtype::Bf16, None).into_pipeline();
     let [two, five] = [2, 5].map(|num_requests| of_company(&mut pipeline, num_requests));
     println!("counts: qwen-image, bf16, five requests, uncached step: {}", told(&five));
     // Each request has its own latents, so allocations may differ.
@@ -111,7 +111,7 @@ fn memory_is_given_back_with_the_model() {
         return;
     }
     let after_a_model = || {
-        let mut omni = load("qwen-image", GPU, DtypeName::Bf16, None);
+        let mut omni = load("qwen-image", GPU, Dtype::Bf16, None);
         picture(&mut omni, one_row(2));
         let loaded = bytes_held();
         picture(&mut omni, one_row(3));

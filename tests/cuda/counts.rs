@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use diffusion::{ImageSize, Interrupt, Limits, Pipeline, RequestDraft};
-use latentd::{DtypeName, Omni};
+use omni::{Dtype, Omni};
 
 use crate::runs::{GPU, load};
 
@@ -79,7 +79,7 @@ pub fn most_bytes_held(work: impl FnOnce()) -> u64 {
 }
 
 /// What one step takes: the last of three. `cache` says how so many steps are cached.
-pub fn of_step(model: &str, dtype: DtypeName, cache: impl Fn(i64) -> Option<String>) -> Counts {
+pub fn of_step(model: &str, dtype: Dtype, cache: impl Fn(i64) -> Option<String>) -> Counts {
     of_step_by(load(model, GPU, dtype, cache(STEPS).as_deref())).0
 }
 

@@ -38,12 +38,13 @@ pack() {
     export CARGO_TARGET_DIR=${GPU_CHECK_TARGET:-$target/pack}
     # LATENTD_GOLDENS names the folder of the goldens on the other machine.
     local packages=(--release --locked -p kernels -p tests --features 'kernels/cuda tests/cuda')
-    cargo build --bin latentd -p latentd "${packages[@]}"
+    cargo build --bin latentd --bin latentd-bench -p latentd -p bench --features bench/cuda "${packages[@]}"
     cargo test --no-run --lib --test cuda "${packages[@]}" --message-format json >"$target/built"
     work=$(mktemp -d)
     # shellcheck disable=SC2064 # as it is now
     trap "rm -rf '$work'" EXIT
     strip -o "$work/latentd" "$CARGO_TARGET_DIR/release/latentd"
+    strip -o "$work/latentd-bench" "$CARGO_TARGET_DIR/release/latentd-bench"
     strip -o "$work/kernels-tests" "$(built lib kernels <"$target/built")"
     strip -o "$work/cuda-tests" "$(built test cuda <"$target/built")"
     mkdir -p "$work/goldens/models/goldens"
@@ -71,12 +72,12 @@ for line in sys.stdin:
         print(found["executable"])' "$@" | tail -n 1
 }
 
-# The built-in model's weights are in two of the programs. A window that spans both stores them once.
+# The built-in model's weights are in three of the programs. A window that spans them stores them once.
 compressed() {
     "$python" -c 'import lzma, sys, tarfile
 filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 192 << 20}]
 with lzma.open(sys.argv[2], "wb", filters=filters) as out, tarfile.open(fileobj=out, mode="w") as archive:
-    for name in ("latentd", "cuda-tests", "kernels-tests", "goldens"):
+    for name in ("latentd", "latentd-bench", "cuda-tests", "kernels-tests", "goldens"):
         archive.add(f"{sys.argv[1]}/{name}", name)' "$1" "$2"
 }
 

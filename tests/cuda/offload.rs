@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use candle_core::DType;
-use latentd::{DtypeName, OffloadName, Omni, OmniInput, open_pictures};
 use models::{Checkpoint, LoadOptions, ModelBytes, Offload, Placement};
+use omni::{Dtype, OffloadPolicy, Omni, OmniInput, open_pictures};
 
 use crate::counts::{are_counted, bytes_held, most_bytes_held, of_step_by, told};
 use crate::pictures::{BY_DIFFERENCE, EVERY_SECOND, with_guidance};
@@ -44,11 +44,11 @@ fn memory_budget(model: &str, away: Away) -> Option<u64> {
 
 fn load(model: &str, away: Away, cache: Option<&str>) -> Omni {
     let offload = match away {
-        Away::Nothing => OffloadName::None,
-        Away::Encoder => OffloadName::Encoder,
-        Away::SomeBlocks | Away::AllBlocks => OffloadName::Block,
+        Away::Nothing => OffloadPolicy::None,
+        Away::Encoder => OffloadPolicy::Encoder,
+        Away::SomeBlocks | Away::AllBlocks => OffloadPolicy::Block,
     };
-    let builder = builder(model, GPU, DtypeName::Bf16, cache).memory_budget(memory_budget(model, away));
+    let builder = builder(model, GPU, Dtype::Bf16, cache).memory_budget(memory_budget(model, away));
     let omni = builder.offload(offload).build().unwrap();
     let Placement { residents, .. } = omni.placement();
     match away {
@@ -100,12 +100,11 @@ fn edits_do_not_depend_on_where_weights_are() {
     let edit = |offload| {
         let pictures = open_pictures(&[format!("{model}/input_a.png")], None).unwrap();
         let input = OmniInput { prompt: "make it night".into(), pictures };
-        let builder =
-            builder("qwen-image-edit-plus", GPU, DtypeName::Bf16, None).model(folder.path().to_str().unwrap());
+        let builder = builder("qwen-image-edit-plus", GPU, Dtype::Bf16, None).model(folder.path().to_str().unwrap());
         let mut omni = builder.offload(offload).memory_budget(Some(u64::MAX)).build().unwrap();
         omni.generate(input, one_row(2)).unwrap()[0].image.clone()
     };
-    assert_eq!(edit(OffloadName::Block), edit(OffloadName::None));
+    assert_eq!(edit(OffloadPolicy::Block), edit(OffloadPolicy::None));
 }
 
 #[test]

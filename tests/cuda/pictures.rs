@@ -1,10 +1,9 @@
 //! Whole pictures on the GPU, from text encoder to VAE, compared with the CPU's.
 
 use diffusion::RgbImage;
-use latentd::DtypeName;
+use omni::{DeviceName, Dtype, Omni, OmniDiffusionSamplingParams};
 
 use crate::runs::{GPU, MODELS, alone, checkpoint, load, load_fp8, one_row, picture};
-use latentd::{DeviceName, Omni, OmniDiffusionSamplingParams};
 
 /// Reuses three of six steps, whatever the numbers are: rounding must not change which steps are compared.
 pub const EVERY_SECOND: &str = r#"{"steps_computation_mask": [1, 1, 0, 1, 0, 0], "scm_steps_policy": "static"}"#;
@@ -29,10 +28,10 @@ pub fn apart(a: &RgbImage, b: &RgbImage) -> Apart {
 }
 
 /// Compares a picture by the CPU in f32 with the same by the GPU in `dtype`. Both must have reused the same steps.
-fn compare(model: &str, dtype: DtypeName, cache: Option<&str>, params: &OmniDiffusionSamplingParams) -> Apart {
+fn compare(model: &str, dtype: Dtype, cache: Option<&str>, params: &OmniDiffusionSamplingParams) -> Apart {
     let made = |device, dtype| picture(&mut load(model, device, dtype, cache), params.clone());
     let (ours, our_steps) = made(GPU, dtype);
-    let (theirs, their_steps) = made(DeviceName::Cpu, DtypeName::F32);
+    let (theirs, their_steps) = made(DeviceName::Cpu, Dtype::F32);
     let reused = |steps: &[diffusion::StepReport]| -> Vec<_> {
         steps.iter().map(|step| step.runs.iter().map(|run| run.reused).collect::<Vec<_>>()).collect()
     };
@@ -56,11 +55,11 @@ fn pictures_in_f32_are_the_cpus_to_a_level() {
     let _alone = alone();
     for model in MODELS {
         for cache in [None, Some(EVERY_SECOND), Some(BY_DIFFERENCE), Some(FORECAST)] {
-            let apart = compare(model, DtypeName::F32, cache, &one_row(6));
+            let apart = compare(model, Dtype::F32, cache, &one_row(6));
             assert!(apart.most <= 1, "{model} {cache:?}: {apart:?}");
         }
     }
-    let apart = compare("qwen-image", DtypeName::F32, Some(EVERY_SECOND), &with_guidance());
+    let apart = compare("qwen-image", Dtype::F32, Some(EVERY_SECOND), &with_guidance());
     assert!(apart.most <= 1, "two rows a step: {apart:?}");
 }
 
@@ -69,11 +68,11 @@ fn pictures_in_bf16_are_near_the_cpus_of_f32() {
     let _alone = alone();
     for model in MODELS {
         for cache in [None, Some(EVERY_SECOND), Some(FORECAST)] {
-            let apart = compare(model, DtypeName::Bf16, cache, &one_row(6));
+            let apart = compare(model, Dtype::Bf16, cache, &one_row(6));
             assert!(apart.mean <= 1.5 && apart.most <= 24, "{model} {cache:?}: {apart:?}");
         }
     }
-    let apart = compare("qwen-image", DtypeName::Bf16, None, &with_guidance());
+    let apart = compare("qwen-image", Dtype::Bf16, None, &with_guidance());
     assert!(apart.mean <= 1.5 && apart.most <= 24, "two rows a step: {apart:?}");
 }
 
@@ -82,15 +81,15 @@ fn pictures_in_bf16_are_near_the_cpus_of_f32() {
 #[test]
 fn pictures_in_fp8_are_near_those_of_the_emulation() {
     let _alone = alone();
-    for (model, dtype) in MODELS.iter().flat_map(|model| [(model, DtypeName::F32), (model, DtypeName::Bf16)]) {
+    for (model, dtype) in MODELS.iter().flat_map(|model| [(model, Dtype::F32), (model, Dtype::Bf16)]) {
         let made = |device, dtype| picture(&mut load_fp8(model, device, dtype), one_row(6)).0;
-        let (ours, theirs) = (made(GPU, dtype), made(DeviceName::Cpu, DtypeName::F32));
-        let plain = picture(&mut load(model, DeviceName::Cpu, DtypeName::F32, None), one_row(6)).0;
+        let (ours, theirs) = (made(GPU, dtype), made(DeviceName::Cpu, Dtype::F32));
+        let plain = picture(&mut load(model, DeviceName::Cpu, Dtype::F32, None), one_row(6)).0;
         let (apart, rounded) = (apart(&ours, &theirs), apart(&plain, &theirs));
         println!("{model} fp8 {dtype:?}: {apart:?}; the emulation beside f32: {rounded:?}");
         assert!(rounded.mean > 0.05, "{model}: nothing was rounded: {rounded:?}");
         assert!(apart.mean <= 1.5 && apart.most <= 24, "{model} {dtype:?}: {apart:?}");
-        let is_bf16 = dtype == DtypeName::Bf16;
+        let is_bf16 = dtype == Dtype::Bf16;
         assert!(is_bf16 || apart.mean < 0.7 * rounded.mean, "{model}: as far as without rounding: {apart:?}");
     }
 }
@@ -98,7 +97,7 @@ fn pictures_in_fp8_are_near_those_of_the_emulation() {
 #[test]
 fn two_pictures_at_once_are_those_of_each_alone() {
     let _alone = alone();
-    let mut omni = Omni::builder().model(checkpoint("qwen-image")).device(GPU).dtype(DtypeName::F32).build().unwrap();
+    let mut omni = Omni::builder().model(checkpoint("qwen-image")).device(GPU).dtype(Dtype::F32).build().unwrap();
     let both = OmniDiffusionSamplingParams { num_outputs_per_prompt: Some(2), ..one_row(3) };
     let together = omni.generate("a fox", both).unwrap();
     for image in together {

@@ -33,7 +33,7 @@ export NVCC=$here/nvcc_without_gguf.sh
 
 packages=(--release --locked -p kernels -p tests --features 'kernels/cuda tests/cuda')
 echo "cuda: building the program and its tests"
-cargo build --bin latentd -p latentd "${packages[@]}"
+cargo build --bin latentd --bin latentd-bench -p latentd -p bench --features bench/cuda "${packages[@]}"
 cargo test --no-run --lib --test cuda "${packages[@]}"
 echo "cuda: building the emulator"
 shopt -s nullglob

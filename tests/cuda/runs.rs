@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use latentd::{
-    CacheBackend, CacheFlags, DeviceName, DtypeName, Omni, OmniBuilder, OmniDiffusionSamplingParams, QuantizationName,
-};
+use latentd::{CacheBackend, CacheFlags};
+use models::Quantization;
+use omni::{DeviceName, Dtype, Omni, OmniBuilder, OmniDiffusionSamplingParams};
 
 use diffusion::{RgbImage, StepReport};
 
@@ -30,24 +30,28 @@ pub fn checkpoint(model: &str) -> String {
 }
 
 /// Loads a tiny model, with a cache configured by `cache` if it is given.
-pub fn load(model: &str, device: DeviceName, dtype: DtypeName, cache: Option<&str>) -> Omni {
+pub fn load(model: &str, device: DeviceName, dtype: Dtype, cache: Option<&str>) -> Omni {
     builder(model, device, dtype, cache).build().unwrap_or_else(|err| panic!("{model}: {err}"))
 }
 
 /// The builder of such a model.
-pub fn builder(model: &str, device: DeviceName, dtype: DtypeName, cache: Option<&str>) -> OmniBuilder {
+pub fn builder(model: &str, device: DeviceName, dtype: Dtype, cache: Option<&str>) -> OmniBuilder {
     let flags = CacheFlags {
         cache_backend: cache.map(|_| CacheBackend::CacheDit),
         cache_config: cache.map(str::to_owned),
         ..CacheFlags::default()
     };
-    Omni::builder().model(checkpoint(model)).device(device).dtype(dtype).cache_flags(flags)
+    Omni::builder()
+        .model(checkpoint(model))
+        .device(device)
+        .dtype(dtype)
+        .cache(flags.resolve().expect("flags of a test"))
 }
 
 /// Loads a tiny model with products of eight-bit floats and without a cache.
-pub fn load_fp8(model: &str, device: DeviceName, dtype: DtypeName) -> Omni {
+pub fn load_fp8(model: &str, device: DeviceName, dtype: Dtype) -> Omni {
     let builder = Omni::builder().model(checkpoint(model)).device(device).dtype(dtype);
-    builder.quantization(QuantizationName::Fp8).build().unwrap_or_else(|err| panic!("{model}: {err}"))
+    builder.quantization(Quantization::Fp8).build().unwrap_or_else(|err| panic!("{model}: {err}"))
 }
 
 /// Parameters with one row per step: no guidance.

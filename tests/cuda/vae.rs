@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Limits, Pipeline, RequestDraft, RgbImage};
-use latentd::{DeviceName, DtypeName, InputPictures, Omni, OmniInput, VaeTilingName};
 use models::{AnyPipeline, RequestState};
+use omni::{DeviceName, Dtype, InputPictures, Omni, OmniInput, TilingPolicy};
 
 use crate::bounds::over_bound;
 use crate::counts::{self, are_counted, most_bytes_held, told};
@@ -47,7 +47,7 @@ fn decoding_asks_no_more_of_the_driver_than_its_bound() {
     }
     let mut over = Vec::new();
     for model in MODELS {
-        let mut pipeline = load(model, GPU, DtypeName::Bf16, None).into_pipeline();
+        let mut pipeline = load(model, GPU, Dtype::Bf16, None).into_pipeline();
         let request = request(&pipeline, Arc::default());
         let mut counted = || {
             let state = ready_to_decode(&mut pipeline, &request);
@@ -69,7 +69,7 @@ fn decoding_holds_what_its_estimate_says() {
     if !are_counted() {
         return;
     }
-    for (model, dtype) in MODELS.iter().flat_map(|model| [(model, DtypeName::F32), (model, DtypeName::Bf16)]) {
+    for (model, dtype) in MODELS.iter().flat_map(|model| [(model, Dtype::F32), (model, Dtype::Bf16)]) {
         let mut pipeline = load(model, GPU, dtype, None).into_pipeline();
         let request = request(&pipeline, Arc::default());
         let said = pipeline.estimator()(&request).memory.decode;
@@ -94,10 +94,10 @@ fn an_edit_is_the_cpus() {
         let input = OmniInput { prompt: "a fox".into(), pictures };
         load("flux2-klein", device, dtype, None).generate(input, one_row(2)).unwrap().remove(0).image
     };
-    let cpu = made(DeviceName::Cpu, DtypeName::F32);
-    let f32_apart = apart(&made(GPU, DtypeName::F32), &cpu);
+    let cpu = made(DeviceName::Cpu, Dtype::F32);
+    let f32_apart = apart(&made(GPU, Dtype::F32), &cpu);
     assert!(f32_apart.most <= 1, "f32: {f32_apart:?}");
-    let bf16_apart = apart(&made(GPU, DtypeName::Bf16), &cpu);
+    let bf16_apart = apart(&made(GPU, Dtype::Bf16), &cpu);
     assert!(bf16_apart.mean <= 1.5 && bf16_apart.most <= 24, "bf16: {bf16_apart:?}");
 }
 
@@ -105,12 +105,12 @@ fn an_edit_is_the_cpus() {
 fn a_picture_in_tiles_is_the_cpus() {
     let _alone = alone();
     let made = |device, vae_tiling| {
-        let builder = Omni::builder().model(checkpoint("qwen-image")).device(device).dtype(DtypeName::F32);
-        let params = latentd::OmniDiffusionSamplingParams { width: Some(272), height: Some(64), ..one_row(1) };
+        let builder = Omni::builder().model(checkpoint("qwen-image")).device(device).dtype(Dtype::F32);
+        let params = omni::OmniDiffusionSamplingParams { width: Some(272), height: Some(64), ..one_row(1) };
         builder.vae_tiling(vae_tiling).build().unwrap().generate("a fox", params).unwrap().remove(0).image
     };
-    let tiles = made(DeviceName::Cpu, VaeTilingName::On);
-    assert_ne!(tiles.pixels, made(DeviceName::Cpu, VaeTilingName::Auto).pixels, "auto decodes whole on a CPU");
-    let apart = apart(&made(GPU, VaeTilingName::On), &tiles);
+    let tiles = made(DeviceName::Cpu, TilingPolicy::On);
+    assert_ne!(tiles.pixels, made(DeviceName::Cpu, TilingPolicy::Auto).pixels, "auto decodes whole on a CPU");
+    let apart = apart(&made(GPU, TilingPolicy::On), &tiles);
     assert!(apart.most <= 1, "{apart:?}");
 }

@@ -10,9 +10,9 @@ pub fn latentd() -> Command {
     let path = BUILT.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
         build
-            .args(["build", "--quiet", "--offline", "-p", "latentd"])
+            .args(["build", "--quiet", "--offline", "-p", "latentd", "-p", "bench"])
             .args((!cfg!(debug_assertions)).then_some("--release"));
-        assert!(build.status().unwrap().success(), "latentd builds");
+        assert!(build.status().unwrap().success(), "latentd and latentd-bench build");
         // target/<profile>/deps/e2e-…
         let profile = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
         profile.join("latentd")

@@ -1,4 +1,4 @@
-"""Prints the gradient magnitude similarity deviation of pictures made by arithmetic: the numbers in crates/latentd/src/gmsd.rs.
+"""Prints the gradient magnitude similarity deviation of pictures made by arithmetic: the numbers in crates/bench/src/gmsd.rs.
 
     python tests/goldens/make_gmsd.py
 

@@ -249,7 +249,7 @@ fn plans_are_learnt_from_the_first_requests() {
     assert_eq!(*kept.lock().unwrap(), [(*learnt).clone()]);
     let (planned, skipped, told, _) = picture("a football", 9, aim);
     assert_eq!((skipped, told.as_str()), (4, ""));
-    let real = latentd::psnr(&picture("a football", 9, None).0, &planned).unwrap();
+    let real = omni::psnr(&picture("a football", 9, None).0, &planned).unwrap();
     let promised = learnt.chosen(STEPS, Aim::Budget(0.5)).psnr;
     println!("4 of 8 steps: {real:.1} dB, promised {:.1}", promised.mean);
     assert!(real > promised.least - 6.0, "{real}");

@@ -1,9 +1,8 @@
 //! The knobs of the cache, under cache-dit's names and with the defaults of the users' guide.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::calibrated::Aim;
-use crate::wire::limit;
 use crate::{ConfigError, MaskSource, Stream};
 
 /// Most steps that custom bins may hold: ten times the steps that any request may have.
@@ -265,6 +264,11 @@ fn above_zero(key: &'static str, values: &[f64]) -> Result<(), ConfigError> {
         Some(value) => Err(ConfigError::invalid(key, "be above 0", value)),
         None => Ok(()),
     }
+}
+
+/// -1 for no limit.
+fn limit<S: Serializer>(limit: &Option<usize>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(limit.map_or(-1, |limit| limit as i64))
 }
 
 #[cfg(test)]

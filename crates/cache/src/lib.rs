@@ -108,7 +108,8 @@ mod wire;
 
 pub use calibrated::{
     Aim, CalibratedSettings, Calibration, Change, Course, EQUAL, FittedPlan, Gram, Jump, JumpFit, Kind, Learning,
-    LearntRun, MAX_PLANNED_STEPS, MEMORY, Path, PlanError, Planner, Planning, Plans, Progress, Psnr, Run, RunPlan, Way, solve_symmetric,
+    LearntRun, MAX_PLANNED_STEPS, MEMORY, Path, PlanError, Planner, Planning, Plans, Progress, Psnr, Run, RunPlan, Way,
+    solve_symmetric,
 };
 pub use config::{CacheConfig, CacheType, RefreshPolicy, StepsPolicy};
 pub use decision::{Decision, Reason, StepRecord};

@@ -31,11 +31,6 @@ impl Serialize for MaskSource {
     }
 }
 
-/// -1 for no limit.
-pub(crate) fn limit<S: Serializer>(limit: &Option<usize>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_i64(limit.map_or(-1, |limit| limit as i64))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

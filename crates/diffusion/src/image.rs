@@ -1,7 +1,7 @@
 //! A finished picture.
 
 use crate::ImageSize;
-use crate::wire::Raster;
+use crate::raster::Raster;
 use serde::{Deserialize, Serialize};
 
 /// An 8-bit RGB picture, rows from the top, three bytes a pixel.
@@ -27,6 +27,20 @@ impl RgbImage {
         let rows = self.pixels.chunks_exact(self.size.width * 3).skip(top).take(size.height);
         let pixels = rows.flat_map(|row| &row[left * 3..(left + size.width) * 3]).copied().collect();
         RgbImage { size, pixels }
+    }
+}
+
+impl From<RgbImage> for Raster {
+    fn from(image: RgbImage) -> Self {
+        Raster::new(image.size, image.pixels)
+    }
+}
+
+impl TryFrom<Raster> for RgbImage {
+    type Error = String;
+
+    fn try_from(raster: Raster) -> Result<Self, String> {
+        raster.of(3).map(|(size, pixels)| RgbImage { size, pixels })
     }
 }
 

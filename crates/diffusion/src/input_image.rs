@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::wire::Raster;
+use crate::raster::Raster;
 use crate::{ImageSize, RgbImage};
 
 /// A picture to edit, with the name that its encodings are kept under.
@@ -53,6 +53,35 @@ impl Mask {
 impl std::fmt::Debug for Mask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Mask({})", self.size)
+    }
+}
+
+impl From<Mask> for Raster {
+    fn from(mask: Mask) -> Self {
+        Raster::new(mask.size, mask.editable)
+    }
+}
+
+impl TryFrom<Raster> for Mask {
+    type Error = String;
+
+    fn try_from(raster: Raster) -> Result<Self, String> {
+        raster.of(1).map(|(size, editable)| Mask { size, editable })
+    }
+}
+
+/// The digest does not travel: whoever is given pixels says themselves what they are.
+impl From<InputImage> for Raster {
+    fn from(input: InputImage) -> Self {
+        input.image.into()
+    }
+}
+
+impl TryFrom<Raster> for InputImage {
+    type Error = String;
+
+    fn try_from(raster: Raster) -> Result<Self, String> {
+        RgbImage::try_from(raster).map(InputImage::new)
     }
 }
 

@@ -28,13 +28,18 @@ pub mod multistep;
 mod pipeline;
 mod preview;
 mod quality;
+mod raster;
 mod request;
 mod sampler;
 mod sampling_params;
+mod shared;
 mod sigma_spacing;
 mod sigmas;
 mod size;
-mod wire;
+#[cfg(feature = "test-util")]
+pub mod testing;
+#[cfg(test)]
+mod travel_tests;
 
 pub use cost::{Estimator, RequestCost, TOKEN_WORK, Work, expected_tokens};
 pub use edit_size::{EditSize, ShapeOf, capped, dimensions};

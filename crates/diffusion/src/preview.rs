@@ -96,6 +96,6 @@ mod tests {
         assert_eq!(due(PreviewTimes::Interval(6), 20), [6, 12, 18]);
         assert_eq!(due(PreviewTimes::Interval(1), 4), [1, 2, 3]);
         assert_eq!(due(PreviewTimes::Interval(0), 4), [1, 2, 3]);
-        assert_eq!(due(PreviewTimes::Interval(20), 20), []);
+        assert_eq!(due(PreviewTimes::Interval(20), 20), [0_usize; 0]);
     }
 }

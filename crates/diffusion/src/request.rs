@@ -9,7 +9,7 @@ use crate::edit_size::ShapeOf;
 use crate::invalid_request::{InvalidRequest, guidance_within, within};
 use crate::knowledge::known_prompt;
 use crate::limits::{self, Limits, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS};
-use crate::wire::shared;
+use crate::shared;
 use crate::{
     Fit, Guidance, GuidanceKind, Held, ImageSize, InputImage, Mask, ModelCard, Previews, Quality, Sampler,
     SamplingParams,

@@ -43,16 +43,6 @@ pub enum Unavailable {
         /// The free bytes before the load.
         free: u64,
     },
-    /// The GPU would have to hold more than its free memory.
-    #[error("{needed} of its memory are needed, and {free} are free: {advice}")]
-    TooSmall {
-        /// The needed memory, with its unit.
-        needed: String,
-        /// The free memory, with its unit.
-        free: String,
-        /// What the user can do.
-        advice: String,
-    },
     /// The GPU exists but an operation on it failed, such as an allocation: which one, and the driver's words.
     #[error("{0}")]
     Failed(String),

@@ -1,50 +1,97 @@
-//! `--cache-trace`: what each step of each picture did and why, as JSON, for a program to read.
+//! What each step of each picture did and why: `--cache-trace` as JSON for programs, and what `--cache-plot` is drawn from.
 //!
 //! The prompt is left out, so that a trace can be shown to others.
 
+use cache::CacheConfig;
 use diffusion::StepReport;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One picture.
 #[derive(Serialize)]
-pub(crate) struct PictureTrace<'a> {
+pub struct PictureTrace<'a> {
     model: &'a str,
     seed: u64,
     steps: usize,
-    trace: Vec<Entry>,
+    trace: Vec<TraceEntry>,
 }
 
 /// One branch in one segment in one step.
-#[derive(Serialize)]
-struct Entry {
-    step: usize,
-    branch: &'static str,
-    segment: &'static str,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TraceEntry {
+    /// Counted from 0.
+    pub step: usize,
+    /// Of the guidance.
+    pub branch: String,
+    /// The list of blocks.
+    pub segment: String,
     /// `null` where none was measured or what was measured is not a number.
-    diff: Option<f32>,
-    decision: &'static str,
-    reason: &'static str,
+    pub diff: Option<f32>,
+    /// `reuse` or `compute`.
+    pub decision: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a plot of one picture's steps shows.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CachePlotData {
+    /// Above the plot.
+    pub title: String,
+    /// For each segment, in their order, the diff below which a step reuses.
+    pub thresholds: Vec<f64>,
+    /// The steps.
+    pub trace: Vec<TraceEntry>,
 }
 
 impl<'a> PictureTrace<'a> {
-    pub(crate) fn new(model: &'a str, seed: u64, steps: &[StepReport]) -> Self {
-        let runs = steps.iter().flat_map(|step| step.runs.iter().map(|run| (step.step_index, run)));
-        let trace = runs.map(|(step, run)| Entry {
-            step,
-            branch: run.branch.name(),
-            segment: run.segment,
-            diff: run.residual_diff,
-            decision: if run.reused { "reuse" } else { "compute" },
-            reason: run.reason,
-        });
-        PictureTrace { model, seed, steps: steps.len(), trace: trace.collect() }
+    /// Of a picture made by `model`.
+    pub fn new(model: &'a str, seed: u64, steps: &[StepReport]) -> Self {
+        PictureTrace { model, seed, steps: steps.len(), trace: entries(steps) }
     }
+}
+
+impl CachePlotData {
+    /// Of one picture's steps under `config`.
+    pub fn new(title: String, steps: &[StepReport], config: &CacheConfig) -> Self {
+        let trace = entries(steps);
+        let factors = (0..segments(&trace).len()).map(|segment| config.segment_threshold_factor(segment));
+        let thresholds = factors.map(|factor| config.residual_diff_threshold * factor).collect();
+        CachePlotData { title, thresholds, trace }
+    }
+
+    /// The names of the segments, in their order.
+    pub fn segments(&self) -> Vec<&str> {
+        segments(&self.trace)
+    }
+}
+
+fn entries(steps: &[StepReport]) -> Vec<TraceEntry> {
+    let runs = steps.iter().flat_map(|step| step.runs.iter().map(|run| (step.step_index, run)));
+    let entry = |(step, run): (usize, &diffusion::BlockRun)| TraceEntry {
+        step,
+        branch: run.branch.name().to_owned(),
+        segment: run.segment.to_string(),
+        diff: run.residual_diff.filter(|diff| diff.is_finite()),
+        decision: if run.reused { "reuse" } else { "compute" }.into(),
+        reason: run.reason.to_string(),
+    };
+    runs.map(entry).collect()
+}
+
+fn segments(trace: &[TraceEntry]) -> Vec<&str> {
+    let mut segments = Vec::new();
+    for entry in trace {
+        if !segments.contains(&entry.segment.as_str()) {
+            segments.push(&entry.segment);
+        }
+    }
+    segments
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::steps;
+    use diffusion::testing::steps;
     use serde_json::json;
 
     #[test]
@@ -68,5 +115,15 @@ mod tests {
             ],
         });
         assert_eq!(trace, expected);
+    }
+
+    #[test]
+    fn thresholds_follow_their_segment() {
+        let mut steps = steps("s", "s");
+        steps[0].runs[1].segment = "single_transformer_blocks".into();
+        let config = CacheConfig { segment_threshold_factors: vec![1.0, 3.0], ..CacheConfig::default() };
+        let data = CachePlotData::new(String::new(), &steps, &config);
+        assert_eq!(data.segments(), ["transformer_blocks", "single_transformer_blocks"]);
+        assert_eq!(data.thresholds, [0.24, 0.24 * 3.0]);
     }
 }

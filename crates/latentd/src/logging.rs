@@ -8,7 +8,7 @@ mod tests;
 use std::ffi::OsStr;
 use std::io::IsTerminal;
 
-use latentd::Error;
+use crate::error::Error;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
@@ -16,7 +16,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 /// How a server tells what it does.
 #[derive(Default, clap::Args)]
 #[command(next_help_heading = "Log")]
-pub(crate) struct LogFlags {
+pub struct LogFlags {
     /// How a line of the log is written; LATENTD_LOG says which are, e.g. warn
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t, env = "LATENTD_LOG_FORMAT")]
     log_format: LogFormat,
@@ -42,7 +42,7 @@ enum LogFormat {
 impl LogFlags {
     /// # Errors
     /// An endpoint that is none, or that this build cannot send to.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<(), Error> {
         let Some(endpoint) = &self.otlp_endpoint else { return Ok(()) };
         if !cfg!(feature = "otlp") {
             let message = "`--otlp-endpoint` needs a build with OTLP: cargo build --release --features otlp";
@@ -56,7 +56,7 @@ impl LogFlags {
 }
 
 /// Lines for people, for a command that runs at a terminal.
-pub(crate) fn init_text() {
+pub fn init_text() {
     registry().with(lines(LogFormat::Text)).init();
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn init_text() {
 /// # Errors
 /// The collector's address is of no use.
 #[cfg(feature = "otlp")]
-pub(crate) fn init(flags: &LogFlags) -> Result<Option<otlp::Exporter>, Error> {
+pub fn init(flags: &LogFlags) -> Result<Option<otlp::Exporter>, Error> {
     let exporter = flags.otlp_endpoint.as_ref().map(|url| otlp::Exporter::new(url, &flags.otlp_service_name));
     let exporter = exporter.transpose()?;
     registry().with(lines(flags.log_format)).with(exporter.as_ref().map(otlp::Exporter::layer)).init();
@@ -78,7 +78,7 @@ pub(crate) fn init(flags: &LogFlags) -> Result<Option<otlp::Exporter>, Error> {
 /// # Errors
 /// None in a build without OTLP.
 #[cfg(not(feature = "otlp"))]
-pub(crate) fn init(flags: &LogFlags) -> Result<Option<std::convert::Infallible>, Error> {
+pub fn init(flags: &LogFlags) -> Result<Option<std::convert::Infallible>, Error> {
     registry().with(lines(flags.log_format)).init();
     Ok(None)
 }

@@ -4,17 +4,11 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod build;
-mod cache_plot;
-mod cache_trace;
 mod commands;
-mod logging;
-mod plot;
-mod terminal;
-#[cfg(test)]
-mod testing;
 
-use std::ffi::OsString;
 use std::process::ExitCode;
+
+use latentd::{dashed, terminal};
 
 fn main() -> ExitCode {
     kernels::threads_from_env();
@@ -30,61 +24,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Flags may be written with underscores, as the guide's scripts have them: `--cache_backend` is
-/// `--cache-backend`; and some as vLLM-Omni names them. What follows a `=` is left alone, and so is all that follows a `--`:
-/// those are no flags.
-fn dashed(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
-    let mut are_flags = true;
-    arguments.map(move |argument| {
-        are_flags &= argument != "--";
-        if are_flags { dashed_flag(argument) } else { argument }
-    })
-}
-
-fn dashed_flag(argument: OsString) -> OsString {
-    let Some(flag) = argument.to_str().filter(|text| text.starts_with("--")) else { return argument };
-    match flag.split_once('=') {
-        Some((name, value)) => format!("{}={value}", name.replace('_', "-")).into(),
-        None => {
-            let flag = flag.replace('_', "-");
-            let ours = OTHER_NAMES.iter().find(|(theirs, _)| *theirs == flag).map(|(_, ours)| (*ours).to_owned());
-            ours.unwrap_or(flag).into()
-        }
-    }
-}
-
-/// Flags of vLLM-Omni, and what they are here.
-const OTHER_NAMES: [(&str, &str); 2] =
-    [("--enable-cpu-offload", "--offload=encoder"), ("--enable-layerwise-offload", "--offload=block")];
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::ffi::OsString;
+
     use clap::CommandFactory;
+    use latentd::OTHER_NAMES;
+
+    use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         commands::Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn underscores_in_flags_become_dashes() {
-        let dashed = |typed: &[&str]| {
-            let meant = dashed(typed.iter().map(OsString::from)).map(|argument| argument.into_string().unwrap());
-            meant.collect::<Vec<_>>()
-        };
-        for (typed, meant) in [
-            ("--cache_backend", "--cache-backend"),
-            ("--cache_config={\"max_warmup_steps\":4}", "--cache-config={\"max_warmup_steps\":4}"),
-            ("a_prompt", "a_prompt"),
-            ("--enable-cpu-offload", "--offload=encoder"),
-            ("--enable_layerwise_offload", "--offload=block"),
-            ("--enable-layerwise-offload=", "--enable-layerwise-offload="),
-        ] {
-            assert_eq!(dashed(&[typed]), [meant]);
-        }
-        assert_eq!(dashed(&["--a_b", "--", "--a_b", "--"]), ["--a-b", "--", "--a_b", "--"]);
-        assert_eq!(dashed(&["--", "--enable-cpu-offload"]), ["--", "--enable-cpu-offload"]);
     }
 
     #[test]

@@ -1,64 +1,65 @@
 //! Progress bars: indicatif's, because it knows terminals, pipes and their widths.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use omni::LoadObserver;
 
-/// A bar for each component of a model that loads.
+/// The bar of a model that loads: of its download, then of each of its components.
 #[derive(Default)]
 pub struct LoadingBars {
-    bar: RefCell<Option<(&'static str, ProgressBar)>>,
+    current: Mutex<Option<(String, ProgressBar)>>,
 }
 
 impl LoadingBars {
-    /// Moves the component's bar; the first call of a component ends the bar before it.
-    pub fn update(&self, component: &'static str, done: usize, total: usize) {
-        let mut current = self.bar.borrow_mut();
-        if current.as_ref().is_none_or(|(name, _)| *name != component) {
+    /// Moves the bar of `what`; the first call of another one ends the bar before it.
+    fn update(&self, what: String, done: u64, total: u64) {
+        let mut current = self.current();
+        if current.as_ref().is_none_or(|(name, _)| *name != what) {
             if let Some((_, bar)) = current.take() {
                 bar.finish_and_clear();
             }
-            *current = Some((component, bytes_bar(format!("loading {component}"), total as u64)));
+            *current = Some((what.clone(), bytes_bar(what)));
         }
         if let Some((_, bar)) = &*current {
-            bar.set_position(done as u64);
+            bar.set_length(total);
+            bar.set_position(done);
         }
+    }
+
+    fn end(&self) {
+        if let Some((_, bar)) = self.current().take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<(String, ProgressBar)>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LoadObserver for LoadingBars {
+    fn downloading(&self, model: &str, arrived: u64, total: u64) {
+        self.update(format!("downloading {model}"), arrived, total);
+    }
+
+    fn downloaded(&self, _: &str) {
+        self.end();
+    }
+
+    fn loading(&self, component: &'static str, done: usize, total: usize) {
+        self.update(format!("loading {component}"), done as u64, total as u64);
     }
 }
 
 impl Drop for LoadingBars {
     fn drop(&mut self) {
-        if let Some((_, bar)) = self.bar.borrow_mut().take() {
-            bar.finish_and_clear();
-        }
+        self.end();
     }
 }
 
-/// A download's bar.
-pub(crate) struct DownloadBar {
-    bar: ProgressBar,
-}
-
-impl DownloadBar {
-    pub(crate) fn new(id: &str) -> Self {
-        DownloadBar { bar: bytes_bar(format!("downloading {id}"), 0) }
-    }
-
-    /// Moves it to `arrived` of `total` bytes.
-    pub(crate) fn update(&self, arrived: u64, total: u64) {
-        self.bar.set_length(total);
-        self.bar.set_position(arrived);
-    }
-}
-
-impl Drop for DownloadBar {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-fn bytes_bar(message: String, total: u64) -> ProgressBar {
+fn bytes_bar(message: String) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} [{bar:32}] {bytes}/{total_bytes}, {bytes_per_sec} (eta {eta})");
-    let bar = ProgressBar::new(total);
-    bar.with_style(style.expect("a valid template. This is a bug.").progress_chars("=> ")).with_message(message)
+    let style = style.expect("a valid template. This is a bug.").progress_chars("=> ");
+    ProgressBar::new(0).with_style(style).with_message(message)
 }

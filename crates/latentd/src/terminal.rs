@@ -11,10 +11,12 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use latentd::{Error, StepProgress};
+use omni::StepProgress;
+
+use crate::error::Error;
 
 /// Prints a line to stderr. Where that is closed or full, there is nobody to be told.
-pub(crate) fn notice(text: &str) {
+pub fn notice(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
@@ -22,12 +24,12 @@ pub(crate) fn notice(text: &str) {
 static ENDED: OnceLock<io::Error> = OnceLock::new();
 
 /// Prints a line to stdout, as long as that takes them.
-pub(crate) fn line(text: &str) {
+pub fn line(text: &str) {
     print(&format!("{text}\n"));
 }
 
 /// Prints whole lines to stdout, as long as that takes them.
-pub(crate) fn print(lines: &str) {
+pub fn print(lines: &str) {
     if ENDED.get().is_some() {
         return;
     }
@@ -41,7 +43,7 @@ pub(crate) fn print(lines: &str) {
 ///
 /// # Errors
 /// Stdout took no more, and not because its reader had enough.
-pub(crate) fn check_printed() -> Result<(), Error> {
+pub fn check_printed() -> Result<(), Error> {
     match ENDED.get() {
         Some(err) if err.kind() != ErrorKind::BrokenPipe => Err(Error::Output(err.to_string())),
         _ => Ok(()),
@@ -49,7 +51,7 @@ pub(crate) fn check_printed() -> Result<(), Error> {
 }
 
 /// `1.23 s`, or milliseconds below a second.
-pub(crate) fn seconds(duration: Duration) -> String {
+pub fn seconds(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 1.0 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
 }
@@ -59,7 +61,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// The steps of a generation, with how many block runs were computed and reused. Where stderr is no terminal it is a line
 /// now and then.
-pub(crate) struct StepsBar {
+pub struct StepsBar {
     bar: OnceCell<ProgressBar>,
     computed: Cell<usize>,
     reused: Cell<usize>,
@@ -69,7 +71,8 @@ pub(crate) struct StepsBar {
 }
 
 impl StepsBar {
-    pub(crate) fn new() -> Self {
+    /// A bar that has not appeared yet.
+    pub fn new() -> Self {
         StepsBar {
             bar: OnceCell::new(),
             computed: Cell::default(),
@@ -80,7 +83,7 @@ impl StepsBar {
     }
 
     /// Moves the bar; it appears with the first step.
-    pub(crate) fn update(&self, step: StepProgress) {
+    pub fn update(&self, step: StepProgress) {
         if !io::stderr().is_terminal() {
             let now = self.begun.elapsed();
             if let Some(line) = told(step, self.told.get(), now) {
@@ -96,7 +99,8 @@ impl StepsBar {
         bar.set_message(format!("{} computed, {} reused", self.computed.get(), self.reused.get()));
     }
 
-    pub(crate) fn finish(&self) {
+    /// Takes the bar away.
+    pub fn finish(&self) {
         if let Some(bar) = self.bar.get() {
             bar.finish_and_clear();
         }
@@ -104,7 +108,7 @@ impl StepsBar {
 }
 
 /// Something that is counted. Where stderr is no terminal it is a line now and then.
-pub(crate) struct CountBar {
+pub struct CountBar {
     bar: ProgressBar,
     what: &'static str,
     of: &'static str,
@@ -115,13 +119,14 @@ pub(crate) struct CountBar {
 
 impl CountBar {
     /// Of `what`, which has parts that are called `of`.
-    pub(crate) fn new(what: &'static str, of: &'static str) -> Self {
+    pub fn new(what: &'static str, of: &'static str) -> Self {
         let style = ProgressStyle::with_template(&format!("{what} {{bar:30}} {{pos}}/{{len}} {of} {{eta}}"));
         let bar = ProgressBar::new(0).with_style(style.expect("a valid template. This is a bug."));
         CountBar { bar, what, of, begun: Instant::now(), told: Cell::default() }
     }
 
-    pub(crate) fn update(&self, done: usize, all: usize) {
+    /// Moves the bar.
+    pub fn update(&self, done: usize, all: usize) {
         if io::stderr().is_terminal() {
             self.bar.set_length(all as u64);
             self.bar.set_position(done as u64);
@@ -134,7 +139,8 @@ impl CountBar {
         }
     }
 
-    pub(crate) fn finish(&self) {
+    /// Takes the bar away.
+    pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cache::{Aim, CacheConfig, ConfigError, Kind, Learning, Planning, Progress, Run, RunPlan};
+use cache::{Aim, ConfigError, Kind, Learning, Planning, Progress, Run, RunPlan};
 use candle_core::{DType, Device, Tensor};
 use diffusion::{
     CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, ModelCard,

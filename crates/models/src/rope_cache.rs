@@ -6,7 +6,7 @@ use candle_core::Result;
 use kernels::RopeTable;
 use lru::LruCache;
 
-use crate::options::KeptBytes;
+use crate::kept_bytes::KeptBytes;
 
 /// Rows and columns of each picture's tokens, starting with the one that is generated, and the number of text tokens.
 pub(crate) type RopeKey = (Vec<(usize, usize)>, usize);

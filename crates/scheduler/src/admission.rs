@@ -346,7 +346,7 @@ mod tests {
                 let turns = policy::assign(&state, now);
                 state.assigned(&turns);
                 now += TICK * took;
-                assert_eq!(state.expired(now), []);
+                assert_eq!(state.expired(now), [] as [u64; 0]);
                 crate::testing::done(&mut state, 0, turns[0].1.turn.clone(), &[]);
                 state.advance(now);
             }

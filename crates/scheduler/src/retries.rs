@@ -275,7 +275,7 @@ mod tests {
         state.pipeline_lost(0, Next::Load(TICK * 3), TICK);
         assert_eq!((state.reloads(TICK * 3), state.next_alarm(TICK)), (vec![], Some(TICK * 4)));
         assert_eq!(state.reloads(TICK * 4), [0]);
-        assert_eq!(state.reloads(TICK * 4), [], "once");
+        assert_eq!(state.reloads(TICK * 4), [] as [usize; 0], "once");
     }
 
     #[test]

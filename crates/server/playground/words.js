@@ -60,5 +60,5 @@ export const REASONS = {
   other_branch: "the other branch is",
   plan: "the plan computes it",
   plan_skips: "the plan goes over it",
-  off_course: "it goes another way than the runs that the plan was made from",
+  off_course: "it differs from the runs that the plan was made from",
 };

@@ -50,6 +50,4 @@ pub use routes::app;
 pub use serve::serve;
 pub use shutdown::stop_on_signals;
 pub use state::AppState;
-pub use uploads::{
-    ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, InvalidHost, UploadConfig, http_client, use_ring,
-};
+pub use uploads::{ImageFetcher, ImageUrlHost, ImageUrlSchemes, ImageUrls, InvalidHost, UploadConfig};

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use cache::CacheConfig;
 use diffusion::InvalidRequest;
-use latentd::{Error, GeneratedImage, write_whole};
+use latentd::Error;
+use omni::{GeneratedImage, write_whole};
 use server::cache_summary;
 
-use super::output_place::{check_place, numbered};
-use crate::cache_trace::PictureTrace;
-use crate::{cache_plot, terminal};
+use super::bench;
+use latentd::terminal;
+use latentd::{CachePlotData, PictureTrace, check_place, numbered};
 
 /// The flags.
 #[derive(clap::Args)]
@@ -55,6 +56,7 @@ impl CacheReports {
                 return Err(InvalidRequest::new("--cache-plot", "end in .svg", path.display()).into());
             }
             check_place("cache-plot", path)?;
+            bench::program()?;
         }
         Ok(())
     }
@@ -71,7 +73,8 @@ impl CacheReports {
             let stats = cache_summary::stats(&image.steps, setup.config, &setup.num_blocks);
             if let Some(path) = &self.cache_plot {
                 let title = format!("{}, seed {}: {}", setup.model, image.seed, cache_summary::counts(&stats));
-                write(&numbered(path, i), &cache_plot::svg(&title, &image.steps, setup.config))?;
+                let plot = bench::cache_plot(&CachePlotData::new(title, &image.steps, setup.config))?;
+                write(&numbered(path, i), &plot)?;
             }
             if self.enable_cache_dit_summary {
                 terminal::notice(&format!("seed {}: {}", image.seed, cache_summary::line(&image.steps, &stats)));

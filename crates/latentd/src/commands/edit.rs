@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use latentd::{Error, open_pictures};
+use latentd::Error;
+use omni::open_pictures;
 
-use super::picture_flags::{PictureFlags, with_flags};
+use super::picture_flags::PictureFlags;
+use latentd::with_flags;
 
 /// Edit pictures as a prompt says
 #[derive(clap::Args)]

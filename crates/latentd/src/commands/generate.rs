@@ -1,6 +1,7 @@
 //! `latentd generate`: pictures without a server.
 
-use latentd::{Error, InputPictures, builtin_banner};
+use latentd::{Error, builtin_banner};
+use omni::InputPictures;
 
 use super::picture_flags::PictureFlags;
 

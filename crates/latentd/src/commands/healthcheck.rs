@@ -57,7 +57,8 @@ impl Healthcheck {
 
     async fn ask(&self, url: &str) -> reqwest::Result<(u16, String)> {
         // A proxy is for the Hub: it does not know what 127.0.0.1 is to this container.
-        let client = server::http_client().no_proxy().timeout(Duration::from_secs(self.timeout_seconds)).build()?;
+        let client =
+            http_client::http_client().no_proxy().timeout(Duration::from_secs(self.timeout_seconds)).build()?;
         let response = client.get(url).send().await?;
         Ok((response.status().as_u16(), response.text().await?))
     }

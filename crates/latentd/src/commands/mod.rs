@@ -8,21 +8,17 @@ mod generate;
 mod healthcheck;
 mod host;
 mod memory;
-mod model_flags;
 mod models;
-mod output_place;
 mod picture_flags;
-mod prompts;
 mod scheduling;
 mod serve;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 
-use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches};
-use latentd::Error;
+use latentd::{Error, logging, without_blank};
 
-use crate::{build, logging};
+use crate::build;
 
 /// Serve and generate pictures with diffusion transformers
 #[derive(clap::Parser)]
@@ -72,17 +68,6 @@ impl Cli {
             Command::Healthcheck(healthcheck) => healthcheck.run(),
         }
     }
-}
-
-/// The same command, for which a variable that says nothing (`LATENTD_PORT=` in a file of them) is not set. One that is to
-/// hold a key is: no server is open because its secret is empty.
-fn without_blank(command: clap::Command, variable: &dyn Fn(&OsStr) -> Option<OsString>) -> clap::Command {
-    let command = command.mut_args(|arg| {
-        let value = arg.get_env().and_then(variable);
-        let is_blank = value.is_some_and(|value| serve::trimmed(&value).is_empty());
-        if is_blank && arg.get_id() != "api_key" { arg.env(Resettable::Reset) } else { arg }
-    });
-    command.mut_subcommands(|command| without_blank(command, variable))
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@ use std::fmt::Write;
 
 use bytesize::ByteSize;
 use diffusion::MAX_FITTED_PIXELS;
-use latentd::{Error, InHubCache, ModelSource, in_hub_cache};
+use latentd::Error;
 use models::{FAMILIES, Facts, Makes, PublishedModel};
+use omni::{InHubCache, ModelSource, in_hub_cache};
 use serde::{Deserialize, Serialize};
 
-use crate::terminal;
+use latentd::terminal;
 
 /// List the models that can be run: defaults, sizes, licences, and which are in the Hub's cache
 #[derive(clap::Args)]
@@ -76,7 +77,7 @@ struct Layers {
 impl Row {
     /// Of the built-in model, by its own files.
     fn built_in() -> Result<Self, Error> {
-        let checkpoint = ModelSource::Builtin.open()?;
+        let checkpoint = ModelSource::Builtin.open(&())?;
         let facts = Facts::load(&checkpoint)?;
         let Layers { num_layers } = checkpoint.json("transformer/config.json")?;
         let bytes = demo::FILES.iter().map(|file| file.bytes.len() as u64).sum();

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use diffusion::{ImageSize, InvalidRequest, InvalidSize, Limits, MAX_IMAGES};
-use latentd::{Error, GeneratedImage, InputPictures, ModelSource, OmniDiffusionSamplingParams, OmniInput};
+use latentd::Error;
+use omni::{GeneratedImage, InputPictures, ModelSource, OmniDiffusionSamplingParams, OmniInput};
 
 use super::cache_reports::{CacheReports, Setup};
-use super::model_flags::ModelFlags;
-use super::output_place::{check_place, numbered};
-use crate::terminal::{self, StepsBar};
+use latentd::ModelFlags;
+use latentd::terminal::{self, StepsBar};
+use latentd::{check_place, numbered, with_flags};
 
 /// The flags.
 #[derive(clap::Args)]
@@ -79,7 +80,7 @@ impl PictureFlags {
             terminal::notice(banner);
         }
         let limits = Limits { max_pixels: self.max_generated_image_size };
-        let mut omni = self.loading.builder(self.model.as_deref()).limits(limits).build()?;
+        let mut omni = self.loading.load(self.loading.builder(self.model.as_deref())?.limits(limits))?;
         if omni.placement().host_bytes() > 0 {
             terminal::notice(&omni.placement().to_string());
         }
@@ -105,7 +106,7 @@ impl PictureFlags {
         };
         Ok(OmniDiffusionSamplingParams {
             num_inference_steps: self.num_inference_steps,
-            sampler: self.loading.sampler,
+            sampler: self.loading.sampler.map(diffusion::Sampler::from),
             height,
             width,
             negative_prompt: self.negative_prompt.clone(),
@@ -114,19 +115,6 @@ impl PictureFlags {
             seed: self.seed,
             num_outputs_per_prompt: self.num_images_per_prompt,
         })
-    }
-}
-
-/// Pictures are given by flags, which the error shall name.
-pub(super) fn with_flags(err: Error) -> Error {
-    match err {
-        Error::Invalid(InvalidRequest { field: "image", bound, given }) => {
-            InvalidRequest { field: "--image", bound, given }.into()
-        }
-        Error::Invalid(InvalidRequest { field: "mask", bound, given }) => {
-            InvalidRequest { field: "--mask", bound, given }.into()
-        }
-        err => err,
     }
 }
 

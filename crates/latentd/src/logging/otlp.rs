@@ -1,6 +1,6 @@
 //! Spans, sent to an OpenTelemetry collector over http/protobuf.
 
-use latentd::Error;
+use crate::error::Error;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry::{KeyValue, global};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
@@ -23,7 +23,7 @@ impl Exporter {
     /// The address is none.
     pub(super) fn new(url: &str, service_name: &str) -> Result<Self, Error> {
         // The exporter builds its client itself.
-        server::use_ring();
+        http_client::use_ring();
         let base = url.trim_end_matches('/').trim_end_matches("/v1/traces");
         let exporter = SpanExporter::builder()
             .with_http()

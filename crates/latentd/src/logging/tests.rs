@@ -76,7 +76,7 @@ fn a_request_is_a_span_of_the_trace_that_it_came_with() {
     let (trace_id, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
     runtime.block_on(async {
         let url = format!("{}/v1/images/generations", serve_fake().await);
-        let client = server::http_client().build().unwrap();
+        let client = http_client::http_client().build().unwrap();
         for traceparent in [Some(format!("00-{trace_id}-{parent}-01")), None] {
             let request = client.post(&url).header("content-type", "application/json");
             let request = request.body(r#"{"prompt": "a hidden cat"}"#).timeout(Duration::from_secs(30));

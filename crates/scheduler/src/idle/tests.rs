@@ -41,7 +41,7 @@ fn resting(config: SchedulerConfig, n_workers: usize) -> State {
 /// The next turn of each worker, told to it: of jobs and, behind a `~`, of idle work.
 fn turns(state: &mut State) -> String {
     let mut assignments = policy::assign(state, state.now);
-    assert_eq!(state.make_room(&mut assignments), []);
+    assert_eq!(state.make_room(&mut assignments), [] as [u64; 0]);
     state.assigned(&assignments);
     let idle = state.assign_idle(state.now);
     state.assigned_idle(&idle);
@@ -83,7 +83,7 @@ fn a_job_that_comes_has_the_worker_and_idle_work_goes_on_after_it() {
     turns(&mut state);
     idled(&mut state, 0);
     assert_eq!(turns(&mut state), "~0: Step([100])");
-    assert_eq!(state.preempted(), []);
+    assert_eq!(state.preempted(), [] as [usize; 0]);
     state.submit(vec![job(1, 1)]).unwrap();
     assert_eq!(state.preempted(), [0]);
     // The turn that was interrupted is over, and was nothing.
@@ -120,7 +120,7 @@ fn a_worker_without_jobs_takes_it_up_beside_one_that_has_some() {
     let mut state = resting(SchedulerConfig::default(), 2);
     state.submit(vec![job(1, 9)]).unwrap();
     assert_eq!(turns(&mut state), "0: Encode(1), ~1: Encode(100)");
-    assert_eq!(state.preempted(), []);
+    assert_eq!(state.preempted(), [] as [usize; 0]);
     state.submit(vec![job(2, 9)]).unwrap();
     assert_eq!(state.preempted(), [1]);
     let mut state = resting(SchedulerConfig { shared_processor: true, ..SchedulerConfig::default() }, 2);

@@ -8,7 +8,6 @@ mod client;
 mod config;
 mod data_url;
 mod held_memory;
-mod http_client;
 mod json;
 mod multipart;
 mod pictures;
@@ -20,7 +19,6 @@ pub(crate) use body::linger;
 pub(crate) use client::Client;
 pub use config::UploadConfig;
 pub(crate) use held_memory::{MemoryBounds, MemoryLedger};
-pub use http_client::{http_client, use_ring};
 #[cfg(test)]
 pub(crate) use receive::read;
 pub(crate) use receive::{Received, no_variations, receive};

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use cache::{Calibration, FittedPlan, Psnr};
 use diffusion::Sampler;
-use latentd::{Error, ModelSource, OmniDiffusionSamplingParams, OmniInput, write_whole};
+use latentd::Error;
+use omni::{ModelSource, OmniDiffusionSamplingParams, OmniInput, write_whole};
 
-use crate::commands::model_flags::ModelFlags;
-use crate::commands::output_place::check_place;
-use crate::commands::prompts::{Purpose, SampleFlags};
-use crate::terminal::{self, CountBar};
+use latentd::ModelFlags;
+use latentd::check_place;
+use latentd::terminal::{self, CountBar};
+use latentd::{Purpose, SampleFlags};
 
 /// Measure which of a model's steps can be skipped, for `--cache-backend calibrated`
 #[derive(clap::Args)]
@@ -55,7 +56,7 @@ impl Calibrate {
         }
         let samples = self.samples.read()?;
         check_place("output", &self.output)?;
-        let mut omni = self.loading.builder(self.model.as_deref()).build()?;
+        let mut omni = self.loading.load(self.loading.builder(self.model.as_deref())?)?;
         let source = ModelSource::parse(self.model.as_deref(), self.loading.revision.clone());
         let inputs = samples.of_model(&source, omni.card(), Purpose::Calibration)?;
         for warning in doubts(&inputs) {

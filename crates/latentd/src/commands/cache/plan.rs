@@ -7,7 +7,7 @@ use latentd::Error;
 use serde::Serialize;
 
 use super::scenario::Scenario;
-use crate::terminal;
+use latentd::terminal;
 
 /// Steps on a line: fifty fit on a terminal of 80 columns.
 const STEPS_A_LINE: usize = 50;

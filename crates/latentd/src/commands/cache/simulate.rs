@@ -6,7 +6,7 @@ use latentd::Error;
 
 use super::diffs;
 use super::scenario::Scenario;
-use crate::terminal;
+use latentd::terminal;
 
 /// Play measured diffs through the cache: one line of decisions a branch, 1 computed and C reused
 #[derive(clap::Args)]

@@ -10,7 +10,6 @@ mod tests;
 mod typed;
 mod workers;
 
-pub(super) use setting::trimmed;
 pub(super) use typed::{Typed, address};
 
 use std::net::SocketAddr;
@@ -22,20 +21,21 @@ use bytesize::ByteSize;
 use cache::CacheConfig;
 use clap::builder::BoolishValueParser;
 use diffusion::{ImageRequest, ImageSize, InputImage, Interrupt, Limits, ModelCard, Pipeline, RequestDraft, RgbImage};
-use latentd::{DeviceName, Error, ModelSource, OmniBuilder, QuantizationName, builtin_banner};
+use latentd::{Error, LoadingBars, QuantizationName, builtin_banner};
 use models::{AnyPipeline, Part};
+use omni::{DeviceName, ModelSource, Omni};
 use scheduler::{Readiness, Scheduler, SchedulerConfig, SpawnOptions};
 use server::{AppState, Metrics, ModelPart, ServerConfig, WorkerDevice, WorkerGpu};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::host::Host;
-use super::model_flags::{Devices, ModelFlags};
 use super::scheduling::SchedulingFlags;
-use crate::logging::{self, LogFlags};
 use crate::{build, terminal};
 use held::HeldFlags;
 use http::HttpFlags;
+use latentd::logging::{self, LogFlags};
+use latentd::{Devices, ModelFlags};
 use mistakes::Mistakes;
 use setting::Setting;
 use workers::Workers;
@@ -98,7 +98,7 @@ impl Serve {
     fn settle(self, mistakes: &mut Mistakes) -> Option<Settled> {
         let source = ModelSource::parse(self.model.as_deref(), self.loading.revision.clone());
         if let ModelSource::Dir(_) = source {
-            mistakes.take(source.open());
+            mistakes.take(source.open(&LoadingBars::default()).map_err(Error::from));
         }
         let workers = Workers::open(&self.loading, mistakes);
         let scheduling = self.scheduling.config(workers.devices.len(), workers.on_cpu == workers.devices.len());
@@ -127,8 +127,8 @@ impl Serve {
                 // One after the other: the second finds the first one's download.
                 let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
                 let builder =
-                    loading.builder_on(device, model.as_deref()).memory_budget(memory_budget).plans(plans.clone());
-                let pipeline = warm(builder, &worker, &stopped)?;
+                    loading.builder_on(device, model.as_deref())?.memory_budget(memory_budget).plans(plans.clone());
+                let pipeline = warm(loading.load(builder)?, &worker, &stopped)?;
                 tell_of_too_small(memory_budget, &pipeline);
                 Ok(pipeline)
             }
@@ -296,8 +296,7 @@ fn warm_up_pictures(card: &ModelCard) -> Arc<[InputImage]> {
 
 /// Loads the model and makes one small picture, so that the first client does not pay for cold
 /// caches, and a GPU has loaded its kernels and chosen its products.
-fn warm(builder: OmniBuilder, worker: &WorkerDevice, stopped: &Interrupt) -> Result<AnyPipeline, Error> {
-    let omni = OmniBuilder::build(builder)?;
+fn warm(omni: Omni, worker: &WorkerDevice, stopped: &Interrupt) -> Result<AnyPipeline, Error> {
     let placement = omni.placement();
     tracing::info!(device = worker.device, offload = placement.offload.name(), "the model is loaded: {placement}");
     let part = |&Part { name, device, host }: &Part| ModelPart { name, device_bytes: device, host_bytes: host };

@@ -1,6 +1,6 @@
 //! One setting of a server, and where it stands.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -52,9 +52,4 @@ impl fmt::Display for Setting {
 /// Whether a flag says yes or no, and takes no value at the command line.
 pub(super) fn is_switch(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::SetTrue)
-}
-
-/// Without the white space at its ends: secrets and files that variables are made of end with a new line.
-pub(crate) fn trimmed(value: &OsStr) -> OsString {
-    value.to_str().map_or_else(|| value.to_owned(), |value| value.trim().into())
 }

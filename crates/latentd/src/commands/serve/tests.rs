@@ -11,9 +11,10 @@ use toml::{Table, Value};
 
 use server::{AllowedHost, AllowedHosts};
 
-use super::setting::{Origin, Setting, is_switch, trimmed};
+use super::setting::{Origin, Setting, is_switch};
 use super::typed::{Typed, command};
 use super::{Mistakes, Readiness, Serve, Settled, config_file, lost, watch};
+use latentd::trimmed;
 
 /// The file that is shipped: every key with its default.
 const SHIPPED: &str = include_str!("../../../../../config/server.toml");

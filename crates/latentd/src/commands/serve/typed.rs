@@ -16,8 +16,9 @@ use latentd::Error;
 use super::Serve;
 use super::config_file;
 use super::mistakes::Mistakes;
-use super::setting::{Origin, Setting, is_switch, trimmed};
+use super::setting::{Origin, Setting, is_switch};
 use crate::commands::host::Host;
+use latentd::trimmed;
 
 /// The settings at the command line and in the environment, none of them looked at yet.
 pub(crate) struct Typed(Vec<Setting>);

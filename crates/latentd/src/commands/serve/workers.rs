@@ -1,11 +1,12 @@
 //! The devices of a server's workers, opened once to see that they answer.
 
 use candle_core::{Device, DeviceLocation};
-use latentd::{DeviceName, about_gpu};
+use latentd::Error;
+use omni::{DeviceName, OffloadPolicy, about_gpu};
 use server::{WorkerDevice, WorkerGpu};
 
 use super::mistakes::Mistakes;
-use crate::commands::model_flags::{Devices, ModelFlags};
+use latentd::{Devices, ModelFlags};
 
 /// What the workers have, one each.
 pub(super) struct Workers {
@@ -18,16 +19,17 @@ impl Workers {
     /// Opens every device. One that does not answer, or that two workers would share, is a mistake.
     pub(super) fn open(loading: &ModelFlags<Devices>, mistakes: &mut Mistakes) -> Self {
         let names = &loading.on.device;
-        let opened: Vec<_> = names.iter().map(|name| mistakes.take(name.open())).collect();
+        let opened: Vec<_> = names.iter().map(|name| mistakes.take(name.open().map_err(Error::from))).collect();
         if let Some(twice) = named_twice(&opened) {
             mistakes.note(format!("`--device`: cuda:{twice} is named twice, and a GPU has one worker"));
         }
         let on_cpu = opened.iter().flatten().filter(|device| device.is_cpu()).count();
         if on_cpu > 0 {
-            mistakes.take(loading.offload.check(true));
+            mistakes.take(OffloadPolicy::from(loading.offload).check(true).map_err(Error::from));
         }
         let devices = names.iter().zip(&opened).map(|(name, device)| {
-            let about = device.as_ref().and_then(|device| mistakes.take(about_gpu(device)).flatten());
+            let about =
+                device.as_ref().and_then(|device| mistakes.take(about_gpu(device).map_err(Error::from)).flatten());
             let gpu = about.map(|about| WorkerGpu {
                 compute_capability: about.capability(),
                 memory_bytes: about.gpu.memory,

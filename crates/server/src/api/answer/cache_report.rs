@@ -98,6 +98,7 @@ mod tests {
         let step = |(step_index, reason): (usize, Reason)| StepReport {
             step_index,
             computed_share: 1.0,
+            also_computed: 0,
             runs: vec![BlockRun {
                 branch: CfgBranch::Cond,
                 segment: "transformer_blocks",

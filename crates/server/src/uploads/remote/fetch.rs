@@ -21,7 +21,6 @@ use super::places::FetchPlaces;
 use super::policy::{ImageUrls, Refusal};
 use crate::api::request::picture_bounds::MAX_IMAGE_BYTES;
 use crate::uploads::Client as Caller;
-use crate::uploads::http_client::http_client;
 
 /// Time limit for a picture with all its redirects.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,7 +57,7 @@ impl ImageFetcher {
             Ok(()) => attempt.follow(),
             Err(refused) => attempt.error(refused),
         });
-        let client = http_client()
+        let client = http_client::http_client()
             .user_agent(concat!("latentd/", env!("CARGO_PKG_VERSION")))
             // A proxy would resolve names itself.
             .no_proxy()

@@ -1,0 +1,76 @@
+//! `latentd-bench`: where the time of a picture goes, what the step cache gains and costs, and how a server bears load.
+//!
+//! `latentd bench` runs it. It is a program of its own, so that the server carries no plots and no load.
+
+// They panic where nobody reads any more. `latentd::terminal` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+mod cache;
+mod cache_plot;
+mod gmsd;
+mod median;
+mod plot;
+mod serve;
+mod stages;
+mod synthetic;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+use latentd::{Error, dashed, logging, terminal, without_blank};
+
+/// Time the stages of a picture: loading, text encoding, a step, decoding, end to end
+#[derive(clap::Parser)]
+#[command(name = "latentd bench", version, args_conflicts_with_subcommands = true)]
+struct Bench {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    stages: stages::Stages,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    // Boxed, for its many flags: the variants are then of one size.
+    Cache(Box<cache::Cache>),
+    Serve(serve::Serve),
+    CachePlot(cache_plot::CachePlot),
+}
+
+fn main() -> ExitCode {
+    kernels::threads_from_env();
+    kernels::return_memory();
+    let command = without_blank(Bench::command(), &|name| std::env::var_os(name));
+    let matches = command.get_matches_from(dashed(std::env::args_os()));
+    let bench = Bench::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
+    logging::init_text();
+    let chosen = kernels::instruction_set().map_err(Error::Flag);
+    match chosen.and_then(|_| bench.run()).and_then(|()| terminal::check_printed()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            terminal::notice(&format!("error: {err}"));
+            ExitCode::from(err.exit_code())
+        }
+    }
+}
+
+impl Bench {
+    fn run(self) -> Result<(), Error> {
+        match self.command {
+            None => self.stages.run(),
+            Some(Command::Cache(cache)) => cache.run(),
+            Some(Command::Serve(serve)) => serve.run(),
+            Some(Command::CachePlot(plot)) => plot.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Bench::command().debug_assert();
+    }
+}
