@@ -1,15 +1,15 @@
-//! How large a component is.
+//! Sizes of a component.
 
 use std::collections::BTreeMap;
 
-/// Bytes of a component, as it is held.
+/// Bytes of a component in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ComponentBytes {
-    /// Of all its weights.
+    /// Bytes of all weights.
     pub all: u64,
     /// The layers among them, in the order in which they run.
     pub layers: Vec<LayerSize>,
-    /// Of tables among them whose rows are looked up.
+    /// Bytes of lookup tables.
     pub tables: u64,
 }
 

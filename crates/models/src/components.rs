@@ -1,11 +1,11 @@
-//! The weights of a pipeline's components, opened and not loaded yet.
+//! The opened weights of a pipeline's components, before loading.
 
 use crate::options::LoadOptions;
 use crate::placement::{ModelBytes, Offload};
 use crate::residents::Residents;
 use crate::weights::Weights;
 
-/// Text encoder, transformer and VAE: what of each is read, in what, and from where it is used.
+/// Weights of text encoder, transformer and VAE, each with its tensors to load, its number formats and its placement.
 pub(crate) struct Components {
     pub(crate) text_encoder: Weights,
     pub(crate) transformer: Weights,
@@ -13,7 +13,7 @@ pub(crate) struct Components {
 }
 
 impl Components {
-    /// As the options have it.
+    /// Applies the options' quantization and offloading.
     pub(crate) fn with(self, options: &LoadOptions) -> Self {
         let streamed = |from, residents| (options.offload >= from).then_some(residents);
         let transformer = self.transformer.quantized(options.quantization);
@@ -24,7 +24,7 @@ impl Components {
         }
     }
 
-    /// The bytes of each.
+    /// Returns the bytes of each component.
     pub(crate) fn bytes(&self, activations: u64) -> ModelBytes {
         ModelBytes {
             text_encoder: self.text_encoder.bytes(),

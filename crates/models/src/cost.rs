@@ -1,4 +1,4 @@
-//! What a request takes of a model, before it starts.
+//! Estimates the cost of a request before it starts.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -16,22 +16,22 @@ use crate::solver::Solver;
 use crate::tiling::{Tiling, VaeTiling};
 use crate::vae_half::VaeHalf;
 
-/// Tells the text tokens of a request's prompt.
+/// Returns the number of text tokens of a prompt in a request.
 pub type TextTokens = Arc<dyn Fn(&str, &ImageRequest) -> TextLength + Send + Sync>;
 
-/// Tells how many patches the text encoder sees of a picture of this size.
+/// Returns the number of patches that the text encoder sees of a picture of this size.
 pub type PatchesOf = Arc<dyn Fn(ImageSize) -> usize + Send + Sync>;
 
-/// The text tokens of one prompt in a transformer pass.
+/// Number of text tokens of a prompt in a transformer pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextLength {
-    /// About.
+    /// Estimate.
     pub expected: usize,
-    /// At most.
+    /// Upper bound.
     pub most: usize,
 }
 
-/// The sizes that a request's state is made of, and what is computed for it.
+/// The sizes from which a request's memory and work are estimated.
 #[derive(Clone)]
 pub struct RequestSizes {
     /// The transformer's lists of blocks.
@@ -42,37 +42,37 @@ pub struct RequestSizes {
     pub token_channels: usize,
     /// Width of a prompt's embeddings.
     pub text_width: usize,
-    /// How many text tokens a prompt has.
+    /// Counts the text tokens of a prompt.
     pub text_tokens: TextTokens,
-    /// What the text encoder sees of a picture, where it sees pictures.
+    /// Counts the patches of a picture, if the text encoder sees pictures.
     pub patches: Option<PatchesOf>,
-    /// Bytes of a number of the text and image streams.
+    /// Bytes per element of the text and image streams.
     pub activation_bytes: usize,
-    /// What the networks compute.
+    /// Operations of the networks.
     pub flops: ModelFlops,
-    /// What the stages need while they run.
+    /// Peak memory of the stages.
     pub peaks: Peaks,
-    /// The tiles in which the VAE takes what is too large for it.
+    /// Tiling of pictures that are too large for the VAE.
     pub tiling: Tiling,
 }
 
-/// Tells the cost of requests to one model.
+/// Estimates the cost of requests to one model.
 #[derive(Clone)]
 pub(crate) struct CostModel {
     pub(crate) sizes: RequestSizes,
     pub(crate) edit_size: EditSize,
-    /// The cache of requests that bring none.
+    /// Cache configuration of requests without their own.
     pub(crate) cache: Option<CacheConfig>,
-    /// What is planned with; they may be replaced while requests come.
+    /// Plans, which may be replaced while requests are running.
     pub(crate) plans: Plans,
     pub(crate) vae_tiling: VaeTiling,
 }
 
-/// What keeps a request from computing all of its steps.
+/// How a request reuses steps.
 #[derive(Clone)]
 enum Reuse<'a> {
     Nothing,
-    /// The rules of cache-dit.
+    /// By the rules of cache-dit.
     Rules(&'a CacheConfig),
     /// A plan that computes these steps.
     Plan(StepMask),
@@ -125,7 +125,7 @@ impl CostModel {
         }
     }
 
-    /// What the plan computes that a request with this aim would have now.
+    /// Returns the reuse by the plan that a request with this aim would follow now.
     fn planned(&self, request: &ImageRequest, aim: Aim) -> Reuse<'_> {
         let (steps, guided) = (request.params.num_inference_steps, request.params.guidance.branches().len() > 1);
         let planning = self.plans.current(guided).filter(|_| request.params.sampler == Sampler::Euler);
@@ -133,7 +133,7 @@ impl CostModel {
         computed.map_or(Reuse::Nothing, Reuse::Plan)
     }
 
-    /// What a request's stages compute, whose image stream has so many tokens.
+    /// Estimates the operations of a request's stages. `hidden_tokens` is the length of its image stream.
     fn work(&self, request: &ImageRequest, reuse: &Reuse<'_>, hidden_tokens: usize) -> Work {
         let flops = &self.sizes.flops;
         let own = request.params.size.image_seq_len();
@@ -165,12 +165,12 @@ impl CostModel {
         Work { encode: self.encode_work(request), step, reused_step, preview, decode, fit }
     }
 
-    /// How a picture is encoded.
+    /// Returns how pictures are encoded.
     pub(crate) fn encoder(&self) -> VaeHalf {
         self.vae()[0]
     }
 
-    /// How a picture is decoded.
+    /// Returns how pictures are decoded.
     pub(crate) fn decoder(&self) -> VaeHalf {
         self.vae()[1]
     }
@@ -180,7 +180,7 @@ impl CostModel {
         VaeHalf::both(peaks, *activation_bytes, *tiling, self.vae_tiling)
     }
 
-    /// Of all prompts and pictures, as if none were known.
+    /// Operations for encoding all prompts and pictures, as if none were cached.
     fn encode_work(&self, request: &ImageRequest) -> f64 {
         let length = |prompt| (self.sizes.text_tokens)(prompt, request).expected;
         let sizes = || request.input_images.iter().map(|input| input.image.size);
@@ -190,25 +190,26 @@ impl CostModel {
         texts + seen + references + self.kept_by_mask(request)
     }
 
-    /// Of the text encoder, for a prompt of so many tokens in a transformer pass.
+    /// Operations of the text encoder for a prompt of `tokens` tokens in a transformer pass.
     pub(crate) fn text_work(&self, tokens: usize) -> f64 {
         let flops = &self.sizes.flops;
         flops.text_encoder.of(tokens + flops.template_tokens)
     }
 
-    /// Of the vision tower, for a picture of this size.
+    /// Operations of the vision tower for a picture of this size.
     pub(crate) fn vision_work(&self, picture: ImageSize) -> f64 {
         let patches = self.sizes.patches.as_ref().map_or(0, |patches| patches(picture));
         self.sizes.flops.vision.of(patches)
     }
 
-    /// Of the VAE's encoder, for a picture at the size at which the transformer sees it.
+    /// Operations of the VAE's encoder for a picture at the size that the transformer sees.
     pub(crate) fn reference_work(&self, size: ImageSize) -> f64 {
         let parts = self.encoder().parts(size).into_iter();
         parts.map(|tokens| self.sizes.flops.vae_encoder.of(tokens)).sum()
     }
 
-    /// What stays under a mask is encoded at the size of the result, unless the picture is at that size anyway.
+    /// Operations for the part that a mask keeps. It is encoded at the output size, unless the picture has that size
+    /// anyway.
     fn kept_by_mask(&self, request: &ImageRequest) -> f64 {
         let size = request.params.size;
         let masked = request.input_images.first().filter(|_| request.mask.is_some());
@@ -216,18 +217,18 @@ impl CostModel {
         other.map_or(0.0, |_| self.reference_work(size))
     }
 
-    /// Image tokens of each picture to edit.
+    /// Returns the image tokens of each picture to edit.
     fn reference_tokens(&self, request: &ImageRequest) -> impl Iterator<Item = usize> {
         request.input_images.iter().map(|input| self.edit_size.of(input.image.size).image_seq_len())
     }
 
-    /// What the stages need while they run; nothing of the state.
+    /// Estimates the peak memory of the stages, without the state.
     fn peaks(&self, request: &ImageRequest, reference_tokens: usize) -> RequestMemory {
         let RequestSizes { peaks, activation_bytes, .. } = self.sizes;
         let own = request.params.size.image_seq_len();
         let text: Vec<usize> = self.most_text_tokens(request).collect();
         let passes: usize = text.iter().map(|text| own + reference_tokens + text).sum();
-        // Pictures and prompts are encoded one after the other. Under a mask, the first is at the size that is made.
+        // Pictures and prompts are encoded one after another. Under a mask, the first picture has the output size.
         let size = request.params.size;
         let pictures = request.input_images.iter().map(|input| self.edit_size.of(input.image.size));
         let pictures = pictures.chain(request.mask.iter().map(|_| size)).map(|size| self.encoder().bytes(size));
@@ -242,9 +243,9 @@ impl CostModel {
         }
     }
 
-    /// Latents before and after a step: those of the last step are held until this one is known to have had
-    /// memory enough, and so are the estimate that a preview shows and what the sampler remembers. Pictures to edit,
-    /// and what a mask keeps, do not change.
+    /// Bytes of the latents before and after a step, of a preview's estimate and of the sampler's state. Each counts
+    /// twice, since the old tensors stay until the step has succeeded. Pictures to edit, and the part that a mask
+    /// keeps, do not change.
     fn latent_bytes(&self, request: &ImageRequest, reference_tokens: usize) -> usize {
         let own = request.params.size.image_seq_len();
         let own_cache = request.cache.as_ref().or(self.cache.as_ref());
@@ -252,7 +253,7 @@ impl CostModel {
             true => PlannedRun::MOST_KEPT,
             false => Solver::most_kept(request.params.sampler),
         };
-        // One that plans are learnt from keeps all latents of its way.
+        // A request that plans are learnt from keeps the latents of all its steps.
         let guided = request.params.guidance.branches().len() > 1;
         let is_learning =
             own_cache.is_some_and(|config| config.planned.is_some()) && self.plans.progress(guided).is_some();
@@ -262,12 +263,12 @@ impl CostModel {
         (own * (moving + kept_by_mask) + reference_tokens) * self.sizes.token_channels * size_of::<f32>()
     }
 
-    /// What the cache keeps between two steps, and what one that is computed stores beside it: the old
-    /// residuals too are held until the step is known to have had memory enough.
+    /// Bytes that the cache keeps between two steps, and that a computed step stores in addition: the old residuals
+    /// stay until the step has succeeded.
     fn cache_bytes(&self, config: &CacheConfig, hidden_tokens: usize, text_tokens: usize, passes: usize) -> usize {
         let RequestSizes { dim, activation_bytes, .. } = self.sizes;
         let of_segment = |segment: &Segment| match segment.is_dual {
-            // Text that nothing behind the middle blocks looks at is not kept.
+            // Text that nothing after the middle blocks reads is not kept.
             true if segment.encoder_is_used || config.bn_compute_blocks > 0 => {
                 SegmentTokens { hidden: hidden_tokens, encoder: text_tokens }
             }
@@ -275,13 +276,13 @@ impl CostModel {
             false => SegmentTokens { hidden: hidden_tokens + text_tokens, encoder: 0 },
         };
         let segments: Vec<_> = self.sizes.segments.iter().map(of_segment).collect();
-        // What the first blocks add, and what the middle blocks add.
+        // Residuals of the first blocks and of the middle blocks.
         let stored: usize = segments.iter().map(|tokens| 2 * tokens.hidden + tokens.encoder).sum();
         let stored_by_a_step = stored * dim * activation_bytes * passes;
         config.bytes_per_request(&segments, dim, activation_bytes, passes) + stored_by_a_step
     }
 
-    /// The share of the blocks that always run, in every segment.
+    /// Share of the blocks that always run, over all segments.
     fn least_share(&self, config: &CacheConfig) -> f64 {
         let blocks = || self.sizes.segments.iter().map(|segment| segment.num_blocks);
         let always: usize = blocks().map(|blocks| config.always_computed_blocks().min(blocks)).sum();
@@ -293,18 +294,18 @@ impl CostModel {
         all * self.sizes.text_width * self.sizes.activation_bytes
     }
 
-    /// Text tokens of the longest prompt, at most.
+    /// Upper bound on the text tokens of the longest prompt.
     fn most_text(&self, request: &ImageRequest) -> usize {
         self.most_text_tokens(request).max().unwrap_or(0)
     }
 
-    /// Text tokens of each pass, at most.
+    /// Upper bound on the text tokens of each pass.
     fn most_text_tokens(&self, request: &ImageRequest) -> impl Iterator<Item = usize> {
         prompts(request).map(|prompt| (self.sizes.text_tokens)(prompt, request).most)
     }
 }
 
-/// The prompt of each pass.
+/// Returns the prompt of each pass.
 fn prompts(request: &ImageRequest) -> impl Iterator<Item = &str> {
     request.params.guidance.branches().iter().map(|branch| match branch {
         CfgBranch::Cond => request.prompt.as_str(),
@@ -312,13 +313,13 @@ fn prompts(request: &ImageRequest) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The picture at the size asked for, where it is made at another: its own bytes, and those of the rows and of the part
-/// that it is put together from.
+/// Bytes of the picture at the requested size, if it is generated at another: of the result, and of the resized part
+/// that is placed in it.
 fn fitted_bytes(request: &ImageRequest) -> u64 {
     request.fit.map_or(0, |fit| 3 * (fit.asked.pixels() + fit.inside.pixels()) as u64)
 }
 
-/// Requests that reuse alike are of one kind: those with the same settings, step count and sampler.
+/// Identifies a kind of request: requests of a kind have the same settings, step count and sampler, and so reuse alike.
 fn hash(what: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);

@@ -1,11 +1,11 @@
 //! How much of the memory is kept for requests to come.
 
-/// Most bytes that are kept for requests to come; the least recently used make way.
+/// Bounds of the caches for later requests, in bytes. The least recently used entries are evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptBytes {
-    /// Of encodings, of prompts and of pictures.
+    /// Bytes of prompt and picture encodings.
     pub encodings: usize,
-    /// Of rotary tables: those of an edit of four pictures, each of a megapixel, are 11 MiB.
+    /// Bytes of rotary tables. The tables of an edit of four one-megapixel pictures take 11 MiB.
     pub rope_tables: usize,
 }
 
@@ -16,8 +16,8 @@ impl Default for KeptBytes {
 }
 
 impl KeptBytes {
-    /// Those of a device whose requests may take `budget` bytes: together less than a fifth of it, so that a request
-    /// that takes the whole budget does not take much more with them.
+    /// Returns bounds for a device whose requests may take `budget` bytes. Together they are less than a fifth of it,
+    /// so that a request that takes the whole budget exceeds it only slightly.
     pub fn beside(budget: u64) -> Self {
         let at_most = |share: u64, most: usize| most.min(usize::try_from(budget / share).unwrap_or(usize::MAX));
         let KeptBytes { encodings, rope_tables } = KeptBytes::default();

@@ -1,4 +1,4 @@
-//! Plans are learnt from the whole runs of requests.
+//! Learning of plans from the full runs of requests.
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use crate::device_error;
 use crate::learning::{LearningRun, OnLearnt, sensitivity};
 use crate::state::RequestState;
 
-/// A request that plans are learnt from, but for its latents.
+/// A request that plans are learnt from, without its latents.
 pub(crate) struct About {
     /// The pipeline's class.
     pub(crate) class: String,
-    /// A digest of the transformer's files.
+    /// Digest of the transformer's files.
     pub(crate) model: String,
-    /// Its noise levels.
+    /// Noise levels of the request.
     sigmas: Vec<f64>,
 }
 
 impl About {
-    /// Of this request to the model with this class and digest.
+    /// Describes a request to the model with this class and digest.
     pub(crate) fn new(class: &str, model: &str, state: &RequestState) -> Self {
         let sigmas = state.sigmas.as_slice().iter().copied().map(f64::from).collect();
         About { class: class.into(), model: model.into(), sigmas }
@@ -73,7 +73,7 @@ fn learn_from(
     let kind = run.kind();
     let other = plans.measures(kind).then(|| decode(&missed.latents)).transpose()?;
     let sensitivity = other.map(|other| sensitivity(picture, &other, &missed));
-    // The plans are learnt with the last run.
+    // `Plans` fills in the plans after the last run.
     let (num_inference_steps, guidance) = (kind.steps, kind.guidance);
     let calibration = Calibration { class, model, num_inference_steps, guidance, pictures: 0, plans: Vec::new() };
     Ok(plans.learn(kind, LearntRun { gram, sensitivity }, &sigmas, calibration))

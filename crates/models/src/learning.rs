@@ -1,4 +1,4 @@
-//! What a whole run of a request tells of how its model could skip steps.
+//! Measurements of a full run, from which plans are fitted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use cache::{Calibration, Gram, Kind};
 use candle_core::{DType, Result, Tensor};
 use diffusion::{RgbImage, mean_square};
 
-/// Keeps plans that were learnt.
+/// A callback that stores learnt plans.
 pub type Keep = dyn Fn(&Calibration) + Send + Sync;
 
-/// Told of plans that were learnt, on the worker's thread: whoever keeps them.
+/// Called with newly learnt plans, on the worker's thread.
 #[derive(Clone, Default)]
 pub struct OnLearnt(pub Option<Arc<Keep>>);
 
@@ -24,24 +24,24 @@ impl fmt::Debug for OnLearnt {
 #[derive(Clone)]
 pub(crate) struct LearningRun {
     kind: Kind,
-    /// The latents before each step so far, and those behind the last.
+    /// The latents before each step so far, and those after the last one.
     levels: Vec<Tensor>,
 }
 
-/// A run's latents that are a little off, and how much.
+/// Slightly wrong final latents of a run, and their error.
 pub(crate) struct Missed {
     pub(crate) latents: Tensor,
-    /// Of the last latents' square.
+    /// Squared error, relative to the square of the last latents.
     pub(crate) share: f64,
 }
 
 impl LearningRun {
-    /// Of a request that starts from these latents.
+    /// Starts a run from these latents.
     pub(crate) fn new(kind: Kind, latents: Tensor) -> Self {
         LearningRun { kind, levels: vec![latents] }
     }
 
-    /// Notes the latents behind the next step.
+    /// Records the latents after the next step.
     pub(crate) fn push(&mut self, latents: Tensor) {
         self.levels.push(latents);
     }
@@ -50,7 +50,7 @@ impl LearningRun {
         self.kind
     }
 
-    /// How alike its latents are at any two levels.
+    /// Returns the scalar products of the latents at any two levels.
     ///
     /// # Errors
     /// The device fails.
@@ -58,8 +58,8 @@ impl LearningRun {
         gram(&self.levels)
     }
 
-    /// Where the run would have come to by one long last step: off as a jump is, and about as much as the jumps of a plan are
-    /// together. `None` of a run whose latents do not move.
+    /// Returns the end of the run if its last steps were replaced by one long step. The error resembles that of a jump,
+    /// and its size that of all jumps in a typical plan. Returns `None` if the latents do not move.
     ///
     /// # Errors
     /// The device fails.
@@ -82,7 +82,7 @@ impl LearningRun {
     }
 }
 
-/// What plans of a third of the steps miss of the last latents, in squares, about.
+/// Typical relative squared error of the last latents with a plan that computes a third of the steps.
 const TYPICAL: f64 = 1e-3;
 
 /// What a picture tells whose latents had missed so much: see [`LearntRun::sensitivity`](cache::LearntRun::sensitivity).
@@ -90,10 +90,10 @@ pub(crate) fn sensitivity(picture: &RgbImage, other: &RgbImage, missed: &Missed)
     mean_square(picture, other) / missed.share
 }
 
-/// The scalar products of latents at any two levels, summed in f64. All together cost one copy from the device.
+/// Returns the scalar products of latents at any two levels, summed in f64, with a single copy from the device.
 ///
 /// # Errors
-/// They have different shapes, or the device fails.
+/// The latents have different shapes, or the device fails.
 pub fn gram(levels: &[Tensor]) -> Result<Gram> {
     let rows = levels.iter().map(|latents| latents.to_dtype(DType::F64)?.flatten_all()?.unsqueeze(0));
     let rows = Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)?;

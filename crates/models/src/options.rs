@@ -1,4 +1,4 @@
-//! How a model is to be loaded.
+//! Options for loading a model.
 
 use cache::{CacheConfig, Plans};
 use candle_core::{DType, Device};
@@ -12,52 +12,52 @@ use crate::precision::Quantization;
 use crate::residents::Residents;
 use crate::tiling::VaeTiling;
 
-/// How a model is to be loaded.
+/// Options for loading a model.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// What the weights are kept in: f32, f16 or bf16.
+    /// Type of the stored weights: f32, f16 or bf16.
     pub dtype: DType,
-    /// What the products of the transformer's blocks are rounded to; `None` takes the weights as they are kept.
+    /// Quantization of the transformer's blocks; `None` uses the weights in `dtype`.
     pub quantization: Option<Quantization>,
-    /// Where they live.
+    /// Device of the model.
     pub device: Device,
     /// When the VAE works in tiles.
     pub vae_tiling: VaeTiling,
-    /// What of them stays in host memory; the device is a GPU where anything does.
+    /// The parts that stay in host memory. Unless it is [`Offload::None`], the device is a GPU.
     pub offload: Offload,
     /// With [`Offload::Block`]: the transformer's blocks that do not.
     pub residents: Residents,
-    /// The step cache of requests that bring no [`cache::CacheConfig`] of their own; `None` computes every step.
+    /// The step cache of requests without a [`cache::CacheConfig`] of their own; `None` computes every step.
     pub cache: Option<CacheConfig>,
-    /// The plans of requests whose cache follows one: those of all workers that run the model.
+    /// The plans that requests follow, shared by all workers of the model.
     pub plans: Plans,
-    /// Who is told of plans that are learnt.
+    /// Callback for newly learnt plans.
     pub on_learnt: OnLearnt,
-    /// What is kept for requests to come.
+    /// Limits of what is cached for later requests.
     pub kept: KeptBytes,
     /// The digest of the transformer's files, by which plans know their model, where it was computed before.
     pub digest: Option<String>,
-    /// What stands over the checkpoint's own facts.
+    /// Settings that take precedence over the checkpoint's facts.
     pub overrides: Overrides,
 }
 
-/// Settings that a checkpoint does not decide alone; `None` is the family's own.
+/// Settings beside those of the checkpoint; `None` means the family's default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// Positions of picture tokens in Qwen-Image-Edit's text encoder.
     pub edit_positions: EditPositions,
-    /// Pixels, about, at which pictures are edited.
+    /// Approximate number of pixels at which pictures are edited.
     pub edit_area: Option<usize>,
-    /// Pixels, about, at which the text encoder sees pictures to edit.
+    /// Approximate number of pixels at which the text encoder sees the pictures to edit.
     pub condition_area: Option<usize>,
-    /// Text tokens that FLUX.2's prompts are padded to.
+    /// Length to which FLUX.2's prompts are padded, in tokens.
     pub max_sequence_length: Option<usize>,
-    /// What takes the steps of requests that do not say.
+    /// Sampler of requests that name none.
     pub sampler: Option<Sampler>,
 }
 
 impl Overrides {
-    /// A checkpoint's facts with these in their place.
+    /// Replaces the facts of a checkpoint that are overridden.
     pub(crate) fn over(&self, facts: Facts) -> Facts {
         Facts {
             edit_area: self.edit_area.or(facts.edit_area),
@@ -66,20 +66,20 @@ impl Overrides {
         }
     }
 
-    /// A family's card, with what a checkpoint's facts and these know better.
+    /// Applies a checkpoint's facts and these overrides to a family's card.
     pub(crate) fn card(&self, facts: &Facts, card: ModelCard) -> ModelCard {
         let card = facts.applied_to(card);
         ModelCard { default_sampler: self.sampler.unwrap_or(card.default_sampler), ..card }
     }
 }
 
-/// How the text encoder of Qwen-Image-Edit counts the tokens of a picture.
+/// Positions of picture tokens in Qwen-Image-Edit's text encoder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EditPositions {
-    /// By row and column, as the model was trained (M-RoPE).
+    /// Rows and columns, as the model was trained (M-RoPE).
     #[default]
     MRope3d,
-    /// One after another, as diffusers up to 0.42 does with transformers 5:
+    /// Sequential, like diffusers up to 0.42 with transformers 5:
     /// <https://github.com/huggingface/diffusers/issues/14194>
     Sequential1d,
 }
@@ -104,5 +104,5 @@ impl Default for LoadOptions {
     }
 }
 
-/// Told as tensors arrive: the component, bytes loaded, bytes in all.
+/// Called as tensors are loaded, with the component, the bytes loaded and the total bytes.
 pub type Progress<'a> = &'a dyn Fn(&'static str, usize, usize);

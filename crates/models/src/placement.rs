@@ -1,5 +1,5 @@
-//! What of a model lies where: all of it on the device, or parts in host memory that are carried there when their turn
-//! comes. Decided from bytes alone, before anything is loaded.
+//! Placement of a model: all of it on the device, or parts in host memory that are copied to the device when needed. It
+//! is decided from byte counts alone, before anything is loaded.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,8 +13,8 @@ use crate::peaks::Peaks;
 use crate::residents::Residents;
 use crate::vae_half::VaeHalf;
 
-/// What stays in host memory. diffusers calls the second *group offloading* with a stream, and vllm-omni layerwise
-/// offloading.
+/// The parts that stay in host memory. diffusers calls block offloading *group offloading* with a stream, and vllm-omni
+/// layerwise offloading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Offload {
     /// Nothing.
@@ -27,10 +27,10 @@ pub enum Offload {
 }
 
 impl Offload {
-    /// All, from the fastest to the one that needs least of the device.
+    /// All choices, from the fastest to the one that needs the least device memory.
     pub const ALL: [Offload; 3] = [Offload::None, Offload::Encoder, Offload::Block];
 
-    /// As a flag takes it.
+    /// Returns the name used by the command line flag.
     pub fn name(self) -> &'static str {
         match self {
             Offload::None => "none",
@@ -42,7 +42,7 @@ impl Offload {
 
 const TRANSFORMER: &str = "transformer";
 
-/// Bytes of a model's components, and of what a picture needs beside them.
+/// Bytes of a model's components, and of the activations of a picture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelBytes {
     /// The text encoder.
@@ -51,29 +51,29 @@ pub struct ModelBytes {
     pub transformer: ComponentBytes,
     /// The VAE.
     pub vae: ComponentBytes,
-    /// What the stages of a picture of the default size need at most.
+    /// Peak bytes of the stages for a picture of the default size.
     pub activations: u64,
 }
 
-/// Where the parts of a model are.
+/// Placement of a model's parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// The choice that it follows from.
+    /// The choice that the placement follows.
     pub offload: Offload,
     /// With [`Offload::Block`]: the transformer's blocks that stay on the device.
     pub residents: Residents,
     /// Text encoder, transformer and VAE.
     pub parts: [Part; 3],
-    /// Bytes that the stages of a picture of the default size need on the device beside them.
+    /// Peak bytes on the device of the stages for a picture of the default size.
     pub activations: u64,
 }
 
-/// Where one component is.
+/// Placement of one component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// In words.
+    /// Name for messages.
     pub name: &'static str,
-    /// Bytes on the device all along.
+    /// Bytes that stay on the device.
     pub device: u64,
     /// Bytes in host memory.
     pub host: u64,
@@ -133,7 +133,8 @@ impl Placement {
         Placement { offload, residents, parts, activations: bytes.activations }
     }
 
-    /// The fastest with which weights and a picture of the default size fit into `free` bytes of the device.
+    /// Returns the fastest placement whose weights fit, with a picture of the default size, into `free` bytes of the
+    /// device.
     pub fn that_fits(bytes: &ModelBytes, free: u64) -> Option<Self> {
         Offload::ALL
             .map(|offload| Placement::new(offload, bytes))
@@ -141,12 +142,12 @@ impl Placement {
             .find(|placement| placement.device_bytes().saturating_add(placement.activations) <= free)
     }
 
-    /// Bytes of weights on the device.
+    /// Returns the bytes of weights on the device.
     pub fn device_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.device).sum()
     }
 
-    /// Bytes of weights in host memory.
+    /// Returns the bytes of weights in host memory.
     pub fn host_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.host).sum()
     }
@@ -181,8 +182,8 @@ pub fn reserved(bytes: &ModelBytes, memory_budget: Option<u64>) -> u64 {
     memory_budget.unwrap_or(usual).saturating_add(BESIDE_WEIGHTS)
 }
 
-/// Bytes that the stages of a picture need at most: one of the default size with a prompt of the greatest length, and as
-/// many pictures to edit as there have to be.
+/// Peak bytes of a picture's stages, for the default size, a prompt of the greatest length and the fewest pictures to
+/// edit that the model requires.
 pub(crate) fn activations(
     card: &ModelCard,
     peaks: &Peaks,
@@ -211,7 +212,7 @@ mod tests {
         vec![LayerSize { kind, bytes: all / count }; count as usize]
     }
 
-    /// Qwen-Image in bf16, about: 28 layers, 60 blocks.
+    /// Approximate sizes of Qwen-Image in bf16: 28 layers, 60 blocks.
     fn qwen_image() -> ModelBytes {
         ModelBytes {
             text_encoder: ComponentBytes { all: 14 * GB + GB, layers: layers(0, 28, 14 * GB), tables: GB },
@@ -230,7 +231,7 @@ mod tests {
     fn parts_lie_on_the_device_or_two_layers_of_each_list_do() {
         assert_eq!(bytes(Offload::None), (5625, 0));
         assert_eq!(bytes(Offload::Encoder), (4225, 1500));
-        // 1 GB of the text encoder's layers, 2 + 1.3 of the transformer.
+        // 1 GB for the text encoder's layers, 2 + 1.3 GB for the transformer.
         assert_eq!(bytes(Offload::Block), (455, 5400));
     }
 

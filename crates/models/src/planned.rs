@@ -1,4 +1,4 @@
-//! A request that follows a plan: some steps are computed, and from each the latents go straight to the next.
+//! A request that follows a plan: some steps are computed, and each of them jumps straight to the next computed one.
 
 use std::collections::VecDeque;
 
@@ -9,18 +9,18 @@ use kernels::add_weighted;
 
 use crate::dit::Segment;
 
-/// What a plan and its request know between two steps. A clone shares the tensors.
+/// State of a request and its plan between two steps. A clone shares the tensors.
 #[derive(Clone)]
 pub struct PlannedRun {
     course: Course,
-    /// With guidance, of the last steps that the plan computes, the newest first.
+    /// Guided velocities of the last steps that the plan computed, newest first.
     velocities: VecDeque<Tensor>,
-    /// Of the way that it is on.
+    /// Velocity of the current jump.
     velocity: Option<Tensor>,
 }
 
 impl PlannedRun {
-    /// Before the first step of a request that makes `branches` passes in a computed step.
+    /// Creates the state before the first step, for a request with `branches` passes per computed step.
     pub fn new(plan: RunPlan, segments: &[Segment], branches: usize) -> Self {
         let named: Vec<_> = segments.iter().map(Segment::named).collect();
         let course = Course::new(plan, &named, branches);
@@ -37,18 +37,18 @@ impl PlannedRun {
         self.course.also_computed()
     }
 
-    /// What was computed and skipped so far.
+    /// Returns what was computed and skipped so far.
     pub fn stats(&self) -> &CacheStats {
         self.course.stats()
     }
 
-    /// What the velocity of the next step is to be compared with, if it is.
+    /// Returns the velocity with which the next one is to be compared, if any.
     pub(crate) fn compared(&self) -> Option<&Tensor> {
         self.velocities.front().filter(|_| self.course.is_guarded())
     }
 
-    /// Takes the next step from these latents; `found` is the velocity of a step that is computed, and `change` how much of it is
-    /// new where it was compared. What was done, and the velocity to the next level.
+    /// Takes the next step from these latents. `found` is the velocity of a computed step, and `change` its measured
+    /// change if it was compared. Returns the step's record and the velocity to the next level.
     ///
     /// # Errors
     /// The device fails.
@@ -59,7 +59,7 @@ impl PlannedRun {
         change: Option<f32>,
     ) -> Result<(StepRecord, Tensor)> {
         let is_planned = self.course.is_planned();
-        // A copy: of a single pass the velocity is a view, and would hold those of the whole batch.
+        // A copy: a single pass's velocity is a view, which would keep the whole batch's velocities alive.
         let found = found.map(|found| found.force_contiguous()).transpose()?;
         if let Some(found) = found.as_ref().filter(|_| is_planned) {
             self.velocities.push_front(found.clone());
@@ -77,25 +77,26 @@ impl PlannedRun {
         Ok((record, velocity))
     }
 
-    /// Tensors as large as the latents that a step holds beside those before and after it, at most: the velocities, that of the
-    /// jump, and of both the ones before that a step replaces.
+    /// Most tensors of the latents' size that a step holds beside its input and output: the velocities, that of the
+    /// jump, and the previous ones that a step replaces.
     pub(crate) const MOST_KEPT: usize = MEMORY + 3;
 }
 
-/// The velocity of a jump that starts from these latents, with those of the last computed steps, the newest first.
+/// Returns the velocity of a jump that starts from `latents`. `velocities` are those of the last computed steps, newest
+/// first.
 ///
 /// # Errors
 /// The device fails.
 pub fn along_jump(jump: &Jump, latents: &Tensor, velocities: &VecDeque<Tensor>) -> Result<Tensor> {
     let terms: Vec<_> = jump.velocities.iter().copied().zip(velocities).collect();
     match (jump.latents, &terms[..]) {
-        // Euler's own, to the bit.
+        // Euler's own velocity, bit for bit.
         (0.0, [(1.0, velocity)]) => Ok((*velocity).clone()),
         _ => add_weighted(&(latents * jump.latents)?, &terms),
     }
 }
 
-/// What the sender of a request should know whose guidance is not what its plan was measured at.
+/// Returns a warning for the client if the request's guidance differs from the guidance of the calibration.
 pub(crate) fn other_guidance(calibration: &Calibration, guidance: Guidance) -> Option<String> {
     let asked = guidance.two_pass_scale();
     let (measured, scale) = calibration.guidance.zip(asked).filter(|_| !calibration.is_measured_at(asked))?;

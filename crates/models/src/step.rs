@@ -12,14 +12,13 @@ use crate::segment::Records;
 use crate::solver::{Found, Move, along};
 use crate::state::RequestState;
 
-/// Advances every request of `batch` by one step: an evaluation of the transformer, and what its sampler makes of that.
+/// Advances every request of `batch` by one step: an evaluation of the transformer, then the sampler's update.
 ///
-/// The passes of all requests, two of one that is guided, run as rows of one ragged batch; each
-/// request's cache decides for its own rows whether their middle blocks run. A request whose plan skips the step has no
-/// rows.
+/// The passes of all requests run as rows of one ragged batch; a guided request has two. Each request's cache decides
+/// whether the middle blocks run for its own rows. A request whose plan skips the step has no rows.
 ///
 /// # Errors
-/// The device fails; the states are not to be used again.
+/// The device fails; the states must not be used afterwards.
 pub fn denoise_step<D: Dit>(dit: &D, batch: &mut [&mut RequestState]) -> Result<Vec<StepReport>> {
     let evaluated: Vec<_> = batch.iter_mut().filter(|state| state.is_evaluated()).map(|state| passes(state)).collect();
     let Passes { velocities, records } = if evaluated.is_empty() { Passes::none() } else { forward(dit, evaluated)? };
@@ -55,16 +54,16 @@ pub fn denoise_step<D: Dit>(dit: &D, batch: &mut [&mut RequestState]) -> Result<
     Ok(reports)
 }
 
-/// How much of the velocity of each request is new, where its plan is to know.
+/// Measures the relative change of each request's velocity, where its plan needs it.
 fn changes(batch: &[&mut RequestState], found: &[Option<Tensor>]) -> Result<Vec<Option<f32>>> {
     let compared = batch.iter().map(|state| state.planned.as_ref().and_then(PlannedRun::compared));
     let pairs: Vec<_> = found.iter().zip(compared).map(|(found, compared)| found.as_ref().zip(compared)).collect();
-    // Of all requests at once: the numbers are copied from the device.
+    // One measurement for all requests, because it copies numbers from the device.
     let mut changes = residual_diffs(&pairs.iter().flatten().copied().collect::<Vec<_>>())?.into_iter();
     Ok(pairs.iter().map(|pair| pair.and_then(|_| changes.next())).collect())
 }
 
-/// The request's passes of this step, one a branch.
+/// Returns the request's passes in this step, one per branch.
 fn passes(state: &mut RequestState) -> RequestPasses<'_> {
     let guidance = state.guidance.embedded();
     let sigma = state.sigmas.sigma(state.sampler().level(state.step_index));
@@ -79,8 +78,8 @@ fn passes(state: &mut RequestState) -> RequestPasses<'_> {
     RequestPasses { rows: rows.collect(), residuals: state.residuals.as_mut() }
 }
 
-/// The step of each request's sampler, or of its plan, what a mask keeps put back; and what a preview that is due needs. What
-/// goes along the velocities goes there at once.
+/// Applies each request's sampler or plan, restores what a mask keeps, and computes the estimate for a due preview. All
+/// moves along velocities run in one batch.
 fn advance(batch: &mut [&mut RequestState], velocities: &[Tensor]) -> Result<()> {
     let moves = batch.iter().zip(velocities).flat_map(|(state, velocity)| {
         let reach = state.solver.reach(&state.sigmas, state.step_index);
@@ -109,13 +108,13 @@ fn advance(batch: &mut [&mut RequestState], velocities: &[Tensor]) -> Result<()>
     Ok(())
 }
 
-/// How far along the velocity the clean latents are that a preview shows, if one is due.
+/// Returns the `dsigma` along the velocity to the clean latents, if a preview is due.
 fn foresight(state: &RequestState) -> Option<f32> {
     let is_due = state.previews.is_some_and(|previews| previews.is_due(state.step_index, state.num_steps()));
     is_due.then(|| -state.sigmas.sigma(state.sampler().level(state.step_index)))
 }
 
-/// What the step did for one request; `records[segment][branch]`.
+/// Builds the report of one request's step from `records[segment][branch]`.
 fn report(segments: &[Segment], state: &RequestState, records: &[Records]) -> StepReport {
     let runs = segments.iter().zip(records).flat_map(|(segment, records)| {
         state.branches.iter().zip(records).map(|(branch, record)| BlockRun {
@@ -135,7 +134,7 @@ fn report(segments: &[Segment], state: &RequestState, records: &[Records]) -> St
     }
 }
 
-/// The share of the blocks that ran, over all segments and branches.
+/// Returns the share of the blocks that ran, over all segments and branches.
 fn computed_share(segments: &[Segment], state: &RequestState, runs: &[BlockRun]) -> f64 {
     let always = state.residuals.as_ref().map_or(0, |residuals| residuals.config().always_computed_blocks());
     let (mut ran, mut all) = (0, 0);

@@ -1,5 +1,5 @@
-//! Safetensors files as the networks want them: by name, shape-checked, in the chosen dtype, and
-//! without ever holding more than one tensor twice.
+//! Safetensors weights for the networks: looked up by name, shape-checked and converted to the chosen dtype. At most
+//! one tensor is in memory twice at a time.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -28,32 +28,32 @@ pub struct Weights {
     loaded_bytes: Cell<usize>,
 }
 
-/// Where tensors come from.
+/// Source of the tensors.
 enum Source {
     Files {
         shards: Vec<Shard>,
         by_name: HashMap<String, (usize, TensorInfo)>,
     },
-    /// Whatever is asked for, made up: to time a network without its weights.
+    /// Random numbers for every requested tensor, to time a network without its weights.
     Random(RandomNumbers),
 }
 
-/// The list of blocks that runs behind the other, where a transformer has two: blocks are counted through both.
+/// The second list of blocks in transformers that have two. Block indices count through both lists.
 const SINGLE_BLOCKS: &str = "single_transformer_blocks";
 
-/// Bytes of a layer, as it is and with its matrices rounded to a byte a number.
+/// Bytes of a layer, as it is and with its matrices rounded to one byte per number.
 #[derive(Default)]
 struct LayerBytes {
     whole: u64,
     rounded: u64,
 }
 
-/// Layers of a list.
+/// Counts the layers of a list.
 fn count(layers: &BTreeMap<(&str, usize), LayerBytes>, list: &str) -> usize {
     layers.keys().filter(|(of, _)| *of == list).count()
 }
 
-/// The list of layers that a tensor is in, and the layer's number: `transformer_blocks` and 7 of
+/// Returns the list and the index of the layer that holds a tensor: `transformer_blocks` and 7 for
 /// `transformer_blocks.7.attn.norm_q.weight`.
 fn layer_of(name: &str) -> Option<(&str, usize)> {
     let lists = ["layers.", "blocks."].iter().filter_map(|list| Some(name.find(list)? + list.len()));
@@ -85,8 +85,8 @@ impl Weights {
         }
     }
 
-    /// Normal numbers in place of every required tensor, and no optional ones: for timing a network whose weights are
-    /// not at hand.
+    /// Creates random weights: normal numbers for every required tensor, and no optional tensors. They serve to time a
+    /// network whose weights are not available.
     pub fn random(precision: Precision) -> Self {
         let (source, named) = (Source::Random(RandomNumbers::default()), "random weights".to_owned());
         Weights {
@@ -100,7 +100,7 @@ impl Weights {
         }
     }
 
-    /// With the layers of [`Scope::quantized_block`] scopes in these products.
+    /// Quantizes the layers that are loaded from [`Scope::quantized_block`] scopes.
     #[must_use]
     pub fn quantized(self, quantization: Option<Quantization>) -> Self {
         Weights { quantization, ..self }
@@ -113,8 +113,7 @@ impl Weights {
         Weights { streamed: residents, ..self }
     }
 
-    /// Without the tensors that are not `needed`, by name: they are not loaded, and do not count as what there is to
-    /// load.
+    /// Keeps only the tensors that are `needed`, by name. The others do not count in the total bytes.
     pub(crate) fn only(mut self, needed: impl Fn(&str) -> bool) -> Self {
         if let Source::Files { by_name, .. } = &mut self.source {
             by_name.retain(|name, _| needed(name));
@@ -123,22 +122,22 @@ impl Weights {
         self
     }
 
-    /// The tensors whose names start with `prefix.`; the empty prefix is all of them.
+    /// Returns the scope of tensors whose names start with `prefix.`; an empty prefix selects all tensors.
     pub fn scope<'a>(&'a self, prefix: &str, progress: &'a dyn Fn(usize, usize)) -> Scope<'a> {
         Scope { weights: self, prefix: prefix.to_owned(), progress, quantization: None }
     }
 
-    /// Whether there is a tensor called `name`.
+    /// Whether there is a tensor named `name`.
     pub fn has(&self, name: &str) -> bool {
         matches!(&self.source, Source::Files { by_name, .. } if by_name.contains_key(name))
     }
 
-    /// Whether there is a tensor whose name begins with `prefix`.
+    /// Whether there is a tensor whose name starts with `prefix`.
     fn has_any(&self, prefix: &str) -> bool {
         matches!(&self.source, Source::Files { by_name, .. } if by_name.keys().any(|name| name.starts_with(prefix)))
     }
 
-    /// The float type that most bytes of the files are of.
+    /// Returns the float type in which most bytes of the files are stored.
     pub(crate) fn stored_dtype(&self) -> DType {
         let Source::Files { by_name, .. } = &self.source else { return self.precision.weights };
         let bytes_of = |dtype| {
@@ -148,10 +147,11 @@ impl Weights {
         [DType::F32, DType::F16, DType::BF16].into_iter().max_by_key(|&dtype| bytes_of(dtype)).unwrap_or(DType::F32)
     }
 
-    /// SHA-256 of the names, shapes and first bytes of all tensors, its first half in hexadecimal: models of the same class that
-    /// were trained differently differ in nearly every tensor, and nobody wants to read them all to tell.
+    /// Returns the first half of the SHA-256 of the names, shapes and first bytes of all tensors, in hexadecimal.
+    /// Models of one class that were trained differently differ in nearly every tensor, so hashing whole tensors is not
+    /// needed.
     pub(crate) fn digest(&self) -> String {
-        /// Of each tensor.
+        /// Bytes hashed of each tensor.
         const BYTES: usize = 64;
         let Source::Files { shards, by_name } = &self.source else { return String::new() };
         let mut tensors: Vec<_> = by_name.iter().collect();
@@ -165,7 +165,7 @@ impl Weights {
         hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The bytes of these tensors once they are loaded.
+    /// Returns the bytes of these tensors in memory.
     pub(crate) fn bytes(&self) -> ComponentBytes {
         let Source::Files { by_name, .. } = &self.source else { return ComponentBytes::default() };
         let mut bytes = ComponentBytes::default();
@@ -173,7 +173,7 @@ impl Weights {
         for (name, (_, info)) in by_name {
             let numbers = info.shape.iter().product::<usize>() as u64;
             let whole = numbers * self.precision.weights.size_in_bytes() as u64;
-            // The modulations of all blocks are computed at once, in their own type, and stay.
+            // The modulations of all blocks are computed at once in their own type, and stay on the device.
             match layer_of(name).filter(|_| !name.contains("_mod.")) {
                 Some(layer) => {
                     let layer = layers.entry(layer).or_default();
@@ -191,7 +191,7 @@ impl Weights {
             let first = if list == SINGLE_BLOCKS { num_blocks - count(&layers, list) } else { 0 };
             self.quantization.is_some_and(|format| format.rounds_block(first + layer, num_blocks))
         };
-        // The bytes of a layer tell its kind.
+        // Layers of the same size are of the same kind.
         let mut kinds: Vec<(&str, u64)> = Vec::new();
         let mut in_order: Vec<_> = layers.iter().collect();
         in_order.sort_by_key(|((list, layer), _)| (*list == SINGLE_BLOCKS, *list, *layer));
@@ -208,7 +208,7 @@ impl Weights {
         bytes
     }
 
-    /// Bytes on disk of all tensors that there are to load.
+    /// Returns the bytes on disk of all tensors to load.
     pub fn total_bytes(&self) -> usize {
         self.total_bytes
     }
@@ -217,7 +217,7 @@ impl Weights {
         let (shards, by_name) = match &self.source {
             Source::Files { shards, by_name } => (shards, by_name),
             Source::Random(numbers) => {
-                // Made on the component's own device, and moved where it is wanted elsewhere.
+                // Generated on the component's own device, then moved to the requested one.
                 let made = numbers.tensor(&self.precision, expected).and_then(|tensor| tensor.to_device(device));
                 return made.map_err(|source| LoadError::Device { file: self.named.clone(), source });
             }
@@ -249,7 +249,7 @@ impl Weights {
     }
 }
 
-/// A place in the module tree of a checkpoint: loading a network is walking it.
+/// A place in the module tree of a checkpoint. Networks are loaded by walking the tree.
 pub struct Scope<'a> {
     weights: &'a Weights,
     prefix: String,
@@ -258,15 +258,15 @@ pub struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// The child `name`.
+    /// Returns the child `name`.
     pub fn pp(&self, name: impl std::fmt::Display) -> Scope<'a> {
         Scope { prefix: self.path(&name.to_string()), ..*self }
     }
 
-    /// The children `0` to `count - 1` of the child `name`, a list of layers.
+    /// Returns the children `0` to `count - 1` of the child `name`, a list of layers.
     ///
     /// # Errors
-    /// The list is longer in the files: a configuration that leaves layers out makes another model.
+    /// The files hold more layers: a configuration that leaves layers out describes another model.
     pub(crate) fn list(&self, name: &str, count: usize) -> Result<impl Iterator<Item = Scope<'a>>, LoadError> {
         let list = self.pp(name);
         if self.weights.has_any(&format!("{}.", list.path(&count.to_string()))) {
@@ -275,26 +275,26 @@ impl<'a> Scope<'a> {
         Ok((0..count).map(move |index| list.pp(index)))
     }
 
-    /// The same place, that of block `index` of `num_blocks` of a transformer, from where on linear layers are made in
-    /// the products that were asked for ([`Weights::quantized`]).
+    /// Returns the same place as block `index` of a transformer of `num_blocks`. Linear layers loaded below it are
+    /// quantized as [`Weights::quantized`] was told.
     pub fn quantized_block(&self, index: usize, num_blocks: usize) -> Scope<'a> {
         let quantization = self.weights.quantization.filter(|format| format.rounds_block(index, num_blocks));
         Scope { prefix: self.prefix.clone(), quantization, ..*self }
     }
 
-    /// The tensor `name`, in the weights' dtype.
+    /// Loads the tensor `name`, in the weights' dtype.
     ///
     /// # Errors
-    /// It is missing, or has another shape.
+    /// The tensor is missing, or has another shape.
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, LoadError> {
         self.get_on(shape, name, &self.weights.precision.device)
     }
 
-    /// As [`Scope::get`], of a table whose rows are looked up: in host memory where layers are, for a few rows of it are
-    /// asked for at a time.
+    /// Loads a lookup table like [`Scope::get`]. It stays in host memory if the layers do, since only a few of its rows
+    /// are read at a time.
     ///
     /// # Errors
-    /// As [`Scope::get`].
+    /// The same as [`Scope::get`].
     pub(crate) fn lookup_table(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, LoadError> {
         let device = if self.weights.streamed.is_some() { &Device::Cpu } else { &self.weights.precision.device };
         self.get_on(shape, name, device)
@@ -310,7 +310,7 @@ impl<'a> Scope<'a> {
     /// layers of this network in host memory, each that is to be there is moved before the next.
     ///
     /// # Errors
-    /// Those of the layers; the device fails.
+    /// A layer fails to load, or the device fails.
     pub(crate) fn layers<L: Parameters>(
         &self,
         before: usize,
@@ -329,11 +329,10 @@ impl<'a> Scope<'a> {
         Ok(layers)
     }
 
-    /// The weight `name` `[width]` of an RMSNorm, in the activations' dtype: a few numbers that must not be
-    /// rounded twice.
+    /// Loads the weight `name` `[width]` of an RMSNorm in the activations' dtype, so that it is not rounded twice.
     ///
     /// # Errors
-    /// As [`Scope::get`].
+    /// The same as [`Scope::get`].
     pub fn norm_weight(&self, width: usize, name: &str) -> Result<Tensor, LoadError> {
         let weight = self.get(width, name)?;
         self.device(weight.to_dtype(self.precision().activations))
@@ -344,28 +343,28 @@ impl<'a> Scope<'a> {
         self.weights.has(&self.path(name))
     }
 
-    /// `weight` `[out, in]` and `bias` `[out]` as one layer.
+    /// Loads `weight` `[out, in]` and `bias` `[out]` as one layer.
     ///
     /// # Errors
-    /// As [`Scope::get`].
+    /// The same as [`Scope::get`].
     pub fn linear(&self, in_features: usize, out_features: usize) -> Result<Linear, LoadError> {
         let (weight, bias) = self.weight_and_bias(in_features, out_features)?;
         self.layer(&[(&weight, Some(&bias))])
     }
 
-    /// `weight` `[out, in]` without a bias.
+    /// Loads `weight` `[out, in]` without a bias.
     ///
     /// # Errors
-    /// As [`Scope::get`].
+    /// The same as [`Scope::get`].
     pub fn linear_no_bias(&self, in_features: usize, out_features: usize) -> Result<Linear, LoadError> {
         let weight = self.get((out_features, in_features), "weight")?;
         self.layer(&[(&weight, None)])
     }
 
-    /// The layers `names`, their outputs side by side, as one: one pass over the input.
+    /// Loads the layers `names` as one layer with concatenated outputs, which reads the input once.
     ///
     /// # Errors
-    /// As [`Scope::get`].
+    /// The same as [`Scope::get`].
     pub fn fused_linear(
         &self,
         names: &[&str],
@@ -383,7 +382,7 @@ impl<'a> Scope<'a> {
         self.layer(&parts)
     }
 
-    /// Weights `[out, in]` and biases `[out]`, their outputs side by side, as one layer.
+    /// Makes one layer of weights `[out, in]` and biases `[out]`, with concatenated outputs.
     ///
     /// # Errors
     /// A shape does not fit.
@@ -395,11 +394,11 @@ impl<'a> Scope<'a> {
         })
     }
 
-    /// A 3x3 convolution; of a causal 3x3x3 one the last temporal slice, which is all of it that
-    /// a single frame meets.
+    /// Loads a 3x3 convolution. Of a causal 3x3x3 convolution it takes the last temporal slice, the only one that
+    /// affects a single frame.
     ///
     /// # Errors
-    /// As [`Scope::get`].
+    /// The same as [`Scope::get`].
     pub fn conv3x3(&self, in_channels: usize, out_channels: usize, causal: bool) -> Result<Conv3x3, LoadError> {
         let bias = self.get(out_channels, "bias")?;
         let weight = match causal {
@@ -412,10 +411,10 @@ impl<'a> Scope<'a> {
         self.device(Conv3x3::new(&weight, &bias))
     }
 
-    /// A convolution with a 1x1 kernel of `kernel_dims` dimensions, as the matrix that it is.
+    /// Loads a convolution with a 1x1 kernel of `kernel_dims` dimensions as a matrix.
     ///
     /// # Errors
-    /// As [`Scope::get`].
+    /// The same as [`Scope::get`].
     pub fn conv1x1(&self, in_channels: usize, out_channels: usize, kernel_dims: usize) -> Result<Linear, LoadError> {
         let shape: Vec<usize> = [vec![out_channels, in_channels], vec![1; kernel_dims]].concat();
         let weight = self.get(shape, "weight")?;
@@ -423,23 +422,23 @@ impl<'a> Scope<'a> {
         self.device(weight.reshape((out_channels, in_channels)).and_then(|weight| Linear::new(&weight, Some(&bias))))
     }
 
-    /// The number formats that the layers are loaded with.
+    /// Returns the number formats with which layers are loaded.
     pub fn precision(&self) -> &Precision {
         &self.weights.precision
     }
 
-    /// Names the place of a failure of the tensor library.
+    /// Adds the place of loading to an error of the tensor library.
     ///
     /// # Errors
-    /// The failure.
+    /// The error that was given.
     pub fn device<T>(&self, result: candle_core::Result<T>) -> Result<T, LoadError> {
         result.map_err(|source| LoadError::Device { file: format!("{} ({})", self.weights.named, self.prefix), source })
     }
 
-    /// `weight` `[out, in]` and `bias` `[out]`.
+    /// Loads `weight` `[out, in]` and `bias` `[out]`.
     ///
     /// # Errors
-    /// As [`Scope::get`].
+    /// The same as [`Scope::get`].
     pub(crate) fn weight_and_bias(
         &self,
         in_features: usize,
