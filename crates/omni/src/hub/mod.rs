@@ -1,6 +1,6 @@
 //! A checkpoint from the Hugging Face Hub, through its own cache layout, which Python's client shares.
 //!
-//! hf-hub provides the layout only. Version 1 of its client cannot be built without Xet and aws-lc, half of the first
+//! hf-hub provides the layout only. Version 1 of its client cannot be built without Xet and aws-lc, a fifth of the first
 //! build, and does not resume downloads. Version 0.5 accepts only built-in certificates, and downloads cached files
 //! again after every new commit. `client.rs` sends the requests instead, with the server's HTTP client.
 
