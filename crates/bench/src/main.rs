@@ -11,6 +11,8 @@ mod gmsd;
 mod median;
 mod plot;
 mod serve;
+mod simulate;
+mod simulation;
 mod stages;
 mod synthetic;
 
@@ -34,6 +36,7 @@ enum Command {
     // Boxed, for its many flags: the variants are then of one size.
     Cache(Box<cache::Cache>),
     Serve(serve::Serve),
+    Simulate(simulate::Simulate),
     CachePlot(cache_plot::CachePlot),
 }
 
@@ -60,6 +63,7 @@ impl Bench {
             None => self.stages.run(),
             Some(Command::Cache(cache)) => cache.run(),
             Some(Command::Serve(serve)) => serve.run(),
+            Some(Command::Simulate(simulate)) => simulate.run(),
             Some(Command::CachePlot(plot)) => plot.run(),
         }
     }

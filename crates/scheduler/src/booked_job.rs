@@ -6,8 +6,10 @@ use diffusion::{RequestCost, StepReport};
 
 use crate::config::{JobOptions, PRIORITIES};
 
-pub(crate) type JobId = u64;
-pub(crate) type WorkerId = usize;
+/// The number of a job.
+pub type JobId = u64;
+/// The index of a worker.
+pub type WorkerId = usize;
 
 /// What the policy knows of a job.
 #[derive(Clone, Copy, Debug, PartialEq)]

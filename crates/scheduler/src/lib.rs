@@ -27,6 +27,8 @@ mod calibration;
 mod config;
 mod cost;
 mod curve;
+#[cfg(feature = "dry-run")]
+mod dry_run;
 mod event;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
@@ -49,8 +51,6 @@ mod retries;
 mod reuse;
 mod run;
 mod sharing;
-#[cfg(any(test, feature = "simulation"))]
-pub mod simulation;
 mod state;
 mod step;
 #[cfg(test)]
@@ -65,10 +65,16 @@ mod unanswered;
 mod worker;
 
 pub use backoff::Backoff;
+#[cfg(feature = "dry-run")]
+pub use booked_job::{JobId, WorkerId};
 pub use config::{JobOptions, PRIORITIES, SchedulerConfig, SpawnOptions};
+#[cfg(feature = "dry-run")]
+pub use dry_run::{DryRun, MeasuredTimes};
 pub use handle::Scheduler;
 pub use job::{Generated, JobError, Outcome, Timings, Update};
 pub use observer::{Observation, Observer};
 pub use readiness::{Load, Readiness};
 pub use refusal::SubmitError;
 pub use ticket::{Place, Ticket};
+#[cfg(feature = "dry-run")]
+pub use turn::Turn;

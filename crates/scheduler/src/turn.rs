@@ -9,10 +9,15 @@ pub(crate) struct Assignment {
     pub(crate) turn: Option<Turn>,
 }
 
+/// What a worker does in one turn.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Turn {
+pub enum Turn {
+    /// Encodes a job's prompt and pictures.
     Encode(JobId),
+    /// Takes one denoising step of these jobs together.
     Step(Vec<JobId>),
+    /// Draws a job's preview.
     Preview(JobId),
+    /// Decodes a job's latents to its picture.
     Decode(JobId),
 }

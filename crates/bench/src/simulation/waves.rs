@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use super::engine::Contender;
 use super::trace::Arrival;
-use crate::booked_job::{JobId, WorkerId};
-use crate::turn::Turn;
+use scheduler::{JobId, Turn, WorkerId};
 
 /// Tokens, passes and steps.
 type Shape = (usize, usize, usize);

@@ -6,17 +6,17 @@ use super::engine::Served;
 
 /// Figures of one run, in seconds unless they say otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Report {
+pub(crate) struct Report {
     /// Mean time from arrival to picture.
-    pub mean: f64,
+    pub(crate) mean: f64,
     /// Half of the requests took no longer.
     pub p50: f64,
     /// 99 in 100 took no longer.
     pub p99: f64,
     /// The most that a request waited, against the time that it would take alone.
-    pub worst_wait: f64,
+    pub(crate) worst_wait: f64,
     /// Requests a second, from the first arrival to the last picture.
-    pub throughput: f64,
+    pub(crate) throughput: f64,
 }
 
 pub(super) fn report(served: &[Served]) -> Report {

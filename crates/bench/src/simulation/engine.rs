@@ -5,8 +5,7 @@ use std::time::Duration;
 use super::device;
 use super::scenario::Scenario;
 use super::trace::Arrival;
-use crate::booked_job::{JobId, WorkerId};
-use crate::turn::Turn;
+use scheduler::{JobId, Turn, WorkerId};
 
 /// A request that is done again has its number and so much.
 pub(super) const AGAIN: JobId = 1 << 32;

@@ -6,8 +6,9 @@ use diffusion::KnownSteps;
 
 use super::engine::{Contender, Served, play, play_by};
 use super::report::report;
+use super::scenario::{Device, Mix, Scenario};
 use super::trace::{Arrival, arrivals, cost};
-use super::{Device, Mix, Policy, RIVALS, Scenario, fifo, latentd, simulate, vllm_omni, waves};
+use super::{Policy, RIVALS, fifo, latentd, simulate, vllm_omni, waves};
 
 fn scenario() -> Scenario {
     Scenario::from_toml(include_str!("../../../../tests/bench/scheduler.toml")).unwrap()

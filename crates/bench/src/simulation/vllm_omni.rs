@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use super::engine::Contender;
 use super::trace::Arrival;
-use crate::booked_job::{JobId, WorkerId};
-use crate::turn::Turn;
+use scheduler::{JobId, Turn, WorkerId};
 
 #[derive(Clone, Copy)]
 struct Request {

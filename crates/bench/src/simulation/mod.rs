@@ -16,12 +16,12 @@ mod waves;
 use std::fmt;
 
 use engine::Contender;
-pub use report::Report;
-pub use scenario::{Device, Mix, Scenario};
+pub(crate) use report::Report;
+pub(crate) use scenario::Scenario;
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
+pub(crate) enum Policy {
     /// Ours.
     Latentd,
     /// First come, first served, one at a time.
@@ -34,7 +34,7 @@ pub enum Policy {
 }
 
 /// Whom we are compared with.
-pub const RIVALS: [Policy; 5] =
+pub(crate) const RIVALS: [Policy; 5] =
     [Policy::Fifo, Policy::Waves(4), Policy::Waves(16), Policy::VllmOmni(4), Policy::VllmOmni(16)];
 
 impl fmt::Display for Policy {
@@ -50,7 +50,7 @@ impl fmt::Display for Policy {
 
 /// Plays a scenario's trace at `load`: the share of the time for which one request at a time would
 /// keep the devices busy.
-pub fn simulate(scenario: &Scenario, policy: Policy, load: f64) -> Report {
+pub(crate) fn simulate(scenario: &Scenario, policy: Policy, load: f64) -> Report {
     let arrivals = trace::arrivals(scenario, load);
     let n_devices = scenario.devices;
     let mut contender: Box<dyn Contender> = match policy {

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::engine::Contender;
 use super::trace::Arrival;
-use crate::booked_job::{JobId, WorkerId};
-use crate::turn::Turn;
+use scheduler::{JobId, Turn, WorkerId};
 
 pub(super) struct Fifo {
     line: VecDeque<(JobId, usize)>,

@@ -5,52 +5,52 @@ use serde::Deserialize;
 /// A trace and the devices that it is played on.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     /// Seed of the arrivals.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Requests in the trace.
-    pub requests: usize,
+    pub(crate) requests: usize,
     /// Shares of the time for which one request at a time would keep the devices busy.
-    pub loads: Vec<f64>,
+    pub(crate) loads: Vec<f64>,
     /// Devices, all alike.
-    pub devices: usize,
+    pub(crate) devices: usize,
     /// Most requests that a device of ours holds.
-    pub max_batch: usize,
+    pub(crate) max_batch: usize,
     /// How long a device takes.
-    pub device: Device,
+    pub(crate) device: Device,
     /// What arrives.
-    pub mix: Vec<Mix>,
+    pub(crate) mix: Vec<Mix>,
 }
 
 /// How long a device takes.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Device {
+pub(crate) struct Device {
     /// `[tokens of a step, seconds]`, linear in between.
-    pub step: Vec<(f64, f64)>,
+    pub(crate) step: Vec<(f64, f64)>,
     /// Loads that are measured at start-up.
-    pub calibration: Vec<f64>,
+    pub(crate) calibration: Vec<f64>,
     /// Seconds of an encoding.
-    pub encode: f64,
+    pub(crate) encode: f64,
     /// Seconds of a decoding, for each image token.
-    pub decode_per_token: f64,
+    pub(crate) decode_per_token: f64,
 }
 
 /// One kind of request.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Mix {
+pub(crate) struct Mix {
     /// How often it comes, against the others.
-    pub weight: f64,
+    pub(crate) weight: f64,
     /// Width and height of the picture.
-    pub side: usize,
+    pub(crate) side: usize,
     /// Denoising steps.
-    pub steps: usize,
+    pub(crate) steps: usize,
     /// Transformer passes of a step.
-    pub passes: usize,
+    pub(crate) passes: usize,
     /// The share of the blocks that a reused step computes; 1 without a cache.
     #[serde(default = "all")]
-    pub least_share: f64,
+    pub(crate) least_share: f64,
 }
 
 fn all() -> f64 {
@@ -62,7 +62,7 @@ impl Scenario {
     ///
     /// # Errors
     /// What is missing or not understood.
-    pub fn from_toml(text: &str) -> Result<Scenario, toml::de::Error> {
+    pub(crate) fn from_toml(text: &str) -> Result<Scenario, toml::de::Error> {
         toml::from_str(text)
     }
 }
