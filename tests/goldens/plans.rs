@@ -166,7 +166,7 @@ fn a_run_that_is_off_its_plan_is_the_uncached_one_to_the_bit() {
     assert_eq!(planned.cache_stats().unwrap().runs()[0].decisions(), "11CC1C1C");
 }
 
-/// Of each step whether it was foreseen to be computed, and whether it was, a letter each.
+/// Returns two strings with a letter per step: whether it was expected to be computed, and whether it was.
 fn foreseen_and_done(model: &mut Model, config: CacheConfig) -> [String; 2] {
     let steps = Some(STEPS as i64);
     let draft = RequestDraft { prompt: "a dog".into(), num_inference_steps: steps, ..RequestDraft::default() };
@@ -194,7 +194,7 @@ fn which_steps_are_computed_is_foreseen() {
     let mut guarded = plan(&[0, 1, 4, 6], |_| Jump { velocities: vec![1.0], latents: 0.0 });
     model.plans.replace(guarded.clone());
     assert_eq!(foreseen_and_done(&mut model, planned()), ["11001010"; 2]);
-    // Off its course at the fifth step alone: the one behind it is computed too, and that is known from then on.
+    // Off course only at the fifth step: the next step is computed too, and this is known from then on.
     let change = |mean| Change { mean, spread: 0.0 };
     guarded.plans[0].changes = vec![change(9.0), change(-40.0), change(9.0)];
     model.plans.replace(guarded);

@@ -1,11 +1,12 @@
-//! What learning plans costs a request: the built-in model at its own size and steps on the CPU, each picture with and without it,
-//! in turn.
+//! Measures the cost of learning plans: the built-in model on the CPU, at its default size and steps. Each picture is
+//! made with and without learning, in turn.
 //!
 //!     cargo run --release -p models --example learning [ROUNDS]
 //!
-//! A round loads the model anew and makes the sixteen pictures that plans are learnt from, each once more without a cache. Prints of
-//! each round the milliseconds of a picture's steps and of its decoding, without and with learning, and the median over the rounds
-//! of what learning adds to a picture: to those before the last, and to the last, after which the plans are made.
+//! A round reloads the model and makes the sixteen pictures that plans are learnt from, each also without a cache.
+//! Prints for each round a picture's milliseconds for steps and decoding, without and with learning. Then it prints the
+//! median over the rounds of the share that learning adds: to the pictures before the last, and to the last one, after
+//! which the plans are fitted.
 
 use std::time::Instant;
 
@@ -13,13 +14,13 @@ use cache::{Aim, CacheConfig, Plans};
 use diffusion::{Interrupt, Limits, Pipeline, RequestDraft};
 use models::{AnyPipeline, Checkpoint, LoadOptions};
 
-// As a server should, see kernels' example.
+// Unlike glibc's allocator, it keeps large blocks; see kernels' example.
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// As many as a server learns from unless it is told otherwise.
+/// The server's default number of pictures to learn from.
 const PICTURES: usize = 16;
 
 /// Milliseconds of one picture.
@@ -70,11 +71,11 @@ fn pictures(round: usize) -> Result<Vec<(Times, Times)>> {
     let mut model = models::load(&checkpoint, &options, &|_, _, _| ())?;
     let planned = CacheConfig { planned: Some(Aim::Budget(0.5)), ..CacheConfig::default() };
     let prompts = demo::calibration_prompts();
-    // The first ever is slow.
+    // The first picture is slow, so it is not measured.
     picture(&mut model, &prompts[0], 0, None)?;
     let pair = |i: usize| -> Result<(Times, Times)> {
         let (prompt, seed) = (&prompts[i % prompts.len()], i as u32);
-        // Neither is always the second.
+        // The order alternates, so that neither variant always comes second.
         if (i + round).is_multiple_of(2) {
             let plain = picture(&mut model, prompt, seed, None)?;
             return Ok((plain, picture(&mut model, prompt, seed, Some(&planned))?));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct ComponentBytes {
     /// Bytes of all weights.
     pub all: u64,
-    /// The layers among them, in the order in which they run.
+    /// Layers of the lists, in the order in which they run.
     pub layers: Vec<LayerSize>,
     /// Bytes of lookup tables.
     pub tables: u64,
@@ -16,14 +16,15 @@ pub struct ComponentBytes {
 /// A layer of a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LayerSize {
-    /// Layers of a list whose tensors have the same shapes and types are of one kind: they share places.
+    /// Kind of the layer. Layers of a list whose tensors have the same shapes and types are of one kind, and share
+    /// buffers on the device.
     pub kind: usize,
-    /// Bytes of its weights.
+    /// Bytes of the layer's weights.
     pub bytes: u64,
 }
 
 impl ComponentBytes {
-    /// The layers of each kind: how many there are, and the bytes of one.
+    /// Returns for each kind of layer their number and the bytes of one layer.
     pub fn kinds(&self) -> Vec<(usize, u64)> {
         let mut kinds: BTreeMap<usize, (usize, u64)> = BTreeMap::new();
         for layer in &self.layers {

@@ -74,7 +74,7 @@ enum Reuse<'a> {
     Nothing,
     /// By the rules of cache-dit.
     Rules(&'a CacheConfig),
-    /// A plan that computes these steps.
+    /// By a plan that computes these steps.
     Plan(StepMask),
 }
 

@@ -1,4 +1,4 @@
-//! How much of the memory is kept for requests to come.
+//! Bounds of the caches that serve later requests.
 
 /// Bounds of the caches for later requests, in bytes. The least recently used entries are evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl KeptBytes {
         KeptBytes { encodings: at_most(8, encodings), rope_tables: at_most(16, rope_tables) }
     }
 
-    /// Of all together.
+    /// Returns the sum of all bounds.
     pub fn all(self) -> u64 {
         (self.encodings + self.rope_tables) as u64
     }

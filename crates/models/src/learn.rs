@@ -28,8 +28,8 @@ impl About {
     }
 }
 
-/// Learns from a run whose picture is done; `decode` makes one of other latents of the run, where such is to be compared. What stands in the way is told to
-/// the log alone: the picture is there.
+/// Learns from a run whose picture is finished. `decode` decodes other latents of the run, if their picture is to be
+/// compared. Failures are only logged, because the picture itself is fine.
 pub(crate) fn learn(
     plans: &Plans,
     on_learnt: &OnLearnt,

@@ -85,7 +85,8 @@ impl LearningRun {
 /// Typical relative squared error of the last latents with a plan that computes a third of the steps.
 const TYPICAL: f64 = 1e-3;
 
-/// What a picture tells whose latents had missed so much: see [`LearntRun::sensitivity`](cache::LearntRun::sensitivity).
+/// Returns how strongly the picture reacts to the error of its latents: see
+/// [`LearntRun::sensitivity`](cache::LearntRun::sensitivity).
 pub(crate) fn sensitivity(picture: &RgbImage, other: &RgbImage, missed: &Missed) -> f64 {
     mean_square(picture, other) / missed.share
 }

@@ -25,7 +25,7 @@ pub struct LoadOptions {
     pub vae_tiling: VaeTiling,
     /// The parts that stay in host memory. Unless it is [`Offload::None`], the device is a GPU.
     pub offload: Offload,
-    /// With [`Offload::Block`]: the transformer's blocks that do not.
+    /// With [`Offload::Block`], the transformer's blocks that stay on the device.
     pub residents: Residents,
     /// The step cache of requests without a [`cache::CacheConfig`] of their own; `None` computes every step.
     pub cache: Option<CacheConfig>,
@@ -35,7 +35,7 @@ pub struct LoadOptions {
     pub on_learnt: OnLearnt,
     /// Limits of what is cached for later requests.
     pub kept: KeptBytes,
-    /// The digest of the transformer's files, by which plans know their model, where it was computed before.
+    /// Digest of the transformer's files, by which plans identify their model, if it was computed before.
     pub digest: Option<String>,
     /// Settings that take precedence over the checkpoint's facts.
     pub overrides: Overrides,

@@ -39,7 +39,7 @@ const MASKED: &str = "the mask is honoured by blending: outside of it the latent
 const STRETCHED: &str = "the requested size has another aspect ratio than the masked picture: the kept part was \
     stretched, and may not match the edited part";
 
-/// What is told of a request whose own settings are cache-dit's, where plans are the operator's.
+/// Warning for a request with cache-dit's settings, if the operator's settings are plans.
 const RULES_FOR_PLANS: &str = "the request's own `cache` settings are cache_dit's: its rules decide in place of the server's plans, and \
     promise nothing";
 
@@ -47,7 +47,7 @@ const RULES_FOR_PLANS: &str = "the request's own `cache` settings are cache_dit'
 pub struct DiffusionPipeline<F> {
     family: F,
     encodings: Encodings,
-    /// Bytes that are kept for requests to come, at most.
+    /// Most bytes that are cached for later requests.
     kept_at_most: u64,
     latent_rgb: LatentRgb,
     costs: CostModel,
@@ -257,7 +257,7 @@ impl<F: Family> DiffusionPipeline<F> {
         Ok(Cached { residuals, warnings, ..Cached::default() })
     }
 
-    /// The noise level of each evaluation of a request.
+    /// Returns the noise level of each of a request's evaluations.
     fn evaluated_levels(&self, request: &ImageRequest) -> Vec<f64> {
         let params = &request.params;
         let sigmas = self.family.sigmas(params.num_inference_steps, params.size.image_seq_len());
@@ -436,7 +436,7 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        // What is kept may still grow, beside whatever request.
+        // The caches may still grow, independently of the next request.
         let growth = self.kept_at_most.saturating_sub(self.kept_bytes());
         free_memory(self.family.device()).map(|free| free.saturating_sub(growth))
     }

@@ -22,7 +22,7 @@ pub enum Offload {
     None,
     /// The text encoder's layers and token embeddings.
     Encoder,
-    /// These, and those of the transformer's blocks that do not fit beside all else.
+    /// The text encoder's part, and the transformer's blocks that do not fit on the device.
     Block,
 }
 
@@ -60,7 +60,7 @@ pub struct ModelBytes {
 pub struct Placement {
     /// The choice that the placement follows.
     pub offload: Offload,
-    /// With [`Offload::Block`]: the transformer's blocks that stay on the device.
+    /// With [`Offload::Block`], the transformer's blocks that stay on the device.
     pub residents: Residents,
     /// Text encoder, transformer and VAE.
     pub parts: [Part; 3],
@@ -84,7 +84,7 @@ impl Part {
         Part { name, device: bytes.all, host: 0 }
     }
 
-    /// Of each kind of the layers that are not `residents` the device has room for two.
+    /// The device holds buffers for two layers of each kind, beside the `residents`.
     fn streamed(name: &'static str, bytes: &ComponentBytes, residents: Residents) -> Self {
         const PLACES: usize = 2;
         let (mut host, mut places) = (bytes.tables, 0);
@@ -104,13 +104,13 @@ impl Part {
 }
 
 impl Placement {
-    /// Where the parts are with `offload`, and as few of them on the device as that allows.
+    /// Returns the placement with `offload` that needs the least device memory.
     pub fn new(offload: Offload, bytes: &ModelBytes) -> Self {
         Placement::with_residents(offload, bytes, 0)
     }
 
-    /// Where the parts are with `offload`, and with as many of the transformer's blocks on the device as fit beside all else
-    /// into `room` bytes of it.
+    /// Returns the placement with `offload` that keeps as many of the transformer's blocks on the device as fit, with
+    /// all other parts, into `room` bytes.
     pub fn within(offload: Offload, bytes: &ModelBytes, room: u64) -> Self {
         let most = if offload == Offload::Block { bytes.transformer.layers.len() } else { 0 };
         let placements = (0..=most).rev().map(|count| Placement::with_residents(offload, bytes, count));
@@ -171,12 +171,12 @@ impl fmt::Display for Placement {
     }
 }
 
-/// Bytes of a GPU that are neither weights' nor requests': what cuBLASLt works in, and kernels that are loaded at their first
-/// launch.
+/// Bytes of a GPU that neither weights nor requests use: cuBLASLt's workspace, and kernels that are loaded at their
+/// first launch.
 pub const BESIDE_WEIGHTS: u64 = 128 << 20;
 
-/// Bytes of the device that weights leave to requests: as many as the operator lets them take, or those of two pictures of
-/// the default size and what is kept for pictures to come.
+/// Bytes of the device reserved for requests: the operator's budget, or by default two pictures of the default size and
+/// the caches.
 pub fn reserved(bytes: &ModelBytes, memory_budget: Option<u64>) -> u64 {
     let usual = bytes.activations.saturating_mul(2).saturating_add(KeptBytes::default().all());
     memory_budget.unwrap_or(usual).saturating_add(BESIDE_WEIGHTS)
@@ -260,13 +260,13 @@ mod tests {
     #[test]
     fn blocks_stay_on_the_device_as_far_as_there_is_room() {
         let within = |offload, room| Placement::within(offload, &qwen_image(), room);
-        // 3.25 GB beside the transformer's blocks, of which two have places and each takes 0.65.
+        // 3.25 GB without the transformer's blocks. A block takes 0.65 GB, and there are buffers for two.
         for (room, count) in [(0, 0), (4_549, 0), (5_199, 0), (5_200, 1), (16_000, 17), (41_599, 57), (42_250, 60)] {
             let placement = within(Offload::Block, room * GB / 1000);
             assert_eq!(placement.residents, Residents { count, of: 60 }, "{room}");
             assert!(count == 0 || placement.device_bytes() <= room * GB / 1000, "{room}: {placement}");
         }
-        // Two that are not resident would have their places for themselves: all are.
+        // 58 resident blocks would need as much memory as 60, since the other two would fill both buffers.
         assert_eq!(within(Offload::Block, 42 * GB).residents.count, 57);
         assert_eq!(within(Offload::Block, u64::MAX).host_bytes(), within(Offload::Encoder, 0).host_bytes());
         assert_eq!(within(Offload::None, 0), Placement::new(Offload::None, &qwen_image()));
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn each_resident_block_takes_its_own_bytes_of_the_device_and_none_of_the_host() {
-        // Two kinds in a row, and the first block of a third as fp8 leaves it.
+        // Three kinds: two lists, and the first block, which fp8 leaves unquantized.
         let kinds = [layers(0, 1, 9), layers(1, 4, 12), layers(2, 8, 16)];
         let transformer = ComponentBytes { all: 40, layers: kinds.concat(), tables: 0 };
         let model = ModelBytes { transformer, ..ModelBytes::default() };

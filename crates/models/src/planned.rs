@@ -32,7 +32,7 @@ impl PlannedRun {
         self.course.computes()
     }
 
-    /// How many of the steps that come next are computed though the plan skips them.
+    /// Returns how many of the next steps are computed although the plan skips them.
     pub(crate) fn also_computed(&self) -> usize {
         self.course.also_computed()
     }

@@ -1,17 +1,17 @@
-//! Which layers of a network lie on the device all along, where the others come from host memory.
+//! Selects the layers of a network that stay on the device, while the others are streamed from host memory.
 
-/// So many of a network's layers, evenly spread: while one that is there computes, the next that is not has time to come. The
-/// first is always one of them, for it runs in steps that are reused as well.
+/// `count` of a network's layers, evenly spread, so that the next streamed layer is copied while a resident one
+/// computes. The first layer is always resident, because it also runs in reused steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Residents {
-    /// How many.
+    /// Number of resident layers.
     pub count: usize,
-    /// Of how many layers.
+    /// Number of layers in total.
     pub of: usize,
 }
 
 impl Residents {
-    /// Whether layer `index` is one of them.
+    /// Whether layer `index` is resident.
     pub fn have(self, index: usize) -> bool {
         self.count > 0 && index * self.count % self.of < self.count
     }

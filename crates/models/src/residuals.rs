@@ -46,7 +46,7 @@ impl RequestResiduals {
         (Some(RequestResiduals { rules, stored }), warnings)
     }
 
-    /// The same, told the noise levels of the request's evaluations.
+    /// Sets the noise levels of the request's evaluations.
     pub(crate) fn at_levels(self, levels: &[f64]) -> Self {
         RequestResiduals { rules: self.rules.at_levels(levels), ..self }
     }

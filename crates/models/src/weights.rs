@@ -22,7 +22,7 @@ pub struct Weights {
     named: String,
     precision: Precision,
     quantization: Option<Quantization>,
-    /// Where lists of layers are kept in host memory: those of their layers that are not.
+    /// Layers that stay on the device, if lists of layers are streamed from host memory.
     streamed: Option<Residents>,
     total_bytes: usize,
     loaded_bytes: Cell<usize>,
@@ -106,7 +106,7 @@ impl Weights {
         Weights { quantization, ..self }
     }
 
-    /// With lists of layers but for `residents`, and tables that are only looked up, in host memory where there are any: see
+    /// Keeps lists of layers except `residents`, and lookup tables, in host memory if `residents` is set: see
     /// [`Layers::streamed`].
     #[must_use]
     pub fn streamed(self, residents: Option<Residents>) -> Self {
@@ -306,8 +306,8 @@ impl<'a> Scope<'a> {
         Ok(tensor)
     }
 
-    /// A list of layers, behind `before` others of the network, which are loaded one after another: where the operator wants
-    /// layers of this network in host memory, each that is to be there is moved before the next.
+    /// Loads a list of layers one after another; `before` other layers of the network precede it. If the network is
+    /// streamed, each streamed layer is moved to host memory before the next one is loaded.
     ///
     /// # Errors
     /// A layer fails to load, or the device fails.
