@@ -172,7 +172,7 @@ async fn take(listener: &mut TcpListener, places: &Arc<Semaphore>) -> (TcpStream
 /// nothing, or accepts no data while some is queued. Its answers are dropped then, and their jobs with them.
 ///
 /// A peer that waits for its answer and one that will never read it look the same until the buffers of both systems are
-/// full, some megabytes: the job of the latter is finished for nothing. [`PacedStream`] handles a peer that reads a
+/// full, some megabytes. The job of the latter is finished for nothing. [`PacedStream`] handles a peer that reads a
 /// byte now and then. Outside Linux only keepalive is available.
 fn give_up_on_the_dead(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     let socket = SockRef::from(stream);

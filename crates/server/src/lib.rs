@@ -4,14 +4,14 @@
 //!
 //! - `api`: requests, answers and errors as values. `api/error.rs` is the only place that maps failures to statuses.
 //! - `uploads`: bodies, forms and pictures from untrusted clients.
-//! - the server: everything else. A request runs through `routes` (by path), `uploads` and `api` (wire form, then valid
-//!   request), the scheduler (one ticket a picture; together they are a `run`) and `live`, where a task drives the run
-//!   for its watchers. When the last watcher leaves, as happens when hyper drops the handler of a client that left, the
-//!   tickets drop and cancel the jobs. The server itself watches async `jobs`. `idempotency` lets a repeated request
-//!   watch the run of the first one, and `files` keeps pictures behind URLs; `expiry` removes entries of all three when
-//!   their time is over. `audits` makes pictures again without the step cache while the scheduler is idle, and compares
-//!   them. `connections` accepts clients and `access` authorises them. `access_log` writes one line a request, and
-//!   `metrics` counts.
+//! - the server: everything else. A request runs through `routes` (by path), then `uploads` and `api` (wire form to
+//!   valid request). The scheduler returns one ticket a picture; together they are a `run`, which a task in `live`
+//!   drives for its watchers. Hyper drops the handler of a client that left; when the last watcher leaves, the tickets
+//!   drop and cancel the jobs. The server itself watches async `jobs`. `idempotency` lets a repeated request watch the
+//!   run of the first one, and `files` keeps pictures behind URLs; `expiry` removes entries of all three when their
+//!   time is over. `audits` makes pictures again without the step cache while the scheduler is idle, and compares them.
+//!   `connections` accepts clients and `access` authorises them. `access_log` writes one line a request, and `metrics`
+//!   counts.
 
 mod access;
 mod access_log;

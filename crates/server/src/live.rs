@@ -116,8 +116,8 @@ impl Live {
         self.told.send_modify(|told| told.entries.clear());
     }
 
-    /// Upper estimate of the bytes kept for readers: the files that are kept and, while the run goes on, the pictures
-    /// still to come at their uncompressed size, which a file rarely exceeds.
+    /// Upper estimate of the bytes kept for readers. Pictures still to come count at their uncompressed size, which a
+    /// file rarely exceeds.
     pub(crate) fn most_bytes(&self) -> usize {
         let told = self.told.borrow();
         let coming = match told.ended {
