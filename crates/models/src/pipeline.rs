@@ -40,8 +40,8 @@ const STRETCHED: &str = "the requested size has another aspect ratio than the ma
     stretched, and may not match the edited part";
 
 /// Warning for a request with cache-dit's settings, if the operator's settings are plans.
-const RULES_FOR_PLANS: &str = "the request's own `cache` settings are cache_dit's: its rules decide in place of the server's plans, and \
-    promise nothing";
+const RULES_FOR_PLANS: &str = "the request has `cache` settings of cache_dit: its rules replace the server's plans and promise no \
+    quality";
 
 /// A loaded model.
 pub struct DiffusionPipeline<F> {
@@ -276,8 +276,8 @@ impl<F: Family> DiffusionPipeline<F> {
             Some(Progress { pictures, of }) if may_learn => (
                 Some(kind),
                 format!(
-                    "plans are being learnt from it, and from others with as many steps ({steps}), of this size and with this \
-                     guidance ({pictures} of {of} so far)"
+                    "plans are being learnt from this request and others with {steps} steps, this size and this guidance \
+                     ({pictures} of {of} so far)"
                 ),
             ),
             Some(_) if why.is_for_want_of_plans() && !Learning::takes(kind) => {

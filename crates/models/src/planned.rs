@@ -101,6 +101,6 @@ pub(crate) fn other_guidance(calibration: &Calibration, guidance: Guidance) -> O
     let asked = guidance.two_pass_scale();
     let (measured, scale) = calibration.guidance.zip(asked).filter(|_| !calibration.is_measured_at(asked))?;
     Some(format!(
-        "planned from pictures at guidance {measured}: at {scale} it may be less like the picture of all steps than promised"
+        "planned from pictures at guidance {measured}: at {scale} the picture may differ more from the uncached one than promised"
     ))
 }

@@ -324,7 +324,7 @@ impl<'a> Scope<'a> {
         let layers = Layers::streamed(layers, is_resident, &self.weights.precision.device, failed)?;
         if layers.pageable_bytes() > 0 {
             let (file, bytes) = (&self.weights.named, layers.pageable_bytes());
-            tracing::warn!(file, bytes, "the driver locks no more of the host's memory: these layers come slowly");
+            tracing::warn!(file, bytes, "the driver cannot lock more host memory: these layers are copied slowly");
         }
         Ok(layers)
     }
