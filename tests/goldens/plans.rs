@@ -154,7 +154,7 @@ fn a_run_that_is_off_its_plan_is_the_uncached_one_to_the_bit() {
         assert_eq!(numbers(&planned), numbers(&whole));
     }
     let run = &planned.cache_stats().unwrap().runs()[0];
-    assert_eq!(run.by_reason(), [(Reason::Mask, 4), (Reason::OffCourse, 4)]);
+    assert_eq!(run.by_reason(), [(Reason::OffCourse, 4), (Reason::Plan, 4)]);
     let changes = run.residual_diffs().unwrap();
     println!("velocities change by {:.3} to {:.3}", changes.min, changes.max);
     assert!(changes.min > 0.0 && changes.max < 1.0);
