@@ -70,9 +70,9 @@ pub struct StepsBar {
     told: Cell<Duration>,
 }
 
-impl StepsBar {
+impl Default for StepsBar {
     /// A bar that has not appeared yet.
-    pub fn new() -> Self {
+    fn default() -> Self {
         StepsBar {
             bar: OnceCell::new(),
             computed: Cell::default(),
@@ -81,7 +81,9 @@ impl StepsBar {
             told: Cell::default(),
         }
     }
+}
 
+impl StepsBar {
     /// Moves the bar; it appears with the first step.
     pub fn update(&self, step: StepProgress) {
         if !io::stderr().is_terminal() {

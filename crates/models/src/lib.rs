@@ -7,6 +7,7 @@
 
 mod block_times;
 mod bounds;
+mod caching;
 mod checkpoint;
 mod component_bytes;
 mod components;
@@ -50,6 +51,7 @@ mod residuals;
 mod resize;
 mod rope_cache;
 mod schedule;
+mod scope;
 mod segment;
 mod shard;
 mod solver;
@@ -58,6 +60,7 @@ mod step;
 mod tiling;
 mod timestep_embedding;
 mod tokenizer;
+mod until_set;
 mod vae_half;
 mod weight_files;
 mod weights;
@@ -92,6 +95,7 @@ pub use qwen_image::QwenImage;
 pub use residents::Residents;
 pub use residuals::RequestResiduals;
 pub use resize::{Filter, resize};
+pub use scope::Scope;
 pub use segment::Records;
 pub use solver::Solver;
 pub use state::RequestState;
@@ -99,7 +103,7 @@ pub use step::denoise_step;
 pub use tiling::{Tiling, VaeTiling, decode_tiles, encode_tiles};
 pub use timestep_embedding::timestep_embedding;
 pub use tokenizer::Tokenizer;
-pub use weights::{Scope, Weights};
+pub use weights::Weights;
 
 use diffusion::PipelineError;
 

@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
-use diffusion::{ImageSize, Mask, RgbImage};
+use diffusion::{ImageRequest, ImageSize, Mask, RgbImage};
 
+use crate::fit::is_stretched;
 use crate::resize::{Filter, resize, resize_grey};
 
 /// Pixels per token along a side.
@@ -91,6 +92,28 @@ fn editable_tokens(editable: &[u8], size: ImageSize) -> Vec<u8> {
         }
     }
     tokens
+}
+
+/// Puts the kept pixels of a masked edit back.
+pub(crate) fn composed(masked: Option<&MaskedEdit>, picture: RgbImage) -> RgbImage {
+    match masked {
+        Some(masked) => masked.composite(picture),
+        None => picture,
+    }
+}
+
+/// Warning for every masked edit.
+const MASKED: &str = "the mask is honoured by blending: outside of it the latents follow the (first) picture at every \
+    step, and its pixels are put back at the end";
+
+/// Warning for a masked edit whose size has another aspect ratio than its picture.
+const STRETCHED: &str = "the requested size has another aspect ratio than the masked picture: the kept part was \
+    stretched, and may not match the edited part";
+
+/// Warnings for a masked edit.
+pub(crate) fn mask_warnings(request: &ImageRequest) -> Vec<String> {
+    let stretched = is_stretched(request).then_some(STRETCHED);
+    [MASKED].into_iter().chain(stretched).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

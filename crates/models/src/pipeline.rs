@@ -2,70 +2,44 @@
 
 use std::sync::Arc;
 
-use cache::{Aim, ConfigError, Kind, Learning, Planning, Progress, Run, RunPlan};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use diffusion::{
-    CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, InvalidRequest, ModelCard,
-    Pipeline, PipelineError, PreviewMethod, RgbImage, Sampler, Sigmas, StepReport, known_prompt,
+    CfgBranch, EncodingsUse, Estimator, Fit, ImageRequest, ImageSize, InputImage, Interrupt, ModelCard, Pipeline,
+    PipelineError, PreviewMethod, RgbImage, StepReport, known_prompt,
 };
-use kernels::{free_memory, in_pool, interruptible, is_lost};
+use kernels::{free_memory, in_pool};
 use tracing::info_span;
 
+use crate::caching::{Cached, Caching};
 use crate::cost::CostModel;
 use crate::dit::{Dit, ReferenceLatents};
 use crate::encodings::{Encoding, Encodings, Key};
 use crate::family::{Family, VisionFeatures, encode_picture};
-use crate::fit::{fitted, fitted_mask, is_stretched, padded, presented};
+use crate::fit::{fitted, fitted_mask, padded, presented};
 use crate::latent_rgb::{LatentRgb, enlarged};
 use crate::learn::{About, learn};
 use crate::learning::{LearningRun, OnLearnt};
-use crate::mask::{KeptPixels, MaskedEdit};
-use crate::no_plan::NoPlan;
+use crate::mask::{KeptPixels, MaskedEdit, composed, mask_warnings};
 use crate::options::LoadOptions;
 use crate::pixels::{bytes, finite_numbers};
-use crate::planned::{PlannedRun, other_guidance};
-use crate::residuals::RequestResiduals;
 use crate::solver::Solver;
 use crate::state::{Branch, RequestState};
 use crate::step::denoise_step;
 use crate::tiling::decode_tiles;
+use crate::until_set::until_set;
 use crate::{Result, device_error};
-
-/// Warning for every masked edit.
-const MASKED: &str = "the mask is honoured by blending: outside of it the latents follow the (first) picture at every \
-    step, and its pixels are put back at the end";
-
-/// Warning for a masked edit whose size has another aspect ratio than its picture.
-const STRETCHED: &str = "the requested size has another aspect ratio than the masked picture: the kept part was \
-    stretched, and may not match the edited part";
-
-/// Warning for a request with cache-dit's settings, if the operator's settings are plans.
-const RULES_FOR_PLANS: &str = "the request has `cache` settings of cache_dit: its rules replace the server's plans and promise no \
-    quality";
 
 /// A loaded model.
 pub struct DiffusionPipeline<F> {
     family: F,
     encodings: Encodings,
-    /// Most bytes that are cached for later requests.
+    /// Bytes that are kept for requests to come, at most.
     kept_at_most: u64,
     latent_rgb: LatentRgb,
     costs: CostModel,
     /// Digest of the transformer's files.
     model: String,
     on_learnt: OnLearnt,
-}
-
-/// Caching of one request: its step cache or plan, if it has one.
-#[derive(Default)]
-struct Cached {
-    residuals: Option<RequestResiduals>,
-    planned: Option<PlannedRun>,
-    /// Set if plans are learnt from the request.
-    learning: Option<Kind>,
-    /// Noise levels of the plan.
-    sigmas: Option<Sigmas>,
-    warnings: Vec<String>,
 }
 
 /// A loaded model of any family.
@@ -222,91 +196,8 @@ impl<F: Family> DiffusionPipeline<F> {
         prompts.into_iter().flatten().map(|prompt| self.family.prompt_tokens(&known_prompt(prompt, knows).text)).sum()
     }
 
-    /// Returns the caching of a request. Its own settings take precedence over the operator's.
-    fn cached(&self, request: &ImageRequest, branches: usize) -> Result<Cached, PipelineError> {
-        let own = request.cache.as_ref();
-        let Some(config) = own.or(self.costs.cache.as_ref()) else { return Ok(Cached::default()) };
-        config.validate(&self.family.card().num_blocks).map_err(|err| match err {
-            ConfigError::Invalid { key, bound, given } => InvalidRequest::new(key, bound, given),
-            ConfigError::UnknownKey { key, .. } => InvalidRequest::new("cache", "have only known keys", key),
-        })?;
-        let segments = self.family.dit().segments();
-        if let Some(aim) = config.planned {
-            return Ok(match self.plan(request, aim) {
-                Ok((planning, plan)) => Cached {
-                    sigmas: Some(self.planned_sigmas(&plan, &planning, request.params.size)),
-                    planned: Some(PlannedRun::new(plan, segments, branches)),
-                    warnings: [
-                        other_guidance(&planning.calibration, request.params.guidance),
-                        planning.out_of_reach(request.params.num_inference_steps, aim),
-                    ]
-                    .into_iter()
-                    .flatten()
-                    .collect(),
-                    ..Cached::default()
-                },
-                Err(why) => self.whole(request, why),
-            });
-        }
-        let (residuals, warnings) = RequestResiduals::new(config, request.params.num_evaluations(), segments, branches);
-        let residuals = residuals.map(|residuals| residuals.at_levels(&self.evaluated_levels(request)));
-        let mut warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-        if self.costs.cache.as_ref().is_some_and(|config| config.planned.is_some()) && !config.never_reuses() {
-            warnings.push(RULES_FOR_PLANS.to_owned());
-        }
-        Ok(Cached { residuals, warnings, ..Cached::default() })
-    }
-
-    /// Returns the noise level of each of a request's evaluations.
-    fn evaluated_levels(&self, request: &ImageRequest) -> Vec<f64> {
-        let params = &request.params;
-        let sigmas = self.family.sigmas(params.num_inference_steps, params.size.image_seq_len());
-        let level = |evaluation| f64::from(sigmas.sigma(params.sampler.level(evaluation)));
-        (0..params.num_evaluations()).map(level).collect()
-    }
-
-    /// Caching of a request without a plan: all steps are computed, and plans may be learnt from it.
-    fn whole(&self, request: &ImageRequest, why: NoPlan) -> Cached {
-        let params = &request.params;
-        let (guidance, steps) = (params.guidance.two_pass_scale(), params.num_inference_steps);
-        let kind = Kind { guidance, steps, tokens: params.size.image_seq_len() };
-        // Under a mask the latents do not follow the velocities.
-        let may_learn = why.is_for_want_of_plans() && request.mask.is_none() && Learning::takes(kind);
-        let (learning, why) = match self.costs.plans.progress_of(kind) {
-            Some(Progress { pictures, of }) if may_learn => (
-                Some(kind),
-                format!(
-                    "plans are being learnt from this request and others with {steps} steps, this size and this guidance \
-                     ({pictures} of {of} so far)"
-                ),
-            ),
-            Some(_) if why.is_for_want_of_plans() && !Learning::takes(kind) => {
-                (None, format!("plans are learnt from requests with {} steps. Given: {steps}", Learning::STEPS))
-            }
-            _ => (None, why.to_string()),
-        };
-        Cached { learning, warnings: vec![format!("computed without a cache: {why}")], ..Cached::default() }
-    }
-
-    /// Returns the plan of a request.
-    ///
-    /// # Errors
-    /// There is no plan for the request, with the reason.
-    fn plan(&self, request: &ImageRequest, aim: Aim) -> Result<(Planning, RunPlan), NoPlan> {
-        let params = &request.params;
-        if params.sampler != Sampler::Euler {
-            return Err(NoPlan::Sampler(params.sampler));
-        }
-        let guided = params.guidance.branches().len() > 1;
-        let run = Run { model: &self.model, steps: params.num_inference_steps, guided };
-        self.costs.plans.plan(run, aim).map_err(NoPlan::Unplanned)
-    }
-
-    /// Returns the noise levels of a request's steps, which include those of the calibrated runs at its size.
-    fn planned_sigmas(&self, plan: &RunPlan, planning: &Planning, size: ImageSize) -> Sigmas {
-        let steps = planning.calibration.num_inference_steps;
-        let whole = self.family.sigmas(steps, size.image_seq_len());
-        Sigmas::of_levels(plan.sigmas(whole.as_slice()))
+    fn caching(&self) -> Caching<'_, F> {
+        Caching { family: &self.family, costs: &self.costs, model: &self.model }
     }
 
     /// Prepares the request's state before step 0.
@@ -316,13 +207,13 @@ impl<F: Family> DiffusionPipeline<F> {
         let branches = self.branches(request, &mut encodings)?;
         let references = request.input_images.iter().map(|picture| self.reference(picture, &mut encodings));
         let references = references.collect::<Result<Vec<_>, _>>()?;
-        let Cached { residuals, planned, learning, sigmas, mut warnings } = self.cached(request, branches.len())?;
+        let Cached { residuals, planned, learning, sigmas, mut warnings } =
+            self.caching().of(request, branches.len())?;
         warnings.extend(request.notes(self.family.card()));
         let latents = self.family.noise(request.params.seed, size).map_err(device_error)?;
         let masked = self.masked(request, &latents, &mut encodings)?;
-        warnings.extend(masked.as_ref().map(|_| MASKED.to_owned()));
-        if masked.is_some() && is_stretched(request) {
-            warnings.push(STRETCHED.to_owned());
+        if masked.is_some() {
+            warnings.extend(mask_warnings(request));
         }
         encodings.bytes = self.encodings.bytes() as u64;
         let prompt_tokens = self.prompt_tokens(request).map_err(device_error)?;
@@ -436,7 +327,7 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        // The caches may still grow, independently of the next request.
+        // What is kept may still grow, beside whatever request.
         let growth = self.kept_at_most.saturating_sub(self.kept_bytes());
         free_memory(self.family.device()).map(|free| free.saturating_sub(growth))
     }
@@ -502,27 +393,5 @@ impl<F: Family> Pipeline for DiffusionPipeline<F> {
             }
             Ok(self.presented(picture, masked.as_ref(), fit))
         })
-    }
-}
-
-/// Runs a stage that ends early once `interrupt` is set. Its half-done result is then replaced by
-/// [`PipelineError::Interrupted`]. A model error becomes [`PipelineError::DeviceLost`] if the device no longer works.
-fn until_set<R>(
-    device: &Device,
-    interrupt: &Interrupt,
-    stage: impl FnOnce() -> Result<R, PipelineError>,
-) -> Result<R, PipelineError> {
-    let flag = interrupt.clone();
-    match interruptible(move || flag.is_set(), stage) {
-        Err(PipelineError::Model(reason)) if is_lost(device) => Err(PipelineError::DeviceLost(reason)),
-        _ if interrupt.is_set() => Err(PipelineError::Interrupted),
-        result => result,
-    }
-}
-
-fn composed(masked: Option<&MaskedEdit>, picture: RgbImage) -> RgbImage {
-    match masked {
-        Some(masked) => masked.composite(picture),
-        None => picture,
     }
 }

@@ -8,7 +8,7 @@ use kernels::Linear;
 
 use crate::Result;
 use crate::error::LoadError;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// Two linear layers with a SiLU between them.
 pub(crate) struct TimestepEmbedder {

@@ -1,16 +1,22 @@
 //! A pipeline without a model, for tests: it counts, waits and fails as it is told.
 
+mod flaw;
+mod gate;
+
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use diffusion::{
     BlockRun, CfgBranch, EditSize, EncodingsUse, Estimator, Guidance, GuidanceKind, Held, ImageRequest, ImageSize,
     InputImageBounds, Interrupt, InvalidRequest, Mask, ModelCard, Pipeline, PipelineError, PreviewMethod, RequestCost,
     RequestMemory, RgbImage, Sampler, SamplingParams, ShapeOf, StepReport, Work,
 };
+
+pub use flaw::Flaw;
+pub use gate::Gate;
+use gate::{go_on, sleep};
 
 /// Paints a picture in the one colour that its seed says; the last number of a preview's colour is how
 /// many steps are behind it.
@@ -80,94 +86,6 @@ impl Probe {
         }
         panic!("the pipeline still holds {} states", self.states.load(Ordering::SeqCst));
     }
-}
-
-/// Of a request that a step cache serves, how far its picture is off: so much is added to the last number of its colour, 127
-/// at most. Its steps compute half of their blocks.
-#[derive(Clone, Default)]
-pub struct Flaw(Option<Arc<FlawOf>>);
-
-type FlawOf = dyn Fn(&ImageRequest) -> Option<u8> + Send + Sync;
-
-impl Flaw {
-    /// As this function says.
-    pub fn new(flaw: impl Fn(&ImageRequest) -> Option<u8> + Send + Sync + 'static) -> Self {
-        Flaw(Some(Arc::new(flaw)))
-    }
-
-    fn of(&self, request: &ImageRequest) -> Option<u8> {
-        self.0.as_ref().and_then(|flaw| flaw(request))
-    }
-}
-
-impl fmt::Debug for Flaw {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Flaw")
-    }
-}
-
-/// Holds steps back until they are let through; open at first.
-#[derive(Clone, Debug, Default)]
-pub struct Gate(Arc<(Mutex<Allowed>, Condvar)>);
-
-#[derive(Debug, Default)]
-enum Allowed {
-    #[default]
-    Any,
-    Steps(usize),
-}
-
-impl Gate {
-    /// A gate that lets nothing through yet.
-    pub fn closed() -> Self {
-        let gate = Gate::default();
-        gate.set(Allowed::Steps(0));
-        gate
-    }
-
-    /// Lets the next `steps` steps through, and no more.
-    pub fn allow(&self, steps: usize) {
-        self.set(Allowed::Steps(steps));
-    }
-
-    /// Lets everything through from now on.
-    pub fn open(&self) {
-        self.set(Allowed::Any);
-    }
-
-    fn set(&self, allowed: Allowed) {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = allowed;
-        self.0.1.notify_all();
-    }
-
-    fn pass(&self, interrupt: &Interrupt) -> Result<(), PipelineError> {
-        let mut allowed = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Allowed::Steps(0) = *allowed {
-            go_on(interrupt)?;
-            allowed = self.0.1.wait_timeout(allowed, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        if let Allowed::Steps(left) = &mut *allowed {
-            *left -= 1;
-        }
-        Ok(())
-    }
-}
-
-/// How long an interrupt goes unseen.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
-
-fn go_on(interrupt: &Interrupt) -> Result<(), PipelineError> {
-    if interrupt.is_set() { Err(PipelineError::Interrupted) } else { Ok(()) }
-}
-
-/// Sleeps for `delay` at least, unless it is interrupted.
-fn sleep(delay: Duration, interrupt: &Interrupt) -> Result<(), PipelineError> {
-    let begun = Instant::now();
-    while let Some(left) = delay.checked_sub(begun.elapsed()) {
-        go_on(interrupt)?;
-        std::thread::sleep(left.min(LOOK_EVERY));
-    }
-    go_on(interrupt)
 }
 
 impl Default for FakePipeline {

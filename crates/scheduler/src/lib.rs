@@ -27,7 +27,6 @@ mod calibration;
 mod config;
 mod cost;
 mod curve;
-#[cfg(feature = "dry-run")]
 mod dry_run;
 mod event;
 #[cfg(any(test, feature = "test-util"))]
@@ -65,10 +64,8 @@ mod unanswered;
 mod worker;
 
 pub use backoff::Backoff;
-#[cfg(feature = "dry-run")]
 pub use booked_job::{JobId, WorkerId};
 pub use config::{JobOptions, PRIORITIES, SchedulerConfig, SpawnOptions};
-#[cfg(feature = "dry-run")]
 pub use dry_run::{DryRun, MeasuredTimes};
 pub use handle::Scheduler;
 pub use job::{Generated, JobError, Outcome, Timings, Update};
@@ -76,5 +73,4 @@ pub use observer::{Observation, Observer};
 pub use readiness::{Load, Readiness};
 pub use refusal::SubmitError;
 pub use ticket::{Place, Ticket};
-#[cfg(feature = "dry-run")]
 pub use turn::Turn;

@@ -84,7 +84,7 @@ impl PictureFlags {
         if omni.placement().host_bytes() > 0 {
             terminal::notice(&omni.placement().to_string());
         }
-        let bar = StepsBar::new();
+        let bar = StepsBar::default();
         let images = omni.generate_with_progress(input, params, |step| bar.update(step)).map_err(with_flags)?;
         bar.finish();
         save(&images, &self.output)?;

@@ -13,7 +13,7 @@ use super::modulation::Modulation;
 use crate::Result;
 use crate::dit::Streams;
 use crate::error::LoadError;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// State shared by all blocks of a forward pass.
 #[derive(Clone)]

@@ -9,8 +9,8 @@ use diffusion::{InvalidRequest, PipelineError};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 use crate::qwen_decoder::{Decoder, DecoderConfig, Positions};
+use crate::scope::Scope;
 use crate::tokenizer::Tokenizer;
-use crate::weights::Scope;
 use crate::{Result, device_error};
 
 /// Default number of text stream tokens, padding included.

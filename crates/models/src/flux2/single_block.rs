@@ -13,7 +13,7 @@ use super::config::TransformerConfig;
 use crate::Result;
 use crate::dit::Streams;
 use crate::error::LoadError;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// A single-stream block; no layer has a bias.
 ///

@@ -17,8 +17,8 @@ use super::single_block::SingleBlock;
 use crate::Result;
 use crate::dit::{Dit, DitRow, Segment, Streams, in_turn, selected};
 use crate::error::LoadError;
+use crate::scope::Scope;
 use crate::timestep_embedding::{TimestepEmbedder, timestep_embedding};
-use crate::weights::Scope;
 
 /// FLUX.2's transformer of dual-stream and single-stream blocks, sized by its configuration.
 pub struct Transformer {

@@ -8,7 +8,7 @@ use super::grid::{Grid, PatchLayout};
 use crate::Result;
 use crate::error::LoadError;
 use crate::precision::Precision;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// Epsilon of every RMSNorm in the tower.
 const EPS: f64 = 1e-6;

@@ -10,7 +10,7 @@ use super::positions::Positions;
 use crate::Result;
 use crate::error::LoadError;
 use crate::flops::Flops;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// A decoder without its output head. It runs one sequence at a time, up to the last hidden state used.
 pub struct Decoder {

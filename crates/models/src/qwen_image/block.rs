@@ -16,7 +16,7 @@ use super::config::TransformerConfig;
 use crate::Result;
 use crate::dit::Streams;
 use crate::error::LoadError;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// Epsilon of every norm in the network.
 pub(super) const NORM_EPS: f64 = 1e-6;

@@ -16,8 +16,8 @@ use crate::facts::Facts;
 use crate::options::LoadOptions;
 use crate::qwen_decoder::{Decoder, DecoderConfig};
 use crate::resize::{Filter, resize};
+use crate::scope::Scope;
 use crate::tokenizer::Tokenizer;
-use crate::weights::Scope;
 
 /// The part of the pipeline before the transformer.
 pub enum Conditioner {

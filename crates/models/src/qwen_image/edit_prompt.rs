@@ -15,8 +15,8 @@ use crate::error::LoadError;
 use crate::options::EditPositions;
 use crate::qwen_decoder::{Decoder, DecoderConfig, Positions};
 use crate::qwen2_5_vl::{Grid, ImageProcessor, VisionConfig, VisionTower};
+use crate::scope::Scope;
 use crate::tokenizer::Tokenizer;
-use crate::weights::Scope;
 
 const BEFORE_PROMPT: &str = "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, background), then explain how the user's text instruction should alter or modify the image. Generate a new image that meets the user's requirements while maintaining consistency with the original input where appropriate.<|im_end|>\n<|im_start|>user\n";
 const AFTER_PROMPT: &str = "<|im_end|>\n<|im_start|>assistant\n";

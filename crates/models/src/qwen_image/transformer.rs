@@ -14,8 +14,8 @@ use super::rope::RopeTables;
 use crate::Result;
 use crate::dit::{Dit, DitRow, Segment, Streams, in_turn, selected};
 use crate::error::LoadError;
+use crate::scope::Scope;
 use crate::timestep_embedding::{TimestepEmbedder, timestep_embedding};
-use crate::weights::Scope;
 
 /// Qwen-Image's dual-stream transformer of 60 blocks, or of the number in its configuration.
 pub struct Transformer {

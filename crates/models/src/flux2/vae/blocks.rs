@@ -5,7 +5,7 @@ use kernels::{Conv3x3, GroupNorm, Linear, attention};
 
 use crate::Result;
 use crate::error::LoadError;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// Epsilon of every group norm in the network.
 const EPS: f64 = 1e-6;

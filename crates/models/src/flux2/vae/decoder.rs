@@ -7,7 +7,7 @@ use super::blocks::{MidBlock, Resnets, group_norm};
 use super::config::VaeConfig;
 use crate::Result;
 use crate::error::LoadError;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// Decodes latents to pixels: a middle block at the lowest resolution, then four resolutions upwards.
 ///

@@ -7,7 +7,7 @@ use super::blocks::{MidBlock, Resnets, group_norm};
 use super::config::VaeConfig;
 use crate::Result;
 use crate::error::LoadError;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// Encodes pixels to latents: four resolutions downwards, then a middle block at the lowest.
 ///

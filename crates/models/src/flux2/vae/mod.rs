@@ -18,7 +18,7 @@ pub use self::decoder::VaeDecoder;
 pub use self::encoder::VaeEncoder;
 use crate::Result;
 use crate::error::LoadError;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// The decoder, and the statistics of the tokens.
 pub struct Vae {

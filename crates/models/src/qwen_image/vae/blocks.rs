@@ -5,7 +5,7 @@ use kernels::{Conv3x3, Linear, attention, channel_norm};
 
 use crate::Result;
 use crate::error::LoadError;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// Residual block, attention, residual block.
 pub(super) struct MidBlock {

@@ -7,7 +7,7 @@ use super::blocks::{MidBlock, ResidualBlock, gamma};
 use crate::Result;
 use crate::error::LoadError;
 use crate::qwen_image::config::VaeConfig;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// Decodes latents to pixels: a middle block at the lowest resolution, then four resolutions upwards.
 pub struct VaeDecoder {

@@ -8,7 +8,7 @@ use super::blocks::{MidBlock, ResidualBlock, gamma};
 use crate::Result;
 use crate::error::LoadError;
 use crate::qwen_image::config::VaeConfig;
-use crate::weights::Scope;
+use crate::scope::Scope;
 
 /// Encodes pixels to latents: four resolutions downwards, then a middle block at the lowest.
 ///

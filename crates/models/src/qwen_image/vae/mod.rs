@@ -18,8 +18,8 @@ pub use self::encoder::VaeEncoder;
 use super::config::VaeConfig;
 use crate::Result;
 use crate::error::LoadError;
+use crate::scope::Scope;
 use crate::tiling::Tiling;
-use crate::weights::Scope;
 
 /// Tiling of a large picture: tiles of 256 pixels that overlap by 64, as in `AutoencoderKLQwenImage`.
 pub(super) const TILING: Tiling = Tiling { side: 32, stride: 24 };
