@@ -277,6 +277,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table of cases")]
     fn a_refusal_names_the_key_the_bound_and_the_value() {
         let no_key = "`fn_compute_blocks` is not a key of the cache configuration. \
                       Near: Fn_compute_blocks, Bn_compute_blocks";

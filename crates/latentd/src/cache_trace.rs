@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn thresholds_follow_their_segment() {
         let mut steps = steps("s", "s");
-        steps[0].runs[1].segment = "single_transformer_blocks".into();
+        steps[0].runs[1].segment = "single_transformer_blocks";
         let config = CacheConfig { segment_threshold_factors: vec![1.0, 3.0], ..CacheConfig::default() };
         let data = CachePlotData::new(String::new(), &steps, &config);
         assert_eq!(data.segments(), ["transformer_blocks", "single_transformer_blocks"]);

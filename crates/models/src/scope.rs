@@ -71,8 +71,8 @@ impl<'a> Scope<'a> {
         Ok(tensor)
     }
 
-    /// A list of layers, behind `before` others of the network, which are loaded one after another: where the operator wants
-    /// layers of this network in host memory, each that is to be there is moved before the next.
+    /// Loads a list of layers one after another; `before` other layers of the network precede it. If the network is
+    /// streamed, each streamed layer is moved to host memory before the next one is loaded.
     ///
     /// # Errors
     /// A layer fails to load, or the device fails.
@@ -89,7 +89,7 @@ impl<'a> Scope<'a> {
         let layers = Layers::streamed(layers, is_resident, &self.weights.precision.device, failed)?;
         if layers.pageable_bytes() > 0 {
             let (file, bytes) = (&self.weights.named, layers.pageable_bytes());
-            tracing::warn!(file, bytes, "the driver locks no more of the host's memory: these layers come slowly");
+            tracing::warn!(file, bytes, "the driver cannot lock more host memory: these layers are copied slowly");
         }
         Ok(layers)
     }

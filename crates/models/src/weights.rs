@@ -21,7 +21,7 @@ pub struct Weights {
     pub(crate) named: String,
     pub(crate) precision: Precision,
     pub(crate) quantization: Option<Quantization>,
-    /// Where lists of layers are kept in host memory: those of their layers that are not.
+    /// Layers that stay on the device, if lists of layers are streamed from host memory.
     pub(crate) streamed: Option<Residents>,
     total_bytes: usize,
     pub(crate) loaded_bytes: Cell<usize>,
@@ -105,8 +105,8 @@ impl Weights {
         Weights { quantization, ..self }
     }
 
-    /// With lists of layers but for `residents`, and tables that are only looked up, in host memory where there are any: see
-    /// [`Layers::streamed`].
+    /// Keeps lists of layers except `residents`, and lookup tables, in host memory if `residents` is set: see
+    /// [`kernels::Layers::streamed`].
     #[must_use]
     pub fn streamed(self, residents: Option<Residents>) -> Self {
         Weights { streamed: residents, ..self }

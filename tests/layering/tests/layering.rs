@@ -146,3 +146,22 @@ fn the_servers_rooms_know_only_those_below_them() {
         }
     }
 }
+
+#[test]
+fn a_file_is_a_few_screens() {
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let mut folders = vec![root.join("crates"), root.join("tests")];
+    let mut count = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if entry.extension().is_some_and(|ending| ending == "rs") {
+                let lines = std::fs::read_to_string(&entry).unwrap().lines().count();
+                assert!(lines <= 400, "{} has {lines} lines", entry.display());
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 500, "{count} files were read");
+}

@@ -100,6 +100,7 @@ impl World {
         World { state: books(CONFIG, N_WORKERS), now: TICK, at_work, accepted: vec![], ended: vec![] }
     }
 
+    #[allow(clippy::too_many_lines, reason = "a table of cases")]
     fn happen(&mut self, one: Move) {
         match one {
             Move::Submit { n, cost, options } => {

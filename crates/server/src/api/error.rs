@@ -135,6 +135,7 @@ enum Retry {
 
 impl ApiError {
     /// Status, `type`, `code` and `param`.
+    #[allow(clippy::too_many_lines, reason = "a table: one line a failure")]
     fn parts(&self) -> (StatusCode, &'static str, &'static str, Option<&str>) {
         let invalid = |status, code, param| (status, "invalid_request_error", code, param);
         let bad_request = |code, param| invalid(StatusCode::BAD_REQUEST, code, param);

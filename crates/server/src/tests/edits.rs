@@ -98,6 +98,7 @@ async fn a_form_means_what_json_means() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 async fn every_client_is_understood() {
     let (one, two) = (png(6, 4), png(3, 3));
     let png_file = |name: &str, file: &str| {

@@ -16,12 +16,14 @@ mod metrics;
 mod options;
 mod picture_memory;
 mod pictures;
+#[allow(clippy::too_many_lines, reason = "tables of cases")]
 mod refusals;
 mod samplers;
 mod sockets;
 mod spans;
 mod streaming;
 mod surroundings;
+mod upload_fuzz;
 mod uploads;
 
 use std::time::Duration;

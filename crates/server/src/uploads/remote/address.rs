@@ -81,6 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table of cases")]
     fn addresses_of_the_internet_are_public_and_no_others() {
         for public in [
             "1.1.1.1",
