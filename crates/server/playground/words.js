@@ -59,6 +59,6 @@ export const REASONS = {
   different: "too much changed",
   other_branch: "the other branch is",
   plan: "the plan computes it",
-  plan_skips: "the plan goes over it",
+  plan_skips: "the plan skips it",
   off_course: "it differs from the runs that the plan was made from",
 };

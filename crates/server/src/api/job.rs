@@ -28,7 +28,7 @@ pub(crate) struct ImageJob {
 
 impl Framed for ImageJob {
     fn frame(&self, json: &mut Frames) {
-        // A field that is added is missed here by the compiler.
+        // The pattern is exhaustive, so that the compiler reports a new field.
         let ImageJob { id, object, status, progress, queue_position, created_at, expires_at, error, result } = self;
         json.object(|fields| {
             fields.plain("id", id);

@@ -1,4 +1,4 @@
-//! A file in JSON, in base64.
+//! Base64 files in JSON.
 
 use std::borrow::Cow;
 
@@ -10,8 +10,8 @@ use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Object, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-/// A file that JSON has in base64. It is encoded when it is written, and copied as it stands: base64 has
-/// nothing to escape, and looking for it takes longer than the encoding.
+/// A file as base64 in JSON. It is encoded while it is written, and copied unchanged: base64 contains nothing to
+/// escape, and scanning for it takes longer than encoding.
 #[derive(Debug)]
 pub(crate) struct Base64(pub(crate) Bytes);
 
@@ -29,7 +29,7 @@ fn quoted(file: &[u8]) -> String {
     text
 }
 
-/// Bytes of the base64 of so many bytes.
+/// Length of the base64 of `len` bytes.
 pub(super) fn encoded_len(len: usize) -> usize {
     len.div_ceil(3) * 4
 }

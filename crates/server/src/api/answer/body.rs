@@ -46,7 +46,7 @@ pub(crate) fn write_headers(headers: &mut HeaderMap, position: usize, terms: &Te
     }
 }
 
-/// An answer of JSON.
+/// A JSON answer.
 pub(crate) fn json(value: &impl Framed) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], Body::new(Pieces::of(value))).into_response()
 }

@@ -12,10 +12,10 @@ use super::cache_summary;
 pub(crate) struct CacheReport {
     computed_steps: usize,
     reused_steps: usize,
-    /// Of the computed ones, those that a plan would have skipped: the picture went another way than those that were measured.
+    /// Computed steps that the plan would have skipped, because the picture differs from those it was measured on.
     #[serde(skip_serializing_if = "is_zero")]
     off_course_steps: usize,
-    /// How many times more blocks would have run without the cache.
+    /// Estimated speedup: blocks without the cache, divided by blocks that ran.
     speedup_estimate: f64,
     runs: Vec<RunReport>,
 }

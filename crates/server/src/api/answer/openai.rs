@@ -97,7 +97,7 @@ impl Framed for ImageData {
     }
 }
 
-/// Tokens, as clients count their costs by.
+/// Token counts, by which clients compute costs.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Usage {
     pub(crate) total_tokens: usize,
@@ -199,7 +199,7 @@ mod tests {
     use super::super::pieces::Pieces;
     use super::*;
 
-    /// Fields that are added to one of the two only are found here.
+    /// Finds a field that was added to only one of the two.
     #[test]
     fn an_answer_is_framed_as_serde_writes_it() {
         let full = ImagesResponse {

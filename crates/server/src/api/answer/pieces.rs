@@ -1,7 +1,7 @@
-//! A body of JSON with files in it, in pieces: its text, and the files in between.
+//! JSON bodies with files, in pieces: the text, and the files in between.
 //!
-//! Pictures are megabytes. Their base64 is never held whole: it is made piece by piece while the client takes it.
-//! What has files in it says where they stand ([`Framed`]); all else is written by serde.
+//! Pictures are megabytes. Their base64 is never held whole: it is encoded piece by piece while the client reads. A
+//! value with files marks their places ([`Framed`]); serde writes everything else.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -16,13 +16,13 @@ use serde::Serialize;
 
 use super::base64::{Base64, encoded_len};
 
-/// Bytes of a file that are encoded at a time: few enough to stay in the processor's cache on their way to the
-/// socket. A multiple of 3, so that the pieces' base64 is that of the whole.
+/// Bytes of a file encoded at a time: few enough to stay in the CPU cache on their way to the socket. It is a multiple
+/// of 3, so the pieces' base64 joins without padding.
 const PIECE: usize = 48 << 10;
 
-/// A value that writes its JSON, the same that serde writes of it, with its files apart from the text.
+/// A value that writes the same JSON as serde, with its files apart from the text.
 pub(crate) trait Framed {
-    /// Writes it whole.
+    /// Writes the whole value.
     fn frame(&self, json: &mut Frames);
 }
 
@@ -32,7 +32,7 @@ impl Framed for Base64 {
     }
 }
 
-/// `null` where there is none.
+/// Writes `null` for `None`.
 impl<T: Framed> Framed for Option<T> {
     fn frame(&self, json: &mut Frames) {
         match self {
@@ -42,11 +42,11 @@ impl<T: Framed> Framed for Option<T> {
     }
 }
 
-/// JSON on its way into [`Pieces`].
+/// JSON that is being written for [`Pieces`].
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     pieces: Pieces,
-    /// What comes behind the last file.
+    /// Text after the last file.
     text: Vec<u8>,
 }
 
@@ -62,7 +62,7 @@ impl Frames {
         self.text.push(b'"');
     }
 
-    /// An object, of the fields that `write` names.
+    /// Writes an object with the fields that `write` adds.
     pub(crate) fn object(&mut self, write: impl FnOnce(&mut Fields<'_>)) {
         self.text.push(b'{');
         write(&mut Fields { json: self, is_first: true });
@@ -77,17 +77,17 @@ pub(crate) struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// A field without files.
+    /// Writes a field without files.
     pub(crate) fn plain(&mut self, name: &str, value: &impl Serialize) {
         self.key(name).value(value);
     }
 
-    /// A field with files in it.
+    /// Writes a field with files.
     pub(crate) fn framed(&mut self, name: &str, value: &impl Framed) {
         value.frame(self.key(name));
     }
 
-    /// A list of values with files in them.
+    /// Writes a list of values with files.
     pub(crate) fn list(&mut self, name: &str, values: &[impl Framed]) {
         let json = self.key(name);
         json.text.push(b'[');
@@ -110,11 +110,11 @@ impl Fields<'_> {
     }
 }
 
-/// A body of JSON: what is written of it, and the files in between.
+/// A JSON body: the written text, and the files in between.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
     pieces: VecDeque<Piece>,
-    /// Bytes of all of them, as they are sent.
+    /// Total bytes as sent.
     len: usize,
 }
 
@@ -141,7 +141,7 @@ impl Pieces {
         self.pieces.push_back(piece);
     }
 
-    /// All of it.
+    /// The whole text.
     #[cfg(test)]
     pub(crate) fn text(mut self) -> String {
         let all: Vec<Bytes> = std::iter::from_fn(|| self.next()).collect();
@@ -188,7 +188,7 @@ mod tests {
         Base64((0..length).map(|i| (i * 37) as u8).collect())
     }
 
-    /// What is sent of a value, in how many pieces.
+    /// The bytes sent for a value, and the number of pieces.
     fn sent(value: &impl Framed) -> (String, usize) {
         let mut pieces = Pieces::of(value);
         let len = pieces.len;

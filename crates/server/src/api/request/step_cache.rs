@@ -41,7 +41,7 @@ fn invalid(err: ConfigError) -> InvalidRequest {
         ConfigError::Invalid { key, bound, given } => InvalidRequest::new(key, bound, given),
         ConfigError::UnknownKey { ref key, ref near, known } => {
             let bound = if near.is_empty() { known } else { near }.join(", ");
-            InvalidRequest::new("cache", format!("have known keys alone, such as {bound}"), key)
+            InvalidRequest::new("cache", format!("have only known keys, such as {bound}"), key)
         }
     }
 }
