@@ -1,65 +1,66 @@
-//! What a request will take, known before it starts.
+//! The predicted cost of a request, known before it starts.
 
 use std::sync::Arc;
 
 use crate::{ImageRequest, KnownSteps, Previews, RequestMemory};
 
-/// The size of a request's work, for admission and for deciding what steps together.
+/// The size of a request's work, for admission and for deciding which requests step together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RequestCost {
-    /// Image tokens of one transformer pass: of the picture that is made.
+    /// Image tokens of the output picture in one transformer pass.
     pub tokens: usize,
-    /// Transformer passes of one step: two under classifier-free guidance.
+    /// Transformer passes per step: two under classifier-free guidance.
     pub passes: usize,
-    /// Steps of a pipeline: evaluations of the transformer.
+    /// Pipeline steps: evaluations of the transformer.
     pub steps: usize,
-    /// The pictures on the way that it wants.
+    /// The previews that the request asks for.
     pub previews: Option<Previews>,
-    /// What each of its stages computes.
+    /// The work of each stage.
     pub work: Work,
-    /// The memory that it needs.
+    /// The device memory that the request needs.
     pub memory: RequestMemory,
-    /// The share of the blocks that runs in a step of which every pass is reused: 0 for a request that follows a plan, 1 for
-    /// one without a step cache.
+    /// Share of the blocks that runs in a step whose every pass is reused: 0 for a request that follows a plan, 1 for a
+    /// request without a step cache.
     pub least_share: f64,
-    /// The steps that it computes, where a plan or a static mask says so beforehand. `None` where that is decided on the way.
+    /// The computed steps, if a plan or a static mask fixes them beforehand. `None` if the step cache decides during
+    /// the run.
     pub known: Option<KnownSteps>,
-    /// Requests of the same kind, those with the same cache settings and step count, are expected to
-    /// reuse alike where that is decided on the way.
+    /// Identifies requests with the same cache settings and step count. If the step cache decides during the run, they
+    /// are expected to reuse alike.
     pub kind: u64,
 }
 
-/// Floating point operations, about: a multiplication and its addition are two.
+/// Approximate floating point operations; a multiply-add counts as two.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Work {
-    /// Of its prompts and pictures, none of them known already.
+    /// Encoding the prompts and pictures, with no cached encodings.
     pub encode: f64,
-    /// Of a denoising step, over all passes, in which nothing is reused.
+    /// One denoising step over all passes, with nothing reused.
     pub step: f64,
-    /// Of a step in which everything is reused that the step cache can reuse.
+    /// One step that reuses everything the step cache can reuse.
     pub reused_step: f64,
-    /// Of one preview.
+    /// One preview.
     pub preview: f64,
-    /// Of the latents that become a picture.
+    /// Decoding the latents to a picture.
     pub decode: f64,
-    /// Of the picture, or a preview, that is brought to the size asked for.
+    /// Resizing the picture, or a preview, to the requested size.
     pub fit: f64,
 }
 
-/// What a token takes of a network of which nothing is known: one of half a billion weights.
+/// Work per token of an unknown network: that of half a billion weights.
 pub const TOKEN_WORK: f64 = 1e9;
 
-/// Tokens of a prompt, about: common tokenizers make one of four bytes, whatever the language.
+/// Approximate number of tokens of a prompt. Common tokenizers average four bytes a token in any language.
 pub fn expected_tokens(prompt: &str) -> usize {
     prompt.len().div_ceil(4)
 }
 
-/// Tells the cost of a request, from any thread: a pipeline leaves it with its scheduler.
+/// Estimates the cost of a request, on any thread. A pipeline hands one to its scheduler.
 pub type Estimator = Arc<dyn Fn(&ImageRequest) -> RequestCost + Send + Sync>;
 
 impl RequestCost {
-    /// The cost of a request to a pipeline of which nothing is known: it holds nothing and reuses nothing, and
-    /// each token of the picture, or in encoding each of the prompt, is [`TOKEN_WORK`].
+    /// The cost of a request for an unknown pipeline. Such a pipeline is assumed to hold no memory and to reuse
+    /// nothing. Each picture token costs [`TOKEN_WORK`], as does each prompt token in encoding.
     pub fn uncached(request: &ImageRequest) -> Self {
         let (tokens, passes) = (request.params.size.image_seq_len(), request.params.guidance.branches().len());
         let encode = expected_tokens(&request.prompt) as f64 * TOKEN_WORK;
@@ -78,7 +79,7 @@ impl RequestCost {
         }
     }
 
-    /// What a step computes that runs this share of the blocks, from [`RequestCost::least_share`] to 1.
+    /// Work of a step that runs this share of the blocks, from [`RequestCost::least_share`] to 1.
     pub fn step_work(&self, computed_share: f64) -> f64 {
         let Work { step, reused_step, .. } = self.work;
         let reusable = 1.0 - self.least_share;
@@ -89,7 +90,7 @@ impl RequestCost {
         reused_step + (step - reused_step) * computed
     }
 
-    /// Previews that are due after the first `steps_taken` steps.
+    /// Number of previews due within the first `steps_taken` steps.
     pub fn previews_due(&self, steps_taken: usize) -> usize {
         self.previews.map_or(0, |previews| previews.due_by(steps_taken, self.steps))
     }
@@ -114,7 +115,7 @@ mod tests {
             known: None,
             kind: 0,
         };
-        // What runs beside the blocks, 10, is no part of the share.
+        // The work outside the blocks, 10, is not part of the share.
         assert_eq!([1.0, 0.1, 0.55, 0.0].map(|share| cost.step_work(share)), [110.0, 20.0, 65.0, 20.0]);
         cost.least_share = 1.0;
         assert_eq!(cost.step_work(0.5), 110.0, "there is nothing to reuse");

@@ -1,40 +1,40 @@
-//! The size of an edited picture, where the request names none.
+//! The size of an edited picture when the request names none.
 
 use crate::ImageSize;
 
-/// Which of the pictures to edit gives the result its shape.
+/// The input picture that determines the result's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShapeOf {
-    /// The first.
+    /// The first picture.
     First,
-    /// The last.
+    /// The last picture.
     Last,
 }
 
-/// The rule by which a model sizes the pictures that it edits.
+/// The rule that derives an edited picture's size from its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EditSize {
-    /// About so many pixels in the picture's shape, whatever its own size (Qwen-Image-Edit).
+    /// About `area` pixels in the input's aspect ratio, whatever the input's own size (Qwen-Image-Edit).
     Area {
-        /// Pixels, about.
+        /// Approximate pixel count.
         area: usize,
-        /// Whose shape.
+        /// The picture whose aspect ratio is used.
         of: ShapeOf,
     },
-    /// The first picture's own size in whole tokens, made smaller where it has more pixels than this (FLUX.2).
+    /// The first picture's own size in whole tokens, reduced if it has more pixels than `max_area` (FLUX.2).
     Own {
-        /// Most pixels.
+        /// Maximum pixel count.
         max_area: usize,
     },
 }
 
-/// Sides that Qwen-Image-Edit generates are multiples of this.
+/// Qwen-Image-Edit generates sides that are multiples of this.
 const AREA_MULTIPLE: f64 = 32.0;
-/// Sides that FLUX.2 generates are multiples of this: its tokens' own side.
+/// FLUX.2 generates sides that are multiples of this, its token side.
 const OWN_MULTIPLE: usize = 16;
 
 impl EditSize {
-    /// The size that a picture of `input`, the one that gives the shape, is edited at.
+    /// The size of the edit of a picture of size `input`, the one that determines the shape.
     pub fn of(self, input: ImageSize) -> ImageSize {
         match self {
             EditSize::Area { area, .. } => dimensions(area, input.width as f64 / input.height as f64),
@@ -46,17 +46,18 @@ impl EditSize {
         }
     }
 
-    /// A size no larger than that of any edit under a limit of so many pixels.
+    /// A lower bound on the size of any edit under a limit of `max_pixels` pixels.
     pub(crate) fn least(self, max_pixels: usize) -> ImageSize {
         let side = match self {
-            // Each side is rounded, never to less than half of it.
+            // Rounding takes a side to no less than half of its value.
             EditSize::Area { area, .. } => (area.min(max_pixels) / 4).isqrt().max(1),
             EditSize::Own { .. } => 1,
         };
         ImageSize { width: side, height: side }
     }
 
-    /// Which picture gives the shape. Under a mask, which belongs to the first, it is always that.
+    /// The picture that determines the shape. With a mask it is always the first, because the mask belongs to the
+    /// first.
     pub fn shape_of(self) -> ShapeOf {
         match self {
             EditSize::Area { of, .. } => of,
@@ -65,7 +66,7 @@ impl EditSize {
     }
 }
 
-/// About `area` pixels of width to height `ratio`, each side a multiple of 32, as diffusers'
+/// A size of about `area` pixels with width to height `ratio`, each side a multiple of 32. Same as diffusers'
 /// `calculate_dimensions`:
 /// <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/qwenimage/pipeline_qwenimage_edit.py#L155>
 pub fn dimensions(area: usize, ratio: f64) -> ImageSize {
@@ -75,7 +76,7 @@ pub fn dimensions(area: usize, ratio: f64) -> ImageSize {
     ImageSize { width: side(width), height: side(width / ratio) }
 }
 
-/// `size`, scaled down to `max_area` pixels if it has more, as `_resize_to_target_area` of diffusers' FLUX.2:
+/// `size`, scaled down to `max_area` pixels if it has more. Same as `_resize_to_target_area` of diffusers' FLUX.2:
 /// <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/flux2/image_processor.py#L93>
 pub fn capped(size: ImageSize, max_area: usize) -> ImageSize {
     if size.pixels() <= max_area {

@@ -1,21 +1,21 @@
-//! What a request carries that changes nothing.
+//! Request fields that have no effect on the result.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use crate::{Guidance, GuidanceKind, ModelCard, PreviewTimes, Quality, RequestDraft};
 
-/// A field that was given and has no effect, and why.
+/// A given field without effect, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WithoutEffect {
     /// The field's name on the wire.
     pub field: &'static str,
-    /// Why, as a sentence without its end.
+    /// The reason, as a sentence without its final period.
     pub why: Cow<'static, str>,
 }
 
 impl WithoutEffect {
-    /// `field` has none because of `why`.
+    /// Reports that `field` has no effect because of `why`.
     pub fn new(field: &'static str, why: impl Into<Cow<'static, str>>) -> Self {
         WithoutEffect { field, why: why.into() }
     }
@@ -28,8 +28,8 @@ impl fmt::Display for WithoutEffect {
 }
 
 impl RequestDraft {
-    /// The fields of this draft that have no effect on the pictures of this model. Who asks for no guidance and gets none
-    /// is not told so.
+    /// The fields of this draft that have no effect on this model's pictures. A request that turns guidance off, and
+    /// gets none, is not reported.
     pub fn without_effect(&self, card: &ModelCard) -> Vec<WithoutEffect> {
         let guidance = self.guidance(card);
         let mut found = Vec::new();
@@ -45,7 +45,7 @@ impl RequestDraft {
     }
 
     fn idle_guidance_scale(&self, scale: f64, card: &ModelCard, guidance: Guidance) -> Option<WithoutEffect> {
-        // Clients of Qwen-Image send 1 beside a `true_cfg_scale`: it turns off what the model does not have.
+        // Clients of Qwen-Image send 1 beside a `true_cfg_scale`, to turn off guidance that the model does not have.
         let is_off = scale <= 1.0 && (guidance == Guidance::None || self.true_cfg_scale.is_some());
         let why = match card.guidance {
             GuidanceKind::None | GuidanceKind::TrueCfg if is_off => return None,
@@ -85,7 +85,7 @@ impl RequestDraft {
         Some(WithoutEffect::new("negative_prompt", why))
     }
 
-    /// None where they are out of bounds.
+    /// The step count; `None` if it is out of bounds.
     fn steps(&self, card: &ModelCard) -> Option<usize> {
         let steps = self.num_inference_steps.unwrap_or(card.num_inference_steps(self.quality) as i64);
         usize::try_from(steps).ok()
@@ -120,7 +120,7 @@ mod tests {
     use crate::request::tests::{card, draft};
     use crate::{PreviewMethod, Previews, Sampler};
 
-    /// What a model of this kind is told of the draft, a field each.
+    /// The fields without effect for a model of this kind.
     fn told(kind: GuidanceKind, draft: &RequestDraft) -> Vec<&'static str> {
         let card = ModelCard { guidance: kind, ..card() };
         draft.without_effect(&card).iter().map(|idle| idle.field).collect()

@@ -1,4 +1,4 @@
-//! Models that were made for certain sizes: at which of them a picture is made, and how it gets the size asked for.
+//! Models trained for certain sizes: the size to generate at, and how the picture gets the requested size.
 
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
@@ -6,25 +6,26 @@ use std::fmt;
 
 use crate::ImageSize;
 
-/// Most pixels of a picture that is enlarged: what a small model's picture may still become at a bearable price.
+/// Maximum pixels of an enlarged picture. It bounds the cost of enlarging a small model's picture.
 pub const MAX_FITTED_PIXELS: usize = 4096 * 4096;
 
-/// How a picture gets another size than it was made at. Reads as a sentence for whoever asked for it.
+/// Resizing of a picture from the generated size to the requested size. Its `Display` is a sentence for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fit {
-    /// The size that it is made at.
+    /// The generated size.
     pub made: ImageSize,
-    /// The largest size of that shape within `asked`, to a pixel: the whole picture, resized.
+    /// The largest size with the shape of `made` that fits within `asked`, rounded to pixels: the size of the resized
+    /// picture.
     pub inside: ImageSize,
-    /// The size asked for. Where `inside` is smaller, it is in the middle, and its edge is carried outwards.
+    /// The requested size. If `inside` is smaller, the picture is centred and its edge pixels are extended outwards.
     pub asked: ImageSize,
 }
 
 impl Fit {
-    /// To `asked` from the nearest of the sizes that a model was made for: of the nearest shape, and among those of
-    /// the nearest area. Nothing where that is `asked` itself, or where a model has no such sizes.
+    /// Fits the nearest of the model's native sizes to `asked`: the nearest shape and, among equal shapes, the nearest
+    /// area. `None` if that size is `asked` itself or the model has no native sizes.
     pub fn nearest(asked: ImageSize, native_sizes: &[ImageSize]) -> Option<Fit> {
-        // How many times larger the larger one is: equal for equal shapes, to the last bit.
+        // Ratio of the larger to the smaller. It is bitwise equal for equal shapes.
         let apart = |a: usize, b: usize| ratio(a.max(b), a.min(b));
         let distance = |native: &ImageSize| {
             let shape = apart(native.width.saturating_mul(asked.height), native.height.saturating_mul(asked.width));
@@ -39,7 +40,7 @@ impl Fit {
     }
 }
 
-/// The largest size of the shape of `made` within `bounds`, to a pixel.
+/// The largest size with the shape of `made` within `bounds`, rounded to pixels.
 fn inside(made: ImageSize, bounds: ImageSize) -> ImageSize {
     let scale = ratio(bounds.width, made.width).min(ratio(bounds.height, made.height));
     let side = |side: usize, bound: usize| ((side as f64 * scale).round() as usize).clamp(1, bound);

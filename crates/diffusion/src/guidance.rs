@@ -1,4 +1,4 @@
-//! How a prompt is made to count, and which transformer passes that takes.
+//! Guidance: how strongly the prompt counts, and which transformer passes that takes.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,17 +21,17 @@ impl CfgBranch {
     }
 }
 
-/// The guidance that a model was made for.
+/// The guidance that a model was trained for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuidanceKind {
-    /// None: few-step models have it distilled into them.
+    /// No guidance: few-step models have it distilled into their weights.
     None,
-    /// Two passes, their difference stretched, each token rescaled to the length that it has in the conditional
-    /// pass. `true_cfg_scale` is its weight (Qwen-Image).
+    /// Two passes with their difference scaled up. Each token is rescaled to its norm in the conditional pass.
+    /// `true_cfg_scale` is the weight (Qwen-Image).
     TrueCfg,
-    /// Two passes, their difference stretched. `guidance_scale` is its weight.
+    /// Two passes with their difference scaled up. `guidance_scale` is the weight.
     Cfg,
-    /// One pass that is told `guidance_scale` as an input.
+    /// One pass that takes `guidance_scale` as an input.
     Embedded,
 }
 
@@ -46,8 +46,8 @@ impl GuidanceKind {
         }
     }
 
-    /// The guidance of a request with this weight. Two passes are made where there is a negative prompt and
-    /// the weight is above 1, as in diffusers.
+    /// The guidance of a request with this weight. Two passes run if there is a negative prompt and the weight is above
+    /// 1, as in diffusers.
     pub fn guidance(self, scale: f64, has_negative_prompt: bool) -> Guidance {
         let two_passes = has_negative_prompt && scale > 1.0;
         match self {
@@ -76,13 +76,13 @@ pub enum Guidance {
     },
     /// See [`GuidanceKind::Embedded`].
     Embedded {
-        /// What the pass is told.
+        /// The value that the pass takes as input.
         scale: f64,
     },
 }
 
 impl Guidance {
-    /// The passes of a step, the conditional one first as in diffusers.
+    /// The passes of a step, the conditional pass first as in diffusers.
     pub fn branches(self) -> &'static [CfgBranch] {
         match self {
             Guidance::TrueCfg { .. } | Guidance::Cfg { .. } => &[CfgBranch::Cond, CfgBranch::Uncond],
@@ -90,7 +90,7 @@ impl Guidance {
         }
     }
 
-    /// The weight of guidance by two passes a step; `None` where there is one.
+    /// The weight of two-pass guidance; `None` for one pass.
     pub fn two_pass_scale(self) -> Option<f64> {
         match self {
             Guidance::TrueCfg { scale } | Guidance::Cfg { scale } => Some(scale),
@@ -98,7 +98,7 @@ impl Guidance {
         }
     }
 
-    /// What the transformer is told, where it is told anything.
+    /// The guidance input of the transformer, if it takes one.
     pub fn embedded(self) -> Option<f32> {
         match self {
             Guidance::Embedded { scale } => Some(scale as f32),

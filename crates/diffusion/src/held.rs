@@ -1,16 +1,16 @@
-//! What lives as long as a request does.
+//! A guard that lives as long as a request.
 
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-/// Something that is kept until the last clone of a request is gone from this process, such as the share of memory that its
-/// pictures take. It is no part of what is asked: it does not travel, and requests that differ in it alone are equal.
+/// A value that is kept until the last clone of a request in this process is dropped, such as the memory reservation
+/// for its pictures. It is not part of the request: it is not serialized, and does not count in comparisons.
 #[derive(Clone, Default)]
 pub struct Held(Option<Arc<dyn Any + Send + Sync>>);
 
 impl Held {
-    /// Keeps `guard`.
+    /// Holds `guard` until the last clone is dropped.
     pub fn new(guard: impl Any + Send + Sync) -> Self {
         Held(Some(Arc::new(guard)))
     }

@@ -17,8 +17,8 @@ pub struct RgbImage {
 impl RgbImage {
     /// The centre of the picture, `size` large; `size` must fit inside it.
     ///
-    /// A size that is not a multiple of what the model makes is generated at the next
-    /// multiple and cut down here, so that 1920x1080 is exactly that.
+    /// A size that is not a multiple of what the model generates is generated at the next multiple and cropped here, so
+    /// that a request for 1920x1080 gets exactly 1920x1080.
     pub fn crop_center(self, size: ImageSize) -> RgbImage {
         if size == self.size {
             return self;

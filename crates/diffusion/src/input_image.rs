@@ -1,4 +1,4 @@
-//! Pictures that a request brings: those to edit, and where.
+//! Input pictures of a request: the pictures to edit, and the mask.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -6,18 +6,18 @@ use sha2::{Digest, Sha256};
 use crate::raster::Raster;
 use crate::{ImageSize, RgbImage};
 
-/// A picture to edit, with the name that its encodings are kept under.
+/// A picture to edit, with the digest that keys its cached encodings.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Raster", into = "Raster")]
 pub struct InputImage {
     /// The pixels.
     pub image: RgbImage,
-    /// SHA-256 of size and pixels: pictures with the same digest are the same.
+    /// SHA-256 of the size and the pixels. Pictures with the same digest are identical.
     pub digest: [u8; 32],
 }
 
 impl InputImage {
-    /// Takes `image` and digests it: about a millisecond a megapixel.
+    /// Computes the digest of `image`: about a millisecond a megapixel.
     pub fn new(image: RgbImage) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(format!("{};", image.size));
@@ -32,18 +32,18 @@ impl std::fmt::Debug for InputImage {
     }
 }
 
-/// Where a picture may be changed.
+/// The region of a picture that an edit may change.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Raster", into = "Raster")]
 pub struct Mask {
-    /// Of the picture that it belongs to.
+    /// The size of the picture that the mask belongs to.
     pub size: ImageSize,
-    /// `height * width` bytes: 255 where the picture is made anew, 0 where it stays, rows from the top.
+    /// `height * width` bytes, rows from the top: 255 where the picture is repainted, 0 where it stays.
     pub editable: Vec<u8>,
 }
 
 impl Mask {
-    /// From the opacity of each pixel, which is how OpenAI's masks say it: what is transparent is edited.
+    /// Builds a mask from the opacity of each pixel, as in OpenAI's masks: transparent pixels are edited.
     pub fn from_alpha(size: ImageSize, alpha: &[u8]) -> Self {
         debug_assert_eq!(alpha.len(), size.pixels());
         Mask { size, editable: alpha.iter().map(|alpha| 255 - alpha).collect() }
@@ -70,7 +70,7 @@ impl TryFrom<Raster> for Mask {
     }
 }
 
-/// The digest does not travel: whoever is given pixels says themselves what they are.
+/// The digest is not serialized: the receiver computes it from the pixels and trusts no given digest.
 impl From<InputImage> for Raster {
     fn from(input: InputImage) -> Self {
         input.image.into()

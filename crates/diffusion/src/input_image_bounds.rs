@@ -1,28 +1,28 @@
-//! Which pictures a model can edit.
+//! Bounds on the pictures that a model can edit.
 
 use crate::{ImageSize, InvalidRequest};
 
-/// Which pictures a model can edit.
+/// Bounds on the pictures that a model can edit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InputImageBounds {
-    /// Fewest pictures of a request: more than none where the model does nothing but edit.
+    /// Minimum number of pictures per request: above 0 if the model only edits.
     pub min_images: usize,
-    /// Most pictures of a request: none where the model makes pictures from text only.
+    /// Maximum number of pictures per request: 0 if the model generates from text only.
     pub max_images: usize,
-    /// The shortest side, in pixels.
+    /// Minimum side in pixels.
     pub min_side: usize,
-    /// How many times a picture may be longer than wide, or wider than long.
+    /// Maximum ratio of the longer to the shorter side.
     pub max_ratio: f64,
 }
 
 impl InputImageBounds {
-    /// Of a model that makes pictures from text only.
+    /// Bounds of a model that generates from text only.
     pub const NONE: InputImageBounds = InputImageBounds { min_images: 0, max_images: 0, min_side: 1, max_ratio: 1.0 };
 
-    /// Checks how many pictures a request brings.
+    /// Checks the number of pictures of a request.
     ///
     /// # Errors
-    /// Too few or too many; the field is `image`.
+    /// There are too few or too many pictures; the field is `image`.
     pub fn check_count(&self, count: usize) -> Result<(), InvalidRequest> {
         let count_of = |count: usize| if count == 1 { "1 picture".into() } else { format!("{count} pictures") };
         let bound = if count < self.min_images {
@@ -40,16 +40,17 @@ impl InputImageBounds {
     /// Checks the sizes of a request's pictures.
     ///
     /// # Errors
-    /// As of [`InputImageBounds::check_count`], or the first whose size is out of bounds; the field is `image`.
+    /// The errors of [`InputImageBounds::check_count`], or the first picture whose size is out of bounds; the field is
+    /// `image`.
     pub fn check(&self, sizes: &[ImageSize]) -> Result<(), InvalidRequest> {
         self.check_count(sizes.len())?;
         sizes.iter().zip(1..).try_for_each(|(size, number)| self.check_size(*size, number))
     }
 
-    /// Checks the size of one of them, which count from 1.
+    /// Checks the size of one picture; `number` counts from 1.
     ///
     /// # Errors
-    /// It is out of bounds; the field is `image`.
+    /// The size is out of bounds; the field is `image`.
     pub fn check_size(&self, size: ImageSize, number: usize) -> Result<(), InvalidRequest> {
         let (long, short) = (size.width.max(size.height), size.width.min(size.height));
         let bound = if short < self.min_side {

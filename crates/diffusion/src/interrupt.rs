@@ -1,22 +1,22 @@
-//! Telling a pipeline that nobody waits any more for what it is at.
+//! Interrupts work whose result nobody waits for any more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A flag that is set once, from any thread, and that a [`Pipeline`](crate::Pipeline) looks at between the parts
-/// of its work. Clones are the same flag.
+/// A flag that any thread may set once. A [`Pipeline`](crate::Pipeline) checks it between the parts of its work. Clones
+/// share the flag.
 ///
-/// It carries no data: whoever sees it set stops, and what was computed is thrown away.
+/// It carries no data: the pipeline stops when it sees the flag set, and the partial result is discarded.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Stops whatever looks at this flag. There is no way back.
+    /// Stops all work that checks this flag. It cannot be reset.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the work is to stop.
+    /// Whether the work should stop.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

@@ -3,7 +3,7 @@
 /// The bound of both guidance scales, as in vllm-omni.
 pub const MAX_GUIDANCE: f64 = 20.0;
 
-/// A field outside its bound. Reads `` `n` must be between 1 and 10. Given: 11 ``.
+/// A field outside its bound. Displays as `` `n` must be between 1 and 10. Given: 11 ``.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` must {bound}. Given: {given}")]
 pub struct InvalidRequest {
@@ -11,12 +11,12 @@ pub struct InvalidRequest {
     pub field: &'static str,
     /// What the field must do or be, as a verb phrase.
     pub bound: String,
-    /// What was given, shortened where it is long.
+    /// The given value, shortened if it is long.
     pub given: String,
 }
 
 impl InvalidRequest {
-    /// An error about `field`; a long `given` is cut.
+    /// Creates an error about `field`; a long `given` is truncated.
     pub fn new(field: &'static str, bound: impl Into<String>, given: impl ToString) -> Self {
         let given = given.to_string();
         let shown = match given.char_indices().nth(80) {

@@ -1,23 +1,24 @@
-//! Models that know a few things only, each by one name, and what becomes of a prompt for them.
+//! Prompts for models that can draw only a few named things.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Words that stand where an article could.
+/// Words that take the place of an article.
 const DETERMINERS: [&str; 14] =
     ["a", "an", "the", "one", "two", "three", "four", "five", "some", "many", "my", "your", "his", "her"];
 
-/// A prompt as a model that knows a few things only is given it.
+/// A prompt as given to a model that can draw only a few things.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownPrompt<'p> {
-    /// In lower case, as its names are, with the name of a thing in place of its plural or of the last word of it, and
-    /// with an article: captions that a model learns a few names from have one.
+    /// Lower-case text. A plural, or the last word of a name, is replaced by the full name, and an article precedes it.
+    /// The training captions of such models have this form.
     pub text: Cow<'p, str>,
-    /// What whoever asked should know of that, or of what the model knows, in a sentence.
+    /// A sentence for the client about the replacement, or about what the model can draw.
     pub note: Option<String>,
 }
 
-/// What a model that knows these things is given for `prompt`: the same, where it knows everything (`knows` is empty).
+/// The text that a model with these names gets for `prompt`. It is the prompt itself if `knows` is empty, for a model
+/// that can draw anything.
 pub fn known_prompt<'p>(prompt: &'p str, knows: &[String]) -> KnownPrompt<'p> {
     let Some((last, others)) = knows.split_last() else { return KnownPrompt { text: prompt.into(), note: None } };
     let text = prompt.to_lowercase();
@@ -34,13 +35,13 @@ pub fn known_prompt<'p>(prompt: &'p str, knows: &[String]) -> KnownPrompt<'p> {
     KnownPrompt { text: text.into(), note: Some(note) }
 }
 
-/// Where the first thing that `text` names as it is begins.
+/// Start of the first exact name in `text`.
 fn named(text: &str, knows: &[String]) -> Option<usize> {
     knows.iter().filter_map(|thing| find(text, thing, |word, name| word == name)).map(|at| at.start).min()
 }
 
-/// `text` with an article before the thing that begins at `thing`: in place of the word that says how many or whose,
-/// or in front of everything where at most one word goes before it.
+/// `text` with an article before the name that starts at `thing`. It replaces a determiner such as a number or
+/// possessive, or goes in front of the whole text if at most one word precedes the name.
 fn with_article(text: &str, thing: usize) -> String {
     let before: Vec<_> = words(&text[..thing]).collect();
     let rest = |at: usize| {
@@ -60,7 +61,7 @@ fn with_article(text: &str, thing: usize) -> String {
     }
 }
 
-/// Where `text` names a thing in the plural, or by the last word of one thing alone, and that thing.
+/// Range of a plural, or of a last word that belongs to one name only, with that name.
 fn renamed<'k>(text: &str, knows: &'k [String]) -> Option<(Range<usize>, &'k str)> {
     let in_plural = knows.iter().find_map(|thing| Some((find(text, thing, is_or_are)?, thing.as_str())));
     in_plural.or_else(|| {
@@ -74,7 +75,7 @@ fn renamed<'k>(text: &str, knows: &'k [String]) -> Option<(Range<usize>, &'k str
     })
 }
 
-/// Where the words of `thing` stand in `text` side by side.
+/// Range of the words of `thing` as consecutive words of `text`.
 fn find(text: &str, thing: &str, is_same: fn(&str, &str) -> bool) -> Option<Range<usize>> {
     let (places, names): (Vec<_>, Vec<_>) = (words(text).collect(), words(thing).map(|at| &thing[at]).collect());
     let places = (!names.is_empty()).then(|| places.windows(names.len()))?;
@@ -83,7 +84,7 @@ fn find(text: &str, thing: &str, is_same: fn(&str, &str) -> bool) -> Option<Rang
     found.next().map(|places| places[0].start..places[places.len() - 1].end)
 }
 
-/// Whether a word is a name or its plain plural.
+/// Whether a word is a name or its regular plural.
 fn is_or_are(word: &str, name: &str) -> bool {
     let Some(ending) = word.strip_prefix(name) else {
         return name.strip_suffix('y').is_some_and(|stem| word.strip_prefix(stem) == Some("ies"));

@@ -1,11 +1,12 @@
-//! Which steps of a request are computed, where that is known before they are taken.
+//! The computed steps of a request, if they are known before the run.
 
 use std::ops::Range;
 
-/// The steps of a request that compute all of its passes; each of the others reuses what it can. A plan or a static mask says so
-/// beforehand.
+/// The steps that compute all passes of a request; every other step reuses what it can. A plan or a static mask fixes
+/// them beforehand.
 ///
-/// A set of bits, so that it is copied and counted at once: the scheduler asks for what is left of each job at every turn.
+/// A bit set, because copying and counting must be cheap: the scheduler asks for the remaining work of each job at
+/// every turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KnownSteps {
     computed: [u64; WORDS],
@@ -14,10 +15,10 @@ pub struct KnownSteps {
 const WORDS: usize = 4;
 
 impl KnownSteps {
-    /// Most steps that are known of a request. One of more is told by what requests like it have computed.
+    /// Maximum number of steps in the set. A longer request is predicted from what requests of its kind computed.
     pub const MOST: usize = WORDS * u64::BITS as usize;
 
-    /// One flag a step, whether it is computed; `None` of too many.
+    /// Builds the set from one flag per step, true if the step is computed; `None` for too many steps.
     pub fn new(steps: impl IntoIterator<Item = bool>) -> Option<Self> {
         let mut known = KnownSteps::default();
         for (step, is_computed) in steps.into_iter().enumerate() {
@@ -36,20 +37,20 @@ impl KnownSteps {
         self.computed.get(step / 64).is_some_and(|word| word >> (step % 64) & 1 == 1)
     }
 
-    /// How many of the steps from this one on are computed.
+    /// Number of computed steps from `step` on.
     pub fn computed_from(&self, step: usize) -> usize {
         let words = self.computed.iter().enumerate();
         words.map(|(i, word)| (word & from(step.saturating_sub(64 * i))).count_ones() as usize).sum()
     }
 
-    /// From now on these are computed too, as far as there is room to know them.
+    /// Marks these steps as computed, up to [`KnownSteps::MOST`].
     pub fn compute(&mut self, steps: Range<usize>) {
         let steps = steps.start..steps.end.min(KnownSteps::MOST);
         steps.for_each(|step| self.computed[step / 64] |= 1 << (step % 64));
     }
 }
 
-/// The bits from this one on.
+/// The mask of the bits from `bit` on.
 fn from(bit: usize) -> u64 {
     if bit < 64 { u64::MAX << bit } else { 0 }
 }
@@ -60,7 +61,7 @@ mod tests {
 
     #[test]
     fn steps_are_counted_from_each_on_as_one_by_one() {
-        // A few in each word, and both sides of the bounds between two.
+        // Some bits in each word, on both sides of each word boundary.
         let flags: Vec<_> = (0..KnownSteps::MOST).map(|step| step % 5 == 0 || step % 64 == 63).collect();
         let known = KnownSteps::new(flags.iter().copied()).unwrap();
         for from in 0..KnownSteps::MOST + 70 {

@@ -1,11 +1,10 @@
-//! The vocabulary of a diffusion request: what is asked for ([`RequestDraft`] →
-//! [`ImageRequest`]), the noise levels it is denoised along ([`Sigmas`]) and how
-//! ([`Sampler`]), which passes a step makes ([`CfgBranch`]), and the contract through which a scheduler
-//! drives a model ([`Pipeline`]).
+//! The vocabulary of a diffusion request: the request itself ([`RequestDraft`] → [`ImageRequest`]), its noise levels
+//! ([`Sigmas`]) and sampler ([`Sampler`]), the passes of a step ([`CfgBranch`]), and the contract through which a
+//! scheduler drives a model ([`Pipeline`]).
 //!
-//! Numbers and strings only: no tensor, channel, clock, file or JSON, so that both
-//! the scheduler and the models can build on it without knowing each other. A request can travel to another machine: it
-//! serializes, its pictures as bytes of known shape.
+//! The crate has no tensor, channel, clock, file or JSON, so that the scheduler and the models can build on it without
+//! knowing each other. A request can be sent to another machine: it serializes, with its pictures as bytes of known
+//! shape.
 
 mod cost;
 mod edit_size;

@@ -1,27 +1,27 @@
-//! How alike two pictures are.
+//! Similarity of two pictures.
 //!
-//! SSIM is blazediff-ssim's: it is held to the reference scripts of Wang et al. (dssim, the best known
-//! crate, is under the AGPL, and image-compare's windows are summed where the formula takes their mean).
-//! The same library has a Python package, so that diffusers' pictures are measured by the same ruler.
+//! SSIM is blazediff-ssim's: it is tested against the reference scripts of Wang et al. (dssim, the best known crate, is
+//! under the AGPL, and image-compare sums its windows where the formula takes their mean). The same library has a
+//! Python package, so that diffusers' pictures are measured with the same code.
 
 use blazediff_ssim::{Plane, Rgba8, SsimError, SsimOptions};
 
 use crate::RgbImage;
 
-/// The peak signal-to-noise ratio in dB over all bytes of all channels; `None` if they are equal.
+/// The peak signal-to-noise ratio in dB over all bytes of all channels; `None` if the pictures are equal.
 pub fn psnr(reference: &RgbImage, picture: &RgbImage) -> Option<f64> {
     let mean = mean_square(reference, picture);
     (mean > 0.0).then(|| 10.0 * (255.0 * 255.0 / mean).log10())
 }
 
-/// The mean square of what a picture is off, over all bytes of all channels.
+/// The mean square error over all bytes of all channels.
 pub fn mean_square(reference: &RgbImage, picture: &RgbImage) -> f64 {
     let differences = reference.pixels.iter().zip(&picture.pixels).map(|(&a, &b)| u64::from(a.abs_diff(b)));
     let squares: u64 = differences.map(|difference| difference * difference).sum();
     squares as f64 / reference.pixels.len() as f64
 }
 
-/// The mean structural similarity of the two pictures' luma, 1 if they are equal.
+/// The mean structural similarity of the luma; 1 for equal pictures.
 ///
 /// # Errors
 /// A side is shorter than the window, 11 pixels.
@@ -29,8 +29,8 @@ pub fn ssim(reference: &RgbImage, picture: &RgbImage) -> Result<f64, SsimError> 
     Ok(blazediff_ssim::ssim(&luma(reference)?, &luma(picture)?, &SsimOptions::default())?.score)
 }
 
-/// How far latents are from those that are meant: the length of the difference against theirs. `None` where there are not as
-/// many, or where that is no number.
+/// The relative error of latents: the norm of the difference over the norm of the reference. `None` if the lengths
+/// differ or the error is not finite.
 pub fn latent_error(reference: &[f32], latents: &[f32]) -> Option<f64> {
     let length = |squares: f64| squares.sqrt();
     let squared = |value: f64| value * value;
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn a_byte_off_everywhere_is_48_db() {
         let grey = picture(|_| 100);
-        // 20 log10 255, and with every second byte only half the squares.
+        // 20 log10 255; with every second byte changed, half the squared error.
         assert!((psnr(&grey, &picture(|_| 101)).unwrap() - 48.1308).abs() < 1e-4);
         assert!((psnr(&grey, &picture(|i| 100 - (i % 2) as u8)).unwrap() - 51.1411).abs() < 1e-4);
         assert_eq!(psnr(&grey, &grey), None);

@@ -1,34 +1,35 @@
-//! The bounds of a request.
+//! Bounds on requests.
 
 use crate::size::MAX_SIDE;
 use crate::{ImageSize, InvalidRequest, MAX_FITTED_PIXELS, ModelCard};
 
-/// Most pictures one request may ask for (OpenAI's bound on `n`).
+/// Maximum number of pictures per request (OpenAI's bound on `n`).
 pub const MAX_IMAGES: i64 = 10;
-/// Most denoising steps of a request.
+/// Maximum number of denoising steps per request.
 pub const MAX_INFERENCE_STEPS: i64 = 1000;
-/// Most characters of a prompt (OpenAI's bound); the text encoder's token limit is tighter.
+/// Maximum number of characters of a prompt (OpenAI's bound); the text encoder's token limit is tighter.
 pub const MAX_PROMPT_CHARS: usize = 32_000;
 
 /// The bounds that the operator sets; the default is the model's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Most pixels of one picture (`--max-generated-image-size`), in place of
+    /// Maximum pixels of one picture (`--max-generated-image-size`), in place of
     /// [`ModelCard::max_pixels`](crate::ModelCard::max_pixels).
     pub max_pixels: Option<usize>,
 }
 
 impl Limits {
-    /// As large as is asked, up to the longest side: for whoever waits for nobody's pictures but their own.
+    /// No pixel limit, up to the longest side. For a process that serves a single user.
     pub const NONE: Limits = Limits { max_pixels: Some(usize::MAX) };
 
-    /// Most pixels of one picture of words.
+    /// Maximum pixels of one text-to-image picture.
     pub fn max_pixels(&self, card: &ModelCard) -> usize {
         self.bound(card, &card.native_sizes).pixels
     }
 
-    /// Most pixels of one picture that is made at one of `native_sizes` and enlarged, or that is made as it is asked for
-    /// where there are none: the operator's word before the model's, but nothing is enlarged for ever.
+    /// Maximum pixels of one picture. With `native_sizes`, the picture is generated at one of them and enlarged;
+    /// without, it is generated at the requested size. The operator's limit replaces the model's, but no picture is
+    /// enlarged beyond [`MAX_FITTED_PIXELS`].
     pub(crate) fn bound(&self, card: &ModelCard, native_sizes: &[ImageSize]) -> MaxPixels {
         match (native_sizes, self.max_pixels) {
             ([_, ..], most) if most.is_none_or(|most| most >= MAX_FITTED_PIXELS) => {
@@ -42,7 +43,7 @@ impl Limits {
         }
     }
 
-    /// The same limits, said in full.
+    /// The same limits with the model's default filled in.
     pub fn of(self, card: &ModelCard) -> Limits {
         Limits { max_pixels: Some(self.max_pixels(card)) }
     }

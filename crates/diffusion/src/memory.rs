@@ -1,27 +1,27 @@
-//! How much memory a request needs, known before it starts.
+//! The memory that a request needs, known before it starts.
 
-/// Bytes of device memory that a request needs, at most. What its stages need comes on top of its state, and of those
-/// of all others that are held meanwhile.
+/// Upper bounds on the device memory of a request, in bytes. The memory of a stage comes on top of the request's state
+/// and of the states of all other requests held at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestMemory {
-    /// Of its state, from step to step: latents, prompt embeddings, what the step cache keeps. What a step makes anew
-    /// is in it twice, as the old is kept until the new is known to have had memory enough.
+    /// State held from step to step: latents, prompt embeddings, step cache residuals. Buffers that a step replaces
+    /// count twice, because the old ones are kept until the step is known to have had enough memory.
     pub state: u64,
-    /// Of its prompts and pictures on their way through the encoders.
+    /// Encoding the prompts and pictures.
     pub encode: u64,
-    /// Of its part in a step: the streams, attention and the widest layers of a block.
+    /// The request's part in a step: the streams, attention and the widest layers of a block.
     pub step: u64,
-    /// Of its latents on their way through the VAE, once its state has let go of what only steps need.
+    /// Decoding the latents with the VAE, after the state has released what only steps need.
     pub decode: u64,
 }
 
 impl RequestMemory {
-    /// The most that any of its stages needs beside the states.
+    /// Maximum over the stages, without any state.
     pub fn peak(&self) -> u64 {
         self.encode.max(self.step).max(self.decode)
     }
 
-    /// The most that it needs where nothing else is held.
+    /// Maximum of the request alone, with no other state held.
     pub fn alone(&self) -> u64 {
         self.state.saturating_add(self.peak())
     }

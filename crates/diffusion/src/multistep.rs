@@ -6,41 +6,42 @@
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/schedulers/scheduling_dpmsolver_multistep.py#L893>
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/schedulers/scheduling_unipc_multistep.py#L811>
 //!
-//! With `alpha = 1 - sigma`, `lambda = ln(alpha / sigma)` and `h` the step in lambda, `alpha_t (1 - e^-h)` is
-//! `1 - sigma_t / sigma_s`: what the latents lose, the foreseen picture gains.
+//! With `alpha = 1 - sigma`, `lambda = ln(alpha / sigma)` and `h` the step in lambda, `alpha_t (1 - e^-h)` is `1 -
+//! sigma_t / sigma_s`: the weight that the latents lose and the predicted clean latents gain.
 
 use crate::Sigmas;
 
-/// Latents as a weighted sum.
+/// Weights of a linear combination that gives the next latents.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
-    /// Of the latents that the step starts from.
+    /// Weight of the latents that the step starts from.
     pub latents: f64,
-    /// Of the clean latents that evaluations foresaw (`x - sigma v`), the newest first.
+    /// Weights of the clean latents predicted by evaluations (`x - sigma v`), newest first.
     pub foreseen: Vec<f64>,
 }
 
-/// The step of DPM-Solver++(2M) that starts with evaluation `step`, from the latents before it: of at most two evaluations, its
-/// own and the one before.
+/// Weights of the DPM-Solver++(2M) step that starts with evaluation `step`, from the latents before it. It uses at most
+/// two evaluations: its own and the previous one.
 pub fn dpmpp_2m(sigmas: &Sigmas, step: usize) -> Weights {
     predicted(&levels(sigmas), step)
 }
 
-/// The step of UniPC that starts with evaluation `step`, from the latents as that [corrects](unipc_corrected) them: of at
-/// most two evaluations, its own and the one before.
+/// Weights of the UniPC step that starts with evaluation `step`, from the [corrected](unipc_corrected) latents. It uses
+/// at most two evaluations: its own and the previous one.
 pub fn unipc_predicted(sigmas: &Sigmas, step: usize) -> Weights {
     predicted(&unipc_levels(sigmas), step)
 }
 
-/// The latents of evaluation `step`, from 1, as it corrects them: from those, corrected, that the step before
-/// started from, and of at most three evaluations, its own and two before.
+/// Weights of the corrector at evaluation `step`, from 1. It starts from the corrected latents that the previous step
+/// started from, and uses at most three evaluations: its own and the two before.
 pub fn unipc_corrected(sigmas: &Sigmas, step: usize) -> Weights {
     corrected(&unipc_levels(sigmas), step)
 }
 
-/// The noise level at which UniPC takes the latents of an evaluation to be.
+/// The noise level that UniPC assigns to the latents of an evaluation.
 ///
-/// Pure noise is taken for almost that, as in diffusers: its lambda is no number that a correction could be made with.
+/// Pure noise gets a level just below 1, as in diffusers, because its lambda is infinite and a correction needs a
+/// finite one.
 pub fn unipc_level(sigma: f32) -> f32 {
     const NOISE: f64 = 1e-6;
     if (f64::from(sigma) - 1.0).abs() < NOISE { (f64::from(sigma) - NOISE) as f32 } else { sigma }
@@ -56,7 +57,7 @@ fn unipc_levels(sigmas: &Sigmas) -> Vec<f64> {
     levels
 }
 
-/// Evaluations that a step is made of: as many as there are, and one where it ends at 0.
+/// The order of a step: the number of evaluations so far, at most 2, and 1 for the last step.
 fn order(levels: &[f64], step: usize) -> usize {
     let steps_left = levels.len() - 1 - step;
     2.min(steps_left).min(step + 1)
@@ -69,7 +70,7 @@ fn predicted(levels: &[f64], step: usize) -> Weights {
     if order(levels, step) == 1 {
         return Weights { latents: 1.0 - gain, foreseen: vec![gain] };
     }
-    // Half of what the foreseen picture changes by in the step, as it did in the step before.
+    // Half of the change of the predicted clean latents over the step, extrapolated from the step before.
     let ratio = (lambda(to) - lambda(from)) / (lambda(from) - lambda(levels[step - 1]));
     weights(if ratio.is_finite() { 0.5 * gain * ratio } else { 0.0 })
 }
@@ -82,7 +83,7 @@ fn corrected(levels: &[f64], step: usize) -> Weights {
     if order(levels, step - 1) == 1 {
         return of_two();
     }
-    // Where the older of the two evaluations behind the step lies, in steps from its start.
+    // Position of the older of the two evaluations before the step, in units of the step, relative to its start.
     let r = (lambda(levels[step - 2]) - lambda(from)) / h;
     if !(r.is_finite() && r < 0.0) {
         return of_two();
@@ -99,8 +100,7 @@ fn corrected(levels: &[f64], step: usize) -> Weights {
     Weights { latents: 1.0 - gain, foreseen: vec![newest, gain - newest - older, older] }
 }
 
-/// The share of the foreseen picture in the latents that a step from one level to another makes; nothing where there is
-/// nothing to go.
+/// Weight of the predicted clean latents after a step between two levels; 0 for an empty step.
 fn gain(from: f64, to: f64) -> f64 {
     if from > 0.0 { 1.0 - to / from } else { 0.0 }
 }
@@ -115,8 +115,8 @@ mod tests {
     use super::*;
     use crate::{FlowMatchConfig, Sampler};
 
-    /// A cloud of pictures, each number of them normal. Its velocity, and what becomes of a number, are known:
-    /// `x = (1 - sigma) mean + spread z`.
+    /// Parameters of a normal distribution of the data. Its velocity and the trajectory of a sample are known: `x = (1
+    /// - sigma) mean + spread z`.
     const MEAN: f64 = 0.7;
     const DEVIATION: f64 = 0.35;
 
@@ -133,7 +133,7 @@ mod tests {
         (x - MEAN - gain * (x - (1.0 - sigma) * MEAN)) / sigma
     }
 
-    /// Where a number ends up that starts on the solution.
+    /// The end of the sampler's trajectory from a start on the exact solution.
     fn solve(sampler: Sampler, sigmas: &Sigmas, z: f64) -> f64 {
         let level = |i: usize| f64::from(sigmas.sigma(i));
         let mut x = solution(z, level(0));
@@ -171,7 +171,7 @@ mod tests {
         x
     }
 
-    /// The root mean square error over numbers of all sizes.
+    /// The root mean square error over a range of starts.
     fn error(sampler: Sampler, sigmas: &Sigmas) -> f64 {
         let last = f64::from(sigmas.sigma(sigmas.num_inference_steps()));
         let zs = || (-8..=8).map(|z| f64::from(z) * 0.25);
@@ -179,7 +179,7 @@ mod tests {
         (squares.sum::<f64>() / zs().count() as f64).sqrt()
     }
 
-    /// Levels from 0.92 to 0.08, even in lambda: away from both ends, where a method shows its order.
+    /// Levels from 0.92 to 0.08, evenly spaced in lambda: away from both ends, where a method shows its order.
     fn even(steps: usize) -> Sigmas {
         let level = |i: usize| 1.0 / (1.0 + (5.0 * i as f64 / steps as f64 - 2.5).exp());
         Sigmas::of_levels((0..=steps).map(|i| level(i) as f32).collect())

@@ -1,75 +1,73 @@
-//! The contract between whoever schedules requests and whoever computes them.
+//! The contract between the scheduler and the models.
 
 use crate::{CfgBranch, Estimator, ImageRequest, Interrupt, ModelCard, PreviewMethod, RgbImage};
 
-/// What a scheduler needs of a model: start a request, advance any set of requests by one
-/// denoising step, turn finished latents into a picture.
+/// The operations that a scheduler needs from a model: start a request, advance any set of requests by one denoising
+/// step, and decode finished latents to a picture.
 ///
-/// A pipeline lives on the one thread that owns its device and never sees a channel. Requests
-/// of different sizes, step counts, prompts and guidance may step together, and a request's
-/// picture does not depend on its company.
+/// A pipeline lives on the one thread that owns its device and uses no channel. Requests of different sizes, step
+/// counts, prompts and guidance may step together. A request's picture does not depend on the other requests of a
+/// batch.
 ///
-/// Each stage is given an [`Interrupt`] and looks at it often: between blocks, inside large operations. Once it is
-/// set, the stage answers [`PipelineError::Interrupted`] and nothing else.
+/// Each stage takes an [`Interrupt`] and checks it often: between blocks and inside large operations. Once it is set,
+/// the stage returns [`PipelineError::Interrupted`] and nothing else.
 pub trait Pipeline {
-    /// Everything one request carries from step to step: latents, prompt embeddings, sigmas, step
-    /// index, what its sampler remembers, caches. A clone shares the device memory of the original, so that a step that
-    /// ran out of memory can be taken back; dropping the last one frees it.
+    /// The state of one request from step to step: latents, prompt embeddings, sigmas, step index, sampler history,
+    /// caches. A clone shares the device memory of the original, so that a step that ran out of memory can be rolled
+    /// back. Dropping the last clone frees the memory.
     type State: Clone;
 
-    /// What the model says of itself.
+    /// The description of the model.
     fn card(&self) -> &ModelCard;
 
-    /// Tells what a request will cost.
+    /// Returns an estimator of a request's cost.
     fn estimator(&self) -> Estimator;
 
-    /// Encodes the prompts and the pictures to edit and draws the noise: the request is at step 0.
+    /// Encodes the prompts and the input pictures and draws the noise. The request is then at step 0.
     ///
     /// # Errors
-    /// [`PipelineError::Invalid`] for what only the model can judge, such as a prompt over its
-    /// token limit.
+    /// [`PipelineError::Invalid`] for a bound that only the model can check, such as its limit on prompt tokens.
     fn prepare(&mut self, request: &ImageRequest, interrupt: &Interrupt) -> Result<Self::State, PipelineError>;
 
-    /// Text-encoder tokens of the prompts, the template's own not counted: what usage reports.
+    /// Text-encoder tokens of the prompts without those of the template, for usage reports.
     fn prompt_tokens(&self, state: &Self::State) -> usize;
 
-    /// What the pipeline's memory of earlier encodings did for the request's. One without has nothing to tell.
+    /// The request's use of the pipeline's encoding cache. The default, without such a cache, is empty.
     fn encodings(&self, _state: &Self::State) -> EncodingsUse {
         EncodingsUse::default()
     }
 
-    /// Bytes of device memory that are kept between requests: earlier encodings, tables.
+    /// Bytes of device memory kept between requests: cached encodings, tables.
     fn kept_bytes(&self) -> u64 {
         0
     }
 
-    /// Bytes of device memory that nobody uses: what requests may take. `None` where that is not known.
+    /// Bytes of free device memory that requests may use. `None` if unknown.
     fn free_bytes(&self) -> Option<u64> {
         None
     }
 
-    /// What whoever sent the request should know, in sentences: what was asked but cannot be had.
+    /// Warnings for the client, as sentences: what was requested but is not possible.
     fn warnings(&self, _state: &Self::State) -> Vec<String> {
         Vec::new()
     }
 
-    /// Advances every request of `batch` by one step, an evaluation of the transformer; one report a request, in the same
-    /// order. A request has [`SamplingParams::num_evaluations`](crate::SamplingParams::num_evaluations) of them, whatever
-    /// its [`Sampler`](crate::Sampler): requests with different ones step together. No request of the batch may have all
-    /// its steps behind it.
+    /// Advances every request of `batch` by one step, an evaluation of the transformer. Returns one report per request,
+    /// in the same order. A request has [`SamplingParams::num_evaluations`](crate::SamplingParams::num_evaluations)
+    /// steps, whatever its [`Sampler`](crate::Sampler): requests with different samplers step together. Every request
+    /// of the batch must have a step left.
     ///
     /// # Errors
-    /// The whole batch failed; the states are not to be used again.
+    /// The whole batch failed; the states must not be used again.
     fn step(&mut self, batch: &mut [&mut Self::State], interrupt: &Interrupt)
     -> Result<Vec<StepReport>, PipelineError>;
 
-    /// Draws the picture as far as the last step foresees it, of the requested size: from the estimate
-    /// of the clean latents, x0 = x - sigma v. Asked only after steps that
-    /// [`Previews::is_due`](crate::Previews::is_due) names, of a request that has previews. It changes
-    /// nothing of the request.
+    /// Draws a preview of the requested size, from the last step's estimate of the clean latents, x0 = x - sigma v.
+    /// Called only after steps for which [`Previews::is_due`](crate::Previews::is_due) holds, for a request with
+    /// previews. It does not change the request.
     ///
     /// # Errors
-    /// [`PipelineError::NotFinite`] where there is nothing to see; the device failed. The state may be used on.
+    /// [`PipelineError::NotFinite`] if the estimate is not finite, or the device failed. The state remains usable.
     fn preview(
         &mut self,
         state: &Self::State,
@@ -77,25 +75,25 @@ pub trait Pipeline {
         interrupt: &Interrupt,
     ) -> Result<RgbImage, PipelineError>;
 
-    /// The latents as they are, on the host: of the request alone, in f32, in the order in which the model packs them. They
-    /// are there after [`Pipeline::release`] too.
+    /// Copies the request's current latents to the host, in f32, in the order in which the model packs them. They
+    /// remain available after [`Pipeline::release`].
     ///
     /// # Errors
     /// The device failed.
     fn latents(&self, state: &Self::State) -> Result<Vec<f32>, PipelineError>;
 
-    /// Lets go what only further steps would need, such as the step cache's residuals: asked before a request is
-    /// decoded, which it may be again where the first try ran out of memory.
+    /// Frees what only further steps would need, such as the step cache's residuals. Called before a request is
+    /// decoded. The decode may be repeated if the first attempt ran out of memory.
     fn release(&mut self, state: &mut Self::State);
 
-    /// Turns the latents into a picture of the requested size.
+    /// Decodes the latents to a picture of the requested size.
     ///
     /// # Errors
-    /// [`PipelineError::NotFinite`] where there is no picture; the device failed.
+    /// [`PipelineError::NotFinite`] if the latents or pixels are not finite, or the device failed.
     fn decode(&mut self, state: Self::State, interrupt: &Interrupt) -> Result<RgbImage, PipelineError>;
 }
 
-/// A pipeline behind a pointer, of whichever family.
+/// Forwards to a boxed pipeline, so that model families can share one type.
 impl<P: Pipeline + ?Sized> Pipeline for Box<P> {
     type State = P::State;
 
@@ -161,41 +159,41 @@ impl<P: Pipeline + ?Sized> Pipeline for Box<P> {
     }
 }
 
-/// What became of a request's prompts and pictures in a pipeline that keeps earlier encodings.
+/// A request's use of the pipeline's encoding cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EncodingsUse {
-    /// Embeddings of prompts, with the pictures that they speak of where the text encoder sees those.
+    /// Prompt embeddings, including pictures that the text encoder sees with the prompt.
     pub prompts: Lookups,
-    /// What the vision tower makes of a picture.
+    /// Vision tower features of pictures.
     pub vision: Lookups,
-    /// Latents of pictures.
+    /// VAE latents of pictures.
     pub references: Lookups,
-    /// What is kept after that, of all requests.
+    /// Bytes in the cache afterwards, over all requests.
     pub bytes: u64,
-    /// Floating point operations of what was made.
+    /// Floating point operations of the computed encodings.
     pub work: f64,
 }
 
-/// Encodings of one kind that a request needed.
+/// Cache lookups of one kind of encoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lookups {
-    /// That were there.
+    /// Encodings found in the cache.
     pub hits: usize,
-    /// That were made.
+    /// Encodings that were computed.
     pub misses: usize,
 }
 
-/// What one step did for one request.
+/// The result of one step for one request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepReport {
-    /// The step that was taken, from 0.
+    /// Index of the step, from 0.
     pub step_index: usize,
-    /// Each run of cacheable blocks of the step.
+    /// One entry per run of cacheable blocks in the step.
     pub runs: Vec<BlockRun>,
-    /// The share of the transformer's blocks that ran, over all passes: 1 where nothing was reused.
+    /// Share of the transformer's blocks that ran, over all passes: 1 if nothing was reused.
     pub computed_share: f64,
-    /// So many steps right behind it are computed that were to be skipped: the request goes another way than its plan was
-    /// made for.
+    /// Number of planned reuse steps directly after this one that are now computed, because the request departs from
+    /// the plan's trajectory.
     pub also_computed: usize,
 }
 
@@ -215,34 +213,34 @@ pub struct BlockRun {
     pub segment: &'static str,
     /// Whether stored residuals stood in for the blocks.
     pub reused: bool,
-    /// Why, in a word: `uncached`, `warmup`, `similar`, `different`, …
+    /// The reason, in one word: `uncached`, `warmup`, `similar`, `different`, …
     pub reason: &'static str,
-    /// The relative change of the first blocks' residual, where it was measured.
+    /// The relative change of the first blocks' residual, if it was measured.
     pub residual_diff: Option<f32>,
 }
 
-/// Why a pipeline could not do its part.
+/// The reason why a pipeline failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PipelineError {
-    /// The request asks for what the model cannot do.
+    /// The request is outside a bound of the model.
     #[error(transparent)]
     Invalid(#[from] crate::InvalidRequest),
-    /// The device has no memory left for this batch.
+    /// The device has too little memory for this batch.
     #[error("out of device memory")]
     OutOfMemory,
     /// The computation itself failed.
     #[error("the model failed: {0}")]
     Model(String),
-    /// The device fails at everything from now on: the pipeline is of no use any more.
+    /// Every further operation on the device fails; the pipeline is unusable.
     #[error("the device is lost: {0}")]
     DeviceLost(String),
-    /// The computation made numbers of which there is no picture.
+    /// The computation produced values that are not finite.
     #[error("there is no picture: the {what} are not finite numbers (NaN or infinity)")]
     NotFinite {
-        /// Which numbers, in the plural: `latents`, `pixels`.
+        /// The values, in the plural: `latents`, `pixels`.
         what: &'static str,
     },
-    /// The [`Interrupt`] was set; the states of the turn are not to be used again.
+    /// The [`Interrupt`] was set; the states of the turn must not be used again.
     #[error("the work was interrupted")]
     Interrupted,
 }

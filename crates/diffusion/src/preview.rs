@@ -1,47 +1,48 @@
-//! Pictures on the way: when a request wants to see one, and how it is drawn.
+//! Previews: when a request gets one, and how it is drawn.
 
 use serde::{Deserialize, Serialize};
 
-/// How an unfinished picture is drawn.
+/// How a preview is drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PreviewMethod {
-    /// A linear map from latents to colours: soft and all but free (ComfyUI's name).
+    /// A linear map from latents to colours: blurred and almost free (ComfyUI's name).
     #[default]
     Latent2Rgb,
-    /// The whole VAE: as sharp as the picture itself, and as dear.
+    /// The full VAE: as sharp and as expensive as the final picture.
     Vae,
 }
 
 /// After which steps a preview is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PreviewTimes {
-    /// So many, spread over the steps; fewer where there are not so many steps.
+    /// This many, spread evenly over the steps; fewer if there are fewer steps.
     Count(usize),
-    /// After each so-manieth step; 0 is as 1.
+    /// After every n-th step; 0 counts as 1.
     Interval(usize),
 }
 
-/// The previews that a request wants.
+/// The previews that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Previews {
-    /// How they are drawn.
+    /// How the previews are drawn.
     pub method: PreviewMethod,
-    /// When they are drawn.
+    /// When the previews are drawn.
     pub times: PreviewTimes,
 }
 
 impl Previews {
-    /// Whether one is drawn after step `step_index`, from 0. Never after the last: that is the picture.
+    /// Whether a preview is drawn after step `step_index`, from 0. Never after the last step, which gives the picture
+    /// itself.
     pub fn is_due(&self, step_index: usize, num_inference_steps: usize) -> bool {
         self.due_by(step_index + 1, num_inference_steps) > self.due_by(step_index, num_inference_steps)
     }
 
-    /// How many are drawn after the first `steps_taken` steps.
+    /// Number of previews drawn within the first `steps_taken` steps.
     pub fn due_by(&self, steps_taken: usize, num_inference_steps: usize) -> usize {
         let taken = steps_taken.min(num_inference_steps.saturating_sub(1));
         match self.times {
-            // The steps, the last one included, fall into one part more than there are previews; each
-            // part but the last ends in one.
+            // The steps, including the last, are split into one part more than there are previews. Each part except the
+            // last ends with a preview.
             PreviewTimes::Count(count) => taken * (count.min(num_inference_steps) + 1) / num_inference_steps.max(1),
             PreviewTimes::Interval(interval) => taken / interval.max(1),
         }
@@ -52,7 +53,7 @@ impl Previews {
 mod tests {
     use super::*;
 
-    /// Steps taken before each preview of a picture of so many steps.
+    /// Steps taken before each preview, for a run of `num_inference_steps` steps.
     fn due(times: PreviewTimes, num_inference_steps: usize) -> Vec<usize> {
         let previews = Previews { method: PreviewMethod::Latent2Rgb, times };
         let is_due = |taken: &usize| previews.is_due(taken - 1, num_inference_steps);
@@ -82,7 +83,7 @@ mod tests {
                 let due = due(PreviewTimes::Count(count), steps);
                 assert_eq!(due.len(), count.min(steps - 1), "{count} of {steps}: {due:?}");
                 assert!(!due.contains(&steps), "the last step is the picture");
-                // With both ends, no gap is more than one step wider than another.
+                // Including both ends, gaps differ by at most one step.
                 let ends: Vec<_> = [0].into_iter().chain(due).chain([steps]).collect();
                 let gaps: Vec<_> = ends.windows(2).map(|pair| pair[1] - pair[0]).collect();
                 assert!(gaps.iter().max().unwrap() - gaps.iter().min().unwrap() <= 1, "{count} of {steps}: {ends:?}");

@@ -1,6 +1,6 @@
-//! How much work a picture is worth, in OpenAI's words.
+//! Quality levels, in OpenAI's terms.
 
-/// Picks the denoising steps of a request that does not name them.
+/// Selects the denoising steps of a request that does not name them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Quality {
     /// A draft.
@@ -8,12 +8,12 @@ pub enum Quality {
     /// The model's default.
     #[default]
     Medium,
-    /// As good as more steps make it.
+    /// More steps for a better picture.
     High,
 }
 
 impl Quality {
-    /// OpenAI's word for it.
+    /// OpenAI's name of the level.
     pub fn name(self) -> &'static str {
         match self {
             Quality::Low => "low",

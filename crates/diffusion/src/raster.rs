@@ -1,12 +1,12 @@
-//! How the pictures of a request travel: as bytes of known shape. What does not have that shape is refused where it arrives, so that
-//! all else may rely on it.
+//! Serialization of a request's pictures, as bytes of known shape. A mismatched shape is rejected at deserialization,
+//! so that all other code may rely on it.
 
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ImageSize;
 
-/// A size and as many bytes as it says.
+/// A size and its bytes, whose number is not checked yet.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Raster {
@@ -15,12 +15,12 @@ pub(crate) struct Raster {
 }
 
 impl Raster {
-    /// A size and its bytes.
+    /// Pairs a size with its bytes.
     pub(crate) fn new(size: ImageSize, bytes: Vec<u8>) -> Self {
         Raster { size, bytes: Bytes(bytes) }
     }
 
-    /// Its parts, where there are so many bytes a pixel.
+    /// Returns the size and bytes if there are `a_pixel` bytes per pixel and at least one pixel.
     pub(crate) fn of(self, a_pixel: usize) -> Result<(ImageSize, Vec<u8>), String> {
         let Raster { size, bytes: Bytes(bytes) } = self;
         match size.pixels().checked_mul(a_pixel) {
@@ -33,7 +33,7 @@ impl Raster {
     }
 }
 
-/// One piece where the format has such, else a list of numbers.
+/// Serializes as a byte string if the format has one, otherwise as a list of numbers.
 struct Bytes(Vec<u8>);
 
 impl Serialize for Bytes {
@@ -66,7 +66,7 @@ impl<'de> Visitor<'de> for BytesVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut numbers: A) -> Result<Bytes, A::Error> {
-        // What is said of the length is not believed further than this.
+        // The announced length is not trusted beyond this bound.
         let mut bytes = Vec::with_capacity(numbers.size_hint().unwrap_or(0).min(1 << 20));
         while let Some(byte) = numbers.next_element()? {
             bytes.push(byte);

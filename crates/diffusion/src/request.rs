@@ -1,4 +1,4 @@
-//! From what was asked to what will be done, once.
+//! Validation: from a draft to complete requests.
 
 use std::sync::Arc;
 
@@ -15,67 +15,68 @@ use crate::{
     SamplingParams,
 };
 
-/// The last seed: 0 follows it, so that every seed that is told can be given again.
+/// The last seed; 0 follows it. Every reported seed can thus be given again as an i64.
 const MAX_SEED: u64 = i64::MAX as u64;
 
-/// What someone asked for, over HTTP or at the command line: every field may be missing.
+/// A request as given over HTTP or on the command line: every field may be missing.
 #[derive(Clone, Debug, Default)]
 pub struct RequestDraft {
     /// What the picture should show.
     pub prompt: String,
-    /// What it should not show; without one, the model's default. Guidance in two passes needs one (`" "` counts).
+    /// What the picture should not show; the model's default if absent. Two-pass guidance needs a negative prompt (`"
+    /// "` counts).
     pub negative_prompt: Option<String>,
     /// The pictures to edit.
     pub input_images: Arc<[InputImage]>,
-    /// Where the first of them may be changed; everywhere without one.
+    /// Where the first picture may be changed; everywhere if absent.
     pub mask: Option<Mask>,
-    /// The picture's size; without one, the model's default, or what its rule makes of the pictures to edit.
+    /// The picture's size. If absent, the model's default, or derived from the pictures to edit by the model's rule.
     pub size: Option<ImageSize>,
-    /// Pictures to make, with seeds `seed`, `seed + 1`, …
+    /// Number of pictures, with seeds `seed`, `seed + 1`, …
     pub n: Option<i64>,
-    /// Denoising steps; without them, as many as the model takes for `quality`.
+    /// Denoising steps; the model's number for `quality` if absent.
     pub num_inference_steps: Option<i64>,
-    /// How much work the picture is worth.
+    /// The quality level, which selects the denoising steps.
     pub quality: Quality,
-    /// How the picture gets from noise level to noise level; without one, as the model does.
+    /// The sampler; the model's default if absent.
     pub sampler: Option<Sampler>,
-    /// The weight of plain classifier-free guidance, or what a model with embedded guidance is told.
+    /// The weight of plain classifier-free guidance, or the input of embedded guidance.
     pub guidance_scale: Option<f64>,
-    /// The weight of true classifier-free guidance; it runs above 1, so that 1 turns it off.
+    /// The weight of true classifier-free guidance, which runs above 1 only: 1 turns it off.
     pub true_cfg_scale: Option<f64>,
-    /// The noise's seed; `None` and -1 draw one.
+    /// The seed of the noise; `None` and -1 draw a random seed.
     pub seed: Option<i64>,
-    /// Pictures on the way.
+    /// Previews.
     pub previews: Option<Previews>,
-    /// The step cache's settings; without them, the operator's hold.
+    /// The step cache's settings; the operator's if absent.
     pub cache: Option<CacheConfig>,
-    /// What lives as long as the request.
+    /// A guard that lives as long as the request.
     pub held: Held,
 }
 
-/// One picture to make. Every field is usable as it stands. It can travel: whoever reads it has checked no more than its shape.
+/// A validated request for one picture. It serializes; a deserialized request has only had its shape checked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageRequest {
     /// What the picture should show: not empty.
     pub prompt: String,
-    /// What it should not show: there with guidance in two passes, and only then.
+    /// What the picture should not show: present only with two-pass guidance, and always then.
     pub negative_prompt: Option<String>,
-    /// The pictures to edit: as many as the model takes.
+    /// The pictures to edit, within the model's bound on their number.
     #[serde(with = "shared::images")]
     pub input_images: Arc<[InputImage]>,
-    /// Where the first of them may be changed: of its size.
+    /// Where the first picture may be changed. The mask has its size.
     #[serde(with = "shared::mask")]
     pub mask: Option<Arc<Mask>>,
-    /// Numbers of the sampling loop.
+    /// The parameters of the sampling loop.
     pub params: SamplingParams,
-    /// How the picture gets the size asked for, where it is made at another.
+    /// How the picture gets the requested size, if it is generated at another.
     pub fit: Option<Fit>,
-    /// Pictures on the way.
+    /// Previews.
     pub previews: Option<Previews>,
-    /// The step cache's settings; without them, the operator's hold.
+    /// The step cache's settings; the operator's if absent.
     pub cache: Option<CacheConfig>,
-    /// What lives as long as the request.
+    /// A guard that lives as long as the request.
     #[serde(skip)]
     pub held: Held,
 }
@@ -86,8 +87,8 @@ impl ImageRequest {
         self.fit.map_or(self.params.size, |fit| fit.asked)
     }
 
-    /// What whoever asked should know before the first step, in sentences: how the picture gets its size, what the
-    /// model knows, and for which sampler it was made.
+    /// Notes for the client before the first step, as sentences: how the picture gets its size, what the model can
+    /// draw, and which sampler it was trained for.
     pub fn notes(&self, card: &ModelCard) -> Vec<String> {
         let known = known_prompt(&self.prompt, &card.knows);
         let sampler = self.params.sampler;
@@ -100,11 +101,11 @@ impl ImageRequest {
 }
 
 impl RequestDraft {
-    /// Checks every field but the pictures, for whoever has yet to get them. A size that follows from them is not
-    /// known yet.
+    /// Checks every field except the pictures, for a caller that does not have them yet. A size that follows from them
+    /// is not known yet.
     ///
     /// # Errors
-    /// As of [`RequestDraft::build`].
+    /// The errors of [`RequestDraft::build`].
     pub fn check(&self, card: &ModelCard, limits: &Limits) -> Result<(), InvalidRequest> {
         self.check_prompt()?;
         self.n()?;
@@ -117,17 +118,17 @@ impl RequestDraft {
         Ok(())
     }
 
-    /// Pictures to make.
+    /// The number of pictures.
     ///
     /// # Errors
-    /// None, or too many.
+    /// The number is below 1 or above [`MAX_IMAGES`].
     pub fn n(&self) -> Result<usize, InvalidRequest> {
         Ok(within("n", self.n.unwrap_or(1), 1..=MAX_IMAGES)? as usize)
     }
 
-    /// Checks every field and fills in the model's defaults: one [`ImageRequest`] a picture,
-    /// seeds counting up from the given one, and on from 0 behind the last. `random_seed` is asked once a picture where no
-    /// seed is given.
+    /// Checks every field and fills in the model's defaults. Returns one [`ImageRequest`] per picture, with consecutive
+    /// seeds from the given one that wrap to 0 after the last. `random_seed` is called once per picture if no seed is
+    /// given.
     ///
     /// # Errors
     /// The first field outside its bound.
@@ -142,11 +143,11 @@ impl RequestDraft {
         self.filled(card, limits, random_seed)
     }
 
-    /// What an edit comes to at the least, for whoever has yet to get its pictures: as many requests, none of which costs
-    /// more than it will with them.
+    /// A lower bound on an edit, for a caller that does not have its pictures yet: the same number of requests, each
+    /// costing no more than the final one.
     ///
     /// # Errors
-    /// As of [`RequestDraft::check`].
+    /// The errors of [`RequestDraft::check`].
     pub fn least(&self, card: &ModelCard, limits: &Limits) -> Result<Vec<ImageRequest>, InvalidRequest> {
         self.check_prompt()?;
         let size = self.size.unwrap_or_else(|| card.edit_size.least(limits.max_pixels(card)));
@@ -193,12 +194,12 @@ impl RequestDraft {
         Ok(within("num_inference_steps", steps, 1..=MAX_INFERENCE_STEPS)? as usize)
     }
 
-    /// What takes the steps.
+    /// The sampler, the model's default if absent.
     pub(crate) fn sampler(&self, card: &ModelCard) -> Sampler {
         self.sampler.unwrap_or(card.default_sampler)
     }
 
-    /// `None` where seeds are drawn.
+    /// The first seed; `None` if seeds are random.
     fn first_seed(&self) -> Result<Option<u64>, InvalidRequest> {
         match self.seed {
             None | Some(-1) => Ok(None),
@@ -206,18 +207,18 @@ impl RequestDraft {
         }
     }
 
-    /// The sizes that the picture may be made at; any where there are none. An edit follows its pictures instead.
+    /// The sizes that the picture may be generated at; empty if any. An edit follows its input pictures instead.
     fn native_sizes<'a>(&self, card: &'a ModelCard) -> &'a [ImageSize] {
         if self.input_images.is_empty() { &card.native_sizes } else { &[] }
     }
 
-    /// The weight of the model's guidance. Both weights are checked, also the one that this model does not have.
+    /// The weight of the model's guidance. Both weights are checked, including the one that this model does not use.
     fn guidance_scale(&self, card: &ModelCard) -> Result<f64, InvalidRequest> {
         let plain = self.guidance_scale.map(|scale| guidance_within("guidance_scale", scale)).transpose()?;
         let true_cfg = self.true_cfg_scale.map(|scale| guidance_within("true_cfg_scale", scale)).transpose()?;
         let given = match card.guidance {
             GuidanceKind::TrueCfg => true_cfg,
-            // Under the names that other servers give it, too (`cfg_scale`).
+            // Other servers use other names for it, such as `cfg_scale`.
             GuidanceKind::Cfg => plain.or(true_cfg),
             GuidanceKind::Embedded => plain,
             GuidanceKind::None => None,
@@ -225,15 +226,15 @@ impl RequestDraft {
         Ok(given.unwrap_or(card.default_guidance_scale))
     }
 
-    /// The guidance that it comes to. A weight out of bounds is as none.
+    /// The resulting guidance. A weight out of bounds counts as absent.
     pub(crate) fn guidance(&self, card: &ModelCard) -> Guidance {
         let scale = self.guidance_scale(card).unwrap_or(card.default_guidance_scale);
         let has_negative_prompt = self.negative_prompt.is_some() || card.default_negative_prompt.is_some();
         card.guidance.guidance(scale, has_negative_prompt)
     }
 
-    /// The model's default size, or what its rule makes of the pictures to edit. Under the server's limit the
-    /// shape is kept.
+    /// The model's default size, or the size derived from the pictures to edit. The aspect ratio is kept under the
+    /// server's limit.
     fn default_size(&self, card: &ModelCard, max_pixels: usize) -> ImageSize {
         let shape = match card.edit_size.shape_of() {
             ShapeOf::Last if self.mask.is_none() => self.input_images.last(),

@@ -1,33 +1,34 @@
-//! How a request gets from noise level to noise level.
+//! Samplers: how a request gets from noise level to noise level.
 //!
 //! A sampler solves `dx/dsigma = v(x, sigma)` from noise to a picture, along the levels of the model's own schedule.
-//! Each time the transformer is run is an *evaluation*, and an evaluation is what a [`Pipeline`](crate::Pipeline) calls a
-//! step: Heun's method makes two of nearly every denoising step. What an evaluation does to the latents is
-//! a weighted sum, whose weights are here and in [`multistep`](crate::multistep); the tensors are the pipeline's.
+//! Each run of the transformer is an *evaluation*, and an evaluation is what a [`Pipeline`](crate::Pipeline) calls a
+//! step: Heun's method takes two for nearly every denoising step. An evaluation updates the latents by a weighted sum.
+//! The weights are here and in [`multistep`](crate::multistep); the tensors belong to the pipeline.
 
 use serde::{Deserialize, Serialize};
 
-/// A method. The default is what few-step (distilled) models were made for.
+/// A sampling method. The default is the one that few-step (distilled) models were trained for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Sampler {
-    /// One evaluation a step, along the slope that it finds (`FlowMatchEulerDiscreteScheduler`).
+    /// One evaluation per step, along its slope (`FlowMatchEulerDiscreteScheduler`).
     #[default]
     Euler,
-    /// A step of Euler's, an evaluation where it ends, and the step again along the mean of both slopes; the last step is
-    /// Euler's alone (`FlowMatchHeunDiscreteScheduler`).
+    /// An Euler step, an evaluation at its end, and the step again along the mean of both slopes. The last step is a
+    /// plain Euler step (`FlowMatchHeunDiscreteScheduler`).
     Heun,
-    /// DPM-Solver++(2M): one evaluation a step, and the one before it (`DPMSolverMultistepScheduler`).
+    /// DPM-Solver++(2M): one evaluation per step, combined with the previous one (`DPMSolverMultistepScheduler`).
     DpmPp2M,
-    /// UniPC of order 2: the same, and each evaluation corrects the step that led to it (`UniPCMultistepScheduler`).
+    /// UniPC of order 2: as above, and each evaluation also corrects the step that led to it
+    /// (`UniPCMultistepScheduler`).
     UniPc,
 }
 
 impl Sampler {
-    /// All of them, by their names.
+    /// All samplers with their names.
     pub const NAMED: [(&'static str, Sampler); 4] =
         [("euler", Sampler::Euler), ("heun", Sampler::Heun), ("dpmpp_2m", Sampler::DpmPp2M), ("unipc", Sampler::UniPc)];
 
-    /// As requests and flags name it.
+    /// The name in requests and flags.
     pub fn name(self) -> &'static str {
         match self {
             Sampler::Euler => "euler",
@@ -37,7 +38,7 @@ impl Sampler {
         }
     }
 
-    /// As AUTOMATIC1111's web UI names it.
+    /// The name in AUTOMATIC1111's web UI.
     pub fn title(self) -> &'static str {
         match self {
             Sampler::Euler => "Euler",
@@ -47,7 +48,7 @@ impl Sampler {
         }
     }
 
-    /// Evaluations of so many steps.
+    /// Number of evaluations for this many steps.
     pub fn num_evaluations(self, num_inference_steps: usize) -> usize {
         match self {
             Sampler::Heun => (2 * num_inference_steps).saturating_sub(1),
@@ -55,7 +56,7 @@ impl Sampler {
         }
     }
 
-    /// Most steps of so many evaluations.
+    /// Maximum number of steps with this many evaluations.
     pub fn steps_within(self, num_evaluations: usize) -> usize {
         match self {
             Sampler::Heun => num_evaluations.div_ceil(2),
@@ -63,7 +64,7 @@ impl Sampler {
         }
     }
 
-    /// The noise level, by its index, that an evaluation is made at.
+    /// Index of the noise level that an evaluation runs at.
     pub fn level(self, evaluation: usize) -> usize {
         match self {
             Sampler::Heun => evaluation.div_ceil(2),
@@ -71,7 +72,7 @@ impl Sampler {
         }
     }
 
-    /// The noise level, by its index, of the latents behind an evaluation.
+    /// Index of the noise level of the latents after an evaluation.
     pub fn next_level(self, evaluation: usize) -> usize {
         match self {
             // Predicted by one evaluation and corrected by the next.
@@ -80,8 +81,8 @@ impl Sampler {
         }
     }
 
-    /// Fewest steps of which anything is not as Euler's: the first step of all starts from noise alone, of which a
-    /// multistep method learns nothing, and the last ends at the picture that the last evaluation foresees.
+    /// Minimum number of steps at which the result differs from Euler's. The first step of a multistep method has no
+    /// history, and the last ends at the clean latents that the last evaluation predicts.
     pub fn fewest_steps(self) -> usize {
         match self {
             Sampler::Euler => 1,

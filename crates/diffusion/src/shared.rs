@@ -1,4 +1,4 @@
-//! Pictures that several requests share, as they travel: each request has its own copy.
+//! Serialization of pictures that several requests share: each serialized request has its own copy.
 
 use std::sync::Arc;
 

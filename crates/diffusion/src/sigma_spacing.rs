@@ -1,11 +1,11 @@
-//! Schedules that keep the ends of the shifted noise levels and space what lies between them anew.
+//! Schedules that keep the first and last of the shifted noise levels and respace the levels between them.
 //!
 //! Ports of `_convert_to_karras`, `_convert_to_exponential` and `_convert_to_beta`:
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/schedulers/scheduling_flow_match_euler_discrete.py#L533>
 
 use statrs::function::beta::inv_beta_reg;
 
-/// How noise levels lie between the first and the last.
+/// Spacing of the noise levels between the first and the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SigmaSpacing {
     /// diffusers' `use_karras_sigmas`: even in `sigma^(1/7)`.
@@ -17,7 +17,7 @@ pub enum SigmaSpacing {
 }
 
 impl SigmaSpacing {
-    /// Spaces `sigmas`, which fall from the first to the last, anew. Computed in f64 and rounded once, as there.
+    /// Respaces `sigmas`, which decrease from first to last. Computed in f64 and rounded once, as in diffusers.
     pub(crate) fn apply(self, sigmas: &mut [f32]) {
         let (Some(&max), Some(&min)) = (sigmas.first(), sigmas.last()) else { return };
         let (max, min) = (f64::from(max), f64::from(min));
@@ -37,7 +37,7 @@ impl SigmaSpacing {
 /// The exponent that the paper uses: <https://arxiv.org/abs/2206.00364>
 const RHO: f64 = 7.0;
 
-/// `scipy.stats.beta.ppf(probability, 0.6, 0.6)`. The library's inverse is for what lies inside 0 and 1.
+/// `scipy.stats.beta.ppf(probability, 0.6, 0.6)`. The library's inverse covers only the open interval from 0 to 1.
 fn beta_quantile(probability: f64) -> f64 {
     match probability {
         p if p <= 0.0 => 0.0,

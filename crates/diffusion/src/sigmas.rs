@@ -6,10 +6,10 @@
 
 use crate::sigma_spacing::SigmaSpacing;
 
-/// What a checkpoint's `scheduler/scheduler_config.json` says, with diffusers' defaults.
+/// The contents of a checkpoint's `scheduler/scheduler_config.json`, with diffusers' defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlowMatchConfig {
-    /// The time shift when it does not depend on the picture's size.
+    /// The time shift if it does not depend on the picture's size.
     pub shift: f64,
     /// Whether the shift follows the picture's size (then `shift` is ignored).
     pub use_dynamic_shifting: bool,
@@ -25,7 +25,7 @@ pub struct FlowMatchConfig {
     pub time_shift: TimeShift,
     /// The last noise level before 0, if the schedule is stretched to end there.
     pub shift_terminal: Option<f64>,
-    /// How the levels lie between the first and the last, if not as the time shift leaves them.
+    /// Spacing of the levels between the first and the last, if other than the time shift gives.
     pub spacing: Option<SigmaSpacing>,
 }
 
@@ -101,18 +101,18 @@ impl Sigmas {
         Sigmas(sigmas)
     }
 
-    /// A schedule of these levels, two at least, each at most the one before.
+    /// A schedule of these levels: at least two, none larger than its predecessor.
     pub fn of_levels(levels: Vec<f32>) -> Self {
         Sigmas(levels)
     }
 
-    /// How many steps the schedule has.
+    /// Number of steps of the schedule.
     pub fn num_inference_steps(&self) -> usize {
         self.0.len() - 1
     }
 
-    /// The noise level a step starts from, in 0..=1. Qwen-Image's DiT is handed this value
-    /// itself (diffusers' `timestep / 1000`).
+    /// The noise level at the start of a step, in 0..=1. Qwen-Image's DiT takes this value itself (diffusers' `timestep
+    /// / 1000`).
     pub fn sigma(&self, step_index: usize) -> f32 {
         self.0[step_index]
     }
@@ -128,7 +128,7 @@ impl Sigmas {
     }
 }
 
-/// The shift of FLUX.2, which depends on the number of steps too:
+/// The shift of FLUX.2, which also depends on the number of steps:
 /// <https://github.com/huggingface/diffusers/blob/v0.37.0/src/diffusers/pipelines/flux2/pipeline_flux2_klein.py#L64>
 pub fn empirical_mu(image_seq_len: usize, num_inference_steps: usize) -> f64 {
     let tokens = image_seq_len as f64;
@@ -151,7 +151,7 @@ fn linear(n: usize) -> Vec<f32> {
 fn stretch_to_terminal(sigmas: &mut [f32], terminal: f64) {
     let Some(last) = sigmas.last() else { return };
     let scale = (1.0 - last) / (1.0 - terminal) as f32;
-    // One step: its only level is 1, and there is nothing to stretch.
+    // With one step the only level is 1, and there is nothing to stretch.
     if scale != 0.0 {
         sigmas.iter_mut().for_each(|s| *s = 1.0 - (1.0 - *s) / scale);
     }

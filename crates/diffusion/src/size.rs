@@ -1,10 +1,10 @@
-//! Picture sizes and what they come to in latents and tokens.
+//! Picture sizes and their extent in latents and tokens.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The longest side of a picture whatever its area: RoPE tables hold 4096 tokens a side, from the centre.
+/// Maximum side of a picture of any area: RoPE tables hold 4096 tokens a side, from the centre.
 pub(crate) const MAX_SIDE: usize = 16_384;
 
 /// Width and height in pixels, each at least 1.
@@ -16,18 +16,18 @@ pub struct ImageSize {
     pub height: usize,
 }
 
-/// Pixels of one packed latent token's side: the VAE shrinks 8 times, packing twice more.
+/// Side of a packed latent token in pixels: the VAE downsamples by 8, packing by 2.
 const TOKEN_SIDE: usize = 16;
 
 impl ImageSize {
-    /// The next size that whole tokens cover: what a model generates before the crop.
+    /// The next size in whole tokens: the generated size before the crop.
     pub fn padded(self) -> ImageSize {
         let up = |side: usize| side.next_multiple_of(TOKEN_SIDE);
         ImageSize { width: up(self.width), height: up(self.height) }
     }
 
-    /// A size of this shape and about `pixels`, at most, that whole tokens cover. A strip narrower than
-    /// a token, or longer than a picture may be, is made less extreme.
+    /// A size in whole tokens of this shape with at most, and about, `pixels` pixels. A strip narrower than a token, or
+    /// longer than the maximum side, is made less extreme.
     pub fn scaled_to_area(self, pixels: usize) -> ImageSize {
         let area = pixels.max(TOKEN_SIDE * TOKEN_SIDE) as f64;
         let side_bound = |side: usize| (side * side) as f64;
@@ -39,7 +39,7 @@ impl ImageSize {
             ImageSize { width: side(width), height: side(height) }
         };
         let nearest = tokens(f64::round);
-        // A hair under a whole token is that token.
+        // The tolerance counts a side just under a whole token as that token.
         if nearest.pixels() as f64 <= area { nearest } else { tokens(|tokens| (tokens + 1e-9).floor()) }
     }
 
@@ -66,10 +66,10 @@ impl fmt::Display for ImageSize {
     }
 }
 
-/// Why a text is no size, as what it must do or be instead.
+/// The reason why a text is not a size, phrased as the bound it violates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSize {
-    /// It is none at all.
+    /// It does not have the form of a size.
     #[error("be WIDTHxHEIGHT in pixels, such as 1024x1024")]
     Form,
     /// A side is 0.

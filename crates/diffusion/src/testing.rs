@@ -2,8 +2,8 @@
 
 use crate::{BlockRun, CfgBranch, StepReport};
 
-/// Two branches in one segment; a character a step and branch: `W` warmup, `s` similar (diff 0.1),
-/// `d` different (diff 0.5), `L` a limit.
+/// Reports of two branches in one segment. One character per step and branch: `W` warmup, `s` similar (diff 0.1), `d`
+/// different (diff 0.5), `L` a limit.
 pub fn steps(cond: &str, uncond: &str) -> Vec<StepReport> {
     let run = |branch, letter| {
         let (reason, residual_diff) = match letter {

@@ -1,4 +1,4 @@
-//! What travels to another machine and is the same there.
+//! Requests sent to another machine arrive unchanged.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ fn mask() -> impl Strategy<Value = Mask> {
     size().prop_map(|size| Mask { size, editable: (0..size.pixels()).map(|i| i as u8).collect() })
 }
 
-/// In sixteenths, which every format writes exactly.
+/// Multiples of 1/16, which every format represents exactly.
 fn weight() -> impl Strategy<Value = f64> {
     (17..320_u16).prop_map(|sixteenths| f64::from(sixteenths) / 16.0)
 }
@@ -97,7 +97,7 @@ proptest! {
         let sent = serde_json::to_string(&request).unwrap();
         let arrived: ImageRequest = serde_json::from_str(&sent).unwrap();
         prop_assert_eq!(&arrived, &request);
-        // What a picture is known by is made anew from its pixels.
+        // The digest is recomputed from the pixels.
         let digests = |request: &ImageRequest| request.input_images.iter().map(|input| input.digest).collect::<Vec<_>>();
         prop_assert_eq!(digests(&arrived), digests(&request));
     }
@@ -109,7 +109,7 @@ fn pictures_of_another_shape_than_they_say_are_refused() {
     let short = refusal(r#"{"size": {"width": 2, "height": 1}, "bytes": [1, 2, 3, 4, 5]}"#);
     assert_eq!(short, "a picture of 2x1 must have 3 bytes a pixel, and one at least. Given: 5 bytes");
     assert!(refusal(r#"{"size": {"width": 0, "height": 1}, "bytes": []}"#).ends_with("Given: 0 bytes"));
-    // As many as their product is where it overflows.
+    // The claimed size whose product overflows.
     let huge = format!(r#"{{"size": {{"width": {0}, "height": {0}}}, "bytes": [0]}}"#, 1_u64 << 33);
     assert!(refusal(&huge).ends_with("Given: 1 bytes"));
     let mask = serde_json::from_str::<Mask>(r#"{"size": {"width": 2, "height": 1}, "bytes": [0]}"#);

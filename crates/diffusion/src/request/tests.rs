@@ -1,4 +1,4 @@
-//! What becomes of a draft.
+//! Tests of draft validation.
 
 use super::*;
 use crate::{EditSize, InputImageBounds, RgbImage};
