@@ -1,5 +1,5 @@
-//! How long a model goes on after nobody waits for it any more: steps and decodings, interrupted at moments spread
-//! evenly over a few seconds.
+//! Measures how long a denoising step and a decoding continue after an interrupt. The interrupts are spread evenly over
+//! a few seconds.
 //!
 //!     cargo run --release -p omni --example time_to_cancel -- [SIDE] [ROUNDS] [MODEL]
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use diffusion::{ImageRequest, ImageSize, Interrupt, Limits, Pipeline, PipelineError, RequestDraft};
 use omni::{Error, Omni};
 
-/// The first and the last moment of an interrupt.
+/// Delay of the first and of the last interrupt.
 const SPREAD: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(2500)];
 
 fn main() -> Result<(), Error> {
@@ -33,7 +33,8 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// Milliseconds from each interrupt to the end of the stage; those that were done before are left out.
+/// Milliseconds from each interrupt to the end of the stage. Rounds whose stage ended before the interrupt are left
+/// out.
 fn cancelled(
     rounds: usize,
     mut stage: impl FnMut(&Interrupt) -> Result<(), PipelineError>,

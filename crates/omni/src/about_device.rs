@@ -1,4 +1,4 @@
-//! What a model runs on, in words.
+//! A one-line description of the device that a model runs on.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ use crate::error::Error;
 #[cfg(feature = "cuda")]
 use crate::error::Unsupported;
 
-/// A GPU and what is used on it.
+/// A GPU and the attention kernel used on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AboutGpu {
-    /// What it is.
+    /// Name, compute capability and memory.
     pub gpu: Gpu,
-    /// How attention is computed, e.g. `mma`.
+    /// The attention kernel, e.g. `mma`.
     pub attention: &'static str,
 }
 
 impl AboutGpu {
-    /// `9.0`
+    /// The compute capability as text, e.g. `9.0`.
     pub fn capability(&self) -> String {
         let (major, minor) = self.gpu.capability;
         format!("{major}.{minor}")
@@ -41,10 +41,10 @@ impl fmt::Display for AboutGpu {
     }
 }
 
-/// What `device` is; `None` for a CPU.
+/// Describes the GPU behind `device`; `None` for a CPU.
 ///
 /// # Errors
-/// The environment names an attention that there is not.
+/// The environment names an unknown attention kernel.
 pub fn about_gpu(device: &Device) -> Result<Option<AboutGpu>, Error> {
     let Some(gpu) = gpu::describe(device) else { return Ok(None) };
     #[cfg(feature = "cuda")]

@@ -1,4 +1,4 @@
-//! How a model is loaded.
+//! The builder that loads a model.
 
 use cache::{CacheConfig, Plans};
 use candle_core::Device;
@@ -72,13 +72,13 @@ impl Omni {
 }
 
 impl OmniBuilder {
-    /// A Hub id, a folder in the diffusers layout, or `builtin`; without one the built-in model.
+    /// A Hub id, a folder in the diffusers layout, or `builtin`. The default is the built-in model.
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = Some(model.into());
         self
     }
 
-    /// The checkpoint itself, in place of one that [`OmniBuilder::model`] finds.
+    /// An opened checkpoint, used instead of the one that [`OmniBuilder::model`] names.
     pub fn checkpoint(mut self, checkpoint: Checkpoint) -> Self {
         self.checkpoint = Some(checkpoint);
         self
@@ -90,49 +90,49 @@ impl OmniBuilder {
         self
     }
 
-    /// Where to run.
+    /// The device to run on.
     pub fn device(mut self, device: DeviceName) -> Self {
         self.device = device;
         self
     }
 
-    /// What to keep the weights in.
+    /// The dtype of the weights.
     pub fn dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = Some(dtype);
         self
     }
 
-    /// What to round the products of the transformer's blocks to.
+    /// The quantization of the GEMMs in the transformer's blocks.
     pub fn quantization(mut self, quantization: Quantization) -> Self {
         self.quantization = Some(quantization);
         self
     }
 
-    /// What of the weights stays in host memory.
+    /// Which weights stay in host memory.
     pub fn offload(mut self, offload: OffloadPolicy) -> Self {
         self.offload = offload;
         self
     }
 
-    /// How Qwen-Image-Edit's text encoder counts the tokens of a picture.
+    /// How Qwen-Image-Edit's text encoder numbers the positions of a picture's tokens.
     pub fn qwen_edit_positions(mut self, positions: EditPositions) -> Self {
         self.edit_positions = positions;
         self
     }
 
-    /// When to decode in tiles.
+    /// When the VAE works in tiles.
     pub fn vae_tiling(mut self, tiling: TilingPolicy) -> Self {
         self.vae_tiling = tiling;
         self
     }
 
-    /// What takes the steps of whoever does not say.
+    /// The sampler of requests that name none.
     pub fn sampler(mut self, sampler: Sampler) -> Self {
         self.sampler = Some(sampler);
         self
     }
 
-    /// The step cache of requests that bring none.
+    /// The step cache of requests that name none.
     pub fn cache(mut self, config: Option<CacheConfig>) -> Self {
         self.cache = config;
         self
@@ -144,26 +144,26 @@ impl OmniBuilder {
         self
     }
 
-    /// Where the plans are that a calibrated cache follows: whoever has a clone may replace them. Without plans for a kind of
-    /// request, those that [`OmniBuilder::plan_source`] names are put there.
+    /// The plans that a calibrated cache follows, shared with the caller: every clone can replace them. For a kind of
+    /// request without plans, the ones from [`OmniBuilder::plan_source`] are stored here.
     pub fn plans(mut self, plans: Plans) -> Self {
         self.plans = plans;
         self
     }
 
-    /// The bounds of a request.
+    /// The limits that requests are checked against.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// The bytes that requests may take on the device, of which what is kept for later ones gets a share.
+    /// Device memory for requests, in bytes. Results kept for later requests get a share of it.
     pub fn memory_budget(mut self, bytes: Option<u64>) -> Self {
         self.memory_budget = bytes;
         self
     }
 
-    /// Who is told how loading goes; nobody without one.
+    /// The observer that receives loading progress. The default ignores it.
     pub fn observer(mut self, observer: impl LoadObserver + 'static) -> Self {
         self.observer = Box::new(observer);
         self
@@ -172,7 +172,7 @@ impl OmniBuilder {
     /// Loads the model.
     ///
     /// # Errors
-    /// The model is not there, not whole or not supported, or a setting cannot be honoured.
+    /// The model is missing, incomplete or unsupported, or the device cannot honour a setting.
     pub fn build(mut self) -> Result<Omni, Error> {
         let device = self.device.open()?;
         self.offload.check(device.is_cpu())?;
@@ -199,7 +199,7 @@ impl OmniBuilder {
         Ok(Omni { pipeline, limits: self.limits, device: options.device, digest, placement, gpu })
     }
 
-    /// How `checkpoint`, whose transformer has this digest, is loaded on `device`, but for what stays in host memory.
+    /// Load options of `checkpoint` on `device`, without the placement. `digest` is the transformer's.
     fn options(&mut self, checkpoint: &Checkpoint, device: Device, digest: &str) -> Result<LoadOptions, Error> {
         let on_learnt = match self.plan_source.take() {
             Some(source) => source.put(&self.plans, digest)?,
@@ -226,7 +226,7 @@ impl OmniBuilder {
         self.offload.placement(&bytes, self.device, free, self.memory_budget)
     }
 
-    /// Why the model is not loaded on a device with so many bytes free.
+    /// Turns a load error into the caller's error. `free` is the device's free memory before loading, in bytes.
     fn explain(&self, err: LoadError, device: &Device, free: Option<u64>) -> Error {
         match (&err, free) {
             (LoadError::Device { file, .. }, Some(free)) if !kernels::is_lost(device) && err.is_out_of_memory() => {

@@ -1,4 +1,4 @@
-//! Measures a model: which of its steps can be skipped, and how its runs go on over them.
+//! Calibration: measures which denoising steps of a model can be skipped, and fits the jumps over them.
 
 use std::collections::VecDeque;
 
@@ -12,20 +12,20 @@ use models::{AnyPipeline, RequestState, along_jump};
 
 use crate::error::Error;
 
-/// Fewest steps that a plan computes.
+/// Minimum number of steps that a plan computes.
 const LEAST: usize = 3;
 
-/// A picture whose steps were all computed.
+/// A reference picture whose steps were all computed.
 struct Whole {
-    /// Before its first step.
+    /// State before the first step.
     start: RequestState,
-    /// At every noise level.
+    /// Latents at every noise level.
     latents: Vec<Tensor>,
     picture: RgbImage,
 }
 
-/// The plans of `pipeline`, whose transformer has the digest `model`, by pictures of these requests, which have as many steps
-/// each. `progress` is told of evaluations done and in all.
+/// Fits the plans of `pipeline` on pictures of `requests`, which all have the same number of steps. `model` is the
+/// digest of the transformer. `progress` receives the transformer evaluations done and in total.
 ///
 /// # Errors
 /// The steps are too few or too many to plan, or the device fails.
@@ -70,8 +70,8 @@ pub(crate) fn calibrate(
     })
 }
 
-/// How many steps the plans compute that skip some of so many: all that save half, and every other of those that save less, but
-/// of a short run each.
+/// Numbers of computed steps to fit plans for, out of `steps`: every number up to half, and every second one above
+/// half. A short run has a plan for every number.
 fn lengths(steps: usize) -> Vec<usize> {
     const SHORT: usize = 8;
     let is_measured = |count: &usize| steps <= SHORT || *count <= steps / 2 || (steps - count).is_multiple_of(2);
@@ -96,15 +96,15 @@ fn gram(wholes: &[Whole]) -> Result<Gram, Error> {
     Ok(sum)
 }
 
-/// A picture on its way along a plan.
+/// A picture that is being denoised along a plan.
 struct Run<'a> {
     whole: &'a Whole,
     state: RequestState,
-    /// Of the last computed steps, the newest first.
+    /// Velocities of the last computed steps, the newest first.
     velocities: VecDeque<Tensor>,
 }
 
-/// Fits jump after jump on runs that took those before.
+/// Fits the jumps of a path in order, each on runs that took the earlier jumps.
 fn fitted(
     pipeline: &mut AnyPipeline,
     wholes: &[Whole],
@@ -139,7 +139,7 @@ fn fitted(
     Ok(FittedPlan { computed: path.computed.clone(), jumps, changes, psnr })
 }
 
-/// How much the velocities have changed since the computed step before, if there is one.
+/// Change of the velocities since the previous computed step; `None` at the first one.
 fn changed(runs: &[Run<'_>]) -> TensorResult<Option<Change>> {
     let pairs: Option<Vec<_>> = runs.iter().map(|run| run.velocities.front().zip(run.velocities.get(1))).collect();
     let Some(pairs) = pairs else { return Ok(None) };
@@ -148,7 +148,7 @@ fn changed(runs: &[Run<'_>]) -> TensorResult<Option<Change>> {
 }
 
 impl Run<'_> {
-    /// Adds what the step found to the sums of its jump, and goes back to the latents before it.
+    /// Adds the step's velocity to the sums of its jump, and restores the latents before the step.
     fn measure(
         &mut self,
         fit: &mut JumpFit,

@@ -1,4 +1,4 @@
-//! Opening the device that a model is to run on.
+//! Opens the device that a model runs on.
 
 use candle_core::Device;
 use gpu::Unavailable;
@@ -10,7 +10,8 @@ impl DeviceName {
     /// Opens the device.
     ///
     /// # Errors
-    /// A GPU was asked for, and the program, the machine or the GPU cannot do it.
+    /// A GPU was requested, and it cannot be used: the build has no CUDA, there is no such GPU, or the GPU is
+    /// unsuitable.
     pub fn open(self) -> Result<Device, Error> {
         match self {
             DeviceName::Cpu => Ok(Device::Cpu),
@@ -20,7 +21,7 @@ impl DeviceName {
     }
 }
 
-/// What `auto` falls back on. A GPU that is there and cannot be used is worth a line.
+/// The fallback of `auto`. Logs a warning if there is a GPU that cannot be used.
 fn on_the_cpu(reason: Unavailable) -> Device {
     match reason {
         Unavailable::NotBuilt | Unavailable::NoDriver(_) | Unavailable::NoSuchGpu(_) => {}

@@ -1,9 +1,9 @@
-//! What `--device` may say.
+//! The values of `--device`.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Where a model runs.
+/// The device that a model runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceName {
     /// The first GPU if this build has CUDA and there is one, else the CPU.
@@ -32,7 +32,7 @@ impl FromStr for DeviceName {
 }
 
 impl fmt::Display for DeviceName {
-    /// As it is typed.
+    /// The name as it is typed on the command line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DeviceName::Auto => f.write_str("auto"),

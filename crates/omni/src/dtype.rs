@@ -1,4 +1,4 @@
-//! What a model's weights are kept in.
+//! The dtype of a model's weights.
 
 use candle_core::{DType, Device};
 
@@ -14,8 +14,9 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// The chosen dtype. By default bf16 on a GPU, and on a CPU f32, but for a checkpoint that is `stored` in bf16 where
-    /// the processor multiplies that faster: nothing is rounded unasked that its makers have not rounded.
+    /// The chosen dtype, or the default. The default is bf16 on a GPU and f32 on a CPU. A CPU keeps bf16 if the
+    /// checkpoint is `stored` in it and the processor multiplies bf16 faster. So on a CPU no weight loses precision
+    /// unless asked.
     pub fn resolve(choice: Option<Self>, device: &Device, stored: DType, multiplies_bf16: bool) -> DType {
         match choice {
             Some(Dtype::F32) => DType::F32,

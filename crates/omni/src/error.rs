@@ -1,4 +1,4 @@
-//! What can go wrong between a model's name and a picture.
+//! Errors of loading a model and of generating pictures.
 
 use bytesize::ByteSize;
 use diffusion::{InvalidRequest, PipelineError};
@@ -6,13 +6,13 @@ use models::{LoadError, Offload};
 
 use crate::device_name::DeviceName;
 
-/// Why there is no model, or no picture.
+/// Why a model was not loaded or a picture not generated.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The model cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The model cannot be had from the Hub.
+    /// The model cannot be downloaded from the Hub.
     #[error("{0}")]
     Hub(String),
     /// A parameter is outside its bound.
@@ -24,7 +24,7 @@ pub enum Error {
     /// A device cannot be used.
     #[error("device {device}: {reason}")]
     Device {
-        /// Which.
+        /// The requested device.
         device: DeviceName,
         /// What the program or the machine lacks.
         reason: gpu::Unavailable,
@@ -32,22 +32,22 @@ pub enum Error {
     /// The weights do not fit on a device.
     #[error("device {device}: {}", too_small(*.needed, *.free))]
     TooSmall {
-        /// Which.
+        /// The requested device.
         device: DeviceName,
-        /// Bytes of the weights that are to be there.
+        /// Bytes of the weights to be placed on the device.
         needed: u64,
-        /// Bytes that are free.
+        /// Free bytes on the device.
         free: u64,
-        /// What would fit if more stayed in host memory, and its bytes.
+        /// The offload with which the model would fit, and its bytes on the device.
         fitting: Option<(Offload, u64)>,
     },
-    /// A calibration was made of another model.
+    /// A calibration belongs to another model.
     #[error("the plan is of another model ({class})")]
     PlanOfAnotherModel {
         /// The class of that model's pipeline.
         class: String,
     },
-    /// A file is no calibration.
+    /// A file is not a valid calibration.
     #[error("`{path}` is no calibration of this program: {why}")]
     Calibration {
         /// The file.
@@ -81,29 +81,29 @@ pub enum Error {
 /// A setting that a device cannot honour.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsupported {
-    /// Products of 8-bit integers, on a GPU.
+    /// int8 GEMMs were requested on a GPU.
     #[error("int8 products are for a CPU, and the model is on a GPU")]
     Int8OnGpu,
-    /// Products of 8-bit floats, on a GPU that has none.
+    /// fp8 GEMMs were requested on a GPU without them.
     #[error(
         "fp8 products need a GPU of compute capability {}.{} (Ada) or newer, and this one has {}.{}",
         needed.0, needed.1, given.0, given.1
     )]
     Fp8 {
-        /// The oldest compute capability that has them.
+        /// The lowest compute capability with fp8 GEMMs.
         needed: (i32, i32),
-        /// The GPU's.
+        /// The GPU's compute capability.
         given: (i32, i32),
     },
-    /// Weights in host memory, for a model that is there already.
+    /// Offload to host memory was requested for a model on the CPU, whose weights are there already.
     #[error("offload {0} is for a GPU, and this model is on the CPU, in host memory already")]
     OffloadOnCpu(&'static str),
-    /// The environment names an attention that there is not.
+    /// The environment names an unknown attention kernel.
     #[error("{0}")]
     Attention(String),
 }
 
-/// `55.0 GiB of its memory are needed, and 48.0 GiB are free`
+/// The message of weights that do not fit: `55.0 GiB of its memory are needed, and 48.0 GiB are free`.
 pub fn too_small(needed: u64, free: u64) -> String {
     format!("{} of its memory are needed, and {} are free", ByteSize::b(needed), ByteSize::b(free))
 }

@@ -15,41 +15,41 @@ use crate::whole_file::write_whole;
 pub struct GeneratedImage {
     /// The pixels.
     pub image: RgbImage,
-    /// The seed that makes this picture again.
+    /// The seed that reproduces this picture.
     pub seed: u64,
-    /// What each step did.
+    /// A report of each denoising step.
     pub steps: Vec<StepReport>,
-    /// What became of what was asked, in sentences: what had no effect, what the model could not do, how it used a mask.
+    /// Warnings about the request: parameters without effect, what the model could not do, how it used a mask.
     pub warnings: Vec<String>,
-    /// Where the time of the whole call went.
+    /// Time of each stage of the whole call.
     pub timings: Timings,
 }
 
-/// Where the time of a call went.
+/// Time of each stage of a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
-    /// Prompts and noise.
+    /// Encoding prompts and drawing noise.
     pub encode: Duration,
-    /// All steps.
+    /// All denoising steps.
     pub denoise: Duration,
-    /// Latents to pixels.
+    /// Decoding latents to pixels.
     pub decode: Duration,
 }
 
 impl GeneratedImage {
-    /// Writes the picture; the file's ending says the format (png, jpg, webp).
+    /// Writes the picture in the format of the file extension (png, jpg, webp).
     ///
     /// # Errors
-    /// The ending is unknown, or the file cannot be written.
+    /// The extension is unknown, or the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         save_image(&self.image, path.as_ref())
     }
 }
 
-/// Writes a picture, whole or not at all; the file's ending says the format (png, jpg, webp).
+/// Writes a picture atomically, in the format of the file extension (png, jpg, webp).
 ///
 /// # Errors
-/// The ending is unknown, or the file cannot be written.
+/// The extension is unknown, or the file cannot be written.
 pub fn save_image(image: &RgbImage, path: &Path) -> Result<(), Error> {
     let name = || path.display().to_string();
     let (width, height) = (image.size.width as u32, image.size.height as u32);

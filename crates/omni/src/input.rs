@@ -1,4 +1,4 @@
-//! What pictures are made from: words, and pictures to edit.
+//! The input of a generation: a prompt, and pictures to edit.
 
 use std::path::Path;
 
@@ -6,14 +6,14 @@ use pictures::{InputPictures, input_pictures};
 
 use crate::error::Error;
 
-/// A prompt, and the pictures that it speaks of: what the guide's Python calls a prompt with `multi_modal_data`.
+/// A prompt and the pictures to edit. The guide's Python calls this a prompt with `multi_modal_data`.
 ///
-/// A string is one without pictures.
+/// A string converts to an input without pictures.
 #[derive(Clone, Debug, Default)]
 pub struct OmniInput {
-    /// What the pictures should show, or what to change.
+    /// What the output should show, or what to change.
     pub prompt: String,
-    /// The pictures to edit, and where.
+    /// The pictures to edit, and the mask.
     pub pictures: InputPictures,
 }
 
@@ -23,12 +23,12 @@ impl<T: Into<String>> From<T> for OmniInput {
     }
 }
 
-/// Reads the files of pictures to edit (PNG, JPEG, WebP or GIF) and of a mask, by the rules of the server's edits:
-/// upright, in sRGB, on white where they are transparent; a mask is as large as the first picture, which is edited
-/// where it is transparent.
+/// Reads pictures to edit (PNG, JPEG, WebP or GIF) and a mask from files, by the rules of the server's edits. Pictures
+/// are turned upright, converted to sRGB and laid on white. A mask has the size of the first picture; the transparent
+/// area of the mask is edited.
 ///
 /// # Errors
-/// A file cannot be read, or is no such picture.
+/// A file cannot be read, or is not such a picture.
 pub fn open_pictures(images: &[impl AsRef<Path>], mask: Option<&Path>) -> Result<InputPictures, Error> {
     let files = images.iter().map(|path| read(path.as_ref())).collect::<Result<_, _>>()?;
     Ok(input_pictures(files, mask.map(read).transpose()?)?)

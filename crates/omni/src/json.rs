@@ -1,8 +1,8 @@
-//! Files of JSON that a user may have written or broken.
+//! Parsing of JSON files that users write by hand.
 
 use serde::de::DeserializeOwned;
 
-/// What serde calls the types of Rust, and what they are to the author of a file.
+/// Serde's names of Rust types, and the words that an author of JSON knows.
 const IN_WORDS: [(&str, &str); 4] = [
     ("expected usize", "expected a whole number of at least 0"),
     ("expected f64", "expected a number"),
@@ -10,10 +10,10 @@ const IN_WORDS: [(&str, &str); 4] = [
     ("invalid type: map", "invalid type: an object"),
 ];
 
-/// The value that a JSON text describes.
+/// Parses a JSON text.
 ///
 /// # Errors
-/// What is wrong with it, and with which of its values.
+/// The path of the wrong value, and what is wrong with it.
 pub fn json_by_path<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text)).map_err(|err| {
         let why = err.inner().to_string();

@@ -1,7 +1,7 @@
 //! Generation without a server: a model in this process, under the names of the Cache-DiT guide.
 //!
-//! It knows no flags, no terminal and no HTTP but the Hub's. Whoever loads a model is told how that goes by a
-//! [`LoadObserver`] of their own.
+//! It has no flags, no terminal output, and no HTTP except the Hub's. The caller follows loading through a
+//! [`LoadObserver`].
 //!
 //! ```no_run
 //! use omni::{Omni, OmniDiffusionSamplingParams};
@@ -17,7 +17,7 @@
 //! # }
 //! ```
 //!
-//! A picture is edited by giving it along:
+//! To edit a picture, pass it with the prompt:
 //!
 //! ```no_run
 //! use omni::{Omni, OmniDiffusionSamplingParams, OmniInput, open_pictures};

@@ -1,18 +1,18 @@
-//! What is told of how loading goes.
+//! Progress of loading a model.
 
-/// Is told how a model is loaded: a program draws progress bars of it.
+/// Receives the progress of loading a model, e.g. to draw progress bars.
 ///
-/// It may be asked from any thread. Every method does nothing unless it is written.
+/// The methods may be called from any thread. Their defaults do nothing.
 pub trait LoadObserver: Send + Sync {
-    /// So many bytes of all that a Hub model lacks have arrived.
+    /// `_arrived` of the `_total` bytes missing from a Hub model have been downloaded.
     fn downloading(&self, _model: &str, _arrived: u64, _total: u64) {}
 
-    /// The download is over, however it went.
+    /// The download has ended, successfully or not.
     fn downloaded(&self, _model: &str) {}
 
-    /// So many bytes of a component of the model are in place.
+    /// `_done` of the `_total` bytes of a component are loaded.
     fn loading(&self, _component: &'static str, _done: usize, _total: usize) {}
 }
 
-/// Nobody who looks.
+/// An observer that ignores everything.
 impl LoadObserver for () {}

@@ -1,30 +1,30 @@
-//! What of a model's weights stays in host memory, and what that comes to on a device.
+//! Which of a model's weights stay in host memory, and how much device memory the others take.
 
 use models::{ModelBytes, Offload, Placement, reserved};
 
 use crate::device_name::DeviceName;
 use crate::error::{Error, Unsupported};
 
-/// What of a model stays in host memory, and is carried to the GPU when its turn comes.
+/// Which parts of a model stay in host memory and are copied to the GPU when they are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OffloadPolicy {
-    /// Nothing: the fastest.
+    /// None. This is the fastest.
     #[default]
     None,
-    /// The text encoder, whose layers are carried to the GPU for each new prompt.
+    /// The text encoder. Its layers are copied to the GPU for each new prompt.
     Encoder,
-    /// The text encoder, and those of the transformer's blocks that do not fit beside what requests take, which are carried there
-    /// at every step.
+    /// The text encoder, and the transformer blocks that do not fit beside the memory of requests. Those blocks are
+    /// copied to the GPU at every step.
     Block,
-    /// The first of these with which the model and a picture of its default size fit.
+    /// The first of the above with which the model and a picture of its default size fit.
     Auto,
 }
 
 impl OffloadPolicy {
-    /// Refuses what is for a GPU alone where there is none.
+    /// Rejects the policies that need a GPU if the model is on the CPU.
     ///
     /// # Errors
-    /// On the CPU the weights are in host memory already.
+    /// The model is on the CPU, where the weights are in host memory already.
     pub fn check(self, on_cpu: bool) -> Result<(), Unsupported> {
         match self {
             OffloadPolicy::Encoder if on_cpu => Err(Unsupported::OffloadOnCpu(Offload::Encoder.name())),
@@ -33,8 +33,8 @@ impl OffloadPolicy {
         }
     }
 
-    /// Where the parts of a model of these sizes are, on `device` with so many bytes free, if it tells, of which requests may
-    /// take `memory_budget`, if the operator says.
+    /// Placement of a model of these sizes on `device`. `free` is the device's free memory in bytes, if known.
+    /// `memory_budget` is the operator's share of it for requests, if set.
     ///
     /// # Errors
     /// The weights do not fit.
@@ -69,7 +69,7 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    /// 55 GiB, of which the text encoder can spare 14 and the transformer 38.
+    /// A model of 55 GiB. Offload can move 14 GiB of the text encoder and 38 GiB of the transformer.
     fn model() -> ModelBytes {
         let component = |all, list: u64, layers| ComponentBytes {
             all: all * GIB,
@@ -96,7 +96,7 @@ mod tests {
             assert_eq!(chosen(OffloadPolicy::Auto, Some(free)), Ok(offload), "{free}");
         }
         assert_eq!(chosen(OffloadPolicy::Auto, None), Ok(Offload::None), "on the CPU");
-        // Weights without a whole picture: smaller ones may fit.
+        // The weights fit, a picture of the default size does not. Smaller pictures may.
         assert_eq!(chosen(OffloadPolicy::Auto, Some(6)), Ok(Offload::Block));
         assert_eq!(chosen(OffloadPolicy::None, Some(56)), Ok(Offload::None));
     }
@@ -122,7 +122,7 @@ mod tests {
             let placement = name.placement(&model(), DeviceName::Cuda(0), Some(free * GIB), memory_budget);
             placement.unwrap().residents.count
         };
-        // Of 5 GiB for all else; two pictures, and half a GiB for what is kept.
+        // 5 GiB for everything but the blocks: two pictures, and half a GiB for what is kept between requests.
         assert_eq!(residents(OffloadPolicy::Block, 24, None), 28);
         assert_eq!(residents(OffloadPolicy::Auto, 24, None), 28);
         assert_eq!(residents(OffloadPolicy::Block, 24, Some(16 * GIB)), 5);

@@ -20,18 +20,18 @@ pub struct Omni {
     pub(crate) pipeline: AnyPipeline,
     pub(crate) limits: Limits,
     pub(crate) device: Device,
-    /// Of the transformer's files.
+    /// Digest of the transformer's files.
     pub(crate) digest: String,
     pub(crate) placement: Placement,
     pub(crate) gpu: Option<AboutGpu>,
 }
 
-/// A step that is done: an evaluation of the transformer.
+/// A finished denoising step: one evaluation of the transformer.
 #[derive(Clone, Copy, Debug)]
 pub struct StepProgress {
     /// Steps done so far.
     pub done: usize,
-    /// Steps in all.
+    /// Total number of steps.
     pub total: usize,
     /// Block runs of the step that were computed.
     pub computed: usize,
@@ -40,22 +40,22 @@ pub struct StepProgress {
 }
 
 impl Omni {
-    /// What the model says of itself.
+    /// The model's card.
     pub fn card(&self) -> &ModelCard {
         self.pipeline.card()
     }
 
-    /// Where it runs.
+    /// The device that the model runs on.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Where the parts of the model are.
+    /// Which parts of the model are on the device and in host memory.
     pub fn placement(&self) -> &Placement {
         &self.placement
     }
 
-    /// What it runs on, if that is a GPU.
+    /// The GPU that the model runs on; `None` on a CPU.
     pub fn gpu(&self) -> Option<&AboutGpu> {
         self.gpu.as_ref()
     }
@@ -65,7 +65,7 @@ impl Omni {
         self.pipeline
     }
 
-    /// What the stages of one picture compute, as a scheduler foresees it.
+    /// The scheduler's estimate of the work of each stage of one picture.
     ///
     /// # Errors
     /// A parameter outside its bound.
@@ -75,7 +75,7 @@ impl Omni {
         Ok(requests.first().map(|request| estimator(request).work).unwrap_or_default())
     }
 
-    /// Makes pictures of a prompt, or of a prompt and pictures.
+    /// Generates pictures from a prompt, or from a prompt and pictures.
     ///
     /// # Errors
     /// A parameter outside its bound, or the device fails.
@@ -87,10 +87,10 @@ impl Omni {
         self.generate_with_progress(input, params, |_| ())
     }
 
-    /// As [`Omni::generate`], telling `progress` of every step.
+    /// Does the same as [`Omni::generate`], and calls `progress` after every step.
     ///
     /// # Errors
-    /// As [`Omni::generate`].
+    /// The same as those of [`Omni::generate`].
     pub fn generate_with_progress(
         &mut self,
         input: impl Into<OmniInput>,
@@ -123,16 +123,16 @@ impl Omni {
         Ok(told.collect())
     }
 
-    /// Checks that a calibration is of this model.
+    /// Checks that a calibration belongs to this model.
     ///
     /// # Errors
-    /// It is of another.
+    /// It belongs to another model.
     pub fn check_plans(&self, calibration: &Calibration) -> Result<(), Error> {
         check_model(calibration, &self.digest)
     }
 
-    /// Measures which steps of pictures of these inputs can be skipped, and how: what `--cache-backend calibrated` plans
-    /// from. `progress` is told how many evaluations of the transformer are done, and how many there are.
+    /// Calibrates the model on pictures of `inputs`: measures which steps can be skipped, and how. `--cache-backend
+    /// calibrated` plans from the result. `progress` receives the transformer evaluations done and in total.
     ///
     /// # Errors
     /// A parameter outside its bound, or the device fails.
@@ -144,7 +144,7 @@ impl Omni {
     ) -> Result<Calibration, Error> {
         let mut requests = Vec::new();
         for (input, seed) in inputs.iter().zip(params.seed.unwrap_or(0)..) {
-            // A plan takes the place of a sampler, and goes where Euler's would.
+            // A plan replaces the sampler and follows Euler's trajectory.
             let sampler = Some(Sampler::Euler);
             let params = OmniDiffusionSamplingParams { seed: Some(seed), sampler, ..params.clone() };
             requests.extend(params.draft(input.clone())?.build(self.card(), &self.limits, rand::random)?);

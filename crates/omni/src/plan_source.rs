@@ -11,20 +11,20 @@ use crate::hub::HubSettings;
 use crate::json::json_by_path;
 use crate::plan_store::PlanStore;
 
-/// Where plans come from.
+/// The source of a calibrated cache's plans.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PlanSource {
-    /// A file that was named.
+    /// Plans from a file that the operator named.
     Named(Calibration),
-    /// What is known of the model, and what is learnt from so many of its first pictures.
+    /// Plans known for the model, else plans learnt from its first pictures.
     Learnt {
-        /// Pictures.
+        /// Number of pictures to learn from.
         pictures: usize,
     },
 }
 
 impl PlanSource {
-    /// The plans before anything is learnt: where none are named, the built-in model's.
+    /// The plans before anything is learnt: the named ones, or those of the built-in model.
     pub fn known(self) -> Calibration {
         match self {
             PlanSource::Named(calibration) => calibration,
@@ -32,11 +32,11 @@ impl PlanSource {
         }
     }
 
-    /// Puts the plans of the model with this digest where there are none yet: a worker that loads its model again goes on with
-    /// what has been learnt since. Who is to be told of plans that are learnt.
+    /// Stores the plans of the model with this digest in `plans` where there are none yet. A worker that reloads its
+    /// model keeps what has been learnt since. Returns the callback for plans that are learnt.
     ///
     /// # Errors
-    /// The plans that were named are of another model.
+    /// The named plans belong to another model.
     pub(crate) fn put(self, plans: &Plans, digest: &str) -> Result<OnLearnt, Error> {
         let hub = HubSettings::from_env().cache_dir;
         let put = |calibration: Calibration| {
@@ -70,7 +70,7 @@ impl PlanSource {
     }
 }
 
-/// Tells what plans are learnt from.
+/// Logs which kinds of requests have no plans, and how many pictures plans are learnt from.
 fn tell_of_learning(plans: &Plans) {
     for (guided, requests) in [(true, "with guidance"), (false, "without guidance")] {
         if let Some(Progress { of, .. }) = plans.progress(guided) {
@@ -81,15 +81,15 @@ fn tell_of_learning(plans: &Plans) {
     }
 }
 
-/// The plans that the built-in model comes with.
+/// The plans shipped with the built-in model.
 fn built_in() -> Calibration {
     serde_json::from_str(demo::CALIBRATION).expect("it was written by this program. This is a bug.")
 }
 
-/// Checks that plans are of the model with this digest.
+/// Checks that plans belong to the model with this digest.
 ///
 /// # Errors
-/// They are of another.
+/// They belong to another model.
 pub(crate) fn check_model(calibration: &Calibration, digest: &str) -> Result<(), Error> {
     if calibration.model == digest {
         return Ok(());
@@ -97,10 +97,10 @@ pub(crate) fn check_model(calibration: &Calibration, digest: &str) -> Result<(),
     Err(Error::PlanOfAnotherModel { class: calibration.class.clone() })
 }
 
-/// The calibration that a file holds.
+/// Reads a calibration from a file.
 ///
 /// # Errors
-/// It cannot be read, or is none.
+/// The file cannot be read, or is not a valid calibration.
 pub fn read_calibration(path: &Path) -> Result<Calibration, Error> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path);
@@ -137,7 +137,7 @@ mod tests {
         let on_learnt = PlanSource::Learnt { pictures: 5 }.put(&plans, DIGEST).unwrap();
         assert!(plans.current(true).is_none() && on_learnt.0.is_some());
         assert_eq!(plans.progress(true), Some(Progress { pictures: 0, of: 5 }));
-        // A worker that begins again finds what was learnt.
+        // A restarted worker finds what was learnt.
         plans.replace(Calibration { model: DIGEST.into(), pictures: 5, ..built_in() });
         PlanSource::Learnt { pictures: 16 }.put(&plans, DIGEST).unwrap();
         assert_eq!(plans.current(true).unwrap().calibration.pictures, 5);

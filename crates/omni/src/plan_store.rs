@@ -1,5 +1,5 @@
-//! Plans that were learnt while serving, on this machine, and by how much audits have tightened plans: beside the Hub's cache,
-//! by the digest of their model.
+//! Files beside the Hub's cache with the plans that were learnt while serving, and by how much audits tightened plans.
+//! Each file is named after the digest of its model.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -15,28 +15,28 @@ use crate::whole_file::{check_writable, write_whole};
 pub(crate) struct PlanStore {
     folder: PathBuf,
     digest: String,
-    /// Tells plans that were learnt from those of a file that someone named.
+    /// Suffix of the file name. It separates learnt plans from the tightening of plans in a named file.
     source: &'static str,
     is_writable: bool,
 }
 
-/// What a file holds.
+/// Contents of a file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 struct Kept {
     calibration: Calibration,
-    /// By audits, in dB.
+    /// How much audits tightened the plans, in dB.
     tightened_by: f64,
 }
 
 impl PlanStore {
-    /// Of plans that were learnt of the transformer with this digest, where the Hub's cache is `hub`. That plans cannot be kept
-    /// there is told.
+    /// The store of learnt plans for the transformer with this digest, beside the Hub's cache at `hub`. Logs a warning
+    /// if the place is not writable.
     pub(crate) fn new(hub: &Path, digest: &str) -> Self {
         PlanStore::open(hub, digest, "")
     }
 
-    /// Of plans that someone named: of them only the tightening is of use.
+    /// The store for plans from a named file, of which only the tightening is read back.
     pub(crate) fn of_named(hub: &Path, digest: &str) -> Self {
         PlanStore::open(hub, digest, "-named")
     }
@@ -55,8 +55,8 @@ impl PlanStore {
         PlanStore { folder, digest: digest.into(), source, is_writable: unwritable.is_none() }
     }
 
-    /// Takes up what is kept: offers the plans to `put`, which answers whether they are followed now, and tightens those that are
-    /// followed as they were. From now on tightening is kept.
+    /// Restores what is stored. Offers the plans to `put`, which returns whether they are followed now. Applies the
+    /// stored tightening to followed plans that are the same. Later tightening is written to the store.
     pub(crate) fn resume(&self, plans: &Plans, put: impl Fn(Calibration) -> bool) {
         for Planning { calibration, shift } in self.read() {
             let guided = calibration.is_guided();
@@ -76,7 +76,7 @@ impl PlanStore {
         plans.on_tightened(move |planning| store.keep(planning));
     }
 
-    /// The plans that are there, for either kind of request. What is damaged is told, and as if it were not there.
+    /// The stored plans, for guided and unguided requests. A damaged file is logged and ignored.
     fn read(&self) -> Vec<Planning> {
         let readable = |guided| match self.read_one(guided) {
             Ok(found) => found,
@@ -89,7 +89,7 @@ impl PlanStore {
         [true, false].into_iter().filter_map(readable).collect()
     }
 
-    /// Keeps plans for the next start. That they cannot be is told, unless it was at the start.
+    /// Writes plans for the next start. A failure is logged, unless the place was found unwritable at the start.
     pub(crate) fn keep(&self, planning: &Planning) {
         if !self.is_writable {
             return;
@@ -114,7 +114,7 @@ impl PlanStore {
             Err(err) if err.kind() == ErrorKind::NotFound || !self.is_writable => return Ok(None),
             text => text.map_err(|err| err.to_string())?,
         };
-        // Plans alone are what was written before tightening was kept.
+        // Older versions wrote the calibration alone, without the tightening.
         let bare = |why| {
             json_by_path(&text).map(|calibration| Kept { calibration, tightened_by: 0.0 }).map_err(|_: String| why)
         };
@@ -135,10 +135,10 @@ impl PlanStore {
     }
 }
 
-/// The most that a file is believed to have tightened plans by, in dB.
+/// Upper bound of a plausible tightening in a file, in dB.
 const MOST_TIGHTENED: f64 = 100.0;
 
-/// Whether a folder is there or could be made, and takes files.
+/// Checks that a folder exists or can be created, and is writable.
 fn check_place(folder: &Path) -> io::Result<()> {
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
     check_writable(&there.join("plans.json"))
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(PlanStore::new(&hub, "0123").read(), [planning(Some(4.0), 1.5), planning(None, 0.0)]);
         assert_eq!(PlanStore::new(&hub, "4567").read(), []);
         assert!(folder.path().join("latentd/plans/0123-guided.json").is_file());
-        // As written before tightening was kept.
+        // The format of older versions, without the tightening.
         let bare = serde_json::to_string(&*planning(None, 0.0).calibration).unwrap();
         std::fs::write(store.file(false), bare).unwrap();
         assert_eq!(store.read_one(false), Ok(Some(planning(None, 0.0))));
@@ -191,7 +191,7 @@ mod tests {
         let other = Calibration { pictures: 17, ..(*known).clone() };
         assert_eq!(shift(&other, PlanStore::of_named(&hub, "0123")), 0.0);
         assert_eq!(shift(&known, PlanStore::new(&hub, "0123")), 0.0, "those were learnt");
-        // Without plans of its own, a server follows those that were learnt, as tight as they were.
+        // A server without named plans follows the learnt ones, with their tightening.
         let learnt = PlanStore::new(&hub, "0123");
         learnt.keep(&planning(Some(4.0), 1.25));
         let plans = Plans::default();

@@ -1,17 +1,17 @@
-//! Which products a device has in fewer bits.
+//! Which quantized GEMMs a device supports.
 
 use candle_core::Device;
 use models::Quantization;
 
 use crate::error::Unsupported;
 
-/// The oldest compute capability of a GPU that has products of 8-bit floats: Ada's.
+/// The lowest compute capability with fp8 GEMMs (Ada).
 const OLDEST_WITH_FP8: (i32, i32) = (8, 9);
 
-/// Checks that `device` has the products of a quantization.
+/// Checks that `device` supports a quantization.
 ///
 /// # Errors
-/// It has none.
+/// The device does not support it.
 pub fn check_quantization(quantization: Option<Quantization>, device: &Device) -> Result<(), Unsupported> {
     check(quantization, device.is_cpu(), gpu::capability(device))
 }

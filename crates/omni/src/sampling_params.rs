@@ -1,20 +1,20 @@
-//! What to generate.
+//! The parameters of a generation.
 
 use diffusion::{ImageSize, InvalidRequest, RequestDraft, Sampler};
 
 use crate::error::Error;
 use crate::input::OmniInput;
 
-/// What to generate, under the guide's names; `None` is the model's default.
+/// The parameters of a generation, under the guide's names. `None` is the model's default.
 #[derive(Clone, Debug, Default)]
 pub struct OmniDiffusionSamplingParams {
     /// Denoising steps.
     pub num_inference_steps: Option<i64>,
-    /// What takes them.
+    /// The sampler of these steps.
     pub sampler: Option<Sampler>,
-    /// Height in pixels; with `width` or not at all.
+    /// Height in pixels. Set both `width` and `height`, or neither.
     pub height: Option<usize>,
-    /// Width in pixels; with `height` or not at all.
+    /// Width in pixels. Set both `width` and `height`, or neither.
     pub width: Option<usize>,
     /// What the picture should not show.
     pub negative_prompt: Option<String>,
@@ -22,14 +22,14 @@ pub struct OmniDiffusionSamplingParams {
     pub true_cfg_scale: Option<f64>,
     /// Weight of plain guidance, for models made for it (FLUX.2-klein base).
     pub guidance_scale: Option<f64>,
-    /// Seed of the first picture; the next ones count up.
+    /// Seed of the first picture; it counts up from picture to picture.
     pub seed: Option<i64>,
-    /// Pictures to make.
+    /// Number of pictures.
     pub num_outputs_per_prompt: Option<i64>,
 }
 
 impl OmniDiffusionSamplingParams {
-    /// What is asked for, of these inputs.
+    /// The request draft for `input` with these parameters.
     pub(crate) fn draft(self, input: OmniInput) -> Result<RequestDraft, Error> {
         let size = match (self.width, self.height) {
             (None, None) => None,

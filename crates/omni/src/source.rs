@@ -1,4 +1,4 @@
-//! Which model: the built-in one, a folder, or a repository of the Hub.
+//! The source of a model: built in, a folder, or a repository of the Hub.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::hub;
 use crate::observer::LoadObserver;
 
-/// Where a model's checkpoint is to come from.
+/// The source of a model's checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
     /// The model that is part of the program.
@@ -25,8 +25,8 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// What `--model` means: nothing or `builtin` is the built-in model, what exists or looks like
-    /// a path is a folder, `owner/name` is the Hub.
+    /// Parses `--model`. Nothing or `builtin` is the built-in model; an existing path, or text that looks like a path,
+    /// is a folder; `owner/name` is the Hub.
     pub fn parse(model: Option<&str>, revision: Option<String>) -> Self {
         match model {
             None | Some("builtin") => ModelSource::Builtin,
@@ -49,10 +49,10 @@ impl ModelSource {
         }
     }
 
-    /// Finds the checkpoint, downloading what is missing, and checks that it is whole.
+    /// Opens the checkpoint: downloads missing files, and checks that it is complete.
     ///
     /// # Errors
-    /// The folder or repository is not there, is not whole, or is of an unsupported class.
+    /// The folder or repository does not exist, is incomplete, or is of an unsupported class.
     pub fn open(&self, observer: &dyn LoadObserver) -> Result<Checkpoint, Error> {
         match self {
             ModelSource::Builtin => {
@@ -67,16 +67,17 @@ impl ModelSource {
     }
 }
 
-/// The checkpoint in `folder`, if it is whole and of a class that is built in.
+/// The checkpoint in `folder`, if it is complete and of a supported class.
 fn whole(folder: &Path) -> Result<Checkpoint, Error> {
-    // A model that cannot be run is told of before what it lacks.
+    // An unsupported class is reported before missing files.
     if folder.is_dir() {
         family_of(&Checkpoint::Dir(folder.into()))?;
     }
     Ok(Checkpoint::open(folder)?)
 }
 
-/// Where a damaged file of the Hub's cache is: it is taken for whole as long as it is there.
+/// Adds the path of a damaged file in the Hub's cache to the error. The file is not downloaded again until it is
+/// removed.
 fn in_cache(err: Error, folder: &Path) -> Error {
     match &err {
         Error::Load(LoadError::Damaged { file, .. }) => {
@@ -86,13 +87,13 @@ fn in_cache(err: Error, folder: &Path) -> Error {
     }
 }
 
-/// The file itself, where the cache keeps it.
+/// The path of the file after links, where the cache stores it.
 fn real(folder: &Path, file: &str) -> String {
     let path = folder.join(file);
     path.canonicalize().unwrap_or(path).display().to_string()
 }
 
-/// `owner/name`, each of the Hub's characters and neither a relative path's dots.
+/// Whether `model` is `owner/name`: both parts use the Hub's characters, and neither starts with a dot like a path.
 fn is_hub_id(model: &str) -> bool {
     let part = |part: &str| {
         !part.is_empty()

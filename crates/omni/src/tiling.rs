@@ -1,27 +1,27 @@
-//! When the VAE works in tiles.
+//! The policy of VAE tiling.
 
 use models::VaeTiling;
 
-/// When the VAE works in tiles, which takes a bounded amount of memory and more time.
+/// When the VAE works in tiles. Tiling bounds its memory and takes more time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TilingPolicy {
-    /// On a GPU, where a picture decoded or encoded whole would take more than an eighth of its memory.
+    /// On a GPU, for pictures whose decoding or encoding as a whole would take more than an eighth of its memory.
     #[default]
     Auto,
-    /// All pictures larger than a tile, as diffusers after `vae.enable_tiling()`.
+    /// For all pictures larger than a tile, like diffusers after `vae.enable_tiling()`.
     On,
     /// Never.
     Off,
 }
 
-/// The share of a GPU's memory that the VAE may take for a picture as a whole: the rest is for weights, and for what other
-/// requests hold meanwhile.
+/// Divisor of a GPU's memory: the VAE may take this share for an untiled picture. The rest is for weights and for other
+/// requests.
 const SHARE: u64 = 8;
 
 impl TilingPolicy {
-    /// What a model is loaded with, on a GPU with so many bytes of memory in all; on a CPU there are none, and `auto`
-    /// decodes whole: tiles overlap, so that they are up to 1.8 times the work, and a picture does not depend on how much
-    /// memory a machine has.
+    /// The tiling to load a model with. `gpu_memory` is the GPU's total memory in bytes, `None` on a CPU. On a CPU
+    /// `auto` does not tile: overlapping tiles are up to 1.8 times the work, and a picture must not depend on the
+    /// machine's memory.
     pub fn resolve(self, gpu_memory: Option<u64>) -> VaeTiling {
         match (self, gpu_memory) {
             (TilingPolicy::On, _) => VaeTiling::Always,

@@ -1,7 +1,7 @@
-//! Files that are there whole or not at all.
+//! Atomic file writes.
 //!
-//! They are written beside their place and renamed into it, so that a full disk, or the end of the program, leaves
-//! what was there before.
+//! A file is written under a temporary name beside its target and then renamed. A full disk, or the end of the program,
+//! leaves the previous file in place.
 
 use std::fs;
 use std::io::{self, Write};
@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, NamedTempFile};
 
-/// Writes `bytes` to `path`. What a link leads to is written, not the link, and what is no file (a pipe) is written
-/// as it stands.
+/// Writes `bytes` to `path` atomically. Follows links. A target that is not a regular file, e.g. a pipe, is written
+/// directly.
 ///
 /// # Errors
-/// The operating system's reason; `path` is then what it was.
+/// The operating system's reason. `path` is then unchanged.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let place = led_to(path);
     let before = fs::metadata(&place).ok();
@@ -25,19 +25,19 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(before) = before {
         file.as_file().set_permissions(before.permissions())?;
     }
-    // Some file systems tell only here that there is no room.
+    // Some file systems report a full disk only here.
     file.as_file().sync_data()?;
     file.persist(&place).map_err(|err| err.error)?;
     Ok(())
 }
 
-/// Whether [`write_whole`] could write to `path` now. Nothing is left behind.
+/// Checks that [`write_whole`] could write to `path` now. Leaves no file behind.
 ///
 /// # Errors
 /// The operating system's reason.
 pub fn check_writable(path: &Path) -> io::Result<()> {
     let place = led_to(path);
-    // Such as a name that is too long.
+    // For example, a name that is too long.
     if let Some(err) = fs::symlink_metadata(&place).err().filter(|err| err.kind() != io::ErrorKind::NotFound) {
         return Err(err);
     }
@@ -50,13 +50,13 @@ pub fn check_writable(path: &Path) -> io::Result<()> {
     beside(&place).map(drop)
 }
 
-/// What a link leads to, also where that is not there yet; anything else is itself.
+/// The target of a link, even if it does not exist yet; any other path unchanged.
 fn led_to(path: &Path) -> PathBuf {
     let next = || Some(path.parent()?.join(fs::read_link(path).ok()?));
     fs::canonicalize(path).ok().or_else(next).unwrap_or_else(|| path.to_owned())
 }
 
-/// An empty file in the folder of `place`, which goes with the value.
+/// An empty temporary file in the folder of `place`, deleted on drop.
 fn beside(place: &Path) -> io::Result<NamedTempFile> {
     let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.map_or_else(|| PathBuf::from("."), Path::to_owned);
@@ -65,13 +65,13 @@ fn beside(place: &Path) -> io::Result<NamedTempFile> {
     #[cfg(unix)]
     let builder = {
         use std::os::unix::fs::PermissionsExt;
-        // As of any new file: less what the umask takes.
+        // The mode of any new file; the umask applies.
         builder.permissions(fs::Permissions::from_mode(0o666))
     };
     builder.tempfile_in(folder).map_err(unnamed)
 }
 
-/// The same reason, without the name of a file that nobody has heard of.
+/// The same error without the temporary file's name, which means nothing to the user.
 fn unnamed(err: io::Error) -> io::Error {
     if err.raw_os_error().is_some() { err } else { err.kind().into() }
 }

@@ -1,7 +1,7 @@
-//! The Hub's cache on this machine: where it is, and who else writes a repository into it.
+//! The Hub's cache on this machine: its paths, and the locks between processes that write to it.
 //!
-//! Python's client locks single files. Here a whole repository is downloaded by one process at a time, which holds the
-//! locks of its files too; the others wait as long as bytes arrive.
+//! Python's client locks single files. Here one process at a time downloads a whole repository, and it holds the locks
+//! of the files too. The other processes wait as long as bytes arrive.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -12,13 +12,13 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use crate::error::Error;
 
-/// What decides where the cache is, the first that is set.
+/// Environment variables that place the cache; the first that is set wins.
 const VARIABLES: [&str; 4] = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"];
 /// The lock of a whole repository, beside those of its files.
 const LOCK: &str = "latentd.lock";
-/// How often one that waits looks.
+/// Interval at which a waiting process tries again.
 const POLL: Duration = Duration::from_millis(200);
-/// How long a download may stand still before those that wait for it give up.
+/// How long another process's download may stall before a waiting process gives up.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A repository's place in the cache.
@@ -30,7 +30,7 @@ pub(crate) struct HubCache {
     patience: Duration,
 }
 
-/// Held by the process that downloads; the system lets go of it when the process ends, however it does.
+/// The lock of the process that downloads. The system releases it when the process ends, even after a crash.
 pub(crate) struct DownloadLock {
     _file: File,
 }
@@ -48,7 +48,7 @@ impl HubCache {
         }
     }
 
-    /// The folder of `revision`, as far as it is there.
+    /// The folder of `revision`, if it exists.
     pub(crate) fn snapshot_at(&self, revision: &str) -> Option<PathBuf> {
         let commit = match is_commit(revision) {
             true => revision.to_owned(),
@@ -83,7 +83,7 @@ impl HubCache {
         }
         let folder = path.parent().unwrap_or(&path);
         std::fs::create_dir_all(folder)?;
-        // A link to a blob that was deleted.
+        // The link is dangling: its blob was deleted.
         if path.is_symlink() {
             std::fs::remove_file(&path)?;
         }
@@ -103,7 +103,8 @@ impl HubCache {
         Cache::new(self.root.clone()).repo(repo)
     }
 
-    /// The lock that Python's client holds while it downloads the contents with the tag `etag`, if nobody holds it.
+    /// Takes the lock that Python's client holds while it downloads the contents with the tag `etag`; `None` if it is
+    /// held.
     ///
     /// # Errors
     /// The cache cannot be written to.
@@ -112,15 +113,15 @@ impl HubCache {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => Ok(None),
-            // A file system that has no locks has no one who could hold one.
+            // On a file system without locks no other process can hold one.
             Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
         }
     }
 
-    /// Becomes the one process that downloads the repository, once no other does.
+    /// Waits until no other process downloads the repository, and takes its lock.
     ///
     /// # Errors
-    /// The cache cannot be written to, or the other's download stands still.
+    /// The cache cannot be written to, or the other process's download stalls.
     pub(crate) fn lock(&self) -> Result<DownloadLock, Error> {
         let unwritable = |err| self.unwritable(&err);
         std::fs::create_dir_all(&self.locks).map_err(unwritable)?;
@@ -130,20 +131,20 @@ impl HubCache {
         let mut file = open().map_err(unwritable)?;
         self.wait(|| match file.try_lock() {
             Err(TryLockError::WouldBlock) => Attempt::Wait(std::fs::read_to_string(&path).unwrap_or_default()),
-            // A file system that has no locks has no one who could hold one.
+            // On a file system without locks no other process can hold one.
             Ok(()) | Err(TryLockError::Error(_)) => Attempt::Done(()),
         })?;
         let host = sysinfo::System::host_name().unwrap_or_else(|| "this machine".into());
-        // What is written here is for the eyes of those that wait.
+        // Waiting processes show this text.
         let _ = file.set_len(0).and_then(|()| write!(file, "process {} on {host}", std::process::id()));
         Ok(DownloadLock { _file: file })
     }
 
-    /// What `download` gives, once no other program, such as Python's client, holds one of the files' locks. `None` is
-    /// a download that ran into such a lock.
+    /// Runs `download` once no other program, such as Python's client, holds the lock of one of the files. `download`
+    /// returns `None` if it met such a lock, and is then tried again.
     ///
     /// # Errors
-    /// The other's download stands still.
+    /// The other program's download stalls.
     pub(crate) fn after_others<T>(&self, mut download: impl FnMut() -> Option<T>) -> Result<T, Error> {
         self.wait(|| match self.other_lock() {
             Some(lock) => Attempt::Wait(format!("another program, which holds `{}`", lock.display())),
@@ -151,7 +152,7 @@ impl HubCache {
         })
     }
 
-    /// A lock of a single file that is held.
+    /// The path of a single file's lock that is held, if any.
     fn other_lock(&self) -> Option<PathBuf> {
         let entries = std::fs::read_dir(&self.locks).ok()?.flatten().map(|entry| entry.path());
         let mut files = entries.filter(|path| path.file_name().is_some_and(|name| name != LOCK));
@@ -161,7 +162,7 @@ impl HubCache {
         })
     }
 
-    /// Tries until it is done, and says once for whom it waits.
+    /// Repeats `attempt` until it is done, and reports once which process it waits for.
     fn wait<T>(&self, mut attempt: impl FnMut() -> Attempt<T>) -> Result<T, Error> {
         let (mut told, mut seen, mut since) = (false, self.arrived(), Instant::now());
         loop {
@@ -190,7 +191,7 @@ impl HubCache {
         }
     }
 
-    /// What the repository's files, whole and unfinished ones, have come to: another value where bytes have arrived.
+    /// Sizes and times of the repository's files, complete and unfinished. The value changes when bytes arrive.
     fn arrived(&self) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
         let entries = std::fs::read_dir(&self.blobs).into_iter().flatten().flatten();
         let files = entries.filter_map(|entry| {
@@ -225,37 +226,37 @@ impl HubCache {
     }
 }
 
-/// Whether a revision names a commit itself.
+/// Whether a revision is a commit hash.
 fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether `name`, which the Hub sent, stays in the folder that it is joined to.
+/// Whether `name`, sent by the Hub, stays inside the folder that it is joined to.
 pub(crate) fn stays_inside(name: &str) -> bool {
     !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// A relative link at `path`, which has `parts` components below the snapshot: it survives a move of the cache.
+/// Creates a relative link at `path`, so that the cache can be moved. `path` has `parts` components below the snapshot.
 #[cfg(unix)]
 fn link(_blob: &Path, etag: &str, path: &Path, parts: usize) -> io::Result<()> {
     let up = "../".repeat(parts + 1);
     std::os::unix::fs::symlink(format!("{up}blobs/{etag}"), path)
 }
 
-/// Symbolic links need administrator rights on Windows.
+/// Creates a hard link, or a copy: symbolic links need administrator rights on Windows.
 #[cfg(not(unix))]
 fn link(blob: &Path, _etag: &str, path: &Path, _parts: usize) -> io::Result<()> {
     std::fs::hard_link(blob, path).or_else(|_| std::fs::copy(blob, path).map(drop))
 }
 
-/// Of something that another process may hold.
+/// Result of one attempt at something that another process may hold.
 enum Attempt<T> {
     Done(T),
-    /// For whom.
+    /// The holder to wait for.
     Wait(String),
 }
 
-/// Tells whoever looks: a server's log, or the terminal.
+/// Writes to the server's log if there is one, else to the terminal.
 fn say(message: &str) {
     if tracing::dispatcher::has_been_set() {
         tracing::warn!("{message}");

@@ -22,7 +22,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 pub(crate) struct HubClient {
     /// Follows all redirects: large files are stored on other hosts.
     http: Client,
-    /// Follows redirects on the same host only: the Hub's own answer has a file's tag, the storage's has not.
+    /// Follows redirects on the same host only. The Hub's response has the file's tag, the storage host's does not.
     heads: Client,
     endpoint: Url,
     /// Owner and name.
@@ -106,10 +106,10 @@ struct Sibling {
 }
 
 impl HubClient {
-    /// Of repository `id` (`owner/name`).
+    /// A client for repository `id` (`owner/name`).
     ///
     /// # Errors
-    /// The endpoint is no URL, or the system has no certificates to check it with.
+    /// The endpoint is not a URL, or the system has no certificates to check it with.
     pub(crate) fn new(id: &str, settings: &HubSettings) -> Result<Self, HubError> {
         let endpoint = Url::parse(&settings.endpoint).ok().filter(|url| url.has_host());
         let endpoint = endpoint
@@ -236,7 +236,7 @@ fn is_same_host(attempt: &Attempt<'_>) -> bool {
     previous.len() <= 10 && previous.first().is_some_and(|first| first.host_str() == attempt.url().host_str())
 }
 
-/// The response, unless its status is an error. A redirect is not: it is the Hub's answer for files stored elsewhere.
+/// The response, unless its status is an error. A redirect is valid: the Hub sends it for files stored elsewhere.
 fn check(answer: Response) -> Result<Response, HubError> {
     let status = answer.status();
     if status.is_success() || status.is_redirection() {

@@ -12,15 +12,15 @@ use reqwest::StatusCode;
 use super::cache::HubCache;
 use super::client::{FileHead, HubClient, HubError, Retries};
 
-/// How many requests for metadata run at a time, and how many downloads.
+/// Maximum number of concurrent metadata requests, and of concurrent downloads.
 const HEADS: usize = 8;
 const FETCHES: usize = 8;
 
-/// Downloads those of `files` of `commit` that the cache lacks, and returns the commit's folder. `progress` is called
-/// with the bytes received and the bytes in all.
+/// Downloads the `files` of `commit` that the cache lacks, and returns the commit's folder. `progress` receives the
+/// bytes downloaded and in total.
 ///
 /// # Errors
-/// [`HubError::Locked`] if another program downloads one of them; the Hub's refusals, the network's and the disk's.
+/// [`HubError::Locked`] if another program downloads one of the files; errors of the Hub, the network and the disk.
 pub(crate) async fn download(
     client: &HubClient,
     cache: &HubCache,

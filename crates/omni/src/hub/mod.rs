@@ -1,8 +1,8 @@
-//! A checkpoint from the Hugging Face Hub, through its own cache layout, which Python's client shares.
+//! Checkpoints from the Hugging Face Hub, in the cache layout that Python's client uses too.
 //!
-//! hf-hub provides the layout only. Version 1 of its client cannot be built without Xet and aws-lc, a fifth of the first
-//! build, and does not resume downloads. Version 0.5 accepts only built-in certificates, and downloads cached files
-//! again after every new commit. `client.rs` sends the requests instead, with the server's HTTP client.
+//! hf-hub provides the layout only. Version 1 of its client cannot be built without Xet and aws-lc, a fifth of the
+//! first build, and does not resume downloads. Version 0.5 accepts only built-in certificates, and downloads cached
+//! files again after every new commit. `client.rs` sends the requests instead, with the server's HTTP client.
 
 mod cache;
 mod client;
@@ -35,17 +35,17 @@ const FILES: &[&str] = &[
     "vae/*.safetensors",
 ];
 
-/// The folder of repository `id` (`owner/name`) at `revision`: from the cache if it is there whole, else completed
-/// which `observer` is told of.
+/// The folder of repository `id` (`owner/name`) at `revision`. Files missing from the cache are downloaded, and
+/// `observer` follows the download.
 ///
 /// # Errors
-/// The repository or revision does not exist or may not be read, is no pipeline, or the network fails and the cache
-/// does not have all of it.
+/// The repository or revision does not exist, cannot be read or is not a pipeline; or the network fails and the cache
+/// is incomplete.
 pub(crate) fn snapshot(id: &str, revision: Option<&str>, observer: &dyn LoadObserver) -> Result<PathBuf, Error> {
     let settings = HubSettings::from_env();
     let repository = Repository::new(id, revision, &settings);
-    // A whole cached checkpoint is used as it is, with no look at the network: a server must start
-    // the same way on a plane. `--revision` names another.
+    // A complete cached checkpoint is used without asking the network, so that a server starts the same way offline.
+    // `--revision` selects another.
     let lacking = match repository.cached() {
         Cached::Whole(folder) => return Ok(folder),
         lacking => lacking,
@@ -54,7 +54,7 @@ pub(crate) fn snapshot(id: &str, revision: Option<&str>, observer: &dyn LoadObse
         return Err(Error::Hub(repository.offline(&lacking)));
     }
     let _lock = repository.cache.lock()?;
-    // Whoever has been waited for may have fetched what lacked.
+    // The process that held the lock may have downloaded the missing files.
     match repository.cached() {
         Cached::Whole(folder) => Ok(folder),
         Cached::Lacks { folder, file } => repository.complete(&folder, &file, observer),
@@ -67,13 +67,13 @@ pub(crate) fn snapshot(id: &str, revision: Option<&str>, observer: &dyn LoadObse
 pub enum InHubCache {
     /// Nothing.
     Absent,
-    /// All that loading reads.
+    /// All files that loading reads.
     Whole,
-    /// Something, and what is wrong with it.
+    /// Some files, and what is wrong with them.
     Faulty(String),
 }
 
-/// How much of repository `id` the Hub's cache has. The network is not asked.
+/// How much of repository `id` the Hub's cache has, without a network request.
 pub fn in_hub_cache(id: &str) -> InHubCache {
     match Repository::new(id, None, &HubSettings::from_env()).cached() {
         Cached::Nothing => InHubCache::Absent,
@@ -87,15 +87,15 @@ pub fn in_hub_cache(id: &str) -> InHubCache {
     }
 }
 
-/// What the cache has of a revision.
+/// How much of a revision the cache has.
 enum Cached {
     Nothing,
-    /// No more than part of it, and the first file that lacks.
+    /// A part, and the first missing file.
     Lacks {
         folder: PathBuf,
         file: String,
     },
-    /// All that loading reads, though it may be wrong with it.
+    /// All files that loading reads, though some may be damaged.
     Whole(PathBuf),
 }
 
@@ -116,7 +116,7 @@ impl<'a> Repository<'a> {
         self.revision.unwrap_or("main")
     }
 
-    /// What the cache has. The network is not asked.
+    /// How much the cache has, without a network request.
     fn cached(&self) -> Cached {
         let Some(folder) = self.cache.snapshot_at(self.revision()) else { return Cached::Nothing };
         match Checkpoint::open(&folder).err().and_then(|err| err.missing_file()) {
@@ -125,8 +125,8 @@ impl<'a> Repository<'a> {
         }
     }
 
-    /// Fetches what `folder` of the cache lacks: of the same commit, so that what is there counts. If the Hub does not
-    /// have it any more, the revision as it is now.
+    /// Downloads the files missing from `folder` of the cache, from the same commit, so that the cached files count. If
+    /// the Hub no longer has that commit, downloads the current revision.
     fn complete(&self, folder: &Path, file: &str, observer: &dyn LoadObserver) -> Result<PathBuf, Error> {
         let commit = folder.file_name().map_or_else(|| self.revision().into(), |name| name.to_string_lossy());
         match self.download(&commit, observer) {
@@ -138,14 +138,14 @@ impl<'a> Repository<'a> {
         }
     }
 
-    /// Downloads what the cache lacks of `revision`, once no other program downloads it.
+    /// Downloads the missing files of `revision`, once no other program downloads them.
     fn download(&self, revision: &str, observer: &dyn LoadObserver) -> Result<PathBuf, Error> {
         tracing::info!(model = self.id, cache = %self.cache.root().display(), "downloading");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|err| Error::Hub(format!("cannot start the Hub's client: {err}")))?;
         let client = HubClient::new(self.id, self.settings).map_err(|err| self.explain(&err, revision))?;
         let listing = runtime.block_on(client.list(revision)).map_err(|err| self.explain(&err, revision))?;
-        // Checked before 20 GB are downloaded.
+        // Checked first, because the weights are 20 GB.
         if !listing.files.iter().any(|file| file == "model_index.json") {
             return Err(models::not_diffusers(self.id, &listing.files).into());
         }
@@ -164,7 +164,7 @@ impl<'a> Repository<'a> {
         Ok(folder)
     }
 
-    /// Why there is no model without the network.
+    /// The message for a model that would need the network in offline mode.
     fn offline(&self, lacking: &Cached) -> String {
         let (id, root) = (self.id, self.cache.root().display());
         let next = "unset it to have it downloaded, or name a model's folder";
@@ -180,7 +180,7 @@ impl<'a> Repository<'a> {
         }
     }
 
-    /// What to do next, by what went wrong.
+    /// Turns a Hub error into a message that says what to do next.
     fn explain(&self, err: &HubError, revision: &str) -> Error {
         let id = self.id;
         Error::Hub(match err {
@@ -200,10 +200,10 @@ impl<'a> Repository<'a> {
     }
 }
 
-/// How the message begins where the network fails.
+/// Start of the message for a network failure.
 const UNREACHABLE: &str = "cannot reach the Hub";
 
-/// Whether `file` of a repository is one of those that are read.
+/// Whether loading reads `file` of a repository.
 fn is_read(file: &str) -> bool {
     FILES.iter().any(|pattern| match pattern.split_once('*') {
         Some((start, end)) => file.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),

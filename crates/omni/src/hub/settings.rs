@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// What the environment says of the Hub.
+/// The Hub's settings in the environment.
 pub(crate) struct HubSettings {
     /// The folder of all repositories.
     pub(crate) cache_dir: PathBuf,
@@ -18,7 +18,7 @@ impl HubSettings {
         HubSettings::new(|name| std::env::var(name).ok())
     }
 
-    /// From the values of `variable`. A token may be in a file that they name.
+    /// Settings from the values of `variable`. The token may be in a file that one of them names.
     fn new(variable: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let home = home(&set);
@@ -34,7 +34,7 @@ impl HubSettings {
     }
 }
 
-/// The folder of Hugging Face's libraries.
+/// The cache folder of Hugging Face's libraries.
 fn home(set: &impl Fn(&str) -> Option<String>) -> PathBuf {
     let below = |folder: String, path: &str| Path::new(&folder).join(path);
     if let Some(home) = set("HF_HOME") {
@@ -46,7 +46,7 @@ fn home(set: &impl Fn(&str) -> Option<String>) -> PathBuf {
     }
 }
 
-/// `HF_TOKEN`, else what `hf auth login` has written.
+/// The token from `HF_TOKEN`, else the one that `hf auth login` stored.
 fn token(set: &impl Fn(&str) -> Option<String>, home: &Path) -> Option<String> {
     if is_true(set("HF_HUB_DISABLE_IMPLICIT_TOKEN")) {
         return None;
