@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use diffusion::{ImageRequest, Interrupt, Pipeline};
@@ -18,7 +18,7 @@ use crate::readiness::{Load, Readiness};
 use crate::refusal::SubmitError;
 use crate::run::{EventLoop, Workers};
 use crate::state::State;
-use crate::ticket::{NOT_WAITING, Ticket};
+use crate::ticket::{Place, Ticket};
 use crate::worker;
 
 /// A cheap handle to the scheduler. The event loop, and with it every worker, ends once the
@@ -160,9 +160,10 @@ impl Scheduler {
     fn ticket(&self, request: ImageRequest) -> (Submission, Ticket) {
         let id = self.next_id();
         let (sender, updates) = mpsc::unbounded_channel();
-        let position = Arc::new(AtomicUsize::new(NOT_WAITING));
+        let place = Place::default();
+        let position = place.0.clone();
         let events = self.events.clone();
-        let ticket = Ticket { id, updates, events, position: position.clone(), answered: false };
+        let ticket = Ticket::new(updates, place, move || _ = events.send(Event::Cancel(id)));
         let span = Span::current();
         (Submission { id, request: Box::new(request), updates: sender, position, span }, ticket)
     }

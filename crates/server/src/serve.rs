@@ -34,7 +34,7 @@ pub async fn serve(listener: TcpListener, state: AppState, mut stop: mpsc::Recei
         tracing::info!("stopping: finishing accepted jobs");
         let finish = async {
             let (begun, drain_timeout) = (Instant::now(), draining.config.drain_timeout);
-            draining.scheduler.drain(drain_timeout).await;
+            draining.queue.drain(drain_timeout).await;
             let left = drain_timeout.saturating_sub(begun.elapsed());
             let _ = timeout(left.min(TELL.0), all_told(&draining)).await;
             let _ = close.send(());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use diffusion::ModelCard;
-use scheduler::{Readiness, Scheduler, SubmitError};
+use scheduler::{Queue, Readiness, SubmitError};
 
 use crate::access::Access;
 use crate::api::bounds::Purpose;
@@ -20,7 +20,7 @@ use crate::uploads::{MemoryBounds, MemoryLedger};
 /// The state shared by all handlers; a cheap clone.
 #[derive(Clone, Debug)]
 pub struct AppState {
-    pub(crate) scheduler: Scheduler,
+    pub(crate) queue: Arc<dyn Queue>,
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) metrics: Metrics,
     pub(crate) access: Arc<Access>,
@@ -38,11 +38,11 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// The state of a server that submits its jobs to `scheduler`; the scheduler's observer must be that of `metrics`.
-    pub fn new(scheduler: Scheduler, config: ServerConfig, metrics: Metrics) -> Self {
+    /// The state of a server that submits its jobs to `queue`, whose observer must be that of `metrics`.
+    pub fn new(queue: impl Queue + 'static, config: ServerConfig, metrics: Metrics) -> Self {
+        let queue: Arc<dyn Queue> = Arc::new(queue);
         let access = Arc::new(Access::new(&config));
-        let audits =
-            Arc::new(Audits::new(config.cache_audit, config.plans.clone(), scheduler.clone(), metrics.clone()));
+        let audits = Arc::new(Audits::new(config.cache_audit, config.plans.clone(), queue.clone(), metrics.clone()));
         let clock = Clock::default();
         let uploads = MemoryBounds { all: config.uploads.upload_memory, client: config.uploads.client_upload_memory };
         let pictures =
@@ -51,7 +51,7 @@ impl AppState {
         let jobs = Arc::new(Jobs::new(Bounds::of(config.job_memory)));
         let replays = Arc::new(Replays::new(Bounds::of(config.replay_memory)));
         AppState {
-            scheduler,
+            queue,
             config: Arc::new(config),
             metrics,
             access,
@@ -74,7 +74,7 @@ impl AppState {
 
     /// The card of the loaded model, or the error that a submission would return.
     pub(crate) fn card(&self) -> Result<Arc<ModelCard>, SubmitError> {
-        let readiness = self.scheduler.readiness();
+        let readiness = self.queue.readiness();
         let has_ended = readiness.has_changed().is_err();
         match &*readiness.borrow() {
             // The last value is out of date.

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod chaos;
+mod contract;
 mod faults;
 mod idle;
 mod interrupts;

@@ -18,7 +18,7 @@ use cache::{CacheConfig, Plans, Quality};
 use diffusion::ImageRequest;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use scheduler::{Generated, JobOptions, Scheduler};
+use scheduler::{Generated, JobOptions, Queue};
 use tokio::task::spawn_blocking;
 use tracing::Instrument;
 
@@ -37,7 +37,7 @@ pub(crate) struct Audits {
     pictures: AtomicU64,
     tally: Mutex<Tally>,
     plans: Plans,
-    scheduler: Scheduler,
+    queue: Arc<dyn Queue>,
     metrics: Metrics,
 }
 
@@ -50,9 +50,9 @@ pub(crate) struct Audit {
 }
 
 impl Audits {
-    /// Audits for this share of the pictures that `scheduler` makes, with or without `plans`.
-    pub(crate) fn new(share: f64, plans: Plans, scheduler: Scheduler, metrics: Metrics) -> Self {
-        Audits { share, pictures: AtomicU64::new(0), tally: Mutex::default(), plans, scheduler, metrics }
+    /// Audits for this share of the pictures that `queue` makes, with or without `plans`.
+    pub(crate) fn new(share: f64, plans: Plans, queue: Arc<dyn Queue>, metrics: Metrics) -> Self {
+        Audits { share, pictures: AtomicU64::new(0), tally: Mutex::default(), plans, queue, metrics }
     }
 
     /// Chooses which of the requested pictures are audited; `cache` is the configuration they are made with.
@@ -113,7 +113,7 @@ impl Audit {
 
     async fn run(self, cached: Sample, audits: Arc<Audits>) {
         let options = JobOptions { latents: true, ..JobOptions::default() };
-        let ticket = audits.scheduler.submit_idle(*self.uncached, options);
+        let ticket = audits.queue.submit_idle(*self.uncached, options);
         let measured = match ticket.finished().await {
             Ok(Generated { image, latents, .. }) => {
                 let compare = move || Measured::of(&Sample { image, latents }, &cached);

@@ -112,7 +112,7 @@ async fn begin(
     if attachments.are_elsewhere() {
         attachments = attachments.judged(card.input_images, &state.pictures).await?;
         let least = asked.least_requests(&card, limits)?;
-        state.scheduler.check(least, options).await?;
+        state.queue.check(least, options).await?;
     }
     let pictures = attachments.decoded(state.config.uploads.image_urls.as_ref(), &state.pictures).await?;
     let requests = asked.image_requests(pictures, &card, limits, rand::random)?;
@@ -120,7 +120,7 @@ async fn begin(
     note(log, &terms, options);
     let audits = state.audits.choose(&requests, terms.cache.as_ref());
     let options = JobOptions { latents: audits.iter().any(Option::is_some), ..options };
-    let tickets = state.scheduler.submit_all(requests, options).await?;
+    let tickets = state.queue.submit_all(requests, options).await?;
     counted.begun();
     let watcher = Live::start(Run::new(tickets), terms, audits, state.run_services());
     if !asked.run_async {

@@ -262,7 +262,7 @@ fn a_server_whose_scheduler_has_ended_is_not_well() {
     let app = app(state.clone());
     let status = |path| of_server.block_on(get(&app, path)).status.as_u16();
     assert_eq!(status("/health"), 200);
-    let mut readiness = state.scheduler.readiness();
+    let mut readiness = state.queue.readiness();
     of_scheduler.shutdown_timeout(std::time::Duration::from_secs(10));
     assert!(of_server.block_on(async { readiness.wait_for(|_| false).await.is_err() }));
     assert_eq!([status("/health"), status("/readyz"), status("/livez")], [503, 503, 200]);

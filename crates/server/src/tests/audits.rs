@@ -81,7 +81,7 @@ async fn audits_that_make_way_are_counted() {
     let (state, app) = audited(1.0).await;
     assert_eq!(generate(&app, json!({"prompt": "a cat", "size": "64x64"})).await.status, 200);
     // A worker waits for a moment before it starts idle work.
-    state.scheduler.drain(std::time::Duration::from_secs(10)).await;
+    state.queue.drain(std::time::Duration::from_secs(10)).await;
     assert_eq!(over(&app, 1).await["dropped"], 1);
     assert!(get(&app, "/metrics").await.text.contains("\nlatentd_cache_audits_total{outcome=\"dropped\"} 1\n"));
 }

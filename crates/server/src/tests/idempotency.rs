@@ -39,7 +39,7 @@ async fn requests_with_one_key_are_one_request() {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(state.scheduler.load().borrow().waiting, 0);
+        assert_eq!(state.queue.load().borrow().waiting, 0);
         pipeline.gate.open();
     };
     let spelt = json!({"stream": false, "prompt": "a cat", "size": null});
@@ -133,7 +133,7 @@ async fn the_job_goes_on_until_the_last_waiter_leaves() {
     load_becomes(&state, |load| load.running == 1).await;
     drop(first);
     tokio::time::sleep(Duration::from_millis(30)).await;
-    assert_eq!(state.scheduler.load().borrow().running, 1, "someone waits still");
+    assert_eq!(state.queue.load().borrow().running, 1, "someone waits still");
     drop(second);
     load_becomes(&state, |load| load.running == 0).await;
     pipeline.gate.open();

@@ -119,7 +119,7 @@ async fn stopped(drain_timeout: Duration, asks: bool) -> Duration {
     let job = id(&submit(&app(state.clone()), json!({})).await);
     load_becomes(&state, |load| load.running == 1).await;
     server.stop.send(()).await.unwrap();
-    let mut readiness = state.scheduler.readiness();
+    let mut readiness = state.queue.readiness();
     readiness.wait_for(|readiness| *readiness == Readiness::Draining).await.unwrap();
     let path = format!("/v1/images/jobs/{job}");
     assert!(sockets::get(server.address, &path).await.contains(r#""status":"in_progress""#));
@@ -349,10 +349,10 @@ async fn a_server_that_stops_finishes_its_jobs_and_takes_no_more() {
     let job = id(&submit(&app, json!({})).await);
     load_becomes(&state, |load| load.running == 1).await;
     let draining = tokio::spawn({
-        let scheduler = state.scheduler.clone();
+        let scheduler = state.queue.clone();
         async move { scheduler.drain(Duration::from_secs(60)).await }
     });
-    let mut readiness = state.scheduler.readiness();
+    let mut readiness = state.queue.readiness();
     readiness.wait_for(|readiness| *readiness == scheduler::Readiness::Draining).await.unwrap();
     let late = submit(&app, json!({})).await;
     assert_eq!((late.status.as_u16(), &late.json["error"]["code"]), (503, &json!("shutting_down")));

@@ -93,7 +93,7 @@ pub(crate) async fn configured_state(
 
 /// Waits until the scheduler's load is as `expected`.
 pub(crate) async fn load_becomes(state: &AppState, expected: impl FnMut(&Load) -> bool) {
-    let mut load = state.scheduler.load();
+    let mut load = state.queue.load();
     let became = timeout(Duration::from_secs(10), load.wait_for(expected));
     became.await.expect("the load stays as it is").unwrap();
 }

@@ -359,7 +359,7 @@ async fn after_a_failed_load_the_reason_is_given() {
 async fn while_draining_nothing_is_taken() {
     let state = state(&FakePipeline::default()).await;
     let app = app(state.clone());
-    state.scheduler.drain(Duration::from_secs(10)).await;
+    state.queue.drain(Duration::from_secs(10)).await;
     let expected = "503 shutting_down - | the server is shutting down";
     let answer = generate(&app, json!({"prompt": "a cat"})).await;
     assert_eq!(line(&answer), expected);

@@ -97,7 +97,7 @@ async fn a_client_that_leaves_does_not_touch_another() {
     let leaving = start_generation(server.address, r#"{"prompt": "a dog", "num_inference_steps": 1000}"#).await;
     load_becomes(&state, |load| load.running + load.waiting == 2).await;
     // Either may be in a step already, and the scheduler chooses when the other joins.
-    while state.scheduler.load().borrow().running < 2 {
+    while state.queue.load().borrow().running < 2 {
         pipeline.gate.allow(1);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -159,7 +159,7 @@ async fn the_first_stop_finishes_what_was_taken_and_refuses_the_rest() {
     running_becomes(&state, 1).await;
 
     server.stop.send(()).await.unwrap();
-    let mut readiness = state.scheduler.readiness();
+    let mut readiness = state.queue.readiness();
     let draining = readiness.wait_for(|readiness| *readiness == Readiness::Draining);
     timeout(Duration::from_secs(10), draining).await.expect("the server drains").unwrap();
     assert_status(&get(server.address, "/readyz").await, 503);
