@@ -1,5 +1,5 @@
-//! Times a step of a pipeline that takes none: from the worker to the event loop and back, which is how long a device waits
-//! between two steps.
+//! Measures the round trip of a step whose pipeline does no work: from the worker to the event loop and back. This is
+//! how long a device is idle between two steps.
 //!
 //!     cargo run --release -p scheduler --features test-util --example round_trip
 
@@ -9,7 +9,7 @@ use std::time::Instant;
 use scheduler::fake::{FakePipeline, request};
 use scheduler::{JobOptions, Readiness, Scheduler, SchedulerConfig, Update};
 
-/// Steps of a job: the most that a request may ask for.
+/// Steps of a job: the maximum of a request.
 const STEPS: usize = 1000;
 const ROUNDS: usize = 9;
 

@@ -1,4 +1,4 @@
-//! Whether jobs are taken, from the books alone.
+//! Admission control, from the books alone.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::refusal::SubmitError;
 use crate::state::State;
 
 impl State {
-    /// Puts all of `jobs` in line, or none.
+    /// Queues all of `jobs`, or none.
     ///
     /// # Errors
-    /// The bound that they exceed.
+    /// The first bound that they exceed.
     pub(crate) fn submit(&mut self, jobs: Vec<Job>) -> Result<(), SubmitError> {
         for job in self.check(jobs)? {
             self.sharing.join(job.id, job.owner);
@@ -23,7 +23,7 @@ impl State {
         Ok(())
     }
 
-    /// The jobs as they would be put in line.
+    /// Returns the jobs as they would be queued, with their effective deadlines.
     pub(crate) fn check(&self, mut jobs: Vec<Job>) -> Result<Vec<Job>, SubmitError> {
         for job in &mut jobs {
             let longest = self.config.max_deadline.map(|from_now| job.arrived.saturating_add(from_now));
@@ -33,14 +33,14 @@ impl State {
         Ok(jobs)
     }
 
-    /// How long everything in hand will take.
+    /// Predicted time to finish all jobs in hand.
     pub(crate) fn predicted_drain(&self) -> Duration {
         drain(self, &[])
     }
 }
 
-/// Whether `jobs` are put in line, all or none. An empty line takes any number, so that no bound
-/// of the line can shut a large submission out for ever.
+/// Checks whether `jobs` may be queued, all or none. An empty queue takes any number, so that no bound of the queue can
+/// shut out a large submission for ever.
 ///
 /// # Errors
 /// The first bound that they exceed.
@@ -60,10 +60,10 @@ pub(crate) fn admit(state: &State, jobs: &[Job]) -> Result<(), SubmitError> {
     Ok(())
 }
 
-/// Whether a worker has the memory for a job.
+/// Checks whether any worker has the memory for a job.
 ///
 /// # Errors
-/// The bound that it exceeds.
+/// The memory bound that the job exceeds.
 pub(crate) fn fits(state: &State, job: &Job) -> Result<(), SubmitError> {
     let bytes = job.cost.memory.alone();
     match largest_budget(state).filter(|budget| bytes > *budget) {
@@ -72,15 +72,15 @@ pub(crate) fn fits(state: &State, job: &Job) -> Result<(), SubmitError> {
     }
 }
 
-/// The most that a job may need, if all workers are bounded.
+/// The largest memory budget of a worker, if all workers are bounded.
 fn largest_budget(state: &State) -> Option<u64> {
     let lanes = state.lanes.iter().filter(|lane| lane.status != LaneStatus::Lost);
     let budgets = lanes.map(|lane| lane.budget(&state.config)).collect::<Option<Vec<_>>>()?;
     budgets.into_iter().max().or(state.config.memory_budget)
 }
 
-/// Whether a job may be done within `deadline` that arrives together with `mates`. It is refused only where it would be
-/// late however much faster than foreseen all turns are of which too little is known.
+/// Checks whether a job that arrives together with `mates` can meet `deadline`. It is refused only if even the lower
+/// bounds of all uncertain times exceed the deadline.
 fn in_time(state: &State, job: &Job, mates: &[Job], deadline: Duration) -> Result<(), SubmitError> {
     let own = |estimate| all(state, mates.iter(), estimate) + state.cost.alone(job, estimate);
     let behind_others = |estimate| completion(state, job, mates, estimate);
@@ -96,15 +96,15 @@ fn in_time(state: &State, job: &Job, mates: &[Job], deadline: Duration) -> Resul
     }
 }
 
-/// How long everything in hand and `more` will take, and no less than the longest job takes alone.
+/// Predicted time to finish all jobs in hand and `more`, at least the time of the longest job alone.
 pub(crate) fn drain(state: &State, more: &[Job]) -> Duration {
     let jobs = || state.jobs().chain(more);
     let longest = jobs().map(|job| state.cost.alone(job, Estimate::Expected)).max();
     all(state, jobs(), Estimate::Expected).max(longest.unwrap_or_default())
 }
 
-/// How long until `jobs` have a place in line, which they do not have now: until enough of those in line are
-/// taken up and the backlog is short enough, or until the line is empty.
+/// Time until `jobs`, refused now, would have a place in the queue: until enough queued jobs have started and the
+/// backlog is short enough, or until the queue is empty.
 fn place_in(state: &State, jobs: &[Job]) -> Duration {
     let SchedulerConfig { max_waiting, max_backlog, .. } = state.config;
     let n_waiting = state.waiting.len();
@@ -114,8 +114,8 @@ fn place_in(state: &State, jobs: &[Job]) -> Duration {
     taken_up_in(state, &ordering, n_too_many).max(backlog).min(taken_up_in(state, &ordering, n_waiting))
 }
 
-/// How long until the first `n` jobs of the line are taken up: what goes before the last of them is done, and as
-/// many that run have left as they need places of.
+/// Time until the first `n` queued jobs have started. All work ranked before the last of them must be done, and as many
+/// running jobs must have finished as places are needed.
 fn taken_up_in(state: &State, ordering: &Ordering<'_>, n: usize) -> Duration {
     let mut line: Vec<_> = state.waiting.iter().map(|job| ordering.rank(job)).collect();
     line.sort_unstable();
@@ -131,8 +131,8 @@ fn taken_up_in(state: &State, ordering: &Ordering<'_>, n: usize) -> Duration {
     before.max(places)
 }
 
-/// How long after its arrival a job will be done that arrives together with `mates`, if nothing
-/// that comes later goes before it: a turn that is under way, all that goes before it, then its own time.
+/// Time from arrival to completion of a job that arrives together with `mates`, if no later job is ranked before it:
+/// the turn in progress, all work ranked before it, then its own time.
 fn completion(state: &State, job: &Job, mates: &[Job], estimate: Estimate) -> Duration {
     let group: Vec<_> = mates.iter().chain([job]).copied().collect();
     let ordering = Ordering::with(state, &group, job.arrived);
@@ -141,13 +141,13 @@ fn completion(state: &State, job: &Job, mates: &[Job], estimate: Estimate) -> Du
     turn_ends_in(state, &ordering, job, estimate) + all(state, before, estimate) + state.cost.alone(job, estimate)
 }
 
-/// How long until the first worker is done with a turn of jobs that come after `job`. It is broken off only where
-/// nobody waits for any of them any more.
+/// Time until the first worker finishes a turn of jobs ranked after `job`. A turn is interrupted only if none of its
+/// jobs has a waiting client.
 fn turn_ends_in(state: &State, ordering: &Ordering<'_>, job: &Job, estimate: Estimate) -> Duration {
     let rank = ordering.rank(job);
     let ends_in = |lane: &Lane| {
         let mut in_hand = lane.at_work.iter().filter(|other| lane.running.iter().any(|job| job.id == other.id));
-        // Those that come before `job` are counted with what goes before it.
+        // Jobs ranked before `job` are counted with the work before it.
         let is_waited_for = in_hand.clone().next().is_some() && in_hand.all(|other| ordering.rank(other) > rank);
         match is_waited_for {
             true => (lane.turn_began + state.cost.turn_takes(&lane.at_work, estimate)).saturating_sub(state.now),
@@ -157,7 +157,7 @@ fn turn_ends_in(state: &State, ordering: &Ordering<'_>, job: &Job, estimate: Est
     state.lanes.iter().filter(|lane| lane.status != LaneStatus::Lost).map(ends_in).min().unwrap_or_default()
 }
 
-/// How long the workers take for `jobs`: either their steps are full, or all their places are.
+/// Time that the workers need for `jobs`. The limit is either full steps or occupied places.
 fn all<'a>(state: &State, jobs: impl Iterator<Item = &'a Job>, estimate: Estimate) -> Duration {
     let (mut work, mut alone) = (Duration::ZERO, Duration::ZERO);
     for job in jobs {

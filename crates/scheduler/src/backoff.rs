@@ -1,13 +1,13 @@
-//! How long to wait before something that failed is tried again.
+//! The wait before a failed operation is retried.
 
 use std::time::Duration;
 
-/// Waits that double from one failure to the next.
+/// Exponential backoff: the wait doubles with each failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
-    /// After the first failure.
+    /// The wait after the first failure.
     pub first: Duration,
-    /// The longest.
+    /// The maximum wait.
     pub most: Duration,
 }
 
@@ -18,7 +18,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The wait after so many failures in a row; none after none.
+    /// The wait after `failures` failures in a row; zero after none.
     pub fn after(&self, failures: u32) -> Duration {
         match failures.checked_sub(1) {
             None => Duration::ZERO,

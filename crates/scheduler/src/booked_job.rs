@@ -1,4 +1,4 @@
-//! What the policy knows of a job.
+//! A job in the books: what the policy knows of it.
 
 use std::time::Duration;
 
@@ -6,48 +6,49 @@ use diffusion::{RequestCost, StepReport};
 
 use crate::config::{JobOptions, PRIORITIES};
 
-/// The number of a job.
+/// Unique number of a job.
 pub type JobId = u64;
-/// The index of a worker.
+/// Index of a worker.
 pub type WorkerId = usize;
 
-/// What the policy knows of a job.
+/// A job in the books: what the policy knows of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Job {
     pub(crate) id: JobId,
     pub(crate) cost: RequestCost,
     pub(crate) steps_left: usize,
-    /// When it was submitted.
+    /// Time of submission.
     pub(crate) arrived: Duration,
-    /// When its answer is of no use any more.
+    /// Time after which the answer is useless.
     pub(crate) deadline: Option<Duration>,
     pub(crate) priority: i8,
     pub(crate) owner: u64,
     pub(crate) needs: Needs,
-    /// Previews that it has had, before it began again too: each is drawn once.
+    /// Previews drawn so far, including those before a restart: each is drawn once.
     pub(crate) previews_had: usize,
     pub(crate) company: Company,
-    /// Turns for it in which the pipeline panicked or the device failed. With one, it is a suspect and steps alone.
+    /// Number of the job's turns in which the pipeline panicked or the device failed. From the first on, the job is a
+    /// suspect and steps alone.
     pub(crate) faults: u8,
 }
 
-/// What the memory of its worker has room for beside a job, as running out has taught.
+/// What may share the worker's memory with a job, learnt from running out of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Company {
-    /// Others step with it.
+    /// Other jobs may step with it.
     Stepping,
-    /// Others are held while it has its turns.
+    /// Other states may be held, but its turns are its own.
     Held,
-    /// Nothing else is held.
+    /// No other state may be held.
     None,
 }
 
-/// The turn that a job needs next.
+/// The next turn that a job needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
     Encode,
     Step,
-    /// The picture on the way that is due after its last step.
+    /// The preview that is due after its last step.
     Preview,
     Decode,
 }
@@ -70,19 +71,19 @@ impl Job {
         }
     }
 
-    /// Steps behind it.
+    /// Number of completed steps.
     pub(crate) fn steps_taken(&self) -> usize {
         self.cost.steps - self.steps_left
     }
 
-    /// Previews that are still to be drawn, the one that is due included.
+    /// Number of previews still to be drawn, including one that is due.
     pub(crate) fn previews_left(&self) -> usize {
         let due = usize::from(self.needs == Needs::Preview);
         let behind = self.cost.previews_due(self.steps_taken()).max(self.previews_had);
         self.cost.previews_due(self.cost.steps) - behind + due
     }
 
-    /// A step of it is done.
+    /// Records a completed step.
     pub(crate) fn stepped(&mut self, report: &StepReport) {
         self.steps_left -= 1;
         let taken = self.steps_taken();
@@ -92,7 +93,7 @@ impl Job {
         self.needs = self.next_need();
     }
 
-    /// What it needs after a step.
+    /// The next turn after a step.
     fn next_need(&self) -> Needs {
         let taken = self.steps_taken();
         let behind = self.cost.previews_due(taken - 1).max(self.previews_had);
@@ -103,12 +104,12 @@ impl Job {
         }
     }
 
-    /// The job as it was when it came.
+    /// The job reset to its start.
     pub(crate) fn whole(&self) -> Job {
         Job { steps_left: self.cost.steps, needs: Needs::Encode, ..*self }
     }
 
-    /// Whether no other job takes part in its steps.
+    /// Whether no other job may share its steps.
     pub(crate) fn steps_alone(&self) -> bool {
         self.faults > 0 || self.company > Company::Stepping
     }

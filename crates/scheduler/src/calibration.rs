@@ -1,4 +1,4 @@
-//! Measures a pipeline before it takes jobs, by making small pictures with it.
+//! Measures a pipeline before it takes jobs, by generating small pictures with it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,21 +9,21 @@ use diffusion::{
     PipelineError, RequestCost, RgbImage, Sampler, SamplingParams,
 };
 
-/// What was measured. The default is nothing.
+/// The measurements; empty by default.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Calibration {
     /// (work, seconds) of steps.
     pub(crate) steps: Vec<(f64, f64)>,
-    /// The same of encodings.
+    /// (work, seconds) of encodings.
     pub(crate) encode: Vec<(f64, f64)>,
-    /// The same of decodings.
+    /// (work, seconds) of decodings.
     pub(crate) decode: Vec<(f64, f64)>,
-    /// The same of bringing pictures to the size asked for.
+    /// (work, seconds) of resizing pictures to the requested size.
     pub(crate) fit: Vec<(f64, f64)>,
 }
 
 impl fmt::Display for Calibration {
-    /// The steps, each as how long it took for how much work.
+    /// Lists the steps, each with its work and duration.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.steps.is_empty() {
             return f.write_str("no steps");
@@ -37,35 +37,35 @@ impl fmt::Display for Calibration {
     }
 }
 
-/// What is stepped, least load first: the default size divided by so much, so many at a time.
+/// The measured steps, smallest load first: the divisor of the default size, and the batch sizes.
 const PLAN: [(usize, &[usize]); 4] = [(16, &[1]), (4, &[1, 4]), (2, &[2]), (1, &[1, 2])];
 
-/// The shortest side that the first of them is for: nothing smaller is asked of a model of large pictures, and what
-/// small ones take is not told by a line through larger ones.
+/// Minimum side at the first entry of [`PLAN`]: a model of large pictures is not asked for anything smaller. Larger
+/// entries do not predict the time of small pictures.
 const LEAST_SIDE: usize = 64;
 
-/// A model that was made for certain sizes enlarges pictures of the default size so many times a side, as far as any may
-/// be enlarged.
+/// Enlargements per side of the default size that are measured for a model with native sizes, as far as pictures may be
+/// enlarged.
 const ENLARGED: [usize; 2] = [4, 16];
 
-/// The runs of one step or decoding, if there is time: the first may have to make ready what the others use. Short ones are
-/// repeated until they took [`ENOUGH`]: each may be disturbed.
+/// Number of runs of one step or decoding, time permitting; the first may include one-time setup. Short runs are
+/// repeated until they took [`ENOUGH`] in total, because any of them may be disturbed.
 const RUNS: usize = 3;
 const MOST_RUNS: usize = 20;
 const ENOUGH: Duration = Duration::from_millis(200);
 
-/// Lets one of several workers measure its pipeline, as devices are taken to be alike, while those that have
-/// loaded theirs too wait and disturb nothing.
+/// Lets only one of several workers measure its pipeline, because devices are assumed to be alike. Workers that have
+/// loaded meanwhile wait, so that they do not disturb the measurement.
 #[derive(Clone, Debug)]
 pub(crate) struct MeasureOnce(Arc<Mutex<Duration>>);
 
 impl MeasureOnce {
-    /// For so long at most.
+    /// Limits the measurement to `limit`.
     pub(crate) fn new(limit: Duration) -> Self {
         MeasureOnce(Arc::new(Mutex::new(limit)))
     }
 
-    /// What was measured until `interrupt` was set: nothing by all but the first.
+    /// Measures until `interrupt` is set. All callers but the first get an empty result.
     pub(crate) fn calibrate<P: Pipeline>(&self, pipeline: &mut P, interrupt: &Interrupt) -> Calibration {
         let mut limit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::take(&mut *limit) {
@@ -75,8 +75,8 @@ impl MeasureOnce {
     }
 }
 
-/// Steps, encodes and decodes until all is measured, the pipeline fails, or the next measurement
-/// would not be done within `limit`. The least load is stepped once in any case.
+/// Steps, encodes and decodes until everything is measured, the pipeline fails, or the next measurement would exceed
+/// `limit`. The smallest step is measured in any case.
 fn calibrate<P: Pipeline>(pipeline: &mut P, limit: Duration, interrupt: &Interrupt) -> Calibration {
     let mut bench = Bench { begun: Instant::now(), limit, interrupt, measured: Calibration::default() };
     match bench.all(pipeline) {
@@ -94,7 +94,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Measures whatever there is time for; whether that was all.
+    /// Measures as much as time permits. Returns whether that was everything.
     fn all<P: Pipeline>(&mut self, p: &mut P) -> Result<bool, PipelineError> {
         let ImageSize { width, height } = p.card().default_size;
         let is_tiny = |divisor: usize| divisor > 4 && width.min(height) < divisor * LEAST_SIDE;
@@ -112,7 +112,7 @@ impl Bench<'_> {
         Ok(true)
     }
 
-    /// Measures one size; whether there was time for all of it.
+    /// Measures one size. Returns whether there was time for all of it.
     fn size<P: Pipeline>(&mut self, p: &mut P, divisor: usize, batches: &[usize]) -> Result<bool, PipelineError> {
         let request = request(p.card(), smaller(p.card().default_size, divisor));
         let cost = p.estimator()(&request);
@@ -135,8 +135,8 @@ impl Bench<'_> {
         Ok(true)
     }
 
-    /// Measures what it takes to bring a picture to the size asked for, beside decoding it, of a model that does; whether
-    /// there was time for it.
+    /// Measures the time of resizing to the requested size, beyond the decoding, for a model that resizes. Returns
+    /// whether there was time for it.
     fn enlarged<P: Pipeline>(&mut self, p: &mut P, asked: ImageSize) -> Result<bool, PipelineError> {
         let card = p.card();
         let Some(fit) = Fit::nearest(asked, &card.native_sizes) else { return Ok(true) };
@@ -155,7 +155,7 @@ impl Bench<'_> {
         Ok(true)
     }
 
-    /// The least seconds of some decodings of a state that was stepped.
+    /// Minimum seconds over repeated decodings of a stepped state.
     fn decoding<P: Pipeline>(&mut self, p: &mut P, mut state: P::State) -> Result<f64, PipelineError> {
         p.release(&mut state);
         let interrupt = self.interrupt;
@@ -167,7 +167,7 @@ impl Bench<'_> {
         Ok(least.as_secs_f64())
     }
 
-    /// Measures the first step of `n` requests like `state`, if there is time.
+    /// Measures the first step of `n` requests like `state`, if time permits.
     fn steps<P: Pipeline>(
         &mut self,
         p: &mut P,
@@ -190,7 +190,7 @@ impl Bench<'_> {
         Ok(true)
     }
 
-    /// The least time of one run and of as many more as there is time for.
+    /// Minimum time over one run and as many more as time permits.
     fn least(&self, mut run: impl FnMut() -> Result<Duration, PipelineError>) -> Result<Duration, PipelineError> {
         let first = Instant::now();
         let mut least = run()?;
@@ -212,24 +212,24 @@ impl Bench<'_> {
     }
 }
 
-/// How long a turn with so much work should take, from the last one measured.
+/// Predicted time of a turn of this work, from the last measurement.
 fn predicted(measured: &[(f64, f64)], work: f64) -> Duration {
     let per_work = measured.last().map_or(0.0, |(work, seconds)| seconds / work);
     Duration::try_from_secs_f64(per_work * work).unwrap_or(Duration::MAX)
 }
 
-/// A size whose sides are divided by so much.
+/// `size` with its sides divided by `divisor`.
 pub(crate) fn smaller(ImageSize { width, height }: ImageSize, divisor: usize) -> ImageSize {
     ImageSize { width: width.div_ceil(divisor), height: height.div_ceil(divisor) }
 }
 
-/// A size whose sides are so many times as long.
+/// The size with its sides multiplied by `times`.
 fn larger(ImageSize { width, height }: ImageSize, times: usize) -> ImageSize {
     ImageSize { width: width * times, height: height * times }
 }
 
-/// A request of one step, from as few pictures as the model makes one of. Its prompt has its size in it, so that
-/// no pipeline knows it already.
+/// A request of one step, with the model's minimum number of input pictures. The prompt contains the size, so that no
+/// pipeline has its encoding cached.
 pub(crate) fn request(card: &ModelCard, size: ImageSize) -> ImageRequest {
     let grey = RgbImage { size, pixels: vec![128; size.pixels() * 3] };
     ImageRequest {
@@ -271,7 +271,7 @@ mod tests {
     fn a_fast_pipeline_is_measured_at_every_load() {
         let mut pipeline = fake(Duration::from_millis(2));
         let measured = calibrate(&mut pipeline, Duration::from_secs(60), &Interrupt::default());
-        // The default size is 64x64: 16 tokens, and 1 token where it is divided by 4.
+        // The default size is 64x64: 16 tokens, or 1 token at a divisor of 4.
         assert_eq!(tokens(&measured.steps), [1.0, 4.0, 8.0, 16.0, 32.0]);
         assert!(measured.steps.iter().all(|point| point.1 >= 0.002), "{measured:?}");
         assert_eq!(measured.encode.len(), 3);

@@ -1,4 +1,4 @@
-//! What a scheduler is told: its bounds, who watches it, and how a job differs from others.
+//! Scheduler configuration: its bounds, its observer, and the options of a job.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -7,31 +7,30 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::observer::Observer;
 
-/// How much a scheduler takes on.
+/// The bounds of a scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulerConfig {
-    /// Most jobs that one worker holds at a time, at least 1. How many step together is up to the
-    /// cost model.
+    /// Maximum number of jobs that one worker holds at a time, at least 1. The cost model decides how many of them step
+    /// together.
     pub max_batch: usize,
-    /// Most jobs that wait in line; one submission into an empty line may exceed it.
+    /// Maximum number of queued jobs; one submission into an empty queue may exceed it.
     pub max_waiting: usize,
-    /// Longest predicted time to finish everything in hand at which jobs are still taken; an empty
-    /// line takes one submission more.
+    /// Maximum predicted time to finish everything in hand at which jobs are still accepted; an empty queue accepts one
+    /// submission beyond it.
     pub max_backlog: Option<Duration>,
-    /// Most bytes of device memory that the jobs of one worker may hold, by their estimates; without it, what is free
-    /// once the model is loaded, where the device tells ([`diffusion::Pipeline::free_bytes`]).
+    /// Maximum bytes of device memory that the jobs of one worker may hold, by their estimates. If unset, the memory
+    /// that is free once the model is loaded, if the device reports it ([`diffusion::Pipeline::free_bytes`]).
     pub memory_budget: Option<u64>,
-    /// Longest that a job may take from its submission to its answer, and the deadline of one
-    /// without a deadline of its own.
+    /// Maximum time from a job's submission to its answer. It is the deadline of a job that has none of its own.
     pub max_deadline: Option<Duration>,
     /// Whether [`JobOptions::priority`] counts.
     pub priorities: bool,
-    /// Whether the workers compute on one processor, so that idle work waits until none of them has a job.
+    /// Whether the workers share one processor. Idle work then waits until none of them has a job.
     pub shared_processor: bool,
-    /// Longest that one of the workers measures its pipeline before it takes jobs.
+    /// Maximum time that one of the workers measures its pipeline before it takes jobs.
     pub calibration: Duration,
-    /// How long a worker waits that fails: before it loads its model again, and until it is given new jobs that
-    /// another can take.
+    /// The wait of a failing worker: before it loads its model again, and until it gets new jobs that another worker
+    /// could take.
     pub backoff: Backoff,
 }
 
@@ -51,12 +50,12 @@ impl Default for SchedulerConfig {
     }
 }
 
-/// Whatever [`Scheduler::spawn`](crate::Scheduler::spawn) is told.
+/// The arguments of [`Scheduler::spawn`](crate::Scheduler::spawn).
 #[derive(Clone, Default)]
 pub struct SpawnOptions {
     /// The bounds.
     pub config: SchedulerConfig,
-    /// Who is shown what happens.
+    /// The observer of events, if any.
     pub observer: Option<Observer>,
 }
 
@@ -73,18 +72,18 @@ impl fmt::Debug for SpawnOptions {
     }
 }
 
-/// The priorities that a job may have; those outside are taken as the nearest.
+/// The range of priorities; values outside are clamped.
 pub const PRIORITIES: RangeInclusive<i8> = -10..=10;
 
-/// How a job differs from others with the same request.
+/// Options of a job beyond its request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JobOptions {
-    /// Jobs of higher priority go first, whatever else speaks for the others.
+    /// Jobs of higher priority always go first.
     pub priority: i8,
-    /// Whose job it is, for instance a hash of the API key: owners share the workers fairly.
+    /// The owner, for instance a hash of the API key. Owners share the workers fairly.
     pub owner: u64,
-    /// How soon the answer is needed, from now.
+    /// Time from now within which the answer is needed.
     pub deadline: Option<Duration>,
-    /// Whether the answer has the [latents](crate::Generated::latents).
+    /// Whether the answer includes the [latents](crate::Generated::latents).
     pub latents: bool,
 }

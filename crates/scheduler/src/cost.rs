@@ -1,9 +1,9 @@
-//! What turns and jobs take: predictions from measured curves over the work of turns, corrected by what is observed.
+//! The cost model: predicted times of turns and jobs, from curves measured over the work of turns and corrected by
+//! observation.
 //!
-//! Two measures of a job are told apart. Its *work* is the part of a device that it takes up, in
-//! seconds of a device whose steps are full: it says who goes first and when everything is done.
-//! Its *alone time* is how long it takes on a device of its own: more than its work, where a picture
-//! is too small to fill one.
+//! A job has two measures. Its *work* is the device time that it takes up, in seconds of a device whose steps are full:
+//! it decides who goes first and when everything is done. Its *alone time* is its duration on a device of its own: more
+//! than its work if the picture is too small to fill the device.
 
 use std::time::Duration;
 
@@ -16,29 +16,29 @@ use crate::pace::Pace;
 use crate::reuse::Reuse;
 use crate::times::Times;
 
-/// Steps before anything was measured: those of a large model on a large GPU, which a picture of
-/// 1024x1024 fills. The first observed step corrects the seconds, nothing the shape.
+/// Assumed step times before any measurement: those of a large model on a large GPU, which a picture of 1024x1024
+/// fills. The first observed step corrects the seconds but not the shape of the curve.
 const NOMINAL: [(f64, f64); 2] = [(1.0, 0.1), (7e13, 0.2)];
 
-/// Which estimate of a time is meant.
+/// The kind of estimate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Estimate {
-    /// What is to be expected.
+    /// The expected value.
     Expected,
-    /// What it will hardly fall below: far less for works of a size that was never seen.
+    /// A likely lower bound: far below the expected value for sizes never seen.
     AtLeast,
 }
 
-/// Predicts how long turns and jobs take. Devices are taken to be alike.
+/// Predicts the times of turns and jobs. Devices are assumed to be alike.
 #[derive(Debug)]
 pub(crate) struct CostModel {
     steps: Times,
     encode: Times,
-    /// Of pictures, and of previews that are drawn like them.
+    /// Decoding pictures, and previews drawn with the VAE.
     decode: Times,
-    /// Of previews without the VAE.
+    /// Drawing previews without the VAE.
     sketch: Times,
-    /// Of either that is brought to the size asked for.
+    /// Resizing either to the requested size.
     fit: Times,
     reuse: Reuse,
 }
@@ -57,7 +57,7 @@ impl Default for CostModel {
 }
 
 impl CostModel {
-    /// Takes over what was measured; what was not stays as it is.
+    /// Replaces what was measured; what was not measured keeps its times.
     pub(crate) fn calibrate(&mut self, calibration: &Calibration) {
         self.steps.calibrate(&calibration.steps);
         self.encode.calibrate(&calibration.encode);
@@ -65,23 +65,23 @@ impl CostModel {
         self.fit.calibrate(&calibration.fit);
     }
 
-    /// The load that a job's next step is expected to be.
+    /// Expected load of a job's next step.
     pub(crate) fn load(&self, job: &Job) -> f64 {
         self.next_load(job, Estimate::Expected)
     }
 
-    /// The load that the steps left of a job are expected to be, in the mean.
+    /// Expected mean load of a job's remaining steps.
     pub(crate) fn mean_load(&self, job: &Job) -> f64 {
         let left = self.loads(&job.cost, Estimate::Expected).left(&job.cost, job.steps_taken());
         left / job.steps_left.max(1) as f64
     }
 
-    /// Seconds of a step with this load. Where there is none, no pass is made.
+    /// Seconds of a step with this load; 0 without load, because no pass runs.
     pub(crate) fn step(&self, load: f64) -> f64 {
         if load > 0.0 { self.curve().seconds(load) } else { 0.0 }
     }
 
-    /// The load from which on throughput hardly grows.
+    /// The load beyond which throughput hardly grows.
     pub(crate) fn budget(&self) -> f64 {
         self.curve().budget()
     }
@@ -90,7 +90,7 @@ impl CostModel {
         self.steps.curve().expect("steps begin with a nominal curve. This is a bug.")
     }
 
-    /// What is left to do of a job, in seconds of a device whose steps are full.
+    /// Remaining work of a job, in seconds of a device whose steps are full.
     pub(crate) fn work(&self, job: &Job, estimate: Estimate) -> Duration {
         let seconds = |load| {
             let full = self.curve().best_seconds_per_load(load) * load;
@@ -99,13 +99,13 @@ impl CostModel {
         self.left(job, seconds, estimate)
     }
 
-    /// How long what is left of a job takes on a device of its own.
+    /// Remaining time of a job on a device of its own.
     pub(crate) fn alone(&self, job: &Job, estimate: Estimate) -> Duration {
         self.left(job, |load| self.step_as(load, estimate), estimate)
     }
 
-    /// How long a job takes on a device of its own, and what is left of it as of [`CostModel::alone`]. Asked for at every
-    /// turn for each job that is in hand: what both have in common is looked up once.
+    /// The total and the remaining time of a job on a device of its own, the latter as in [`CostModel::alone`]. Called
+    /// for every job in hand at every turn, so common lookups are shared.
     pub(crate) fn whole_and_left(&self, job: &Job) -> (Duration, Duration) {
         let steps = self.loads(&job.cost, Estimate::Expected).map(|load| self.step(load));
         let preview = self.preview(&job.cost, Estimate::Expected);
@@ -118,12 +118,12 @@ impl CostModel {
         (duration(whole), duration(left))
     }
 
-    /// Seconds that go by before a job can take its next step, once its turn begins.
+    /// Seconds from the start of a job's turn until it can take its next step.
     pub(crate) fn before_step(&self, job: &Job) -> f64 {
         self.before_step_as(job, Estimate::Expected)
     }
 
-    /// How long a turn of these jobs takes: a step of several, or whatever the one needs.
+    /// Time of a turn of these jobs: a step of several, or the next turn of a single job.
     pub(crate) fn turn_takes(&self, jobs: &[Job], estimate: Estimate) -> Duration {
         let seconds = match jobs {
             [job] if matches!(job.needs, Needs::Encode | Needs::Preview) => self.before_step_as(job, estimate),
@@ -160,7 +160,7 @@ impl CostModel {
         }
     }
 
-    /// What is left of a job whose steps take so many seconds for their load.
+    /// Remaining time of a job, given the seconds of a step for its load.
     fn left(&self, job: &Job, seconds: impl Fn(f64) -> f64, estimate: Estimate) -> Duration {
         let steps = self.loads(&job.cost, estimate).map(seconds).left(&job.cost, job.steps_taken());
         let encode = if job.needs == Needs::Encode { self.before_step_as(job, estimate) } else { 0.0 };
@@ -192,8 +192,7 @@ impl CostModel {
         }
     }
 
-    /// Seconds of a turn with so much work; of a kind that was never seen, what full steps would take for it is to be
-    /// expected.
+    /// Seconds of a turn of this work. The expected time of a kind never seen is that of full steps of the same work.
     fn turn(&self, times: &Times, work: f64, estimate: Estimate) -> f64 {
         match (estimate, times.curve()) {
             (Estimate::AtLeast, _) => times.at_least(work),
@@ -202,19 +201,19 @@ impl CostModel {
         }
     }
 
-    /// A step with this load, as it turned out, took so long.
+    /// Records that a step with this observed load took `took`.
     pub(crate) fn observe_step(&mut self, load: f64, took: Duration) {
         self.steps.observe(load, took.as_secs_f64());
     }
 
-    /// A step of such a request computed this share of its blocks.
+    /// Records the share of the blocks that a step of such a request computed.
     pub(crate) fn observe_share(&mut self, cost: &RequestCost, share: f64) {
         if cost.known.is_none() {
             self.reuse.observe(cost.kind, share);
         }
     }
 
-    /// An encoding in which so much was computed took so long.
+    /// Records that an encoding that computed this work took `took`.
     pub(crate) fn observe_encode(&mut self, work: f64, took: Duration) {
         self.encode.observe(work, took.as_secs_f64());
     }
@@ -236,8 +235,8 @@ impl CostModel {
         self.fit.observe(cost.work.fit, took.as_secs_f64() - drawn);
     }
 
-    /// The part that drawing is expected to have in a turn that then brings the picture to the size asked for. The two
-    /// are measured together, and both are taken to have been as much slower as their sum.
+    /// Expected share of drawing in a turn that also resizes to the requested size. The two are measured together; both
+    /// are assumed to deviate by the same factor.
     fn share_drawn(&self, method: PreviewMethod, work: f64, cost: &RequestCost) -> f64 {
         let drawn = self.turn(self.drawn(method), work, Estimate::Expected);
         let both = drawn + self.fit(cost, Estimate::Expected);
@@ -245,9 +244,9 @@ impl CostModel {
     }
 }
 
-/// At most some thirty years, so that the sum of many is a duration too.
+/// Clamps to about thirty years, so that sums of many durations do not overflow.
 fn duration(seconds: f64) -> Duration {
-    // To the nearest; what is no number is 0.
+    // Rounds to the nearest nanosecond; NaN becomes 0.
     Duration::from_nanos((seconds.clamp(0.0, 1e9) * 1e9 + 0.5) as u64)
 }
 

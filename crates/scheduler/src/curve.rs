@@ -1,25 +1,25 @@
-//! How long a turn takes for its load.
+//! The time of a turn as a function of its load.
 
-/// The share of the best throughput that counts as all of it.
+/// The share of the best throughput that counts as saturation.
 const SATURATED: f64 = 0.9;
 
-/// Seconds of a turn as a function of its load, the floating point operations that it takes: monotone, and linear
-/// between points.
+/// Seconds of a turn as a function of its load in floating point operations: monotone and piecewise linear.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Curve {
     /// (load, seconds), both ascending; the first load is 0.
     points: Vec<(f64, f64)>,
-    /// Fewest seconds for a unit of load, over each point and those of more load.
+    /// Minimum seconds per unit of load, over each point and all points of larger load.
     best: Vec<f64>,
-    /// The load from which on more is not worth its while.
+    /// The load beyond which more load no longer pays.
     budget: f64,
-    /// Seconds for a unit of load in a turn of that load or more. Asked for many times for each job that is in hand.
+    /// Seconds per unit of load in a turn of at least the budget. Cached, because it is read many times for each job in
+    /// hand.
     full: f64,
 }
 
 impl Curve {
-    /// A curve through what was measured, in any order; `None` without a point of positive load and
-    /// time. A point that took less time than one of lower load is taken to have taken as long.
+    /// Builds a curve through measured points, in any order; `None` without a point of positive load and time. A point
+    /// that took less time than one of lower load gets the time of the latter.
     pub(crate) fn through(measured: &[(f64, f64)]) -> Option<Curve> {
         let mut points: Vec<_> =
             measured.iter().copied().filter(|&(load, seconds)| load > 0.0 && seconds > 0.0).collect();
@@ -44,8 +44,8 @@ impl Curve {
         Some(curve)
     }
 
-    /// Beyond the last point a step takes as long for each unit of load as there: nothing says that
-    /// more would pay.
+    /// Seconds of a turn with this load. Beyond the last point the rate stays constant: nothing shows that more load
+    /// would pay.
     pub(crate) fn seconds(&self, load: f64) -> f64 {
         let after = self.points.partition_point(|point| point.0 <= load);
         let (from, from_seconds) = self.points[after.max(1) - 1];
@@ -55,30 +55,30 @@ impl Curve {
         }
     }
 
-    /// The least load whose throughput is as good as [`SATURATED`] of the best.
+    /// The smallest load whose throughput reaches [`SATURATED`] of the best.
     pub(crate) fn budget(&self) -> f64 {
         self.budget
     }
 
-    /// Seconds for a unit of load in a turn that is full: of [`Curve::budget`] or more.
+    /// Seconds per unit of load in a full turn, of [`Curve::budget`] or more.
     pub(crate) fn full_seconds_per_load(&self) -> f64 {
         self.full
     }
 
-    /// Fewest seconds for a unit of load that a turn of this load or more takes: what company can make of it.
+    /// Minimum seconds per unit of load over turns of this load or more: the best rate that a batch can reach.
     pub(crate) fn best_seconds_per_load(&self, load: f64) -> f64 {
         let after = self.points.partition_point(|point| point.0 <= load);
         let own = if load > 0.0 { self.seconds(load) / load } else { f64::INFINITY };
         self.best.get(after).map_or(own, |best| best.min(own))
     }
 
-    /// The loads of its points.
+    /// The loads of the curve's points.
     pub(crate) fn loads(&self) -> impl Iterator<Item = f64> {
         self.points.iter().map(|point| point.0)
     }
 }
 
-/// Fewest seconds for a unit of load, over each point and those behind it. Between two points lies nothing better.
+/// Minimum seconds per unit of load, over each point and those after it. No load between two points does better.
 fn best(points: &[(f64, f64)]) -> Vec<f64> {
     let mut best = vec![f64::INFINITY; points.len()];
     let mut least = f64::INFINITY;
@@ -91,8 +91,8 @@ fn best(points: &[(f64, f64)]) -> Vec<f64> {
     best
 }
 
-/// The least load at which a unit of it takes no more than `enough` seconds. Between two points the
-/// line `fixed + slope * load` is as good as that from `fixed / (enough - slope)` on.
+/// The smallest load at which a unit of load takes at most `enough` seconds. Between two points the line `fixed + slope
+/// * load` reaches that rate at `fixed / (enough - slope)`.
 fn budget(points: &[(f64, f64)], enough: f64) -> f64 {
     let reached = |pair: &[(f64, f64)]| {
         let ((from, from_seconds), (to, to_seconds)) = (pair[0], pair[1]);
@@ -102,7 +102,7 @@ fn budget(points: &[(f64, f64)], enough: f64) -> f64 {
     points.windows(2).find_map(reached).expect("the best point is enough. This is a bug.")
 }
 
-/// What a step without load would take: where the line through the first two points begins.
+/// Intercept of the line through the first two points: the time of a step without load.
 fn fixed_part(points: &[(f64, f64)]) -> f64 {
     match points {
         [(load, seconds), (next_load, next_seconds), ..] => {
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn company_is_of_more_load_never_of_less() {
-        // The best rate is at 20; what is larger cannot have it.
+        // The best rate is at 20; larger loads cannot reach it.
         let curve = Curve::through(&[(10.0, 1.0), (20.0, 1.0), (40.0, 9.0)]).unwrap();
         let best = [5.0, 20.0, 40.0, 80.0].map(|load| curve.best_seconds_per_load(load));
         assert_eq!(best, [0.05, 0.05, 0.225, 0.225]);
@@ -151,10 +151,10 @@ mod tests {
         // 1 + load / 100: a load of 900 reaches nine tenths of what an endless one would.
         let soft = budget(&[(100.0, 2.0), (1e9, 1.0 + 1e7)]);
         assert!((soft - 900.0).abs() < 0.01, "{soft}");
-        // A floor up to 64.
+        // Constant time up to 64.
         assert!((budget(&[(16.0, 1.0), (64.0, 1.0), (128.0, 2.0)]) - 57.6).abs() < 1e-9);
         assert_eq!(budget(&[(16.0, 1.0), (64.0, 4.0)]), 0.0, "nothing gained by company");
-        // Throughput that falls again: nine tenths of what was best.
+        // Throughput that falls again: nine tenths of its maximum.
         assert!((budget(&[(10.0, 1.0), (20.0, 1.0), (40.0, 9.0)]) - 18.0).abs() < 1e-9);
     }
 

@@ -1,4 +1,4 @@
-//! The scheduler's decisions without workers, clock or threads, for whoever plays arrivals against them.
+//! The scheduler's decisions without workers, clock or threads, for simulations of arrivals.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use crate::refusal::SubmitError;
 use crate::state::State;
 use crate::turn::Turn;
 
-/// The scheduler's books, filled by a simulation instead of by workers. Times count from its beginning.
+/// The scheduler's books, driven by a simulation instead of workers. Times count from its start.
 #[derive(Debug)]
 pub struct DryRun {
     state: State,
 }
 
-/// What the devices were measured to take.
+/// Measured times of the devices.
 #[derive(Clone, Debug, Default)]
 pub struct MeasuredTimes {
-    /// Loads of a step and their seconds, from the smallest.
+    /// (load, seconds) of steps, smallest load first.
     pub steps: Vec<(f64, f64)>,
     /// Seconds to encode a request.
     pub encode: f64,
@@ -30,7 +30,7 @@ pub struct MeasuredTimes {
 }
 
 impl DryRun {
-    /// Starts with `n_workers` workers that are ready, and alike.
+    /// Starts with `n_workers` identical workers, all ready.
     pub fn new(config: SchedulerConfig, n_workers: usize, times: MeasuredTimes) -> Self {
         let mut state = State::new(config, n_workers);
         let (encode, decode) = (vec![(1.0, times.encode)], vec![(1.0, times.decode_per_token)]);
@@ -39,15 +39,15 @@ impl DryRun {
         DryRun { state }
     }
 
-    /// Moves the time on.
+    /// Advances the time to `now`.
     pub fn advance(&mut self, now: Duration) {
         self.state.advance(now);
     }
 
-    /// Puts a job in line.
+    /// Queues a job.
     ///
     /// # Errors
-    /// The bound that it exceeds.
+    /// The bound that the job exceeds.
     pub fn submit(
         &mut self,
         id: JobId,
@@ -59,14 +59,14 @@ impl DryRun {
         self.state.submit(vec![Job::new(id, cost, options, now)])
     }
 
-    /// Gives each free worker its next turn, if there is one. The jobs of a step are in the order of their numbers.
+    /// Gives each free worker its next turn, if there is one. The jobs of a step are sorted by id.
     pub fn assign(&mut self, now: Duration) -> Vec<(WorkerId, Turn)> {
         let assignments = policy::assign(&self.state, now);
         self.state.assigned(&assignments);
         assignments.into_iter().filter_map(|(worker, assignment)| Some((worker, sorted(assignment.turn?)))).collect()
     }
 
-    /// Ends a worker's turn. `shares` are the shares of their blocks that the jobs of a step computed.
+    /// Ends a worker's turn. `shares` holds the share of the blocks that each job of a step computed.
     pub fn turned(&mut self, worker: WorkerId, turn: &Turn, shares: &[f64], took: Duration) {
         let jobs = self.state.turned(worker);
         match turn {
@@ -81,15 +81,15 @@ impl DryRun {
         }
     }
 
-    /// Keeps a job for when the workers have nothing else to do.
+    /// Queues a job of idle work, for when the workers have nothing else to do.
     ///
     /// # Errors
-    /// It needs more memory than there is.
+    /// The job needs more memory than any worker has.
     pub fn submit_idle(&mut self, id: JobId, cost: RequestCost) -> Result<(), SubmitError> {
         self.state.submit_idle(Job::new(id, cost, JobOptions::default(), self.state.now)).map(drop)
     }
 
-    /// When a worker may take up idle work, if nothing happens before.
+    /// The time at which a worker may take up idle work, if no event comes first.
     pub fn next_idle(&self, now: Duration) -> Option<Duration> {
         self.state.next_idle(now)
     }
@@ -101,19 +101,19 @@ impl DryRun {
         assignments.into_iter().filter_map(|(worker, assignment)| Some((worker, assignment.turn?))).collect()
     }
 
-    /// The workers that are to interrupt their idle work.
+    /// The workers that should interrupt their idle work.
     pub fn preempted(&self) -> Vec<WorkerId> {
         self.state.preempted()
     }
 
-    /// Ends a worker's turn of idle work, and returns whether its job is done.
+    /// Ends a worker's turn of idle work. Returns whether its job is done.
     pub fn idled(&mut self, worker: WorkerId, was_interrupted: bool) -> bool {
         self.state.turned(worker);
         !was_interrupted && self.state.idled(worker)
     }
 }
 
-/// A step in the order in which a worker lays it out.
+/// Sorts a step's jobs as a worker lays out its batch.
 fn sorted(mut turn: Turn) -> Turn {
     if let Turn::Step(ids) = &mut turn {
         ids.sort_unstable();

@@ -1,4 +1,4 @@
-//! What the event loop is told.
+//! Events of the event loop.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -15,38 +15,38 @@ use crate::job::Update;
 use crate::order::Done;
 use crate::refusal::SubmitError;
 
-/// Everything that can happen to the scheduler, besides the passing of time.
+/// Everything that can happen to the scheduler, except the passing of time.
 pub(crate) enum Event {
-    /// New jobs, to be taken all or none.
+    /// New jobs, to be accepted all or none.
     Submit { submissions: Vec<Submission>, options: JobOptions, reply: oneshot::Sender<Result<(), SubmitError>> },
-    /// Work to be done when there is no other.
+    /// New idle work.
     SubmitIdle { submission: Submission, options: JobOptions },
-    /// Whether such jobs would be taken now.
+    /// Asks whether such jobs would be accepted now.
     Check { requests: Vec<(JobId, ImageRequest)>, options: JobOptions, reply: oneshot::Sender<Result<(), SubmitError>> },
-    /// Nobody waits for the job any more.
+    /// The client no longer waits for the job.
     Cancel(JobId),
-    /// A worker has its model, measured it, and is idle; so many bytes of its device are free.
+    /// A worker has loaded and measured its model, and is idle. `free` is the free device memory in bytes.
     Loaded { worker: WorkerId, card: Arc<ModelCard>, estimator: Estimator, calibration: Calibration, free: Option<u64> },
-    /// A worker did what it was told, in so much time.
+    /// A worker finished its turn, which took `took`.
     Turned { worker: WorkerId, done: Done, took: Duration },
-    /// A worker's pipeline panicked or lost its device; the worker waits to be told to load its model again.
+    /// A worker's pipeline panicked or lost its device. The worker waits for the order to load its model again.
     Crashed { worker: WorkerId, reason: String },
-    /// A worker's model did not load, or not to a pipeline that works; the worker waits to be told to try again.
+    /// A worker's model did not load or did not pass its trial. The worker waits for the order to try again.
     NotLoaded { worker: WorkerId, reason: String },
     /// A worker's thread ended.
     Lost { worker: WorkerId },
-    /// Take nothing more, and say when all is done.
+    /// Accept no more jobs, and reply when all are done.
     Drain(oneshot::Sender<()>),
-    /// Answer everything now.
+    /// Answer all jobs now.
     Abort,
 }
 
-/// A job on its way in.
+/// A submitted job.
 pub(crate) struct Submission {
     pub(crate) id: JobId,
     pub(crate) request: Box<ImageRequest>,
     pub(crate) updates: mpsc::UnboundedSender<Update>,
     pub(crate) position: Arc<AtomicUsize>,
-    /// What the spans of its stages belong to.
+    /// The parent span of the job's stages.
     pub(crate) span: Span,
 }

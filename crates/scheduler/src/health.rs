@@ -1,73 +1,72 @@
-//! How a worker fares, and what follows from that.
+//! The health of a worker, and its consequences.
 //!
-//! A worker that fails is given nothing new for a while where others can take it: one that answers errors in
-//! milliseconds would otherwise be idle first every time, and have everything. Once it has failed several times with
-//! no picture between, it is tried with a small picture of our own, so that a request that always fails is not
-//! taken for a device that does. A worker that fails its trial, or panics, loads its model again, and waits longer
-//! before each load. When that comes to nothing several times in a row, it is lost.
+//! A failing worker gets no new jobs for a while if others can take them. Otherwise a worker that returns errors within
+//! milliseconds would always be idle first and attract every job. After several failures without a finished picture
+//! between them, the worker is tried with a small picture of the scheduler's own. A request that always fails is thus
+//! not mistaken for a device that does. A worker that fails its trial, or panics, loads its model again, with a growing
+//! wait before each load. After several failed loads in a row it is lost.
 
 use std::time::Duration;
 
 use crate::backoff::Backoff;
 
-/// Turns that fail with no picture between them, before the worker is tried.
+/// Failed turns without a finished picture between them, before a trial.
 const FAILURES_BEFORE_TRIAL: u32 = 3;
 
-/// Times in a row that a model may fail to load, or to pass its trial, when it is loaded again.
+/// Maximum number of reloads in a row that fail to load or to pass their trial.
 const MOST_FAILED_LOADS: u32 = 4;
 
-/// What a worker has done last.
+/// The recent record of a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Health {
-    /// Turns that failed since the last picture or trial.
+    /// Failed turns since the last picture or trial.
     failures: u32,
-    /// Loads since the last picture.
+    /// Reloads since the last picture.
     reloads: u32,
-    /// Loads in a row that came to nothing.
+    /// Failed loads in a row.
     failed_loads: u32,
     was_loaded: bool,
     shunned_until: Duration,
 }
 
-/// What becomes of a worker that has no pipeline.
+/// The next action for a worker without a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// It loads its model again, after so long.
+    /// Load the model again after this wait.
     Load(Duration),
-    /// It is lost.
+    /// Give the worker up.
     Lose,
 }
 
 impl Health {
-    /// A picture is finished: all is well.
+    /// Records a finished picture, which resets all counters.
     pub(crate) fn finished(&mut self) {
         *self = Health { was_loaded: true, ..Health::default() };
     }
 
-    /// The device failed in a turn.
+    /// Records a device failure in a turn.
     pub(crate) fn failed(&mut self, now: Duration, backoff: Backoff) {
         self.failures += 1;
         self.shunned_until = now + backoff.after(self.failures);
     }
 
-    /// Whether the worker is to show that it can make a picture, before it does anything else.
+    /// Whether the worker must pass a trial before it does anything else.
     pub(crate) fn wants_trial(&self) -> bool {
         self.failures >= FAILURES_BEFORE_TRIAL
     }
 
-    /// The worker has its model, and has passed its trial if there was one.
+    /// Records that the worker has its model and has passed its trial, if there was one.
     pub(crate) fn fit(&mut self) {
         *self = Health { failures: 0, failed_loads: 0, was_loaded: true, ..*self };
     }
 
-    /// The pipeline panicked or failed its trial. The first load after a picture is not waited for.
+    /// Records that the pipeline panicked or failed its trial. The first reload after a picture has no wait.
     pub(crate) fn broke(&mut self, backoff: Backoff) -> Next {
         self.reloads = self.reloads.saturating_add(1);
         Next::Load(backoff.after(self.reloads - 1))
     }
 
-    /// The model did not load, or not to one that passes its trial. What does not load at the start never did, and
-    /// is not tried again.
+    /// Records a failed load or a failed trial after it. A model that fails its first load is not tried again.
     pub(crate) fn did_not_load(&mut self, backoff: Backoff) -> Next {
         self.failed_loads += 1;
         if !self.was_loaded || self.failed_loads >= MOST_FAILED_LOADS {
@@ -77,7 +76,7 @@ impl Health {
         Next::Load(backoff.after(self.reloads - 1))
     }
 
-    /// Until when others are given what is new, if this is not over yet.
+    /// End of the time in which other workers are preferred for new jobs, if it is not over.
     pub(crate) fn shunned_until(&self, now: Duration) -> Option<Duration> {
         Some(self.shunned_until).filter(|until| *until > now)
     }

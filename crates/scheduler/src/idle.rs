@@ -1,9 +1,10 @@
-//! Idle work: what a worker does while nobody waits for it. The books keep it beside the jobs, so that nothing that
-//! counts, foresees or shares those sees it.
+//! Idle work: jobs that a worker runs while no client waits. The books keep them apart from other jobs, so that no
+//! count, prediction or share includes them.
 //!
-//! A worker takes it up once it has had no job in hand for a moment and none waits, and sets it aside as soon as one
-//! comes: the turn under way is interrupted, and taken again later from the state before it. That state stays with the worker while
-//! there is memory for it beside what the jobs need. Otherwise it is dropped, and the work begins again from its start.
+//! A worker takes up idle work once it has had no job for a moment and none is queued. It sets the work aside as soon
+//! as a job comes: the turn in progress is interrupted, and retried later from the state before it. That state stays on
+//! the worker while there is memory for it beside the needs of the jobs. Otherwise it is dropped, and the work
+//! restarts.
 
 use std::time::Duration;
 
@@ -13,28 +14,29 @@ use crate::refusal::SubmitError;
 use crate::state::State;
 use crate::turn::{Assignment, Turn};
 
-/// Most idle work in line; the oldest gives way.
+/// Maximum queue length of idle work; the oldest is dropped beyond it.
 const MOST_WAITING: usize = 8;
 
-/// How often the state of one is dropped before it is given up.
+/// Drops of a state after which the work is given up.
 const MOST_DROPS: u8 = 3;
 
-/// How long a worker has no job before it takes up idle work: a client that has just been answered may come again.
+/// Time without a job before a worker takes up idle work, because a client that has just been answered may send another
+/// request.
 pub(crate) const PAUSE: Duration = Duration::from_millis(200);
 
 impl State {
-    /// Puts idle work in line. Returns what gives way to it.
+    /// Queues idle work. Returns the work that is dropped for it, if any.
     ///
     /// # Errors
-    /// No worker has the memory for it.
+    /// No worker has enough memory for it.
     pub(crate) fn submit_idle(&mut self, job: Job) -> Result<Option<JobId>, SubmitError> {
         crate::admission::fits(self, &job)?;
         self.idle.push_back(Idle { job, drops: 0 });
         Ok(self.give_way())
     }
 
-    /// Takes idle work out, wherever it is; whether it was there. A turn for it is interrupted, see
-    /// [`State::preempted`].
+    /// Removes idle work from the queue or its worker. Returns whether it was found. A turn in progress for it is
+    /// interrupted, see [`State::preempted`].
     pub(crate) fn cancel_idle(&mut self, id: JobId) -> bool {
         let waiting = self.idle.len();
         self.idle.retain(|idle| idle.job.id != id);
@@ -44,15 +46,15 @@ impl State {
         is_held || self.idle.len() < waiting
     }
 
-    /// Takes all idle work out.
+    /// Removes all idle work.
     pub(crate) fn cancel_all_idle(&mut self) -> Vec<JobId> {
         let held = self.lanes.iter_mut().filter_map(|lane| lane.drop_idle());
         let held: Vec<_> = held.chain(self.idle.drain(..)).map(|idle| idle.job.id).collect();
         held
     }
 
-    /// Has workers drop the state of idle work that their turns for jobs leave no memory for. Returns what is given up
-    /// by that.
+    /// Makes workers drop the state of idle work that their next turns for jobs leave no memory for. Returns the work
+    /// that is given up because of it.
     pub(crate) fn make_room(&mut self, assignments: &mut [(WorkerId, Assignment)]) -> Vec<JobId> {
         let mut gone = Vec::new();
         for (worker, Assignment { drop, turn }) in assignments {
@@ -69,15 +71,16 @@ impl State {
         gone
     }
 
-    /// A turn of `jobs` ran out of memory. If their worker holds the state of idle work, it drops that first, and the
-    /// turn is taken again as it was: what is given up by that, if anything.
+    /// Handles a turn of `jobs` that ran out of memory. If the worker holds the state of idle work, it drops that
+    /// first, and the turn is retried unchanged. Returns `None` if no such state was held, and otherwise the work that
+    /// is given up, if any.
     pub(crate) fn ran_out_beside_idle(&mut self, worker: WorkerId, jobs: &[Job]) -> Option<Option<JobId>> {
         let idle = self.lanes[worker].drop_idle()?;
         jobs.iter().filter(|job| job.needs == Needs::Encode).for_each(|job| self.put_back(job.id));
         Some(self.begin_again(idle))
     }
 
-    /// The next turns of workers that have had no job for a moment, where none waits.
+    /// The next turns of idle work, for workers that have had no job for a moment, if no job is queued.
     pub(crate) fn assign_idle(&self, now: Duration) -> Vec<(WorkerId, Assignment)> {
         let mut line = self.idle.iter();
         let rest = self.lanes.iter().enumerate().filter(|(_, lane)| self.may_idle(lane, now));
@@ -93,7 +96,7 @@ impl State {
         rest.filter_map(turn).collect()
     }
 
-    /// Enters what [`State::assign_idle`] decided.
+    /// Records what [`State::assign_idle`] decided.
     pub(crate) fn assigned_idle(&mut self, assignments: &[(WorkerId, Assignment)]) {
         for (worker, _) in assignments {
             let lane = &mut self.lanes[*worker];
@@ -103,7 +106,7 @@ impl State {
         }
     }
 
-    /// When a worker has rested long enough for the idle work that there is.
+    /// The time at which the next worker has rested long enough for the idle work in hand.
     pub(crate) fn next_idle(&self, now: Duration) -> Option<Duration> {
         let rested = |lane: &Lane| lane.idle.rests_since + PAUSE;
         let resting = self.lanes.iter().filter(|lane| !self.idle.is_empty() || lane.idle.held.is_some());
@@ -111,7 +114,7 @@ impl State {
         resting.map(rested).min()
     }
 
-    /// The workers at a turn of idle work that is to end: jobs wait, or the work was given up.
+    /// The workers whose turn of idle work must end, because jobs wait or the work was given up.
     pub(crate) fn preempted(&self) -> Vec<WorkerId> {
         let is_wanted = !self.waiting.is_empty() || self.config.shared_processor && !self.is_at_rest();
         let ends = |lane: &Lane| lane.idle.is_at_work && (is_wanted || lane.idle.held.is_none());
@@ -119,7 +122,8 @@ impl State {
         lanes.map(|(worker, _)| worker).collect()
     }
 
-    /// A turn of idle work did what it should; whether it was the last, and the work is no longer in the books.
+    /// Records a successful turn of idle work. Returns whether it was the last; the work is then removed from the
+    /// books.
     pub(crate) fn idled(&mut self, worker: WorkerId) -> bool {
         let Some(Idle { job, .. }) = &mut self.lanes[worker].idle.held else { return false };
         match job.needs {
@@ -136,7 +140,7 @@ impl State {
         false
     }
 
-    /// The worker has no pipeline any more. Idle work that it was at may be why, and is given up.
+    /// Records that the worker lost its pipeline. Idle work in its turn may be the cause and is given up.
     pub(crate) fn idle_lost(&mut self, worker: WorkerId) -> Option<JobId> {
         let IdleLane { held, is_at_work, .. } = std::mem::take(&mut self.lanes[worker].idle);
         match (held?, is_at_work) {
@@ -145,7 +149,7 @@ impl State {
         }
     }
 
-    /// Whether no job is in hand.
+    /// Whether there is no job in hand.
     fn is_at_rest(&self) -> bool {
         self.jobs().next().is_none()
     }
@@ -157,7 +161,7 @@ impl State {
         is_fit && is_free && is_quiet && now >= lane.idle.rests_since + PAUSE
     }
 
-    /// Puts idle work whose state is gone back in line, before all other. Returns what is given up by that.
+    /// Requeues idle work whose state is gone, before all other. Returns the work that is given up because of it.
     fn begin_again(&mut self, idle: Idle) -> Option<JobId> {
         let drops = idle.drops + 1;
         if drops >= MOST_DROPS {
@@ -167,14 +171,14 @@ impl State {
         self.give_way()
     }
 
-    /// The oldest, where there is too much.
+    /// Drops the oldest idle work if the queue is too long.
     fn give_way(&mut self) -> Option<JobId> {
         (self.idle.len() > MOST_WAITING).then(|| self.idle.pop_front())?.map(|idle| idle.job.id)
     }
 }
 
 impl Lane {
-    /// Takes its idle work out; the worker is told to drop the state at the next turn.
+    /// Removes the lane's idle work; the worker drops the state at its next turn.
     fn drop_idle(&mut self) -> Option<Idle> {
         let idle = self.idle.held.take()?;
         self.cancelled.push(idle.job.id);
@@ -182,7 +186,7 @@ impl Lane {
     }
 }
 
-/// The bytes that a lane's jobs need while this turn is taken, and at most in those that follow.
+/// Maximum bytes that a lane's jobs need during this turn and the turns that follow.
 fn needed(lane: &Lane, turn: &Turn, waiting: &[Job]) -> u64 {
     let encoded = waiting.iter().find(|job| *turn == Turn::Encode(job.id));
     let jobs = || lane.running.iter().chain(encoded);

@@ -1,4 +1,4 @@
-//! What ends the turn that a worker is at, and all that workers do once the scheduler is gone.
+//! Interrupts for the turns of workers, and for all their work once the scheduler is gone.
 
 use std::time::Duration;
 
@@ -6,42 +6,42 @@ use diffusion::Interrupt;
 
 use crate::booked_job::WorkerId;
 
-/// The interrupts of the turns in progress. Dropping it, with the event loop, ends them all.
+/// The interrupts of the turns in progress. Dropping this, with the event loop, sets them all.
 #[derive(Debug)]
 pub(crate) struct Interrupts {
-    /// Of what workers do without having been told to: the measuring at the start.
+    /// Interrupts work without an order: the calibration at startup.
     shutdown: Interrupt,
     turns: Vec<Turn>,
 }
 
-/// The last turn of a worker.
+/// The interrupt state of a worker's last turn.
 #[derive(Debug, Default)]
 struct Turn {
     interrupt: Interrupt,
-    /// When it was interrupted.
+    /// Time of the interrupt, if set.
     since: Option<Duration>,
 }
 
 impl Interrupts {
-    /// Of workers that load; their measuring ends with `shutdown`.
+    /// Creates the interrupts of loading workers, whose calibration ends with `shutdown`.
     pub(crate) fn new(n_workers: usize, shutdown: Interrupt) -> Self {
         Interrupts { shutdown, turns: (0..n_workers).map(|_| Turn::default()).collect() }
     }
 
-    /// What the worker's next turn looks at.
+    /// Returns the interrupt of the worker's next turn.
     pub(crate) fn begin(&mut self, worker: WorkerId) -> Interrupt {
         self.turns[worker] = Turn::default();
         self.turns[worker].interrupt.clone()
     }
 
-    /// Ends the worker's turn at `now`, unless that was done before.
+    /// Interrupts the worker's turn at `now`, unless it is interrupted already.
     pub(crate) fn set(&mut self, worker: WorkerId, now: Duration) {
         let turn = &mut self.turns[worker];
         turn.interrupt.set();
         turn.since.get_or_insert(now);
     }
 
-    /// The worker is back at `now`: how long it went on after its turn was interrupted, if it was.
+    /// Records that the worker is back at `now`. Returns the time since its turn was interrupted, if it was.
     pub(crate) fn ended(&mut self, worker: WorkerId, now: Duration) -> Option<Duration> {
         self.turns[worker].since.take().map(|since| now.saturating_sub(since))
     }

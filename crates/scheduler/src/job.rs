@@ -1,90 +1,89 @@
-//! What becomes of a job: the news on the way and the one answer at the end.
+//! Updates on the progress of a job, and its one answer at the end.
 
 use std::time::Duration;
 
 use diffusion::{PipelineError, RgbImage, StepReport};
 
-/// The one answer that every job gets.
+/// The answer of a job; every job gets exactly one.
 pub type Outcome = Result<Generated, JobError>;
 
-/// A finished picture and how it came about.
+/// A finished picture and a record of its generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
     /// The picture, of the requested size.
     pub image: RgbImage,
     /// Text-encoder tokens of the prompts.
     pub prompt_tokens: usize,
-    /// What whoever sent the job should know, in sentences.
+    /// Warnings for the client, as sentences.
     pub warnings: Vec<String>,
-    /// Where the time went.
+    /// The time of each stage.
     pub timings: Timings,
-    /// Jobs that were before it in line when it was submitted.
+    /// Jobs ahead of it in the queue at submission.
     pub position: usize,
-    /// One report a denoising step.
+    /// One report per denoising step.
     pub steps: Vec<StepReport>,
-    /// What the picture was decoded from, as [`Pipeline::latents`](diffusion::Pipeline::latents) has it, where that
-    /// was asked for and could be had.
+    /// The latents that the picture was decoded from, as of [`Pipeline::latents`](diffusion::Pipeline::latents), if
+    /// requested and available.
     pub latents: Option<Vec<f32>>,
 }
 
-/// Where a job's time went. What the stages leave out of the whole was spent waiting for the
-/// turns of others.
+/// The time of each stage of a job. The rest of the total was spent waiting for turns of other jobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// From submission until a worker took the job up.
+    /// From submission until a worker started the job.
     pub queue: Duration,
     /// Encoding the prompts and pictures and drawing the noise.
     pub encode: Duration,
-    /// The denoising steps, each counted whole however many jobs shared it.
+    /// The denoising steps. Each counts in full, however many jobs shared it.
     pub denoise: Duration,
-    /// Turning the latents into pixels.
+    /// Decoding the latents to pixels.
     pub decode: Duration,
 }
 
-/// News of a job.
+/// An update on a job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {
-    /// A worker took it up.
+    /// A worker started the job.
     Started {
-        /// How long it was in line.
+        /// Time in the queue.
         queued: Duration,
     },
-    /// A step is behind it.
+    /// A step is done.
     Stepped(StepReport),
-    /// The worker that ran it failed, or had no memory for it beside others: it is in line again and runs from its
-    /// start, to the same picture. The steps that were told are void and will be told again; previews that were told
-    /// are not.
+    /// The worker failed, or had no memory for the job beside others. The job is queued again and runs from its start,
+    /// to the same picture. The steps reported so far are void and will be reported again; previews will not be
+    /// repeated.
     Restarted,
-    /// What the picture will look like, as far as the last step foresees.
+    /// A preview of the picture, from the estimate of the last step.
     Preview {
-        /// Counts the job's previews, from 0.
+        /// Index of the preview within the job, from 0.
         index: usize,
-        /// Of the requested size.
+        /// The preview, of the requested size.
         image: RgbImage,
     },
-    /// Its answer: nothing comes after it.
+    /// The answer; no update follows it.
     Done(Outcome),
 }
 
-/// Why a job has no picture.
+/// The reason why a job failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
-    /// The pipeline refused the job or could not do its part.
+    /// The pipeline rejected the job or failed.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
-    /// The worker that ran the job crashed, and none is left.
+    /// The job's worker crashed, and no worker is left.
     #[error("the worker that ran this job crashed, and none is left")]
     Crashed,
-    /// The pipeline panicked at this job, once with whatever stepped with it and once alone.
+    /// The pipeline panicked twice at this job: once with the other jobs of a step and once alone.
     #[error("the model crashed at this job twice: {0}")]
     CrashesModel(String),
     /// The job was not done by its deadline.
     #[error("the job was not done by its deadline")]
     TooLate,
-    /// Idle work gave way: to jobs, to newer idle work, or as the scheduler takes nothing.
+    /// The idle work was dropped for jobs or for newer idle work, or because the scheduler accepts no more.
     #[error("the idle work gave way")]
     GaveWay,
-    /// The scheduler stops and the job was not done in time.
+    /// The scheduler stopped before the job was done.
     #[error("the server is shutting down")]
     ShuttingDown,
 }

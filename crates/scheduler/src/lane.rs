@@ -1,4 +1,4 @@
-//! What one worker has in hand.
+//! A lane: the jobs and the status of one worker.
 
 use std::time::Duration;
 
@@ -7,29 +7,29 @@ use crate::config::SchedulerConfig;
 use crate::health::Health;
 use crate::memory::MemoryBound;
 
-/// What one worker has in hand.
+/// A lane: the jobs and the status of one worker.
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) status: LaneStatus,
-    /// Jobs taken up, oldest first.
+    /// Running jobs, oldest first.
     pub(crate) running: Vec<Job>,
     /// Cancelled jobs whose state the worker still holds.
     pub(crate) cancelled: Vec<JobId>,
-    /// The jobs of the turn that the worker is at, as they were when it began.
+    /// The jobs of the turn in progress, as of its start.
     pub(crate) at_work: Vec<Job>,
-    /// When that turn began.
+    /// Start of that turn.
     pub(crate) turn_began: Duration,
     pub(crate) memory: MemoryBound,
-    /// Bytes of its device that were free once the model was loaded, if the device tells.
+    /// Bytes of device memory that were free once the model was loaded, if the device reports it.
     pub(crate) free: Option<u64>,
-    /// Bytes that its pipeline keeps whatever it runs, as it said last.
+    /// Bytes that the pipeline keeps between requests, as last reported.
     pub(crate) kept: u64,
     pub(crate) health: Health,
     pub(crate) idle: IdleLane,
 }
 
 impl Lane {
-    /// A worker that loads its model.
+    /// The lane of a worker that loads its model.
     pub(crate) fn new() -> Self {
         Lane {
             status: LaneStatus::Loading,
@@ -45,17 +45,18 @@ impl Lane {
         }
     }
 
-    /// Bytes that its jobs and what is kept beside them may take: as the operator says, or what is free.
+    /// Memory budget in bytes for its jobs and the pipeline's kept memory: the operator's setting, or the free device
+    /// memory.
     pub(crate) fn budget(&self, config: &SchedulerConfig) -> Option<u64> {
         config.memory_budget.or(self.free)
     }
 
-    /// The memory that the states of its jobs are estimated to hold, in bytes.
+    /// Estimated bytes that the states of its jobs hold.
     pub(crate) fn held(&self) -> u64 {
         self.running.iter().map(|job| job.cost.memory.state).sum()
     }
 
-    /// Whether each of its jobs waits for the others to be gone.
+    /// Whether every one of its jobs waits for the others to finish.
     pub(crate) fn is_stuck(&self) -> bool {
         self.running.iter().all(|job| job.company == Company::None)
     }
@@ -66,26 +67,26 @@ pub(crate) enum LaneStatus {
     Loading,
     Idle,
     Busy,
-    /// It has no pipeline and is told to load it again at this time.
+    /// It has no pipeline, and is ordered to load it again at this time.
     Resting(Duration),
     Lost,
 }
 
-/// A piece of idle work.
+/// A job of idle work.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Idle {
     pub(crate) job: Job,
-    /// How often its state was dropped.
+    /// Number of times that its state was dropped.
     pub(crate) drops: u8,
 }
 
 /// The idle work of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct IdleLane {
-    /// What it has taken up.
+    /// The idle work that the worker has started.
     pub(crate) held: Option<Idle>,
-    /// Whether the turn under way is for it, or for what was held when the turn began.
+    /// Whether the turn in progress is for idle work: what is held, or what was held at its start.
     pub(crate) is_at_work: bool,
-    /// When the worker had its last turn for a job.
+    /// End of the worker's last turn for a job.
     pub(crate) rests_since: Duration,
 }

@@ -1,10 +1,9 @@
-//! A mean that follows what changes.
+//! A running mean that follows changes.
 
-/// Observations that make up a mean, about.
+/// Approximate number of observations in the mean.
 const WINDOW: u32 = 50;
 
-/// The mean of a first window of observations; after that, each new one moves it by its part of the
-/// window.
+/// The mean of the first [`WINDOW`] observations; after that, an exponential moving average with the same window.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Mean {
     value: f64,
@@ -17,12 +16,12 @@ impl Mean {
         if self.n_observed == 0 { prior } else { self.value }
     }
 
-    /// Observations that it is made of.
+    /// Number of observations, up to [`WINDOW`].
     pub(crate) fn n_observed(&self) -> u32 {
         self.n_observed
     }
 
-    /// Anything that is not a finite number is left out.
+    /// Records an observation; values that are not finite are ignored.
     pub(crate) fn observe(&mut self, value: f64) {
         if value.is_finite() {
             self.n_observed = (self.n_observed + 1).min(WINDOW);

@@ -1,31 +1,31 @@
-//! How much the jobs of one lane may need: what the operator says, and what running out has taught.
+//! Memory bound of a lane: the operator's setting, and what running out of memory has taught.
 //!
-//! Estimates know neither the device's other users nor how its memory is cut up. So running out lowers the bound to a
-//! part of what was too much. Turns that go well raise it again, until it is forgotten: what was too much once may
-//! have been someone else's doing. The more often memory runs out, the longer that takes, so that a bound which is
-//! right costs a step only now and then.
+//! Estimates cover neither other users of the device nor memory fragmentation. So running out of memory lowers the
+//! bound to a fraction of the request that failed. Successful turns raise it again until it is removed, because the
+//! failure may have been caused by another process. Each further failure doubles the number of turns that this takes,
+//! so that a correct bound costs a failed step only now and then.
 
-/// What is left of a bound that was too much, in eighths.
+/// Fraction of a failed bound that remains, in eighths.
 const CUT: u64 = 7;
 
-/// Turns that go well before the bound is raised: at first, and at most.
+/// Successful turns before the bound is raised: initially, and at most.
 const PATIENCE: (u32, u32) = (16, 1024);
 
-/// The bound of a lane, in bytes of estimates: of all states that it holds, and of the turn that needs most beside
+/// The bound of a lane, in bytes of estimates: all states that it holds plus the turn with the largest need beside
 /// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MemoryBound {
     learnt: Option<Learnt>,
-    /// Turns that went well since the bound was changed last.
+    /// Successful turns since the last change of the bound.
     went_well: u32,
-    /// How many have to.
+    /// Successful turns needed for the next change.
     patience: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Learnt {
     bound: u64,
-    /// The most that was too much. Once the bound is there again, there is none.
+    /// The largest failed need. The bound is removed once it would reach this again.
     too_much: u64,
 }
 
@@ -36,17 +36,18 @@ impl Default for MemoryBound {
 }
 
 impl MemoryBound {
-    /// A turn ran out that needed so much, and that had company: a job alone says nothing of what fits together.
+    /// Records that a turn ran out of memory with this need. Call it only if other jobs were held too: a single job
+    /// says nothing about what fits together.
     pub(crate) fn ran_out(&mut self, needed: u64) {
         let known = self.learnt.unwrap_or(Learnt { bound: needed, too_much: needed });
         let bound = needed.min(known.bound);
         let learnt = Learnt { bound: bound / 8 * CUT + bound % 8 * CUT / 8, too_much: known.too_much.max(needed) };
-        // Several jobs of one batch that run out one after the other are one lesson.
+        // Jobs of one batch that run out one after another count as one failure.
         let patience = if self.went_well > 0 || self.learnt.is_none() { self.patience * 2 } else { self.patience };
         *self = MemoryBound { learnt: Some(learnt), went_well: 0, patience: patience.min(PATIENCE.1) };
     }
 
-    /// A turn went well.
+    /// Records a successful turn.
     pub(crate) fn went_well(&mut self) {
         self.went_well += 1;
         if self.went_well < self.patience {
@@ -61,7 +62,7 @@ impl MemoryBound {
         self.learnt = (raised < too_much).then_some(Learnt { bound: raised, too_much });
     }
 
-    /// The most that the lane's jobs may need, within the operator's `budget`.
+    /// Maximum need of the lane's jobs, within the operator's `budget`.
     pub(crate) fn most(&self, budget: Option<u64>) -> u64 {
         budget.into_iter().chain(self.learnt.map(|learnt| learnt.bound)).min().unwrap_or(u64::MAX)
     }
@@ -79,7 +80,7 @@ mod tests {
         bound
     }
 
-    /// Turns that go well until nothing is known any more.
+    /// Number of successful turns until the bound is removed.
     fn turns_until_forgotten(bound: &mut MemoryBound) -> u32 {
         for turns in 0.. {
             if bound.learnt.is_none() {
@@ -137,8 +138,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was learnt: running out lowers the bound below what was too much, success never lowers it, the
-        /// operator's budget holds, and success forgets everything.
+        /// For any sequence: running out lowers the bound below the failed need, success never lowers it, the
+        /// operator's budget holds, and enough successes remove the bound.
         #[test]
         fn a_bound_falls_by_failures_and_grows_back_by_successes(lessons in any_lessons(), budget in 1..u64::MAX) {
             let mut bound = MemoryBound::default();
@@ -157,7 +158,7 @@ mod tests {
                 prop_assert!(bound.most(Some(budget)) <= budget);
                 prop_assert!(bound.patience >= PATIENCE.0 && bound.patience <= PATIENCE.1);
             }
-            // From 1 to 2^64 in steps of an eighth.
+            // Enough for a bound to grow from 1 to 2^64 in steps of an eighth.
             (0..340 * PATIENCE.1).for_each(|_| bound.went_well());
             prop_assert_eq!(bound.most(None), u64::MAX);
         }

@@ -1,4 +1,4 @@
-//! Showing what happens, as it happens, for metrics.
+//! Observation of scheduler events, for metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,87 +8,87 @@ use diffusion::{EncodingsUse, StepReport};
 use crate::job::Outcome;
 use crate::refusal::SubmitError;
 
-/// Something that happened to the scheduler.
+/// An event in the scheduler.
 #[derive(Clone, Debug)]
 pub enum Observation<'a> {
-    /// So many jobs were put in line.
+    /// Jobs were queued.
     Submitted {
-        /// At least 1.
+        /// Number of jobs, at least 1.
         jobs: usize,
     },
-    /// A submission was not taken.
+    /// A submission was refused.
     Refused(&'a SubmitError),
-    /// A worker took a job up.
+    /// A worker started a job.
     Started {
-        /// How long it was in line.
+        /// Time in the queue.
         queued: Duration,
     },
     /// A job's prompts and pictures were encoded.
     Encoded {
-        /// Counts the workers from 0.
+        /// Index of the worker, from 0.
         worker: usize,
-        /// How long that took.
+        /// Duration.
         took: Duration,
-        /// What the worker's memory of earlier encodings did.
+        /// Use of the worker's encoding cache.
         encodings: EncodingsUse,
     },
     /// A worker took a denoising step.
     Stepped {
-        /// Jobs in the step, those included that were cancelled during it.
+        /// Jobs in the step, including those cancelled during it.
         batch: usize,
         /// Image tokens of all transformer passes of the step.
         tokens: usize,
-        /// How long it took.
+        /// Duration of the step.
         took: Duration,
-        /// One a job of the step.
+        /// One report per job of the step.
         reports: &'a [StepReport],
     },
     /// A preview was drawn.
     Previewed {
-        /// How long that took.
+        /// Duration.
         took: Duration,
     },
     /// A picture was decoded.
     Decoded {
-        /// How long that took.
+        /// Duration.
         took: Duration,
     },
     /// A job got its answer.
     Answered {
         /// The answer.
         outcome: &'a Outcome,
-        /// How long after its submission.
+        /// Time since its submission.
         total: Duration,
     },
-    /// A job was given up by whoever sent it.
+    /// The client gave a job up.
     Cancelled,
-    /// A worker is back from a turn that was interrupted, as nobody waited for it any more.
+    /// A worker is back from a turn that was interrupted because no client waited for it.
     Interrupted {
-        /// How long it went on.
+        /// Time from the interrupt to the worker's return.
         after: Duration,
     },
-    /// A worker is back from a turn of idle work that was interrupted, as jobs wait or the work was given up.
+    /// A worker is back from a turn of idle work that was interrupted because jobs wait or the work was given up.
     Preempted {
-        /// How long it went on.
+        /// Time from the interrupt to the worker's return.
         after: Duration,
     },
     /// A worker's pipeline panicked, failed its trial or did not load again, or its thread ended.
     Crashed,
-    /// A job whose worker failed, or that had too little memory beside others, is in line again.
+    /// A job is queued again because its worker failed or had too little memory for it beside others.
     Restarted,
-    /// What is in hand; shown after every change.
+    /// The jobs in hand, reported after every change.
     Load {
-        /// Jobs in line that no worker has taken up.
+        /// Queued jobs that no worker has started.
         waiting: usize,
-        /// Jobs that a worker has taken up.
+        /// Jobs that a worker has started.
         running: usize,
-        /// Workers that are at a turn for jobs, one included whose jobs are gone and that is not back yet.
+        /// Workers in a turn for jobs, including one whose jobs are gone and that is not back yet.
         busy_workers: usize,
-        /// How long everything in hand will take.
+        /// Predicted time to finish everything in hand.
         predicted_drain: Duration,
     },
 }
 
-/// Is shown each observation. It is called on the event loop and holds everything up while it
-/// runs: it may count and measure, and must not block.
+/// Callback for each observation. It runs on the event loop and delays everything else: it may count and measure, but
+/// must not block.
 pub type Observer = Arc<dyn Fn(&Observation<'_>) + Send + Sync>;

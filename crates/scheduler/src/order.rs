@@ -1,4 +1,4 @@
-//! What a worker is told, and what comes of it.
+//! Orders to a worker, and their results.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use tracing::Span;
 
 use crate::booked_job::JobId;
 
-/// What the event loop tells a worker.
+/// An order of the event loop to a worker.
 pub(crate) enum Order {
     Turn(Command),
-    /// Drop the pipeline, if there is one, and load the model again.
+    /// Drop the pipeline, if any, and load the model again.
     Load,
-    /// End.
+    /// Exit the thread.
     End,
 }
 
-/// One turn: what to drop first, then what to do until `interrupt` is set.
+/// One turn: the states to drop first, then the work to do until `interrupt` is set.
 pub(crate) struct Command {
     pub(crate) drop: Vec<JobId>,
     pub(crate) work: Option<Work>,
@@ -26,46 +26,46 @@ pub(crate) struct Command {
 }
 
 pub(crate) enum Work {
-    /// The span is what the job's own spans belong to.
+    /// The span is the parent of the job's own spans.
     Encode(JobId, Arc<ImageRequest>, Span),
     Step(Vec<JobId>),
     Preview(JobId, PreviewMethod),
-    /// And whether the latents are wanted.
+    /// The flag tells whether the latents are requested.
     Decode(JobId, bool),
-    /// Show that the pipeline can make a picture.
+    /// Pass a trial: generate a small picture.
     Trial,
 }
 
-/// What the pipeline said of a job when it encoded it.
+/// What the pipeline reported of a job after encoding it.
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
     pub(crate) prompt_tokens: usize,
     pub(crate) encodings: EncodingsUse,
-    /// Bytes that the pipeline keeps whatever it runs.
+    /// Bytes that the pipeline keeps between requests.
     pub(crate) kept: u64,
     pub(crate) warnings: Vec<String>,
-    /// What the job takes, as things stand now that it is begun.
+    /// The job's cost, estimated again at its start.
     pub(crate) cost: Option<Box<RequestCost>>,
 }
 
-/// A picture, and what it was decoded from, if that was asked for.
+/// A decoded picture, with its latents if requested.
 #[derive(Debug)]
 pub(crate) struct Decoded {
     pub(crate) image: RgbImage,
     pub(crate) latents: Option<Vec<f32>>,
 }
 
-/// What came of a turn. What ran out of memory in a step or a decoding, or was interrupted in it, is held as it was
-/// before.
+/// The result of a turn. States of a step or decoding that ran out of memory or was interrupted are held as they were
+/// before it.
 #[derive(Debug)]
 pub(crate) enum Done {
     Nothing,
-    /// The tokens of the prompts.
+    /// An encoding, with what the pipeline reported of the job.
     Encoded {
         id: JobId,
         result: Result<Prepared, PipelineError>,
     },
-    /// One report a job, oldest job first.
+    /// One report per job, oldest job first.
     Stepped(Result<Vec<StepReport>, PipelineError>),
     Previewed {
         id: JobId,
@@ -79,7 +79,7 @@ pub(crate) enum Done {
 }
 
 impl Done {
-    /// Why the device is lost, if it is.
+    /// The reason if the device is lost.
     pub(crate) fn device_lost(&self) -> Option<&PipelineError> {
         let failed = match self {
             Done::Nothing => None,

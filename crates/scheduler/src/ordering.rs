@@ -1,13 +1,14 @@
-//! Who goes first.
+//! The order of jobs.
 //!
-//! Jobs of higher priority go before all others. Among those of one priority, least work goes first, counted once
-//! for each job that its owner has in hand, so that many jobs of one owner do not shut out the few of another.
+//! Jobs of higher priority go before all others. Within a priority, the job with the least remaining work goes first.
+//! Its work is multiplied by the number of jobs that its owner has in hand, so that many jobs of one owner do not shut
+//! out the few of another.
 //!
-//! That alone would starve large pictures. So those go first that are *behind*: that have waited [`PATIENCE`] times
-//! the time that they take alone, and were served less than evenly shared workers would have done (`sharing`). The
-//! one that is behind by most of itself is first, by whole eighths: in one eighth, what has least work left is done
-//! and gone instead of taking turns. However many small jobs come, among n jobs in hand none takes much more than n
-//! times as long as alone.
+//! That alone would starve large pictures. So jobs that are *behind* go first: those that have waited [`PATIENCE`]
+//! times the time that they take alone, and have been served less than their share of evenly shared workers
+//! (`sharing`). The job that is behind by the largest fraction of its own time is first. The fraction is compared in
+//! whole eighths; within an eighth the job with the least work goes first and finishes, instead of taking turns.
+//! However many small jobs come, a job among n in hand takes little more than n times as long as alone.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -17,15 +18,15 @@ use crate::cost::{CostModel, Estimate};
 use crate::sharing::Sharing;
 use crate::state::State;
 
-/// The waiting, in times that a job takes alone, before it may be behind. Chosen by simulation: less makes the
-/// longest waits longer where there is little to do, more makes the share of large jobs less even where there is much.
+/// Waiting time before a job may be behind, as a multiple of its time alone. Chosen by simulation: less lengthens the
+/// longest waits at low load, more makes the share of large jobs less even at high load.
 const PATIENCE: f64 = 2.5;
 
-/// A job's place in the order: the least goes first.
+/// A job's rank in the order; the smallest goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     pub(crate) priority: Reverse<i8>,
-    /// The eighths of it that its share would have served more; `None` goes last.
+    /// Eighths of its own time by which the job trails its share; `None` goes last.
     behind: Reverse<Option<u64>>,
     work: Duration,
     arrived: Duration,
@@ -33,13 +34,13 @@ pub(crate) struct Rank {
 }
 
 impl Rank {
-    /// Whether the job has waited long and had less than its share.
+    /// Whether the job has waited long and received less than its share.
     pub(crate) fn is_behind(&self) -> bool {
         self.behind.0.is_some()
     }
 }
 
-/// What ranks depend on besides the job.
+/// The context that ranks depend on besides the job.
 pub(crate) struct Ordering<'a> {
     pub(crate) now: Duration,
     cost: &'a CostModel,
@@ -48,12 +49,12 @@ pub(crate) struct Ordering<'a> {
 }
 
 impl<'a> Ordering<'a> {
-    /// Of the jobs in hand.
+    /// The order of the jobs in hand.
     pub(crate) fn new(state: &'a State, now: Duration) -> Self {
         Ordering::with(state, &[], now)
     }
 
-    /// Of the jobs in hand and of `more` that arrive now.
+    /// The order of the jobs in hand and of `more` that arrive now.
     pub(crate) fn with(state: &'a State, more: &[Job], now: Duration) -> Self {
         let mut sharing = state.sharing.clone();
         sharing.advance(now, state.n_lanes());
@@ -83,7 +84,7 @@ impl<'a> Ordering<'a> {
 }
 
 impl State {
-    /// The line, in the order in which it will be served as things stand.
+    /// The queue, in the order in which it would be served now.
     pub(crate) fn line(&self, now: Duration) -> Vec<JobId> {
         let ordering = Ordering::new(self, now);
         let mut line: Vec<_> = self.waiting.iter().map(|job| (ordering.rank(job), job.id)).collect();
@@ -134,9 +135,9 @@ mod tests {
         let mut state = books(SchedulerConfig::default(), 1);
         submit(&mut state, 0, 10, owned(1), 0);
         submit(&mut state, 1, 12, owned(2), 0);
-        // Of 15 and of 17 s, shares of 25 s are 1.67 and 1.47 times the whole.
+        // The jobs take 15 and 17 s. Shares of 25 s are 1.67 and 1.47 times that.
         assert_eq!(state.line(TICK * 50), [0, 1]);
-        // Of the first, 9 s were served: it is behind by 1.07 times the whole.
+        // The first was served for 9 s: it is behind by 1.07 times its whole time.
         (state.waiting[0].needs, state.waiting[0].steps_left) = (Needs::Step, 2);
         assert_eq!(state.line(TICK * 50), [1, 0]);
     }
@@ -146,7 +147,7 @@ mod tests {
         let mut state = books(SchedulerConfig::default(), 1);
         submit(&mut state, 0, 95, owned(1), 0);
         (1..10).for_each(|id| submit(&mut state, id, 95, owned(1), 0));
-        // Ten share 300 s, and of 100 s the first was served 20 or 40.
+        // Ten jobs share 300 s. The first takes 100 s and was served for 20 or 40.
         let is_behind = |steps_left| {
             let job = Job { steps_left, ..state.waiting[0] };
             Ordering::new(&state, TICK * 300).rank(&job).is_behind()
@@ -159,7 +160,7 @@ mod tests {
         let mut state = books(SchedulerConfig::default(), 1);
         (0..3).for_each(|id| submit(&mut state, id, 1, owned(1), 0));
         submit(&mut state, 3, 10, owned(2), 1);
-        // 6 s thrice, and 15 s.
+        // Three times 6 s, and 15 s.
         assert_eq!(state.line(TICK), [3, 0, 1, 2]);
         state.cancel(2);
         assert_eq!(state.line(TICK), [0, 1, 3]);

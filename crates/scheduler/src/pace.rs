@@ -1,18 +1,20 @@
-//! What the steps of a request come to, one by one: in load or in seconds.
+//! The cost of each step of a request, in load or in seconds.
 
 use diffusion::RequestCost;
 
-/// What a step comes to, in whatever unit. Where it is not known beforehand which steps are computed, either is the mean step.
+/// The cost of a step, in any unit. If it is not known beforehand which steps are computed, both values are that of the
+/// mean step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Pace {
-    /// One that computes all of its passes.
+    /// A step that computes all of its passes.
     computed: f64,
-    /// One that reuses what it can.
+    /// A step that reuses what it can.
     reused: f64,
 }
 
 impl Pace {
-    /// The loads of a request's steps, which compute this share of their blocks where it is not known which do.
+    /// The loads of a request's steps. If it is not known which steps are computed, every step is expected to compute
+    /// `expected_share` of its blocks.
     pub(crate) fn loads(cost: &RequestCost, expected_share: impl FnOnce() -> f64) -> Self {
         match cost.known {
             Some(_) => Pace { computed: cost.work.step, reused: cost.work.reused_step },
@@ -24,7 +26,7 @@ impl Pace {
         Pace { computed: step, reused: step }
     }
 
-    /// The same in another unit.
+    /// Converts to another unit.
     pub(crate) fn map(self, unit: impl Fn(f64) -> f64) -> Self {
         match self.computed == self.reused {
             true => Pace::even(unit(self.computed)),
@@ -32,13 +34,13 @@ impl Pace {
         }
     }
 
-    /// The step behind so many.
+    /// Cost of the step after `taken` steps.
     pub(crate) fn step(self, cost: &RequestCost, taken: usize) -> f64 {
         let is_computed = cost.known.is_none_or(|known| known.computes(taken));
         if is_computed { self.computed } else { self.reused }
     }
 
-    /// All steps behind so many.
+    /// Cost of all steps after the first `taken`.
     pub(crate) fn left(self, cost: &RequestCost, taken: usize) -> f64 {
         let left = cost.steps - taken;
         let computed = cost.known.map_or(left, |known| known.computed_from(taken).min(left));

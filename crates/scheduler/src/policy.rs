@@ -1,13 +1,12 @@
-//! Which jobs take which turn on which worker: a pure function of the books and the time.
+//! The scheduling policy: which jobs take which turn on which worker. A pure function of the books and the time.
 //!
-//! Encoding, stepping, previewing and decoding are turns of their own. A finished job is decoded first. Then the
-//! running and the waiting jobs compete, in the order of `ordering`, for the places of the next step,
-//! and a waiting job that wins one is encoded before the step is taken. Steps that plans skip take no time and go first. A job is taken up only then, so
-//! that no more states are held than short jobs going before long ones make necessary. A job with a preview that is
-//! due takes no step before it is drawn, which happens once the job wins a place: so it is drawn at its owner's
-//! cost, and those that would have to wait for it can do without its company. Between two
-//! steps of a job that keeps its place lie at most `max_batch` decodings, as many encodings and as many previews,
-//! those that fail left out.
+//! Encodings, steps, previews and decodings are separate turns. A finished job is decoded first. Then running and
+//! queued jobs compete, in the order of `ordering`, for the places of the next step. A queued job that wins a place is
+//! encoded before the step is taken. Jobs are started only then, so that no more states are held than the preference
+//! for short jobs requires. Steps that a plan skips take no time and go first. A job with a due preview takes no step
+//! before it is drawn. The preview is drawn once the job wins a place, so that its owner bears the cost; jobs that
+//! would have to wait for it can step without its company. Between two steps of a job that keeps its place there are at
+//! most `max_batch` decodings, as many encodings and as many previews, not counting failed ones.
 
 use std::time::Duration;
 
@@ -19,8 +18,8 @@ use crate::state::State;
 use crate::step::Step;
 use crate::turn::{Assignment, Turn};
 
-/// The next turn of each idle worker that has something to do; the worker with least work in hand
-/// chooses first, and one that has just failed chooses nothing new while another can work.
+/// The next turn of each idle worker that has something to do. The worker with the least work in hand chooses first. A
+/// worker that has just failed gets nothing new while another can work.
 pub(crate) fn assign(state: &State, now: Duration) -> Vec<(WorkerId, Assignment)> {
     let mut idle: Vec<_> = state.lanes.iter().enumerate().filter(|(_, lane)| lane.status == LaneStatus::Idle).collect();
     if idle.is_empty() {
@@ -47,27 +46,25 @@ pub(crate) fn assign(state: &State, now: Duration) -> Vec<(WorkerId, Assignment)
     assignments
 }
 
-/// The jobs of a lane that may have a turn. One that had too little memory beside others waits until nothing else is
-/// held, but not for those that wait for it.
+/// The jobs of a lane that may have a turn. A job that had too little memory beside others waits until nothing else is
+/// held, unless all the lane's jobs wait so.
 fn ready(lane: &Lane) -> impl Iterator<Item = &Job> {
     let is_stuck = lane.is_stuck();
     lane.running.iter().filter(move |job| is_stuck || job.company != Company::None)
 }
 
-/// Those of them that may have a step, or the preview before it.
+/// The ready jobs that may have a step, or the preview before it.
 fn stepping(lane: &Lane) -> impl Iterator<Item = &Job> {
     ready(lane).filter(|job| matches!(job.needs, Needs::Step | Needs::Preview))
 }
 
-/// A finished job is decoded before anything else: its client waits for nothing but this, and its
-/// memory is wanted.
+/// Decodes a finished job before anything else: its client waits for nothing but this, and its memory is needed.
 fn decode(lane: &Lane, ordering: &Ordering<'_>) -> Option<Turn> {
     let finished = ready(lane).filter(|job| job.needs == Needs::Decode);
     finished.min_by_key(|job| ordering.rank(job)).map(|job| Turn::Decode(job.id))
 }
 
-/// Fills a step, in order. A waiting job that wins a place in it is encoded first, and a preview that is due is
-/// drawn first.
+/// Fills a step in rank order. A queued job that wins a place is encoded first, and a due preview is drawn first.
 fn encode_or_step(state: &State, lane: &Lane, waiting: &[&Job], ordering: &Ordering<'_>) -> Option<Turn> {
     let stepping = stepping(lane);
     let mut candidates: Vec<_> = stepping.chain(waiting.iter().copied()).map(|job| (ordering.rank(job), job)).collect();
@@ -83,7 +80,7 @@ fn encode_or_step(state: &State, lane: &Lane, waiting: &[&Job], ordering: &Order
             room.take(job);
             step.add(rank, job);
         } else if is_behind {
-            // Nothing that comes after a job that is behind takes part without it.
+            // A job that is behind must not be passed over by later jobs.
             break;
         }
     }
@@ -96,23 +93,23 @@ fn encode_or_step(state: &State, lane: &Lane, waiting: &[&Job], ordering: &Order
     first.or_else(|| (!step.jobs.is_empty()).then(taken))
 }
 
-/// Whether a job's next step asks nothing of the model: its plan skips it. Such steps go before all others, so that those who take
-/// them have company in the steps that they compute.
+/// Whether a job's next step does not run the model because its plan skips it. Such steps go before all others, so that
+/// their jobs can join others in the steps that they compute.
 fn is_free(state: &State, job: &Job) -> bool {
     job.needs == Needs::Step && state.cost.load(job) <= 0.0
 }
 
-/// What a lane may still take up.
+/// The room that a lane has for more jobs.
 struct Room {
     places: usize,
-    /// The most bytes that all may need.
+    /// Maximum bytes that all jobs may need.
     most: u64,
-    /// Of the states that are held.
+    /// Bytes of the held states.
     states: u64,
-    /// The most that a turn of one job needs beside them.
+    /// Maximum bytes that a turn of one job needs beside them.
     peak: u64,
     is_empty: bool,
-    /// Whether what is left, and what becomes free, is kept for a job that it is not enough for yet.
+    /// Whether the remaining room, and any that becomes free, is reserved for a job that does not fit yet.
     is_kept: bool,
 }
 
@@ -128,8 +125,8 @@ impl Room {
         }
     }
 
-    /// Whether a waiting job has a place. Any job that was admitted has one where there is nothing else: otherwise it
-    /// would wait for ever.
+    /// Whether there is room for a queued job. An empty lane has room for any admitted job; otherwise the job would
+    /// wait for ever.
     fn fits(&self, job: &Job) -> bool {
         let memory = job.cost.memory;
         let needs = self.states.saturating_add(memory.state).saturating_add(self.peak.max(memory.peak()));
@@ -137,14 +134,14 @@ impl Room {
         !self.is_kept && self.places > 0 && has_room
     }
 
-    /// Whether there is memory for a step that this job joins.
+    /// Whether there is memory for the step if this job joins it.
     fn steps(&self, step: &Step<'_>, job: &Job) -> bool {
         let state = if job.needs == Needs::Encode { job.cost.memory.state } else { 0 };
         let step = step.memory.saturating_add(job.cost.memory.step);
         self.states.saturating_add(state).saturating_add(step) <= self.most
     }
 
-    /// Counts a waiting job as taken up; one that runs has its place.
+    /// Counts a queued job as started; a running job already has its place.
     fn take(&mut self, job: &Job) {
         if job.needs == Needs::Encode {
             self.places -= 1;

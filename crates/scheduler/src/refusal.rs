@@ -1,44 +1,44 @@
-//! Why a job is not taken.
+//! Reasons to refuse a job.
 
 use std::time::Duration;
 
-/// Why a job was not taken.
+/// The reason why a job was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// The model is not there yet.
+    /// The model is still loading.
     #[error("the model is loading")]
     Loading,
-    /// Too many jobs wait already.
+    /// Too many jobs are queued already.
     #[error("the queue is full: {waiting} jobs are waiting")]
     QueueFull {
-        /// Jobs in line.
+        /// Queued jobs.
         waiting: usize,
-        /// How long until there is a place in line.
+        /// Time until there is a place in the queue.
         place_in: Duration,
     },
-    /// The job would be done in time, were there not others to be done before it.
+    /// The job would meet its deadline without the jobs ahead of it.
     #[error(
         "the job would be done in about {predicted:.1?}, {:.1?} of it waiting for others, and is needed within \
          {deadline:.1?}",
         predicted.saturating_sub(*alone)
     )]
     TooLate {
-        /// How long after its submission it would be done.
+        /// Predicted time from submission to completion.
         predicted: Duration,
-        /// How long it would take with nothing else to do.
+        /// Predicted time with no other job in hand.
         alone: Duration,
-        /// How soon it is needed: its own deadline or the scheduler's.
+        /// The deadline relative to submission: the job's own or the scheduler's.
         deadline: Duration,
     },
-    /// The job would not be done in time even with nothing else to do.
+    /// The job would miss its deadline even with no other job in hand.
     #[error("the job takes about {predicted:.1?}, with no wait for others, and is needed within {deadline:.1?}")]
     NeverInTime {
-        /// How long it would take with nothing else to do.
+        /// Predicted time with no other job in hand.
         predicted: Duration,
-        /// How soon it is needed: its own deadline or the scheduler's.
+        /// The deadline relative to submission: the job's own or the scheduler's.
         deadline: Duration,
     },
-    /// The job alone needs more device memory than a worker may hold.
+    /// The job alone needs more device memory than a worker may use.
     #[error("the job needs {bytes} bytes of device memory, and at most {budget} may be held")]
     TooLarge {
         /// The estimate of what it holds.
@@ -46,10 +46,10 @@ pub enum SubmitError {
         /// The scheduler's bound.
         budget: u64,
     },
-    /// The scheduler drains or is gone.
+    /// The scheduler is draining or gone.
     #[error("the server is shutting down")]
     ShuttingDown,
-    /// No worker is left, for this reason.
+    /// No worker is left; the reason.
     #[error("no worker is left: {0}")]
     Failed(String),
 }
