@@ -1,12 +1,12 @@
-//! Arguments and variables, before they are read.
+//! Normalization of arguments and environment variables before clap parses them.
 
 use std::ffi::{OsStr, OsString};
 
 use clap::builder::Resettable;
 
-/// Flags may be written with underscores, as the guide's scripts have them: `--cache_backend` is
-/// `--cache-backend`; and some as vLLM-Omni names them. What follows a `=` is left alone, and so is all that follows a `--`:
-/// those are no flags.
+/// Normalizes the spelling of flags. Underscores become dashes, because the guide's scripts write `--cache_backend` for
+/// `--cache-backend`. Some of vLLM-Omni's names are translated. Text after a `=`, and arguments after `--`, stay as
+/// they are.
 pub fn dashed(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
     let mut are_flags = true;
     arguments.map(move |argument| {
@@ -27,12 +27,12 @@ fn dashed_flag(argument: OsString) -> OsString {
     }
 }
 
-/// Flags of vLLM-Omni, and what they are here.
+/// Flags of vLLM-Omni, and their equivalents here.
 pub const OTHER_NAMES: [(&str, &str); 2] =
     [("--enable-cpu-offload", "--offload=encoder"), ("--enable-layerwise-offload", "--offload=block")];
 
-/// The same command, for which a variable that says nothing (`LATENTD_PORT=` in a file of them) is not set. One that is to
-/// hold a key is: no server is open because its secret is empty.
+/// Makes `command` ignore blank environment variables, such as `LATENTD_PORT=` in an env file. The API key's variable
+/// is not ignored: an empty secret must not leave a server open.
 pub fn without_blank(command: clap::Command, variable: &dyn Fn(&OsStr) -> Option<OsString>) -> clap::Command {
     let command = command.mut_args(|arg| {
         let value = arg.get_env().and_then(variable);
@@ -42,7 +42,7 @@ pub fn without_blank(command: clap::Command, variable: &dyn Fn(&OsStr) -> Option
     command.mut_subcommands(|command| without_blank(command, variable))
 }
 
-/// Without the white space at its ends: secrets and files that variables are made of end with a new line.
+/// Trims white space: values read from secrets and files end with a newline.
 pub fn trimmed(value: &OsStr) -> OsString {
     value.to_str().map_or_else(|| value.to_owned(), |value| value.trim().into())
 }

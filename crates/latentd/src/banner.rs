@@ -1,6 +1,6 @@
-//! What is said to people who did not name a model.
+//! The notice for users who did not name a model.
 
-/// Three lines for people who did not name a model.
+/// Three lines for users who did not name a model.
 pub fn builtin_banner(command: &str) -> String {
     let (example, size) = (demo::EXAMPLE_PROMPTS[0], demo::SIZE);
     format!(

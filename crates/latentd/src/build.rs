@@ -1,19 +1,19 @@
-//! What this program was built for and with.
+//! Target and features of this build.
 
 use std::sync::LazyLock;
 
 use server::BuildInfo;
 
-/// The optional parts of a build, and whether they are in this one.
+/// The optional features, and whether this build has them.
 const FEATURES: [(&str, bool); 2] = [("cuda", cfg!(feature = "cuda")), ("otlp", cfg!(feature = "otlp"))];
 
-/// For `GET /version`.
+/// The build info of `GET /version`.
 pub(crate) fn info() -> BuildInfo {
     let features = FEATURES.iter().filter(|(_, built)| *built).map(|(name, _)| *name).collect();
     BuildInfo { features, ..BuildInfo::default() }
 }
 
-/// For `latentd --version`: `0.1.0 (x86_64-linux, features: cuda)`.
+/// The line of `latentd --version`: `0.1.0 (x86_64-linux, features: cuda)`.
 pub(crate) fn line() -> &'static str {
     static LINE: LazyLock<String> = LazyLock::new(|| {
         let BuildInfo { version, target, features } = info();

@@ -1,12 +1,13 @@
-//! What each step of each picture did and why: `--cache-trace` as JSON for programs, and what `--cache-plot` is drawn from.
+//! The cache decision of each step of each picture, with its reason: the JSON of `--cache-trace`, and the data of
+//! `--cache-plot`.
 //!
-//! The prompt is left out, so that a trace can be shown to others.
+//! The prompt is left out, so that a trace can be shared.
 
 use cache::CacheConfig;
 use diffusion::StepReport;
 use serde::{Deserialize, Serialize};
 
-/// One picture.
+/// The trace of one picture.
 #[derive(Serialize)]
 pub struct PictureTrace<'a> {
     model: &'a str,
@@ -15,43 +16,43 @@ pub struct PictureTrace<'a> {
     trace: Vec<TraceEntry>,
 }
 
-/// One branch in one segment in one step.
+/// The decision for one branch in one segment in one step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TraceEntry {
-    /// Counted from 0.
+    /// Index of the step, from 0.
     pub step: usize,
-    /// Of the guidance.
+    /// The guidance branch.
     pub branch: String,
     /// The list of blocks.
     pub segment: String,
-    /// `null` where none was measured or what was measured is not a number.
+    /// The residual diff. `null` if none was measured or it is not finite.
     pub diff: Option<f32>,
     /// `reuse` or `compute`.
     pub decision: String,
-    /// Why.
+    /// Reason of the decision.
     pub reason: String,
 }
 
-/// What a plot of one picture's steps shows.
+/// The data of a plot of one picture's steps.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CachePlotData {
-    /// Above the plot.
+    /// Title above the plot.
     pub title: String,
-    /// For each segment, in their order, the diff below which a step reuses.
+    /// Reuse threshold of each segment, in the segments' order.
     pub thresholds: Vec<f64>,
     /// The steps.
     pub trace: Vec<TraceEntry>,
 }
 
 impl<'a> PictureTrace<'a> {
-    /// Of a picture made by `model`.
+    /// The trace of a picture made by `model`.
     pub fn new(model: &'a str, seed: u64, steps: &[StepReport]) -> Self {
         PictureTrace { model, seed, steps: steps.len(), trace: entries(steps) }
     }
 }
 
 impl CachePlotData {
-    /// Of one picture's steps under `config`.
+    /// The plot data of one picture's steps under `config`.
     pub fn new(title: String, steps: &[StepReport], config: &CacheConfig) -> Self {
         let trace = entries(steps);
         let factors = (0..segments(&trace).len()).map(|segment| config.segment_threshold_factor(segment));

@@ -1,14 +1,14 @@
-//! What can go wrong between a command line and a picture.
+//! Errors of the commands.
 
 use bytesize::ByteSize;
 use diffusion::{InvalidRequest, PipelineError};
 use models::LoadError;
 use omni::{DeviceName, Unsupported};
 
-/// Why a command did not do what it was asked. [`Error::exit_code`] says whose fault it was.
+/// Why a command failed. [`Error::exit_code`] separates the user's mistakes from other failures.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no model, or no picture.
+    /// The model was not loaded, or a picture was not generated.
     #[error(transparent)]
     Omni(omni::Error),
     /// A flag that cannot be honoured; the message says which and why.
@@ -17,7 +17,7 @@ pub enum Error {
     /// A device cannot be used.
     #[error("`--device {device}`: {reason}")]
     Device {
-        /// Which.
+        /// The requested device.
         device: DeviceName,
         /// What the program or the machine lacks.
         reason: gpu::Unavailable,
@@ -25,20 +25,20 @@ pub enum Error {
     /// The weights do not fit on a device.
     #[error("`--device {device}`: {needed}: {advice}")]
     TooSmall {
-        /// Which.
+        /// The requested device.
         device: DeviceName,
-        /// What is needed, and what is free.
+        /// Needed and free memory.
         needed: String,
-        /// What to do.
+        /// What the user can do.
         advice: String,
     },
-    /// Several things are wrong with how a server was configured, each said by a line of its own.
+    /// Mistakes in a server's configuration, one line each.
     #[error("{}", listed(.0))]
     Settings(Vec<String>),
-    /// A running server that was asked is not well; the message says which and why.
+    /// The server that was probed is not healthy; the message says which and why.
     #[error("{0}")]
     Unhealthy(String),
-    /// What makes the pictures of a server is gone.
+    /// The server's scheduler has ended.
     #[error("the scheduler has ended, which is a fault of this program: the log has what came before")]
     SchedulerEnded,
     /// A file could not be read or written.
@@ -51,13 +51,13 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// What was printed did not reach its reader; the operating system's reason.
+    /// Output to stdout was lost; the operating system's reason.
     #[error("cannot write to stdout: {0}")]
     Output(String),
 }
 
 impl Error {
-    /// 2 for what the user can mend, as clap has it for a bad flag; 1 for everything else.
+    /// The exit code: 2 for mistakes that the user can fix, like clap's for a bad flag; 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Device { .. }
@@ -71,7 +71,7 @@ impl Error {
     }
 }
 
-/// An error of plans, by the flag that named them.
+/// Converts an error about plans, naming the flag that set them.
 pub fn of_plans(flag: &str, err: omni::Error) -> Error {
     match err {
         omni::Error::PlanOfAnotherModel { class } => Error::Flag(format!(
@@ -82,7 +82,7 @@ pub fn of_plans(flag: &str, err: omni::Error) -> Error {
     }
 }
 
-/// Pictures are given by flags, which the error shall name.
+/// Makes an error about pictures name the flag that gave them.
 pub fn with_flags(err: impl Into<Error>) -> Error {
     match err.into() {
         Error::Omni(omni::Error::Invalid(InvalidRequest { field: "image", bound, given })) => {
@@ -103,7 +103,7 @@ fn listed(lines: &[String]) -> String {
 }
 
 impl From<omni::Error> for Error {
-    /// Settings are flags here, and what the library says of one names its flag.
+    /// Makes the library's errors about settings name their flags.
     fn from(err: omni::Error) -> Self {
         match err {
             omni::Error::Unsupported(unsupported) => unsupported.into(),

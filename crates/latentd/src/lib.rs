@@ -1,7 +1,7 @@
-//! What the programs of this workspace have in common: flags and what they mean, errors that name them, and what a person
-//! at a terminal sees. Models are loaded and run by `omni`.
+//! The part that the workspace's programs share: flags and their meaning, errors that name flags, and terminal output.
+//! `omni` loads and runs the models.
 
-// They panic where nobody reads any more. `terminal` does not.
+// These macros panic on a closed pipe. `terminal` does not.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod arguments;

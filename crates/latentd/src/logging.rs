@@ -1,4 +1,4 @@
-//! The log: what is written of what happens, and how.
+//! The log: its format, its filter, and the export of spans.
 
 #[cfg(feature = "otlp")]
 mod otlp;
@@ -13,35 +13,37 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 
-/// How a server tells what it does.
+/// The flags of a server's log.
 #[derive(Default, clap::Args)]
 #[command(next_help_heading = "Log")]
 pub struct LogFlags {
-    /// How a line of the log is written; LATENTD_LOG says which are, e.g. warn
+    /// Format of the log's lines; LATENTD_LOG filters them, e.g. warn
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t, env = "LATENTD_LOG_FORMAT")]
     log_format: LogFormat,
-    /// Where spans are sent, an OpenTelemetry collector's http/protobuf endpoint, e.g.
-    /// http://localhost:4318. Needs a build with the feature `otlp`
+    /// OpenTelemetry collector's http/protobuf endpoint to send spans to, e.g. http://localhost:4318. Needs a build
+    /// with the feature `otlp`
     #[arg(long, value_name = "URL", env = "LATENTD_OTLP_ENDPOINT")]
     otlp_endpoint: Option<String>,
-    /// What the collector is told that this server is called
+    /// Service name of this server in its spans
     #[arg(long, value_name = "NAME", default_value = "latentd", env = "LATENTD_OTLP_SERVICE_NAME")]
     otlp_service_name: String,
 }
 
-/// How a line of the log is written.
+/// The format of the log's lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl LogFlags {
+    /// Checks the flags.
+    ///
     /// # Errors
-    /// An endpoint that is none, or that this build cannot send to.
+    /// The endpoint is not a URL, or this build has no OTLP.
     pub fn check(&self) -> Result<(), Error> {
         let Some(endpoint) = &self.otlp_endpoint else { return Ok(()) };
         if !cfg!(feature = "otlp") {
@@ -55,16 +57,16 @@ impl LogFlags {
     }
 }
 
-/// Lines for people, for a command that runs at a terminal.
+/// Starts a text log, for a command that runs at a terminal.
 pub fn init_text() {
     registry().with(lines(LogFormat::Text)).init();
 }
 
-/// Lines as the flags have them, and spans to the collector. What is returned sends the last of
-/// them when it is dropped.
+/// Starts the log in the format of the flags, and the export of spans. The returned exporter sends the last spans when
+/// it is dropped.
 ///
 /// # Errors
-/// The collector's address is of no use.
+/// The collector's address is invalid.
 #[cfg(feature = "otlp")]
 pub fn init(flags: &LogFlags) -> Result<Option<otlp::Exporter>, Error> {
     let exporter = flags.otlp_endpoint.as_ref().map(|url| otlp::Exporter::new(url, &flags.otlp_service_name));
@@ -73,7 +75,7 @@ pub fn init(flags: &LogFlags) -> Result<Option<otlp::Exporter>, Error> {
     Ok(exporter)
 }
 
-/// Lines as the flags have them; there is nothing to send.
+/// Starts the log in the format of the flags. Without OTLP no spans are exported.
 ///
 /// # Errors
 /// None in a build without OTLP.
@@ -83,13 +85,14 @@ pub fn init(flags: &LogFlags) -> Result<Option<std::convert::Infallible>, Error>
     Ok(None)
 }
 
-/// Which lines there are. A blank text says nothing.
+/// The filter that `said` describes. A blank or malformed text gives the default, `info`.
 fn filter(said: Option<&str>) -> EnvFilter {
     let said = said.filter(|said| !said.trim().is_empty()).and_then(|said| EnvFilter::try_new(said).ok());
     said.unwrap_or_else(|| EnvFilter::new("info"))
 }
 
-/// Whoever reads a file or a container's log has no use for a terminal's escape codes. <https://no-color.org>
+/// Whether lines are coloured: only on a terminal, because files and container logs must not contain escape codes.
+/// <https://no-color.org>
 fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
@@ -100,7 +103,7 @@ where
 {
     let filter = filter(std::env::var("LATENTD_LOG").ok().as_deref());
     let is_coloured = is_coloured(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
-    // A log that cannot be written has nobody to be told, and telling it would panic.
+    // Errors of writing the log are dropped: reporting them would panic.
     let lines =
         fmt::layer().with_writer(std::io::stderr).log_internal_errors(false).with_ansi(is_coloured).with_target(false);
     let lines = match format {

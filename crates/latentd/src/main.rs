@@ -1,6 +1,6 @@
 //! The binary: arguments in, exit code out.
 
-// They panic where nobody reads any more. `terminal` does not.
+// These macros panic on a closed pipe. `terminal` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod build;

@@ -1,11 +1,11 @@
-//! Where files go that are written.
+//! Paths of output files.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use omni::check_writable;
 
-/// Whether a file can be in that place; `flag` names it.
+/// Checks that a file can be written at `path`. Errors name `flag`.
 pub fn check_place(flag: &str, path: &Path) -> Result<(), Error> {
     if path.is_dir() {
         return Err(Error::Flag(format!("`--{flag}`: `{}` is a folder", path.display())));
@@ -18,7 +18,7 @@ pub fn check_place(flag: &str, path: &Path) -> Result<(), Error> {
         .map_err(|err| Error::Flag(format!("`--{flag}`: `{}` cannot be written: {err}", path.display())))
 }
 
-/// `fox.png`, `fox-2.png`, `fox-3.png`, …
+/// Path of the `i`-th output: `fox.png`, `fox-2.png`, `fox-3.png`, …
 pub fn numbered(output: &Path, i: usize) -> PathBuf {
     if i == 0 {
         return output.to_owned();

@@ -1,18 +1,18 @@
-//! Progress bars: indicatif's, because it knows terminals, pipes and their widths.
+//! Progress bars of loading. indicatif draws them, because it handles terminals, pipes and widths.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use omni::LoadObserver;
 
-/// The bar of a model that loads: of its download, then of each of its components.
+/// The progress bar of a loading model: first for its download, then for each component.
 #[derive(Default)]
 pub struct LoadingBars {
     current: Mutex<Option<(String, ProgressBar)>>,
 }
 
 impl LoadingBars {
-    /// Moves the bar of `what`; the first call of another one ends the bar before it.
+    /// Moves the bar of `what`. The first call with another `what` ends the previous bar.
     fn update(&self, what: String, done: u64, total: u64) {
         let mut current = self.current();
         if current.as_ref().is_none_or(|(name, _)| *name != what) {

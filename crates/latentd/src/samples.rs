@@ -1,4 +1,4 @@
-//! What a measurement makes pictures of: files of prompts, one a line, pictures to edit, and what there is without them.
+//! The inputs of a measurement: prompts from a file, one per line; pictures to edit; and the default prompts.
 
 use std::path::{Path, PathBuf};
 
@@ -7,27 +7,28 @@ use omni::{InputPictures, ModelSource, OmniInput, open_pictures};
 
 use crate::error::{Error, with_flags};
 
-/// What to make pictures of.
+/// The flags of a measurement's inputs.
 #[derive(clap::Args)]
 pub struct SampleFlags {
-    /// A file of prompts, one a line, such as the model will be asked; without it some that come with the program
+    /// A file of prompts, one per line, like those that the model will get; by default prompts that come with the
+    /// program
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// A picture to edit, for a model that edits. With several, each prompt takes the next
+    /// A picture to edit, for a model that edits. With several, the prompts take them in turn
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
 }
 
-/// What the pictures are for: those that a model is measured by are not those that it is judged by.
+/// The purpose of the pictures. A model is calibrated and compared on different prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Plans are made from them.
+    /// The pictures are for fitting plans.
     Calibration,
-    /// Plans and settings are compared on them.
+    /// The pictures are for comparing plans and settings.
     Comparison,
 }
 
-/// The files of the flags, read before a model is loaded.
+/// Contents of the flags' files, read before a model is loaded.
 #[derive(Debug)]
 pub struct Samples {
     prompts: Option<Vec<String>>,
@@ -38,7 +39,7 @@ impl SampleFlags {
     /// Reads the files.
     ///
     /// # Errors
-    /// One cannot be read, holds no prompt or is no picture.
+    /// A file cannot be read, has no prompt or is not a picture.
     pub fn read(&self) -> Result<Samples, Error> {
         let picture = |path: &PathBuf| open_pictures(&[path], None).map_err(with_flags);
         Ok(Samples {
@@ -49,10 +50,10 @@ impl SampleFlags {
 }
 
 impl Samples {
-    /// What to make with the model of this card, which came from `source`.
+    /// The inputs for the model with this card, which was loaded from `source`.
     ///
     /// # Errors
-    /// It needs pictures to edit, or takes none.
+    /// The model needs pictures and there are none, or it accepts none.
     pub fn of_model(self, source: &ModelSource, card: &ModelCard, purpose: Purpose) -> Result<Vec<OmniInput>, Error> {
         let images = card.input_images;
         if self.pictures.is_empty() && images.min_images > 0 {
@@ -86,7 +87,7 @@ fn known(builtin: bool, edits: bool, purpose: Purpose) -> Vec<String> {
     lines(text)
 }
 
-/// The prompts of a file. Empty lines do not count.
+/// Reads the prompts of a file. Empty lines are ignored.
 fn read_prompts(path: &Path) -> Result<Vec<String>, Error> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path);
@@ -127,7 +128,7 @@ mod tests {
             assert_eq!([sets[0].len(), sets[1].len()], counts);
             assert!(sets.iter().flatten().all(|prompt| prompt.len() < 240));
             let different: HashSet<_> = sets.iter().flatten().collect();
-            // The built-in model draws a few things only: one of its examples is among those that it is measured by.
+            // The built-in model draws few things, so one of its example prompts is also a calibration prompt.
             assert!(different.len() + usize::from(builtin) >= counts[0] + counts[1], "{builtin} {edits}");
         }
     }

@@ -1,9 +1,9 @@
-//! What a person at a terminal sees: notices, bars, times. What was asked for goes to stdout, pictures' paths among it,
-//! all else to stderr.
+//! Terminal output: notices, bars, times. Results, such as the paths of pictures, go to stdout; everything else goes to
+//! stderr.
 //!
-//! A command works for its files, not for its lines. So SIGPIPE stays ignored, as Rust has it: whoever stops reading
-//! (`latentd generate -n 4 ... | head -1`) ends the output, not the pictures. Lines that are lost another way, on a full
-//! disk, are an error once all is done.
+//! The files of a command matter more than its lines. So SIGPIPE stays ignored, as in every Rust program: a reader that
+//! stops (`latentd generate -n 4 ... | head -1`) ends the output, not the pictures. Lines lost in another way, e.g. on
+//! a full disk, make the command fail at its end.
 
 use std::cell::{Cell, OnceCell};
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -15,20 +15,20 @@ use omni::StepProgress;
 
 use crate::error::Error;
 
-/// Prints a line to stderr. Where that is closed or full, there is nobody to be told.
+/// Prints a line to stderr. Errors are ignored, because there is nowhere to report them.
 pub fn notice(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Why stdout takes nothing any more.
+/// The first error of writing to stdout. No output follows it.
 static ENDED: OnceLock<io::Error> = OnceLock::new();
 
-/// Prints a line to stdout, as long as that takes them.
+/// Prints a line to stdout, unless an earlier write failed.
 pub fn line(text: &str) {
     print(&format!("{text}\n"));
 }
 
-/// Prints whole lines to stdout, as long as that takes them.
+/// Prints whole lines to stdout, unless an earlier write failed.
 pub fn print(lines: &str) {
     if ENDED.get().is_some() {
         return;
@@ -39,10 +39,10 @@ pub fn print(lines: &str) {
     }
 }
 
-/// Whether all that was printed has reached whoever wanted it.
+/// Checks that all output was written.
 ///
 /// # Errors
-/// Stdout took no more, and not because its reader had enough.
+/// A write to stdout failed, other than by a reader that closed the pipe.
 pub fn check_printed() -> Result<(), Error> {
     match ENDED.get() {
         Some(err) if err.kind() != ErrorKind::BrokenPipe => Err(Error::Output(err.to_string())),
@@ -50,23 +50,23 @@ pub fn check_printed() -> Result<(), Error> {
     }
 }
 
-/// `1.23 s`, or milliseconds below a second.
+/// Formats a duration as `1.23 s`, or in milliseconds below a second.
 pub fn seconds(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 1.0 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
 }
 
-/// How often the steps are told where there is no terminal for a bar.
+/// Interval of progress lines if there is no terminal for a bar.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
-/// The steps of a generation, with how many block runs were computed and reused. Where stderr is no terminal it is a line
-/// now and then.
+/// Progress of the denoising steps, with the numbers of computed and reused block runs. If stderr is not a terminal, it
+/// prints occasional lines instead of a bar.
 pub struct StepsBar {
     bar: OnceCell<ProgressBar>,
     computed: Cell<usize>,
     reused: Cell<usize>,
     begun: Instant,
-    /// When a line was told last, from the beginning on.
+    /// Time of the last printed line, since `begun`.
     told: Cell<Duration>,
 }
 
@@ -101,7 +101,7 @@ impl StepsBar {
         bar.set_message(format!("{} computed, {} reused", self.computed.get(), self.reused.get()));
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&self) {
         if let Some(bar) = self.bar.get() {
             bar.finish_and_clear();
@@ -109,18 +109,18 @@ impl StepsBar {
     }
 }
 
-/// Something that is counted. Where stderr is no terminal it is a line now and then.
+/// Progress of a count. If stderr is not a terminal, it prints occasional lines instead of a bar.
 pub struct CountBar {
     bar: ProgressBar,
     what: &'static str,
     of: &'static str,
     begun: Instant,
-    /// When a line was told last, from the beginning on.
+    /// Time of the last printed line, since `begun`.
     told: Cell<Duration>,
 }
 
 impl CountBar {
-    /// Of `what`, which has parts that are called `of`.
+    /// A bar for the activity `what`, which counts `of`.
     pub fn new(what: &'static str, of: &'static str) -> Self {
         let style = ProgressStyle::with_template(&format!("{what} {{bar:30}} {{pos}}/{{len}} {of} {{eta}}"));
         let bar = ProgressBar::new(0).with_style(style.expect("a valid template. This is a bug."));
@@ -141,13 +141,13 @@ impl CountBar {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }
 
-/// What is done `now`, and when the rest may be.
+/// The progress line at time `now`, with the estimated time left.
 fn counted((what, of): (&str, &str), (done, all): (usize, usize), now: Duration) -> String {
     let seconds = now.as_secs_f64();
     let left = seconds * (all - done) as f64 / done.max(1) as f64;
@@ -158,7 +158,7 @@ fn is_due(last: Duration, now: Duration) -> bool {
     now.saturating_sub(last) >= TOLD_EVERY
 }
 
-/// The line on a step that is done `now`, if it is time for one and it is not the last.
+/// The line for a step that ended at time `now`, if one is due and the step is not the last.
 fn told(step: StepProgress, last: Duration, now: Duration) -> Option<String> {
     let is_told = is_due(last, now) && step.done < step.total;
     is_told.then(|| format!("denoising: step {} of {}, {:.0} s", step.done, step.total, now.as_secs_f64()))

@@ -1,4 +1,4 @@
-//! `latentd bench`: a program of its own, which stands beside this one.
+//! `latentd bench`: runs the separate program `latentd-bench`, which is installed beside this one.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -7,14 +7,14 @@ use std::process::{Command, Stdio};
 
 use latentd::{CachePlotData, Error};
 
-/// The program.
+/// Name of the program.
 const PROGRAM: &str = "latentd-bench";
 
 /// Time the stages of a picture; `bench cache` compares step caches, `bench serve` puts load on a server
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(super) struct Bench {
-    /// As `latentd bench --help` has them
+    /// Arguments as in `latentd bench --help`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     arguments: Vec<OsString>,
 }
@@ -25,10 +25,10 @@ impl Bench {
     }
 }
 
-/// Where the program is: beside this one, or else in the folders of `PATH`.
+/// Path of the program: beside this one, else in the folders of `PATH`.
 ///
 /// # Errors
-/// It is in none of them.
+/// The program is in none of them.
 pub(super) fn program() -> Result<PathBuf, Error> {
     let beside = std::env::current_exe().ok().and_then(|own| own.parent().map(Path::to_owned));
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -42,10 +42,10 @@ pub(super) fn program() -> Result<PathBuf, Error> {
     })
 }
 
-/// The SVG of a plot, drawn by the program.
+/// Lets the program draw a plot, and returns its SVG.
 ///
 /// # Errors
-/// The program is not there, or fails.
+/// The program is missing, or fails.
 pub(super) fn cache_plot(data: &CachePlotData) -> Result<String, Error> {
     let json = serde_json::to_vec(data).expect("strings and numbers make JSON. This is a bug.");
     let mut command = Command::new(program()?);
@@ -62,7 +62,7 @@ pub(super) fn cache_plot(data: &CachePlotData) -> Result<String, Error> {
     }
 }
 
-/// Becomes another program; what is returned is why not.
+/// Replaces this process by another program. Returns only on failure, with the reason.
 #[cfg(unix)]
 fn replaced_by(command: &mut Command) -> Error {
     use std::os::unix::process::CommandExt;
@@ -70,7 +70,7 @@ fn replaced_by(command: &mut Command) -> Error {
     failed(command.exec(), command)
 }
 
-/// Ends with another program.
+/// Runs another program and exits with its exit code. Returns only on failure, with the reason.
 #[cfg(not(unix))]
 fn replaced_by(command: &mut Command) -> Error {
     match command.status() {

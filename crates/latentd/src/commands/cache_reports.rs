@@ -1,4 +1,4 @@
-//! What `latentd generate` and `edit` tell of the step cache: a trace, a plot, a line a picture.
+//! Reports of `latentd generate` and `edit` about the step cache: a trace, a plot, and one summary line per picture.
 
 use std::path::{Path, PathBuf};
 
@@ -12,22 +12,22 @@ use super::bench;
 use latentd::terminal;
 use latentd::{CachePlotData, PictureTrace, check_place, numbered};
 
-/// The flags.
+/// The flags of the step cache's reports.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Step cache")]
 pub(super) struct CacheReports {
     /// Write what each step did and why, as JSON
     #[arg(long, value_name = "FILE.json")]
     cache_trace: Option<PathBuf>,
-    /// Draw each step's diff against the threshold. Of several pictures the second is NAME-2.svg
+    /// Draw each step's diff against the threshold. With several pictures the second is NAME-2.svg
     #[arg(long, value_name = "FILE.svg")]
     cache_plot: Option<PathBuf>,
-    /// Print a line a picture: steps computed and reused, decisions, speedup
+    /// Print a line per picture: steps computed and reused, decisions, speedup
     #[arg(long)]
     enable_cache_dit_summary: bool,
 }
 
-/// What the pictures were made with.
+/// The model and cache that made the pictures.
 pub(super) struct Setup<'a> {
     pub(super) model: String,
     pub(super) config: &'a CacheConfig,
@@ -35,10 +35,10 @@ pub(super) struct Setup<'a> {
 }
 
 impl CacheReports {
-    /// Better before a minute of work than after it.
+    /// Checks the flags before the pictures are made, because that takes minutes.
     ///
     /// # Errors
-    /// A report is asked for and there is no cache, or its file cannot be written.
+    /// A report is requested and there is no cache, or its file cannot be written.
     pub(super) fn check(&self, config: Option<&CacheConfig>) -> Result<(), Error> {
         let asked = [
             ("--cache-trace", self.cache_trace.is_some()),
@@ -61,7 +61,7 @@ impl CacheReports {
         Ok(())
     }
 
-    /// Writes what was asked for; paths go to stdout, the summary to stderr.
+    /// Writes the requested reports. Paths go to stdout, the summary to stderr.
     pub(super) fn write(&self, images: &[GeneratedImage], setup: &Setup) -> Result<(), Error> {
         if let Some(path) = &self.cache_trace {
             let traces: Vec<_> =

@@ -1,4 +1,4 @@
-//! `latentd edit`: pictures from pictures, without a server.
+//! `latentd edit`: edits pictures without a server.
 
 use std::path::PathBuf;
 
@@ -8,16 +8,16 @@ use omni::open_pictures;
 use super::picture_flags::PictureFlags;
 use latentd::with_flags;
 
-/// Edit pictures as a prompt says
+/// Edit pictures by a prompt
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  latentd edit --model Qwen/Qwen-Image-Edit-2511 --image cat.jpg \"make it night\" -o night.png\n  latentd edit --model Qwen/Qwen-Image-Edit-2511 --image cat.png --mask mask.png --prompt \"a red hat\"\n  latentd edit --model Qwen/Qwen-Image-Edit-2511 --image cat.png --image dog.png \"both on a sofa\""
 )]
 pub(super) struct Edit {
-    /// A picture to edit: PNG, JPEG, WebP or GIF. Again for each one more, as many as the model takes
+    /// A picture to edit: PNG, JPEG, WebP or GIF. Repeat the flag for more, up to the model's limit
     #[arg(long, required = true, value_name = "FILE")]
     image: Vec<PathBuf>,
-    /// A picture of the first one's size, edited where this is transparent
+    /// A mask of the first picture's size; its transparent area is edited
     #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `latentd generate`: pictures without a server.
+//! `latentd generate`: generates pictures without a server.
 
 use latentd::{Error, builtin_banner};
 use omni::InputPictures;

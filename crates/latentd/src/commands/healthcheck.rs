@@ -1,4 +1,4 @@
-//! `latentd healthcheck`: is the server there? For containers, whose image has no curl.
+//! `latentd healthcheck`: asks a running server for its health. It is for containers, whose image has no curl.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use super::serve::address;
 
-/// Ask a running server whether it is well: exit code 0 if it is, 1 and a line if not
+/// Ask a running server whether it is healthy: exit code 0 if it is, 1 and a line if not
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  latentd healthcheck\n  latentd healthcheck --port 9000\n  latentd healthcheck --ready --url http://10.0.0.7:8091 --timeout-seconds 1"
 )]
 pub(super) struct Healthcheck {
-    /// Where the server is, in place of its host and port
+    /// URL of the server, instead of its host and port
     #[arg(long)]
     url: Option<String>,
     /// Host of the server; without it, what LATENTD_HOST or the file LATENTD_CONFIG says, or this machine
@@ -24,10 +24,10 @@ pub(super) struct Healthcheck {
     /// Port of the server; without it, what LATENTD_PORT or the file LATENTD_CONFIG says, or 8091
     #[arg(long)]
     port: Option<OsString>,
-    /// Longest to wait for the answer
+    /// Maximum time to wait for the answer
     #[arg(long, default_value_t = 3, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..))]
     timeout_seconds: u64,
-    /// Ask whether the model is loaded and takes requests, not only whether the server lives
+    /// Ask whether the model is loaded and accepts requests, not only whether the server is alive
     #[arg(long)]
     ready: bool,
 }
@@ -42,10 +42,10 @@ impl Healthcheck {
         verdict(&url, status, &body)
     }
 
-    /// The address that is asked.
+    /// The URL to request.
     ///
     /// # Errors
-    /// The server's own settings name none.
+    /// The server's own settings have no valid address.
     fn probe(&self, variable: impl Fn(&str) -> Option<OsString>) -> Result<String, Error> {
         let path = if self.ready { "/readyz" } else { "/livez" };
         if let Some(url) = &self.url {
@@ -56,7 +56,7 @@ impl Healthcheck {
     }
 
     async fn ask(&self, url: &str) -> reqwest::Result<(u16, String)> {
-        // A proxy is for the Hub: it does not know what 127.0.0.1 is to this container.
+        // The proxy settings are for the Hub. A proxy cannot reach this container's 127.0.0.1.
         let client =
             http_client::http_client().no_proxy().timeout(Duration::from_secs(self.timeout_seconds)).build()?;
         let response = client.get(url).send().await?;
@@ -64,7 +64,7 @@ impl Healthcheck {
     }
 }
 
-/// The innermost reason, which says more than the library's own sentence about it.
+/// The innermost cause, which is more specific than the library's own message.
 fn cause(err: &dyn std::error::Error) -> String {
     let mut innermost = err;
     while let Some(source) = innermost.source() {
@@ -73,7 +73,7 @@ fn cause(err: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
-/// 200 is well; anything else is not, for the reason that OpenAI's error shape gives, if any.
+/// Status 200 is healthy. Any other status is an error, with the message of an OpenAI error body if there is one.
 fn verdict(url: &str, status: u16, body: &str) -> Result<(), Error> {
     if status == 200 {
         return Ok(());

@@ -1,11 +1,11 @@
-//! Where a server listens, and so where it is asked.
+//! The host that a server listens on, and the host to reach it at.
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// An address, or a name that leads to one.
+/// An IP address or a host name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Host {
     /// `0.0.0.0`, `::1` or `[::1]`.
@@ -15,7 +15,7 @@ pub(crate) enum Host {
 }
 
 impl Host {
-    /// What a server listens at, IPv4 first: clients that know no other way come by it.
+    /// The socket addresses to listen on. IPv4 comes first, for clients that know nothing else.
     pub(crate) async fn addresses(&self, port: u16) -> io::Result<Vec<SocketAddr>> {
         match self {
             Host::Address(address) => Ok(vec![SocketAddr::new(*address, port)]),
@@ -27,7 +27,7 @@ impl Host {
         }
     }
 
-    /// Where this machine reaches a server that listens here.
+    /// The host at which this machine reaches a server that listens here.
     pub(crate) fn reached(&self) -> Host {
         match self {
             Host::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => Host::Address(Ipv4Addr::LOCALHOST.into()),
@@ -46,7 +46,7 @@ impl FromStr for Host {
             return Ok(Host::Address(address));
         }
         let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        // What has no letter is an address that is wrong.
+        // Text without a letter is a malformed address.
         let is_name = text.bytes().all(is_part) && text.bytes().any(|byte| byte.is_ascii_alphabetic());
         if is_name {
             Ok(Host::Name(text.into()))
@@ -57,7 +57,7 @@ impl FromStr for Host {
 }
 
 impl fmt::Display for Host {
-    /// As in a URL.
+    /// Formats the host as in a URL.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Host::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),

@@ -1,17 +1,17 @@
-//! How much memory there is for this process.
+//! Memory available to this process.
 
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, get_current_pid};
 
-/// Bytes that this process may still take: what the system has left, or its control group if that
-/// is less. `None` where the system does not tell.
+/// Bytes that this process can still allocate: the smaller of the system's and its control group's available memory.
+/// `None` if the system does not report it.
 pub(super) fn available() -> Option<u64> {
     let mut system = System::new();
     system.refresh_memory();
     let in_system = system.available_memory();
     let pid = get_current_pid().ok()?;
     system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, ProcessRefreshKind::nothing());
-    // What the group counts as used includes the cached pages of every file that was read, such as
-    // the weights; those make way.
+    // The group's usage includes the page cache of every file that was read, such as the weights. That memory is
+    // reclaimable, so only resident memory is subtracted.
     let in_group = system.process(pid).and_then(|process| process.cgroup_limits());
     let in_group = in_group.map(|limits| limits.total_memory.saturating_sub(limits.rss));
     Some(in_group.map_or(in_system, |bytes| bytes.min(in_system))).filter(|bytes| *bytes > 0)

@@ -45,16 +45,15 @@ enum Command {
 }
 
 impl Cli {
-    /// What these arguments and this environment ask for; the program ends here where they ask for help, or for what
-    /// there is not.
+    /// Parses the arguments and the environment. Exits the program for help, and for arguments that are wrong.
     pub(crate) fn of(arguments: impl Iterator<Item = OsString>) -> Self {
         let command = without_blank(Cli::command(), &|name| std::env::var_os(name));
         Cli::from_arg_matches(&command.get_matches_from(arguments)).unwrap_or_else(|err| err.exit())
     }
 
-    /// Does what was asked.
+    /// Runs the command.
     pub(crate) fn run(self) -> Result<(), Error> {
-        // A server's settings say how it logs.
+        // `serve` starts its own log, from its settings.
         if !matches!(self.command, Command::Serve(_)) {
             logging::init_text();
         }

@@ -1,4 +1,4 @@
-//! `latentd models`: what can be run, and what of it is on this machine.
+//! `latentd models`: lists the supported models, and which are on this machine.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -34,7 +34,7 @@ struct Row {
     default_num_inference_steps: usize,
     default_guidance: Cow<'static, str>,
     default_size: String,
-    /// Most pixels of a picture, unless `--max-generated-image-size` says other.
+    /// Maximum pixels of a picture, unless `--max-generated-image-size` is set.
     max_pixels: usize,
     segments: Vec<Segment>,
     licence: &'static str,
@@ -44,7 +44,7 @@ struct Row {
     built_in: bool,
     /// Whether the Hub's cache has all of it.
     in_hub_cache: bool,
-    /// What is wrong with what the Hub's cache has of it.
+    /// What is wrong with the files in the Hub's cache.
     hub_cache_fault: Option<String>,
 }
 
@@ -68,14 +68,14 @@ impl Models {
     }
 }
 
-/// What a list needs of the built-in model's transformer.
+/// The part of the built-in model's transformer config that the list needs.
 #[derive(Deserialize)]
 struct Layers {
     num_layers: usize,
 }
 
 impl Row {
-    /// Of the built-in model, by its own files.
+    /// The row of the built-in model, read from its files.
     fn built_in() -> Result<Self, Error> {
         let checkpoint = ModelSource::Builtin.open(&())?;
         let facts = Facts::load(&checkpoint)?;
@@ -128,7 +128,7 @@ impl Row {
     }
 }
 
-/// A paragraph a model: a table of so many columns fits on no terminal.
+/// One paragraph per model: a table would have too many columns for a terminal.
 fn text(rows: &[Row]) -> String {
     let mut out = String::new();
     let mut family = "";

@@ -1,4 +1,4 @@
-//! What `generate` and `edit` have in common: the flags of a picture, and how it is made, written and reported.
+//! The shared part of `generate` and `edit`: the flags of a picture; making, writing and reporting pictures.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use latentd::ModelFlags;
 use latentd::terminal::{self, StepsBar};
 use latentd::{check_place, numbered, with_flags};
 
-/// The flags.
+/// The flags of a picture.
 #[derive(clap::Args)]
 pub(super) struct PictureFlags {
     /// What the picture should show, or what to change
@@ -23,20 +23,20 @@ pub(super) struct PictureFlags {
     /// A Hub id, a folder in the diffusers layout, or `builtin`
     #[arg(long, env = "LATENTD_MODEL")]
     model: Option<String>,
-    /// What it should not show, in place of the model's default. It counts where guidance runs: --true-cfg-scale 1 (for
-    /// FLUX.2-klein base --guidance-scale 1) turns that off
+    /// What the picture should not show, instead of the model's default. It has an effect only with guidance, which
+    /// --true-cfg-scale 1 (for FLUX.2-klein base --guidance-scale 1) turns off
     #[arg(long)]
     negative_prompt: Option<String>,
     /// Denoising steps, 1 to 1000
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     num_inference_steps: Option<i64>,
-    /// Weight of true classifier-free guidance; 1 turns it off, and without it the model's default counts
+    /// Weight of true classifier-free guidance; 1 turns it off; by default the model's
     #[arg(long, alias = "cfg-scale", value_name = "SCALE", allow_negative_numbers = true)]
     true_cfg_scale: Option<f64>,
     /// Weight of plain guidance, for models made for it (FLUX.2-klein base)
     #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
     guidance_scale: Option<f64>,
-    /// Seed of the noise; -1 or nothing draws one
+    /// Seed of the noise; -1 or no flag draws a random one
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<i64>,
     /// WIDTHxHEIGHT in pixels
@@ -48,13 +48,13 @@ pub(super) struct PictureFlags {
     /// Width in pixels
     #[arg(long, requires = "height")]
     width: Option<usize>,
-    /// Most pixels of a picture; without it the model's limit, four times the pixels that it was made for
+    /// Maximum pixels of a picture; by default the model's limit, four times the pixels that it was made for
     #[arg(long, value_name = "PIXELS")]
     max_generated_image_size: Option<usize>,
-    /// Pictures to make, with seeds counting up
+    /// Number of pictures, with seeds counting up
     #[arg(long, alias = "num-outputs-per-prompt", short = 'n', value_name = "N", allow_negative_numbers = true)]
     num_images_per_prompt: Option<i64>,
-    /// Where to write; .png, .jpg or .webp. Of several pictures the second is NAME-2.png
+    /// File to write: .png, .jpg or .webp. With several pictures the second is NAME-2.png
     #[arg(long, short, default_value = "latentd.png")]
     output: PathBuf,
     #[command(flatten)]
@@ -64,8 +64,8 @@ pub(super) struct PictureFlags {
 }
 
 impl PictureFlags {
-    /// Makes the pictures, from those that `open` reads once the other flags are known to be good. `banner` is for people
-    /// who did not name a model.
+    /// Makes the pictures. `open` reads the input pictures, after the other flags have been checked. `banner` is
+    /// printed if no model is named.
     ///
     /// # Errors
     /// A flag cannot be honoured, or the model cannot be loaded or fails.
@@ -118,7 +118,7 @@ impl PictureFlags {
     }
 }
 
-/// What the model has to say of what was asked, each sentence once.
+/// Prints the model's warnings about the request, each one once.
 fn warn(images: &[GeneratedImage]) {
     let mut told = Vec::new();
     for warning in images.iter().flat_map(|image| &image.warnings) {
@@ -129,7 +129,8 @@ fn warn(images: &[GeneratedImage]) {
     }
 }
 
-/// Better before a minute of work than after it. Of a number of pictures that is refused later, some are looked at.
+/// Checks the output files before the pictures are made, because that takes minutes. A number of pictures outside its
+/// bounds is rejected later, so it is clamped here.
 fn check_output(output: &Path, num_images: Option<i64>) -> Result<(), Error> {
     let ending = output.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
     if !matches!(ending.as_deref(), Some("png" | "jpg" | "jpeg" | "webp")) {

@@ -1,4 +1,4 @@
-//! The flags that bound what a server takes on, and what they come to.
+//! The admission flags of a server, and the scheduler configuration that they give.
 
 use std::time::Duration;
 
@@ -10,25 +10,25 @@ use scheduler::SchedulerConfig;
 
 use super::memory;
 
-/// How much a server takes on.
+/// Bounds of the work that a server admits.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Scheduling")]
 pub(super) struct SchedulingFlags {
-    /// Most pictures that one device holds at a time; which of them step together is decided step by step
+    /// Maximum pictures that one device holds at a time; which of them step together is decided step by step
     #[arg(long, default_value_t = SchedulerConfig::default().max_batch, value_name = "N", env = "LATENTD_MAX_BATCH")]
     max_batch: usize,
-    /// Most pictures that wait; more are answered with 429
+    /// Maximum waiting pictures; more are answered with 429
     #[arg(long, default_value_t = SchedulerConfig::default().max_waiting, value_name = "N", env = "LATENTD_MAX_WAITING")]
     max_waiting: usize,
-    /// Most seconds of predicted work in hand; beyond them requests are answered with 429
+    /// Maximum seconds of predicted work admitted; beyond them requests are answered with 429
     #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..), env = "LATENTD_MAX_BACKLOG_SECONDS")]
     max_backlog_seconds: Option<u64>,
-    /// Longest that a request may take; one that would take longer is answered with 429
+    /// Maximum time of a request; one that would take longer is answered with 429
     #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..), env = "LATENTD_MAX_REQUEST_SECONDS")]
     max_request_seconds: Option<u64>,
-    /// Most memory that the pictures in hand may take on one device, e.g. 4GiB, with what encoding, a step and
-    /// decoding need meanwhile and the encodings that are kept; weights come on top. On the CPU half of what is
-    /// available at the start without it, on a GPU unbounded
+    /// Maximum memory of the admitted pictures on one device, e.g. 4GiB. It includes what encoding, a step and decoding
+    /// need meanwhile, and the encodings that are kept; weights are extra. The default is half of what is available at
+    /// the start on the CPU, and unbounded on a GPU
     #[arg(long, value_name = "BYTES", env = "LATENTD_MEMORY_BUDGET")]
     memory_budget: Option<ByteSize>,
     /// Ignore the `priority` of requests
@@ -42,10 +42,10 @@ impl SchedulingFlags {
         !self.no_priorities
     }
 
-    /// The bounds for this many workers, which are all on the CPU or not.
+    /// The scheduler configuration for `workers` workers, which are all on the CPU or all on GPUs.
     ///
     /// # Errors
-    /// Every bound under which nothing could be taken.
+    /// Every bound under which no request could be admitted.
     pub(super) fn config(&self, workers: usize, on_cpu: bool) -> Result<SchedulerConfig, Vec<Error>> {
         let mut errors = Vec::new();
         if self.max_batch == 0 {
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn workers_on_the_cpu_share_half_of_its_memory() {
         let budget = |workers| config("", workers, true).unwrap().memory_budget.unwrap();
-        // Other programs take and give memory between the two questions.
+        // Other programs allocate and free memory between the two calls.
         let share = budget(1) as f64 / budget(4) as f64;
         assert!((3.0..5.0).contains(&share), "{share}");
         let available = memory::available().unwrap() as f64;

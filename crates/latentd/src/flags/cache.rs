@@ -1,4 +1,4 @@
-//! The flags of the step cache, under the guide's names, and what they come to.
+//! The flags of the step cache, under the guide's names, and the configuration that they give.
 
 use cache::{CacheConfig, CacheOverrides, ConfigError};
 use clap::builder::BoolishValueParser;
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::calibrated::Calibrated;
 use crate::error::Error;
 
-/// Which step cache.
+/// The kind of step cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum CacheBackend {
     /// Every step is computed.
@@ -24,10 +24,12 @@ pub enum CacheBackend {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Step cache")]
 pub struct CacheFlags {
-    /// The step cache: `cache_dit` has the guide's defaults, `calibrated` the built-in model's plans, or learns them, without `--cache-config`
+    /// The step cache: `cache_dit` has the guide's defaults, `calibrated` the built-in model's plans, or learns them,
+    /// without `--cache-config`
     #[arg(long, value_enum, value_name = "NAME", env = "LATENTD_CACHE_BACKEND")]
     pub cache_backend: Option<CacheBackend>,
-    /// The cache's settings as JSON, or @FILE, e.g. '{"residual_diff_threshold":0.12}' or '{"quality":"balanced"}'; of `calibrated` e.g. '{"psnr":45}', '{"plan":"@plan.json","budget":0.4}' or '{"learn":32}'
+    /// The cache's settings as JSON, or @FILE, e.g. '{"residual_diff_threshold":0.12}' or '{"quality":"balanced"}'; of
+    /// `calibrated` e.g. '{"psnr":45}', '{"plan":"@plan.json","budget":0.4}' or '{"learn":32}'
     #[arg(long, value_name = "JSON|@FILE", env = "LATENTD_CACHE_CONFIG")]
     pub cache_config: Option<String>,
     /// Leading blocks that every step computes
@@ -65,12 +67,12 @@ pub struct CacheFlags {
 }
 
 impl CacheFlags {
-    /// The cache that the flags describe: `--cache-config` over the guide's defaults, the single flags
-    /// over that. `None` computes every step.
+    /// The cache configuration of the flags. `--cache-config` overrides the guide's defaults, and the single flags
+    /// override both. `None` computes every step.
     ///
     /// # Errors
-    /// A key that does not exist or is outside its bound, JSON that is none, a file that is not there,
-    /// or settings of a cache that `--cache-backend` does not turn on.
+    /// A key is unknown or outside its bound, the JSON is malformed, a file is missing, or the settings are of a cache
+    /// that `--cache-backend` does not turn on.
     pub fn resolve(&self) -> Result<Option<CacheConfig>, Error> {
         if let Some(calibrated) = self.calibrated()? {
             return Ok(Some(calibrated.config));
@@ -95,10 +97,10 @@ impl CacheFlags {
         config.overlaid(&overrides).map(Some).map_err(|err| self.told(&err))
     }
 
-    /// What the flags describe, if that is a cache that follows plans.
+    /// The settings of the flags if the backend is `calibrated`.
     ///
     /// # Errors
-    /// As [`CacheFlags::resolve`].
+    /// The same as those of [`CacheFlags::resolve`].
     pub fn calibrated(&self) -> Result<Option<Calibrated>, Error> {
         if self.cache_backend != Some(CacheBackend::Calibrated) {
             return Ok(None);
@@ -110,7 +112,7 @@ impl CacheFlags {
         }
     }
 
-    /// An error of the configuration that these flags describe, by the flag that its key was set by.
+    /// Converts a configuration error, naming the flag that set the key.
     pub(crate) fn told(&self, err: &ConfigError) -> Error {
         let flag = match self.single_flags().contains_key(err.key()) {
             true => flag_of(err.key()),
@@ -136,7 +138,7 @@ impl CacheFlags {
     }
 }
 
-/// The JSON itself, or what the file after the `@` holds.
+/// The JSON itself, or the contents of the file named after `@`.
 fn read_config(text: &str) -> Result<String, Error> {
     match text.strip_prefix('@') {
         None => Ok(text.to_owned()),
@@ -149,12 +151,12 @@ fn read_config(text: &str) -> Result<String, Error> {
     }
 }
 
-/// What `--cache-config` or the single flags say.
+/// Parses the JSON of `--cache-config` or of the single flags.
 fn parsed(json: &str) -> Result<CacheOverrides, Error> {
     serde_json::from_str(json).map_err(|err| Error::Flag(format!("`--cache-config` is not a JSON object: {err}")))
 }
 
-/// The flag of its own that sets this key.
+/// The single flag that sets `key`.
 fn flag_of(key: &str) -> String {
     format!("--cache-dit-{}", key.to_lowercase().replace('_', "-"))
 }

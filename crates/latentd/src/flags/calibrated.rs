@@ -1,4 +1,4 @@
-//! The settings of the cache backend that follows plans made from measurements.
+//! The settings of the cache backend `calibrated`, which follows plans made from measurements.
 
 use std::path::Path;
 
@@ -7,21 +7,21 @@ use omni::{PlanSource, read_calibration};
 
 use crate::error::Error;
 
-/// What `--cache-backend calibrated` comes to.
+/// The resolved settings of `--cache-backend calibrated`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibrated {
-    /// The cache of requests that bring none: it follows plans.
+    /// The cache of requests that name none. It follows plans.
     pub config: CacheConfig,
-    /// Where the plans come from.
+    /// The source of the plans.
     pub source: PlanSource,
 }
 
 impl Calibrated {
-    /// What `{"plan": "@FILE", "budget": SHARE}` or `{"plan": "@FILE", "psnr": DB}` describes. Without either it promises
-    /// what [`cache::Quality::Balanced`] does.
+    /// Reads `{"plan": "@FILE", "budget": SHARE}` or `{"plan": "@FILE", "psnr": DB}`. Without `budget` and `psnr` the
+    /// aim is that of [`cache::Quality::Balanced`].
     ///
     /// # Errors
-    /// A key is unknown or outside its bound, or the file holds no measurements.
+    /// A key is unknown or outside its bound, or the file is not a calibration.
     pub fn read(keys: &CacheOverrides) -> Result<Self, Error> {
         let settings = keys.calibrated().map_err(|err| Error::Flag(format!("`--cache-config`: {err}")))?;
         let aim = settings.aim().unwrap_or(Aim::Psnr(BALANCED));
@@ -33,10 +33,10 @@ impl Calibrated {
     }
 }
 
-/// Pictures that plans are learnt from where nothing is said.
+/// Default number of pictures that plans are learnt from.
 const LEARN_FROM: usize = 16;
 
-/// What is promised where nothing is said, in dB.
+/// Default PSNR to aim for, in dB.
 const BALANCED: f64 = 50.0;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use omni::Dtype;
 
-/// What a model's weights are kept in.
+/// The dtype of a model's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum DtypeName {
     /// 32-bit floats.

@@ -2,7 +2,7 @@
 
 use models::EditPositions;
 
-/// How the text encoder of Qwen-Image-Edit counts the tokens of a picture.
+/// How the text encoder of Qwen-Image-Edit numbers the positions of a picture's tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum EditPositionsName {
     /// By row and column, as the model was trained.

@@ -1,4 +1,4 @@
-//! What flags of several commands say, and what it means to the library.
+//! Flags that several commands share, and their conversion to the library's types.
 
 mod cache;
 mod calibrated;

@@ -1,4 +1,4 @@
-//! How a model is loaded, and on what.
+//! The flags of loading a model, and of its device.
 
 use models::LoadError;
 use omni::{DeviceName, Omni, OmniBuilder};
@@ -13,43 +13,43 @@ use super::vae_tiling::VaeTilingName;
 use crate::error::Error;
 use crate::progress::LoadingBars;
 
-/// How a model is loaded, and on what: the same flags for every command, but that a server may
-/// have several devices.
+/// The flags of loading a model. Every command has the same, except that a server can have several devices.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelFlags<D: clap::Args = OneDevice> {
     /// Branch, tag or commit of a Hub model
     #[arg(long, env = "LATENTD_REVISION")]
     pub revision: Option<String>,
-    /// What the weights are kept in; without it bf16 on a GPU, and on a CPU that multiplies it faster where the checkpoint is in
-    /// bf16 too, else f32
+    /// Dtype of the weights. The default is bf16 on a GPU, and on a CPU that multiplies bf16 faster if the checkpoint
+    /// is in bf16, else f32
     #[arg(long, value_enum, env = "LATENTD_DTYPE")]
     pub dtype: Option<DtypeName>,
-    /// What the products of the transformer's blocks are rounded to: a byte a weight. On a CPU int8 is several times as
-    /// fast as f32 with AVX-512 VNNI or AMX; fp8 is for GPUs
+    /// Precision of the matrix products in the transformer's blocks: one byte per weight. On a CPU int8 is several
+    /// times as fast as f32 with AVX-512 VNNI or AMX; fp8 is for GPUs
     #[arg(long, value_enum, env = "LATENTD_QUANTIZATION")]
     pub quantization: Option<QuantizationName>,
-    /// What of the weights stays in host memory and is carried to the GPU when its turn comes. `encoder` costs a moment
-    /// for each new prompt; `block` costs every step the copy of the blocks that do not fit beside what requests take, where
-    /// that is longer than the step, and lets Qwen-Image run on 24 GB; `auto` is the first that fits. vLLM-Omni's --enable-cpu-offload is `encoder`, and its
-    /// --enable-layerwise-offload is `block`
+    /// Weights that stay in host memory and are copied to the GPU when they are used. `encoder` costs a moment for each
+    /// new prompt. `block` lets Qwen-Image run on 24 GB: every step copies the blocks that do not fit beside the memory
+    /// of requests, which costs time if the copy takes longer than the step. `auto` is the first that fits. vLLM-Omni's
+    /// --enable-cpu-offload is `encoder`, and its --enable-layerwise-offload is `block`
     #[arg(long, value_enum, default_value_t, value_name = "WHAT", env = "LATENTD_OFFLOAD")]
     pub offload: OffloadName,
-    /// How Qwen-Image-Edit's text encoder counts the tokens of a picture: by row and column, or one after another as
-    /// diffusers up to 0.42 does
+    /// How Qwen-Image-Edit's text encoder numbers the positions of a picture's tokens: by row and column, or one after
+    /// another as diffusers up to 0.42 does
     #[arg(long, value_enum, default_value_t, value_name = "POSITIONS", env = "LATENTD_QWEN_EDIT_POSITIONS")]
     pub qwen_edit_positions: EditPositionsName,
     /// When the VAE works in overlapping tiles of bounded memory (256x256 pixels for Qwen-Image, 1024x1024 for FLUX.2):
-    /// on is diffusers' `vae.enable_tiling()`; auto is on a GPU, where the whole would take over an eighth of its memory
+    /// on is diffusers' `vae.enable_tiling()`; auto is on a GPU, where the whole would take over an eighth of its
+    /// memory
     #[arg(long, value_enum, default_value_t, value_name = "WHEN", env = "LATENTD_VAE_TILING")]
     pub vae_tiling: VaeTilingName,
-    /// How a picture gets from noise level to noise level, unless a request says other; `euler` without it
+    /// Sampler of requests that name none; `euler` by default
     #[arg(long, value_enum, value_name = "SAMPLER", env = "LATENTD_SAMPLER")]
     pub sampler: Option<SamplerName>,
-    /// On what.
+    /// The device or devices.
     #[command(flatten)]
     pub on: D,
-    /// With which step cache.
+    /// The step cache.
     #[command(flatten)]
     pub cache: CacheFlags,
 }
@@ -65,26 +65,26 @@ pub struct OneDevice {
 /// The devices of a command that has a worker on each.
 #[derive(Clone, clap::Args)]
 pub struct Devices {
-    /// auto, cpu, cuda or cuda:N; several, as in cuda:0,cuda:1, are one worker each
+    /// auto, cpu, cuda or cuda:N; a list, as in cuda:0,cuda:1, starts one worker on each
     #[arg(long, value_name = "DEVICE", value_delimiter = ',', default_value = "auto", env = "LATENTD_DEVICE")]
     pub device: Vec<DeviceName>,
 }
 
 impl ModelFlags {
-    /// How to load `model`, or the built-in one, on the device of these flags.
+    /// A builder for `model`, or for the built-in one, on the device of these flags.
     ///
     /// # Errors
-    /// A flag of the step cache that cannot be honoured.
+    /// A flag of the step cache cannot be honoured.
     pub fn builder(&self, model: Option<&str>) -> Result<OmniBuilder, Error> {
         self.builder_on(self.on.device, model)
     }
 }
 
 impl<D: clap::Args> ModelFlags<D> {
-    /// As [`ModelFlags::builder`], on `device`.
+    /// The same as [`ModelFlags::builder`], on `device`.
     ///
     /// # Errors
-    /// As of [`ModelFlags::builder`].
+    /// The same as those of [`ModelFlags::builder`].
     pub fn builder_on(&self, device: DeviceName, model: Option<&str>) -> Result<OmniBuilder, Error> {
         let builder = Omni::builder().device(device).cache(self.cache.resolve()?).observer(LoadingBars::default());
         let builder = builder.qwen_edit_positions(self.qwen_edit_positions.into()).offload(self.offload.into());
@@ -110,7 +110,7 @@ impl<D: clap::Args> ModelFlags<D> {
         })
     }
 
-    /// Loads what `builder` describes, which is of these flags.
+    /// Loads the model of `builder`, which was made from these flags.
     ///
     /// # Errors
     /// A flag cannot be honoured, or the model cannot be loaded.

@@ -5,23 +5,23 @@ use std::fmt;
 use models::Offload;
 use omni::OffloadPolicy;
 
-/// What of a model stays in host memory, and is carried to the GPU when its turn comes.
+/// Which parts of a model stay in host memory and are copied to the GPU when they are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OffloadName {
-    /// Nothing: the fastest.
+    /// None. This is the fastest.
     #[default]
     None,
-    /// The text encoder, whose layers are carried to the GPU for each new prompt.
+    /// The text encoder. Its layers are copied to the GPU for each new prompt.
     Encoder,
-    /// The text encoder, and those of the transformer's blocks that do not fit beside what requests take, which are carried there
-    /// at every step.
+    /// The text encoder, and the transformer blocks that do not fit beside the memory of requests. Those blocks are
+    /// copied to the GPU at every step.
     Block,
-    /// The first of these with which the model and a picture of its default size fit.
+    /// The first of the above with which the model and a picture of its default size fit.
     Auto,
 }
 
 impl fmt::Display for OffloadName {
-    /// As it is typed.
+    /// The name as it is typed on the command line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             OffloadName::None => Offload::None.name(),

@@ -2,17 +2,17 @@
 
 use models::Quantization;
 
-/// What the products of the transformer's blocks are rounded to.
+/// The precision of the matrix products in the transformer's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum QuantizationName {
     /// 8-bit integers, on a CPU.
     Int8,
-    /// 8-bit floats (e4m3), on a GPU of Ada's kind or a newer one. A CPU computes the same and is slow at it.
+    /// 8-bit floats (e4m3), on an Ada or newer GPU. A CPU computes the same result, slowly.
     Fp8,
 }
 
 impl QuantizationName {
-    /// As `--quantization` takes it.
+    /// The name as `--quantization` takes it.
     pub fn name(self) -> &'static str {
         match self {
             QuantizationName::Int8 => "int8",

@@ -2,17 +2,17 @@
 
 use diffusion::Sampler;
 
-/// How a picture gets from noise level to noise level, along the model's own schedule.
+/// The method that takes the denoising steps, along the model's own schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum SamplerName {
-    /// One run of the transformer a step: what the models come with, and what few-step (distilled) ones need
+    /// One run of the transformer per step: the models' own sampler, and the one that few-step (distilled) models need
     Euler,
-    /// Two runs of the transformer a step, but one in the last; each counts as a step wherever steps are told or cached
+    /// Two runs of the transformer per step, one in the last; each run counts as a step in reports and in the cache
     Heun,
-    /// DPM-Solver++(2M): one run a step, and what the run before it said
+    /// DPM-Solver++(2M): one run per step, combined with the result of the previous run
     #[value(name = "dpmpp_2m")]
     DpmPp2M,
-    /// UniPC: the same, and each run corrects the step before
+    /// UniPC: the same, and each run corrects the previous step
     #[value(name = "unipc")]
     UniPc,
 }

@@ -2,13 +2,13 @@
 
 use omni::TilingPolicy;
 
-/// When the VAE works in tiles, which takes a bounded amount of memory and more time.
+/// When the VAE works in tiles. Tiling bounds its memory and takes more time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum VaeTilingName {
-    /// On a GPU, where a picture decoded or encoded whole would take more than an eighth of its memory.
+    /// On a GPU, for pictures whose decoding or encoding as a whole would take more than an eighth of its memory.
     #[default]
     Auto,
-    /// All pictures larger than a tile, as diffusers after `vae.enable_tiling()`.
+    /// For all pictures larger than a tile, like diffusers after `vae.enable_tiling()`.
     On,
     /// Never.
     Off,

@@ -1,4 +1,4 @@
-//! Spans, sent to an OpenTelemetry collector over http/protobuf.
+//! Export of spans to an OpenTelemetry collector over http/protobuf.
 
 use crate::error::Error;
 use opentelemetry::trace::TracerProvider;
@@ -11,18 +11,18 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Sends spans in batches from a thread of its own, and the last of them when it is dropped.
+/// Sends spans in batches from its own thread, and the last batch when it is dropped.
 pub(crate) struct Exporter {
     provider: SdkTracerProvider,
 }
 
 impl Exporter {
-    /// Sends to the collector at `url`, `/v1/traces` being understood, as `service_name`.
+    /// An exporter that sends to the collector at `url` as `service_name`. `/v1/traces` is appended if missing.
     ///
     /// # Errors
-    /// The address is none.
+    /// The URL is invalid.
     pub(super) fn new(url: &str, service_name: &str) -> Result<Self, Error> {
-        // The exporter builds its client itself.
+        // The exporter builds its own client, which needs a TLS provider.
         http_client::use_ring();
         let base = url.trim_end_matches('/').trim_end_matches("/v1/traces");
         let exporter = SpanExporter::builder()
@@ -38,7 +38,7 @@ impl Exporter {
         Ok(Exporter { provider: provider.build() })
     }
 
-    /// What turns spans of level info and above into OpenTelemetry's.
+    /// The layer that converts spans of level info and above to OpenTelemetry spans.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: tracing::Subscriber + for<'a> LookupSpan<'a>,

@@ -1,4 +1,4 @@
-//! `latentd cache calibrate`: measures a model, so that plans can be made for it.
+//! `latentd cache calibrate`: measures a model and writes its plans.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ pub(super) struct Calibrate {
     /// Denoising steps
     #[arg(long, alias = "num-inference-steps", default_value_t = 28, value_name = "N", allow_negative_numbers = true)]
     steps: i64,
-    /// Weight of true classifier-free guidance, in place of the model's default
+    /// Weight of true classifier-free guidance, instead of the model's default
     #[arg(long, alias = "guidance", value_name = "SCALE", allow_negative_numbers = true)]
     true_cfg_scale: Option<f64>,
     /// Weight of plain guidance, for models made for it (FLUX.2-klein base)
@@ -39,7 +39,7 @@ pub(super) struct Calibrate {
     /// Width in pixels
     #[arg(long, requires = "height")]
     width: Option<usize>,
-    /// Where the measurements go
+    /// File to write the measurements to
     #[arg(short, long, value_name = "FILE.json")]
     output: PathBuf,
     #[command(flatten)]
@@ -87,10 +87,10 @@ impl Calibrate {
     }
 }
 
-/// Fewest prompts that plans are measured on without a word.
+/// Number of prompts below which a calibration warns.
 const FEW: usize = 8;
 
-/// Why plans that are measured on these may promise what they do not keep.
+/// Warnings that plans measured on `inputs` may promise more than they keep.
 fn doubts(inputs: &[OmniInput]) -> Vec<String> {
     let different: HashSet<_> = inputs.iter().map(|input| input.prompt.as_str()).collect();
     let (all, different) = (inputs.len(), different.len());
@@ -101,7 +101,7 @@ fn doubts(inputs: &[OmniInput]) -> Vec<String> {
     few.into_iter().chain(same).collect()
 }
 
-/// What the plans promise, a line each.
+/// A table of the plans' expected PSNR, one line per plan.
 fn table(calibration: &Calibration) -> Vec<String> {
     let line = |plan: &FittedPlan| {
         let (computed, steps) = (plan.computed.len(), calibration.num_inference_steps);

@@ -1,17 +1,16 @@
-//! A file of measured diffs: one line a step, one column a branch.
+//! A file of measured diffs: one line per step, one column per branch.
 
 use latentd::Error;
 
-/// The diffs as `[step][branch]`. Columns are parted by white space or commas; empty lines at the end
-/// do not count.
+/// Parses the diffs as `[step][branch]`. White space or commas separate columns. Empty lines at the end are ignored.
 ///
 /// # Errors
-/// A value that is no diff, with its line.
+/// A value is not a diff; the message has its line.
 pub(super) fn parse(text: &str) -> Result<Vec<Vec<f32>>, Error> {
     text.trim_end().lines().enumerate().map(|(i, line)| columns(line).map(|cell| diff(cell, i + 1)).collect()).collect()
 }
 
-/// The cells of a line; one that is missing between commas is an empty cell, not none.
+/// The cells of a line. A missing value between commas is an empty cell.
 fn columns(line: &str) -> impl Iterator<Item = &str> {
     line.split(',').flat_map(move |part| {
         let missing = part.trim().is_empty() && line.contains(',');
@@ -19,8 +18,8 @@ fn columns(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A diff is a ratio of means of magnitudes: never negative, but `inf` and `nan` can be measured where
-/// the last computed step's residual is zero.
+/// Parses a diff. It is a ratio of means of magnitudes: never negative, but `inf` or `nan` if the last computed step's
+/// residual is zero.
 fn diff(cell: &str, line: usize) -> Result<f32, Error> {
     match cell.parse::<f32>() {
         Ok(diff) if diff.is_nan() || diff >= 0.0 => Ok(diff),

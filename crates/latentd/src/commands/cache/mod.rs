@@ -1,4 +1,4 @@
-//! `latentd cache`: what a cache configuration does, without a model, and the measuring of one.
+//! `latentd cache`: shows what a cache configuration does, without a model; calibrates a model.
 
 mod calibrate;
 mod diffs;

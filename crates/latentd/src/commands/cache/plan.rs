@@ -1,4 +1,4 @@
-//! `latentd cache plan`: what is known of a request before its first step.
+//! `latentd cache plan`: shows which steps a configuration computes, as far as that is known before the first step.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::scenario::Scenario;
 use latentd::terminal;
 
-/// Steps on a line: fifty fit on a terminal of 80 columns.
+/// Steps per line: fifty fit on a terminal of 80 columns.
 const STEPS_A_LINE: usize = 50;
 
 /// Show the mask, the forced steps and the largest speedup of a cache configuration
@@ -18,7 +18,7 @@ const STEPS_A_LINE: usize = 50;
     after_help = "Examples:\n  latentd cache plan --steps 28\n  latentd cache plan --cache-config '{\"scm_steps_mask_policy\":\"medium\"}' --steps 28 --blocks 5,20"
 )]
 pub(super) struct Plan {
-    /// Transformer blocks, of several lists of blocks one number a list
+    /// Number of transformer blocks; for several lists of blocks one number per list
     #[arg(long, value_delimiter = ',', default_value = "60", value_name = "N")]
     blocks: Vec<usize>,
     /// Print JSON
@@ -36,9 +36,9 @@ struct Report<'a> {
     mask: Option<&'a str>,
     forced: &'a str,
     best_case: &'a str,
-    /// In the best case.
+    /// Number of computed steps in the best case.
     computed_steps: usize,
-    /// In the best case.
+    /// Number of reused steps in the best case.
     reused_steps: usize,
     max_speedup: f64,
     warnings: Vec<String>,
@@ -102,7 +102,7 @@ fn text(report: &Report, config: &CacheConfig) -> String {
     text
 }
 
-/// The settings that shape a plan, in a line.
+/// One line with the settings that shape a plan.
 fn settings(config: &CacheConfig) -> String {
     let in_a_row = config.max_continuous_cached_steps.map_or("any number".into(), |limit| format!("at most {limit}"));
     let mut text = format!(
@@ -118,7 +118,7 @@ fn settings(config: &CacheConfig) -> String {
     text
 }
 
-/// The numbers of the steps `first..last`, one every ten, each over its step.
+/// A ruler over the steps `first..last`: every tenth step's number, above that step.
 fn ruler(first: usize, last: usize) -> String {
     (first..last).step_by(10).map(|step| format!("{step:<10}")).collect()
 }

@@ -1,10 +1,10 @@
-//! A request and its cache, of which something is foreseen.
+//! The flags that describe a request and its cache, for `cache plan` and `cache simulate`.
 
 use cache::CacheConfig;
 use diffusion::{InvalidRequest, MAX_INFERENCE_STEPS};
 use latentd::{CacheBackend, CacheFlags, Error};
 
-/// A request and its cache.
+/// The flags of a request and its cache.
 #[derive(clap::Args)]
 pub(super) struct Scenario {
     /// Denoising steps of the request, 1 to 1000
@@ -22,8 +22,8 @@ impl Scenario {
         }
     }
 
-    /// The cache of the flags, `--cache-backend cache_dit` being understood, on a model whose segments
-    /// have so many blocks.
+    /// The cache configuration of the flags, for a model whose segments have `num_blocks` blocks. The default backend
+    /// is `cache_dit`.
     pub(super) fn config(&self, num_blocks: &[usize]) -> Result<CacheConfig, Error> {
         if num_blocks.contains(&0) {
             return Err(InvalidRequest::new("blocks", "be at least 1", 0).into());

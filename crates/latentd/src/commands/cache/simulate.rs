@@ -1,4 +1,4 @@
-//! `latentd cache simulate`: measured diffs in, decisions out.
+//! `latentd cache simulate`: prints the cache's decisions for measured diffs.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use super::diffs;
 use super::scenario::Scenario;
 use latentd::terminal;
 
-/// Play measured diffs through the cache: one line of decisions a branch, 1 computed and C reused
+/// Play measured diffs through the cache: one line of decisions per branch, 1 computed and C reused
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  latentd cache simulate --cache-config '{\"residual_diff_threshold\":0.12}' --steps 28 --diffs diffs.txt --cfg"
@@ -17,8 +17,8 @@ pub(super) struct Simulate {
     /// Transformer blocks
     #[arg(long, default_value_t = 60, value_name = "N")]
     blocks: usize,
-    /// One line a step, one column a branch, parted by spaces or commas. What is given for a step that
-    /// needs no diff, such as the first, is not looked at
+    /// File with one line per step and one column per branch, separated by spaces or commas. Values of a step that
+    /// needs no diff, such as the first, are ignored
     #[arg(long, value_name = "FILE")]
     diffs: PathBuf,
     /// Two branches, cond and uncond: two columns
