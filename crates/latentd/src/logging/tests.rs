@@ -1,4 +1,4 @@
-//! Spans, all the way to a collector.
+//! End-to-end test of the export of spans to a collector.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 
 use super::{LogFlags, init};
 
-/// What a collector was sent.
+/// The requests that the collector received.
 #[derive(Clone, Default)]
 struct Collected(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
 
@@ -30,7 +30,7 @@ async fn collect(State(collected): State<Collected>, headers: HeaderMap, body: B
 }
 
 impl Collected {
-    /// The services' names and their spans.
+    /// All received spans, each with its service's name.
     fn spans(&self) -> Vec<(String, Span)> {
         let requests = self.0.lock().unwrap();
         let resources = requests.iter().flat_map(|request| &request.resource_spans);
@@ -84,7 +84,7 @@ fn a_request_is_a_span_of_the_trace_that_it_came_with() {
             assert_eq!(request.send().await.unwrap().status(), 200);
         }
     });
-    // The last spans are sent now.
+    // Dropping the exporter sends the last spans.
     drop(exporter);
 
     let spans = collected.spans();

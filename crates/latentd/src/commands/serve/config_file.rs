@@ -1,4 +1,4 @@
-//! `--config FILE`: the settings of `latentd serve` in TOML, a key a flag.
+//! `--config FILE`: the settings of `latentd serve` in TOML, one key per flag.
 
 use std::path::Path;
 
@@ -9,10 +9,11 @@ use toml::{Table, Value};
 use super::mistakes::Mistakes;
 use super::setting::{Origin, Setting, is_switch};
 
-/// How alike two keys must be, from 0 to 1, for one to be meant by the other.
+/// Minimum similarity of a known key, from 0 to 1, to be suggested for an unknown one.
 const ALIKE: f64 = 0.7;
 
-/// The settings of a file, which are flags of `command`. What is no setting, or of a type that cannot be its value, is noted.
+/// Reads the settings of a file, whose keys are flags of `command`. Unknown keys and values of a wrong type are noted
+/// as mistakes.
 pub(super) fn read(path: &Path, command: &Command, mistakes: &mut Mistakes) -> Vec<Setting> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|source| Error::File { action: "read", path: path.display().to_string(), source });
@@ -21,7 +22,7 @@ pub(super) fn read(path: &Path, command: &Command, mistakes: &mut Mistakes) -> V
 }
 
 fn settings(text: &str, path: &Path, command: &Command, mistakes: &mut Mistakes) -> Vec<Setting> {
-    // Some editors begin a file with it.
+    // Some editors begin a file with a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let table = match text.parse::<Table>() {
         Ok(table) => table,
@@ -48,7 +49,7 @@ fn settings(text: &str, path: &Path, command: &Command, mistakes: &mut Mistakes)
     settings
 }
 
-/// The flags that are keys of a file: all but those that only a command line can have.
+/// The flags that can be keys of a file: all except those for the command line only.
 pub(super) fn keys(command: &Command) -> impl Iterator<Item = &Arg> {
     command.get_arguments().filter(|arg| !arg.is_hide_set() && arg.get_id() != "config")
 }
@@ -60,7 +61,7 @@ fn near(command: &Command, key: &str) -> String {
     best.map(|(_, known)| format!(". Near: {known}")).unwrap_or_default()
 }
 
-/// The texts that a flag would be given for this value.
+/// Converts a TOML value to the flag's values on a command line.
 fn values(value: &Value, arg: &Arg) -> Result<Vec<String>, String> {
     let must = |bound: &str| Err(format!("must be {bound}, not {}", article(value.type_str())));
     match value {
@@ -70,7 +71,7 @@ fn values(value: &Value, arg: &Arg) -> Result<Vec<String>, String> {
             let scalars = items.iter().map(|item| scalar(item).filter(|_| !item.is_bool()));
             scalars.collect::<Option<_>>().map_or_else(|| must("a list of texts"), Ok)
         }
-        // The one setting that is a table itself.
+        // The only setting whose value is a table.
         Value::Table(table) if arg.get_id() == "cache_config" => {
             Ok(vec![serde_json::to_string(table).expect("TOML's values are JSON's. This is a bug.")])
         }
@@ -88,7 +89,7 @@ fn scalar(value: &Value) -> Option<String> {
     }
 }
 
-/// A value's type, which may be told even where the value is a secret.
+/// A value's type with its article. Unlike a secret value, its type can be shown in a message.
 fn article(kind: &str) -> String {
     let is_vowel = kind.starts_with(['a', 'i']);
     format!("{} {kind}", if is_vowel { "an" } else { "a" })

@@ -1,35 +1,35 @@
-//! The flags that bound what the front end holds in memory.
+//! The flags that bound the front end's memory.
 
 use bytesize::ByteSize;
 use server::ServerConfig;
 
-/// What the front end holds, beside what `--memory-budget` counts.
+/// Memory bounds of the front end. `--memory-budget` does not count this memory.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Memory")]
 pub(super) struct HeldFlags {
-    /// Most bytes of all bodies together that are being read; one that finds no room is answered with 429
+    /// Maximum bytes of all request bodies being read; a request without room is answered with 429
     #[arg(long, value_name = "BYTES", default_value = "1GiB", env = "LATENTD_MAX_UPLOAD_MEMORY")]
     max_upload_memory: ByteSize,
-    /// The most of these of one client: of a key, or without keys of an address (of IPv6 a /64 network; behind a proxy
-    /// that is the proxy)
+    /// The same per client: per key, or without keys per address (for IPv6 per /64 network; behind a proxy that is the
+    /// proxy's address)
     #[arg(long, value_name = "BYTES", default_value = "256MiB", env = "LATENTD_MAX_CLIENT_UPLOAD_MEMORY")]
     max_client_upload_memory: ByteSize,
-    /// Most bytes of all decoded pictures together, those of edits that are not answered yet, three a pixel, and while
-    /// they are decoded up to twelve; an edit that finds no room is answered with 429
+    /// Maximum bytes of all decoded pictures of unanswered edits: three per pixel, and up to twelve while decoding; an
+    /// edit without room is answered with 429
     #[arg(long, value_name = "BYTES", default_value = "2GiB", env = "LATENTD_MAX_PICTURE_MEMORY")]
     max_picture_memory: ByteSize,
-    /// The most of these of one client; the largest pictures of one edit, 64 megapixels, take up to 768 MiB. An edit
-    /// that needs more is answered with 400
+    /// The same per client; the largest pictures of one edit, 64 megapixels, take up to 768 MiB. An edit that needs
+    /// more is answered with 400
     #[arg(long, value_name = "BYTES", default_value = "1GiB", env = "LATENTD_MAX_CLIENT_PICTURE_MEMORY")]
     max_client_picture_memory: ByteSize,
-    /// Most bytes of the results of async jobs, which are kept for an hour; of jobs that go on their pictures count
-    /// uncompressed. A job that finds no room is answered with 429
+    /// Maximum bytes of the results of async jobs, which are kept for an hour; pictures of running jobs count
+    /// uncompressed. A job without room is answered with 429
     #[arg(long, value_name = "BYTES", default_value = "1GiB", env = "LATENTD_MAX_JOB_MEMORY")]
     max_job_memory: ByteSize,
-    /// Most bytes of the answers to requests with an `Idempotency-Key`, counted alike; the oldest make way
+    /// Maximum bytes of the answers to requests with an `Idempotency-Key`, counted the same way; the oldest are evicted
     #[arg(long, value_name = "BYTES", default_value = "512MiB", env = "LATENTD_MAX_REPLAY_MEMORY")]
     max_replay_memory: ByteSize,
-    /// Most bytes of the pictures behind URLs, which are kept for an hour; the oldest make way
+    /// Maximum bytes of the pictures behind URLs, which are kept for an hour; the oldest are evicted
     #[arg(long, value_name = "BYTES", default_value = "512MiB", env = "LATENTD_MAX_FILE_MEMORY")]
     max_file_memory: ByteSize,
 }

@@ -1,4 +1,4 @@
-//! The flags of the front end: who may come in, and for how long.
+//! The flags of the HTTP front end: access, timeouts and limits.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -23,60 +23,60 @@ enum Schemes {
     Any,
 }
 
-/// Who may come in, and for how long.
+/// Access, timeouts and limits of the HTTP front end.
 #[derive(clap::Args)]
 #[command(next_help_heading = "HTTP")]
 pub(super) struct HttpFlags {
-    /// A key that lets requests in, with or without a name for the log; may be repeated. Without any,
-    /// everybody may come in
+    /// A key that authorizes requests, with or without a name for the log; may be repeated. Without any key the server
+    /// is open to everybody
     #[arg(long, value_name = "NAME=KEY", value_delimiter = ',', env = "LATENTD_API_KEY", hide_env_values = true)]
     api_key: Vec<String>,
-    /// A file of keys, NAME=KEY or KEY a line, # for comments
+    /// A file of keys, one NAME=KEY or KEY per line, # for comments
     #[arg(long, value_name = "FILE", env = "LATENTD_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
-    /// Pictures that each key may ask for: so many a minute, and so many at once (as many as a minute's without
-    /// :BURST). A request counts its `n`, and one even if it is refused. More are answered with 429
+    /// Pictures that each key may request per minute, and at once (without :BURST as many as per minute). A request
+    /// counts its `n`, and one even if it is refused. More are answered with 429
     #[arg(long, value_name = "PER_MINUTE[:BURST]", env = "LATENTD_RATE_LIMIT")]
     rate_limit: Option<RateLimit>,
-    /// Names and addresses that requests may be sent to, by their Host: NAME, *.NAME, an address, or * for all; may be
-    /// repeated. Those of this machine (localhost, 127.0.0.1, ::1) and of --public-url always are. Without one all are,
-    /// but for a server without keys that listens at this machine alone: web pages could reach it by a name of theirs
+    /// Allowed values of a request's Host: NAME, *.NAME, an address, or * for all; may be repeated. This machine
+    /// (localhost, 127.0.0.1, ::1) and the host of --public-url are always allowed. By default all are, except on a
+    /// server without keys that listens on this machine only: a web page could reach it by its own domain name
     #[arg(long, value_name = "HOST", value_delimiter = ',', env = "LATENTD_ALLOWED_HOSTS")]
     allowed_hosts: Vec<AllowedHost>,
     /// A web page's origin that may call the server from a browser, or * for all; may be repeated
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "LATENTD_CORS_ALLOW_ORIGIN")]
     cors_allow_origin: Vec<AllowedOrigin>,
-    /// Longest that the head of a connection's first request may take
+    /// Timeout of the head of a connection's first request
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = value_parser!(u64).range(1..=3600), env = "LATENTD_HEADER_TIMEOUT")]
     header_timeout: u64,
-    /// Longest that an upload may make no progress
+    /// Maximum time that an upload may make no progress
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = value_parser!(u64).range(1..=3600), env = "LATENTD_BODY_TIMEOUT")]
     body_timeout: u64,
-    /// Longest that an upload may take altogether
+    /// Maximum time of a whole upload
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = value_parser!(u64).range(1..=86400), env = "LATENTD_UPLOAD_TIMEOUT")]
     upload_timeout: u64,
-    /// Fewest bytes a second, in any half a minute, that a client may send of a body or take of an answer;
-    /// 0 for no bound
+    /// Minimum bytes per second, in any half minute, at which a client must send a body or read an answer; 0 for no
+    /// bound
     #[arg(long, value_name = "BYTES", default_value = "4KiB", env = "LATENTD_MIN_TRANSFER_RATE")]
     min_transfer_rate: ByteSize,
-    /// Most bytes of a JSON body, e.g. 2MiB
+    /// Maximum bytes of a JSON body, e.g. 2MiB
     #[arg(long, value_name = "BYTES", default_value = "2MiB", env = "LATENTD_BODY_LIMIT")]
     body_limit: ByteSize,
-    /// Most bytes of the body of an edit, which brings pictures
+    /// Maximum bytes of the body of an edit, which contains pictures
     #[arg(long, value_name = "BYTES", default_value = "64MiB", env = "LATENTD_UPLOAD_LIMIT")]
     upload_limit: ByteSize,
-    /// Fetch pictures that an edit names by URL, over https or also over http (`any`). Only from public addresses,
-    /// but what fetches for its clients is better kept from what they should not reach by a firewall too
+    /// Fetch pictures that an edit names by URL, over https or also over http (`any`). They are fetched from public
+    /// addresses only; a firewall between the server and internal services is still advisable
     #[arg(long, value_name = "SCHEMES", num_args = 0..=1, default_missing_value = "https", require_equals = true, env = "LATENTD_ALLOW_IMAGE_URLS")]
     allow_image_urls: Option<Schemes>,
-    /// Hosts that such pictures may come from: HOST, HOST:PORT or *.HOST; may be repeated. Without one, all
+    /// Hosts that such pictures may come from: HOST, HOST:PORT or *.HOST; may be repeated; by default all
     #[arg(long, value_name = "HOST", value_delimiter = ',', env = "LATENTD_IMAGE_URL_HOSTS")]
     image_url_hosts: Vec<ImageUrlHost>,
-    /// Where clients see this server, for the URLs of pictures, e.g. https://images.example.com; without
-    /// it, what each request was sent to
+    /// This server's URL as clients see it, for the URLs of pictures, e.g. https://images.example.com; by default the
+    /// host that each request was sent to
     #[arg(long, value_name = "URL", value_parser = public_url, env = "LATENTD_PUBLIC_URL")]
     public_url: Option<String>,
-    /// Most connections at a time, which take up to 256 KiB each beside what their uploads hold; more wait for their turn
+    /// Maximum connections at a time, each of which takes up to 256 KiB besides its upload; more wait for their turn
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = value_parser!(u32).range(1..), env = "LATENTD_MAX_CONNECTIONS")]
     max_connections: u32,
 }
@@ -87,7 +87,7 @@ impl HttpFlags {
         let before = mistakes.len();
         config.api_keys = self.keys(mistakes);
         config.rate_limit = self.rate_limit;
-        // With a key that is none there is another line already.
+        // An invalid key has been noted already.
         if self.rate_limit.is_some() && config.api_keys.is_empty() && mistakes.len() == before {
             mistakes.note("`--rate-limit` needs `--api-key` or `--api-key-file`: without keys nobody is told apart");
         }
@@ -105,7 +105,8 @@ impl HttpFlags {
         config.max_connections = self.max_connections as usize;
     }
 
-    /// The names that requests may be sent to, on a server that was told to listen at `host` and does at `local`.
+    /// The allowed values of a request's Host, on a server that was configured to listen on `host` and listens on
+    /// `local`.
     pub(super) fn allowed_hosts(&self, host: &Host, local: IpAddr, has_keys: bool) -> AllowedHosts {
         let public = self.public_url.as_deref().and_then(|url| Url::parse(url).ok());
         let public = public.and_then(|url| url.host_str()?.parse().ok());
@@ -131,7 +132,7 @@ impl HttpFlags {
     /// The keys of both flags.
     fn keys(&self, mistakes: &mut Mistakes) -> ApiKeys {
         let mut keys = ApiKeys::default();
-        // A secret of several lines has a key a line.
+        // A secret of several lines has one key per line.
         let lines = |entry: &String| match entry.trim() {
             "" => vec![String::new()],
             entry => entry.lines().map(str::to_owned).collect(),
@@ -165,7 +166,7 @@ fn add_file(keys: &mut ApiKeys, path: &Path, mistakes: &mut Mistakes) {
             mistakes.note(format!("{}, line {line}: {err}", path.display()));
         }
     }
-    // Or a server would be open to everybody by accident.
+    // Without this check, an empty file would leave the server open to everybody.
     if is_empty {
         mistakes.note(format!("{}: there is no key in it", path.display()));
     }

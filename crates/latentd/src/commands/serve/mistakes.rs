@@ -1,14 +1,14 @@
-//! Everything that is wrong with how a server was configured, to be told at once.
+//! All mistakes in a server's configuration, collected to be reported at once.
 
 use latentd::Error;
 
-/// What was found so far, a line each.
+/// The mistakes found so far, one line each.
 #[derive(Debug, Default)]
 pub(super) struct Mistakes {
     lines: Vec<String>,
-    /// The settings that are left out because of it.
+    /// The settings that are left out because of a mistake.
     keys: Vec<String>,
-    /// Flags, as messages name them, and where their values really stand.
+    /// Flags, as messages name them, and the origins of their values.
     origins: Vec<(String, String)>,
 }
 
@@ -26,8 +26,8 @@ impl Mistakes {
         self.lines.len()
     }
 
-    /// From now on lines name this place for a flag that is not at the command line: what checks a value knows the
-    /// flag alone.
+    /// Makes later lines name `origin` in place of `flag`, for a value that is not from the command line. The checks of
+    /// values name only the flag.
     pub(super) fn stands(&mut self, flag: String, origin: String) {
         self.origins.push((flag, origin));
     }
@@ -42,12 +42,12 @@ impl Mistakes {
         self.lines.push(line);
     }
 
-    /// Whether a setting was left out, so that what needs it cannot be judged.
+    /// Whether the setting `key` was left out, so that settings that depend on it cannot be checked.
     pub(super) fn concern(&self, key: &str) -> bool {
         self.keys.iter().any(|known| known == key)
     }
 
-    /// The value, or nothing and a line.
+    /// The value, or `None` after noting the error.
     pub(super) fn take<T>(&mut self, result: Result<T, Error>) -> Option<T> {
         result.map_err(|err| self.note(err)).ok()
     }

@@ -49,7 +49,7 @@ pub(super) struct Serve {
     /// A Hub id, a folder in the diffusers layout, or `builtin`
     #[arg(env = "LATENTD_MODEL")]
     model: Option<String>,
-    /// A TOML file of settings, a key a flag; flags and variables stand over it
+    /// A TOML file of settings, one key per flag; flags and variables override it
     #[arg(long, value_name = "FILE", env = "LATENTD_CONFIG")]
     config: Option<PathBuf>,
     /// Accepted, so that vllm-omni's command line works
@@ -58,26 +58,26 @@ pub(super) struct Serve {
     /// Port to listen on
     #[arg(long, default_value_t = 8091, env = "LATENTD_PORT")]
     port: u16,
-    /// Address to listen on, or a name that leads to one
+    /// Address or host name to listen on
     #[arg(long, default_value = "0.0.0.0", env = "LATENTD_HOST")]
     host: Host,
-    /// What requests may call the model: its id, then aliases
+    /// Names of the model in requests: its id, then aliases
     #[arg(long, value_delimiter = ',', value_name = "NAME", env = "LATENTD_SERVED_MODEL_NAME")]
     served_model_name: Vec<String>,
-    /// Most pixels of a picture; without it the model's limit, four times the pixels that it was made for
+    /// Maximum pixels of a picture; by default the model's limit, four times the pixels that it was made for
     #[arg(long, value_name = "PIXELS", env = "LATENTD_MAX_GENERATED_IMAGE_SIZE")]
     max_generated_image_size: Option<usize>,
-    /// Seconds that a stopping server gives the pictures it has taken
+    /// Seconds that a stopping server waits for the pictures it has admitted
     #[arg(long, default_value_t = 60, value_name = "SECONDS", env = "LATENTD_DRAIN_TIMEOUT")]
     drain_timeout: u64,
-    /// Let requests bring cache settings of their own, in a `cache` field
+    /// Let requests set their own cache settings, in a `cache` field
     #[arg(long, value_parser = BoolishValueParser::new(), env = "LATENTD_ALLOW_REQUEST_CACHE_CONFIG")]
     allow_request_cache_config: bool,
-    /// Share of the pictures made with a step cache, 0 to 1, that are made again without it while there is nothing else to
-    /// do, to compare the two: `/metrics` and `/info` tell what was found
+    /// Share of the pictures made with a step cache, 0 to 1, that are made again without it while the server is idle,
+    /// to compare the two: `/metrics` and `/info` report the results
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, env = "LATENTD_CACHE_AUDIT")]
     cache_audit: f64,
-    /// Log a line a picture: what its cache computed and reused
+    /// Log a line per picture: what its cache computed and reused
     #[arg(long, value_parser = BoolishValueParser::new(), env = "LATENTD_ENABLE_CACHE_DIT_SUMMARY")]
     enable_cache_dit_summary: bool,
     #[command(flatten)]
@@ -93,8 +93,8 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    /// Checks everything that can be checked before a model is loaded: a folder that is not there
-    /// should stop the program, not the first request.
+    /// Checks everything that can be checked before a model is loaded. A missing folder should stop the program at its
+    /// start, not fail the first request.
     fn settle(self, mistakes: &mut Mistakes) -> Option<Settled> {
         let source = ModelSource::parse(self.model.as_deref(), self.loading.revision.clone());
         if let ModelSource::Dir(_) = source {
@@ -111,7 +111,7 @@ impl Serve {
         Some(Settled { serve: self, source, scheduling: scheduling?, workers_on_cpu: workers.on_cpu, config })
     }
 
-    /// What makes the pipeline of each device, on its worker's thread; its warm-up ends with `stopped`.
+    /// One pipeline factory per device, called on its worker's thread. `stopped` interrupts its warm-up.
     fn factories(
         &self,
         memory_budget: Option<u64>,
@@ -124,7 +124,7 @@ impl Serve {
             let worker = worker.clone();
             let (plans, stopped) = (config.plans.clone(), stopped.clone());
             move || {
-                // One after the other: the second finds the first one's download.
+                // Workers load one after the other, so that the second finds the files that the first downloaded.
                 let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
                 let builder =
                     loading.builder_on(device, model.as_deref())?.memory_budget(memory_budget).plans(plans.clone());
@@ -136,14 +136,14 @@ impl Serve {
         self.loading.on.device.iter().zip(&config.devices).map(factory).collect()
     }
 
-    /// What the front end is told of the model and its requests.
+    /// The front end's configuration, as far as it concerns the model and its requests.
     fn front_end(&self, source: &ModelSource, mistakes: &mut Mistakes) -> ServerConfig {
         let mut config = ServerConfig::new(source.id());
         if !self.served_model_name.is_empty() {
             config.api.served_model_names = self.served_model_name.clone();
         }
         config.api.limits = Limits { max_pixels: self.max_generated_image_size };
-        // Without a backend that was mistyped, every setting of the cache would seem to be too much.
+        // After a mistyped backend, every other cache setting would be reported as well.
         if !mistakes.concern("cache_backend") {
             let cache = mistakes.take(self.loading.cache.resolve());
             mistakes.take(cache.as_ref().map_or(Ok(()), |cache| self.check_audit(cache.as_ref())));
@@ -160,7 +160,7 @@ impl Serve {
         config
     }
 
-    /// Checks that there is something to audit.
+    /// Checks that an audit has pictures made with a cache.
     fn check_audit(&self, cache: Option<&CacheConfig>) -> Result<(), Error> {
         let saves_nothing = cache.is_none_or(CacheConfig::never_reuses) && !self.allow_request_cache_config;
         if self.cache_audit == 0.0 || !saves_nothing {
@@ -178,13 +178,13 @@ impl Serve {
     }
 }
 
-/// A share of all.
+/// Parses a share from 0 to 1.
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "must be a share from 0 to 1".into())
 }
 
-/// A configuration that can be honoured, as far as can be told without loading the model.
+/// A configuration that is valid, as far as can be checked without loading the model.
 struct Settled {
     serve: Serve,
     source: ModelSource,
@@ -195,7 +195,7 @@ struct Settled {
 
 impl Settled {
     fn run(self, service_links: &[Setting]) -> Result<(), Error> {
-        // Until the end: what is traced is sent in batches.
+        // Held until the end, because spans are sent in batches.
         let _tracing = logging::init(&self.serve.log)?;
         if let Some(file) = &self.serve.config {
             tracing::info!(file = %file.display(), "settings were read");
@@ -204,7 +204,7 @@ impl Settled {
             tracing::warn!("{link} tells of a Kubernetes service and is no port of ours: it is not used");
         }
         if self.workers_on_cpu > 1 {
-            // Each step is spread over the pool whole; a second worker waits for the same cores.
+            // Each step uses the whole thread pool, so a second worker waits for the same cores.
             tracing::warn!(
                 "`--device`: {} workers on the CPU share one pool of threads and hold the weights once each; \
                  one worker is as fast",
@@ -252,7 +252,7 @@ impl Settled {
     }
 }
 
-/// Tells when pictures are made, and comes when none will be any more though nobody asked for that.
+/// Logs when the server is ready. Returns when it can no longer make pictures although it was not asked to stop.
 async fn lost(mut readiness: watch::Receiver<Readiness>, address: SocketAddr) -> Error {
     loop {
         let now = readiness.borrow_and_update().clone();
@@ -271,7 +271,7 @@ async fn lost(mut readiness: watch::Receiver<Readiness>, address: SocketAddr) ->
     }
 }
 
-/// Warns where not even a picture of the default size fits into the budget.
+/// Warns if a picture of the default size does not fit into the memory budget.
 fn tell_of_too_small(memory_budget: Option<u64>, pipeline: &AnyPipeline) {
     let (what, memory_budget) = match memory_budget {
         Some(_) => ("`--memory-budget`", memory_budget),
@@ -287,15 +287,15 @@ fn tell_of_too_small(memory_budget: Option<u64>, pipeline: &AnyPipeline) {
     }
 }
 
-/// As many grey pictures as the model needs.
+/// Grey input pictures for a warm-up, as many as the model needs.
 fn warm_up_pictures(card: &ModelCard) -> Arc<[InputImage]> {
     let size = card.default_size;
     let grey = InputImage::new(RgbImage { size, pixels: vec![127; size.pixels() * 3] });
     std::iter::repeat_n(grey, card.input_images.min_images).collect()
 }
 
-/// Loads the model and makes one small picture, so that the first client does not pay for cold
-/// caches, and a GPU has loaded its kernels and chosen its products.
+/// Reports where the model's parts are, and makes one small picture. So the first client does not wait for cold caches,
+/// and a GPU has loaded its kernels and chosen its GEMM algorithms.
 fn warm(omni: Omni, worker: &WorkerDevice, stopped: &Interrupt) -> Result<AnyPipeline, Error> {
     let placement = omni.placement();
     tracing::info!(device = worker.device, offload = placement.offload.name(), "the model is loaded: {placement}");

@@ -1,4 +1,4 @@
-//! One setting of a server, and where it stands.
+//! One setting of a server, and its origin.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction};
 
-/// One setting, by the name of its field, which is its key in the file.
+/// One setting. Its key is the name of the field, and also the key in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Setting {
     pub(super) key: String,
@@ -14,7 +14,7 @@ pub(super) struct Setting {
     pub(super) origin: Origin,
 }
 
-/// Where a setting stands.
+/// Where a setting was given.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Origin {
     Flag,
@@ -28,7 +28,8 @@ impl Setting {
         format!("`--{}`", self.key.replace('_', "-"))
     }
 
-    /// `LATENTD_PORT=tcp://10.0.0.7:8091` is in every container of a Kubernetes namespace that has a service `latentd`.
+    /// Whether this is a service link, not a port. Kubernetes sets `LATENTD_PORT=tcp://10.0.0.7:8091` in every
+    /// container of a namespace that has a service `latentd`.
     pub(super) fn is_service_link(&self) -> bool {
         let is_link = |value: &OsString| {
             let value = value.to_string_lossy();
@@ -39,7 +40,7 @@ impl Setting {
 }
 
 impl fmt::Display for Setting {
-    /// Where to look for it.
+    /// Names the place where the user finds the setting.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.origin {
             Origin::Flag => f.write_str(&self.flag()),
@@ -49,7 +50,7 @@ impl fmt::Display for Setting {
     }
 }
 
-/// Whether a flag says yes or no, and takes no value at the command line.
+/// Whether a flag is a switch, which takes no value on the command line.
 pub(super) fn is_switch(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::SetTrue)
 }

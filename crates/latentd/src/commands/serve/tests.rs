@@ -1,4 +1,4 @@
-//! Settings, wherever they stand: what they come to, and what is said of those that come to nothing.
+//! Tests of settings from all origins: the resulting configuration, and the messages for invalid ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -16,10 +16,10 @@ use super::typed::{Typed, command};
 use super::{Mistakes, Readiness, Serve, Settled, config_file, lost, watch};
 use latentd::trimmed;
 
-/// The file that is shipped: every key with its default.
+/// The shipped file, which has every key with its default.
 const SHIPPED: &str = include_str!("../../../../../config/server.toml");
 
-/// A setting at the command line.
+/// A setting from the command line.
 fn flag(key: &str, value: &str) -> Setting {
     Setting { key: key.into(), values: vec![value.into()], origin: Origin::Flag }
 }
@@ -29,7 +29,7 @@ fn variable(key: &str, value: &str) -> Setting {
     Setting { origin, ..flag(key, value) }
 }
 
-/// What these settings come to, with a file of this text, or everything that is wrong.
+/// Resolves these settings together with a file of this text. Returns the configuration, or all mistakes.
 fn settle(file: &str, mut settings: Vec<Setting>) -> Result<Settled, Vec<String>> {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("server.toml");
@@ -49,13 +49,13 @@ fn refusals(file: &str, settings: Vec<Setting>) -> Vec<String> {
     }
 }
 
-/// The flags that are keys, by name.
+/// The flags that can be keys of a file, by name.
 fn flags() -> BTreeMap<String, Arg> {
     let command = command();
     config_file::keys(&command).map(|arg| (arg.get_id().to_string(), arg.clone())).collect()
 }
 
-/// The keys of a line such as `# port = 1`.
+/// Keys in comment lines such as `# port = 1`, each with the line without its `# `.
 fn in_comments(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.lines().filter_map(|line| {
         let (key, _) = line.strip_prefix("# ")?.split_once(" = ")?;
@@ -90,7 +90,7 @@ fn the_shipped_file_is_the_defaults() {
         assert_eq!(written, defaults, "{key}");
     }
     let (shipped, none) = (settle(SHIPPED, vec![]).unwrap(), settle("", vec![]).unwrap());
-    // What is left of the memory changes from moment to moment.
+    // Available memory, and so the default budget, changes between the two calls.
     let bounds = |settled: &Settled| scheduler::SchedulerConfig { memory_budget: None, ..settled.scheduling };
     assert_eq!(bounds(&shipped), bounds(&none));
     assert_eq!(format!("{:?}", shipped.config), format!("{:?}", none.config));
@@ -160,7 +160,7 @@ fn every_kind_of_value_can_stand_in_a_file() {
     assert!(["Any", "images.example.com", "8443"].iter().all(|part| fetcher.contains(part)), "{fetcher}");
     let cache = config.api.cache.unwrap();
     assert_eq!((cache.max_warmup_steps, cache.residual_diff_threshold), (6, 0.5));
-    // A comma parts a text, too, as it does in a variable.
+    // A comma in a text separates values, as in a variable.
     assert_eq!(settle(r#"served_model_name = "a,b""#, vec![]).unwrap().config.api.served_model_names, ["a", "b"]);
 }
 

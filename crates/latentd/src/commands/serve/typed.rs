@@ -1,9 +1,7 @@
-//! The settings of `latentd serve` as someone typed them: at the command line, in the environment or
-//! in a file, and what they come to.
+//! The settings of `latentd serve` as typed on the command line, in the environment or in a file, and their resolution.
 //!
-//! One parser, clap's, knows what a setting may be. It is asked about each setting alone, so that
-//! every mistake is told at once, and then about all of them. A setting that is given in several
-//! places counts where it stands closest: the command line, then the environment, then the file.
+//! Only clap's parser knows the valid values. It parses each setting alone, so that all mistakes are reported at once,
+//! and then all settings together. The command line overrides the environment, and the environment overrides the file.
 
 use std::ffi::{OsStr, OsString};
 
@@ -20,7 +18,7 @@ use super::setting::{Origin, Setting, is_switch};
 use crate::commands::host::Host;
 use latentd::trimmed;
 
-/// The settings at the command line and in the environment, none of them looked at yet.
+/// The settings of the command line and the environment, not checked yet.
 pub(crate) struct Typed(Vec<Setting>);
 
 impl Typed {
@@ -35,7 +33,7 @@ impl Typed {
         }
     }
 
-    /// Leaves out what is no setting of ours, but how Kubernetes and Docker tell of a service that is called like us.
+    /// Removes and returns the service links: variables that Kubernetes and Docker set for a service named `latentd`.
     pub(super) fn without_service_links(&mut self) -> Vec<Setting> {
         let links = self.0.extract_if(.., |setting| setting.is_service_link());
         links.collect()
@@ -46,8 +44,8 @@ impl Typed {
         Typed(settings)
     }
 
-    /// These settings over those of the file that they name. Whatever is no setting or no value is
-    /// left out and noted.
+    /// Merges these settings with those of the file that they name, which they override. Unknown settings and invalid
+    /// values are left out and noted.
     pub(super) fn meant(mut self, mistakes: &mut Mistakes) -> Option<Serve> {
         let config = self.0.iter().find(|setting| setting.key == "config");
         if let Some(path) = config.and_then(|setting| setting.values.first()) {
@@ -68,7 +66,7 @@ impl Typed {
         });
         match parse(&self.0) {
             Ok(serve) => Some(serve),
-            // Each alone is well, so this would be a rule about two of them.
+            // Each setting alone is valid, so this error is about a combination.
             Err(err) => {
                 mistakes.note(first_line(&err));
                 None
@@ -77,10 +75,11 @@ impl Typed {
     }
 }
 
-/// Where a server with these flags and variables listens: what [`Typed`] would come to, without its other settings.
+/// The address on which a server with these flags and variables listens. It resolves like [`Typed`], without the other
+/// settings.
 ///
 /// # Errors
-/// A port or a host that is none, where it stands.
+/// The port or the host is invalid; the message names its origin.
 pub(crate) fn address(
     flags: [(&str, Option<&OsString>); 2],
     variable: impl Fn(&str) -> Option<OsString>,
@@ -100,7 +99,7 @@ pub(crate) fn address(
     });
     let mut typed = Typed(flags.chain(variables).collect());
     typed.without_service_links();
-    // The server tells what is wrong with the rest of the file.
+    // Mistakes in the rest of the file are ignored here. The server reports them.
     let config = typed.0.iter().find(|setting| setting.key == "config").and_then(|setting| setting.values.first());
     let in_file =
         config.map(|path| config_file::read(path.as_ref(), &command, &mut Mistakes::default())).unwrap_or_default();
@@ -112,7 +111,7 @@ pub(crate) fn address(
     serve.filter(|_| mistakes.is_empty()).map(|serve| (serve.host, serve.port)).ok_or_else(|| mistakes.into())
 }
 
-/// The flags of `serve`, as clap has them.
+/// Clap's definition of the flags of `serve`.
 pub(super) fn command() -> Command {
     Serve::augment_args(Command::new("serve"))
 }
@@ -123,7 +122,7 @@ fn parse(settings: &[Setting]) -> Result<Serve, clap::Error> {
         if !is_switch(&arg) {
             return arg;
         }
-        // In the environment and in a file a switch has a value.
+        // In the environment and in a file, a switch has a value.
         arg.action(ArgAction::Set).num_args(1).default_value("false").value_parser(BoolishValueParser::new())
     });
     let (positional, flags): (Vec<_>, Vec<_>) = settings.iter().partition(|setting| setting.key == "model");
@@ -139,7 +138,7 @@ fn parse(settings: &[Setting]) -> Result<Serve, clap::Error> {
     Serve::from_arg_matches(&strict.try_get_matches_from(arguments)?)
 }
 
-/// What is wrong with the value of one setting.
+/// The reason why the value of one setting is invalid.
 fn reason(err: &clap::Error, setting: &Setting) -> String {
     let given: Vec<_> = setting.values.iter().map(|value| value.to_string_lossy()).collect();
     let given = given.join(",");
@@ -154,7 +153,7 @@ fn reason(err: &clap::Error, setting: &Setting) -> String {
     }
 }
 
-/// A reason in words, where it is one of Rust's own: they do not name the bound, or only in Rust.
+/// Rewords the messages of Rust's own parsers, which do not name the bound or name it in Rust's syntax.
 fn plain(reason: &str, key: &str) -> String {
     if reason.contains("ByteSize") || reason.contains("SI unit") {
         return "must be a number of bytes, such as 4GiB or 500MB".into();
@@ -166,14 +165,14 @@ fn plain(reason: &str, key: &str) -> String {
     if !of_rust.iter().any(|beginning| reason.starts_with(beginning)) {
         return reason.to_owned();
     }
-    // What the flag says of a number that is too large for it.
+    // A number that is too large makes clap name the range.
     let largest = Setting { key: key.into(), values: vec![i64::MAX.to_string().into()], origin: Origin::Flag };
     let refused = parse(&[largest]).err();
     let range = refused.and_then(|err| range(&std::error::Error::source(&err)?.to_string()));
     range.map_or_else(|| "must be a whole number".into(), |range| format!("must be a whole number {range}"))
 }
 
-/// Clap's `0 is not in 1..=9`, without the number.
+/// The range in clap's message `0 is not in 1..=9`, in words.
 fn range(reason: &str) -> Option<String> {
     let (_, range) = reason.split_once(" is not in ")?;
     let (least, most) = range.split_once("..")?;
@@ -227,7 +226,7 @@ impl FromArgMatches for Typed {
     }
 }
 
-/// Takes any text; the help still lists the values that are meant.
+/// A value parser that accepts any text. The help still lists the valid values.
 #[derive(Clone)]
 struct AsTyped(Vec<PossibleValue>);
 

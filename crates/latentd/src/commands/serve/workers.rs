@@ -1,4 +1,4 @@
-//! The devices of a server's workers, opened once to see that they answer.
+//! The devices of a server's workers, opened once to check that they work.
 
 use candle_core::{Device, DeviceLocation};
 use latentd::Error;
@@ -8,15 +8,16 @@ use server::{WorkerDevice, WorkerGpu};
 use super::mistakes::Mistakes;
 use latentd::{Devices, ModelFlags};
 
-/// What the workers have, one each.
+/// The workers' devices.
 pub(super) struct Workers {
+    /// One device per worker.
     pub(super) devices: Vec<WorkerDevice>,
-    /// How many of them are on the CPU.
+    /// Number of workers on the CPU.
     pub(super) on_cpu: usize,
 }
 
 impl Workers {
-    /// Opens every device. One that does not answer, or that two workers would share, is a mistake.
+    /// Opens every device. A device that cannot be opened, and a GPU that is named twice, are mistakes.
     pub(super) fn open(loading: &ModelFlags<Devices>, mistakes: &mut Mistakes) -> Self {
         let names = &loading.on.device;
         let opened: Vec<_> = names.iter().map(|name| mistakes.take(name.open().map_err(Error::from))).collect();
@@ -43,7 +44,7 @@ impl Workers {
     }
 }
 
-/// What a device that `auto` may stand for is called.
+/// The name of an opened device, which `auto` may have chosen.
 fn told(device: &Device) -> String {
     match device.location() {
         DeviceLocation::Cuda { gpu_id } => DeviceName::Cuda(gpu_id).to_string(),
@@ -51,7 +52,7 @@ fn told(device: &Device) -> String {
     }
 }
 
-/// The first GPU that is there twice.
+/// The first GPU that is named twice.
 fn named_twice(devices: &[Option<Device>]) -> Option<usize> {
     let gpu = |device: &Device| match device.location() {
         DeviceLocation::Cuda { gpu_id } => Some(gpu_id),
