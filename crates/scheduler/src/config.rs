@@ -50,7 +50,7 @@ impl Default for SchedulerConfig {
     }
 }
 
-/// The arguments of [`Scheduler::spawn`](crate::Scheduler::spawn).
+/// The options of [`Scheduler::spawn`](crate::Scheduler::spawn).
 #[derive(Clone, Default)]
 pub struct SpawnOptions {
     /// The bounds.

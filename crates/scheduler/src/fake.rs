@@ -1,4 +1,4 @@
-//! A pipeline without a model, for tests: it counts, waits and fails as it is told.
+//! A pipeline without a model, for tests: it counts, waits and fails on demand.
 
 mod flaw;
 mod gate;
@@ -18,56 +18,55 @@ pub use flaw::Flaw;
 pub use gate::Gate;
 use gate::{go_on, sleep};
 
-/// Paints a picture in the one colour that its seed says; the last number of a preview's colour is how
-/// many steps are behind it.
+/// Paints a picture in the colour of its seed. The last channel of a preview is the number of completed steps.
 ///
-/// A prompt can ask for a fault, in the form `FAULT in STAGE`: `panic`, `fail`, `nan`, `oom` or `invalid`
-/// in `prepare`, `step`, `preview` or `decode`. By its estimate a request holds a byte a token. Its delays and its
-/// gate end when they are interrupted. Clones share their probe and their gate.
+/// A prompt can request a fault, in the form `FAULT in STAGE`: `panic`, `fail`, `nan`, `oom`, `lost` or `invalid` in
+/// `prepare`, `step`, `preview` or `decode`. By its estimate a request holds a byte per token. An interrupt ends its
+/// delays and its gate. Clones share their probe and their gate.
 #[derive(Clone, Debug)]
 pub struct FakePipeline {
-    /// How long a step takes.
+    /// Duration of a step.
     pub step_delay: Duration,
-    /// How long a preview takes.
+    /// Duration of a preview.
     pub preview_delay: Duration,
-    /// How long a decode takes.
+    /// Duration of a decode.
     pub decode_delay: Duration,
-    /// What every step waits for before it begins.
+    /// The gate that every step waits for before it begins.
     pub gate: Gate,
-    /// Tokens of the pictures that a step has memory for.
+    /// Tokens for which a step has memory.
     pub memory: Option<usize>,
     /// Whether the device fails in every step.
     pub fails: bool,
-    /// What a step cache does to a request.
+    /// The effect of a step cache on requests.
     pub flaw: Flaw,
-    /// The calls, counted from 0 over all of a pipeline's stages and clones, that panic.
+    /// The calls that panic, counted from 0 over all stages and clones.
     pub panics: Arc<BTreeSet<usize>>,
-    /// What the pipeline was seen to do.
+    /// Record of the pipeline's calls.
     pub probe: Arc<Probe>,
-    /// What it says of itself.
+    /// The pipeline's description.
     pub card: ModelCard,
 }
 
-/// What a [`FakePipeline`] was seen to do.
+/// Record of the calls of a [`FakePipeline`].
 #[derive(Debug, Default)]
 pub struct Probe {
-    /// How often the pipeline was made.
+    /// Number of pipelines created.
     pub loads: AtomicUsize,
-    /// States in memory.
+    /// Number of states in memory.
     pub states: AtomicUsize,
-    /// Calls of `prepare`, `step`, `preview` and `decode`.
+    /// Number of calls of `prepare`, `step`, `preview` and `decode`.
     pub calls: AtomicUsize,
     batch_sizes: Mutex<Vec<usize>>,
     faults: Mutex<Vec<String>>,
 }
 
 impl Probe {
-    /// How many requests each step had, from the first to the one that has begun last.
+    /// Batch size of each step begun so far, in order.
     pub fn batch_sizes(&self) -> Vec<usize> {
         self.batch_sizes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How often a prompt had its fault.
+    /// Number of times that a prompt's fault occurred.
     pub fn prompted(&self, prompt: &str) -> usize {
         let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         faults.iter().filter(|fault| *fault == prompt).count()
@@ -76,7 +75,7 @@ impl Probe {
     /// Waits until the pipeline holds no state.
     ///
     /// # Panics
-    /// When that takes more than ten seconds.
+    /// If that takes more than ten seconds.
     pub async fn emptied(&self) {
         for _ in 0..10_000 {
             if self.states.load(Ordering::SeqCst) == 0 {
@@ -144,7 +143,7 @@ impl FakePipeline {
         }
     }
 
-    /// Makes clones of this pipeline, as a worker asks for them.
+    /// Returns a factory of clones of this pipeline, for workers.
     pub fn factory(&self) -> impl Fn() -> Result<FakePipeline, PipelineError> + Send + 'static {
         let pipeline = self.clone();
         move || {
@@ -154,7 +153,7 @@ impl FakePipeline {
     }
 }
 
-/// What a [`FakePipeline`] carries from step to step.
+/// The state of a request in a [`FakePipeline`].
 #[derive(Debug)]
 pub struct FakeState {
     request: ImageRequest,
@@ -210,12 +209,12 @@ impl Pipeline for FakePipeline {
         state.request.prompt.split_whitespace().count()
     }
 
-    /// Nothing is kept.
+    /// Reports the work of an encoding without a cache.
     fn encodings(&self, state: &FakeState) -> EncodingsUse {
         EncodingsUse { work: RequestCost::uncached(&state.request).work.encode, ..EncodingsUse::default() }
     }
 
-    /// What there is to note, and of a request with a mask, what it was given.
+    /// The request's notes, and for a request with a mask, a summary of its inputs.
     fn warnings(&self, state: &FakeState) -> Vec<String> {
         let ImageRequest { input_images, mask, .. } = &state.request;
         let told = |mask: &Arc<Mask>| {
@@ -258,7 +257,7 @@ impl Pipeline for FakePipeline {
         Ok(RgbImage { size, pixels: [red, green, state.steps_taken as u8].repeat(size.pixels()) })
     }
 
-    /// As many as steps are behind it, each the seed.
+    /// One value per completed step, each the seed.
     fn latents(&self, state: &FakeState) -> Result<Vec<f32>, PipelineError> {
         Ok(vec![state.request.params.seed as f32; state.steps_taken])
     }
@@ -281,7 +280,7 @@ impl Pipeline for FakePipeline {
     }
 }
 
-/// What a step does to its states that ended half way: they are not to be used again.
+/// Simulates a step that failed half way: its states must not be used again.
 fn spoil(batch: &mut [&mut FakeState]) {
     batch.iter_mut().for_each(|state| state.steps_taken += 1000);
 }

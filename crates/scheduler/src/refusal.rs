@@ -41,9 +41,9 @@ pub enum SubmitError {
     /// The job alone needs more device memory than a worker may use.
     #[error("the job needs {bytes} bytes of device memory, and at most {budget} may be held")]
     TooLarge {
-        /// The estimate of what it holds.
+        /// The estimated bytes that the job holds.
         bytes: u64,
-        /// The scheduler's bound.
+        /// The memory bound in bytes.
         budget: u64,
     },
     /// The scheduler is draining or gone.

@@ -1,9 +1,9 @@
 //! What becomes of jobs whose turn failed, and of their worker.
 //!
-//! Nothing that was taken is lost to the fault of another. A turn that ran out of memory is taken back and tried with
-//! less company: a job's steps alone first, then the job alone on its worker. Jobs whose states are gone go back in
-//! line and run again from their start. Those of a turn in which the pipeline panicked or the device failed are
-//! suspects, who step alone from then on, so that the second time tells which of them it was.
+//! No accepted job is lost to the fault of another. A turn that ran out of memory is rolled back and retried with less
+//! company: first the job's steps alone, then the job alone on its worker. Jobs whose states are gone are queued again
+//! and run from their start. Jobs of a turn in which the pipeline panicked or the device failed are suspects. Suspects
+//! step alone from then on, so that a second fault identifies the culprit.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use crate::health::Next;
 use crate::lane::LaneStatus;
 use crate::state::State;
 
-/// Faults after which a job is not tried again.
+/// Faults after which a job is not retried.
 const MOST_FAULTS: u8 = 2;
 
 /// What becomes of jobs whose states are gone.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Retried {
-    /// In line again.
+    /// Jobs that are queued again.
     pub(crate) again: Vec<JobId>,
-    /// Suspects of a second fault. They are in hand until they are given up.
+    /// Suspects with a second fault. They stay in hand until they are given up.
     pub(crate) refused: Vec<JobId>,
 }
 
 impl State {
-    /// A turn did what it should; it may have been the last of a picture.
+    /// Records a successful turn. `is_finished` tells whether it was the last of a picture.
     pub(crate) fn went_well(&mut self, worker: WorkerId, is_finished: bool) {
         let lane = &mut self.lanes[worker];
         lane.memory.went_well();
@@ -34,13 +34,13 @@ impl State {
         }
     }
 
-    /// A turn of `jobs` ran out of memory; what it was to step or decode is held as it was before. Returns the job
-    /// that less company cannot help.
+    /// Handles a turn of `jobs` that ran out of memory; the states that it was to step or decode are held as before.
+    /// Returns the job, if any, that less company cannot help.
     pub(crate) fn ran_out(&mut self, worker: WorkerId, jobs: &[Job]) -> Option<JobId> {
         let needed = self.lanes[worker].held().saturating_add(needed(jobs));
         let largest = self.largest(jobs)?;
         let lane = &mut self.lanes[worker];
-        // What was cancelled during the turn was held as well.
+        // Jobs cancelled during the turn were held as well.
         let had_company = lane.running.len() + lane.cancelled.len() > 1;
         if had_company {
             lane.memory.ran_out(needed);
@@ -58,7 +58,7 @@ impl State {
         None
     }
 
-    /// The device failed in a turn of `jobs`, whose states are of no use any more.
+    /// Handles a device failure in a turn of `jobs`, whose states are unusable.
     pub(crate) fn device_failed(&mut self, worker: WorkerId, jobs: &[Job], now: Duration) -> Retried {
         self.lanes[worker].health.failed(now, self.config.backoff);
         let retried = self.suspect(worker, jobs);
@@ -66,7 +66,8 @@ impl State {
         retried
     }
 
-    /// The worker has no pipeline any more, and no state. If that was in a turn, it was for one of its jobs.
+    /// Records that the worker lost its pipeline and every state. If it was in a turn, the jobs of that turn are
+    /// suspects.
     pub(crate) fn pipeline_lost(&mut self, worker: WorkerId, next: Next, now: Duration) -> Retried {
         let at_work = std::mem::take(&mut self.lanes[worker].at_work);
         let mut retried = self.suspect(worker, &at_work);
@@ -83,7 +84,7 @@ impl State {
         retried
     }
 
-    /// The workers that are to load their model again by now; they are told to.
+    /// Returns the workers whose reload is due, and marks them as loading.
     pub(crate) fn reloads(&mut self, now: Duration) -> Vec<WorkerId> {
         let is_due = |status| matches!(status, LaneStatus::Resting(until) if until <= now);
         let due = self.lanes.iter_mut().enumerate().filter(|(_, lane)| is_due(lane.status));
@@ -94,7 +95,7 @@ impl State {
         .collect()
     }
 
-    /// The idle workers that are to show that they can make a picture, and what they may drop; they are told to.
+    /// Returns the idle workers due for a trial, with the states that they may drop, and marks them as busy.
     pub(crate) fn trials(&mut self) -> Vec<(WorkerId, Vec<JobId>)> {
         let is_due = |lane: &crate::lane::Lane| lane.status == LaneStatus::Idle && lane.health.wants_trial();
         let due = self.lanes.iter_mut().enumerate().filter(|(_, lane)| is_due(lane));
@@ -105,8 +106,7 @@ impl State {
         .collect()
     }
 
-    /// When something is to happen that nobody reports: a deadline, a load, or a worker that takes new jobs again or
-    /// may take up idle work.
+    /// Time of the next timer event: a deadline, a reload, the end of a worker's backoff, or the start of idle work.
     pub(crate) fn next_alarm(&self, now: Duration) -> Option<Duration> {
         let of_lane = |lane: &crate::lane::Lane| match lane.status {
             LaneStatus::Resting(until) => Some(until),
@@ -116,7 +116,7 @@ impl State {
         self.lanes.iter().filter_map(of_lane).chain(self.next_deadline()).chain(self.next_idle(now)).min()
     }
 
-    /// Whether another worker than this could take what is new.
+    /// Whether another worker could take new jobs.
     pub(crate) fn has_fit_peer(&self, worker: WorkerId, now: Duration) -> bool {
         self.lanes.iter().enumerate().any(|(other, lane)| {
             let works = matches!(lane.status, LaneStatus::Idle | LaneStatus::Busy);
@@ -124,7 +124,7 @@ impl State {
         })
     }
 
-    /// Puts those of `jobs` that are in hand back in line as suspects, unless they were that before.
+    /// Queues the `jobs` that are still in hand again as suspects; refuses those that were suspects before.
     fn suspect(&mut self, worker: WorkerId, jobs: &[Job]) -> Retried {
         let mut retried = Retried::default();
         for Job { id, .. } in jobs {
@@ -140,7 +140,7 @@ impl State {
         retried
     }
 
-    /// Puts a job that a lane has taken up back in line, to run from its start.
+    /// Moves a running job back to the queue, to run from its start.
     pub(crate) fn put_back(&mut self, id: JobId) {
         for lane in &mut self.lanes {
             if let Some(position) = lane.running.iter().position(|job| job.id == id) {
@@ -151,7 +151,7 @@ impl State {
         }
     }
 
-    /// Of the jobs of a turn that are still in hand, the one that needs most memory; the youngest of several.
+    /// Of the turn's jobs still in hand, the one that needs most memory; the youngest of equals.
     fn largest(&self, jobs: &[Job]) -> Option<JobId> {
         let in_hand = |job: &&Job| self.jobs().any(|other| other.id == job.id);
         let size = |job: &&Job| (job.cost.memory.alone(), job.cost.tokens, job.id);
@@ -159,7 +159,7 @@ impl State {
     }
 }
 
-/// The bytes that a turn of these jobs needs beside all states.
+/// Bytes that a turn of these jobs needs beside all states.
 fn needed(jobs: &[Job]) -> u64 {
     let of_job = |job: &Job| match job.needs {
         Needs::Encode => job.cost.memory.encode,
@@ -177,7 +177,7 @@ mod tests {
     use crate::testing::{TICK, books, cost};
     use crate::turn::Turn;
 
-    /// Books of `n` workers, and so many small jobs.
+    /// Books of `n_workers` workers and `n_jobs` small jobs.
     fn busy(n_workers: usize, n_jobs: u64) -> State {
         let mut state = books(SchedulerConfig::default(), n_workers);
         let job = |id| Job::new(id, cost(16, 3), crate::JobOptions::default(), Duration::ZERO);
@@ -185,14 +185,14 @@ mod tests {
         state
     }
 
-    /// The next turn of the only worker, told to it.
+    /// Assigns and returns the next turn of the only worker.
     fn turn(state: &mut State) -> Option<Turn> {
         let assignments = assign(state, TICK);
         state.assigned(&assignments);
         assignments.into_iter().next().and_then(|(_, assignment)| assignment.turn)
     }
 
-    /// Encodes all jobs, up to the step that follows.
+    /// Encodes all jobs, and returns the jobs of the step that follows.
     fn stepping(state: &mut State) -> Vec<JobId> {
         loop {
             match turn(state).unwrap() {
@@ -229,7 +229,7 @@ mod tests {
         let mut state = busy(1, 2);
         stepping(&mut state);
         let jobs = state.turned(0);
-        // The second was cancelled in time to be no part of what comes.
+        // The second job was not part of the turn.
         state.lanes[0].at_work = jobs[..1].to_vec();
         state.pipeline_lost(0, Next::Load(Duration::ZERO), TICK);
         assert_eq!(state.waiting.iter().map(|job| job.faults).collect::<Vec<_>>(), [1, 0]);
@@ -285,7 +285,7 @@ mod tests {
         let jobs = state.turned(0);
         assert_eq!(state.ran_out(0, &jobs), None);
         assert_eq!(state.lanes[0].running[1].company, Company::Held, "the youngest of equals");
-        // The other one steps alone too, as the first of a step that nobody joins.
+        // The other job steps alone too, because nobody may join it.
         assert_eq!(turn(&mut state), Some(Turn::Step(vec![0])));
         let jobs = state.turned(0);
         assert_eq!(state.ran_out(0, &jobs), None);

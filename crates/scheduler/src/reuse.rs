@@ -1,11 +1,11 @@
-//! What step caches are expected to save, from what they saved.
+//! Expected savings of step caches, from observed savings.
 
 use crate::mean::Mean;
 
-/// Most kinds of request that are remembered.
+/// Maximum number of kinds of request that are remembered.
 const MAX_KINDS: usize = 64;
 
-/// The mean share of the blocks that steps computed, a kind of request.
+/// The mean share of the blocks that steps computed, per kind of request.
 #[derive(Debug, Default)]
 pub(crate) struct Reuse {
     /// Most recently observed first.
@@ -13,19 +13,19 @@ pub(crate) struct Reuse {
 }
 
 impl Reuse {
-    /// The share of the blocks that a step of this kind is expected to compute. A kind that was
-    /// never seen is expected to compute all: its first request may then wait a little for company
-    /// that it could have had, but nobody is promised a time that only a cache can keep.
+    /// Expected share of the blocks that a step of this kind computes. A kind never seen is expected to compute all.
+    /// Its first request may then wait a little for company that it could have had, but no promised time relies on a
+    /// cache.
     pub(crate) fn expected(&self, kind: u64) -> f64 {
         self.kinds.iter().find(|known| known.0 == kind).map_or(1.0, |known| known.1.or(1.0))
     }
 
-    /// The least share that a step of this kind may compute: of a kind that was never seen, none.
+    /// Lower bound on the share that a step of this kind computes: 0 for a kind never seen.
     pub(crate) fn at_least(&self, kind: u64) -> f64 {
         self.kinds.iter().find(|known| known.0 == kind).map_or(0.0, |known| known.1.or(0.0))
     }
 
-    /// A step of this kind computed `share` of its blocks.
+    /// Records that a step of this kind computed `share` of its blocks.
     pub(crate) fn observe(&mut self, kind: u64, share: f64) {
         match self.kinds.iter().position(|known| known.0 == kind) {
             Some(position) => self.kinds[..=position].rotate_right(1),

@@ -30,9 +30,9 @@ mod faults;
 mod handle;
 mod idle;
 
-/// The ways to the workers.
+/// The channels to the workers.
 pub(crate) struct Workers {
-    /// Of each worker.
+    /// One inbox per worker.
     pub(crate) inboxes: Vec<std_mpsc::Sender<Order>>,
     pub(crate) interrupts: Interrupts,
 }
@@ -42,18 +42,18 @@ pub(crate) struct EventLoop {
     workers: Workers,
     observer: Option<Observer>,
     jobs: HashMap<JobId, Unanswered>,
-    /// Idle work.
+    /// Unanswered idle work.
     idle: HashMap<JobId, Unanswered>,
     card: Option<Arc<ModelCard>>,
-    /// There is one once there is a card.
+    /// Set once `card` is set.
     estimator: Option<Estimator>,
     /// Why the last worker was lost.
     lost: String,
-    /// Who waits for the end of the draining; `None` while jobs are taken.
+    /// Channels of those who wait for the end of the drain; `None` while jobs are accepted.
     draining: Option<Vec<oneshot::Sender<()>>>,
     readiness: watch::Sender<Readiness>,
     load: watch::Sender<Load>,
-    /// Tokio's clock, not the system's, so that tests can stop it.
+    /// Tokio's clock rather than the system's, so that tests can pause it.
     started: Instant,
 }
 
@@ -81,7 +81,8 @@ impl EventLoop {
         }
     }
 
-    /// Ends once every handle and ticket is gone; the workers' inboxes close with it, and their turns are interrupted.
+    /// Runs until every handle and ticket is dropped. The workers' inboxes close with it, and their turns are
+    /// interrupted.
     pub(crate) async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) {
         loop {
             let alarm = self.state.next_alarm(self.now()).and_then(|alarm| self.started.checked_add(alarm));
@@ -117,7 +118,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Jobs for these requests, as they stand in the books if they come now.
+    /// Returns the book entries of these requests, if they arrived now.
     fn entries<'r>(
         &self,
         requests: impl Iterator<Item = (JobId, &'r ImageRequest)>,
@@ -134,8 +135,8 @@ impl EventLoop {
         Ok(requests.map(|(id, request)| Job::new(id, estimator(request), options, arrived)).collect())
     }
 
-    /// Enters what a turn for `jobs` did. A job that was cancelled meanwhile is not found, here and
-    /// in the books, and its part of the turn goes nowhere.
+    /// Records the result of a turn for `jobs`. A job that was cancelled meanwhile is found neither here nor in the
+    /// books, and its part of the result is dropped.
     fn turned(&mut self, worker: WorkerId, done: Done, jobs: &[Job], took: Duration) {
         match done {
             Done::Nothing => {}
@@ -182,7 +183,7 @@ impl EventLoop {
         }
     }
 
-    /// Nothing depends on a preview: one that fails is left out.
+    /// Sends a preview. A failed preview is omitted, because nothing depends on it.
     fn previewed(&mut self, worker: WorkerId, id: JobId, result: Result<RgbImage, PipelineError>, took: Duration) {
         self.state.previewed(id, result.is_ok().then_some(took));
         match result {
@@ -204,7 +205,7 @@ impl EventLoop {
         }
     }
 
-    /// Fails a job that its worker may hold yet.
+    /// Fails a job whose state its worker may still hold.
     fn give_up(&mut self, id: JobId, err: JobError) {
         tracing::debug!(id, error = %err, "the job failed");
         self.state.cancel(id);
@@ -218,7 +219,7 @@ impl EventLoop {
         }
     }
 
-    /// Ends the turns that nobody waits for any more.
+    /// Interrupts the turns that no client waits for any more.
     fn interrupt(&mut self) {
         let now = self.now();
         for worker in self.state.abandoned() {
@@ -226,7 +227,7 @@ impl EventLoop {
         }
     }
 
-    /// The one place where a job is answered, and where it is forgotten.
+    /// Answers a job and forgets it. This is the only place where jobs are answered.
     fn answer(&mut self, id: JobId, outcome: Outcome) {
         self.state.ended(id);
         if let Some(job) = self.jobs.remove(&id) {
@@ -254,7 +255,7 @@ impl EventLoop {
         self.dispatch_idle();
     }
 
-    /// Tells a worker its next turn. One that is gone says so itself.
+    /// Sends a worker its next turn. A worker whose thread has ended reports that itself.
     fn order(&mut self, worker: WorkerId, drop: Vec<JobId>, work: Option<Work>) {
         let interrupt = self.workers.interrupts.begin(worker);
         let _ = self.workers.inboxes[worker].send(Order::Turn(Command { drop, work, interrupt }));
@@ -279,7 +280,7 @@ impl EventLoop {
         }
     }
 
-    /// Shows a turn that did what it should.
+    /// Reports a successful turn to the observer.
     fn observe_turn(&self, worker: WorkerId, done: &Done, jobs: &[Job], took: Duration) {
         match done {
             Done::Encoded { result: Ok(prepared), .. } => {
@@ -295,7 +296,7 @@ impl EventLoop {
         }
     }
 
-    /// Shows what changed to whoever watches.
+    /// Publishes what changed to all watchers.
     fn publish(&mut self) {
         if self.jobs.is_empty()
             && let Some(waiters) = &mut self.draining
@@ -317,7 +318,7 @@ impl EventLoop {
         self.observe(&Observation::Load { waiting, running, busy_workers, predicted_drain });
     }
 
-    /// The time since the start: all that the books know of clocks.
+    /// Time since the start, the only clock of the books.
     fn now(&self) -> Duration {
         self.started.elapsed()
     }

@@ -1,16 +1,16 @@
-//! What evenly shared workers would do: the measure of what is fair.
+//! Fair shares: what each job would receive from evenly shared workers.
 //!
-//! Were the workers shared evenly among the owners with jobs in hand, and each owner's part among its jobs
-//! (processor sharing), a job among n would take n times as long as alone, and no flood of other owners' jobs could
-//! hold it up for longer. Each owner has a virtual clock for that, as in fair queueing (Demers, Keshav and Shenker,
-//! SIGCOMM 1989): it shows how much a job has been served that was there from the beginning.
+//! The reference is processor sharing: the workers are shared evenly among the owners with jobs in hand, and each
+//! owner's part evenly among its jobs. A job among n then takes n times as long as alone, and no flood of other owners'
+//! jobs can delay it for longer. As in fair queueing (Demers, Keshav and Shenker, SIGCOMM 1989), each owner has a
+//! virtual clock: it shows the service of a job that was there from the beginning.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::booked_job::JobId;
 
-/// The shares of the jobs in hand.
+/// Fair shares of the jobs in hand.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sharing {
     now: Duration,
@@ -22,7 +22,7 @@ pub(crate) struct Sharing {
 struct Part {
     /// The virtual clock.
     clock: Duration,
-    /// What it showed when each job came.
+    /// Its reading at each job's arrival.
     jobs: BTreeMap<JobId, Duration>,
 }
 
@@ -37,7 +37,7 @@ impl Sharing {
         self.owners.retain(|_, part| !part.jobs.is_empty());
     }
 
-    /// Time passes for so many workers, each of which serves one job at most.
+    /// Advances the clocks to `now` with this many workers. Each worker serves one job at most.
     pub(crate) fn advance(&mut self, now: Duration, workers: u32) {
         let passed = now.saturating_sub(self.now);
         self.now += passed;
@@ -48,13 +48,13 @@ impl Sharing {
         }
     }
 
-    /// What the share of a job in hand has come to: time of a worker.
+    /// Accumulated share of a job in hand, in worker time.
     pub(crate) fn share(&self, id: JobId, owner: u64) -> Duration {
         let part = self.owners.get(&owner);
         part.and_then(|part| Some(part.clock - *part.jobs.get(&id)?)).unwrap_or_default()
     }
 
-    /// Jobs of this owner in hand.
+    /// Number of this owner's jobs in hand.
     pub(crate) fn n_jobs(&self, owner: u64) -> usize {
         self.owners.get(&owner).map_or(0, |part| part.jobs.len())
     }
@@ -66,12 +66,12 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Shares of jobs and their owners, to the millisecond.
+    /// Shares of the (job, owner) pairs, to the millisecond.
     fn shares<const N: usize>(sharing: &Sharing, jobs: [(JobId, u64); N]) -> [f64; N] {
         jobs.map(|(id, owner)| (sharing.share(id, owner).as_secs_f64() * 1e3).round() / 1e3)
     }
 
-    /// Jobs of these owners, after so many seconds.
+    /// Shares after `seconds` seconds with one job for each entry of `owners`.
     fn shared(owners: &[u64], seconds: u32, workers: u32) -> Sharing {
         let mut sharing = Sharing::default();
         (0..).zip(owners).for_each(|(id, &owner)| sharing.join(id, owner));

@@ -1,4 +1,4 @@
-//! The books: who waits, and what each worker has in hand. Plain values; no channels, threads or clock.
+//! The books: queued jobs, and the jobs of each worker. Plain values; no channels, threads or clock.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::readiness::Load;
 use crate::sharing::Sharing;
 use crate::turn::{Assignment, Turn};
 
-/// How much faster than ever seen the rest of a job may turn out before it is given up.
+/// A running job is given up only if it would be late even at this multiple of the lower-bound speed.
 const HASTE: u32 = 2;
 
 /// The books of one scheduler.
@@ -21,9 +21,9 @@ const HASTE: u32 = 2;
 pub(crate) struct State {
     pub(crate) config: SchedulerConfig,
     pub(crate) now: Duration,
-    /// Jobs that no lane has taken up, oldest first.
+    /// Queued jobs, oldest first.
     pub(crate) waiting: Vec<Job>,
-    /// Idle work that no lane has taken up, oldest first. No job in hand.
+    /// Queued idle work, oldest first. It does not count as jobs in hand.
     pub(crate) idle: VecDeque<Idle>,
     pub(crate) lanes: Vec<Lane>,
     pub(crate) cost: CostModel,
@@ -43,24 +43,24 @@ impl State {
         }
     }
 
-    /// All jobs in hand.
+    /// All jobs in hand, running and queued.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = &Job> {
         self.lanes.iter().flat_map(|lane| &lane.running).chain(&self.waiting)
     }
 
-    /// Workers that are not lost, at least 1.
+    /// Number of workers that are not lost, at least 1.
     pub(crate) fn n_lanes(&self) -> u32 {
         let n_lanes = self.lanes.iter().filter(|lane| lane.status != LaneStatus::Lost).count();
         n_lanes.max(1) as u32
     }
 
-    /// Time passes: called before anything else that happens at `now`.
+    /// Advances the time. Call it before anything else that happens at `now`.
     pub(crate) fn advance(&mut self, now: Duration) {
         self.now = now;
         self.sharing.advance(now, self.n_lanes());
     }
 
-    /// Takes a job out, wherever it is; its worker is told to drop it at the next turn.
+    /// Removes a job from the queue or its worker. The worker drops its state at the next turn.
     pub(crate) fn cancel(&mut self, id: JobId) {
         for lane in &mut self.lanes {
             if lane.running.iter().any(|job| job.id == id) {
@@ -70,7 +70,7 @@ impl State {
         self.ended(id);
     }
 
-    /// Forgets a job that its worker no longer holds.
+    /// Removes a job whose state its worker no longer holds.
     pub(crate) fn ended(&mut self, id: JobId) {
         self.sharing.leave(id);
         self.waiting.retain(|job| job.id != id);
@@ -79,7 +79,7 @@ impl State {
         }
     }
 
-    /// The worker has its model and nothing else; so many bytes of its device are free.
+    /// Records that the worker has loaded its model. `free` is the free device memory in bytes.
     pub(crate) fn loaded(&mut self, worker: WorkerId, free: Option<u64>) {
         let lane = &mut self.lanes[worker];
         lane.status = LaneStatus::Idle;
@@ -88,7 +88,7 @@ impl State {
         lane.idle.rests_since = self.now;
     }
 
-    /// The worker's turn is over; the jobs that it was for are returned.
+    /// Ends the worker's turn and returns its jobs.
     pub(crate) fn turned(&mut self, worker: WorkerId) -> Vec<Job> {
         let lane = &mut self.lanes[worker];
         lane.status = LaneStatus::Idle;
@@ -98,7 +98,7 @@ impl State {
         std::mem::take(&mut lane.at_work)
     }
 
-    /// The job is encoded, which took `took`; so much of it had to be computed.
+    /// Records that the job is encoded. `work` was computed for it and took `took`.
     pub(crate) fn encoded(&mut self, id: JobId, work: f64, took: Duration) {
         self.cost.observe_encode(work, took);
         if let Some(job) = self.running_mut(id) {
@@ -106,14 +106,14 @@ impl State {
         }
     }
 
-    /// What the worker that has the job says that it takes. Plans may have been replaced since it was asked for.
+    /// Updates the job's cost as its worker estimates it. Plans may have changed since submission.
     pub(crate) fn prepared(&mut self, id: JobId, cost: RequestCost) {
         if let Some(job) = self.running_mut(id) {
             job.cost = cost;
         }
     }
 
-    /// One step of `jobs` is done and took `took`; one report a job.
+    /// Records a step of `jobs` that took `took`, with one report per job.
     pub(crate) fn stepped(&mut self, jobs: &[Job], reports: &[StepReport], took: Duration) {
         let mut load = 0.0;
         for (job, report) in jobs.iter().zip(reports) {
@@ -126,13 +126,13 @@ impl State {
         self.cost.observe_step(load, took);
     }
 
-    /// How a running job's previews are drawn.
+    /// The preview method of a running job.
     pub(crate) fn preview_method(&self, id: JobId) -> PreviewMethod {
         let previews = self.jobs().find(|job| job.id == id).and_then(|job| job.cost.previews);
         previews.map_or(PreviewMethod::default(), |previews| previews.method)
     }
 
-    /// A preview of the job was drawn, which took `took`, or could not be.
+    /// Records a preview of the job that took `took`; `None` if it failed.
     pub(crate) fn previewed(&mut self, id: JobId, took: Option<Duration>) {
         let Some(job) = self.running_mut(id) else { return };
         job.needs = Needs::Step;
@@ -141,7 +141,7 @@ impl State {
         took.into_iter().for_each(|took| self.cost.observe_preview(&cost, took));
     }
 
-    /// The job is decoded, which took `took`, and its worker no longer holds it.
+    /// Records that the job was decoded in `took`; its worker no longer holds it.
     pub(crate) fn decoded(&mut self, id: JobId, took: Duration) {
         if let Some(job) = self.running_mut(id) {
             let cost = job.cost;
@@ -150,13 +150,13 @@ impl State {
         self.ended(id);
     }
 
-    /// When the first deadline of a job in hand passes.
+    /// The earliest deadline of a job in hand.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.jobs().filter_map(|job| job.deadline).min()
     }
 
-    /// The jobs whose deadline has passed, and those that run and are sure to miss theirs, now that some of their size
-    /// was seen: nobody is served by what is left of them.
+    /// The jobs whose deadline has passed, and running jobs that are certain to miss theirs by what is now known of
+    /// their size. To finish those would serve nobody.
     pub(crate) fn expired(&self, now: Duration) -> Vec<JobId> {
         let passed = |job: &&Job| job.deadline.is_some_and(|deadline| deadline <= now);
         let waiting = self.waiting.iter().filter(passed);
@@ -167,7 +167,7 @@ impl State {
         waiting.chain(running).map(|job| job.id).collect()
     }
 
-    /// Whether a job that runs would be late even if what is left of it took a part of the least that is foreseen.
+    /// Whether a running job would be late even if its remaining time were only a fraction of the lower bound.
     fn is_hopeless(&self, lane: &Lane, job: &Job, now: Duration) -> bool {
         let Some(deadline) = job.deadline else { return false };
         let is_at_work = lane.at_work.iter().any(|other| other.id == job.id);
@@ -175,7 +175,7 @@ impl State {
         since + self.cost.alone(job, Estimate::AtLeast) / HASTE > deadline
     }
 
-    /// Enters what the policy decided.
+    /// Records the policy's assignments.
     pub(crate) fn assigned(&mut self, assignments: &[(WorkerId, Assignment)]) {
         for (worker, assignment) in assignments {
             let lane = &mut self.lanes[*worker];
@@ -192,13 +192,13 @@ impl State {
                 None => &[],
             };
             lane.at_work = lane.running.iter().filter(|job| ids.contains(&job.id)).copied().collect();
-            // As the worker lays out its batch.
+            // The order in which the worker lays out its batch.
             lane.at_work.sort_by_key(|job| job.id);
             lane.turn_began = self.now;
         }
     }
 
-    /// The workers at a turn of which no job is in hand any more: all were cancelled, failed or answered.
+    /// The workers whose turn has no job in hand left: all were cancelled, failed or answered.
     pub(crate) fn abandoned(&self) -> Vec<WorkerId> {
         let is_abandoned = |lane: &Lane| {
             let is_in_hand = |job: &Job| lane.running.iter().any(|other| other.id == job.id);
@@ -208,7 +208,7 @@ impl State {
         lanes.filter(|(_, lane)| is_abandoned(lane)).map(|(worker, _)| worker).collect()
     }
 
-    /// Workers that are at a turn for jobs, one included that was interrupted and is not back yet.
+    /// Number of workers in a turn for jobs, including one that was interrupted and is not back yet.
     pub(crate) fn busy_workers(&self) -> usize {
         self.lanes.iter().filter(|lane| lane.status == LaneStatus::Busy && !lane.idle.is_at_work).count()
     }
@@ -217,7 +217,7 @@ impl State {
         Load { waiting: self.waiting.len(), running: self.lanes.iter().map(|lane| lane.running.len()).sum() }
     }
 
-    /// A job that was cancelled during its turn is not found.
+    /// Returns a running job; `None` if it was cancelled during its turn.
     fn running_mut(&mut self, id: JobId) -> Option<&mut Job> {
         self.lanes.iter_mut().flat_map(|lane| &mut lane.running).find(|job| job.id == id)
     }

@@ -1,11 +1,10 @@
-//! Which jobs a step is made of.
+//! Composition of a step: which jobs step together.
 //!
-//! A step has room while its load is below the budget, from where on more work makes no more
-//! throughput: the next job in order joins then, and may fill it over, if together they take less time than
-//! one after the other ([`GAIN`]). But company slows a step down, most of all where a small picture is joined
-//! by a large one. So a job is joined only while it can afford to: as long as all that it waits for others, at
-//! the pace of such steps to its end, comes to no more than [`COMPANY`] times the time that it takes alone, and
-//! does not make it miss its deadline. One that has waited longer already is served best by steps that are full.
+//! A step has room while its load is below the budget, beyond which more load adds no throughput. The next job in order
+//! then joins, and may exceed the budget, if the joint step takes less time than separate steps ([`GAIN`]). But company
+//! slows a step down, most of all if a large picture joins a small one. So each job accepts company only up to a limit:
+//! its total waiting for others, with its remaining steps at the slower pace, must not exceed [`COMPANY`] times its
+//! time alone, nor make it miss its deadline. A job that has already waited longer is served best by full steps.
 
 use std::time::Duration;
 
@@ -13,28 +12,28 @@ use crate::booked_job::Job;
 use crate::cost::{CostModel, Estimate};
 use crate::ordering::Rank;
 
-/// The waiting that a job puts up with to have company, in times that it takes alone. Chosen by
-/// simulation: less makes the longest latencies longer, more the mean and the worst wait.
+/// Waiting that a job accepts for company, as a multiple of its time alone. Chosen by simulation: less makes the
+/// longest latencies longer, more makes the mean and the worst wait longer.
 const COMPANY: f64 = 2.0;
 
-/// What company saves at least, against steps apart, as a share of the step together. Where it saves less, as on
-/// a device that small pictures fill, it would only make a small picture wait for large ones.
+/// Minimum saving of a joint step over separate steps, as a share of the joint step. With less, as on a device that
+/// small pictures fill, company would only make a small picture wait for large ones.
 const GAIN: f64 = 0.07;
 
-/// How much slower a full step may become by a job for which it then costs nothing.
+/// Slowdown of a full step up to which a further job counts as free.
 const NOTHING: f64 = 0.02;
 
-/// How much slower a step may become by jobs of a lower priority.
+/// Maximum slowdown of a step by jobs of a lower priority.
 const LOWER_PRIORITY: f64 = 0.1;
 
-/// A step that is being made up.
+/// A step under construction.
 pub(crate) struct Step<'a> {
     cost: &'a CostModel,
     now: Duration,
     load: f64,
-    /// What the steps to come of the same jobs are expected to be, in the mean.
+    /// Expected mean load of the remaining steps of the same jobs.
     mean_load: f64,
-    /// Bytes that it needs beside all states.
+    /// Bytes that the step needs beside all states.
     pub(crate) memory: u64,
     pub(crate) jobs: Vec<(Rank, &'a Job)>,
 }
@@ -51,7 +50,8 @@ impl<'a> Step<'a> {
         self.jobs.push((rank, job));
     }
 
-    /// Whether this job, the next in order, has a place; the first always has, and one that steps alone no company.
+    /// Whether this job, the next in order, joins the step. The first job always does; a job that must step alone has
+    /// no company.
     pub(crate) fn is_joined_by(&self, rank: &Rank, job: &Job) -> bool {
         let load = self.cost.load(job);
         let (so_far, seconds) = (self.cost.step(self.load), self.cost.step(self.load + load));
@@ -67,20 +67,20 @@ impl<'a> Step<'a> {
                 && self.jobs.iter().all(|(_, mate)| self.affords(mate, delay, pace))
     }
 
-    /// Most seconds that the step may take with a job of this rank.
+    /// Maximum seconds of the step with a job of this rank.
     fn limit(&self, rank: &Rank) -> f64 {
         let before = self.jobs.iter().filter(|(other, _)| other.priority < rank.priority);
         let load: f64 = before.map(|(_, job)| self.cost.load(job)).sum();
         if load > 0.0 { self.cost.step(load) * (1.0 + LOWER_PRIORITY) } else { f64::INFINITY }
     }
 
-    /// Whether a job can afford to wait for so many seconds, and then to take its steps at this pace: so many seconds each.
+    /// Whether a job can afford a wait of `delay` seconds, and then steps of `pace` seconds each.
     fn affords(&self, job: &Job, delay: f64, pace: f64) -> bool {
         let slower = delay + job.steps_left as f64 * (pace - self.cost.step(self.cost.mean_load(job)));
         self.puts_up_with(job, slower) && self.is_in_time(job, slower)
     }
 
-    /// Whether a job that waits so many seconds more has not waited too long.
+    /// Whether a further wait of `slower` seconds stays within the job's limit, or the job is past it already.
     fn puts_up_with(&self, job: &Job, slower: f64) -> bool {
         let (whole, left) = self.cost.whole_and_left(job);
         let waited = (self.now - job.arrived).saturating_sub(whole.saturating_sub(left)).as_secs_f64();
@@ -88,8 +88,8 @@ impl<'a> Step<'a> {
         waited > most || waited + slower <= most
     }
 
-    /// Whether a job that waits so many seconds more is done by its deadline; one that would miss it on its own
-    /// has nothing to lose.
+    /// Whether the job still meets its deadline after a further wait of `slower` seconds. A job that would miss it
+    /// alone has nothing to lose.
     fn is_in_time(&self, job: &Job, slower: f64) -> bool {
         let Some(deadline) = job.deadline else { return true };
         let done = self.now + self.cost.alone(job, Estimate::Expected);

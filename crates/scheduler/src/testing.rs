@@ -10,10 +10,10 @@ use crate::config::SchedulerConfig;
 use crate::state::State;
 use crate::turn::Turn;
 
-/// What an encoding takes, a step of up to 64 tokens, and the decoding or a preview of 16.
+/// Time of an encoding, a step of up to 64 tokens, and the decoding or a preview of 16 tokens.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 
-/// Of a request without guidance or cache, that holds nothing. Its work is counted in tokens.
+/// Cost of a request without guidance, cache or memory. Its work is counted in tokens.
 pub(crate) fn cost(tokens: usize, steps: usize) -> RequestCost {
     let picture = tokens as f64;
     let work = Work { encode: 1.0, step: picture, reused_step: picture, preview: picture, decode: picture, fit: 0.0 };
@@ -30,7 +30,7 @@ pub(crate) fn cost(tokens: usize, steps: usize) -> RequestCost {
     }
 }
 
-/// Books of workers that are ready. Their steps are full at 64 tokens.
+/// Books of workers that are ready. Steps are full at 64 tokens.
 pub(crate) fn books(config: SchedulerConfig, n_workers: usize) -> State {
     let mut state = State::new(config, n_workers);
     let steps = vec![(16.0, 1.0), (64.0, 1.0), (128.0, 2.0)];
@@ -40,13 +40,13 @@ pub(crate) fn books(config: SchedulerConfig, n_workers: usize) -> State {
     state
 }
 
-/// The same where a plan computes these steps, and the others take no time.
+/// The same cost with a plan that computes these steps; the others take no time.
 pub(crate) fn planned(cost: RequestCost, computed: &[bool]) -> RequestCost {
     let work = Work { reused_step: 0.0, ..cost.work };
     RequestCost { work, least_share: 0.0, known: KnownSteps::new(computed.iter().copied()), ..cost }
 }
 
-/// What a step does for a job: as it is foreseen.
+/// The report of a step that went as predicted.
 pub(crate) fn report(job: &Job) -> StepReport {
     let step_index = job.steps_taken();
     let is_computed = job.cost.known.is_none_or(|known| known.computes(step_index));
@@ -54,8 +54,8 @@ pub(crate) fn report(job: &Job) -> StepReport {
     StepReport { step_index, runs: Vec::new(), computed_share, also_computed: 0 }
 }
 
-/// Enters a finished turn into the books, as the event loop does, and takes as long as predicted; those of
-/// `failing` run out of memory in it. Returns the jobs that ended.
+/// Records a finished turn in the books as the event loop does, with the predicted duration. Turns of `failing` jobs
+/// run out of memory. Returns the jobs that ended.
 pub(crate) fn done(state: &mut State, worker: WorkerId, turn: Option<Turn>, failing: &[JobId]) -> Vec<JobId> {
     let jobs = state.turned(worker);
     if jobs.iter().any(|job| failing.contains(&job.id)) {

@@ -1,42 +1,42 @@
-//! How long turns of one kind take, by the size of their work.
+//! Times of one kind of turn as a function of its work.
 //!
-//! A curve is measured before anything is asked for. Every turn then corrects it near its own size: a machine that is
-//! slower than it was measured is believed to be so for works of that size and their neighbours, and one picture that
-//! takes a hundred times what was foreseen says nothing of small ones.
+//! A curve is measured before the first request. Every turn then corrects it near its own size. A machine that turns
+//! out slower is assumed slower for works of that size and its neighbours, and a picture that takes a hundred times its
+//! prediction says nothing about small ones.
 
 use crate::curve::Curve;
 use crate::mean::Mean;
 
-/// How much less an observation counts for works twice as large or half as large.
+/// Factor by which an observation counts less for works twice or half as large.
 const DECAY: f64 = 16.0;
 
-/// What a measured point counts against one observation.
+/// Weight of a measured point against one observation.
 const MEASURED: f64 = 0.1;
 
-/// Seconds of turns of one kind.
+/// Times of one kind of turn.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Times {
-    /// As it was measured, or taken to be.
+    /// The measured or assumed curve.
     base: Option<Curve>,
-    /// Works at which `base` was measured.
+    /// The works at which `base` was measured.
     measured: Vec<f64>,
-    /// What was observed, by size.
+    /// Observations by size.
     sizes: Vec<Size>,
-    /// `base` as observed.
+    /// `base` corrected by the observations.
     corrected: Option<Curve>,
 }
 
-/// Works between a power of two and the next.
+/// Observations of works between a power of two and the next.
 #[derive(Clone, Debug)]
 struct Size {
     power: i32,
-    /// Of the works, and of how many times the seconds of `base` they took: logarithms to base 2.
+    /// Means of the works, and of the ratios of their seconds to those of `base`: both as logarithms to base 2.
     work: Mean,
     ratio: Mean,
 }
 
-/// What is known of a size: of a work, how many times the seconds of the curve it takes, and how much that counts. The
-/// first two are logarithms to base 2.
+/// Evidence at one work: the ratio of its seconds to the curve's, and the weight of that. `work` and `ratio` are
+/// logarithms to base 2.
 struct Evidence {
     work: f64,
     ratio: f64,
@@ -44,13 +44,13 @@ struct Evidence {
 }
 
 impl Times {
-    /// Through points of (work, seconds) that were not measured: the first observation corrects all of them.
+    /// Builds a nominal curve through assumed points of (work, seconds). The first observation corrects all of them.
     pub(crate) fn nominal(points: &[(f64, f64)]) -> Self {
         let base = Curve::through(points);
         Times { corrected: base.clone(), base, measured: Vec::new(), sizes: Vec::new() }
     }
 
-    /// Forgets what was known for points of (work, seconds) that were measured; without one, nothing changes.
+    /// Replaces everything by measured points of (work, seconds). Without a usable point nothing changes.
     pub(crate) fn calibrate(&mut self, points: &[(f64, f64)]) {
         if let Some(base) = Curve::through(&undisturbed(points)) {
             let measured = points.iter().map(|point| point.0).collect();
@@ -58,7 +58,7 @@ impl Times {
         }
     }
 
-    /// A turn of so much work took so many seconds.
+    /// Records that a turn of this work took `seconds`.
     pub(crate) fn observe(&mut self, work: f64, seconds: f64) {
         let usable = |x: f64| x.is_finite() && x > 0.0;
         if !usable(work) || !usable(seconds) {
@@ -77,13 +77,13 @@ impl Times {
         self.corrected = self.as_observed();
     }
 
-    /// How long they take; `None` as long as nothing is known.
+    /// The corrected curve; `None` if nothing is known.
     pub(crate) fn curve(&self) -> Option<&Curve> {
         self.corrected.as_ref()
     }
 
-    /// The least that so much work may take: what [`Times::curve`] says where works of this size are known, and less
-    /// the further the nearest known is. Nothing is sure as long as nothing is known.
+    /// Lower bound on the seconds of this work. It equals [`Times::curve`] at known works and falls with the distance
+    /// to the nearest known work. It is 0 if nothing is known.
     pub(crate) fn at_least(&self, work: f64) -> f64 {
         let Some(curve) = self.curve() else { return 0.0 };
         let known = || self.measured.iter().copied().chain(self.sizes.iter().map(|size| size.work.or(0.0).exp2()));
@@ -117,15 +117,15 @@ impl Times {
     }
 }
 
-/// How many times as long a work takes at least that is so many times as large. More work is done at a better rate, and
-/// how much better is not known: more cores or tiles may have something to do, and attention is as fast as linear layers
-/// on one machine and several times faster or slower on another. Less work is not done at a better rate.
+/// Lower bound on the growth in time for a work `times` as large. More work runs at a better rate, by an unknown
+/// amount: more cores or tiles may be busy, and attention may be as fast as linear layers on one machine and several
+/// times faster or slower on another. Less work does not run at a better rate.
 fn growth_at_least(times: f64) -> f64 {
     if times > 1.0 { times.sqrt() } else { times }
 }
 
-/// Disturbances make a turn longer, never shorter: a point that took longer than one of more work is taken to have
-/// taken as long.
+/// Removes disturbances, which only lengthen a turn: a point that took longer than one of more work gets the time of
+/// the latter.
 fn undisturbed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mut points: Vec<_> = points.iter().copied().filter(|point| point.0 > 0.0 && point.1 > 0.0).collect();
     points.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -137,12 +137,12 @@ fn undisturbed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points
 }
 
-/// The mean of what is known, what is nearer counting for more.
+/// Weighted mean of the evidence; nearer evidence counts more.
 fn correction(evidence: &[Evidence], work: f64) -> f64 {
     let nearest = evidence.iter().map(|known| (known.work - work).abs()).fold(f64::INFINITY, f64::min);
     let (mut sum, mut weights) = (0.0, 0.0);
     for known in evidence {
-        // Against the nearest, so that no distance makes all of them count for nothing.
+        // Relative to the nearest, so that at no distance all weights vanish.
         let weight = known.weight * DECAY.powf(nearest - (known.work - work).abs());
         sum += weight * known.ratio;
         weights += weight;
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn one_huge_work_says_nothing_of_small_ones() {
         let mut times = measured();
-        // 135 times what was foreseen, over and over, before anything small was seen.
+        // 135 times the prediction, again and again, before anything small was seen.
         (0..50).for_each(|_| times.observe(4096.0, 135.0 * 64.0));
         assert!((seconds(&times, 4096.0) / (135.0 * 64.0) - 1.0).abs() < 0.01);
         for (work, at_most) in [(16.0, 1.01), (64.0, 1.05), (128.0, 2.5)] {
@@ -247,7 +247,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is observed, more work never takes less time, and what is observed alone is believed.
+        /// For any observations, more work never takes less time, and lower bounds are positive, monotone and below the
+        /// prediction.
         #[test]
         fn times_are_monotone_and_finite(
             observed in prop::collection::vec((0.0..40.0_f64, -20.0..10.0_f64), 1..60),

@@ -1,16 +1,16 @@
-//! A small picture of our own, by which a pipeline shows that it works.
+//! The trial: a small picture of the scheduler's own that shows whether a pipeline works.
 
 use diffusion::{Interrupt, Pipeline, PipelineError};
 
 use crate::calibration::{request, smaller};
 
-/// How much smaller than the default size the picture is.
+/// Divisor of the default size.
 const DIVISOR: usize = 4;
 
-/// Makes a picture of one step from beginning to end.
+/// Generates a picture of one step from beginning to end.
 ///
 /// # Errors
-/// That of the stage that fails.
+/// The error of the stage that fails.
 pub(crate) fn pass_trial<P: Pipeline>(pipeline: &mut P, interrupt: &Interrupt) -> Result<(), PipelineError> {
     let card = pipeline.card();
     let request = request(card, smaller(card.default_size, DIVISOR));

@@ -2,7 +2,7 @@
 
 use crate::booked_job::JobId;
 
-/// One turn of one worker: what to drop first, then what to do.
+/// One turn of one worker: the states to drop first, then the work.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Assignment {
     pub(crate) drop: Vec<JobId>,

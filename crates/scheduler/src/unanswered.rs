@@ -1,4 +1,4 @@
-//! A job that was taken and not answered: what its answer is made of.
+//! An accepted job without an answer yet: the material of its answer.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -12,24 +12,24 @@ use crate::event::Submission;
 use crate::job::{Generated, Timings, Update};
 use crate::order::{Decoded, Prepared};
 
-/// See the module.
+/// An accepted job that has not been answered yet.
 pub(crate) struct Unanswered {
-    /// Kept to the end: the job may have to run again.
+    /// Kept until the answer, because the job may have to run again.
     pub(crate) request: Arc<ImageRequest>,
     pub(crate) updates: mpsc::UnboundedSender<Update>,
     pub(crate) position: Arc<AtomicUsize>,
-    /// Whether its answer has the latents.
+    /// Whether its answer includes the latents.
     pub(crate) wants_latents: bool,
-    /// Its position when it was submitted; kept up to the answer.
+    /// Its queue position at submission; kept until the answer.
     first_position: usize,
     pub(crate) arrived: Duration,
     pub(crate) timings: Timings,
     pub(crate) prepared: Prepared,
     pub(crate) steps: Vec<StepReport>,
     pub(crate) previews_drawn: usize,
-    /// What the spans of its stages belong to.
+    /// The parent span of its stages.
     pub(crate) span: Span,
-    /// Its time in line.
+    /// The span of its time in the queue.
     pub(crate) queue_span: Span,
 }
 
@@ -52,13 +52,13 @@ impl Unanswered {
         }
     }
 
-    /// Nothing of it is done any more: it is in line again.
+    /// Resets the job's records, because it is queued again.
     pub(crate) fn begin_again(&mut self) {
         (self.steps, self.prepared, self.timings) = (Vec::new(), Prepared::default(), Timings::default());
         self.queue_span = queue_span(&self.span);
     }
 
-    /// Its answer, when its decoding took so long.
+    /// Builds its answer; `decode` is the duration of the decoding.
     pub(crate) fn generated(&mut self, decoded: Decoded, decode: Duration) -> Generated {
         let Decoded { image, latents } = decoded;
         let Prepared { prompt_tokens, warnings, .. } = std::mem::take(&mut self.prepared);

@@ -1,4 +1,4 @@
-//! One OS thread a device: does what a [`Command`] says, then reports.
+//! The worker: one OS thread per device that executes each [`Command`] and reports the result.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -17,8 +17,8 @@ use crate::event::Event;
 use crate::order::{Command, Decoded, Done, Order, Prepared, Work};
 use crate::trial::pass_trial;
 
-/// Starts the thread of a worker, which ends once the returned inbox is dropped. If no other worker's
-/// pipeline is measured, its own is, until `shutdown` is set.
+/// Starts the thread of a worker, which ends once the returned inbox is dropped. It measures its pipeline, until
+/// `shutdown` is set, unless another worker has.
 pub(crate) fn spawn<P, E, F>(
     worker: WorkerId,
     factory: F,
@@ -39,7 +39,7 @@ where
             match live(&factory, (&measure, &shutdown), is_first, &inbox, &reports) {
                 Life::Ended => return,
                 Life::LoadAgain => {}
-                // Nothing of the pipeline is left by now.
+                // The pipeline has been dropped by now.
                 Life::Broke(event) => {
                     reports.send(event);
                     if !is_told_to_load(&inbox) {
@@ -57,15 +57,15 @@ where
 
 /// How the life of a pipeline ended.
 enum Life {
-    /// The event loop needs the worker no more.
+    /// The event loop no longer needs the worker.
     Ended,
     LoadAgain,
-    /// By itself, or before it began; what to tell the event loop.
+    /// It broke, or never started; the event to report.
     Broke(Event),
 }
 
-/// Makes a pipeline and does what it is told with it. What a panic or a lost device leaves behind, the pipeline and every
-/// state, is dropped and not used again.
+/// Creates a pipeline and executes orders with it. After a panic or a lost device, the pipeline and every state are
+/// dropped and not used again.
 fn live<P: Pipeline, E: fmt::Display>(
     factory: &impl Fn() -> Result<P, E>,
     (measure, shutdown): (&MeasureOnce, &Interrupt),
@@ -84,15 +84,15 @@ fn live<P: Pipeline, E: fmt::Display>(
         Ok(life) => life,
         Err(panic) => Life::Broke(Event::Crashed { worker, reason: message(&*panic) }),
     };
-    // A device that is broken may make this panic too.
+    // Dropping may panic too if the device is broken.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(held)));
     life
 }
 
-/// Makes the pipeline. One that takes another's place has to show that it works.
+/// Creates the pipeline. A replacement must pass a trial.
 ///
 /// # Errors
-/// Why there is none.
+/// The reason why there is no pipeline.
 fn load<P: Pipeline, E: fmt::Display>(
     factory: impl Fn() -> Result<P, E>,
     measure: &MeasureOnce,
@@ -111,14 +111,14 @@ fn load<P: Pipeline, E: fmt::Display>(
     Ok(pipeline)
 }
 
-/// Waits until the model is to be loaded again; whether it ever is.
+/// Waits for the order to load the model again. Returns whether it came.
 fn is_told_to_load(inbox: &std_mpsc::Receiver<Order>) -> bool {
-    // Turns that were ordered before it broke are void.
+    // Turns ordered before the breakdown are void.
     inbox.iter().find(|order| !matches!(order, Order::Turn(_))).is_some_and(|order| matches!(order, Order::Load))
 }
 
-/// A worker's way back to the event loop. Weak, so that workers do not keep the loop alive:
-/// only handles and tickets do.
+/// A worker's channel to the event loop. It is weak, so that workers do not keep the loop alive: only handles and
+/// tickets do.
 struct Reports {
     worker: WorkerId,
     events: mpsc::WeakUnboundedSender<Event>,
@@ -133,7 +133,7 @@ impl Reports {
 }
 
 impl Drop for Reports {
-    /// Runs however the thread ends, so that no job waits on a dead one.
+    /// Runs at any end of the thread, so that no job waits for a dead one.
     fn drop(&mut self) {
         self.send(Event::Lost { worker: self.worker });
     }
@@ -141,18 +141,18 @@ impl Drop for Reports {
 
 struct Worker<P: Pipeline> {
     pipeline: P,
-    /// Ordered, so that a batch is always laid out oldest job first.
+    /// Ordered, so that every batch is laid out oldest job first.
     jobs: BTreeMap<JobId, Held<P::State>>,
 }
 
-/// A job that was encoded.
+/// An encoded job.
 struct Held<S> {
     state: S,
     span: Span,
 }
 
 impl<P: Pipeline> Worker<P> {
-    /// Ends when the event loop drops its side of `inbox` or says so, and with the device.
+    /// Executes orders until the event loop drops its side of `inbox` or says so, or the device is lost.
     fn run(&mut self, inbox: &std_mpsc::Receiver<Order>, reports: &Reports) -> Life {
         for order in inbox {
             let Command { drop, work, interrupt } = match order {
@@ -181,7 +181,7 @@ impl<P: Pipeline> Worker<P> {
         }
     }
 
-    /// Draws the picture as far as the job's last step foresees it.
+    /// Draws a preview from the estimate of the job's last step.
     fn preview(&mut self, id: JobId, method: PreviewMethod, interrupt: &Interrupt) -> Result<RgbImage, PipelineError> {
         let job = &self.jobs[&id];
         let draw = || self.pipeline.preview(&job.state, method, interrupt);
@@ -220,8 +220,8 @@ impl<P: Pipeline> Worker<P> {
             Ok(reports) => {
                 assert_eq!(reports.len(), batch.len(), "one report a request. This is a bug.");
             }
-            // Any other error leaves states that are not to be used again; the jobs fail and are dropped. What is
-            // interrupted may be idle work, and goes on later.
+            // After any other error the states must not be used again; the jobs fail and are dropped. Interrupted work
+            // may be idle work, which continues later.
             Err(PipelineError::OutOfMemory | PipelineError::Interrupted) => {
                 batch.into_iter().zip(before).for_each(|(state, old)| *state = old)
             }
@@ -234,7 +234,7 @@ impl<P: Pipeline> Worker<P> {
         let mut job = self.jobs.remove(&id).expect("an encoded job has a state. This is a bug.");
         self.pipeline.release(&mut job.state);
         let decode = || {
-            // Nothing depends on them.
+            // Nothing depends on the latents, so a failure is ignored.
             let latents = latents.then(|| self.pipeline.latents(&job.state).ok()).flatten();
             let image = self.pipeline.decode(job.state.clone(), interrupt)?;
             Ok(Decoded { image, latents })
@@ -247,7 +247,7 @@ impl<P: Pipeline> Worker<P> {
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())

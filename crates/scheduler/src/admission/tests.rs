@@ -1,4 +1,4 @@
-//! Which jobs are taken and which are refused.
+//! Which jobs are accepted and which are refused.
 
 use diffusion::RequestMemory;
 
@@ -60,7 +60,7 @@ fn a_full_line_tells_when_there_is_a_place_in_it() {
     assert_eq!(place(&mut state, jobs(3..9, 1, None)), TICK * 12, "an empty line takes any number");
     let long: Vec<_> = jobs(3..4, 30, None);
     assert_eq!(place(&mut books_with(&[1, 1, 1]), long), TICK * 12, "30 s are not enough for 53");
-    // What is over the 30 s of backlog is done sooner.
+    // The excess over the 30 s of backlog is done sooner.
     assert_eq!(place(&mut books_with(&[9, 9]), jobs(3..4, 1, None)), TICK * 4);
 
     let mut state = books(CONFIG, 1);
@@ -72,11 +72,11 @@ fn a_full_line_tells_when_there_is_a_place_in_it() {
         crate::testing::done(&mut state, 0, turn.clone(), &[]);
     }
     state.submit(jobs(3..4, 1, None)).unwrap();
-    // One runs, encoded and with its step behind it.
+    // One job runs, encoded and with its step done.
     assert_eq!(place(&mut state, jobs(4..5, 1, None)), TICK * 4);
 }
 
-/// Books with jobs of so many steps in line.
+/// Books with queued jobs of these step counts.
 fn books_with(steps: &[usize]) -> State {
     let mut state = books(CONFIG, 1);
     let jobs = steps.iter().enumerate().map(|(id, &steps)| jobs(id as JobId..id as JobId + 1, steps, None));
@@ -97,7 +97,7 @@ fn small_pictures_take_as_long_as_their_places_allow() {
     let mut state = books(CONFIG, 1);
     let small = |id| Job::new(id, cost(16, 10), JobOptions::default(), Duration::ZERO);
     state.submit((0..3).map(small).collect()).unwrap();
-    // Each is 1 + 10 + 1 s alone, and two step at a time; full steps would have taken less.
+    // Each takes 1 + 10 + 1 s alone, and two step at a time; full steps would take less.
     assert_eq!(state.predicted_drain(), TICK * 18);
 }
 
@@ -105,7 +105,7 @@ fn small_pictures_take_as_long_as_their_places_allow() {
 fn a_deadline_is_kept_by_what_goes_before() {
     let mut state = books(CONFIG, 1);
     state.submit(jobs(0..1, 10, None)).unwrap();
-    // 15 s go before what takes longer, nothing before what takes less.
+    // 15 s of work go before a longer job, none before a shorter one.
     let late = |deadline| {
         let (predicted, alone) = (TICK * 31, TICK * 16);
         SubmitError::TooLate { predicted, alone, deadline: TICK * deadline }
@@ -132,7 +132,7 @@ fn a_turn_under_way_is_waited_for() {
         }
     }
     state.advance(TICK * 4);
-    // Of the 10 s of the large one's step 6 are left, and the small one takes 3 s.
+    // 6 of the 10 s of the large job's step are left, and the small job takes 3 s.
     let small = |deadline: u32| {
         let options = JobOptions { deadline: Some(TICK * deadline), ..JobOptions::default() };
         vec![Job::new(1, cost(16, 1), options, TICK * 4)]
@@ -147,7 +147,8 @@ fn a_turn_under_way_is_waited_for() {
 fn a_size_that_was_never_seen_is_refused_only_where_it_is_sure_to_be_late() {
     let huge = |deadline: u32| {
         let options = JobOptions { deadline: Some(TICK * deadline), ..JobOptions::default() };
-        // Sixteen times what was measured: 32 s are expected of a step, and 8 s are the least; 1 s before, 1 after.
+        // Sixteen times the measured size: a step is expected to take 32 s and takes at least 8 s; 1 s before, 1 s
+        // after.
         let mut cost = cost(2048, 10);
         cost.work.decode = 16.0;
         vec![Job::new(1, cost, options, Duration::ZERO)]
@@ -171,7 +172,7 @@ fn what_turns_out_too_large_for_its_deadline_is_given_up_after_a_step() {
         cost.work.decode = 16.0;
         state.submit(vec![Job::new(1, cost, options, Duration::ZERO)]).unwrap();
         let mut now = Duration::ZERO;
-        // Its encoding, and a step that takes the 32 s that were expected, not the 8 s that it might have taken.
+        // The encoding, and a step that takes the expected 32 s rather than the 8 s of the lower bound.
         for took in [1, 32] {
             let turns = policy::assign(&state, now);
             state.assigned(&turns);
@@ -180,7 +181,7 @@ fn what_turns_out_too_large_for_its_deadline_is_given_up_after_a_step() {
             crate::testing::done(&mut state, 0, turns[0].1.turn.clone(), &[]);
             state.advance(now);
         }
-        // Of 9 steps and 1 s for the picture half is taken for sure.
+        // At least half of the remaining 9 steps and 1 s of decoding is certain.
         assert_eq!(state.expired(now), given_up);
         let turns = policy::assign(&state, now);
         state.assigned(&turns);

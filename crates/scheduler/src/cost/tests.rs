@@ -1,4 +1,4 @@
-//! What turns and jobs are predicted to take.
+//! Predicted times of turns and jobs.
 
 use diffusion::{PreviewTimes, Previews, Work};
 
@@ -7,7 +7,7 @@ use super::*;
 use crate::config::JobOptions;
 use crate::testing::cost;
 
-/// A step of up to 64 takes a second, an encoding 3 s, and a decoding a quarter of a second for a token.
+/// A step of up to 64 tokens takes 1 s, an encoding 3 s, and a decoding 0.25 s per token.
 fn model() -> CostModel {
     let mut model = CostModel::default();
     let steps = vec![(16.0, 1.0), (64.0, 1.0), (128.0, 2.0)];
@@ -26,7 +26,7 @@ fn seconds(duration: Duration) -> f64 {
 #[test]
 fn a_small_picture_takes_longer_alone_than_its_part_of_a_full_device() {
     let small = job(cost(16, 8));
-    // 3 s of encoding, 4 s of decoding, and 8 steps of 1 s, or of a quarter.
+    // 3 s of encoding, 4 s of decoding, and 8 steps of 1 s or of 0.25 s.
     assert_eq!(seconds(model().alone(&small, Expected)), 15.0);
     assert_eq!(seconds(model().work(&small, Expected)), 9.0);
     let encoded = Job { needs: Needs::Step, steps_left: 2, ..small };
@@ -52,7 +52,7 @@ fn what_is_enlarged_takes_longer_and_teaches_what_enlarging_takes() {
     let enlarged = |fit| RequestCost { work: Work { fit, ..cost(16, 8).work }, ..cost(16, 8) };
     let alone = |model: &CostModel, fit| seconds(model.alone(&job(enlarged(fit)), Expected));
     assert_eq!([0.0, 2.0].map(|fit| alone(&model, fit)), [15.0, 16.0]);
-    // Decoding and enlarging, 4 s and 2 s, take half as long again.
+    // Decoding and enlarging, 4 s and 2 s, take 1.5 times as long.
     (0..50).for_each(|_| model.observe_decode(&enlarged(4.0), Duration::from_secs(9)));
     assert_eq!([0.0, 4.0].map(|fit| alone(&model, fit)), [17.0, 20.0]);
     let previews = Some(Previews { method: PreviewMethod::Vae, times: PreviewTimes::Interval(2) });
@@ -65,12 +65,12 @@ fn of_what_was_never_seen_only_the_least_is_sure() {
     let mut model = model();
     let alone = |model: &CostModel, cost, estimate| seconds(model.alone(&job(cost), estimate));
     assert_eq!(alone(&model, cost(16, 8), AtLeast), 3.0 + 8.0 + 1.0, "the decoding is 16 times what was measured");
-    // 16 times the largest step that was measured.
+    // 16 times the largest measured step.
     let huge = RequestCost { work: Work { decode: 1.0, ..cost(2048, 1).work }, ..cost(2048, 1) };
     assert_eq!([Expected, AtLeast].map(|estimate| alone(&model, huge, estimate)), [35.25, 11.25]);
     model.observe_step(2048.0, Duration::from_secs(20));
     assert_eq!([Expected, AtLeast].map(|estimate| alone(&model, huge, estimate)), [23.25; 2]);
-    // A step cache may reuse whatever it can.
+    // A step cache may reuse everything that it can.
     let cached = RequestCost { least_share: 0.5, kind: 7, work: Work { reused_step: 64.0, ..huge.work }, ..huge };
     assert_eq!(alone(&model, cached, AtLeast), 3.0 + 1.0 + 0.25);
     model.observe_share(&cached, 1.0);

@@ -1,19 +1,19 @@
-//! What a step cache does to a request, in a fake.
+//! The effect of a step cache in a fake pipeline.
 
 use std::fmt;
 use std::sync::Arc;
 
 use diffusion::ImageRequest;
 
-/// Of a request that a step cache serves, how far its picture is off: so much is added to the last number of its colour, 127
-/// at most. Its steps compute half of their blocks.
+/// The error in pictures of requests that a step cache serves: a value of at most 127 added to the last channel of the
+/// colour. Steps of such requests compute half of their blocks.
 #[derive(Clone, Default)]
 pub struct Flaw(Option<Arc<FlawOf>>);
 
 type FlawOf = dyn Fn(&ImageRequest) -> Option<u8> + Send + Sync;
 
 impl Flaw {
-    /// As this function says.
+    /// Takes the error from `flaw`; `None` for requests without a step cache.
     pub fn new(flaw: impl Fn(&ImageRequest) -> Option<u8> + Send + Sync + 'static) -> Self {
         Flaw(Some(Arc::new(flaw)))
     }

@@ -1,11 +1,11 @@
-//! What steps wait for, and how fakes take their time.
+//! The gate that steps wait for, and interruptible delays.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diffusion::{Interrupt, PipelineError};
 
-/// Holds steps back until they are let through; open at first.
+/// Blocks steps until they are let through; initially open.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<(Mutex<Allowed>, Condvar)>);
 
@@ -52,14 +52,14 @@ impl Gate {
     }
 }
 
-/// How long an interrupt goes unseen.
+/// Interval at which waiting code checks its interrupt.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 pub(super) fn go_on(interrupt: &Interrupt) -> Result<(), PipelineError> {
     if interrupt.is_set() { Err(PipelineError::Interrupted) } else { Ok(()) }
 }
 
-/// Sleeps for `delay` at least, unless it is interrupted.
+/// Sleeps for at least `delay`, unless interrupted.
 pub(super) fn sleep(delay: Duration, interrupt: &Interrupt) -> Result<(), PipelineError> {
     let begun = Instant::now();
     while let Some(left) = delay.checked_sub(begun.elapsed()) {

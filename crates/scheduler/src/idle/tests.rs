@@ -1,4 +1,4 @@
-//! Idle work in the books: what it makes way for, and what it never counts in.
+//! Idle work in the books: what preempts it, and which counts exclude it.
 
 use diffusion::{RequestCost, RequestMemory};
 
@@ -24,13 +24,13 @@ fn job(id: JobId, steps: usize) -> Job {
     Job::new(id, cost(16, steps), JobOptions::default(), Duration::ZERO)
 }
 
-/// Of a request whose state takes `state` bytes, and a step of it `step`.
+/// A job whose state takes `state` bytes, and whose step takes `step` bytes.
 fn sized(id: JobId, state: u64, step: u64) -> Job {
     let memory = RequestMemory { state, step, ..RequestMemory::default() };
     Job { cost: RequestCost { memory, ..cost(16, 2) }, ..job(id, 2) }
 }
 
-/// Books of workers that have rested long enough, and idle work of two steps in line.
+/// Books of workers that have rested long enough, with queued idle work of two steps.
 fn resting(config: SchedulerConfig, n_workers: usize) -> State {
     let mut state = books(config, n_workers);
     state.advance(TICK);
@@ -38,7 +38,7 @@ fn resting(config: SchedulerConfig, n_workers: usize) -> State {
     state
 }
 
-/// The next turn of each worker, told to it: of jobs and, behind a `~`, of idle work.
+/// Assigns and prints the next turn of each worker; `~` marks idle work.
 fn turns(state: &mut State) -> String {
     let mut assignments = policy::assign(state, state.now);
     assert_eq!(state.make_room(&mut assignments), [] as [u64; 0]);
@@ -55,7 +55,7 @@ fn turns(state: &mut State) -> String {
     [word("", assignments), word("~", idle)].concat().join(", ")
 }
 
-/// The worker's turn of idle work is over; whether it was the last.
+/// Ends the worker's turn of idle work. Returns whether it was the last.
 fn idled(state: &mut State, worker: WorkerId) -> bool {
     assert!(state.lanes[worker].idle.is_at_work);
     state.turned(worker);
@@ -86,7 +86,7 @@ fn a_job_that_comes_has_the_worker_and_idle_work_goes_on_after_it() {
     assert_eq!(state.preempted(), [] as [usize; 0]);
     state.submit(vec![job(1, 1)]).unwrap();
     assert_eq!(state.preempted(), [0]);
-    // The turn that was interrupted is over, and was nothing.
+    // The interrupted turn is over and had no effect.
     state.turned(0);
     for turn in [Turn::Encode(1), Turn::Step(vec![1]), Turn::Decode(1)] {
         assert_eq!(turns(&mut state), format!("0: {turn:?}"));
@@ -144,7 +144,7 @@ fn the_oldest_gives_way() {
 
 #[test]
 fn its_state_is_dropped_where_a_job_needs_the_memory() {
-    // A state of 4 bytes beside one of 4 and a step of 2, or of 5 and 2, of 10.
+    // The idle work's state of 4 bytes, beside a job's state of 4 or 5 bytes and a step of 2, of 10 bytes in all.
     for (state_of_job, drops) in [(4, false), (5, true)] {
         let mut state = books(BUDGET, 1);
         state.advance(TICK);

@@ -1,4 +1,4 @@
-//! What is foreseen of requests whose computed steps are known, on the books: a computed step takes a second, another no time.
+//! Predictions for requests whose computed steps are known. A computed step takes a second, any other none.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::state::State;
 use crate::testing::{TICK, books, cost, done, planned, report};
 use crate::turn::Turn;
 
-/// Of 16 tokens: encoded in a second, and decoded in one.
+/// A job of 16 tokens: encoded in a second, and decoded in a second.
 fn job(id: JobId, computed: &str, deadline: Option<u32>) -> Job {
     let computed: Vec<_> = computed.chars().map(|letter| letter == '1').collect();
     let options = JobOptions { deadline: deadline.map(|ticks| TICK * ticks), ..JobOptions::default() };
@@ -28,7 +28,7 @@ fn books_with(jobs: Vec<Job>) -> State {
     state
 }
 
-/// The next turn of the one worker.
+/// Assigns and returns the next turn of the only worker.
 fn assigned(state: &mut State) -> Turn {
     let turns = policy::assign(state, Duration::ZERO);
     state.assigned(&turns);
@@ -36,7 +36,7 @@ fn assigned(state: &mut State) -> Turn {
     assignment.turn.clone().unwrap()
 }
 
-/// Seconds that are foreseen of the one job, in each way, and of all in hand.
+/// Predicted seconds of the only job by each function, and of everything in hand.
 fn foreseen(state: &State) -> [f64; 4] {
     let job = state.jobs().next().unwrap();
     let alone = [Estimate::Expected, Estimate::AtLeast].map(|estimate| state.cost.alone(job, estimate));
@@ -65,7 +65,8 @@ fn where_a_guard_adds_steps_they_are_foreseen_from_then_on() {
     let mut state = books_with(vec![job(0, "10001000", None)]);
     let encoding = assigned(&mut state);
     done(&mut state, 0, Some(encoding), &[]);
-    // The first is as it was to be; at the fifth it is off its course, and the three behind are computed too.
+    // The first step is as planned. At the fifth the request leaves its course, and the three steps after it are
+    // computed too.
     let added = [0, 0, 0, 0, 3, 2, 1, 0];
     let left = [2.0, 2.0, 2.0, 2.0, 4.0, 3.0, 2.0, 1.0];
     for (also_computed, left) in added.into_iter().zip(left) {
@@ -85,7 +86,7 @@ fn a_deadline_is_held_against_the_steps_that_are_computed() {
     let refused = SubmitError::NeverInTime { predicted: TICK * 4, deadline: TICK * 3 };
     assert_eq!(state.submit(vec![job(0, "10000100", Some(3))]), Err(refused));
     assert_eq!(state.submit(vec![job(0, "10000100", Some(4))]), Ok(()));
-    // What is short goes first, however many steps it has.
+    // The shortest job goes first, however many steps it has.
     state.submit(vec![job(1, "11", None), job(2, "100000000000", None)]).unwrap();
     assert_eq!(state.line(Duration::ZERO), [2, 0, 1]);
 }
@@ -119,13 +120,14 @@ fn a_mask_of_a_cache_leaves_the_blocks_that_always_run() {
     let job = *state.jobs().next().unwrap();
     let loads = (0..4).map(|taken| state.cost.load(&Job { steps_left: 4 - taken, needs: Needs::Step, ..job }));
     assert_eq!(loads.collect::<Vec<_>>(), [64.0, 16.0, 16.0, 64.0]);
-    // What steps of others of its kind have computed has no say.
+    // Observations of other requests of its kind have no effect.
     state.cost.observe_share(&RequestCost { known: None, ..masked }, 0.3);
     assert_eq!((state.cost.load(&job), state.cost.mean_load(&job)), (64.0, 40.0));
 }
 
 proptest! {
-    /// Whichever steps are computed and wherever a guard adds some, what is done and what is left make up the whole at every step.
+    /// For any computed steps and any steps added by a guard, completed and remaining work add up to the whole at every
+    /// step.
     #[test]
     fn what_is_left_is_what_is_to_be_computed(
         computed in prop::collection::vec(any::<bool>(), 1..40),

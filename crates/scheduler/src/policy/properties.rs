@@ -1,4 +1,4 @@
-//! What holds whatever comes, ends, fails and crashes.
+//! Invariants of the policy under any sequence of submissions, cancellations, failures and crashes.
 
 use diffusion::{PreviewMethod, PreviewTimes, Previews, RequestCost, RequestMemory};
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ use crate::retries::Retried;
 use crate::testing::{TICK, books, cost, done, planned};
 
 const N_WORKERS: usize = 3;
-/// The first number of idle work.
+/// The first id of idle work.
 const IDLE: JobId = 1 << 32;
 const CONFIG: SchedulerConfig = SchedulerConfig {
     max_batch: 3,
@@ -26,7 +26,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     backoff: Backoff { first: Duration::from_secs(2), most: Duration::from_secs(8) },
 };
 
-/// What can happen to the books from outside.
+/// An external event.
 #[derive(Clone, Debug)]
 enum Move {
     Submit {
@@ -85,7 +85,7 @@ fn any_move() -> impl Strategy<Value = Move> {
     ]
 }
 
-/// The books, the workers' turns and what became of the jobs.
+/// The books, the workers' turns and the outcomes of the jobs.
 struct World {
     state: State,
     now: Duration,
@@ -122,7 +122,7 @@ impl World {
             }
             Move::CancelIdle => drop(self.state.cancel_all_idle()),
             Move::Finish { worker, .. } if self.state.lanes[worker].idle.is_at_work => {
-                // A turn that was interrupted is nothing.
+                // An interrupted turn has no effect.
                 let is_preempted = self.state.preempted().contains(&worker);
                 self.at_work[worker] = None;
                 self.state.turned(worker);
@@ -134,7 +134,7 @@ impl World {
                     let failing: Vec<_> = at_work.filter(|_| out_of_memory).collect();
                     let ended = done(&mut self.state, worker, turn, &failing);
                     self.state.lanes[worker].health.wants_trial().then(|| self.state.lanes[worker].health.fit());
-                    // The answer to a job that was cancelled meanwhile goes nowhere.
+                    // The answer to a job that was cancelled meanwhile is dropped.
                     let ended: Vec<_> = ended.into_iter().filter(|id| !self.ended.contains(id)).collect();
                     self.ended.extend(ended);
                 }
@@ -159,7 +159,7 @@ impl World {
             Move::NotLoaded(worker) => {
                 if self.state.lanes[worker].status == LaneStatus::Loading {
                     let next = self.state.lanes[worker].health.did_not_load(CONFIG.backoff);
-                    // One worker is left, or nothing could end.
+                    // At least one worker must remain, or no job could end.
                     let is_last = (0..N_WORKERS).all(|other| other == worker || self.is_lost(other));
                     self.break_down(worker, if is_last { Next::Load(TICK) } else { next });
                 }
@@ -188,7 +188,7 @@ impl World {
         self.ended.extend(retried.refused);
     }
 
-    /// All workers that load their model have it.
+    /// Completes the load of every loading worker.
     fn load(&mut self) {
         for worker in 0..N_WORKERS {
             if self.state.lanes[worker].status == LaneStatus::Loading {
@@ -239,8 +239,7 @@ impl World {
     }
 }
 
-/// Idle work is at work only where there is no job, makes way for those that wait, and never holds memory that they
-/// need.
+/// Idle work runs only while there is no job, ends for queued jobs, and never holds memory that jobs need.
 fn check_idle(state: &State) -> Result<(), TestCaseError> {
     prop_assert!(state.idle.len() <= 8);
     for (worker, lane) in state.lanes.iter().enumerate() {
@@ -251,26 +250,26 @@ fn check_idle(state: &State) -> Result<(), TestCaseError> {
         let steps: u64 = lane.at_work.iter().map(|job| job.cost.memory.step).sum();
         let busy = lane.status == LaneStatus::Busy && !lane.running.is_empty();
         let states: u64 = lane.running.iter().map(|job| job.cost.memory.state).sum();
-        // A step that nobody joins may need more than was learnt that there is.
+        // A step of a single job may exceed the learnt bound.
         prop_assert!(!busy || held == 0 || held + states + steps <= 100, "{state:?}");
     }
     Ok(())
 }
 
-/// Whether the worker is given nothing new.
+/// Whether the worker gets no new jobs.
 fn is_shunned(state: &State, worker: WorkerId, now: Duration) -> bool {
     state.lanes[worker].health.shunned_until(now).is_some() && state.has_fit_peer(worker, now)
 }
 
-/// Whether the turn is a step that the plans of all that take it skip: it delays nobody.
+/// Whether the turn is a step that the plans of all its jobs skip: it delays nobody.
 fn takes_no_time(state: &State, worker: WorkerId, turn: &Turn) -> bool {
     let Turn::Step(ids) = turn else { return false };
     let mut jobs = state.lanes[worker].running.iter().filter(|job| ids.contains(&job.id));
     jobs.all(|job| is_free(state, job))
 }
 
-/// Whatever is encoded or stepped, the running job of highest priority has its part in it, or what is encoded
-/// has at least its priority or will step with it.
+/// Every step includes a running job of the highest priority, and passes over fewer queued jobs of higher priority that
+/// fit than there are workers.
 fn check_priority(state: &State, worker: WorkerId, turn: &Turn, now: Duration) -> Result<(), TestCaseError> {
     let lane = &state.lanes[worker];
     let highest = stepping(lane).map(|job| job.priority).max();
@@ -282,7 +281,7 @@ fn check_priority(state: &State, worker: WorkerId, turn: &Turn, now: Duration) -
         prop_assert_eq!(among, highest);
         let fits = |job: &&Job| Room::new(state, lane).fits(job);
         let passed_over = state.waiting.iter().filter(fits).filter(|job| Some(job.priority) > highest);
-        // Other workers may take one each, and room may be kept for one that is behind.
+        // Other workers may take one each, and room may be reserved for a job that is behind.
         let ordering = Ordering::new(state, now);
         let is_kept = state.waiting.iter().any(|job| !fits(&job) && ordering.rank(job).is_behind());
         prop_assert!(is_kept || passed_over.count() < N_WORKERS, "{state:?}");
@@ -290,7 +289,8 @@ fn check_priority(state: &State, worker: WorkerId, turn: &Turn, now: Duration) -
     Ok(())
 }
 
-/// A job that is behind is not passed over by one that is not, or less. Others are `taken` by other workers.
+/// A job that is behind is not passed over by one that is less behind or not at all. Jobs in `taken` go to other
+/// workers.
 fn check_lag(
     state: &State,
     worker: WorkerId,
@@ -312,7 +312,7 @@ fn check_lag(
     let waits = waits.filter(|job| !is_shunned(state, worker, now) && !taken.contains(&job.id));
     let passed_over = stepping(lane).filter(|_| matches!(turn, Turn::Step(_))).chain(waits);
     let ordering = Ordering::new(state, now);
-    // Where there is no room for one that is behind, it is kept, and those that have theirs go on.
+    // Without room for a job that is behind, free room is reserved for it, and jobs with a place go on.
     let behind = |job: &&Job| ordering.rank(job).is_behind();
     let kept = state.waiting.iter().any(|job| behind(&job) && !Room::new(state, lane).fits(job));
     let goes_on = |job: &Job| matches!(turn, Turn::Step(_)) && job.needs == Needs::Encode && kept;
@@ -328,8 +328,8 @@ fn check_lag(
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
-    /// Every accepted job ends once: in a decoding, a cancellation, its second fault or for want of memory. Places,
-    /// memory, priority and shares are kept, suspects step alone, and no worker idles while there is work for it.
+    /// Every accepted job ends once: by decoding, by cancellation, by its second fault or for lack of memory. Places,
+    /// memory, priority and shares hold, suspects step alone, and no worker idles while there is work for it.
     #[test]
     fn every_job_ends_once_whatever_happens(moves in prop::collection::vec(any_move(), 0..300)) {
         let mut world = World::new();

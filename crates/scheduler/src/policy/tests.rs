@@ -1,4 +1,4 @@
-//! Lines played out, one word a turn, and what holds for all lines.
+//! Simulated queues, one word per turn, and invariants of all queues.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ fn letter(id: JobId) -> char {
     (b'a' + id as u8) as char
 }
 
-/// Something that happens from outside, before a round.
+/// An external event before a round.
 #[expect(clippy::large_enum_variant, reason = "a few of them, in tests")]
 enum Outside {
     Submit(Job),
     Cancel(JobId),
-    /// The turn that is under way for this job runs out of memory.
+    /// The turn in progress for this job runs out of memory.
     Fails(JobId),
 }
 use Outside::{Cancel, Fails, Submit};
@@ -29,12 +29,12 @@ fn job(id: JobId, cost: RequestCost, round: u32) -> Job {
     Job::new(id, cost, JobOptions::default(), TICK * round)
 }
 
-/// Of a request that needs memory for its state alone.
+/// Memory of a request that needs it for its state alone.
 fn state_of(bytes: u64) -> RequestMemory {
     RequestMemory { state: bytes, ..RequestMemory::default() }
 }
 
-/// The word of a turn: `+a` encodes, `ab` steps both, `a?` previews, `a!` decodes, `-a` drops.
+/// The word of a turn: `+a` encodes, `ab` steps both, `a?` draws a preview, `a!` decodes, `-a` drops.
 fn word(assignment: &Assignment) -> String {
     let dropped = assignment.drop.iter().map(|&id| format!("-{}", letter(id)));
     let turn = match &assignment.turn {
@@ -47,8 +47,8 @@ fn word(assignment: &Assignment) -> String {
     dropped.chain([turn]).collect()
 }
 
-/// Plays the books out, in rounds of a second: what is assigned in one is done in it. Words of
-/// several workers in one round are joined by `|`.
+/// Simulates the books in rounds of a second: each assigned turn ends within its round. Words of several workers in one
+/// round are joined by `|`.
 fn play(mut state: State, outside: Vec<(u32, Outside)>) -> String {
     let mut outside = outside.into_iter().peekable();
     let mut rounds = Vec::new();
@@ -78,7 +78,7 @@ fn play(mut state: State, outside: Vec<(u32, Outside)>) -> String {
     rounds.join(" ")
 }
 
-/// Books of one worker, whose steps are full at 64 tokens, with small pictures of so many steps in line.
+/// Books of one worker, whose steps are full at 64 tokens, with queued small pictures of these step counts.
 fn line(max_batch: usize, steps: &[usize]) -> State {
     let mut state = books(SchedulerConfig { max_batch, ..SchedulerConfig::default() }, 1);
     let jobs = steps.iter().enumerate().map(|(id, &steps)| job(id as JobId, cost(16, steps), 0));
@@ -88,7 +88,7 @@ fn line(max_batch: usize, steps: &[usize]) -> State {
 
 #[test]
 fn jobs_join_between_steps_and_leave_when_done() {
-    // Least work first, as far as there are places.
+    // Least work first, as far as places allow.
     assert_eq!(play(line(2, &[1, 3, 2]), vec![]), "+a +c ac a! +b cb c! b b b!");
 }
 
@@ -99,7 +99,7 @@ fn one_place_serves_one_at_a_time() {
 
 #[test]
 fn a_step_is_filled_up_to_the_token_budget() {
-    // 9 tenths of the best throughput are at 57.6 tokens: four times 16.
+    // Nine tenths of the best throughput are reached at 57.6 tokens: four times 16.
     assert_eq!(play(line(9, &[1; 5]), vec![]), "+a +b +c +d abcd a! b! c! d! +e e e!");
 }
 
@@ -125,7 +125,7 @@ fn a_full_step_takes_in_what_costs_nothing() {
     assert!(play_some(state, 0..3).ends_with("ab"));
 }
 
-/// Some rounds of a line that is too long to play out.
+/// Simulates some rounds of a queue that is too long to finish.
 fn play_some(mut state: State, rounds: std::ops::Range<u32>) -> String {
     let mut words = Vec::new();
     for round in rounds {
@@ -150,7 +150,7 @@ fn a_small_picture_has_a_large_one_for_company_while_it_can_afford_it() {
     assert_eq!(company(128, 0), "+a +b ab");
     // With company 20 * 4.25 s.
     assert_eq!(company(256, 0), "+a a a");
-    // Later than company could make it.
+    // Already later than company could make it.
     assert_eq!(company(256, 50), "+a +b ab");
 }
 
@@ -177,7 +177,7 @@ fn a_deadline_is_not_missed_for_company() {
         state.waiting[0].deadline = Some(TICK * deadline);
         play_some(state, 0..3)
     };
-    // The small one is done after 22 s alone; it would wait 1 s for the encoding and 20 * 1.25 s more for the steps.
+    // The small picture is done after 22 s alone; company would add 1 s for the encoding and 20 * 1.25 s for the steps.
     assert_eq!(company(48), "+a +b ab");
     assert_eq!(company(47), "+a a +b", "after one of the 20 steps alone");
     assert_eq!(company(22), "+a a a");
@@ -216,8 +216,8 @@ fn memory_is_kept_for_a_job_that_is_behind() {
     let mut state = line(9, &[]);
     state.config.memory_budget = Some(10);
     state.submit(vec![job(0, bytes(6, 30), 0)]).unwrap();
-    // `b` takes 4 s alone, with encoding and decoding, and has waited 2.5 times as long at 11 s. Its
-    // owner has nothing else.
+    // `b` takes 4 s alone, with encoding and decoding, and has waited 2.5 times that at 11 s. Its owner has no other
+    // job.
     let other = JobOptions { owner: 9, ..JobOptions::default() };
     let mut outside = vec![(1, Submit(Job::new(1, bytes(6, 2), other, TICK)))];
     outside.extend((0..3).map(|i| (4 + 6 * i, Submit(job(2 + JobId::from(i), bytes(3, 3), 4 + 6 * i)))));
@@ -227,7 +227,7 @@ fn memory_is_kept_for_a_job_that_is_behind() {
     assert!(place("+b") < place("+e"), "{played}");
 }
 
-/// With a preview, as long as a decoding, after every so-manieth step.
+/// Adds a preview, which takes as long as a decoding, after every `interval` steps.
 fn previewed(cost: RequestCost, interval: usize) -> RequestCost {
     let times = PreviewTimes::Interval(interval);
     RequestCost { previews: Some(Previews { method: PreviewMethod::Vae, times }), ..cost }
@@ -244,7 +244,7 @@ fn a_preview_is_a_turn_of_its_own_before_the_next_step() {
 fn a_preview_waits_while_others_go_first() {
     let mut state = line(9, &[]);
     state.submit(vec![job(0, previewed(cost(64, 5), 1), 0)]).unwrap();
-    // A short job comes during a step after which a preview is due.
+    // A short job arrives during a step after which a preview is due.
     let outside = vec![(2, Submit(job(1, cost(64, 1), 2)))];
     assert_eq!(play(state, outside), "+a a +b b b! a? a a? a a? a a? a a!");
 }
@@ -257,7 +257,7 @@ fn previews_are_not_drawn_for_company_that_cannot_wait_for_them() {
         state.waiting[0].deadline = Some(TICK * deadline);
         play(state, vec![])
     };
-    // 6 s alone, from the second round on; an encoding more and three previews are four.
+    // 6 s alone, from the second round on; an encoding and three previews add four.
     let played = company(11);
     assert!(played.starts_with("+a +b ab b? ab"), "{played}");
     let played = company(8);
@@ -288,7 +288,7 @@ fn the_memory_of_a_step_bounds_who_steps_together() {
     // Three states and the steps of two, or of three.
     assert_eq!(play_with(11, &[4, 4, 4]), "+a +b ab a! b! +c c c!");
     assert_eq!(play_with(15, &[4, 4, 4]), "+a +b +c abc a! b! c!");
-    // The peaks of two are not needed at once unless they step together.
+    // Two jobs need their peaks at once only if they step together.
     assert_eq!(play_with(9, &[7, 7]), "+a a a! +b b b!");
 }
 
@@ -334,7 +334,7 @@ fn workers_share_one_line_and_the_one_with_least_work_chooses_first() {
     let mut state = books(SchedulerConfig { max_batch: 2, ..SchedulerConfig::default() }, 2);
     state.submit((0..).zip([2, 1, 1]).map(|(id, steps)| job(id, cost(64, steps), 0)).collect()).unwrap();
     assert_eq!(play(state, vec![]), "+b|+c b|c b!|c! +a| a| a| a!|");
-    // Where `a` runs, there would be room.
+    // The worker of `a` would have room.
     let mut state = books(SchedulerConfig::default(), 2);
     state.submit(vec![job(0, cost(16, 3), 0)]).unwrap();
     assert_eq!(play(state, vec![(2, Submit(job(1, cost(16, 1), 2)))]), "+a| a| a|+b a|b a!|b!");
@@ -351,7 +351,7 @@ fn only_an_idle_worker_is_given_a_turn() {
 #[test]
 fn a_decoding_that_ran_out_of_memory_is_tried_again_once_nothing_else_is_held() {
     let outside = vec![(3, Fails(0)), (4, Submit(job(2, cost(16, 1), 4)))];
-    // Until then, nothing is taken up.
+    // Until then, no job is started.
     assert_eq!(play(line(9, &[1, 3]), outside), "+a +b ab a! b b b! a! +c c c!");
 }
 
@@ -360,7 +360,7 @@ fn company_that_ran_out_of_memory_is_not_kept_again() {
     let memory = RequestMemory { state: 1, step: 4, ..RequestMemory::default() };
     let small = |id, round| Submit(job(id, RequestCost { memory, ..cost(16, 3) }, round));
     let outside = vec![(0, small(0, 0)), (0, small(1, 0)), (0, small(2, 0)), (3, Fails(2)), (4, small(3, 4))];
-    // Three were too many: `c` steps alone, and nobody joins the two that are left.
+    // Three were too many: `c` steps alone, and no job joins the two that are left.
     assert_eq!(play(line(9, &[]), outside), "+a +b +c abc ab ab ab a! b! c c c c! +d d d d d!");
 }
 
@@ -369,7 +369,7 @@ fn a_second_decoding_that_runs_out_of_memory_is_the_last() {
     let outside = vec![(3, Fails(0)), (7, Fails(0))];
     assert_eq!(play(line(9, &[1, 3]), outside), "+a +b ab a! b b b! a! -a");
     assert_eq!(play(line(9, &[1]), vec![(2, Fails(0))]), "+a a a! -a", "there was nothing else from the first");
-    // Two that wait for each other.
+    // Two jobs wait for each other.
     let outside = vec![(3, Fails(0)), (4, Fails(1)), (5, Fails(0))];
     assert_eq!(play(line(9, &[1, 1]), outside), "+a +b ab a! b! a! -ab!");
 }
@@ -379,6 +379,6 @@ fn an_owner_of_many_jobs_does_not_shut_out_another() {
     let state = line(1, &[2, 2, 2, 2]);
     let other = JobOptions { owner: 9, ..JobOptions::default() };
     let outside = vec![(1, Submit(Job::new(4, cost(16, 2), other, TICK)))];
-    // The first is ahead by a whole job once `a` is done.
+    // The owner of `a` is ahead by a whole job once `a` is done.
     assert_eq!(play(state, outside), "+a a a a! +e e e e! +b b b b! +c c c c! +d d d d!");
 }

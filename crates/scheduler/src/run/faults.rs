@@ -1,4 +1,4 @@
-//! What the event loop does about turns that failed, and about workers that did.
+//! Event loop: failed turns and failed workers.
 
 use diffusion::PipelineError;
 
@@ -12,7 +12,7 @@ use crate::order::{Order, Work};
 use crate::retries::Retried;
 
 impl EventLoop {
-    /// A turn for `jobs` failed.
+    /// Handles a failed turn for `jobs`.
     pub(super) fn failed(&mut self, worker: WorkerId, jobs: &[Job], err: PipelineError) {
         match err {
             PipelineError::OutOfMemory => {
@@ -24,7 +24,7 @@ impl EventLoop {
                         refused.into_iter().for_each(|id| self.give_up(id, PipelineError::OutOfMemory.into()));
                     }
                 }
-                // An encoding leaves nothing behind; what was stepped or decoded is held as it was.
+                // A failed encoding leaves no state; what was stepped or decoded is held as before.
                 let encoded = jobs.iter().filter(|job| job.needs == Needs::Encode).map(|job| job.id);
                 self.told_restarted(encoded.collect());
             }
@@ -38,7 +38,7 @@ impl EventLoop {
         }
     }
 
-    /// The worker has no pipeline any more: what it ran is run again or, when no worker is left, answered.
+    /// Handles a worker that lost its pipeline: its jobs are run again or, if no worker is left, answered.
     pub(super) fn broke(&mut self, worker: WorkerId, next: Next, reason: String) {
         if self.state.lanes[worker].status == LaneStatus::Lost {
             return;
@@ -52,7 +52,7 @@ impl EventLoop {
         if next == Next::Lose {
             tracing::error!(worker, reason, "the worker is lost");
             self.lost = reason;
-            // One whose thread is gone needs no telling.
+            // If its thread has ended, the send fails, which is harmless.
             let _ = self.workers.inboxes[worker].send(Order::End);
         }
         if self.state.lanes.iter().all(|lane| lane.status == LaneStatus::Lost) {
@@ -62,7 +62,7 @@ impl EventLoop {
         }
     }
 
-    /// Tells those that are in line again.
+    /// Sends `Restarted` to the jobs that are queued again.
     fn told_restarted(&mut self, ids: Vec<JobId>) {
         for id in ids {
             let is_waiting = self.state.waiting.iter().any(|job| job.id == id);
@@ -74,7 +74,7 @@ impl EventLoop {
         }
     }
 
-    /// Has workers load their model again whose time has come, and those tried that failed several times.
+    /// Orders due reloads, and trials of workers that failed several times.
     pub(super) fn mend(&mut self) {
         for worker in self.state.reloads(self.now()) {
             tracing::info!(worker, "loading the model again");

@@ -1,4 +1,4 @@
-//! What the event loop does at an event.
+//! Event loop: handling of events.
 
 use std::time::Duration;
 

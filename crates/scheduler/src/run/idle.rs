@@ -1,4 +1,4 @@
-//! What the event loop does for idle work.
+//! Event loop: idle work.
 
 use std::time::Duration;
 
@@ -25,19 +25,19 @@ impl EventLoop {
         gone.into_iter().for_each(|id| self.answer_idle(id, Err(JobError::GaveWay)));
     }
 
-    /// Nobody waits for this idle work, if it is any.
+    /// Cancels the job if it is idle work.
     pub(super) fn cancel_idle(&mut self, id: JobId) {
         if self.idle.remove(&id).is_some() {
             self.state.cancel_idle(id);
         }
     }
 
-    /// Gives all idle work up.
+    /// Gives up all idle work.
     pub(super) fn give_up_idle(&mut self, err: &JobError) {
         self.state.cancel_all_idle().into_iter().for_each(|id| self.answer_idle(id, Err(err.clone())));
     }
 
-    /// Gives workers a turn of idle work that have nothing else to do.
+    /// Gives a turn of idle work to workers that have nothing else to do.
     pub(super) fn dispatch_idle(&mut self) {
         let assignments = self.state.assign_idle(self.now());
         self.state.assigned_idle(&assignments);
@@ -60,7 +60,7 @@ impl EventLoop {
         })
     }
 
-    /// Ends the turns of idle work that are in the way of jobs.
+    /// Interrupts the turns of idle work that delay jobs.
     pub(super) fn preempt(&mut self) {
         let now = self.now();
         for worker in self.state.preempted() {
@@ -68,7 +68,7 @@ impl EventLoop {
         }
     }
 
-    /// Enters what a turn of idle work did. One that was interrupted is taken again, if the work was not given up.
+    /// Records the result of a turn of idle work. An interrupted turn is retried later, unless the work was given up.
     pub(super) fn idle_turned(&mut self, worker: WorkerId, done: Done, took: Duration) {
         let now = self.now();
         if let Some(after) = self.workers.interrupts.ended(worker, now) {
@@ -80,7 +80,7 @@ impl EventLoop {
         match done {
             Done::Encoded { result: Ok(prepared), .. } => {
                 self.state.lanes[worker].kept = prepared.kept;
-                // It may have been encoded before.
+                // The work may have been encoded before, so its records are reset.
                 (job.steps, job.prepared) = (Vec::new(), prepared);
                 job.timings = Timings { encode: took, ..Timings::default() };
                 self.state.idled(worker);
@@ -102,7 +102,7 @@ impl EventLoop {
         }
     }
 
-    /// Idle work that fails is not tried again.
+    /// Fails idle work, which is not retried, unless it was only interrupted.
     fn idle_failed(&mut self, worker: WorkerId, id: JobId, err: PipelineError) {
         match err {
             PipelineError::Interrupted => return,
@@ -117,7 +117,7 @@ impl EventLoop {
         self.answer_idle(id, Err(err.into()));
     }
 
-    /// The one place where idle work is answered, and where it is forgotten.
+    /// Answers idle work and forgets it. This is the only place where idle work is answered.
     pub(super) fn answer_idle(&mut self, id: JobId, outcome: Outcome) {
         if let Some(job) = self.idle.remove(&id) {
             let _ = job.updates.send(Update::Done(outcome));

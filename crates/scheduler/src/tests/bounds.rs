@@ -1,4 +1,4 @@
-//! What is not taken, and what is given up.
+//! Refused jobs, and jobs that are given up.
 
 use super::*;
 
@@ -42,7 +42,7 @@ async fn a_deadline_that_passes_is_answered() {
     let pipeline = gated();
     let scheduler = Scheduler::spawn(CONFIG, vec![pipeline.factory()]);
     ready(&scheduler).await;
-    // Nothing was measured: whatever is asked may be done in time.
+    // Nothing was measured, so any request may still be in time.
     let begun = tokio::time::Instant::now();
     let ticket = scheduler.submit(request(16, 1000), within(5)).await.unwrap();
     tokio::time::pause();
@@ -59,7 +59,7 @@ async fn a_backlog_that_would_take_too_long_is_not_taken() {
     let config = SchedulerConfig { max_backlog: Some(Duration::from_secs(10)), ..CONFIG };
     let scheduler = Scheduler::spawn(config, vec![pipeline.factory()]);
     ready(&scheduler).await;
-    // An empty line takes anything.
+    // An empty queue accepts anything.
     let _long = scheduler.submit_all(vec![request(16, 200); 3], JobOptions::default()).await.unwrap();
     load_becomes(&scheduler, 1, 2).await;
     let refused = scheduler.submit(request(16, 1), JobOptions::default()).await.unwrap_err();

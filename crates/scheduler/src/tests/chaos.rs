@@ -1,4 +1,4 @@
-//! Whatever happens, every job is answered once, on real threads.
+//! Every job is answered exactly once whatever happens, on real threads.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicUsize;
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A job, and whether whoever sent it leaves.
+/// A job, and whether its client leaves.
 #[derive(Clone, Debug)]
 struct Sent {
     side: usize,
@@ -16,16 +16,16 @@ struct Sent {
     leaves: bool,
 }
 
-/// What a run is made of.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 struct Plan {
     jobs: Vec<Sent>,
     n_workers: usize,
-    /// Calls of the pipelines that panic.
+    /// The calls of the pipelines that panic.
     panics: BTreeSet<usize>,
     /// Tokens that a step has memory for.
     memory: usize,
-    /// Whether the server stops before all is done.
+    /// Whether the server stops before all jobs are done.
     stops: bool,
 }
 
@@ -42,7 +42,7 @@ fn any_plan() -> impl Strategy<Value = Plan> {
         .prop_map(|(jobs, n_workers, panics, memory, stops)| Plan { jobs, n_workers, panics, memory, stops })
 }
 
-/// How many jobs were taken, answered, and given up, as an observer saw it.
+/// Number of jobs accepted, answered and given up, as an observer saw it.
 #[derive(Default)]
 struct Counts([AtomicUsize; 3]);
 
@@ -61,7 +61,7 @@ impl Counts {
     }
 }
 
-/// Submits a job, waiting while no worker has its model; `None` where it is refused.
+/// Submits a job, waiting while no worker has its model. `None` if it is refused.
 async fn submit(scheduler: &Scheduler, sent: &Sent) -> Option<Ticket> {
     loop {
         match scheduler.submit(request(sent.side, sent.steps), sent.options).await {

@@ -1,4 +1,4 @@
-//! What fails, and whom it fails.
+//! Faults, and the jobs that they affect.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -38,7 +38,7 @@ async fn a_failed_step_fails_the_job_that_it_was_and_its_mates_run_again() {
 async fn a_step_that_runs_out_of_memory_is_taken_again_with_less_company() {
     let pipeline = FakePipeline { memory: Some(30), ..gated() };
     let scheduler = start(&pipeline).await;
-    // Their 16 and 16 tokens are too many together; the step of one is enough.
+    // 16 and 16 tokens together are too many; a step of one job is not.
     let tickets = scheduler.submit_all(vec![request(64, 3), request(64, 3)], JobOptions::default()).await.unwrap();
     load_becomes(&scheduler, 0, 2).await;
     pipeline.gate.open();
@@ -57,7 +57,7 @@ async fn a_step_that_runs_out_of_memory_alone_fails() {
     let mut tickets = scheduler.submit_all(vec![request(64, 3), request(128, 3)], JobOptions::default()).await.unwrap();
     load_becomes(&scheduler, 0, 2).await;
     pipeline.gate.open();
-    // With the small one, alone beside it, and alone once it is gone.
+    // With the small job, alone beside it, and alone once it is gone.
     assert_eq!(pipeline_error(answer(tickets.pop().unwrap()).await), PipelineError::OutOfMemory);
     assert!(answer(tickets.pop().unwrap()).await.is_ok());
     pipeline.probe.emptied().await;
@@ -136,7 +136,7 @@ async fn a_lost_device_is_set_up_anew_and_its_jobs_run_again() {
     }
 }
 
-/// The job's news up to its answer, in words.
+/// The job's updates up to its answer, in words.
 async fn news(mut ticket: Ticket) -> Vec<String> {
     let mut news = Vec::new();
     while let Some(update) = ticket.next().await {
@@ -154,7 +154,7 @@ async fn news(mut ticket: Ticket) -> Vec<String> {
 #[tokio::test]
 async fn a_job_that_runs_again_tells_its_steps_anew_and_each_preview_once() {
     use diffusion::{PreviewMethod, PreviewTimes, Previews};
-    // Encoded, stepped, previewed, and then the second step panics.
+    // The job is encoded, stepped and previewed, and then its second step panics.
     let pipeline = FakePipeline { panics: Arc::new([3].into()), ..FakePipeline::default() };
     let scheduler = start(&pipeline).await;
     let previews = Some(Previews { method: PreviewMethod::Latent2Rgb, times: PreviewTimes::Interval(1) });
@@ -225,7 +225,7 @@ async fn a_model_that_comes_back_at_the_third_try_goes_on() {
     answer(tickets.pop().unwrap()).await.unwrap_err();
 }
 
-/// A pipeline that fails in every step from its second life on, or in every one.
+/// A factory whose pipelines fail in every step from life `from_life` on.
 fn broken(from_life: usize, pipeline: &FakePipeline) -> impl Fn() -> Result<FakePipeline, PipelineError> + use<> {
     let (lives, pipeline) = (AtomicUsize::new(0), pipeline.clone());
     move || {
@@ -262,7 +262,7 @@ async fn requests_that_always_fail_do_not_cost_a_worker() {
 
 #[tokio::test]
 async fn a_worker_that_fails_at_once_does_not_attract_all_work() {
-    // The one fails in no time, the other one works and takes its own.
+    // One worker fails at once; the other works normally.
     let slow = FakePipeline { step_delay: Duration::from_millis(20), ..FakePipeline::default() };
     let config = SchedulerConfig { max_batch: 1, max_waiting: 99, ..SchedulerConfig::default() };
     let config = SchedulerConfig { calibration: Duration::ZERO, ..config };
@@ -305,7 +305,7 @@ async fn many_jobs_on_two_workers_are_each_answered_once() {
     let prompts = ["a cat", "panic in step", "a dog", "oom in step", "invalid in prepare", "a hat", "panic in decode"];
     let mut tickets = Vec::new();
     for (i, prompt) in prompts.iter().cycle().take(140).enumerate() {
-        // A crash may leave no worker for a moment.
+        // After a crash there may be no worker for a moment.
         let ticket = loop {
             match scheduler
                 .submit(ImageRequest { prompt: (*prompt).into(), ..request(16, 1 + i % 5) }, JobOptions::default())

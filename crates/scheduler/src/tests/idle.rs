@@ -1,4 +1,4 @@
-//! Idle work, with its threads: what it gives, and how it makes way.
+//! Idle work on real threads: its results, and how jobs preempt it.
 
 use super::interrupts::{noted, observed};
 use super::*;
@@ -6,7 +6,7 @@ use super::*;
 const LATENTS: JobOptions = JobOptions { priority: 0, owner: 0, deadline: None, latents: true };
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Waits until the pipeline has begun so many steps.
+/// Waits until the pipeline has begun this many steps.
 async fn steps_begun(pipeline: &FakePipeline, steps: usize) {
     while pipeline.probe.batch_sizes().len() < steps {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -41,11 +41,11 @@ async fn a_job_interrupts_idle_work_which_then_goes_on_where_it_was() {
     answer(job).await.unwrap();
     let told = answer(idle).await.unwrap();
     assert_eq!(told.steps.iter().map(|step| step.step_index).collect::<Vec<_>>(), [0, 1, 2]);
-    // The step that was interrupted, and five that were not: nothing that was done is done again.
+    // One interrupted step and five others: no completed step is repeated.
     assert_eq!(pipeline.probe.batch_sizes().len(), 6);
     pipeline.probe.emptied().await;
     let notes = notes.lock().unwrap().clone();
-    // What the job did, and nothing of the idle work.
+    // The job is observed, and the idle work is not.
     let told: Vec<_> = notes.iter().filter(|note| !note.contains(" in ")).collect();
     assert_eq!(told, ["preempted", "encoded", "stepped", "stepped", "decoded", "answered true"]);
     assert!(!notes.contains(&"0 in 1".into()), "no worker is busy for idle work: {notes:?}");
@@ -56,7 +56,7 @@ async fn a_decoding_that_nobody_waits_for_is_interrupted_and_taken_again() {
     let pipeline = FakePipeline { decode_delay: Duration::from_millis(100), ..FakePipeline::default() };
     let (scheduler, notes) = observed(&pipeline, 2).await;
     let idle = scheduler.submit_idle(request(16, 1), LATENTS);
-    // The encoding, the step, and the decoding.
+    // Calls of the encoding, the step and the decoding.
     while pipeline.probe.calls.load(Ordering::SeqCst) < 3 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -111,7 +111,7 @@ async fn idle_work_that_fails_or_panics_is_given_up_and_jobs_go_on() {
 
 #[tokio::test]
 async fn a_job_that_runs_out_of_memory_has_that_of_idle_work() {
-    // A step has memory for one picture of 16 tokens, and the fake forgets that another is held.
+    // A step has memory for one picture of 16 tokens; the fake ignores other held states.
     let pipeline = gated();
     let scheduler = start(&pipeline).await;
     let idle = scheduler.submit_idle(request(16, 2), LATENTS);
@@ -119,7 +119,7 @@ async fn a_job_that_runs_out_of_memory_has_that_of_idle_work() {
     steps_begun(&pipeline, 2).await;
     let job = scheduler.submit(prompted("oom in decode"), JobOptions::default()).await.unwrap();
     pipeline.gate.open();
-    // Tried again once the idle work's state is dropped, and once more as a job that is alone.
+    // Retried after the idle work's state is dropped, and failed once more as a job that is alone.
     assert_eq!(pipeline_error(answer(job).await), PipelineError::OutOfMemory);
     assert_eq!(pipeline.probe.prompted("oom in decode"), 2);
     assert_eq!(answer(idle).await.unwrap().steps.len(), 2, "it began again");

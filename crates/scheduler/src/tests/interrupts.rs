@@ -1,4 +1,4 @@
-//! Turns that nobody waits for end at once. The pipelines here would go on for an hour.
+//! Turns that no client waits for end at once. Uninterrupted, these pipelines would run for an hour.
 
 use diffusion::{PreviewMethod, PreviewTimes, Previews};
 
@@ -8,7 +8,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 pub(super) type Notes = Arc<Mutex<Vec<String>>>;
 
-/// Notes turns, answers and how many workers are busy, a line a change.
+/// Notes turns, answers and the number of busy workers, one line per change.
 fn notes() -> (Notes, Observer) {
     let notes = Notes::default();
     let observer = {
@@ -46,7 +46,7 @@ pub(super) async fn observed(pipeline: &FakePipeline, max_batch: usize) -> (Sche
     (scheduler, notes)
 }
 
-/// Waits until something was noted, and gives what came from there on.
+/// Waits until `what` was noted. Returns the notes from there on.
 pub(super) async fn noted(notes: &Notes, what: &str) -> Vec<String> {
     for _ in 0..10_000 {
         let so_far = notes.lock().unwrap().clone();
@@ -58,7 +58,7 @@ pub(super) async fn noted(notes: &Notes, what: &str) -> Vec<String> {
     panic!("{what} in {:?}", notes.lock().unwrap());
 }
 
-/// Waits until a turn was interrupted and the worker is idle, and gives what came from `first` on.
+/// Waits until a turn was interrupted and the worker is idle. Returns the notes from `first` on.
 async fn until_idle(notes: &Notes, first: &str) -> Vec<String> {
     noted(notes, "interrupted").await;
     while notes.lock().unwrap().last().is_none_or(|last| last != "0 in 0") {
@@ -67,7 +67,7 @@ async fn until_idle(notes: &Notes, first: &str) -> Vec<String> {
     noted(notes, first).await
 }
 
-/// A request that is at work for an hour in its first step, its first preview or its decoding.
+/// A request that takes an hour in its first step, its first preview or its decoding.
 fn endless(stage: &str) -> (FakePipeline, ImageRequest) {
     let pipeline = FakePipeline::default();
     let pipeline = match stage {
@@ -86,13 +86,13 @@ async fn cancelling_the_only_job_of_a_turn_ends_it_whatever_the_stage() {
         let (pipeline, job) = endless(stage);
         let (scheduler, notes) = observed(&pipeline, 2).await;
         let ticket = scheduler.submit(job, JobOptions::default()).await.unwrap();
-        // `before` calls to be at the stage: the encoding, the steps, the stage's own.
+        // The number of calls up to the stage: the encoding, the steps, and the stage's own.
         while pipeline.probe.calls.load(Ordering::SeqCst) < before {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         drop(ticket);
         let after = until_idle(&notes, "cancelled").await;
-        // The worker counts as busy until it is back; what it did half of is no step and no picture.
+        // The worker counts as busy until it is back. Its half-done work is reported as neither step nor picture.
         assert_eq!(after[..3], ["cancelled", "0 in 1", "interrupted"], "{stage}: {after:?}");
         let done = ["stepped", "previewed", "decoded"];
         assert!(!after.iter().any(|note| done.contains(&note.as_str())), "{stage}: {after:?}");
@@ -170,7 +170,7 @@ async fn a_drain_that_takes_too_long_ends_what_runs() {
     pipeline.probe.emptied().await;
 }
 
-/// The end of the runtime takes the event loop with it, whatever the workers are at: a step, or the measuring.
+/// The end of the runtime drops the event loop, whatever the workers do: a step, or the calibration.
 #[test]
 fn the_end_of_the_event_loop_ends_every_worker() {
     for calibration in [Duration::ZERO, HOUR] {

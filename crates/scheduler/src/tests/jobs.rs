@@ -1,4 +1,4 @@
-//! A job's way: its news, its company, its cancellation.
+//! A job's life: its updates, its company, its cancellation.
 
 use super::*;
 
@@ -64,7 +64,7 @@ async fn an_observer_sees_everything_in_order() {
     let mut leaving = scheduler.submit(request(64, 3), JobOptions::default()).await.unwrap();
     after_step(&mut leaving, 0).await;
     drop(leaving);
-    // The next step had begun, and waits at the gate.
+    // The next step has begun, and waits at the gate.
     while seen.lock().unwrap().last().is_none_or(|last| last != "interrupted") {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -155,7 +155,7 @@ async fn a_submission_given_up_before_its_reply_leaves_nothing_behind() {
     let pipeline = gated();
     let scheduler = start(&pipeline).await;
     let mut submission = Box::pin(scheduler.submit(request(16, 5), JobOptions::default()));
-    // One poll sends the job; the loop takes it while nobody looks at the reply.
+    // One poll sends the job; the event loop accepts it while nobody polls the reply.
     std::future::poll_fn(|cx| {
         assert!(submission.as_mut().poll(cx).is_pending());
         std::task::Poll::Ready(())

@@ -1,4 +1,4 @@
-//! Loading, draining, ending.
+//! Loading, draining and shutdown.
 
 use super::*;
 

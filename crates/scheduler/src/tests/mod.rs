@@ -1,4 +1,4 @@
-//! The scheduler as a whole, with its threads, on a pipeline that only counts.
+//! Tests of the whole scheduler with its threads, on a fake pipeline.
 
 mod bounds;
 mod chaos;

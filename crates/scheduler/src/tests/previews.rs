@@ -1,4 +1,4 @@
-//! Pictures on the way: when they come, and that nothing depends on them.
+//! Previews: when they come, and that nothing depends on them.
 
 use diffusion::{PreviewMethod, PreviewTimes, Previews};
 
@@ -9,7 +9,7 @@ fn with_previews(prompt: &str, num_inference_steps: usize, times: PreviewTimes) 
     ImageRequest { prompt: prompt.into(), previews, ..request(16, num_inference_steps) }
 }
 
-/// The job's news up to its answer, in words; of a preview its index and the steps behind it.
+/// The job's updates up to its answer, in words; for a preview its index and the number of completed steps.
 async fn news(mut ticket: Ticket) -> Vec<String> {
     let mut news = Vec::new();
     while let Some(update) = ticket.next().await {
@@ -83,7 +83,7 @@ async fn a_cancelled_job_makes_none() {
     load_becomes(&scheduler, 0, 0).await;
     pipeline.gate.open();
     pipeline.probe.emptied().await;
-    // Another job's whole run, so that a preview would have been drawn by now.
+    // Runs a whole other job, so that a preview would have been drawn by now.
     answer(scheduler.submit(request(16, 1), JobOptions::default()).await.unwrap()).await.unwrap();
     let steps = pipeline.probe.batch_sizes().len();
     let calls = pipeline.probe.calls.load(Ordering::SeqCst);
