@@ -1,57 +1,57 @@
-//! The knobs of the cache, under cache-dit's names and with the defaults of the users' guide.
+//! The settings of the cache, under cache-dit's names and with the defaults of the users' guide.
 
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::calibrated::Aim;
 use crate::{ConfigError, MaskSource, Stream};
 
-/// Most steps that custom bins may hold: ten times the steps that any request may have.
+/// Maximum number of steps in custom bins: ten times the maximum of a request.
 pub(crate) const MAX_BIN_STEPS: usize = 10_000;
-/// The highest TaylorSeer order. Already the third overshoots on skips of several steps.
+/// Maximum TaylorSeer order. Already the third overshoots on skips of several steps.
 pub(crate) const MAX_TAYLORSEER_ORDER: usize = 4;
 
-/// How a model's middle blocks are cached. [`Default`] is what the guide calls the default.
+/// The settings for caching a model's middle blocks. [`Default`] is what the guide calls the default.
 ///
-/// On the wire `Fn_compute_blocks` and `Bn_compute_blocks` are capitalised as in cache-dit, the
-/// other names are as they stand here, and -1 stands for a limit that is `None` here.
+/// On the wire `Fn_compute_blocks` and `Bn_compute_blocks` are capitalised as in cache-dit. The other names are those
+/// of the fields, and -1 stands for a limit of `None`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(remote = "Self")]
 pub struct CacheConfig {
-    /// Fn: leading blocks that always run; the change of what they add decides a step. At least 1.
+    /// Fn: leading blocks that always run; the change of their residual decides a step. At least 1.
     #[serde(rename = "Fn_compute_blocks")]
     pub fn_compute_blocks: usize,
     /// Bn: trailing blocks that always run, also on a forecast.
     #[serde(rename = "Bn_compute_blocks")]
     pub bn_compute_blocks: usize,
-    /// Length of the warmup: of the steps before it, every `warmup_interval`th is computed.
+    /// Length of the warmup: of its steps, every `warmup_interval`th is computed.
     pub max_warmup_steps: usize,
-    /// Stride of the computed steps in the warmup; those between are decided like any other.
+    /// Stride of the computed steps in the warmup; the steps between are decided like any other.
     pub warmup_interval: usize,
-    /// Most reused steps of a branch.
+    /// Maximum number of reused steps of a branch.
     #[serde(serialize_with = "limit")]
     pub max_cached_steps: Option<usize>,
-    /// Longest run of reused steps; 0 reuses none.
+    /// Maximum number of reused steps in a row; 0 reuses none.
     #[serde(serialize_with = "limit")]
     pub max_continuous_cached_steps: Option<usize>,
-    /// A step is reused if its diff is below this. 0 reuses none, 1 and above all, unmeasured.
+    /// A step is reused if its diff is below this. 0 reuses no step; 1 or more reuses all, unmeasured.
     pub residual_diff_threshold: f64,
-    /// Once a branch's diffs add up to this, it reuses no more steps.
+    /// Once a branch's diffs add up to this, it reuses no further step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_accumulated_residual_diff_threshold: Option<f64>,
-    /// Factors on `residual_diff_threshold`, one a segment (list of blocks); 1 where there is none.
+    /// Factors on `residual_diff_threshold`, one per segment (list of blocks); 1 if missing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub segment_threshold_factors: Vec<f64>,
-    /// Forecast by TaylorSeer instead of reusing the newest residual as it is.
+    /// Forecast by TaylorSeer instead of reusing the newest residual unchanged.
     pub enable_taylorseer: bool,
-    /// The same for the text stream; as `enable_taylorseer` where `None`.
+    /// The same for the text stream; `None` follows `enable_taylorseer`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enable_encoder_taylorseer: Option<bool>,
-    /// TaylorSeer's order: how many derivatives it uses.
+    /// TaylorSeer's order: the number of derivatives.
     pub taylorseer_order: usize,
     /// TaylorSeer's variable: the noise level (sigma) in place of the step's index.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub taylorseer_in_sigma: bool,
-    /// What TaylorSeer forecasts.
+    /// The quantity that TaylorSeer forecasts.
     pub taylorseer_cache_type: CacheType,
     /// SCM: which steps must be computed (`scm_steps_mask_policy`, `steps_computation_mask`, or
     /// `scm_compute_bins` with `scm_cache_bins`).
@@ -60,43 +60,43 @@ pub struct CacheConfig {
     /// What the mask means for the other steps (`scm_steps_policy`).
     #[serde(rename = "scm_steps_policy")]
     pub steps_computation_policy: StepsPolicy,
-    /// Start from nothing again after so many denoising steps, in all branches at once.
+    /// Reset the cache of all branches after this many denoising steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force_refresh_step_hint: Option<usize>,
-    /// Whether that happens again and again.
+    /// Whether the reset happens once or repeatedly.
     pub force_refresh_step_policy: RefreshPolicy,
-    /// Whether the unconditional branch measures its own diff, or takes over the conditional one's.
+    /// Whether the unconditional branch measures its own diff or uses the conditional branch's.
     pub cfg_diff_compute_separate: bool,
-    /// Whether the two branches reuse together or compute together, by the larger diff.
+    /// Whether both branches decide together, by the larger diff.
     pub branches_agree: bool,
     /// Whether the last step is always computed.
     pub compute_last_step: bool,
-    /// What plans made from measurements are to reach: they decide in place of all the others, which then stand as they are by
-    /// default. Who runs the model holds the plans.
+    /// The aim of calibrated plans. It replaces all other settings, which then keep their defaults. The owner of the
+    /// model holds the plans.
     #[serde(skip)]
     pub planned: Option<Aim>,
-    /// Accepted for the guide's sake. Every request's own step count is what counts.
+    /// Accepted because the guide has it. Each request's own step count applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_inference_steps: Option<usize>,
 }
 
-/// What a TaylorSeer stream stores.
+/// The quantity that a TaylorSeer stream stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheType {
-    /// What the middle blocks add: the forecast is added to their input.
+    /// The residual of the middle blocks: the forecast is added to their input.
     Residual,
-    /// What the middle blocks put out: the forecast takes their input's place.
+    /// The output of the middle blocks: the forecast replaces their input.
     HiddenStates,
 }
 
-/// What a step outside the mask is.
+/// The treatment of steps outside the mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepsPolicy {
     /// Decided like any step without a mask.
     Dynamic,
-    /// Reused, whatever its diff and the limits.
+    /// Reused regardless of its diff and the limits.
     Static,
 }
 
@@ -104,7 +104,7 @@ pub enum StepsPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefreshPolicy {
-    /// Once in a request.
+    /// Once per request.
     Once,
     /// Every `force_refresh_step_hint` steps.
     Repeat,
@@ -141,7 +141,7 @@ impl Default for CacheConfig {
 }
 
 impl CacheConfig {
-    /// Checks every bound, against a model whose segments (lists of blocks) have so many blocks.
+    /// Checks every bound, for a model whose segments (lists of blocks) have `num_blocks` blocks.
     ///
     /// # Errors
     /// The first key outside its bound.
@@ -169,7 +169,7 @@ impl CacheConfig {
         Ok(())
     }
 
-    /// Checks every bound that holds for any model.
+    /// Checks every bound that does not depend on the model.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         at_least_one("Fn_compute_blocks", self.fn_compute_blocks)?;
         at_least_one("warmup_interval", self.warmup_interval)?;
@@ -214,7 +214,7 @@ impl CacheConfig {
         Ok(())
     }
 
-    /// Blocks of each segment that run whatever is decided: Fn + Bn, and none where a plan decides.
+    /// Blocks of each segment that always run: Fn + Bn, or none under a plan.
     pub fn always_computed_blocks(&self) -> usize {
         match self.planned {
             Some(_) => 0,
@@ -239,12 +239,12 @@ impl CacheConfig {
         }
     }
 
-    /// What is stored of this stream. Without TaylorSeer it is the residual in any case.
+    /// The quantity stored for this stream: always the residual without TaylorSeer.
     pub fn cache_type(&self, stream: Stream) -> CacheType {
         if self.taylorseer_enabled(stream) { self.taylorseer_cache_type } else { CacheType::Residual }
     }
 
-    /// Most residuals of this stream that a branch holds at a time.
+    /// Maximum number of residuals of this stream that a branch holds at a time.
     pub fn max_stored_residuals(&self, stream: Stream) -> usize {
         if self.taylorseer_enabled(stream) { self.taylorseer_order + 1 } else { 1 }
     }
@@ -266,7 +266,7 @@ fn above_zero(key: &'static str, values: &[f64]) -> Result<(), ConfigError> {
     }
 }
 
-/// -1 for no limit.
+/// Serializes no limit as -1.
 fn limit<S: Serializer>(limit: &Option<usize>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_i64(limit.map_or(-1, |limit| limit as i64))
 }
@@ -276,7 +276,7 @@ mod tests {
     use super::*;
     use crate::StepMask;
 
-    /// The message that a model of these segments answers with; empty if it accepts.
+    /// The error message for a model with these segments; empty if the settings are valid.
     fn refusal(change: impl FnOnce(&mut CacheConfig), num_blocks: &[usize]) -> String {
         let mut config = CacheConfig::default();
         change(&mut config);

@@ -1,61 +1,61 @@
-//! The answer to "do the middle blocks run in this step?", and why.
+//! The decision whether the middle blocks run in a step, and its reason.
 
-/// Whether the middle blocks run, and why.
+/// Whether the middle blocks run, and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Decision {
-    /// The middle blocks run, and what they add is stored.
+    /// The middle blocks run, and their residual is stored.
     Compute(Reason),
-    /// A forecast from the stored residuals stands in for them.
+    /// A forecast from the stored residuals replaces them.
     Reuse(Reason),
 }
 
-/// Why a step was computed or reused. Most steps are settled by the first rule that applies, in
-/// the order of these variants.
+/// The reason why a step was computed or reused. Most steps are decided by the first rule that applies, in the order of
+/// these variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// Computed: a step of the warmup (`max_warmup_steps`, `warmup_interval`).
     Warmup,
-    /// Computed: the mask says so.
+    /// Computed: the step is in the mask.
     Mask,
     /// Computed: the request's last step, with `compute_last_step`.
     LastStep,
-    /// Reused: the mask leaves the step out, and `scm_steps_policy` is `static`.
+    /// Reused: the step is outside the mask, and `scm_steps_policy` is `static`.
     StaticMask,
     /// Computed: `max_cached_steps` are used up.
     MaxCachedSteps,
-    /// Computed: `max_continuous_cached_steps` in a row lie directly before this step.
+    /// Computed: the `max_continuous_cached_steps` steps directly before this one were reused.
     MaxContinuousCachedSteps,
     /// Computed: the diffs have added up to `max_accumulated_residual_diff_threshold`.
     AccumulatedDiff,
-    /// Computed: a `residual_diff_threshold` of 0 lets nothing pass.
+    /// Computed: a `residual_diff_threshold` of 0 allows no reuse.
     ZeroThreshold,
     /// Computed: nothing is stored yet.
     NothingStored,
     /// Computed: the number of tokens changed since the last computed step.
     ShapeChanged,
-    /// Reused: a `residual_diff_threshold` of 1 or more lets everything pass, unmeasured.
+    /// Reused: a `residual_diff_threshold` of 1 or more allows every reuse, unmeasured.
     AlwaysSimilar,
     /// Reused: the diff is below the threshold.
     Similar,
-    /// Computed: the diff is not below the threshold, or not a number.
+    /// Computed: the diff is not below the threshold, or is NaN.
     Different,
-    /// Computed: the other CFG branch is, and `branches_agree`.
+    /// Computed: the other CFG branch is computed, and `branches_agree` is set.
     OtherBranch,
-    /// Computed: the plan would skip the step, but the velocity has changed far more than in the runs that it was made from.
+    /// Computed: the plan skips the step, but the velocity has changed far more than in the measured runs.
     OffCourse,
-    /// Computed: the plan says so.
+    /// Computed: the plan computes the step.
     Plan,
-    /// Skipped: the plan goes over the step.
+    /// Skipped: the plan skips the step.
     PlanSkips,
 }
 
 impl Decision {
-    /// Whether a forecast stands in for the middle blocks.
+    /// Whether a forecast replaces the middle blocks.
     pub fn reused(self) -> bool {
         matches!(self, Decision::Reuse(_))
     }
 
-    /// Why.
+    /// The reason of the decision.
     pub fn reason(self) -> Reason {
         match self {
             Decision::Compute(reason) | Decision::Reuse(reason) => reason,
@@ -90,12 +90,12 @@ impl Reason {
         Reason::NAMED[self as usize].0
     }
 
-    /// The reason of that name.
+    /// The reason with this name.
     pub fn named(name: &str) -> Option<Reason> {
         Reason::NAMED.into_iter().find(|&(known, _)| known == name).map(|(_, reason)| reason)
     }
 
-    /// The decision that the reason gives.
+    /// The decision that follows from the reason.
     pub fn decision(self) -> Decision {
         match self {
             Reason::StaticMask | Reason::AlwaysSimilar | Reason::Similar | Reason::PlanSkips => Decision::Reuse(self),
@@ -104,12 +104,12 @@ impl Reason {
     }
 }
 
-/// One step of one branch in one segment: a line of a trace.
+/// The record of one step of one branch in one segment: a line of a trace.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepRecord {
-    /// What was decided.
+    /// The decision.
     pub decision: Decision,
-    /// The diff that it was decided by, where one was.
+    /// The diff that decided it, if any.
     pub residual_diff: Option<f32>,
 }
 

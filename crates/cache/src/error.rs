@@ -1,44 +1,44 @@
-//! What is wrong with a cache configuration, in one line that names the key.
+//! Errors of a cache configuration, one line each, naming the key.
 
 use std::fmt;
 
 use crate::names;
 
-/// Characters of a given value that a message repeats.
+/// Maximum characters of a given value in a message.
 const MAX_SHOWN: usize = 80;
 
-/// Why a cache configuration is refused.
+/// The reason why a cache configuration is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// A value outside its bound, or of the wrong type.
+    /// A value outside its bound or of the wrong type.
     #[error("`{key}` must {bound}. Given: {given}")]
     Invalid {
         /// The key on the wire.
         key: &'static str,
         /// What the value must do or be, as a verb phrase.
         bound: String,
-        /// What was given, shortened where it is long.
+        /// The given value, shortened if it is long.
         given: String,
     },
-    /// A key that does not exist.
+    /// An unknown key.
     #[error("`{key}` is not a key of the cache configuration. {}", suggestion(near, known))]
     UnknownKey {
-        /// What was given.
+        /// The given key.
         key: String,
-        /// The existing keys that resemble it.
+        /// Similar existing keys.
         near: Vec<&'static str>,
-        /// All that exist.
+        /// All existing keys.
         known: &'static [&'static str],
     },
 }
 
 impl ConfigError {
-    /// An error about `key`; a long `given` is cut.
+    /// Creates an error about `key`; a long `given` is truncated.
     pub(crate) fn invalid(key: &'static str, bound: impl Into<String>, given: impl fmt::Display) -> Self {
         ConfigError::Invalid { key, bound: bound.into(), given: shortened(given.to_string()) }
     }
 
-    /// An error about a key that does not exist; a long one is cut.
+    /// Creates an error about an unknown key; a long one is truncated.
     pub(crate) fn unknown_key(key: &str, known: &'static [&'static str]) -> Self {
         ConfigError::UnknownKey { key: shortened(key.to_owned()), near: names::near(key, known), known }
     }

@@ -1,16 +1,16 @@
-//! What stands in for the middle blocks on a reused step: a weighted sum of stored residuals.
+//! The forecast that replaces the middle blocks on a reused step: a weighted sum of stored residuals.
 //!
-//! A [`Forecast`] follows which steps were computed and gives the weights. The residuals lie with
-//! the caller, newest first; one weight a residual, in the same order. Plain reuse is the weight 1
-//! on the newest; TaylorSeer's derivatives are differences of stored residuals, so its polynomial
-//! is a weighted sum of them too. Whatever else forecasts linearly becomes one more variant.
+//! A [`Forecast`] tracks which steps were computed and gives the weights. The caller holds the residuals, newest first,
+//! with one weight each in the same order. Plain reuse is the weight 1 on the newest. TaylorSeer's derivatives are
+//! differences of stored residuals, so its polynomial is a weighted sum of them too. Any other linear forecast can
+//! become one more variant.
 
 use crate::TaylorSeer;
 
 /// The two streams of tokens that the blocks of a dual-stream DiT advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
-    /// `hidden_states`: the image tokens, or image and text where one stream carries both.
+    /// `hidden_states`: the image tokens, or image and text tokens in single-stream blocks.
     Hidden,
     /// `encoder_hidden_states`: the text tokens of dual-stream blocks.
     Encoder,
@@ -18,13 +18,13 @@ pub enum Stream {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Forecast {
-    /// The newest residual as it is.
+    /// The newest residual unchanged.
     Reuse,
     TaylorSeer(TaylorSeer),
 }
 
 impl Forecast {
-    /// The step at this position begins.
+    /// Begins the step at this position.
     pub(crate) fn tick(&mut self, position: f64) {
         match self {
             Forecast::Reuse => {}
@@ -32,7 +32,7 @@ impl Forecast {
         }
     }
 
-    /// The residual of this step is stored.
+    /// Records that the residual of this step is stored.
     pub(crate) fn store(&mut self) {
         match self {
             Forecast::Reuse => {}
@@ -40,7 +40,7 @@ impl Forecast {
         }
     }
 
-    /// What was stored has another shape than what comes.
+    /// Drops the history, because the shape changes.
     pub(crate) fn restart(&mut self) {
         match self {
             Forecast::Reuse => {}
@@ -48,7 +48,7 @@ impl Forecast {
         }
     }
 
-    /// One weight a stored residual, newest first, for this step.
+    /// The weights of the stored residuals for this step, newest first.
     pub(crate) fn weights(&self) -> Vec<f64> {
         match self {
             Forecast::Reuse => vec![1.0],
@@ -56,7 +56,7 @@ impl Forecast {
         }
     }
 
-    /// How many of the newest residuals are still of use.
+    /// Number of the newest residuals that are still needed.
     pub(crate) fn keep(&self) -> usize {
         match self {
             Forecast::Reuse => 1,

@@ -1,4 +1,4 @@
-//! What the values of keys may be: how each kind is read, and its bound in words.
+//! The kinds of values of keys: how each is read, and its bound in words.
 
 use std::marker::PhantomData;
 
@@ -9,23 +9,24 @@ use serde_json::Value;
 use crate::names::names;
 use crate::{MaskSource, ScmPolicy, StepMask};
 
-/// A kind of value. An error is its bound alone: who reads the object knows the key and what was given.
+/// A kind of value. A failed read is reported by the bound alone: the reader of the object knows the key and the given
+/// value.
 pub(crate) trait Kind {
     type Value;
 
-    /// What the value must be, as a verb phrase.
+    /// The bound on the value, as a verb phrase.
     fn bound() -> String;
 
     fn read(value: &Value) -> Option<Self::Value>;
 }
 
-/// For serde: a key whose value is of this kind.
+/// Serde deserializer for a key whose value is of this kind.
 pub(crate) fn given<'de, K: Kind, D: Deserializer<'de>>(deserializer: D) -> Result<Option<K::Value>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     K::read(&value).map(Some).ok_or_else(|| D::Error::custom(K::bound()))
 }
 
-/// For serde: a key whose value is of this kind, or `null`.
+/// Serde deserializer for a key whose value is of this kind, or `null`.
 pub(crate) fn nullable<'de, K: Kind, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<K::Value>>, D::Error> {
@@ -36,7 +37,7 @@ pub(crate) fn nullable<'de, K: Kind, D: Deserializer<'de>>(
     }
 }
 
-/// A whole number of at least so many.
+/// A whole number of at least `LEAST`.
 pub(crate) struct Count<const LEAST: usize>;
 
 impl<const LEAST: usize> Kind for Count<LEAST> {
@@ -51,7 +52,7 @@ impl<const LEAST: usize> Kind for Count<LEAST> {
     }
 }
 
-/// Pictures to learn from.
+/// A number of pictures to learn from.
 pub(crate) struct Pictures<const LEAST: usize, const MOST: usize>;
 
 impl<const LEAST: usize, const MOST: usize> Kind for Pictures<LEAST, MOST> {
@@ -124,7 +125,7 @@ impl Kind for FileName {
     }
 }
 
-/// A word of an enum.
+/// The name of an enum variant.
 pub(crate) struct Word<T>(PhantomData<T>);
 
 impl<T: DeserializeOwned> Kind for Word<T> {
@@ -158,7 +159,7 @@ impl Kind for Numbers {
     }
 }
 
-/// Lengths of runs of steps.
+/// A list of lengths of runs of steps.
 pub(crate) struct Bins;
 
 impl Kind for Bins {
@@ -173,7 +174,7 @@ impl Kind for Bins {
     }
 }
 
-/// A mask step by step, or a policy's name.
+/// A mask given step by step, or the name of a policy.
 pub(crate) struct Mask;
 
 impl Kind for Mask {
@@ -204,7 +205,7 @@ fn zero_or_one(step: &Value) -> Option<bool> {
     }
 }
 
-/// `enable_separate_cfg` of cache-dit, which has one meaning here.
+/// cache-dit's `enable_separate_cfg`, which has only one valid value here.
 pub(crate) struct SeparateBranches;
 
 impl Kind for SeparateBranches {
@@ -219,7 +220,7 @@ impl Kind for SeparateBranches {
     }
 }
 
-/// `cfg_compute_first` of cache-dit, which has one meaning here.
+/// cache-dit's `cfg_compute_first`, which has only one valid value here.
 pub(crate) struct ConditionalFirst;
 
 impl Kind for ConditionalFirst {

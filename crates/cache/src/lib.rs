@@ -1,9 +1,8 @@
-//! May this step reuse the last residual?
+//! Decides whether a denoising step may reuse the last residual.
 //!
-//! Two neighbouring denoising steps ask a diffusion transformer nearly the same question, and what
-//! its blocks add to their input, their *residual*, is nearly the same answer. DBCache (of
-//! [cache-dit](https://github.com/vipshop/cache-dit)) therefore splits the blocks of a segment, one
-//! list of blocks of the model, in three:
+//! In neighbouring denoising steps the inputs of a diffusion transformer are nearly the same, and so is what its blocks
+//! add to them, their *residual*. DBCache (of [cache-dit](https://github.com/vipshop/cache-dit)) therefore splits the
+//! blocks of a segment, one list of blocks of the model, in three:
 //!
 //! ```text
 //!    hidden ──► first blocks (Fn) ──► middle blocks ──► last blocks (Bn) ──►
@@ -12,14 +11,12 @@
 //!
 //! # A cached step
 //!
-//! The first blocks run. What they add is compared with what they added in the last *computed*
-//! step: `mean |previous - current| / mean |previous|`, the step's *diff*. Below
-//! `residual_diff_threshold` the step is *reused*: a forecast of the middle blocks' residual is
-//! added in their place, nothing is stored, and the next diff is taken against the same computed
-//! step. Otherwise the step is *computed*: the middle blocks run, and both residuals are stored. The
-//! last blocks run either way. Some steps are settled without a diff: a warmup, a mask of steps
-//! (SCM), limits on how many steps are reused in all or in a row. In the guide's defaults, with
-//! steps that change little until the eleventh:
+//! The first blocks run. Their residual is compared with that of the last *computed* step: `mean |previous - current| /
+//! mean |previous|`, the step's *diff*. Below `residual_diff_threshold` the step is *reused*: a forecast of the middle
+//! blocks' residual is added in their place, nothing is stored, and the next diff is taken against the same computed
+//! step. Otherwise the step is *computed*: the middle blocks run, and both residuals are stored. The last blocks run
+//! either way. Some rules decide a step without a diff: a warmup, a mask of steps (SCM), limits on how many steps are
+//! reused in all or in a row. In the guide's defaults, with steps that change little until the eleventh:
 //!
 //! ```text
 //!    step      0  1  2  3  4  5  6  7  8  9 10 11 12 13
@@ -30,14 +27,14 @@
 //!                                    max_continuous_cached_steps 3
 //! ```
 //!
-//! The forecast is a weighted sum of the residuals of the last computed steps: 1 x the newest for
-//! plain reuse, a Taylor polynomial in [`TaylorSeer`]. This crate gives the weights; the residuals
-//! lie with the caller. So all it sees of a step is one `f32`, and each of its rules is a unit test.
+//! The forecast is a weighted sum of the residuals of the last computed steps: 1 x the newest for plain reuse, a Taylor
+//! polynomial in [`TaylorSeer`]. This crate gives the weights; the caller holds the residuals. So its only input for a
+//! step is one `f32`, and each of its rules is a unit test.
 //!
 //! # In a batch
 //!
-//! Every (request, CFG branch, segment) has a [`StepCache`] of its own, and a [`RequestCache`] holds
-//! those of a request. For each step and segment, the caller
+//! Every (request, CFG branch, segment) has its own [`StepCache`], and a [`RequestCache`] holds those of a request. For
+//! each step and segment, the caller
 //!
 //! 1. runs the first blocks on all rows;
 //! 2. asks [`RequestCache::needs_diff`] for every request, and measures the rows that need it in one
@@ -70,7 +67,7 @@
 //!
 //! # What differs from cache-dit
 //!
-//! Decisions and forecasts are those of version 1.5.3, compared with its own traces, except that
+//! Decisions and forecasts are those of version 1.5.3, compared with its own traces, except for these points:
 //!
 //! - branches are told apart by an index, not by the parity of a call counter, which a step of one
 //!   pass upsets;

@@ -1,4 +1,4 @@
-//! Step computation masks (SCM): which steps must be computed, fixed before the first one.
+//! Step computation masks (SCM): the steps that must be computed, fixed before the first one.
 //!
 //! Equal to cache-dit 1.5.3's `steps_mask` for every step count:
 //! <https://github.com/vipshop/cache-dit/blob/v1.5.3/src/cache_dit/caching/cache_interface.py#L612>
@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// One flag a step: must it be computed? Steps beyond the mask need not be.
+/// One flag per step: whether it must be computed. Steps beyond the mask need not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepMask(Vec<bool>);
 
@@ -26,29 +26,29 @@ pub enum ScmPolicy {
     Ultra,
 }
 
-/// Where a request's mask comes from, once its step count is known.
+/// The source of a request's mask, which depends on its step count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MaskSource {
-    /// `scm_steps_mask_policy`: made for each request's own step count.
+    /// `scm_steps_mask_policy`: built for each request's own step count.
     Policy(ScmPolicy),
-    /// `scm_compute_bins` and `scm_cache_bins`: runs of computed and of other steps in turn.
+    /// `scm_compute_bins` and `scm_cache_bins`: alternating runs of computed and other steps.
     Bins {
         /// Lengths of the computed runs.
         compute: Vec<usize>,
         /// Lengths of the runs between them.
         cache: Vec<usize>,
     },
-    /// `steps_computation_mask`, as it stands.
+    /// `steps_computation_mask`, taken unchanged.
     Steps(StepMask),
 }
 
-/// Why there is no mask for a step count.
+/// The reason why there is no mask for a step count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MaskError {
-    /// The predefined masks leave this count out.
+    /// There is no predefined mask for this count.
     #[error("the SCM policies have masks for 4, for 6 and for at least 8 steps. Given: {0} steps")]
     UnsupportedSteps(usize),
-    /// The bins end before the request does.
+    /// The bins have fewer steps than the request.
     #[error("`scm_compute_bins` and `scm_cache_bins` must add up to at least {steps} steps. Given: {sum} steps")]
     ShortBins {
         /// Steps needed.
@@ -81,7 +81,7 @@ impl MaskSource {
         }
     }
 
-    /// Whether the first step is sure to be computed, whatever the step count.
+    /// Whether the first step is computed for any step count.
     pub(crate) fn computes_first(&self) -> bool {
         match self {
             MaskSource::Policy(_) => true,
@@ -108,8 +108,8 @@ impl StepMask {
         Ok(StepMask(mask))
     }
 
-    /// `compute[0]` computed steps, `cache[0]` others, `compute[1]` computed, and so on; when one
-    /// list ends, the other goes on. Cut to `steps`, or whole without.
+    /// `compute[0]` computed steps, `cache[0]` others, `compute[1]` computed, and so on. When one list ends, the other
+    /// continues. The mask is truncated to `steps` if given.
     ///
     /// # Errors
     /// [`MaskError::ShortBins`] if the bins hold fewer than `steps`.
@@ -124,39 +124,39 @@ impl StepMask {
         Ok(StepMask(mask))
     }
 
-    /// A mask given step by step, `true` where the step must be computed.
+    /// A mask from one flag per step, `true` if the step must be computed.
     pub fn from_steps(steps: impl IntoIterator<Item = bool>) -> Self {
         StepMask(steps.into_iter().collect())
     }
 
-    /// Whether `step` must be computed; no step beyond the mask must.
+    /// Whether `step` must be computed; false beyond the mask.
     pub fn computes(&self, step: usize) -> bool {
         self.0.get(step).copied().unwrap_or(false)
     }
 
-    /// How many steps from the first on must be computed without a gap.
+    /// Number of leading steps that must be computed.
     pub fn leading_computed(&self) -> usize {
         self.0.iter().take_while(|&&computed| computed).count()
     }
 
-    /// One flag a step.
+    /// The flags, one per step.
     pub fn steps(&self) -> impl Iterator<Item = bool> {
         self.0.iter().copied()
     }
 
-    /// Steps that the mask speaks of.
+    /// Number of steps in the mask.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether the mask speaks of no step.
+    /// Whether the mask has no step.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
 impl fmt::Display for StepMask {
-    /// `1` for a step that must be computed, `0` for one that need not be.
+    /// Writes `1` for a step that must be computed, `0` for any other.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|&computed| f.write_str(if computed { "1" } else { "0" }))
     }
@@ -183,8 +183,7 @@ struct Bins {
 }
 
 impl Bins {
-    /// The table row for `steps`, before it is grown or trimmed. From 16 steps on it is the row
-    /// of 28 steps.
+    /// The table row for `steps`, before it is grown or trimmed. From 16 steps on it is that of 28 steps.
     fn predefined(policy: ScmPolicy, steps: usize) -> Result<Self, MaskError> {
         let (compute, cache): (&[usize], &[usize]) = match (steps, policy) {
             (4, _) => (&[2, 1], &[1]),
@@ -214,7 +213,7 @@ impl Bins {
         self.compute.iter().chain(&self.cache).sum()
     }
 
-    /// Lengthens the bins in turn, in proportion to what they were, until they hold `steps`.
+    /// Lengthens the bins in turn, in proportion to their initial lengths, until they hold `steps`.
     fn grow_to(&mut self, steps: usize) {
         if self.sum() >= steps {
             return;

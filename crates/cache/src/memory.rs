@@ -1,20 +1,20 @@
-//! What a request's stored residuals weigh, for admission before the request starts.
+//! Memory of a request's stored residuals, for admission before the request starts.
 
 use crate::{CacheConfig, Stream};
 
-/// Tokens of a row in one segment.
+/// Tokens of a batch row in one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentTokens {
-    /// Tokens of the hidden stream: the image's, and the text's too in single-stream blocks.
+    /// Tokens of the hidden stream: those of the image, and in single-stream blocks also of the text.
     pub hidden: usize,
-    /// Tokens of the text stream; 0 in single-stream blocks, or where its output goes nowhere.
+    /// Tokens of the text stream; 0 in single-stream blocks, or if its output is unused.
     pub encoder: usize,
 }
 
 impl CacheConfig {
-    /// Most bytes that the caches of one request hold at a time: for each of its `branches` and
-    /// each segment the last computed step's first-blocks residual and the stored middle residuals,
-    /// all `dim` wide, in elements of `dtype_bytes`.
+    /// Maximum bytes that the caches of one request hold at a time. For each of its `branches` and each segment these
+    /// are the last computed step's first-blocks residual and the stored middle residuals, all `dim` wide, in elements
+    /// of `dtype_bytes`.
     pub fn bytes_per_request(
         &self,
         segments: &[SegmentTokens],
@@ -22,7 +22,7 @@ impl CacheConfig {
         dtype_bytes: usize,
         branches: usize,
     ) -> usize {
-        // A plan stores nothing of blocks.
+        // A plan stores no block residuals.
         if self.never_reuses() || self.planned.is_some() {
             return 0;
         }
@@ -41,7 +41,7 @@ mod tests {
     use crate::Quality;
 
     const MIB: usize = 1 << 20;
-    /// Qwen-Image at 1024x1024, whose last block's text output goes nowhere: 24 MiB a residual in bf16.
+    /// Qwen-Image at 1024x1024, whose last block's text output is unused: 24 MiB per residual in bf16.
     const QWEN_IMAGE: [SegmentTokens; 1] = [SegmentTokens { hidden: 4096, encoder: 0 }];
 
     #[test]
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn every_segment_counts() {
-        // FLUX.2-dev at 1024x1024 with 512 text tokens: some 220 MB a branch.
+        // FLUX.2-dev at 1024x1024 with 512 text tokens: some 220 MB per branch.
         let flux2 = [SegmentTokens { hidden: 4096, encoder: 512 }, SegmentTokens { hidden: 4608, encoder: 0 }];
         let bytes = CacheConfig::default().bytes_per_request(&flux2, 6144, 2, 1);
         assert_eq!(bytes, (2 * 4096 + 512 + 2 * 4608) * 6144 * 2);

@@ -1,19 +1,19 @@
-//! The names that a derived type knows, as serde's derive tells them, and which a mistyped one may have meant.
+//! The field and variant names of types with serde's derive, and suggestions for mistyped names.
 
 use std::fmt;
 
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// The fields of a struct, or the words of an enum, as they are written.
+/// The serialized names of a struct's fields or an enum's variants.
 pub(crate) fn names<T: DeserializeOwned>() -> &'static [&'static str] {
     T::deserialize(Asked).map_or_else(|names| names.0, |_| &[])
 }
 
-/// Longest name that is compared with the known ones: their own length and as much again.
+/// Maximum length of a typed name that is compared with the known ones: twice their own.
 const MAX_TYPED: usize = 80;
 
-/// Up to three of the names that `typed` may have been meant for, the most alike first.
+/// Up to three names that `typed` may have meant, most similar first.
 pub(crate) fn near(typed: &str, names: &'static [&'static str]) -> Vec<&'static str> {
     if typed.len() > MAX_TYPED {
         return Vec::new();
@@ -26,7 +26,7 @@ pub(crate) fn near(typed: &str, names: &'static [&'static str]) -> Vec<&'static 
     near.into_iter().take(3).map(|(_, name)| name).collect()
 }
 
-/// Asks a type for its names: it holds no value, and fails with them.
+/// A deserializer that holds no value and returns the type's names as its error.
 struct Asked;
 
 #[derive(Debug)]

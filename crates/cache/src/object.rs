@@ -1,4 +1,4 @@
-//! An object of settings as someone typed it, and how it is read as a derived type.
+//! An object of settings as given, and its conversion to a derived type.
 
 use std::fmt;
 
@@ -8,15 +8,15 @@ use serde_json::{Map, Value};
 use crate::ConfigError;
 use crate::names::names;
 
-/// Some keys with their values, each key once.
+/// Keys with their values, each key once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Object(Map<String, Value>);
 
 impl Object {
-    /// What the keys mean as a `T`, whose fields are of [kinds](crate::kinds).
+    /// Reads the object as a `T`, whose fields are of [kinds](crate::kinds).
     ///
     /// # Errors
-    /// A key that does not exist, or else the first one whose value is not of its kind.
+    /// An unknown key, or otherwise the first key whose value is not of its kind.
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
         let known = names::<T>();
         if let Some(unknown) = self.keys().find(|key| !known.contains(key)) {
@@ -29,7 +29,7 @@ impl Object {
         })
     }
 
-    /// An error about the value of a key.
+    /// Creates an error about the value of a key.
     pub(crate) fn refusal(&self, key: &'static str, bound: impl Into<String>) -> ConfigError {
         ConfigError::invalid(key, bound, self.0.get(key).map(shown).unwrap_or_default())
     }
@@ -43,7 +43,7 @@ impl Object {
     }
 }
 
-/// As in JSON, objects shortened.
+/// Formats as JSON with objects shortened.
 fn shown(value: &Value) -> String {
     match value {
         Value::Array(values) => format!("[{}]", values.iter().map(shown).collect::<Vec<_>>().join(", ")),
@@ -53,7 +53,7 @@ fn shown(value: &Value) -> String {
 }
 
 impl<'de> Deserialize<'de> for Object {
-    /// Reads any object; whether its keys exist is [`Object::read`]'s question.
+    /// Reads any object; [`Object::read`] checks the keys.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(Entries)
     }

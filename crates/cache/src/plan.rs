@@ -1,28 +1,28 @@
-//! What a configuration will do, without a model: for `latentd cache plan` and `cache simulate`.
+//! Predicts the effect of a configuration without a model, for `latentd cache plan` and `cache simulate`.
 
 use crate::stats::CacheStats;
 use crate::{CacheConfig, Reason, RequestCache, RowObservation, Segment, StepCache, StepMask, Warning};
 
-/// What is known of a request before its first step.
+/// What is known of a request's steps before the first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CachePlan {
-    /// One character a step: `1` computed whatever the diffs, `C` reused whatever the diffs (a
-    /// static mask), `.` by the diff or a limit.
+    /// One character per step: `1` always computed, `C` always reused (a static mask), `.` decided by the diff or a
+    /// limit.
     pub forced: String,
     /// The mask, if there is one for this step count.
     pub mask: Option<String>,
-    /// The decisions if every diff lets its step be reused, `1` or `C` a step.
+    /// The decisions if every diff allows reuse, `1` or `C` per step.
     pub best_case: String,
-    /// The transformer's speedup in that case: no request gains more.
+    /// The transformer's speedup in that case, an upper bound for any request.
     pub max_speedup: f64,
-    /// What whoever asks should know.
+    /// Warnings for the user.
     pub warnings: Vec<Warning>,
 }
 
-/// Why diffs cannot be played.
+/// The reason why diffs cannot be simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SimulateError {
-    /// Not one line a step.
+    /// The number of lines differs from the number of steps.
     #[error("there must be one line of diffs a step, {steps} in all. Given: {given} lines")]
     Lines {
         /// Steps of the request.
@@ -30,10 +30,10 @@ pub enum SimulateError {
         /// Lines given.
         given: usize,
     },
-    /// A line with more or fewer diffs than the branches.
+    /// The number of diffs on a line differs from the number of branches.
     #[error("line {line} must have {branches} diffs, one a branch. Given: {given}")]
     Columns {
-        /// The line, from 1.
+        /// Line number, from 1.
         line: usize,
         /// Branches of the request.
         branches: usize,
@@ -42,8 +42,8 @@ pub enum SimulateError {
     },
 }
 
-/// What a request of `num_inference_steps` steps would do on a model whose segments have so many
-/// blocks. The forced steps, the mask and the best case are those of the first segment.
+/// Plans a request of `num_inference_steps` steps on a model whose segments have `num_blocks` blocks. The forced steps,
+/// the mask and the best case are those of the first segment.
 pub fn plan(config: &CacheConfig, num_inference_steps: usize, num_blocks: &[usize]) -> CachePlan {
     let mask = config.steps_computation_mask.as_ref().and_then(|source| source.mask(num_inference_steps).ok());
     let (stats, warnings) = play(config, num_inference_steps, num_blocks, 1, |_, _| 0.0);
@@ -59,8 +59,8 @@ pub fn plan(config: &CacheConfig, num_inference_steps: usize, num_blocks: &[usiz
     }
 }
 
-/// The steps that a request of so many computes on a model of so many segments, where that is known before the first: where no
-/// step waits for its diff, as under a static mask.
+/// The computed steps of a request on a model with `segments` segments, if they are known before the first step. They
+/// are if no step depends on its diff, as under a static mask.
 pub fn known_steps(config: &CacheConfig, num_inference_steps: usize, segments: usize) -> Option<StepMask> {
     let mask = config.steps_computation_mask.as_ref().and_then(|source| source.mask(num_inference_steps).ok());
     let of_segment = |segment| -> Option<StepMask> {
@@ -75,11 +75,11 @@ pub fn known_steps(config: &CacheConfig, num_inference_steps: usize, segments: u
     (1..segments).all(|segment| of_segment(segment).as_ref() == Some(&first)).then_some(first)
 }
 
-/// Plays measured diffs, `diffs[step][branch]`, on one segment of `num_blocks` blocks. The first
-/// step's diffs are not looked at, as nothing is stored then; nor are those of other forced steps.
+/// Simulates measured diffs, `diffs[step][branch]`, on one segment of `num_blocks` blocks. The first step's diffs are
+/// ignored, because nothing is stored yet, as are those of other forced steps.
 ///
 /// # Errors
-/// Not one line a step, or lines of different lengths.
+/// The number of lines differs from the number of steps, or a line from the number of branches.
 pub fn simulate(
     config: &CacheConfig,
     num_inference_steps: usize,
@@ -143,10 +143,10 @@ mod tests {
         assert_eq!(known(&mask(more)), "11010101", "a static mask obeys no limit");
         let again = r#", "scm_steps_policy": "static", "force_refresh_step_hint": 3"#;
         assert_eq!(known(&mask(again)), "11011010", "from its start again");
-        // Without a mask: all are warmup, or all are like one another.
+        // Without a mask: all steps are warmup, or all are similar.
         assert_eq!(known(r#"{"max_warmup_steps": 8}"#), "11111111");
         assert_eq!(known(r#"{"residual_diff_threshold": 1, "max_warmup_steps": 2}"#), "11000100");
-        // In one of two lists of blocks alone.
+        // Known in one of two segments only.
         assert_eq!(known(r#"{"residual_diff_threshold": 1, "segment_threshold_factors": [1, 0.5]}"#), "");
     }
 
@@ -158,8 +158,8 @@ mod tests {
         }
     }
 
-    /// Computed steps in the best case and its speedup with one of 60 blocks always computed, from
-    /// runs of cache-dit 1.5.3 with every similarity test passing.
+    /// Computed steps in the best case, and the speedup with one of 60 blocks always computed, from runs of cache-dit
+    /// 1.5.3 with every similarity test passing.
     #[test]
     fn the_best_cases_are_cache_dits() {
         let no_mask = CacheConfig::default();

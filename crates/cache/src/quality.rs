@@ -1,32 +1,30 @@
-//! Presets: one word for a trade of speed against quality.
+//! Presets that trade quality for speed.
 
 use serde::{Deserialize, Serialize};
 
 use crate::CacheConfig;
 
-/// How far the cache may go, from not at all to as fast as it can.
+/// Presets of the cache, from no reuse to the fastest.
 ///
-/// All but [`Lossless`](Quality::Lossless) warm up for three steps, forecast by TaylorSeer of the second
-/// order, let the two CFG branches decide together, whose errors otherwise do not cancel in
-/// `uncond + scale (cond - uncond)`, and compute the last step. They differ in the threshold and in
-/// how many steps in a row may be reused.
+/// All but [`Lossless`](Quality::Lossless) warm up for three steps, forecast by TaylorSeer, and compute the last step.
+/// The two CFG branches decide together, because otherwise their errors do not cancel in `uncond + scale (cond -
+/// uncond)`. The presets differ in the threshold, in TaylorSeer's order and in how many steps in a row may be reused.
 ///
-/// The settings are the best of a hundred that were tried on the built-in model, by the distance of the
-/// pictures from the uncached ones. What each gains and costs is in `BENCHMARKS.md`, beside what the
-/// same time buys with fewer steps: `High` and `Balanced` were better than that at 20, 28 and 50 steps,
-/// `Fast` and `Ultra` only at 50.
+/// The settings are the best of a hundred tried on the built-in model, by the distance of the pictures from the
+/// uncached ones. `BENCHMARKS.md` has the gain and cost of each, beside what the same time buys with fewer steps.
+/// `High` and `Balanced` were better than that at 20, 28 and 50 steps, `Fast` and `Ultra` only at 50.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quality {
-    /// No step is reused: the picture is the uncached one.
+    /// No step is reused: the picture equals the uncached one.
     Lossless,
-    /// Every other step at most.
+    /// At most every other step is reused.
     High,
-    /// Two steps of three at most, at the guide's default threshold.
+    /// At most two of three steps are reused, at the guide's default threshold.
     Balanced,
-    /// A higher threshold, three steps of four at most.
+    /// At most three of four steps are reused, at a higher threshold.
     Fast,
-    /// The same threshold, four steps of five at most, forecast along a line.
+    /// At most four of five steps are reused, at the same threshold, with a linear forecast.
     Ultra,
 }
 
@@ -40,13 +38,13 @@ impl Quality {
         ("ultra", Quality::Ultra),
     ];
 
-    /// The preset of that name.
+    /// The preset with this name.
     pub fn named(name: &str) -> Option<Quality> {
         Quality::NAMED.into_iter().find(|&(known, _)| known == name).map(|(_, quality)| quality)
     }
 
-    /// What the word promises where the model is calibrated, in dB: see [`Aim::Psnr`](crate::Aim::Psnr). `None` where no step
-    /// is to be skipped.
+    /// The PSNR in dB that the preset promises on a calibrated model, see [`Aim::Psnr`](crate::Aim::Psnr). `None` if no
+    /// step may be skipped.
     pub fn psnr(self) -> Option<f64> {
         match self {
             Quality::Lossless => None,
@@ -57,14 +55,14 @@ impl Quality {
         }
     }
 
-    /// What the word means where it is not.
+    /// The configuration of the preset on a model without calibration.
     pub fn config(self) -> CacheConfig {
         let (residual_diff_threshold, max_continuous_cached_steps, taylorseer_order) = match self {
             Quality::Lossless => return CacheConfig { max_cached_steps: Some(0), ..CacheConfig::default() },
             Quality::High => (0.24, 1, 2),
             Quality::Balanced => (0.24, 2, 2),
             Quality::Fast => (0.4, 3, 2),
-            // Parabolas overshoot on so long a run.
+            // Second-order forecasts overshoot on runs this long.
             Quality::Ultra => (0.4, 4, 1),
         };
         CacheConfig {
@@ -85,7 +83,7 @@ mod tests {
     use super::*;
     use crate::plan;
 
-    /// Of a model that draws in four steps no step is like the one before: nothing pretends to help there.
+    /// In runs of four steps no step resembles the one before: no preset may claim to help there.
     #[test]
     fn four_steps_are_computed_whatever_the_preset() {
         let presets = Quality::NAMED.map(|(_, quality)| quality.config());

@@ -1,24 +1,23 @@
-//! All the caches of one request: every segment, every CFG branch.
+//! The caches of one request, for every segment and CFG branch.
 
 use std::sync::Arc;
 
 use crate::stats::{CacheStats, RunStats};
 use crate::{CacheConfig, Decision, MaskError, Reason, Segment, StepCache, StepMask, StepRecord};
 
-/// What the caller knows of one branch's row when its step is decided.
+/// The caller's observation of one branch's row when its step is decided.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowObservation {
     /// Tokens of the hidden stream.
     pub tokens: usize,
-    /// `mean |previous - current| / mean |previous|` of what the first blocks add, `previous` being
-    /// that of the last computed step. Needed where [`RequestCache::needs_diff`] says so, and not
-    /// looked at elsewhere.
+    /// `mean |previous - current| / mean |previous|` of the first blocks' residual, with `previous` from the last
+    /// computed step. Required if [`RequestCache::needs_diff`] asks for it, ignored otherwise.
     pub residual_diff: Option<f32>,
 }
 
-/// The caches of one request. Branch 0 is the conditional one.
+/// The caches of one request. Branch 0 is the conditional branch.
 ///
-/// Drop it, with the residuals it speaks of, when the request ends: nothing of a request outlives it.
+/// Drop it with its residuals when the request ends: no state of a request outlives it.
 #[derive(Clone, Debug)]
 pub struct RequestCache {
     config: CacheConfig,
@@ -27,13 +26,13 @@ pub struct RequestCache {
     stats: CacheStats,
 }
 
-/// Something about a request's cache that its sender should know.
+/// A warning for the client about a request's cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     /// There is no mask for the step count.
     #[error("cached without a mask: {0}")]
     NoMask(MaskError),
-    /// The mask was given step by step, for another step count.
+    /// The mask was given step by step for another step count.
     #[error("`steps_computation_mask` names {mask} of {steps} steps: it leaves the others out")]
     ShortMask {
         /// Steps in the mask.
@@ -47,8 +46,8 @@ pub enum Warning {
 }
 
 impl RequestCache {
-    /// The caches before the first of `num_inference_steps` steps of a request whose every step
-    /// makes `branches` passes, and what its sender should know.
+    /// Creates the caches for `num_inference_steps` steps of `branches` passes each. Also returns the warnings for the
+    /// client.
     pub fn new(
         config: &CacheConfig,
         num_inference_steps: usize,
@@ -67,7 +66,7 @@ impl RequestCache {
         (RequestCache { config: config.clone(), caches, stats: runs.collect() }, warnings)
     }
 
-    /// The same, told the noise levels of the request's steps: TaylorSeer goes by them with `taylorseer_in_sigma`.
+    /// Sets the noise levels of the request's steps, which TaylorSeer uses with `taylorseer_in_sigma`.
     pub fn at_levels(mut self, levels: &[f64]) -> Self {
         if self.config.taylorseer_in_sigma {
             let levels: Arc<[f64]> = levels.into();
@@ -78,13 +77,13 @@ impl RequestCache {
         self
     }
 
-    /// The configuration that the request runs under.
+    /// The request's configuration.
     pub fn config(&self) -> &CacheConfig {
         &self.config
     }
 
-    /// Which branches need their diff for the next step of `segment`; `tokens` are those of each
-    /// branch's hidden stream. If no row of a batch needs one, nothing has to be measured.
+    /// Returns which branches need their diff for the next step of `segment`. `tokens` are the tokens of each branch's
+    /// hidden stream. If no row of a batch needs its diff, nothing has to be measured.
     pub fn needs_diff(&self, segment: usize, tokens: &[usize]) -> Vec<bool> {
         let forced = self.forced(segment, tokens);
         let overruled = self.config.branches_agree && forced.iter().any(is_computed);
@@ -93,10 +92,10 @@ impl RequestCache {
         branches.map(|(branch, forced)| forced.is_none() && !overruled && !takes_over(branch)).collect()
     }
 
-    /// Decides the next step of `segment` for every branch, and moves on to the one after.
+    /// Decides the next step of `segment` for every branch, and advances to the step after it.
     ///
     /// # Panics
-    /// If a branch needs its diff and has none, or the branches are not as many as the request's.
+    /// If a branch lacks a diff that it needs, or `rows` does not have one entry per branch.
     pub fn decide(&mut self, segment: usize, rows: &[RowObservation]) -> Vec<StepRecord> {
         let branches = self.caches[segment].len();
         assert_eq!(rows.len(), branches, "every branch of the request is decided. This is a bug.");
@@ -108,12 +107,12 @@ impl RequestCache {
         records
     }
 
-    /// The state of one branch in one segment: its weights, and how much of its history to keep.
+    /// The state of one branch in one segment, with its weights and the length of its history.
     pub fn branch(&self, segment: usize, branch: usize) -> &StepCache {
         &self.caches[segment][branch]
     }
 
-    /// What was computed and reused so far.
+    /// Statistics of the computed and reused steps so far.
     pub fn stats(&self) -> &CacheStats {
         &self.stats
     }
@@ -147,14 +146,14 @@ impl RequestCache {
     }
 }
 
-/// What a branch's own decision to reuse becomes when the other branch is computed.
+/// Replaces a branch's decision to reuse when the other branch is computed.
 const OVERRULED: Decision = Decision::Compute(Reason::OtherBranch);
 
 fn is_computed(forced: &Option<Decision>) -> bool {
     forced.is_some_and(|decision| !decision.reused())
 }
 
-/// The request's mask, made for its own step count.
+/// The request's mask for its step count, and warnings about it.
 fn mask_for(config: &CacheConfig, steps: usize) -> (Option<StepMask>, Vec<Warning>) {
     let Some(source) = &config.steps_computation_mask else { return (None, Vec::new()) };
     match source.mask(steps) {
@@ -167,7 +166,7 @@ fn mask_for(config: &CacheConfig, steps: usize) -> (Option<StepMask>, Vec<Warnin
     }
 }
 
-/// Whether any step is reused when no diff ever stands in the way.
+/// Whether any step is reused if all diffs are 0.
 fn can_reuse(mut cache: StepCache, steps: usize) -> bool {
     (0..steps).any(|_| cache.decide(1, Some(0.0)).reused())
 }
@@ -176,8 +175,8 @@ fn can_reuse(mut cache: StepCache, steps: usize) -> bool {
 mod tests {
     use super::*;
 
-    /// Plays `diffs[step][branch]` on segments that all see the same diffs: for each segment and
-    /// branch the decisions, and the (step, branch) pairs of the first segment that were measured.
+    /// Simulates `diffs[step][branch]` on segments that all have the same diffs. Returns the decisions of each segment
+    /// and branch, and the measured (step, branch) pairs of the first segment.
     fn play(json: &str, segments: usize, diffs: &[[f32; 2]]) -> (Vec<String>, Vec<(usize, usize)>) {
         let config: CacheConfig = serde_json::from_str(json).unwrap();
         let segments = vec![Segment { name: "blocks", num_blocks: 10 }; segments];
@@ -226,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_branch_that_must_compute_spares_the_other_its_diff() {
-        // Branch 1 runs into its limit at the third step, branch 0 never.
+        // Branch 1 reaches its limit at the third step, branch 0 never.
         let json = r#"{"max_warmup_steps": 1, "branches_agree": true, "max_accumulated_residual_diff_threshold": 0.2}"#;
         let (decisions, measured) = play(json, 1, &[[0.0, 0.0], [0.05, 0.2], [0.05, 0.0]]);
         assert_eq!(decisions, ["1C1", "1C1"]);
@@ -240,7 +239,7 @@ mod tests {
         assert_eq!(decisions, ["1C1C", "1C1C"]);
         assert_eq!(measured, [(1, 0), (3, 0)]);
 
-        // A caller that measures every row anyway changes nothing.
+        // The result is the same if the caller measures every row.
         let config = serde_json::from_str(json).unwrap();
         let (mut cache, _) = RequestCache::new(&config, 2, &[Segment { name: "blocks", num_blocks: 10 }], 2);
         for diffs in [[0.0, 0.0], [0.125, 9.0]] {

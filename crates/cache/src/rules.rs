@@ -1,11 +1,11 @@
-//! The rules that settle a step, in cache-dit 1.5.3's order: pure functions of a few counters.
+//! The rules that decide a step, in cache-dit 1.5.3's order: pure functions of a few counters.
 //!
-//! The order is the library's own, from `CachedContextManager.can_cache`:
+//! The order is that of `CachedContextManager.can_cache`:
 //! <https://github.com/vipshop/cache-dit/blob/v1.5.3/src/cache_dit/caching/cache_contexts/cache_manager.py>
 
 use crate::{CacheConfig, Decision, Reason, StepMask, StepsPolicy};
 
-/// The configuration as it applies to one request and segment.
+/// The configuration applied to one request and segment.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     max_warmup_steps: usize,
@@ -20,18 +20,18 @@ pub(crate) struct Rules {
     last_step: Option<usize>,
 }
 
-/// What one branch has done so far.
+/// The progress of one branch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Counters {
-    /// The next step, from 0; starts again at 0 when the state is refreshed.
+    /// The next step, from 0; reset to 0 by a refresh.
     pub(crate) step: usize,
-    /// The request's next step, from 0; never starts again.
+    /// The request's next step, from 0; never reset.
     pub(crate) request_step: usize,
-    /// Reused steps.
+    /// Number of reused steps.
     pub(crate) cached_steps: usize,
-    /// Reused steps directly before the next one.
+    /// Number of reused steps directly before the next one.
     pub(crate) continuous_cached_steps: usize,
-    /// Sum of the measured diffs, those of computed steps included.
+    /// Sum of the measured diffs, including those of computed steps.
     pub(crate) accumulated_residual_diff: f64,
     /// Tokens of the stored residual.
     pub(crate) stored_tokens: Option<usize>,
@@ -59,7 +59,7 @@ impl Rules {
         }
     }
 
-    /// What settles the next step of a row of `tokens` tokens without its diff, if anything does.
+    /// The reason that decides the next step of a row of `tokens` tokens without its diff, if any.
     pub(crate) fn forced(&self, counters: &Counters, tokens: usize) -> Option<Reason> {
         let step = counters.step;
         if step < self.max_warmup_steps && step.is_multiple_of(self.warmup_interval) {
@@ -71,8 +71,8 @@ impl Rules {
         if self.last_step == Some(counters.request_step) {
             return Some(Reason::LastStep);
         }
-        // The library looks at the stored residual only once it measures: a static step 0 fails
-        // there, and a residual of another shape is added if the shapes broadcast.
+        // cache-dit looks at the stored residual only once it measures: a static step 0 fails there, and a residual of
+        // another shape is added if the shapes broadcast.
         let unusable = match counters.stored_tokens {
             None => Some(Reason::NothingStored),
             Some(stored) => (stored != tokens).then_some(Reason::ShapeChanged),
@@ -85,9 +85,9 @@ impl Rules {
             .or_else(|| (self.residual_diff_threshold >= 1.0).then_some(Reason::AlwaysSimilar))
     }
 
-    /// What the diff says of a step that nothing else settles.
+    /// Decides by the diff a step that no other rule decides.
     pub(crate) fn by_diff(&self, residual_diff: f32) -> Reason {
-        // A NaN, which is 0 / 0, is below nothing.
+        // A NaN, which is 0 / 0, is below no threshold.
         if f64::from(residual_diff) < self.residual_diff_threshold { Reason::Similar } else { Reason::Different }
     }
 
@@ -107,11 +107,9 @@ impl Rules {
 }
 
 impl Counters {
-    /// Moves on to the step after one that was settled by `decision`, with the diff that was
-    /// measured for it, on a row of `tokens` tokens.
+    /// Advances past a step with this `decision` and measured diff, on a row of `tokens` tokens.
     pub(crate) fn advance(&mut self, decision: Decision, residual_diff: Option<f32>, tokens: usize) {
-        // Diffs of computed steps count too, and nothing but a refresh takes them off again: the
-        // limit ends the caching for good.
+        // Diffs of computed steps count too, and only a refresh resets the sum: the limit ends the caching for good.
         if let Some(diff) = residual_diff.filter(|&diff| diff > 0.0) {
             self.accumulated_residual_diff += f64::from(diff);
         }
@@ -126,7 +124,7 @@ impl Counters {
         self.request_step += 1;
     }
 
-    /// As before the first step, except that the request is as far as it is.
+    /// The counters before the first step, except for the position in the request.
     pub(crate) fn refreshed(&self) -> Counters {
         Counters { request_step: self.request_step, ..Counters::default() }
     }

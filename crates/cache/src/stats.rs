@@ -1,8 +1,8 @@
-//! What was computed and reused, and why: for responses, logs, metrics and traces.
+//! Statistics of computed and reused steps and their reasons, for responses, logs, metrics and traces.
 
 use crate::{Reason, Segment, StepRecord};
 
-/// The record of a request, one [`RunStats`] a segment and branch.
+/// The record of a request, with one [`RunStats`] per segment and branch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CacheStats {
     runs: Vec<RunStats>,
@@ -20,19 +20,19 @@ pub struct RunStats {
     records: Vec<StepRecord>,
 }
 
-/// The least, the mean and the largest of the measured diffs.
+/// The minimum, mean and maximum of the measured diffs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DiffRange {
-    /// The least.
+    /// The minimum.
     pub min: f32,
     /// The mean.
     pub mean: f32,
-    /// The largest.
+    /// The maximum.
     pub max: f32,
 }
 
 impl CacheStats {
-    /// The runs, segment by segment, in a segment branch by branch.
+    /// The runs, ordered by segment, then by branch.
     pub fn runs(&self) -> &[RunStats] {
         &self.runs
     }
@@ -50,9 +50,9 @@ impl CacheStats {
         self.runs.iter().map(|run| run.records.len()).max().unwrap_or(0) - self.computed_steps()
     }
 
-    /// How many times more blocks would have run without the cache: for one segment and branch,
-    /// `N / (c + (N - c) (Fn + Bn) / blocks)` with `c` of `N` steps computed. At least the
-    /// transformer's speedup if all blocks cost the same; text encoder and VAE gain nothing.
+    /// Ratio of the blocks that would have run without the cache to those that ran. For one segment and branch this is
+    /// `N / (c + (N - c) (Fn + Bn) / blocks)` with `c` of `N` steps computed. It is a lower bound on the transformer's
+    /// speedup if all blocks cost the same; text encoder and VAE gain nothing.
     pub fn speedup_estimate(&self) -> f64 {
         let (mut all, mut ran) = (0, 0);
         for run in &self.runs {
@@ -63,7 +63,7 @@ impl CacheStats {
         if ran == 0 { 1.0 } else { all as f64 / ran as f64 }
     }
 
-    /// The same step of every run.
+    /// Adds the same record to every run.
     pub(crate) fn record_all(&mut self, record: StepRecord) {
         self.runs.iter_mut().for_each(|run| run.push(record));
     }
@@ -80,43 +80,43 @@ impl FromIterator<RunStats> for CacheStats {
 }
 
 impl RunStats {
-    /// Nothing recorded yet.
+    /// Creates an empty record.
     pub fn new(segment: Segment, branch: usize, always_computed_blocks: usize) -> Self {
         RunStats { segment, branch, always_computed_blocks, records: Vec::new() }
     }
 
-    /// Adds the next step.
+    /// Adds the record of the next step.
     pub fn push(&mut self, record: StepRecord) {
         self.records.push(record);
     }
 
-    /// The steps so far.
+    /// The records of the steps so far.
     pub fn records(&self) -> &[StepRecord] {
         &self.records
     }
 
-    /// Steps whose middle blocks ran.
+    /// Number of steps whose middle blocks ran.
     pub fn computed_steps(&self) -> usize {
         self.records.len() - self.reused_steps()
     }
 
-    /// Steps whose middle blocks were forecast.
+    /// Number of steps whose middle blocks were forecast.
     pub fn reused_steps(&self) -> usize {
         self.records.iter().filter(|record| record.decision.reused()).count()
     }
 
-    /// Steps by reason, those that occurred, in the order of the rules.
+    /// Number of steps per reason that occurred, in the order of the rules.
     pub fn by_reason(&self) -> Vec<(Reason, usize)> {
         let count = |reason| self.records.iter().filter(|record| record.decision.reason() == reason).count();
         Reason::NAMED.into_iter().map(|(_, reason)| (reason, count(reason))).filter(|&(_, n)| n > 0).collect()
     }
 
-    /// One character a step: `1` computed, `C` reused (cached).
+    /// One character per step: `1` computed, `C` reused (cached).
     pub fn decisions(&self) -> String {
         self.records.iter().map(|record| if record.decision.reused() { 'C' } else { '1' }).collect()
     }
 
-    /// The range of the measured diffs, if there were any that are numbers.
+    /// The range of the finite measured diffs, if any.
     pub fn residual_diffs(&self) -> Option<DiffRange> {
         let diffs = self.records.iter().filter_map(|record| record.residual_diff).filter(|diff| diff.is_finite());
         let (mut min, mut sum, mut max, mut count) = (f32::INFINITY, 0.0, f32::NEG_INFINITY, 0);

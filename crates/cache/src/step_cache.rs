@@ -1,4 +1,4 @@
-//! The cache of one (request, CFG branch, segment): its clock, its counters, its forecasts.
+//! The cache of one (request, CFG branch, segment): its clock, its counters and its forecasts.
 
 use std::sync::Arc;
 
@@ -6,26 +6,24 @@ use crate::forecast::Forecast;
 use crate::rules::{Counters, Rules};
 use crate::{CacheConfig, Decision, Reason, RefreshPolicy, StepMask, Stream, TaylorSeer};
 
-/// Decides step by step whether the middle blocks run, and says how the stored residuals are
-/// weighted where they do not.
+/// Decides for each step whether the middle blocks run, and gives the weights of the stored residuals if they do not.
 ///
-/// A step takes two calls, so that a settled step reads nothing from the device:
-/// [`forced`](Self::forced) tells whether anything but the diff settles it, and
-/// [`decide`](Self::decide) decides it and moves the clock on, whatever the decision.
+/// A step takes two calls, so that a forced step reads nothing from the device. [`forced`](Self::forced) tells whether
+/// a rule other than the diff decides the step, and [`decide`](Self::decide) decides it and advances the clock.
 ///
-/// The residuals themselves lie with the caller, newest first. After a computed step the caller
-/// puts the new one in front and drops all but the first [`keep`](Self::keep); after a reused one
-/// it adds up what it holds with [`weights`](Self::weights). The diff is always taken against the
-/// first-blocks residual of the last *computed* step, which a reused step leaves as it is.
+/// The caller holds the residuals, newest first. After a computed step it inserts the new one at the front and drops
+/// all but the first [`keep`](Self::keep). After a reused step it sums what it holds with [`weights`](Self::weights).
+/// The diff is always taken against the first-blocks residual of the last *computed* step, which a reused step leaves
+/// unchanged.
 #[derive(Clone, Debug)]
 pub struct StepCache {
     rules: Rules,
     counters: Counters,
     refresh: Refresh,
-    /// Forecasts before the first step, for when the state is refreshed.
+    /// The forecasts before the first step, restored by a refresh.
     initial: Forecasts,
     forecasts: Forecasts,
-    /// The noise levels of the request's steps, if forecasts go by them.
+    /// The noise levels of the request's steps, if forecasts use them.
     levels: Option<Arc<[f64]>>,
 }
 
@@ -35,10 +33,10 @@ struct Forecasts {
     encoder: Forecast,
 }
 
-/// When all that was learned is dropped.
+/// When the whole state is dropped.
 #[derive(Clone, Debug)]
 struct Refresh {
-    /// After how many steps.
+    /// Number of steps before a refresh.
     hint: Option<usize>,
     policy: RefreshPolicy,
 }
@@ -57,12 +55,12 @@ impl StepCache {
         }
     }
 
-    /// The same, whose forecasts go by these noise levels of the steps in place of their index.
+    /// Makes the forecasts use these noise levels in place of the step index.
     pub(crate) fn by_levels(self, levels: Arc<[f64]>) -> Self {
         StepCache { levels: Some(levels), ..self }
     }
 
-    /// What settles the next step of a row of `tokens` tokens without its diff, if anything does.
+    /// The decision of the next step of a row of `tokens` tokens if it does not depend on its diff.
     pub fn forced(&self, tokens: usize) -> Option<Decision> {
         let reason = match self.refreshes() {
             true => self.rules.forced(&self.counters.refreshed(), tokens),
@@ -71,18 +69,18 @@ impl StepCache {
         reason.map(Reason::decision)
     }
 
-    /// Decides the next step of a row of `tokens` tokens and moves on to the one after. Where
-    /// [`forced`](Self::forced) settles the step, `residual_diff` is not looked at.
+    /// Decides the next step of a row of `tokens` tokens and advances to the step after it. `residual_diff` is ignored
+    /// if [`forced`](Self::forced) decides the step.
     ///
     /// # Panics
-    /// If the step needs its diff and has none.
+    /// If the step needs a diff and has none.
     pub fn decide(&mut self, tokens: usize, residual_diff: Option<f32>) -> Decision {
         let decision = self.judge(tokens, residual_diff);
         self.advance(decision, residual_diff, tokens);
         decision
     }
 
-    /// The decision of the next step, without taking it.
+    /// The decision of the next step, without advancing.
     pub(crate) fn judge(&self, tokens: usize, residual_diff: Option<f32>) -> Decision {
         self.forced(tokens).unwrap_or_else(|| {
             let diff = residual_diff.expect("a step that nothing forces comes with its diff. This is a bug.");
@@ -90,8 +88,8 @@ impl StepCache {
         })
     }
 
-    /// Takes the next step with this decision, its own or one that overrules it. The diff counts
-    /// only if the step was not forced.
+    /// Takes the next step with this decision, its own or one that overrules it. The diff counts only if the step was
+    /// not forced.
     pub(crate) fn advance(&mut self, decision: Decision, residual_diff: Option<f32>, tokens: usize) {
         let measured = residual_diff.filter(|_| self.forced(tokens).is_none());
         if self.refreshes() {
@@ -109,25 +107,24 @@ impl StepCache {
         self.counters.advance(decision, measured, tokens);
     }
 
-    /// After a reused step: one weight a stored residual of the stream, newest first. Their
-    /// weighted sum is the forecast for that step.
+    /// After a reused step: the weights of the stream's stored residuals, newest first. Their weighted sum is the
+    /// forecast for that step.
     pub fn weights(&self, stream: Stream) -> Vec<f64> {
         self.forecasts.of(stream).weights()
     }
 
-    /// After a computed step: how many residuals of the stream are worth keeping, that step's own,
-    /// the newest, included.
+    /// After a computed step: the number of the stream's residuals to keep, including that step's own, the newest.
     pub fn keep(&self, stream: Stream) -> usize {
         self.forecasts.of(stream).keep()
     }
 
-    /// Where the next step is, for forecasts.
+    /// The position of the next step for forecasts.
     fn position(&self) -> f64 {
         let step = self.counters.request_step;
         self.levels.as_ref().and_then(|levels| levels.get(step)).copied().unwrap_or(step as f64)
     }
 
-    /// Whether the next step starts from nothing again.
+    /// Whether the state is reset before the next step.
     fn refreshes(&self) -> bool {
         self.refresh.hint == Some(self.counters.step)
     }
@@ -154,8 +151,8 @@ impl Forecasts {
         self.encoder.tick(position);
     }
 
-    /// A text stream keeps its length as long as the request lives, so only the hidden stream's
-    /// series ends when the shape changes.
+    /// The text stream's length is constant over a request, so only the hidden stream's series ends when the shape
+    /// changes.
     fn store(&mut self, shape_changed: bool) {
         if shape_changed {
             self.hidden.restart();
@@ -200,7 +197,7 @@ mod tests {
         }
     }
 
-    /// Plays one diff a step and writes one letter a step, see [`letter`].
+    /// Simulates one diff per step and returns one letter per step, see [`letter`].
     fn play(json: &str, diffs: &[f32]) -> String {
         let mut cache = cache(&config(json), diffs.len());
         diffs.iter().map(|&diff| letter(cache.decide(TOKENS, Some(diff)))).collect()
@@ -244,7 +241,7 @@ mod tests {
         let runs = |limit| format!(r#"{{"max_warmup_steps": 1, "max_continuous_cached_steps": {limit}}}"#);
         assert_eq!(play(&runs(1), &[0.0; 6]), "W.L.L.");
         assert_eq!(play(&runs(0), &[0.0; 3]), "WLL", "0 is no run at all, not no limit");
-        // cache-dit before 1.5.3 carried the two reused steps over the computed one.
+        // cache-dit before 1.5.3 counted the two reused steps across the computed one.
         assert_eq!(play(&runs(3), &[0.0, 0.0, 0.0, 0.9, 0.0, 0.0, 0.0, 0.0]), "W..D...L");
     }
 

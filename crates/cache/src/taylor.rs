@@ -1,24 +1,24 @@
-//! TaylorSeer: a Taylor polynomial through the residuals of the last computed steps, as weights.
+//! TaylorSeer: a Taylor polynomial through the residuals of the last computed steps, in the form of weights.
 //!
 //! The derivatives are backward differences divided by the gap to the previous computed step, without
 //! the correction that unequal gaps need beyond the first order, exactly as in cache-dit 1.5.3:
 //! <https://github.com/vipshop/cache-dit/blob/v1.5.3/src/cache_dit/caching/cache_contexts/calibrators/taylorseer.py>
 
-/// The derivatives of one stream of one branch, each as weights over the stored residuals.
+/// The derivatives of one stream of one branch, each in the form of weights over the stored residuals.
 ///
-/// Call [`tick`](Self::tick) when a step begins, then [`store`](Self::store) if it is computed. The variable of the polynomial
-/// is whatever positions the steps are said to have: their index as in cache-dit, or their noise level.
-/// The first derivative appears once the fourth step (index 3) is computed, each higher one a
-/// computed step later; computed steps before that serve plain reuse.
+/// Call [`tick`](Self::tick) when a step begins, then [`store`](Self::store) if it is computed. The polynomial's
+/// variable is the position passed for each step: its index as in cache-dit, or its noise level. The first derivative
+/// appears once the fourth step (index 3) is computed, each higher one a computed step later. Computed steps before
+/// that give plain reuse.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaylorSeer {
     order: usize,
-    /// Steps since the first stored residual, less one: the library creates its ladder at the first
-    /// update, after that step's tick, with a clock of -1.
+    /// Steps since the first stored residual, minus one: cache-dit creates its state at the first update, after that
+    /// step's tick, with a clock of -1.
     clock: i64,
-    /// Where the step is.
+    /// Position of the current step.
     position: f64,
-    /// Where the last stored residual was.
+    /// Position of the last stored residual.
     last_stored: f64,
     /// `derivatives[i]` has `i + 1` weights, newest residual first. Empty until something is stored.
     derivatives: Vec<Vec<f64>>,
@@ -28,12 +28,12 @@ pub struct TaylorSeer {
 const NOT_STARTED: i64 = -1;
 
 impl TaylorSeer {
-    /// Nothing stored yet. An `order` of 0 is plain reuse.
+    /// Creates an empty state. An `order` of 0 is plain reuse.
     pub fn new(order: usize) -> Self {
         TaylorSeer { order, clock: NOT_STARTED, position: 0.0, last_stored: 0.0, derivatives: Vec::new() }
     }
 
-    /// The step at this position begins, computed or not.
+    /// Begins the step at this position, computed or not.
     pub fn tick(&mut self, position: f64) {
         self.position = position;
         if !self.derivatives.is_empty() {
@@ -41,11 +41,11 @@ impl TaylorSeer {
         }
     }
 
-    /// The residual of this step is computed and becomes the newest one.
+    /// Records that the residual of this step is computed and becomes the newest.
     pub fn store(&mut self) {
         let gap = self.position - self.last_stored;
         let mut derivatives = vec![vec![1.0]];
-        // Heun's method evaluates a noise level twice: that tells of no derivative.
+        // Heun's method evaluates a noise level twice, and a zero gap gives no derivative.
         if self.clock > 1 && gap != 0.0 {
             for (i, before) in self.derivatives.iter().take(self.order).enumerate() {
                 derivatives.push(difference_quotient(&derivatives[i], before, gap));
@@ -55,7 +55,7 @@ impl TaylorSeer {
         self.last_stored = self.position;
     }
 
-    /// The shape changes with this step: its residual will be the first of a new series.
+    /// Restarts the series: the shape changes with this step, whose residual becomes the first.
     pub fn restart(&mut self) {
         *self = TaylorSeer { position: self.position, ..TaylorSeer::new(self.order) };
     }
@@ -76,19 +76,19 @@ impl TaylorSeer {
         weights
     }
 
-    /// The residuals that this and later forecasts need: the newest so many.
+    /// Number of the newest residuals that this and later forecasts need.
     pub fn keep(&self) -> usize {
         self.derivatives.len()
     }
 
-    /// The value and the derivatives at the last computed step, each as weights of the stored
-    /// residuals, newest first.
+    /// The value and the derivatives at the last computed step, each in the form of weights of the stored residuals,
+    /// newest first.
     pub fn derivatives(&self) -> &[Vec<f64>] {
         &self.derivatives
     }
 }
 
-/// `(now - before) / gap`, where `before` is in terms of a history that lacks the newest residual.
+/// `(now - before) / gap`, where `before` is over a history without the newest residual.
 fn difference_quotient(now: &[f64], before: &[f64], gap: f64) -> Vec<f64> {
     let mut quotient = now.to_vec();
     quotient.resize(before.len() + 1, 0.0);
@@ -105,7 +105,7 @@ mod tests {
 
     // The numbers are compared with cache-dit's own in tests/goldens/cache_taylorseer.rs.
 
-    /// Plays computed (`1`) and reused (`C`) steps; the weights on the last one.
+    /// Simulates computed (`1`) and reused (`C`) steps; returns the weights at the last one.
     fn weights(order: usize, steps: &str) -> Vec<f64> {
         weights_at(order, steps, |step| step as f64)
     }
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(weights(0, "111111111C"), [1.0]);
     }
 
-    /// What is stored is linear in the noise level, whose steps are uneven.
+    /// The stored values are linear in the noise level, whose steps are uneven.
     #[test]
     fn by_noise_level_a_line_in_it_is_forecast_exactly() {
         let levels = [1.0, 0.97, 0.93, 0.88, 0.8, 0.68, 0.45, 0.2];

@@ -1,22 +1,22 @@
-//! A configuration as it is written: the keys that [`CacheOverrides`](crate::CacheOverrides) reads.
+//! Serialization of a configuration, as the keys that [`CacheOverrides`](crate::CacheOverrides) reads.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::{CacheConfig, MaskSource};
 
 impl Serialize for CacheConfig {
-    /// Every key, but for those that say nothing: where plans decide, what they are to reach.
+    /// Writes every key except unset ones; under plans, only their aim.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.planned {
             Some(aim) => aim.serialize(serializer),
-            // What serde derives, under the type's own name for it.
+            // The serializer that serde derives as an inherent function (`remote = "Self"`).
             None => CacheConfig::serialize(self, serializer),
         }
     }
 }
 
 impl Serialize for MaskSource {
-    /// An object of the keys that name it.
+    /// Writes an object of the keys that define the mask.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         match self {

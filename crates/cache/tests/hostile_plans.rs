@@ -1,4 +1,4 @@
-//! Calibrations and aims that mean harm, or were cut off: refused with the reason, and nothing panics.
+//! Malicious or truncated calibrations and aims are refused with a reason, and nothing panics.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
@@ -23,14 +23,14 @@ fn calibration() -> Calibration {
     }
 }
 
-/// What a file is good for: a calibration that was checked, or why it is none.
+/// Reads a file: a checked calibration, or the reason why it is invalid.
 fn read(text: &str) -> Result<Calibration, String> {
     let calibration: Calibration = serde_json::from_str(text).map_err(|err| err.to_string())?;
     calibration.check()?;
     Ok(calibration)
 }
 
-/// Every request that could be made of it.
+/// Plans requests of every sort with a calibration.
 fn plan_everything(calibration: &Calibration) {
     for steps in [0, 1, 2, 3, 7, calibration.num_inference_steps, 200, 1000] {
         let run = Run { model: &calibration.model, steps, guided: calibration.guidance.is_some() };
@@ -107,7 +107,7 @@ fn a_plan_of_another_model_or_another_guidance_is_refused() {
     assert_eq!(of(Run { steps: 2, ..run }), PlanError::Steps { least: 3, given: 2 });
 }
 
-/// What a request's `cache` may hold.
+/// Any value in a request's `cache`.
 fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -130,7 +130,7 @@ fn any_value() -> impl Strategy<Value = Value> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// A file in which one byte, or one part, is another one.
+    /// A file in which one byte or one part is replaced.
     #[test]
     fn a_damaged_file_is_refused_or_harmless(place in any::<prop::sample::Index>(), byte in any::<u8>(), part in any_value()) {
         let text = serde_json::to_string(&calibration()).unwrap();

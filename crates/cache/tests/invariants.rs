@@ -1,4 +1,4 @@
-//! What holds for any configuration and any diffs: 10,000 random requests are played.
+//! Invariants of any configuration and any diffs, checked on 10,000 random requests.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
@@ -71,13 +71,13 @@ fn request() -> impl Strategy<Value = Request> {
     (config(), diffs).prop_map(|(config, diffs)| Request { config, diffs })
 }
 
-/// The cache of one segment, for as many branches as there are columns.
+/// The cache of one segment with `branches` branches.
 fn start(config: &CacheConfig, steps: usize, branches: usize) -> RequestCache {
     RequestCache::new(config, steps, &[Segment { name: "blocks", num_blocks: 10 }], branches).0
 }
 
-/// Plays the diffs and hands each step's records to `check`, with the cache after the step. Only
-/// the diffs asked for are handed over.
+/// Simulates the diffs and passes each step's records to `check`, with the cache after the step. Only requested diffs
+/// are passed on.
 fn play(config: &CacheConfig, diffs: &[Vec<f32>], mut check: impl FnMut(usize, &[StepRecord], &RequestCache)) {
     let branches = diffs[0].len();
     let mut cache = start(config, diffs.len(), branches);
@@ -101,7 +101,7 @@ fn column(request: &Request, branch: usize) -> Vec<Vec<f32>> {
     request.diffs.iter().map(|diffs| vec![diffs[branch]]).collect()
 }
 
-/// The steps at which a state starts from nothing.
+/// Whether the state is reset at this step.
 fn is_fresh(config: &CacheConfig, step: usize) -> bool {
     match (config.force_refresh_step_hint, config.force_refresh_step_policy) {
         (Some(hint), RefreshPolicy::Repeat) => step.is_multiple_of(hint),
@@ -110,7 +110,7 @@ fn is_fresh(config: &CacheConfig, step: usize) -> bool {
     }
 }
 
-/// The mask and whether it is static, where the step count has one.
+/// The mask and whether it is static, if the step count has one.
 fn mask_of(config: &CacheConfig, steps: usize) -> Option<(StepMask, bool)> {
     let mask = config.steps_computation_mask.as_ref()?.mask(steps).ok()?;
     Some((mask, config.steps_computation_policy == StepsPolicy::Static))
@@ -124,7 +124,7 @@ proptest! {
         let Request { config, diffs } = &request;
         let mask = mask_of(config, diffs.len());
         let is_static = mask.as_ref().is_some_and(|(_, is_static)| *is_static);
-        // Step of the state, reused steps and the run before this step, history: a branch.
+        // Per branch: the step of the state, the reused steps in all and directly before this step, and the history.
         let mut state = [(0_usize, 0_usize, 0_usize, 0_usize); 2];
         play(config, &both(&request), |step, records, cache| {
             for (branch, record) in records.iter().enumerate() {
@@ -171,7 +171,7 @@ proptest! {
     #[test]
     fn a_branch_decides_as_if_it_were_alone(request in request()) {
         let config = CacheConfig { branches_agree: false, cfg_diff_compute_separate: true, ..request.config.clone() };
-        // As text: a NaN diff is not equal to itself.
+        // Compared as text, because NaN is not equal to itself.
         let mut together = [Vec::new(), Vec::new()];
         play(&config, &both(&request), |_, records, _| {
             together.iter_mut().zip(records).for_each(|(branch, record)| branch.push(format!("{record:?}")));
@@ -185,7 +185,7 @@ proptest! {
 
     #[test]
     fn the_clock_moves_on_at_every_step(request in request()) {
-        // Warmup and mask depend on the clock alone: what they force does not depend on the diffs.
+        // Warmup and mask depend on the clock only, so the steps that they force do not depend on the diffs.
         let similar = vec![vec![0.0]; request.diffs.len()];
         let mut forced = Vec::new();
         let by_clock = |record: &StepRecord| matches!(

@@ -1,4 +1,4 @@
-//! The weights of a jump, against numpy's least squares.
+//! The weights of a jump, compared with numpy's least squares.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
@@ -7,14 +7,15 @@ use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Case {
-    /// Of each run: velocities, latents and the way to go.
+    /// Products per run of the velocities, the latents and the target displacement.
     products: Vec<Vec<Vec<f64>>>,
-    /// Of the velocities, and last of the latents.
+    /// Weights of the velocities, and last of the latents.
     weights: Vec<f64>,
 }
 
-/// `make_least_squares.py`: velocities that are far apart, and some that are nearly the same. What is seen stays below 2e-10 of the
-/// largest weight: normal equations square the vectors' condition, which the ridge bounds.
+/// Cases of `make_least_squares.py`: velocities that are far apart, and some that are nearly the same. The observed
+/// error stays below 2e-10 of the largest weight: normal equations square the vectors' condition number, which the
+/// ridge bounds.
 #[test]
 fn weights_are_numpys() {
     let cases: Vec<Case> = serde_json::from_str(include_str!("least_squares.json")).unwrap();

@@ -1,14 +1,14 @@
-//! Plans of matrices that no model would have: whatever was measured, a plan keeps its promises.
+//! Plans of matrices that no model would produce: whatever was measured, a plan keeps its promises.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
 use cache::{Aim, Calibration, FittedPlan, Gram, Jump, Planner, Psnr, Run};
 use proptest::prelude::*;
 
-/// Most steps that a jump leaves out, with the one that it starts from.
+/// Maximum length of a jump in steps, including the one that it starts from.
 const LONGEST_JUMP: usize = 12;
 
-/// Scalar products at any two of `levels` noise levels: of vectors, or of none.
+/// Scalar products of `levels` noise levels: of real vectors, or inconsistent.
 fn any_matrix(levels: usize) -> impl Strategy<Value = Vec<Vec<f64>>> {
     let numbers = |scale: f64| prop::collection::vec(prop::collection::vec(-scale..scale, levels), levels);
     let of_vectors = numbers(2.0).prop_map(move |vectors| {
@@ -18,7 +18,7 @@ fn any_matrix(levels: usize) -> impl Strategy<Value = Vec<Vec<f64>>> {
     prop_oneof![of_vectors, numbers(1.0), numbers(1e9), Just(vec![vec![0.0; levels]; levels])]
 }
 
-/// A calibration with all the plans of these scalar products.
+/// A calibration with every plan of these scalar products.
 fn calibration(matrix: &[Vec<f64>]) -> Calibration {
     let steps = matrix.len() - 1;
     let sigmas: Vec<_> = (0..=steps).map(|i| 1.0 - i as f64 / steps as f64).collect();
@@ -51,7 +51,7 @@ proptest! {
         let calibration = calibration(&matrix);
         let calibrated = matrix.len() - 1;
         prop_assert_eq!(calibration.check(), Ok(()));
-        // One of every number of steps, down to the fewest that jumps reach over.
+        // One plan for every number of steps, down to the minimum that jumps can span.
         let counts: Vec<_> = calibration.plans.iter().map(|plan| plan.computed.len()).collect();
         let fewest = calibrated.div_ceil(LONGEST_JUMP);
         prop_assert_eq!(counts, (fewest..=calibrated).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! What becomes of jobs whose turn failed, and of their worker.
+//! Retries: what happens to jobs whose turn failed, and to their worker.
 //!
 //! No accepted job is lost to the fault of another. A turn that ran out of memory is rolled back and retried with less
 //! company: first the job's steps alone, then the job alone on its worker. Jobs whose states are gone are queued again
@@ -15,7 +15,7 @@ use crate::state::State;
 /// Faults after which a job is not retried.
 const MOST_FAULTS: u8 = 2;
 
-/// What becomes of jobs whose states are gone.
+/// What happens to jobs whose states are gone.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Retried {
     /// Jobs that are queued again.

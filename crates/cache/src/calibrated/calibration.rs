@@ -1,4 +1,4 @@
-//! What was measured of a model, as it is written to a file, and plans from it.
+//! A calibration: measurements of a model in their file format, and the choice of plans from them.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,46 +6,46 @@ use super::fitted_plan::FittedPlan;
 use super::planner::MAX_PLANNED_STEPS;
 use super::run_plan::RunPlan;
 
-/// How few steps of a model stand for many, and how well: measured on pictures of its own.
+/// Plans that replace full runs of a model, with their quality measured on the model's own pictures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub struct Calibration {
     /// The pipeline's class.
     pub class: String,
-    /// A digest of the transformer's files.
+    /// Digest of the transformer's files.
     pub model: String,
-    /// Steps of the runs that the plans stand for.
+    /// Steps of the runs that the plans replace.
     pub num_inference_steps: usize,
-    /// The weight of guidance by two passes a step; `None` where there was one.
+    /// The weight of two-pass guidance; `None` for one pass.
     pub guidance: Option<f64>,
-    /// Pictures that were made.
+    /// Number of pictures generated.
     pub pictures: usize,
-    /// The plans, by the number of steps that they compute.
+    /// The plans, in ascending order of computed steps.
     pub plans: Vec<FittedPlan>,
 }
 
-/// Why there is no plan.
+/// The reason why there is no plan.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PlanError {
     /// Nothing was measured yet.
     #[error("nothing is known of the model yet")]
     Unknown,
-    /// It was measured on another model.
+    /// The calibration is of another model.
     #[error("the calibration is of another model, {calibrated}")]
     OtherModel {
-        /// What was calibrated.
+        /// The calibrated model.
         calibrated: String,
     },
-    /// It was measured with other passes a step.
+    /// The calibration has another number of passes per step.
     #[error("the plans were measured {}, and the request runs {}", guidance(*.calibrated), guidance(!*.calibrated))]
     Guidance {
-        /// Whether it was measured with guidance.
+        /// Whether the calibration used guidance.
         calibrated: bool,
     },
-    /// Too few steps to leave one out.
+    /// The request has too few steps to skip one.
     #[error("the cheapest plan computes {least} steps, and the request has {given}: with so few there is none to skip")]
     Steps {
-        /// Fewest steps that a plan computes.
+        /// Minimum number of steps that a plan computes.
         least: usize,
         /// Steps of the request.
         given: usize,
@@ -56,13 +56,14 @@ fn guidance(guided: bool) -> &'static str {
     if guided { "with guidance (two passes a step)" } else { "without guidance (one pass a step)" }
 }
 
-/// What a plan is to reach.
+/// The aim of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Aim {
-    /// At most this share of the steps is computed.
+    /// Compute at most this share of the steps.
     Budget(f64),
-    /// As few steps as keep the pictures this like to those of all steps, in dB: in the mean, and nine of ten within 4 dB.
+    /// Compute as few steps as keep this PSNR in dB against the picture of all steps: in the mean, and within 4 dB
+    /// below it for nine pictures of ten.
     Psnr(f64),
 }
 
@@ -70,7 +71,7 @@ impl Aim {
     /// Checks its bound.
     ///
     /// # Errors
-    /// The bound that it is outside of.
+    /// The violated bound.
     pub fn check(self) -> Result<(), &'static str> {
         match self {
             Aim::Budget(share) if !(share > 0.0 && share <= 1.0) => {
@@ -82,25 +83,25 @@ impl Aim {
     }
 }
 
-/// What nine pictures of ten may be below a promise, in dB.
+/// How far nine pictures of ten may be below the promised PSNR, in dB.
 const TENTH_BELOW: f64 = 4.0;
 
-/// A request as a plan depends on it.
+/// The properties of a request that a plan depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
-    /// A digest of the transformer's files.
+    /// Digest of the transformer's files.
     pub model: &'a str,
-    /// Steps.
+    /// Number of steps.
     pub steps: usize,
-    /// Whether a step makes two passes.
+    /// Whether a step runs two passes.
     pub guided: bool,
 }
 
 impl Calibration {
-    /// Checks what its types do not say.
+    /// Checks what the types do not express.
     ///
     /// # Errors
-    /// The first thing that is wrong, in words that go on from "the calibration".
+    /// The first problem, as words that continue "the calibration".
     pub fn check(&self) -> Result<(), String> {
         let steps = self.num_inference_steps;
         if !(3..=MAX_PLANNED_STEPS).contains(&steps) {
@@ -115,12 +116,12 @@ impl Calibration {
         self.plans.iter().try_for_each(|plan| plan.check(steps))
     }
 
-    /// Whether its pictures took two passes a step.
+    /// Whether its pictures took two passes per step.
     pub fn is_guided(&self) -> bool {
         self.guidance.is_some()
     }
 
-    /// Whether what was measured says something of runs whose guidance has this weight: of one that is a tenth off, at most.
+    /// Whether the measurements apply to runs with this guidance weight: at most a tenth off the calibrated one.
     pub fn is_measured_at(&self, guidance: Option<f64>) -> bool {
         match (self.guidance, guidance) {
             (Some(measured), Some(asked)) => (asked - measured).abs() <= 0.1 * measured.abs(),
@@ -128,10 +129,10 @@ impl Calibration {
         }
     }
 
-    /// A plan for a run.
+    /// Returns a plan for a run.
     ///
     /// # Errors
-    /// It was measured on another model or with other passes, or the run is too short.
+    /// The calibration is of another model or number of passes, or the run is too short.
     pub fn plan(&self, run: Run<'_>, aim: Aim) -> Result<RunPlan, PlanError> {
         if run.model != self.model {
             return Err(PlanError::OtherModel { calibrated: self.class.clone() });
@@ -146,8 +147,8 @@ impl Calibration {
         Ok(RunPlan::new(self.chosen(run.steps, aim), self.num_inference_steps, run.steps))
     }
 
-    /// The plan that fits best; the fewest steps where a budget has room for none, and the most where a promise asks for more
-    /// than any keeps.
+    /// Returns the plan that fits best. If a budget has room for none, it is the plan with the fewest steps; if no plan
+    /// keeps the promised PSNR, the one with the most.
     pub fn chosen(&self, steps: usize, aim: Aim) -> &FittedPlan {
         let fits = |plan: &&FittedPlan| plan.computed.len() <= steps;
         let last = self.plans.iter().rev().find(fits).unwrap_or(&self.plans[0]);
@@ -171,7 +172,7 @@ mod tests {
     use super::super::jump::Jump;
     use super::*;
 
-    /// Plans of 3 to 10 of 20 steps, each 4 dB better than the one before.
+    /// Plans of 3 to 10 of 20 steps, each 4 dB better than its predecessor.
     fn calibration() -> Calibration {
         let plan = |count: usize| {
             let mean = 20.0 + 4.0 * count as f64;

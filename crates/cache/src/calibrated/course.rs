@@ -1,4 +1,4 @@
-//! Where a request is on its plan, and whether it still goes the way that the plan was made for.
+//! A request's progress along its plan, and the guard that detects a departure from it.
 
 use std::sync::Arc;
 
@@ -7,33 +7,33 @@ use super::run_plan::RunPlan;
 use crate::stats::{CacheStats, RunStats};
 use crate::{Reason, Segment, StepRecord};
 
-/// What a request does that follows a plan, step by step.
+/// The steps of a request that follows a plan.
 ///
-/// At each computed step it is told how much the velocity has changed since the last one of the plan. Where that is far above
-/// what was measured, the steps behind are computed too, each as without a plan, up to the next one of the plan.
+/// At each computed step the caller passes the change of the velocity since the last planned step. If the change is far
+/// above the measured ones, the following steps are computed too, each as without a plan, up to the next planned step.
 #[derive(Clone, Debug)]
 pub struct Course {
     plan: Arc<RunPlan>,
-    /// The step that comes next.
+    /// The next step.
     step: usize,
-    /// Whether the last step of the plan was far off.
+    /// Whether the last planned step was far off.
     is_off: bool,
     stats: CacheStats,
 }
 
-/// How a request goes on from a step.
+/// How a request advances from a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Way<'a> {
-    /// A jump along a weighted sum of velocities, that of this step among them.
+    /// A jump along a weighted sum of velocities, including that of this step.
     Jump(&'a Jump),
-    /// As the last jump did.
+    /// Along the direction of the last jump.
     Onward,
-    /// Along the velocity of this step, as Euler's method does.
+    /// Along the velocity of this step, as in Euler's method.
     Step,
 }
 
 impl Course {
-    /// Before the first step of a request with so many branches.
+    /// The state before the first step of a request with `branches` branches.
     pub fn new(plan: RunPlan, segments: &[Segment], branches: usize) -> Self {
         let branches = |&segment| (0..branches).map(move |branch| RunStats::new(segment, branch, 0));
         let stats = segments.iter().flat_map(branches).collect();
@@ -45,24 +45,24 @@ impl Course {
         self.is_off || self.is_planned()
     }
 
-    /// Whether the next step is one that the plan computes: its velocity is to be kept for the jumps to come.
+    /// Whether the plan computes the next step, so that its velocity must be kept for later jumps.
     pub fn is_planned(&self) -> bool {
         self.plan.jump(self.step).is_some()
     }
 
-    /// Whether the next step is to be told how much the velocity has changed.
+    /// Whether the next step needs the measured change of the velocity.
     pub fn is_guarded(&self) -> bool {
         self.plan.change(self.step).is_some()
     }
 
-    /// How many of the steps that come next are computed though the plan skips them.
+    /// Number of the next steps that are computed although the plan skips them.
     pub fn also_computed(&self) -> usize {
         let skipped = (self.step..self.plan.mask().len()).take_while(|&step| self.plan.jump(step).is_none());
         if self.is_off { skipped.count() } else { 0 }
     }
 
-    /// Takes the next step. `change` is `mean |previous - current| / mean |previous|` of the velocities of this and the last step
-    /// of the plan, where [`Course::is_guarded`].
+    /// Takes the next step. `change` is `mean |previous - current| / mean |previous|` of the velocities of this and the
+    /// last planned step, if [`Course::is_guarded`].
     pub fn advance(&mut self, change: Option<f32>) -> (StepRecord, Way<'_>) {
         let (step, was_off) = (self.step, self.is_off);
         let jump = self.plan.jump(step);
@@ -86,7 +86,7 @@ impl Course {
         (record, way)
     }
 
-    /// What was computed and skipped so far.
+    /// Statistics of the computed and skipped steps so far.
     pub fn stats(&self) -> &CacheStats {
         &self.stats
     }
@@ -100,7 +100,7 @@ mod tests {
     const SEGMENTS: [Segment; 2] =
         [Segment { name: "transformer_blocks", num_blocks: 5 }, Segment { name: "single", num_blocks: 20 }];
 
-    /// Computes steps 0, 3 and 6 of 9; changes from step to step were about 0.1.
+    /// A plan that computes steps 0, 3 and 6 of 9, measured with changes of about 0.1 between them.
     fn course(changes: usize) -> Course {
         let plan = FittedPlan {
             computed: vec![0, 3, 6],
@@ -111,7 +111,7 @@ mod tests {
         Course::new(RunPlan::new(&plan, 9, 9), &SEGMENTS, 2)
     }
 
-    /// What is done in each step, a letter each: Jump, Onward or Step.
+    /// One letter per step: Jump, onward (`o`) or Step.
     fn run(course: &mut Course, change: impl Fn(usize) -> f32) -> String {
         let mut ways = String::new();
         for step in 0..9 {

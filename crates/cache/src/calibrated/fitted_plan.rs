@@ -1,39 +1,39 @@
-//! Some steps of a run that stand for all of them, as it is written to a file.
+//! A fitted plan, a few steps that replace a full run, in its file format.
 
 use serde::{Deserialize, Serialize};
 
 use super::guard::Change;
 use super::jump::{Jump, MEMORY};
 
-/// Some steps of a run, and how it goes on from each.
+/// The computed steps of a run, and the jump from each to the next.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub struct FittedPlan {
     /// The steps that are computed.
     pub computed: Vec<usize>,
-    /// One a computed step.
+    /// One jump per computed step.
     pub jumps: Vec<Jump>,
-    /// How much the velocity changes from each computed step to the next; none where nobody has looked.
+    /// Change of the velocity from each computed step to the next; empty if it was not measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
-    /// How like the pictures are to those of all steps, in dB of the peak signal-to-noise ratio.
+    /// PSNR of the pictures against those of all steps, in dB.
     pub psnr: Psnr,
 }
 
-/// Of several pictures, in dB.
+/// PSNR over several pictures, in dB.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub struct Psnr {
-    /// In the mean.
+    /// The mean.
     pub mean: f64,
-    /// Of nine pictures of ten, at least.
+    /// The tenth percentile: nine pictures of ten reach at least this.
     pub tenth: f64,
-    /// Of the worst.
+    /// The minimum.
     pub least: f64,
 }
 
 impl Psnr {
-    /// Of these, one at least.
+    /// Summarizes the values of at least one picture.
     pub fn of(mut pictures: Vec<f64>) -> Self {
         pictures.sort_by(f64::total_cmp);
         let count = pictures.len();
@@ -41,29 +41,29 @@ impl Psnr {
     }
 }
 
-/// What equal pictures are said to have, in dB.
+/// The PSNR assigned to equal pictures, in dB.
 pub const EQUAL: f64 = 100.0;
-/// The largest weight of a jump that is believed: fitted ones are a few units at most.
+/// Maximum plausible weight of a jump: fitted weights are a few units at most.
 const MOST: f64 = 100.0;
-/// The largest likeness that is believed, in dB: pictures of bytes that differ in one are below it.
+/// Maximum plausible PSNR in dB: pictures that differ in one byte are below it.
 const MOST_PSNR: f64 = 200.0;
 
 impl FittedPlan {
-    /// That skips none of so many steps.
+    /// The plan that skips none of `steps` steps.
     pub fn whole(steps: usize) -> Self {
         FittedPlan {
             computed: (0..steps).collect(),
             jumps: vec![Jump::euler(); steps],
-            // Nothing is skipped that a guard could have computed.
+            // There is no skipped step that a guard could have computed.
             changes: Vec::new(),
             psnr: Psnr { mean: EQUAL, tenth: EQUAL, least: EQUAL },
         }
     }
 
-    /// Checks what its types do not say, of a run of so many steps.
+    /// Checks what the types do not express, for a run of `steps` steps.
     ///
     /// # Errors
-    /// The first thing that is wrong, in words that go on from "the calibration".
+    /// The first problem, as words that continue "the calibration".
     pub(super) fn check(&self, steps: usize) -> Result<(), String> {
         let FittedPlan { computed, jumps, changes, psnr } = self;
         let rises = computed.windows(2).all(|pair| pair[0] < pair[1]);

@@ -1,27 +1,28 @@
-//! What tells a run that goes another way than those that were measured.
+//! The guard: detects a run that departs from the measured ones.
 
 use serde::{Deserialize, Serialize};
 
-/// How much the velocity of a computed step had changed since the computed step before, in the runs that were measured:
-/// the logarithm of `mean |previous - current| / mean |previous|`, which several runs have spread about evenly.
+/// Measured change of the velocity between a computed step and the one before: the logarithm of `mean |previous -
+/// current| / mean |previous|`, which spreads about evenly over runs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub struct Change {
-    /// In the mean.
+    /// The mean over runs.
     pub mean: f64,
-    /// How far runs are from it: their standard deviation, of few runs rather that which is usual.
+    /// The standard deviation over runs, drawn towards the usual one if there are few runs.
     pub spread: f64,
 }
 
-/// How many spreads above the mean a change may be: of held-out pictures of the built-in model less than one step in a hundred
-/// is above.
+/// Maximum change, in spreads above the mean. On held-out pictures of the built-in model less than one step in a
+/// hundred exceeds it.
 const SPREADS: f64 = 3.0;
-/// A few runs may be alike by chance: so many more are taken to have had the spread below, about what the built-in model's have.
+/// A few runs may be alike by chance, so this many further runs with the usual spread are assumed. The spread is about
+/// that of the built-in model.
 const USUAL_RUNS: f64 = 8.0;
 const USUAL_SPREAD: f64 = 0.3;
 
 impl Change {
-    /// Of several runs, each above 0; what is not is left out.
+    /// Summarizes the changes of several runs, ignoring those that are not above 0.
     pub fn of(changes: &[f64]) -> Self {
         let logarithms: Vec<_> = changes.iter().map(|change| change.ln()).filter(|change| change.is_finite()).collect();
         let count = logarithms.len() as f64;
@@ -31,7 +32,7 @@ impl Change {
         Change { mean, spread: ((squares + usual) / (count + USUAL_RUNS)).sqrt() }
     }
 
-    /// Whether a run that changes so much is another kind of run than those that were measured. What is not a number is.
+    /// Whether a run with this change differs from the measured ones. NaN does.
     pub fn is_far(&self, change: f64) -> bool {
         change.is_nan() || change.ln() > self.mean + SPREADS * self.spread
     }

@@ -1,35 +1,36 @@
-//! From one computed step to the next: which direction the latents take.
+//! A jump from one computed step to the next: the direction of the latents.
 
 use serde::{Deserialize, Serialize};
 
 use super::least_squares::LeastSquares;
 
-/// Velocities that a jump is made of, at most: that of its own step and of the computed ones before it.
+/// Maximum number of velocities in a jump: that of its own step and of the computed steps before it.
 pub const MEMORY: usize = 3;
 
-/// The velocity that stands for those of a computed step and of the steps that are skipped behind it: a weighted sum.
+/// One velocity, a weighted sum, that replaces those of a computed step and of the skipped steps after it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub struct Jump {
-    /// Of the velocities of the last computed steps, its own first.
+    /// Weights of the velocities of the last computed steps, its own first.
     pub velocities: Vec<f64>,
-    /// Of the latents that it starts from.
+    /// Weight of the latents at its start.
     pub latents: f64,
 }
 
 impl Jump {
-    /// Euler's: along the velocity of the step itself.
+    /// Euler's step: along the velocity of the step itself.
     pub fn euler() -> Self {
         Jump { velocities: vec![1.0], latents: 0.0 }
     }
 
-    /// How many velocities a jump behind so many computed steps has.
+    /// Number of velocities of a jump that has `computed` computed steps before its own.
     pub fn velocities_behind(computed: usize) -> usize {
         MEMORY.min(computed + 1)
     }
 }
 
-/// The sums over runs that a jump follows from: those of its velocities, its latents, and the way that it is to go.
+/// Sums over runs from which a jump is fitted: the scalar products of velocities, latents and the displacement to
+/// reproduce.
 #[derive(Clone, Debug)]
 pub struct JumpFit {
     terms: usize,
@@ -39,17 +40,17 @@ pub struct JumpFit {
 }
 
 impl JumpFit {
-    /// Of no run yet; a jump has so many velocities.
+    /// Starts without runs, for a jump of this many velocities.
     pub fn new(velocities: usize) -> Self {
         let terms = velocities + 1;
         JumpFit { terms, products: vec![0.0; terms * terms], targets: vec![0.0; terms], own: 0.0 }
     }
 
-    /// Adds a run by the scalar products of its vectors: `rows[i][j]` of the `i`th and the `j`th of the velocities, newest
-    /// first, the latents, and last the way to go in parts of the change of the noise level.
+    /// Adds a run by the scalar products `rows[i][j]` of its vectors `i` and `j`. The vectors are the velocities,
+    /// newest first, the latents, and last the displacement divided by the change of the noise level.
     ///
     /// # Panics
-    /// If there are more or fewer.
+    /// If the number of rows or columns differs.
     pub fn add(&mut self, rows: &[Vec<f64>]) {
         let n = self.terms;
         assert!(rows.len() == n + 1 && rows.iter().all(|row| row.len() == n + 1), "a row a vector. This is a bug.");
@@ -60,7 +61,7 @@ impl JumpFit {
         self.own += rows[n][n];
     }
 
-    /// The jump that misses the ways by the least square.
+    /// Returns the jump with the least squared error over the runs.
     pub fn jump(&self) -> Jump {
         let found = LeastSquares::new(self.terms, |i, j| self.products[i * self.terms + j], &self.targets, self.own);
         let mut velocities = found.weights;

@@ -1,22 +1,22 @@
-//! The best weighted sum of known vectors for another one, and how far off it is: ridge least squares.
+//! Ridge least squares: the best weighted sum of known vectors for a target, and its error.
 //!
-//! All that it depends on are scalar products.
+//! It takes scalar products only.
 
-/// What is added to the diagonal, in parts of its mean: velocities of neighbouring steps are nearly the same.
+/// Ridge added to the diagonal, relative to its mean: velocities of neighbouring steps are nearly parallel.
 const RIDGE: f64 = 1e-6;
 
-/// A vector as a weighted sum of others.
+/// The solution of a least-squares problem.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LeastSquares {
-    /// One a vector, in their order.
+    /// One weight per vector, in their order.
     pub(super) weights: Vec<f64>,
-    /// The square of what the sum is off.
+    /// The squared error of the sum.
     pub(super) error: f64,
 }
 
 impl LeastSquares {
-    /// The weights `w = (G + ridge I)^-1 t` of `n` vectors whose products among each other are `product`, symmetric, and
-    /// with what they are to add up to `target`, whose own square is `own`.
+    /// Computes the weights `w = (G + ridge I)^-1 t` of `n` vectors. Their symmetric products with each other are
+    /// `product`, those with the target are `target`, and the square of the target is `own`.
     pub(super) fn new(n: usize, product: impl Fn(usize, usize) -> f64, target: &[f64], own: f64) -> Self {
         let trace: f64 = (0..n).map(|i| product(i, i)).sum();
         let ridge = RIDGE * trace / n as f64;
@@ -24,13 +24,13 @@ impl LeastSquares {
         let fitted: f64 = weights.iter().zip(target).map(|(w, t)| w * t).sum();
         let squared = |i: usize| (0..n).map(|j| weights[i] * weights[j] * product(i, j)).sum::<f64>();
         let error = own - 2.0 * fitted + (0..n).map(squared).sum::<f64>();
-        // What rounding takes below nothing is nothing.
+        // Rounding may make the error negative.
         LeastSquares { weights, error: error.max(0.0) }
     }
 }
 
-/// Solves a symmetric positive definite system by Cholesky's decomposition. Where a pivot is not positive, which a ridge
-/// leaves to matrices that are none, its unknown is left out.
+/// Solves a symmetric positive definite system by Cholesky decomposition. The unknown of a non-positive pivot is set to
+/// 0; despite the ridge, a matrix that is not positive definite has such pivots.
 pub fn solve_symmetric(n: usize, entry: impl Fn(usize, usize) -> f64, target: &[f64]) -> Vec<f64> {
     let mut lower = vec![0.0; n * n];
     let mut forward = vec![0.0; n];
@@ -64,7 +64,7 @@ fn over(value: f64, pivot: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// The last of the vectors by the others.
+    /// Fits the last vector by the others.
     fn fit(vectors: &[[f64; 2]]) -> LeastSquares {
         let product = |i: usize, j: usize| vectors[i][0] * vectors[j][0] + vectors[i][1] * vectors[j][1];
         let last = vectors.len() - 1;

@@ -1,16 +1,17 @@
-//! Plans made from measurements: a few steps of a run that stand for all of them.
+//! Plans from measurements: a few computed steps that replace a full run.
 //!
-//! Of the steps of a run only some are computed. From each the latents go straight to the next, along a weighted sum of the
-//! velocities of the last computed steps and of the latents themselves ([`Jump`]): a multistep solver whose weights are
-//! measured. Which steps are computed is a shortest path ([`Planner`]) by how alike the latents of whole runs are at any two
-//! noise levels ([`Gram`]). The weights are then fitted jump by jump on runs that skip those steps ([`JumpFit`]), so that each makes up
-//! for what the ones before have missed.
+//! A plan computes only some steps of a run. From each the latents go straight to the next, along a weighted sum of the
+//! velocities of the last computed steps and of the latents themselves ([`Jump`]): a multistep solver with measured
+//! weights. The computed steps are a shortest path ([`Planner`]), with lengths from the scalar products of whole runs'
+//! latents at any two noise levels ([`Gram`]). The weights are then fitted jump by jump on runs that skip those steps
+//! ([`JumpFit`]), so that each corrects the errors of the jumps before it.
 //!
-//! Runs that were measured tell too how much the velocity changes from one computed step to the next ([`Change`]). Where a
-//! request's changes far more, it goes another way than they did, and computes the steps that it would have skipped ([`Course`]).
+//! The measured runs also give the change of the velocity from one computed step to the next ([`Change`]). If the
+//! velocity of a request changes far more, the request departs from the measured runs, and computes the steps that it
+//! would have skipped ([`Course`]).
 //!
-//! That weights are fitted is the idea of L2P (<https://arxiv.org/abs/2604.26365>), there of residuals; that a solver is, on its
-//! own trajectories, that of S4S (<https://arxiv.org/abs/2502.17423>).
+//! Fitted weights are the idea of L2P (<https://arxiv.org/abs/2604.26365>), there for residuals; a solver fitted on its
+//! own trajectories is that of S4S (<https://arxiv.org/abs/2502.17423>).
 
 mod calibration;
 mod course;

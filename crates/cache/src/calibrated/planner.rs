@@ -1,53 +1,55 @@
-//! Which steps to compute: a shortest path over the steps of a run.
+//! The planner: chooses the steps to compute by a shortest path over the steps of a run.
 //!
-//! A jump over skipped steps depends on the last computed steps, the *history*. So the nodes are histories, an edge goes to
-//! the next computed step, and its length is what the best jump there misses, by what was measured on runs that skip nothing. The
-//! path that is shortest for each number of computed steps is found by dynamic programming: the idea of DPCache,
+//! A jump over skipped steps depends on the last computed steps, the *history*. So the nodes are histories, and an edge
+//! leads to the next computed step. Its length is the squared error of the best jump, measured on runs that skip
+//! nothing. Dynamic programming finds the shortest path for each number of computed steps, as in DPCache:
+//! <https://arxiv.org/abs/2602.22654>.
 //! <https://arxiv.org/abs/2602.22654>.
 
 use super::gram::Gram;
 use super::jump::{Jump, MEMORY};
 use super::least_squares::LeastSquares;
 
-/// Most steps between two computed ones.
+/// Maximum number of skipped steps between two computed ones.
 const MAX_SKIPPED: usize = 11;
-/// Most steps of a run that plans are made for.
+/// Maximum number of steps of a run with a plan.
 pub const MAX_PLANNED_STEPS: usize = 200;
 
-/// The steps of a run that are computed, and what the jumps between them miss.
+/// The computed steps of a run, and the error of the jumps between them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Path {
-    /// From 0, rising.
+    /// The computed steps, ascending from 0.
     pub computed: Vec<usize>,
-    /// The sum of the squares that the jumps miss, each on its own.
+    /// Sum of the squared errors of the jumps, each measured separately.
     pub error: f64,
 }
 
-/// The paths of a run.
+/// Finds the paths of a run.
 #[derive(Clone, Debug)]
 pub struct Planner {
     steps: usize,
     gram: Gram,
-    /// The noise levels, from the first step's to the last's end.
+    /// The noise levels, from the start of the first step to the end of the last.
     sigmas: Vec<f64>,
-    /// What the best jump after each history misses that ends one step further, two, and so on, by [`Planner::entry`].
+    /// Error of the best jump after each history, by the step that it ends at, indexed by [`Planner::entry`]; NaN until
+    /// computed.
     missed: Vec<f64>,
 }
 
-/// The last computed steps, the newest first.
+/// The last computed steps, newest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct History {
     steps: [usize; MEMORY],
     len: usize,
 }
 
-/// Stands for no step in a [`History::place`].
+/// Marks a missing step in a [`History::place`].
 const NONE: usize = MAX_SKIPPED + 1;
-/// Places of histories that end at the same step.
+/// Number of places of histories that end at the same step.
 const PLACES: usize = (MAX_SKIPPED + 2) * (MAX_SKIPPED + 2);
 
 impl History {
-    /// Of a run whose first step is computed.
+    /// The history after the first step, which is always computed.
     const START: History = History { steps: [0; MEMORY], len: 1 };
 
     fn newest(&self) -> usize {
@@ -63,18 +65,18 @@ impl History {
         History { steps: [step, a, b], len: MEMORY.min(self.len + 1) }
     }
 
-    /// Its place among those that end at the same step: by the steps that are skipped between its own.
+    /// Index among the histories that end at the same step, from the gaps between its steps.
     fn place(&self) -> usize {
         let skipped = |i: usize| if i + 1 < self.len { self.steps[i] - self.steps[i + 1] - 1 } else { NONE };
         skipped(0) * (MAX_SKIPPED + 2) + skipped(1)
     }
 
-    /// Its place among all.
+    /// Index among all histories.
     fn index(&self) -> usize {
         self.newest() * PLACES + self.place()
     }
 
-    /// The one with this index.
+    /// The history with this index.
     fn at(index: usize) -> History {
         let (newest, place) = (index / PLACES, index % PLACES);
         let (first, second) = (place / (MAX_SKIPPED + 2), place % (MAX_SKIPPED + 2));
@@ -86,11 +88,11 @@ impl History {
     }
 }
 
-/// The shortest ways to all histories of so many computed steps, by [`History::index`].
+/// Shortest paths to all histories with a given number of computed steps, by [`History::index`].
 struct Layer {
-    /// Infinite where no way leads.
+    /// Infinite if unreachable.
     errors: Vec<f64>,
-    /// The place of the history before: all that is kept of a layer once the next is there.
+    /// The place of the preceding history: all that is kept of a layer once the next is done.
     from: Vec<u8>,
 }
 
@@ -106,14 +108,14 @@ impl Layer {
 }
 
 impl Planner {
-    /// Of runs over `sigmas`, the noise levels from the first step's to the last's end: one more than there are steps, which
-    /// are 2 to [`MAX_PLANNED_STEPS`], and as many as `gram` has.
+    /// Creates a planner for runs over `sigmas`, the noise levels from the start of the first step to the end of the
+    /// last. There is one more level than steps, which are 2 to [`MAX_PLANNED_STEPS`], and `gram` has as many levels.
     pub fn new(gram: Gram, sigmas: &[f64]) -> Self {
         let steps = sigmas.len() - 1;
         Planner { steps, gram, sigmas: sigmas.to_vec(), missed: vec![f64::NAN; steps * PLACES * (MAX_SKIPPED + 1)] }
     }
 
-    /// The best path for each number of computed steps, from the fewest that there is one with to all of them.
+    /// Returns the best path for each number of computed steps, from the smallest that has one to all steps.
     pub fn paths(mut self) -> Vec<Path> {
         let mut layer = Layer::unreached(self.steps);
         layer.errors[History::START.index()] = 0.0;
@@ -129,7 +131,7 @@ impl Planner {
         paths
     }
 
-    /// What the jumps of a path miss.
+    /// Error of the jumps of a path.
     pub fn error(&mut self, computed: &[usize]) -> f64 {
         let (mut history, mut error) = (History::START, 0.0);
         for step in computed[1..].iter().copied().chain([self.steps]) {
@@ -139,7 +141,7 @@ impl Planner {
         error
     }
 
-    /// One more step computed.
+    /// Extends a layer by one computed step.
     fn next_layer(&mut self, layer: &Layer) -> Layer {
         let mut next = Layer::unreached(self.steps);
         for (history, so_far) in layer.reached() {
@@ -154,7 +156,7 @@ impl Planner {
         next
     }
 
-    /// The best way of `layer` to the end of the run; `ways` lead to it from layer to layer.
+    /// The best path through `layer` to the end of the run; `ways` links the layers backwards.
     fn best(&mut self, layer: &Layer, ways: &[Vec<u8>]) -> Option<Path> {
         let ends = layer.reached().filter(|(history, _)| self.steps - 1 - history.newest() <= MAX_SKIPPED);
         let ends: Vec<_> = ends.collect();
@@ -170,12 +172,12 @@ impl Planner {
         Some(Path { computed, error })
     }
 
-    /// Where the jump after `history` to `end` stands.
+    /// Index of the jump after `history` to `end`.
     fn entry(history: &History, end: usize) -> usize {
         history.index() * (MAX_SKIPPED + 1) + end - history.newest() - 1
     }
 
-    /// What the best jump after `history` to the level of step `end` misses.
+    /// Error of the best jump after `history` to the level of step `end`.
     fn jump(&mut self, history: &History, end: usize) -> f64 {
         let entry = Planner::entry(history, end);
         if self.missed[entry].is_nan() {
@@ -188,10 +190,10 @@ impl Planner {
         WayProducts::new(&self.gram, &self.sigmas, history.as_slice(), end).best()
     }
 
-    /// The jumps of a path, each the best of its own: they know nothing of what those before have missed.
+    /// The jumps of a path, each fitted separately: none corrects the errors of those before it.
     pub fn jumps(&self, computed: &[usize]) -> Vec<Jump> {
         let best = |(history, end): (History, usize)| {
-            // A jump is in parts of the change of the noise level.
+            // The weights of a jump are relative to the change of the noise level.
             let dsigma = self.sigmas[end] - self.sigmas[history.newest()];
             let mut velocities = self.best_jump(&history, end).weights;
             velocities.iter_mut().for_each(|weight| *weight /= dsigma);
@@ -202,7 +204,7 @@ impl Planner {
     }
 }
 
-/// The histories of a path's jumps, and where each ends.
+/// The history and the end of each jump of a path.
 fn ways(computed: &[usize], steps: usize) -> impl Iterator<Item = (History, usize)> {
     let ends = computed.iter().skip(1).copied().chain([steps]);
     ends.scan(None, |last: &mut Option<(History, usize)>, end| {
@@ -212,7 +214,7 @@ fn ways(computed: &[usize], steps: usize) -> impl Iterator<Item = (History, usiz
     })
 }
 
-/// What each jump of a path misses of its way in one run, in squares.
+/// Squared error of each jump of a path in one run.
 pub(super) fn missed(gram: &Gram, sigmas: &[f64], computed: &[usize], jumps: &[Jump]) -> Vec<f64> {
     let of_jump = |((history, end), jump): ((History, usize), &Jump)| {
         let dsigma = sigmas[end] - sigmas[history.newest()];
@@ -222,8 +224,8 @@ pub(super) fn missed(gram: &Gram, sigmas: &[f64], computed: &[usize], jumps: &[J
     ways(computed, sigmas.len() - 1).zip(jumps).map(of_jump).collect()
 }
 
-/// The scalar products that a jump follows from: of its velocities, the newest first, and the latents that it starts from, with
-/// each other and with the way that it is to go.
+/// The scalar products that determine a jump: of its velocities, newest first, and its initial latents, with each other
+/// and with the displacement to reproduce.
 struct WayProducts {
     terms: usize,
     products: Vec<f64>,
@@ -232,10 +234,10 @@ struct WayProducts {
 }
 
 impl WayProducts {
-    /// Of a jump after the computed steps `known`, the newest first, to the level of step `end`.
+    /// Computes the products for a jump after the computed steps `known`, newest first, to the level of step `end`.
     fn new(gram: &Gram, sigmas: &[f64], known: &[usize], end: usize) -> Self {
         let (n, newest) = (known.len(), known[0]);
-        // A velocity is an Euler step's way, by the change of the noise level.
+        // A velocity is the displacement of an Euler step divided by the change of the noise level.
         let way = |i: usize| (known[i], known[i] + 1);
         let dsigma = |i: usize| sigmas[known[i] + 1] - sigmas[known[i]];
         let product = |i: usize, j: usize| match (i < n, j < n) {
@@ -262,7 +264,7 @@ impl WayProducts {
         LeastSquares::new(self.terms, |i, j| self.product(i, j), &self.target, self.own)
     }
 
-    /// What the sum with these weights misses, in squares.
+    /// Squared error of the sum with these weights.
     fn missed(&self, weights: &[f64]) -> f64 {
         let fitted: f64 = weights.iter().zip(&self.target).map(|(weight, target)| weight * target).sum();
         let row = |i: usize| (0..weights.len()).map(|j| weights[i] * weights[j] * self.product(i, j)).sum::<f64>();
@@ -276,7 +278,7 @@ mod tests {
 
     use super::*;
 
-    /// Of latents that wander: each step adds some of `turns` to the way of the step before.
+    /// A planner over wandering latents: each step changes the displacement of the step before by its entry of `turns`.
     fn planner(turns: &[[f64; 3]]) -> Planner {
         let (mut way, mut latents) = ([0.3, 0.2, 0.1], vec![[1.0, -1.0, 0.5]]);
         for turn in turns {
@@ -298,7 +300,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
-        /// No choice of steps whatever is better than the path of as many.
+        /// No set of steps is better than the path with the same number of steps.
         #[test]
         fn paths_are_the_best_of_all(turns in any_turns(3..=14)) {
             let steps = turns.len();
@@ -337,7 +339,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
 
-        /// A path for each number of computed steps down to the fewest, from the first step on.
+        /// There is a path for each number of computed steps down to the minimum, each starting with the first step.
         #[test]
         fn there_is_a_path_of_every_length(turns in any_turns(2..=40)) {
             let steps = turns.len();

@@ -1,27 +1,27 @@
-//! A plan as one request follows it.
+//! A plan for one request.
 
 use super::fitted_plan::FittedPlan;
 use super::guard::Change;
 use super::jump::Jump;
 use crate::StepMask;
 
-/// Which steps of a request are computed, how it goes on from each, and the noise levels of all its steps.
+/// The computed steps of a request, the jump from each, and the noise levels of all steps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunPlan {
     mask: StepMask,
-    /// One a computed step.
+    /// One jump per computed step.
     jumps: Vec<Jump>,
-    /// One a computed step but the first, or none.
+    /// One change per computed step except the first, or none at all.
     changes: Vec<Change>,
-    /// For each step, how many are computed before it.
+    /// For each step, the number of computed steps before it.
     before: Vec<usize>,
-    /// For each level, the calibrated step whose level it is, in parts where it lies between two.
+    /// For each level, its position among the calibrated steps, fractional between two of them.
     levels: Vec<f64>,
 }
 
 impl RunPlan {
-    /// Of a run of `steps` steps that computes as many as `plan`, each at the level of one of its steps, of which `calibrated`
-    /// are in all.
+    /// Adapts `plan`, calibrated at `calibrated` steps, to a run of `steps` steps. The run computes as many steps as
+    /// the plan, each at the noise level of the plan's step.
     pub(super) fn new(plan: &FittedPlan, calibrated: usize, steps: usize) -> Self {
         let FittedPlan { computed, jumps, changes, .. } = plan;
         let at = spread(computed, calibrated, steps);
@@ -37,27 +37,27 @@ impl RunPlan {
         RunPlan { before: before.collect(), mask, jumps: jumps.clone(), changes: changes.clone(), levels }
     }
 
-    /// The steps that are computed.
+    /// The mask of computed steps.
     pub fn mask(&self) -> &StepMask {
         &self.mask
     }
 
-    /// How it goes on from a step that is computed; `None` where it goes on as before.
+    /// The jump from a computed step; `None` for a skipped step, which continues the last jump.
     pub fn jump(&self, step: usize) -> Option<&Jump> {
         self.mask.computes(step).then(|| &self.jumps[self.before[step]])
     }
 
-    /// How much the velocity of a step that is computed had changed in the runs that were measured; `None` where nobody has
-    /// looked, or no velocity is before it.
+    /// The measured change of the velocity at a computed step; `None` if it was not measured, or there is no velocity
+    /// before it.
     pub fn change(&self, step: usize) -> Option<&Change> {
         let computed = if self.mask.computes(step) { self.before[step] } else { 0 };
         self.changes.get(computed.checked_sub(1)?)
     }
 
-    /// The noise levels of all steps, of which those of the calibrated number of steps are `calibrated`.
+    /// The noise levels of all steps, from the levels `calibrated` of the calibrated number of steps.
     ///
     /// # Panics
-    /// If those are fewer.
+    /// If `calibrated` has too few levels.
     pub fn sigmas(&self, calibrated: &[f32]) -> Vec<f32> {
         let level = |&at: &f64| {
             let (below, part) = (at.floor() as usize, (at - at.floor()) as f32);
@@ -70,12 +70,12 @@ impl RunPlan {
     }
 }
 
-/// The steps that a run of `steps` steps computes for those of `calibrated` steps: spread over it as they are over those.
+/// The computed steps of a run of `steps` steps, spread over it as `computed` is over `calibrated` steps.
 fn spread(computed: &[usize], calibrated: usize, steps: usize) -> Vec<usize> {
     let mut at: Vec<usize> = Vec::with_capacity(computed.len());
     for (i, &step) in computed.iter().enumerate() {
         let first = at.last().map_or(0, |last| last + 1);
-        // As many are left as are to be computed.
+        // Leaves room for the computed steps still to come.
         at.push((step * steps).div_ceil(calibrated).clamp(first, steps + i - computed.len()));
     }
     at
@@ -85,8 +85,8 @@ fn mask(computed: &[usize], steps: usize) -> StepMask {
     StepMask::from_steps((0..steps).map(|step| computed.contains(&step)))
 }
 
-/// The steps that a run of `steps` steps computes which follows `plan`, made of runs of `calibrated` steps; `None` where the plan
-/// computes more than there are.
+/// The mask of a run of `steps` steps that follows `plan`, calibrated at `calibrated` steps; `None` if the plan
+/// computes more steps than the run has.
 pub(super) fn mask_of(plan: &FittedPlan, calibrated: usize, steps: usize) -> Option<StepMask> {
     let computed = &plan.computed;
     (computed.len() <= steps).then(|| mask(&spread(computed, calibrated, steps), steps))
