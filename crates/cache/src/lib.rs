@@ -11,12 +11,13 @@
 //!
 //! # A cached step
 //!
-//! The first blocks run. Their residual is compared with that of the last *computed* step: `mean |previous - current| /
-//! mean |previous|`, the step's *diff*. Below `residual_diff_threshold` the step is *reused*: a forecast of the middle
-//! blocks' residual is added in their place, nothing is stored, and the next diff is taken against the same computed
-//! step. Otherwise the step is *computed*: the middle blocks run, and both residuals are stored. The last blocks run
-//! either way. Some rules decide a step without a diff: a warmup, a mask of steps (SCM), limits on how many steps are
-//! reused in all or in a row. In the guide's defaults, with steps that change little until the eleventh:
+//! The first blocks run. Their residual is compared with that of the last *computed* step:
+//! `mean |previous - current| / mean |previous|`, the step's *diff*. Below `residual_diff_threshold` the step is
+//! *reused*: a forecast of the middle blocks' residual is added in their place, nothing is stored, and the next diff is
+//! taken against the same computed step. Otherwise the step is *computed*: the middle blocks run, and both residuals
+//! are stored. The last blocks run either way. Some rules decide a step without a diff: a warmup, a mask of steps
+//! (SCM), limits on how many steps are reused in all or in a row. In the guide's defaults, with steps that change
+//! little until the eleventh:
 //!
 //! ```text
 //!    step      0  1  2  3  4  5  6  7  8  9 10 11 12 13

@@ -7,8 +7,9 @@ use crate::CacheConfig;
 /// Presets of the cache, from no reuse to the fastest.
 ///
 /// All but [`Lossless`](Quality::Lossless) warm up for three steps, forecast by TaylorSeer, and compute the last step.
-/// The two CFG branches decide together, because otherwise their errors do not cancel in `uncond + scale (cond -
-/// uncond)`. The presets differ in the threshold, in TaylorSeer's order and in how many steps in a row may be reused.
+/// The two CFG branches decide together, because otherwise their errors do not cancel in
+/// `uncond + scale (cond - uncond)`. The presets differ in the threshold, in TaylorSeer's order and in how many steps
+/// in a row may be reused.
 ///
 /// The settings are the best of a hundred tried on the built-in model, by the distance of the pictures from the
 /// uncached ones. `BENCHMARKS.md` has the gain and cost of each, beside what the same time buys with fewer steps.

@@ -6,8 +6,8 @@
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/schedulers/scheduling_dpmsolver_multistep.py#L893>
 //! <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/schedulers/scheduling_unipc_multistep.py#L811>
 //!
-//! With `alpha = 1 - sigma`, `lambda = ln(alpha / sigma)` and `h` the step in lambda, `alpha_t (1 - e^-h)` is `1 -
-//! sigma_t / sigma_s`: the weight that the latents lose and the predicted clean latents gain.
+//! With `alpha = 1 - sigma`, `lambda = ln(alpha / sigma)` and `h` the step in lambda, `alpha_t (1 - e^-h)` is
+//! `1 - sigma_t / sigma_s`: the weight that the latents lose and the predicted clean latents gain.
 
 use crate::Sigmas;
 
@@ -115,8 +115,8 @@ mod tests {
     use super::*;
     use crate::{FlowMatchConfig, Sampler};
 
-    /// Parameters of a normal distribution of the data. Its velocity and the trajectory of a sample are known: `x = (1
-    /// - sigma) mean + spread z`.
+    /// Parameters of a normal distribution of the data. Its velocity and the trajectory of a sample are known:
+    /// `x = (1 - sigma) mean + spread z`.
     const MEAN: f64 = 0.7;
     const DEVIATION: f64 = 0.35;
 

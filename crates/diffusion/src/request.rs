@@ -23,8 +23,8 @@ const MAX_SEED: u64 = i64::MAX as u64;
 pub struct RequestDraft {
     /// What the picture should show.
     pub prompt: String,
-    /// What the picture should not show; the model's default if absent. Two-pass guidance needs a negative prompt (`"
-    /// "` counts).
+    /// What the picture should not show; the model's default if absent. Two-pass guidance needs a negative prompt
+    /// (`" "` counts).
     pub negative_prompt: Option<String>,
     /// The pictures to edit.
     pub input_images: Arc<[InputImage]>,

@@ -111,8 +111,8 @@ impl Sigmas {
         self.0.len() - 1
     }
 
-    /// The noise level at the start of a step, in 0..=1. Qwen-Image's DiT takes this value itself (diffusers' `timestep
-    /// / 1000`).
+    /// The noise level at the start of a step, in 0..=1. Qwen-Image's DiT takes this value itself (diffusers'
+    /// `timestep / 1000`).
     pub fn sigma(&self, step_index: usize) -> f32 {
         self.0[step_index]
     }

@@ -91,8 +91,8 @@ fn best(points: &[(f64, f64)]) -> Vec<f64> {
     best
 }
 
-/// The smallest load at which a unit of load takes at most `enough` seconds. Between two points the line `fixed + slope
-/// * load` reaches that rate at `fixed / (enough - slope)`.
+/// The smallest load at which a unit of load takes at most `enough` seconds. Between two points the line
+/// `fixed + slope * load` reaches that rate at `fixed / (enough - slope)`.
 fn budget(points: &[(f64, f64)], enough: f64) -> f64 {
     let reached = |pair: &[(f64, f64)]| {
         let ((from, from_seconds), (to, to_seconds)) = (pair[0], pair[1]);

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Measured change of the velocity between a computed step and the one before: the logarithm of `mean |previous -
-/// current| / mean |previous|`, which spreads about evenly over runs.
+/// Measured change of the velocity between a computed step and the one before: the logarithm of
+/// `mean |previous - current| / mean |previous|`, which spreads about evenly over runs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub struct Change {

@@ -1,8 +1,9 @@
 //! Plans from whole runs of requests that were to be served anyway.
 //!
-//! Nothing is run for it: which steps to compute, the jumps between them and what they miss follow from how alike the latents
-//! of whole runs are ([`Gram`]). What a miss of the latents is in the picture is measured on each run's own picture. `latentd
-//! cache calibrate` runs the plans as well and so finds better jumps, and knows what they miss instead of foreseeing it.
+//! Nothing is run for it: which steps to compute, the jumps between them and what they miss follow from how alike the
+//! latents of whole runs are ([`Gram`]). What a miss of the latents is in the picture is measured on each run's own
+//! picture. `latentd cache calibrate` runs the plans as well and so finds better jumps, and knows what they miss
+//! instead of foreseeing it.
 
 use super::fitted_plan::{FittedPlan, Psnr};
 use super::gram::Gram;
