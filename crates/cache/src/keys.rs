@@ -6,7 +6,7 @@ use crate::kinds::{Bins, ConditionalFirst, Count, Flag, Limit, Mask, Number, Num
 use crate::kinds::{given, nullable};
 use crate::{CacheType, MaskSource, Quality, RefreshPolicy, ScmPolicy, StepsPolicy};
 
-/// Every key, in the order of the documentation; `None` where it is not given, and `Some(None)` where it is `null`.
+/// Every key, in the order of the documentation. `None` if it is not given, `Some(None)` if it is `null`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Keys {

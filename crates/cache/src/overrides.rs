@@ -1,4 +1,4 @@
-//! The keys of a cache configuration as someone typed them, and what they mean.
+//! Keys of a cache configuration as given by the user, and their meaning.
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -9,8 +9,8 @@ use crate::names::names;
 use crate::object::Object;
 use crate::{CacheConfig, ConfigError, MaskSource, Quality, StepsPolicy};
 
-/// What was typed: some keys of a cache configuration with their values, from `--cache-config`, a
-/// file or a request's body. [`CacheConfig::overlaid`] says what it means.
+/// Some keys of a cache configuration with their values, from `--cache-config`, a file or a request's body.
+/// [`CacheConfig::overlaid`] interprets them.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(transparent)]
 pub struct CacheOverrides(Object);
@@ -21,16 +21,16 @@ impl CacheOverrides {
         names::<Keys>()
     }
 
-    /// Whether a cache that follows plans has all of these keys, and that of cache-dit's rules lacks one.
+    /// Whether there are keys, and all of them are settings of calibrated plans.
     pub fn are_of_plans(&self) -> bool {
         let of_plans = |key: &str| names::<CalibratedSettings>().contains(&key);
         self.0.keys().next().is_some() && self.0.keys().all(of_plans)
     }
 
-    /// The keys as those of a cache that follows plans.
+    /// Reads the keys as settings of calibrated plans.
     ///
     /// # Errors
-    /// A key that does not exist there, or a value of the wrong kind or outside its bound.
+    /// An unknown key, or a value of the wrong kind or outside its bound.
     pub fn calibrated(&self) -> Result<CalibratedSettings, ConfigError> {
         let settings: CalibratedSettings = self.0.read()?;
         self.aim(settings.budget, settings.psnr)?;
@@ -40,7 +40,7 @@ impl CacheOverrides {
         Ok(settings)
     }
 
-    /// What plans are to reach, if that is given.
+    /// The aim of plans, if given.
     fn aim(&self, budget: Option<f64>, psnr: Option<f64>) -> Result<Option<Aim>, ConfigError> {
         let (key, aim) = match (budget, psnr) {
             (None, None) => return Ok(None),
@@ -52,7 +52,7 @@ impl CacheOverrides {
         Ok(Some(aim))
     }
 
-    /// The policy of the steps outside the mask, which has two names.
+    /// The policy of the steps outside the mask. It has two key names.
     fn steps_policy(&self, keys: &Keys) -> Result<Option<StepsPolicy>, ConfigError> {
         match (keys.scm_steps_policy, keys.steps_computation_policy) {
             (Some(one), Some(other)) if one != other => {
@@ -64,7 +64,7 @@ impl CacheOverrides {
         }
     }
 
-    /// The mask that the keys name, of which one may be given, and which replaces any that was configured before.
+    /// The mask given by the keys, at most one. It replaces any configured mask; `Some(None)` clears it.
     fn mask(&self, keys: &Keys) -> Result<Option<Option<MaskSource>>, ConfigError> {
         let policy = keys.scm_steps_mask_policy.flatten().map(MaskSource::Policy);
         let steps = keys.steps_computation_mask.clone().flatten();
@@ -91,15 +91,15 @@ impl CacheOverrides {
 }
 
 impl CacheConfig {
-    /// This configuration with the given keys in place of its own. A `quality` among them replaces
-    /// all of it first, wherever it stands. A key of `null` clears what it can clear.
+    /// Returns this configuration with the given keys in place of its own. A `quality` among them first replaces
+    /// everything, whatever its position. A key of `null` clears its setting if it can be cleared.
     ///
     /// # Errors
-    /// The first key that does not exist, has a value of the wrong type or outside its bound.
+    /// The first key that is unknown, or whose value has the wrong type or is outside its bound.
     pub fn overlaid(&self, overrides: &CacheOverrides) -> Result<CacheConfig, ConfigError> {
         let keys: Keys = overrides.0.read()?;
         let mut config = self.clone();
-        // The rules of cache-dit and plans exclude each other: the key that is given says which.
+        // cache-dit's rules and plans exclude each other: the given keys decide between them.
         if !overrides.0.keys().all(|key| ["quality", "budget", "psnr"].contains(&key)) {
             config.planned = None;
         }
@@ -120,7 +120,8 @@ impl CacheConfig {
         Ok(config)
     }
 
-    /// What a preset means on a server with this configuration: where that follows plans, the likeness that the word promises.
+    /// The meaning of a preset on a server with this configuration. Under plans it is the PSNR that the preset
+    /// promises.
     pub fn preset(&self, quality: Quality) -> CacheConfig {
         match (self.planned, quality.psnr()) {
             (Some(_), Some(promise)) => CacheConfig { planned: Some(Aim::Psnr(promise)), ..CacheConfig::default() },
@@ -128,7 +129,7 @@ impl CacheConfig {
         }
     }
 
-    /// Sets what each key says alone.
+    /// Applies the keys that do not depend on each other.
     fn set(&mut self, keys: Keys) {
         set(&mut self.fn_compute_blocks, keys.fn_compute_blocks);
         set(&mut self.bn_compute_blocks, keys.bn_compute_blocks);

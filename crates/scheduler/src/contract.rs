@@ -1,4 +1,4 @@
-//! What every [`Queue`] keeps, as assertions: for the tests of each implementation.
+//! The contract of a [`Queue`] as assertions, for the tests of each implementation.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use diffusion::ImageRequest;
 
 use crate::{JobOptions, Load, Queue, Readiness, SubmitError, Ticket, Update};
 
-/// How long anything here may take.
+/// Timeout of every wait.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Holds `queue` to the contract, and drains it at the end. `request` makes a request of a few steps, in a queue that has
-/// no other jobs and room for some.
+/// Asserts that `queue` keeps the contract, and drains it at the end. `request` creates a request of a few steps. The
+/// queue must have no other jobs and room for some.
 ///
 /// # Panics
-/// The queue breaks the contract.
+/// If the queue breaks the contract.
 pub async fn holds(queue: &dyn Queue, request: impl Fn() -> ImageRequest) {
     within("the model is ready", is_ready(queue)).await;
     each_job_is_answered_once(queue, &request).await;

@@ -1,4 +1,4 @@
-//! The way in: starting a scheduler, submitting jobs, stopping.
+//! The handle of a scheduler: starts it, submits jobs and stops it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use crate::state::State;
 use crate::ticket::{Place, Ticket};
 use crate::worker;
 
-/// A cheap handle to the scheduler. The event loop, and with it every worker, ends once the
-/// last handle and the last ticket are gone.
+/// A cheap handle to the scheduler. The event loop, and every worker with it, ends once the last handle and the last
+/// ticket are dropped.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     events: mpsc::UnboundedSender<Event>,
@@ -32,12 +32,12 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Starts one worker thread a factory. A pipeline is made on the thread that will use it, so
-    /// it need not be `Send`; its factory loads and warms the model up, and is called again
-    /// should the pipeline panic or the device fail several times in a row.
+    /// Starts one worker thread per factory. A pipeline is created on the thread that uses it, so it need not be
+    /// `Send`. Its factory loads and warms up the model, and is called again if the pipeline panics or the device fails
+    /// several times in a row.
     ///
     /// # Panics
-    /// Outside a Tokio runtime, or when the system has no thread left.
+    /// If called outside a Tokio runtime, or if the system cannot create a thread.
     pub fn spawn<P, E, F>(options: impl Into<SpawnOptions>, factories: Vec<F>) -> Self
     where
         P: Pipeline + 'static,
@@ -66,23 +66,23 @@ impl Scheduler {
         Scheduler { events, readiness, load, next_id: Arc::default() }
     }
 
-    /// Whether jobs are taken, and the model's card once they are.
+    /// Whether jobs are accepted, with the model's card once they are.
     pub fn readiness(&self) -> watch::Receiver<Readiness> {
         self.readiness.clone()
     }
 
-    /// Returns once the event loop has ended although this handle is left: by a bug, or because its runtime stops.
-    /// Nothing is taken any more then, and [`Scheduler::readiness`] fails.
+    /// Returns once the event loop has ended while this handle exists: because of a bug, or because its runtime stops.
+    /// No jobs are accepted from then on, and [`Scheduler::readiness`] reports the failure.
     pub async fn ended(&self) {
         self.events.closed().await;
     }
 
-    /// How many jobs wait and run.
+    /// The number of queued and running jobs.
     pub fn load(&self) -> watch::Receiver<Load> {
         self.load.clone()
     }
 
-    /// Puts one job in line.
+    /// Queues one job.
     ///
     /// # Errors
     /// See [`SubmitError`].
@@ -91,8 +91,8 @@ impl Scheduler {
         Ok(tickets.pop().expect("one ticket a request. This is a bug."))
     }
 
-    /// Puts all of `requests` in line together, or none; one ticket a request, in their order. The spans of
-    /// their stages belong to the span that this is called in.
+    /// Queues all of `requests` together, or none, and returns one ticket per request in their order. The spans of
+    /// their stages are children of the caller's span.
     ///
     /// # Errors
     /// See [`SubmitError`].
@@ -101,8 +101,8 @@ impl Scheduler {
         requests: Vec<ImageRequest>,
         options: JobOptions,
     ) -> Result<Vec<Ticket>, SubmitError> {
-        // The tickets are made before the jobs are known to be taken: should this future be
-        // dropped while it waits for the reply, they cancel what they stand for.
+        // The tickets exist before the jobs are accepted: if this future is dropped while it waits for the reply, they
+        // cancel their jobs.
         let (submissions, tickets) = requests.into_iter().map(|request| self.ticket(request)).unzip();
         let (reply, accepted) = oneshot::channel();
         let submitted = self.events.send(Event::Submit { submissions, options, reply });
@@ -111,17 +111,17 @@ impl Scheduler {
         Ok(tickets)
     }
 
-    /// Has a request run when a worker has nothing else to do: one at a time, and set aside as soon as a job comes. It is
-    /// counted nowhere, and given up with [`JobError::GaveWay`](crate::JobError::GaveWay) where there is too much of such
-    /// work, no memory for it, or nothing is taken. Of the options only [`JobOptions::latents`] counts; of the news there
-    /// is only the answer.
+    /// Runs a request when a worker has nothing else to do, one at a time, and sets it aside as soon as a job arrives.
+    /// It is counted nowhere. It is given up with [`JobError::GaveWay`](crate::JobError::GaveWay) if there is too much
+    /// such work or no memory for it, or if no jobs are accepted. Of the options only [`JobOptions::latents`] applies,
+    /// and its only update is the answer.
     pub fn submit_idle(&self, request: ImageRequest, options: JobOptions) -> Ticket {
         let (submission, ticket) = self.ticket(request);
         let _ = self.events.send(Event::SubmitIdle { submission, options });
         ticket
     }
 
-    /// Whether such requests would be taken now: for whoever has yet to get something dear for them.
+    /// Checks whether such requests would be accepted now, for a caller whose inputs are expensive to get.
     ///
     /// # Errors
     /// See [`SubmitError`].
@@ -132,9 +132,8 @@ impl Scheduler {
         checked.await.map_err(|_| self.gone())?
     }
 
-    /// Takes nothing more, finishes what was taken, and answers whatever is left after
-    /// `timeout` with [`JobError::ShuttingDown`](crate::JobError::ShuttingDown), interrupting its turns. Returns once
-    /// every job is answered.
+    /// Accepts no more jobs and finishes those in hand. After `timeout` the rest is interrupted and answered with
+    /// [`JobError::ShuttingDown`](crate::JobError::ShuttingDown). Returns once every job is answered.
     pub async fn drain(&self, timeout: Duration) {
         let (drained, mut done) = oneshot::channel();
         if self.events.send(Event::Drain(drained)).is_err() {
@@ -145,7 +144,7 @@ impl Scheduler {
         }
     }
 
-    /// Why nothing is taken, where the event loop is gone.
+    /// The reason to refuse jobs after the event loop has ended.
     fn gone(&self) -> SubmitError {
         match &*self.readiness.borrow() {
             Readiness::Failed(reason) => SubmitError::Failed(reason.clone()),

@@ -1,24 +1,23 @@
 //! Decides which jobs step together on which worker, and owns the workers.
 //!
-//! Decisions are functions of the books (`state`), plain values that a simulation can fill as well as
-//! a server can: `admission` says whether a job is taken, `ordering` who goes first, `step` who steps
-//! together, `policy` which turn each worker takes. They see time through `cost`, a model that is
-//! measured at the start (`calibration`) and corrected by every turn. `run` is the one event loop: it
-//! alone owns both the books and the channels. `worker` is one OS thread a device, does what it is told
-//! and reports; async ends at its inbox.
+//! Decisions are functions of the books (`state`), plain values that a simulation can fill as well as a server.
+//! `admission` decides whether a job is accepted, `ordering` who goes first, `step` who steps together, and `policy`
+//! which turn each worker takes. They predict times with `cost`, a model that is measured at startup (`calibration`)
+//! and corrected by every turn. `run` is the only event loop: it alone owns both the books and the channels. `worker`
+//! is one OS thread per device that executes orders and reports; async code ends at its inbox.
 //!
-//! A large picture fills a device alone: stepping eight together makes all eight eight times slower. Small
-//! ones do not. So a step is filled as long as throughput grows, and between steps everything is open
-//! again: a short job goes before a long one that runs, whose state stays where it is. What that costs is
-//! memory, which [`SchedulerConfig::memory_budget`] bounds.
+//! A large picture fills a device alone: stepping eight together makes each of them eight times slower. Small ones do
+//! not fill it. So a step is filled as long as throughput grows, and between steps every decision is made again: a
+//! short job goes before a running long one, whose state stays in place. The price is memory, which
+//! [`SchedulerConfig::memory_budget`] bounds.
 //!
-//! A job is one picture. It waits in line, is encoded, takes its denoising steps together with
-//! whatever else is running, is decoded, and is answered exactly once: with a picture, with the
-//! error of its own turn, or because its worker crashed or the server stops. Dropping its
-//! [`Ticket`] cancels it wherever it is; a turn whose jobs are all gone is interrupted, one that serves others goes on.
+//! A job is one picture. It is queued, encoded, takes its denoising steps together with other running jobs, is decoded,
+//! and is answered exactly once: with a picture, with the error of its own turn, or because its worker crashed or the
+//! server stops. Dropping its [`Ticket`] cancels it at any stage. A turn whose jobs are all gone is interrupted; a turn
+//! that still serves others continues.
 //!
-//! What nobody waits for is no job but idle work (`idle`), which has no part in any of this: a worker takes it up when it
-//! has nothing else to do, and leaves it within a block of a step when a job comes.
+//! Work that no client waits for is not a job but idle work (`idle`), which has no part in any of this. A worker starts
+//! it when it has nothing else to do, and leaves it within a block of a step when a job comes.
 
 mod admission;
 mod backoff;

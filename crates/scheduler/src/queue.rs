@@ -1,4 +1,4 @@
-//! Where a front end puts its jobs: the contract between the server and whatever makes the pictures.
+//! The queue: the contract between the server and the backend that generates the pictures.
 
 use std::fmt;
 use std::future::Future;
@@ -17,12 +17,12 @@ use crate::ticket::Ticket;
 /// A future of a [`Queue`].
 pub type QueueFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Takes jobs and answers them: the scheduler of this process, or a queue that other machines serve.
+/// Accepts jobs and answers them: the scheduler of this process, or a queue served by other machines.
 ///
-/// A job is watched by its [`Ticket`], and cancelled when the ticket is dropped. [`contract`](crate::contract) holds
-/// what every implementation keeps.
+/// A job is followed by its [`Ticket`], and cancelled when the ticket is dropped. [`contract`](crate::contract) has the
+/// tests that every implementation must pass.
 pub trait Queue: fmt::Debug + Send + Sync {
-    /// Puts all of `requests` in line together, or none, and returns one ticket a request, in their order. A caller that
+    /// Queues all of `requests` together, or none, and returns one ticket per request, in their order. A caller that
     /// drops the future cancels the jobs.
     ///
     /// # Errors
@@ -33,23 +33,23 @@ pub trait Queue: fmt::Debug + Send + Sync {
         options: JobOptions,
     ) -> QueueFuture<'_, Result<Vec<Ticket>, SubmitError>>;
 
-    /// Runs a request when nothing else is to be done, and sets it aside when a job arrives.
+    /// Runs a request when there is nothing else to do, and sets it aside when a job arrives.
     fn submit_idle(&self, request: ImageRequest, options: JobOptions) -> Ticket;
 
-    /// Returns whether such requests would be taken now.
+    /// Checks whether such requests would be accepted now.
     ///
     /// # Errors
     /// See [`SubmitError`].
     fn check(&self, requests: Vec<ImageRequest>, options: JobOptions) -> QueueFuture<'_, Result<(), SubmitError>>;
 
-    /// Whether jobs are taken, and the model's card once they are.
+    /// Whether jobs are accepted, with the model's card once they are.
     fn readiness(&self) -> watch::Receiver<Readiness>;
 
-    /// How many jobs wait and run.
+    /// The number of queued and running jobs.
     fn load(&self) -> watch::Receiver<Load>;
 
-    /// Takes no more jobs, finishes those that were taken, and answers what is left after `timeout` with
-    /// [`JobError::ShuttingDown`](crate::JobError::ShuttingDown). Returns when every job is answered.
+    /// Accepts no more jobs and finishes those in hand. After `timeout` the rest is answered with
+    /// [`JobError::ShuttingDown`](crate::JobError::ShuttingDown). Returns once every job is answered.
     fn drain(&self, timeout: Duration) -> QueueFuture<'_, ()>;
 }
 

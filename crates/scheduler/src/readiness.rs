@@ -1,27 +1,27 @@
-//! What the scheduler shows of itself: whether it takes jobs, and how many it has.
+//! The public state of the scheduler: whether it accepts jobs, and how many it has.
 
 use std::sync::Arc;
 
 use diffusion::ModelCard;
 
-/// Whether jobs are taken.
+/// Whether jobs are accepted.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Readiness {
     /// No worker has its model yet, or the last one that had is loading it again.
     Loading,
-    /// At least one worker is at work with the model of this card.
+    /// At least one worker has loaded the model of this card.
     Ready(Arc<ModelCard>),
-    /// No worker is left; the reason is the last one's.
+    /// No worker is left; the reason is that of the last one.
     Failed(String),
-    /// What was taken is being finished, nothing more is taken.
+    /// Accepted jobs are being finished; no more are accepted.
     Draining,
 }
 
-/// How many jobs the scheduler has in hand.
+/// The number of jobs in hand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Jobs in line that no worker has taken up.
+    /// Queued jobs that no worker has started.
     pub waiting: usize,
-    /// Jobs that a worker has taken up.
+    /// Jobs that a worker has started.
     pub running: usize,
 }

@@ -1,4 +1,4 @@
-//! A submitted job, from the outside.
+//! The ticket of a submitted job.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,53 +8,53 @@ use tokio::sync::mpsc;
 
 use crate::job::{JobError, Outcome, Update};
 
-/// The position of a job that is not in line.
+/// The position of a job that is not queued.
 pub(crate) const NOT_WAITING: usize = usize::MAX;
 
-/// A submitted job. Dropping it cancels the job, wherever it is.
+/// A submitted job. Dropping the ticket cancels the job at any stage.
 pub struct Ticket {
-    /// Unbounded, yet never more than two updates a step.
+    /// Unbounded, but never more than two updates per step.
     pub(crate) updates: mpsc::UnboundedReceiver<Update>,
     place: Place,
     /// Cancels the job; `None` once its answer was given.
     cancel: Option<Box<dyn FnOnce() + Send>>,
 }
 
-/// Where a job stands in line; a cheap clone.
+/// A job's place in the queue; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Place(pub(crate) Arc<AtomicUsize>);
 
 impl Default for Place {
-    /// The place of a job that is not in line yet.
+    /// The place of a job that is not queued yet.
     fn default() -> Self {
         Place(Arc::new(AtomicUsize::new(NOT_WAITING)))
     }
 }
 
 impl Place {
-    /// Jobs that are before it in line; `None` once a worker took it up.
+    /// Number of jobs ahead of it in the queue; `None` once a worker has started it.
     pub fn position(&self) -> Option<usize> {
         let position = self.0.load(Ordering::Relaxed);
         (position != NOT_WAITING).then_some(position)
     }
 
-    /// Moves the job in line, or out of it.
+    /// Sets the job's position in the queue; `None` if it is not queued.
     pub fn set(&self, position: Option<usize>) {
         self.0.store(position.unwrap_or(NOT_WAITING), Ordering::Relaxed);
     }
 }
 
 impl Ticket {
-    /// A ticket for a job whose updates arrive by `updates`, the last of which is its answer. `cancel` is called when the
+    /// Creates a ticket for a job whose updates arrive by `updates`; the last is its answer. `cancel` is called if the
     /// ticket is dropped before that.
     pub fn new(updates: mpsc::UnboundedReceiver<Update>, place: Place, cancel: impl FnOnce() + Send + 'static) -> Self {
         Ticket { updates, place, cancel: Some(Box::new(cancel)) }
     }
 
-    /// The next news of the job; `None` once its answer was given.
+    /// The next update of the job; `None` after its answer.
     pub async fn next(&mut self) -> Option<Update> {
         self.cancel.as_ref()?;
-        // The sender is gone before the job was answered only when its runtime stops.
+        // The sender is dropped before the answer only if its runtime stops.
         let update = self.updates.recv().await.unwrap_or(Update::Done(Err(JobError::ShuttingDown)));
         if matches!(update, Update::Done(_)) {
             self.cancel = None;
@@ -62,17 +62,17 @@ impl Ticket {
         Some(update)
     }
 
-    /// Jobs that are before it in line; `None` once a worker took it up.
+    /// Number of jobs ahead of it in the queue; `None` once a worker has started it.
     pub fn position(&self) -> Option<usize> {
         self.place.position()
     }
 
-    /// Where the job stands in line, for a caller that does not hold its ticket.
+    /// The job's place in the queue, for a caller that does not hold the ticket.
     pub fn place(&self) -> Place {
         self.place.clone()
     }
 
-    /// The job's answer.
+    /// Waits for the job's answer.
     pub async fn finished(mut self) -> Outcome {
         loop {
             if let Some(Update::Done(outcome)) = self.next().await {

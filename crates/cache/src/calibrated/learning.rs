@@ -1,70 +1,70 @@
-//! Plans from whole runs of requests that were to be served anyway.
+//! Learning: plans from full runs of requests that are served anyway.
 //!
-//! Nothing is run for it: which steps to compute, the jumps between them and what they miss follow from how alike the
-//! latents of whole runs are ([`Gram`]). What a miss of the latents is in the picture is measured on each run's own
-//! picture. `latentd cache calibrate` runs the plans as well and so finds better jumps, and knows what they miss
-//! instead of foreseeing it.
+//! Learning runs nothing extra. The computed steps, the jumps between them and their errors follow from the Gram
+//! matrices of full runs ([`Gram`]). The effect of an error of the latents on the picture is measured on each run's own
+//! picture. `latentd cache calibrate` also runs the plans. So it finds better jumps, and measures their errors instead
+//! of predicting them.
 
 use super::fitted_plan::{FittedPlan, Psnr};
 use super::gram::Gram;
 use super::guard::Change;
 use super::planner::{MAX_PLANNED_STEPS, Planner, missed};
 
-/// Requests that are learnt from together.
+/// The kind of a request; plans are learnt from requests of one kind.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Kind {
-    /// The weight of guidance by two passes a step; `None` where there is one.
+    /// The weight of two-pass guidance; `None` for one pass.
     pub guidance: Option<f64>,
-    /// Steps.
+    /// Number of steps.
     pub steps: usize,
-    /// Image tokens: levels of noise may depend on them.
+    /// Image tokens, because noise levels may depend on them.
     pub tokens: usize,
 }
 
-/// What one whole run tells.
+/// The measurements of one full run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearntRun {
-    /// Of its latents at all levels.
+    /// Gram matrix of its latents at all levels.
     pub gram: Gram,
-    /// The mean square of what its picture is off, in bytes, where its last latents are off by as much as they are themselves:
-    /// by what a small change of them has done. `None` where that was not measured.
+    /// The mean square error of the picture, in bytes, per squared relative error of the last latents: extrapolated
+    /// from a small change of them. `None` if it was not measured.
     pub sensitivity: Option<f64>,
 }
 
-/// What has been learnt so far.
+/// The state of learning.
 #[derive(Clone, Debug, Default)]
 pub struct Learning {
-    /// The kinds that came last, the newest first.
+    /// The kinds seen last, newest first.
     kinds: Vec<(Kind, Vec<LearntRun>)>,
 }
 
-/// Kinds that are learnt at a time.
+/// Maximum number of kinds that are learnt at a time.
 const MOST_KINDS: usize = 8;
-/// The sensitivity is measured of one run of so many, the first among them: a second picture is decoded for it, which takes longer
-/// than a fiftieth of all steps together.
+/// The sensitivity is measured on one run of this many, starting with the first. It needs a second decoding, which
+/// takes longer than a fiftieth of all steps together.
 const MEASURED: usize = 4;
-/// Fewest steps that a plan computes.
+/// Minimum number of steps that a plan computes.
 const LEAST: usize = 3;
-/// What rounding a picture and the one that it is compared with to whole bytes adds to the mean square of what it is off.
+/// Mean square error from rounding the picture and its reference to bytes.
 const ROUNDING: f64 = 2.0 / 12.0;
 
 impl Kind {
-    /// Whether a step makes two passes.
+    /// Whether a step runs two passes.
     pub fn is_guided(&self) -> bool {
         self.guidance.is_some()
     }
 }
 
 impl Learning {
-    /// How many steps the runs have that there is anything to learn of, in words.
+    /// The step counts that can be learnt, in words.
     pub const STEPS: &str = "4 to 200";
 
-    /// Whether there is anything to learn of runs of this kind.
+    /// Whether runs of this kind can be learnt.
     pub fn takes(kind: Kind) -> bool {
         (LEAST + 1..=MAX_PLANNED_STEPS).contains(&kind.steps)
     }
 
-    /// Adds a run. The plans, once there are as many as `of` of its kind; the noise levels of which are `sigmas`.
+    /// Adds a run over the noise levels `sigmas`. Returns the plans once there are `of` runs of its kind.
     pub fn add(&mut self, kind: Kind, run: LearntRun, of: usize, sigmas: &[f64]) -> Option<Vec<FittedPlan>> {
         let mut runs = match self.kinds.iter().position(|(known, _)| *known == kind) {
             Some(place) => self.kinds.remove(place).1,
@@ -80,7 +80,7 @@ impl Learning {
         None
     }
 
-    /// The runs that there are of this kind.
+    /// Number of runs of this kind.
     pub fn pictures_of(&self, kind: Kind) -> usize {
         self.kinds.iter().find(|(known, _)| *known == kind).map_or(0, |(_, runs)| runs.len())
     }
@@ -91,14 +91,14 @@ impl Learning {
         runs.is_multiple_of(MEASURED)
     }
 
-    /// The most runs that there are of one kind of requests with two passes a step, or with one.
+    /// Maximum number of runs over the kinds with two passes per step, or with one.
     pub fn pictures(&self, guided: bool) -> usize {
         let runs = self.kinds.iter().filter(|(kind, _)| kind.is_guided() == guided).map(|(_, runs)| runs.len());
         runs.max().unwrap_or(0)
     }
 }
 
-/// The plans of these runs, which are one at least.
+/// The plans from these runs, of which there is at least one.
 fn plans(runs: &[LearntRun], sigmas: &[f64]) -> Vec<FittedPlan> {
     let usual = usual(runs.iter().filter_map(|run| run.sensitivity));
     let in_parts = |run: &LearntRun| (run.gram.clone().in_parts_of_the_last(), run.sensitivity.unwrap_or(usual));
@@ -126,7 +126,7 @@ fn plans(runs: &[LearntRun], sigmas: &[f64]) -> Vec<FittedPlan> {
     plans
 }
 
-/// The mean of what was measured, in dB; at least the first run's was.
+/// The mean of the measured sensitivities in dB; at least the first run's was measured.
 fn usual(measured: impl Iterator<Item = f64>) -> f64 {
     let logarithms: Vec<_> = measured.map(f64::ln).filter(|logarithm| logarithm.is_finite()).collect();
     match logarithms.len() {
@@ -135,17 +135,17 @@ fn usual(measured: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
-/// The likeness of a picture in dB, whose jumps miss these squares.
+/// Predicted PSNR in dB of a picture whose jumps have these squared errors.
 fn foreseen(missed: &[f64], sensitivity: f64) -> f64 {
-    // Misses of several jumps neither all point the same way nor are they all at right angles: between both is what they add up
-    // to, and what later steps make of them, as far as was seen (see `BENCHMARKS.md`, learnt plans).
+    // Errors of several jumps are neither all parallel nor all orthogonal. Their sum, and the effect of later steps on
+    // them, lies between both cases, as far as was observed (see `BENCHMARKS.md`, learnt plans).
     let alike: f64 = missed.iter().map(|square| square.sqrt()).sum();
     let apart = missed.iter().sum::<f64>().sqrt();
     let off = sensitivity * alike * apart + ROUNDING;
     10.0 * (255.0 * 255.0 / off).log10()
 }
 
-/// How much velocities change from each computed step to the next.
+/// Change of the velocities from each computed step to the next.
 fn changes(runs: &[&Gram], sigmas: &[f64], computed: &[usize]) -> Vec<Change> {
     let way = |step: usize| (step, step + 1);
     let dsigma = |step: usize| sigmas[step + 1] - sigmas[step];
@@ -154,7 +154,7 @@ fn changes(runs: &[&Gram], sigmas: &[f64], computed: &[usize]) -> Vec<Change> {
             let product = |i: usize, j: usize| gram.of_ways(way(i), way(j)) / (dsigma(i) * dsigma(j));
             let (before, now) = (pair[0], pair[1]);
             let apart = product(now, now) - 2.0 * product(now, before) + product(before, before);
-            // Of numbers that are spread alike, means of absolute values have the ratio that roots of mean squares have.
+            // For equally shaped distributions, mean absolute values have the same ratio as root mean squares.
             (apart.max(0.0) / product(before, before)).sqrt()
         };
         Change::of(&runs.iter().map(of_run).collect::<Vec<_>>())
@@ -172,7 +172,7 @@ mod tests {
         (0..=12).map(|i| 1.0 - f64::from(i) / 12.0).collect()
     }
 
-    /// A run whose way bends by `bend`, in more directions than a jump has velocities.
+    /// A run whose trajectory bends by `bend`, in more directions than a jump has velocities.
     fn run(bend: f64) -> LearntRun {
         let level = |i: usize| -> Vec<f64> {
             let sigma = sigmas()[i];

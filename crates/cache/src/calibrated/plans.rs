@@ -1,4 +1,4 @@
-//! The plans that a model is served with: one set for all who run it, which may be replaced while they do.
+//! The plans of a served model: one set shared by all users of the model, replaceable at any time.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -9,23 +9,23 @@ use super::learning::{Kind, Learning, LearntRun};
 use super::run_plan::{RunPlan, mask_of};
 use crate::StepMask;
 
-/// The plans of a model, none at first. A clone is the same plans.
+/// The plans of a model, initially empty. Clones share them.
 ///
-/// Requests with two passes a step and those with one have plans of their own.
+/// Requests with two passes per step and those with one have separate plans.
 #[derive(Clone, Debug, Default)]
 pub struct Plans(Arc<RwLock<Held>>);
 
 #[derive(Debug, Default)]
 struct Held {
-    /// One a kind of request, at most.
+    /// At most one per kind of request.
     planned: Vec<Planning>,
-    /// Pictures that plans are learnt from; `None` where they are not learnt.
+    /// Number of pictures that plans are learnt from; `None` if plans are not learnt.
     learn_from: Option<usize>,
     learning: Learning,
     on_tightened: Told,
 }
 
-/// Who is told of plans that were tightened, such as to keep them.
+/// The callback for tightened plans, for instance to store them.
 #[derive(Clone, Default)]
 struct Told(Option<Arc<Tell>>);
 
@@ -37,36 +37,36 @@ impl fmt::Debug for Told {
     }
 }
 
-/// How far the learning of plans is.
+/// Progress of learning plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Pictures that have been learnt from.
+    /// Number of pictures learnt from so far.
     pub pictures: usize,
-    /// Of so many that there are to be.
+    /// Number of pictures needed.
     pub of: usize,
 }
 
-/// The plans of one kind of request, as they are at one moment.
+/// A snapshot of the plans of one kind of request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Planning {
-    /// What was measured of the model.
+    /// The calibration of the model.
     pub calibration: Arc<Calibration>,
-    /// What pictures turned out to be below the promise, in dB: a promise is looked up so much higher.
+    /// How far pictures fell below the promised PSNR, in dB. A promise is looked up higher by this.
     pub shift: f64,
 }
 
 impl Plans {
-    /// What is known of requests with two passes a step, or with one.
+    /// The plans for requests with two passes per step, or with one.
     pub fn current(&self, guided: bool) -> Option<Planning> {
         self.read().planned.iter().find(|planning| planning.is_for(guided)).cloned()
     }
 
-    /// Puts a calibration in the place of that of its kind. Nothing is known yet of what it misses.
+    /// Replaces the calibration of its kind, with a shift of 0.
     pub fn replace(&self, calibration: Calibration) {
         self.write().replace(calibration);
     }
 
-    /// From now on, a promise of so many dB is looked up `shift` higher, in place of what was said before. Below 0 it is nothing.
+    /// Sets the shift by which promises of this kind are looked up higher, in dB. A negative shift counts as 0.
     pub fn tighten(&self, guided: bool, shift: f64) {
         let (tightened, told) = self.write().tighten(guided, shift);
         if let (Some(planning), Told(Some(tell))) = (tightened, told) {
@@ -74,15 +74,15 @@ impl Plans {
         }
     }
 
-    /// From now on `tell` is told of plans that are tightened, in place of who was before.
+    /// Sets the callback for tightened plans.
     pub fn on_tightened(&self, tell: impl Fn(&Planning) + Send + Sync + 'static) {
         self.write().on_tightened = Told(Some(Arc::new(tell)));
     }
 
-    /// A plan for a run, and whose it is.
+    /// Returns a plan for a run, and the planning that it comes from.
     ///
     /// # Errors
-    /// Nothing is known of such runs, or the run is too short.
+    /// There are no plans for such runs, or the run is too short.
     pub fn plan(&self, run: Run<'_>, aim: Aim) -> Result<(Planning, RunPlan), PlanError> {
         let Some(planning) = self.current(run.guided) else {
             let other = self.current(!run.guided);
@@ -92,12 +92,12 @@ impl Plans {
         Ok((planning, plan))
     }
 
-    /// From now on, plans of a kind that has none are learnt from so many pictures of it.
+    /// Enables learning: plans of a kind that has none are learnt from this many pictures.
     pub fn learn_from(&self, pictures: usize) {
         self.write().learn_from = Some(pictures);
     }
 
-    /// How far the learning is of plans for requests with two passes a step, or with one; `None` where there are plans, or
+    /// Progress of learning plans for requests with two passes per step, or with one. `None` if there are plans, or
     /// none are learnt.
     pub fn progress(&self, guided: bool) -> Option<Progress> {
         let held = self.read();
@@ -105,20 +105,20 @@ impl Plans {
         Some(Progress { pictures: held.learning.pictures(guided), of })
     }
 
-    /// How far the learning of plans is from requests of this kind; `None` as for [`Plans::progress`].
+    /// Progress of learning plans from requests of this kind; `None` as for [`Plans::progress`].
     pub fn progress_of(&self, kind: Kind) -> Option<Progress> {
         let held = self.read();
         let of = held.learn_from.filter(|_| !held.knows(kind.is_guided()))?;
         Some(Progress { pictures: held.learning.pictures_of(kind), of })
     }
 
-    /// Whether the next run of this kind is to tell what a change of its latents is in its picture.
+    /// Whether the next run of this kind should measure the effect of a change of its latents on its picture.
     pub fn measures(&self, kind: Kind) -> bool {
         self.read().learning.measures(kind)
     }
 
-    /// Takes what a whole run tells; the noise levels of which are `sigmas`. `about` is the calibration that becomes of it, but for
-    /// the plans. Answers with it once it has plans, which are then in place.
+    /// Adds the measurements of a full run over the noise levels `sigmas`. `about` is the resulting calibration without
+    /// its plans. Returns the calibration once it has plans; they are then in use.
     pub fn learn(&self, kind: Kind, run: LearntRun, sigmas: &[f64], about: Calibration) -> Option<Arc<Calibration>> {
         let mut held = self.write();
         let of = held.learn_from.filter(|_| !held.knows(kind.is_guided()))?;
@@ -140,7 +140,7 @@ impl Held {
         self.planned.iter().any(|planning| planning.is_for(guided))
     }
 
-    /// The plans of that kind, if there are any, and who is to be told once the lock is free.
+    /// Tightens the plans of that kind. Returns them, if any, and the callback to run once the lock is released.
     fn tighten(&mut self, guided: bool, shift: f64) -> (Option<Planning>, Told) {
         let of_kind = self.planned.iter_mut().find(|planning| planning.is_for(guided));
         let tightened = of_kind.map(|planning| {
@@ -159,17 +159,17 @@ impl Held {
 }
 
 impl Planning {
-    /// These plans, of which nothing is known yet of what they miss.
+    /// Plans with a shift of 0.
     pub fn new(calibration: Calibration) -> Self {
         Planning { calibration: Arc::new(calibration), shift: 0.0 }
     }
 
-    /// The plan that a run of so many steps follows, of those that are known.
+    /// The plan that a run of `steps` steps follows.
     pub fn chosen(&self, steps: usize, aim: Aim) -> &FittedPlan {
         self.calibration.chosen(steps, self.shifted(aim))
     }
 
-    /// What the sender of a request should know that asks for more than any plan has.
+    /// A warning for the client if a request asks for more than any plan keeps.
     pub fn out_of_reach(&self, steps: usize, aim: Aim) -> Option<String> {
         let plan = self.chosen(steps, aim);
         let (computed, promise) = (plan.computed.len(), plan.psnr.mean - self.shift);
@@ -188,12 +188,12 @@ impl Planning {
         }
     }
 
-    /// The steps that a run of so many computes; `None` of one that is too short.
+    /// The computed steps of a run of `steps` steps; `None` if the run is too short.
     pub fn computed(&self, steps: usize, aim: Aim) -> Option<StepMask> {
         mask_of(self.chosen(steps, aim), self.calibration.num_inference_steps, steps)
     }
 
-    /// The likeness that a run's picture may be expected to have in the mean, in dB.
+    /// The expected mean PSNR of a run's picture, in dB.
     pub fn promise(&self, steps: usize, aim: Aim) -> f64 {
         self.chosen(steps, aim).psnr.mean - self.shift
     }
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
     use crate::calibrated::{Jump, Psnr};
 
-    /// Plans of 3 to 10 of 20 steps, each 4 dB better than the one before: 32 dB at 3.
+    /// Plans of 3 to 10 of 20 steps, each 4 dB better than its predecessor: 32 dB at 3.
     fn calibration(guidance: Option<f64>) -> Calibration {
         let plan = |count: usize| FittedPlan {
             computed: (0..count).map(|i| 20 * i / count).collect(),
@@ -261,7 +261,7 @@ mod tests {
         let plans = Plans::default();
         let kept = Arc::new(RwLock::new(Vec::new()));
         let (keep, asks) = (kept.clone(), plans.clone());
-        // Who is told may ask.
+        // The callback may query the plans.
         plans.on_tightened(move |planning| keep.write().unwrap().push((planning.shift, asks.current(true).is_some())));
         plans.tighten(true, 1.0);
         plans.replace(calibration(Some(3.0)));

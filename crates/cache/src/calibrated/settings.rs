@@ -1,30 +1,30 @@
-//! The settings of a cache that follows plans, as someone typed them.
+//! The settings of a cache with calibrated plans, as given by the user.
 
 use serde::Deserialize;
 
 use super::calibration::Aim;
 use crate::kinds::{FileName, Number, Pictures, given};
 
-/// The keys of `--cache-config` with `--cache-backend calibrated`, each within its bound.
+/// The keys of `--cache-config` with `--cache-backend calibrated`; each is within its bound.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CalibratedSettings {
-    /// The file of the measurements, perhaps behind an `@`; without one they are the built-in model's, or learnt.
+    /// The calibration file, optionally with a leading `@`. Without one the plans are the built-in model's, or learnt.
     #[serde(deserialize_with = "given::<FileName, _>")]
     pub plan: Option<String>,
-    /// Pictures to learn plans from where there are none.
+    /// Number of pictures to learn plans from if there are none.
     #[serde(deserialize_with = "given::<Pictures<4, 256>, _>")]
     pub learn: Option<usize>,
-    /// Share of the steps to compute.
+    /// Maximum share of the steps to compute.
     #[serde(deserialize_with = "given::<Number, _>")]
     pub budget: Option<f64>,
-    /// How like its pictures are to be to those of all steps, in dB.
+    /// PSNR in dB to keep against the pictures of all steps.
     #[serde(deserialize_with = "given::<Number, _>")]
     pub psnr: Option<f64>,
 }
 
 impl CalibratedSettings {
-    /// What plans are to reach, if that is given.
+    /// The aim of plans, if given.
     pub fn aim(&self) -> Option<Aim> {
         self.budget.map(Aim::Budget).or(self.psnr.map(Aim::Psnr))
     }
