@@ -1,5 +1,5 @@
-//! How well what a plan misses is foreseen: over random plans, the rank correlation of several costs, the planner's among
-//! them, with what the final latents really miss, on pictures that no weight was fitted to.
+//! Measures how well a plan's error is predicted. Over random plans, prints the rank correlation between several costs,
+//! including the planner's, and the true error of the final latents, on pictures that were not used for fitting.
 //!
 //!     cargo run --release -p bench --example plan_rank -- [PLANS] [PICTURES] [STEPS] [MODEL]
 
@@ -13,22 +13,22 @@ use latentd::Error;
 use models::{AnyPipeline, RequestState, along_jump};
 use omni::Omni;
 
-/// The shares of the steps that plans compute, as many plans of each.
+/// Shares of the steps that the plans compute. Each share gets the same number of plans.
 const SHARES: [f64; 4] = [0.464, 0.357, 0.286, 0.214];
-/// Most steps between two computed ones, as of the planner.
+/// Maximum number of skipped steps between two computed ones, as in the planner.
 const MAX_SKIPPED: usize = 11;
 
-/// A picture whose steps were all computed: its start, and its latents at every noise level.
+/// A reference picture whose steps were all computed: its start, and its latents at every noise level.
 struct Whole {
     start: RequestState,
     latents: Vec<Tensor>,
 }
 
-/// What was measured of whole runs.
+/// Measurements of the reference pictures.
 struct Known {
     gram: Gram,
     sigmas: Vec<f64>,
-    /// How large what is missed at a level is at the end of the run, in times: its square.
+    /// Growth of the squared error from each noise level to the end of the run.
     carried: Vec<f64>,
 }
 
@@ -121,12 +121,13 @@ impl Known {
         let known = Known { gram, sigmas, carried: Vec::new() };
         let carried = (2..known.sigmas.len()).map(|level| known.carried_from(pipeline, wholes, level));
         let mut carried: Vec<_> = carried.collect::<Result<_, _>>()?;
-        // A single step misses nothing.
+        // The first levels have no error, because a single step is exact.
         carried.splice(0..0, [carried[0]; 2]);
         Ok(Known { carried, ..known })
     }
 
-    /// The runs go on from a level with what a jump over one step there misses, and are compared at the end.
+    /// Continues the runs from `level` with the error of a jump over one step, and compares the squared errors at the
+    /// end and at `level`.
     fn carried_from(&self, pipeline: &mut AnyPipeline, wholes: &[Whole], level: usize) -> Result<f64, Error> {
         let newest = level.saturating_sub(2);
         let history: Vec<_> = (0..MEMORY).filter_map(|i| newest.checked_sub(2 * i)).collect();
@@ -152,11 +153,12 @@ impl Known {
         Ok(after / before)
     }
 
-    /// The best jump from the last computed steps, newest first, by whole runs, and the square of what it misses.
+    /// The best jump from the last computed steps (newest first) on the reference pictures, and its squared error.
     fn jump(&self, history: &[usize], end: usize) -> (Jump, f64) {
         let (newest, n) = (history[0], history.len());
         let dsigma = |from: usize, to: usize| self.sigmas[to] - self.sigmas[from];
-        // A velocity, the latents, the way: a way between two levels by the change of noise, or the latents themselves.
+        // Vector `i`: a velocity, then the latents (`None`), then the target. Velocities and target are displacements
+        // between two noise levels, divided by the change of sigma.
         let way = |i: usize| match i {
             i if i < n => Some((history[i], history[i] + 1)),
             i if i == n => None,
@@ -202,7 +204,7 @@ impl Known {
     }
 }
 
-/// The square that the final latents miss of the judged pictures, by weights that are fitted to others, jump by jump.
+/// Squared error of the final latents of the `judged` pictures, with jumps fitted on the `fitted` ones in order.
 fn missed(
     pipeline: &mut AnyPipeline,
     fitted: &[Whole],
@@ -252,7 +254,7 @@ fn failed(err: candle_core::Error) -> Error {
     PipelineError::Model(err.to_string()).into()
 }
 
-/// A linear congruential generator: Knuth's, of which the upper bits are good.
+/// Knuth's linear congruential generator. Only its upper bits are used, because the lower ones are poor.
 struct Random(u64);
 
 impl Random {
@@ -261,7 +263,7 @@ impl Random {
         ((self.0 >> 33) as usize) % bound
     }
 
-    /// So many of these steps, the first among them, none of them too far apart.
+    /// A random plan that computes `count` of `steps` steps, including the first, with gaps of at most [`MAX_SKIPPED`].
     fn plan(&mut self, steps: usize, count: usize) -> Vec<usize> {
         loop {
             let mut others: Vec<_> = (1..steps).collect();
@@ -280,7 +282,7 @@ impl Random {
     }
 }
 
-/// Spearman's rank correlation; equal values share their mean rank.
+/// Spearman's rank correlation. Equal values share their mean rank.
 fn spearman(pairs: &[(f64, f64)]) -> f64 {
     let ranks = |values: Vec<f64>| -> Vec<f64> {
         let rank = |value: &f64| {

@@ -1,4 +1,4 @@
-//! `--cache-plot`: diffs against the threshold, step by step, as an SVG.
+//! `--cache-plot`: draws the residual diff of each step against the threshold, as an SVG.
 
 use latentd::{CachePlotData, Error, terminal};
 use plotters::element::DynElement;
@@ -10,7 +10,7 @@ const WIDTH: u32 = 960;
 const HEADER_HEIGHT: u32 = 76;
 const PANEL_HEIGHT: u32 = 272;
 
-/// One branch in one segment.
+/// The panel of one branch in one segment.
 struct Panel {
     title: String,
     threshold: f64,
@@ -23,7 +23,7 @@ struct Point {
     reused: bool,
 }
 
-/// How a step is marked. A step that needed no diff stands on the axis.
+/// The mark of a step. A step that needed no diff is drawn on the axis.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mark {
     Reused,
@@ -39,7 +39,7 @@ const LEGEND: [(Mark, &str); 4] = [
     (Mark::ReusedUnmeasured, "reused, no diff needed"),
 ];
 
-/// Draw `--cache-plot` of `latentd generate` and `edit`: JSON comes by stdin, and an SVG goes to stdout
+/// Draw `--cache-plot` of `latentd generate` and `edit`: JSON from stdin, SVG to stdout
 #[derive(clap::Args)]
 #[command(hide = true)]
 pub(crate) struct CachePlot {}
@@ -53,7 +53,7 @@ impl CachePlot {
     }
 }
 
-/// The plot of one picture's steps: a panel for each branch in each segment.
+/// The plot of one picture's steps, with a panel for each branch in each segment.
 fn svg(data: &CachePlotData) -> String {
     let panels = panels(data);
     let mut svg = String::new();
@@ -90,7 +90,7 @@ fn panels(data: &CachePlotData) -> Vec<Panel> {
     runs.into_iter().map(panel).collect()
 }
 
-/// Without the last digits of a product of two decimal fractions.
+/// Rounds away the last digits of a product of two decimal fractions.
 fn rounded(value: f64) -> f64 {
     (value * 1e6).round() / 1e6
 }
@@ -100,7 +100,7 @@ fn draw(root: &Area, title: &str, panels: &[Panel]) -> Drawn {
     let (header, body) = root.split_vertically(HEADER_HEIGHT);
     header.draw(&Text::new(title.to_owned(), (LEFT, 14), ("sans-serif", 18).into_font().color(&TEXT)))?;
     draw_legend(&header, panels)?;
-    // One scale for all, so that branches can be compared.
+    // All panels have the same scale, so that branches can be compared.
     let top = panels.iter().map(Panel::top).fold(0.0, f64::max) * 1.1;
     for (area, panel) in body.split_evenly((panels.len(), 1)).iter().zip(panels) {
         draw_panel(area, panel, top)?;
@@ -109,7 +109,7 @@ fn draw(root: &Area, title: &str, panels: &[Panel]) -> Drawn {
     Ok(())
 }
 
-/// The marks that occur, and the threshold.
+/// Draws the legend: the marks that occur, and the threshold.
 fn draw_legend(header: &Area, panels: &[Panel]) -> Drawn {
     let (mut x, y) = (LEFT + 6, 54);
     let font = ("sans-serif", 14).into_font().color(&TEXT);
@@ -117,7 +117,7 @@ fn draw_legend(header: &Area, panels: &[Panel]) -> Drawn {
     for (mark, name) in LEGEND.into_iter().filter(|&(mark, _)| occurs(mark)) {
         header.draw(&mark.element((x, y), 5))?;
         header.draw(&Text::new(name, (x + 12, y - 7), font.clone()))?;
-        // The backend knows no font's widths: 6.5 px a character is ample at this size.
+        // The SVG backend does not measure text. 6.5 px per character is enough at this font size.
         x += 40 + 13 * name.len() as i32 / 2;
     }
     for dash in 0..3 {
@@ -161,7 +161,7 @@ fn draw_panel(area: &Area, panel: &Panel, top: f64) -> Drawn {
     Ok(())
 }
 
-/// Labels of whole steps only.
+/// Labels whole steps only.
 fn whole(step: &f64) -> String {
     if step.fract() == 0.0 { step.to_string() } else { String::new() }
 }
@@ -215,7 +215,7 @@ mod tests {
     fn every_step_of_every_branch_is_marked() {
         let steps = steps("WWssLds", "WWssssd");
         let svg = svg(&CachePlotData::new("a title".into(), &steps, &CacheConfig::default()));
-        // Those of the legend are one more of each.
+        // The legend adds one mark of each kind.
         assert_eq!(count(&svg, "<circle", "#0072B2"), 7 + 1, "reused");
         assert_eq!(count(&svg, "<circle", "#D55E00"), 2 + 1, "computed");
         assert_eq!(count(&svg, "<polygon", "#D55E00"), 5 + 1, "computed without a diff");

@@ -1,16 +1,16 @@
-//! How unlike two pictures look: gradient magnitude similarity deviation.
+//! Perceptual difference of two pictures: gradient magnitude similarity deviation (GMSD).
 //!
 //! Xue, Zhang, Mou and Bovik, "Gradient Magnitude Similarity Deviation: A Highly Efficient Perceptual Image Quality
-//! Index", IEEE Transactions on Image Processing 23(2), 2014, <https://arxiv.org/abs/1308.3052>. LPIPS would need weights to
-//! be downloaded; this needs none, and follows what people see about as well as the best measures of its kind. Computed as
-//! by the authors' own program, borders included.
+//! Index", IEEE Transactions on Image Processing 23(2), 2014, <https://arxiv.org/abs/1308.3052>. Unlike LPIPS it needs
+//! no downloaded weights, and it agrees with human judgement about as well as the best measures of its kind. The
+//! computation follows the authors' own program, borders included.
 
 use diffusion::RgbImage;
 
-/// The paper's constant, of luma from 0 to 255.
+/// The paper's constant for luma from 0 to 255.
 const STABILITY: f64 = 170.0;
 
-/// 0 if two pictures of one size are equal, and the higher the more unlike they look.
+/// GMSD of two pictures of the same size: 0 if they are equal, and larger the more they differ visibly.
 pub(crate) fn gmsd(reference: &RgbImage, picture: &RgbImage) -> f64 {
     let (one, other) = (Grey::halved(reference).gradients(), Grey::halved(picture).gradients());
     let alike = one.iter().zip(&other).map(|(a, b)| (2.0 * a * b + STABILITY) / (a * a + b * b + STABILITY));
@@ -25,13 +25,13 @@ struct Grey {
 }
 
 impl Grey {
-    /// At half the size: means of two by two pixels, with nothing beyond an odd edge.
+    /// Luma at half the size: means of 2x2 pixels. Pixels beyond an odd edge count as 0.
     fn halved(image: &RgbImage) -> Grey {
         let (width, height) = (image.size.width, image.size.height);
         let luma = |x: usize, y: usize| {
             let at = 3 * (y * width + x);
             let [r, g, b] = [0, 1, 2].map(|channel| f64::from(image.pixels[at + channel]));
-            // MATLAB's rgb2gray, as SSIM takes it.
+            // MATLAB's rgb2gray, as in SSIM.
             0.298_936 * r + 0.587_043 * g + 0.114_021 * b
         };
         let inside = |x: usize, y: usize| if x < width && y < height { luma(x, y) } else { 0.0 };
@@ -42,10 +42,10 @@ impl Grey {
         Grey { width: half_width, height: half_height, values: values.map(|(x, y)| mean(x, y)).collect() }
     }
 
-    /// The magnitude of Prewitt's gradient at every pixel; beyond the edge all is 0.
+    /// Magnitude of the Prewitt gradient at every pixel. Pixels beyond the edge count as 0.
     fn gradients(&self) -> Vec<f64> {
         let at = |x: usize, y: usize| {
-            // Counted from 1, so that 0 is beyond the edge.
+            // Coordinates count from 1, so that 0 is beyond the edge.
             if (1..=self.width).contains(&x) && (1..=self.height).contains(&y) {
                 self.values[(y - 1) * self.width + x - 1]
             } else {
@@ -81,7 +81,8 @@ mod tests {
         RgbImage { size: ImageSize { width, height }, pixels }
     }
 
-    /// Made by `tests/goldens/make_gmsd.py`: the authors' program in numpy 2.4, on pictures made by the same arithmetic.
+    /// `tests/goldens/make_gmsd.py` made the expected values: the authors' program in numpy 2.4, on pictures made by
+    /// the same arithmetic.
     #[test]
     fn it_is_the_published_measure() {
         let waves = |x: usize, y: usize, c: usize| x * x / 3 + 3 * x + 2 * y + 50 * c;

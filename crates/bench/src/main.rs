@@ -1,8 +1,8 @@
-//! `latentd-bench`: where the time of a picture goes, what the step cache gains and costs, and how a server bears load.
+//! `latentd-bench`: benchmarks of a picture's stages, of the step cache, and of a server under load.
 //!
-//! `latentd bench` runs it. It is a program of its own, so that the server carries no plots and no load.
+//! `latentd bench` runs it. It is a separate program, so that the server contains no plotting and no load generator.
 
-// They panic where nobody reads any more. `latentd::terminal` does not.
+// These macros panic on a closed pipe. `latentd::terminal` does not.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod cache;
@@ -33,7 +33,7 @@ struct Bench {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    // Boxed, for its many flags: the variants are then of one size.
+    // Boxed because of its many flags, so that the variants have similar sizes.
     Cache(Box<cache::Cache>),
     Serve(serve::Serve),
     Simulate(simulate::Simulate),

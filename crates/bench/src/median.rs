@@ -1,6 +1,6 @@
-//! The middle of what was measured.
+//! The median of measurements.
 
-/// The upper one of two in the middle; NaN of nothing.
+/// The median; for an even count the upper of the two middle values, and NaN for no values.
 pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values = Vec::from_iter(values);
     values.sort_by(f64::total_cmp);

@@ -1,4 +1,5 @@
-//! `latentd bench simulate`: the scheduler's policy beside others on the same arrivals, without a model and without a clock.
+//! `latentd bench simulate`: compares the scheduler's policy with others on the same arrivals, without a model or a
+//! clock.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `latentd bench` without more words: where the time of a picture goes.
+//! `latentd bench` without a subcommand: times the stages of a picture.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -14,10 +14,10 @@ use latentd::ModelFlags;
 use latentd::terminal;
 use latentd::with_flags;
 
-/// What a synthetic model makes where nothing else is asked for.
+/// Default picture size of a synthetic model.
 const SYNTHETIC_SIZE: ImageSize = ImageSize { width: 512, height: 512 };
 
-/// What to time.
+/// The flags of the stage timings.
 #[derive(clap::Args)]
 pub(super) struct Stages {
     /// A Hub id, a folder in the diffusers layout, or `builtin`
@@ -26,13 +26,13 @@ pub(super) struct Stages {
     /// What to draw
     #[arg(long, default_value = "a cup of coffee on a brown background")]
     prompt: String,
-    /// A picture to edit, for a model that edits. Again for each one more, as many as the model takes
+    /// A picture to edit, for a model that edits. Repeat the flag for more, up to the model's limit
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
-    /// What not to draw, in place of the model's default
+    /// What not to draw, instead of the model's default
     #[arg(long)]
     negative_prompt: Option<String>,
-    /// Denoising steps; 20 without it, and the model's own with --synthetic
+    /// Denoising steps; by default 20, and with --synthetic the model's own
     #[arg(long, alias = "steps", value_name = "N")]
     num_inference_steps: Option<i64>,
     /// Weight of true classifier-free guidance; 1 turns it off
@@ -47,17 +47,17 @@ pub(super) struct Stages {
     /// Width in pixels
     #[arg(long, requires = "height")]
     width: Option<usize>,
-    /// Counted runs, after one that is not; the figures are their medians
+    /// Measured runs, after one warm-up; the figures are their medians
     #[arg(long, default_value_t = 5, value_name = "N")]
     runs: usize,
-    /// Time this model with made-up weights, and download nothing: all of it on a GPU, and on a CPU a few blocks of its true
-    /// width, from which the rest is reckoned
+    /// Time this model with made-up weights, without a download: the whole model on a GPU; on a CPU a few blocks of its
+    /// true width, from which the rest is calculated
     #[arg(long, value_enum, value_name = "MODEL", conflicts_with_all = ["model", "prompt", "image", "negative_prompt", "runs"])]
     synthetic: Option<synthetic::Model>,
-    /// Blocks of each list that are timed, `all` or a few; `all` on a GPU and 2 on a CPU without it
+    /// Number of timed blocks of each list, or `all`; by default `all` on a GPU and 2 on a CPU
     #[arg(long, value_name = "N", requires = "synthetic")]
     layers: Option<synthetic::Layers>,
-    /// Tokens of the text stream, of a model that takes a prompt as long as it is; 512 without it
+    /// Tokens of the text stream, for a model that does not pad prompts; 512 by default
     #[arg(long, value_name = "N", requires = "synthetic", value_parser = clap::value_parser!(u16).range(6..=1024))]
     text_tokens: Option<u16>,
     /// Print JSON
@@ -67,10 +67,10 @@ pub(super) struct Stages {
     loading: ModelFlags,
 }
 
-/// Milliseconds of each stage, medians over the runs, and billions of floating point operations that it is taken for.
+/// Median milliseconds of each stage over the runs, and its estimated billions of floating point operations.
 #[derive(Serialize)]
 struct Figures {
-    /// Of the CPU's kernels.
+    /// Instruction set of the CPU's kernels.
     instruction_set: &'static str,
     load_ms: f64,
     encode_ms: f64,

@@ -1,8 +1,8 @@
-//! What a decision costs: the rules, and the diffs that they are told.
+//! Cost of a cache decision: the rules, and the residual diffs that they need.
 //!
-//! Timed is what a step does because it is to be decided: what the first blocks added to each pass, its change
-//! against the step before in one copy from the device, and the rules. Storing and adding residuals is not part of
-//! it: that is what a decision leads to.
+//! The timing covers the work that a step does only for the decision: the first blocks' residual of each pass, its
+//! change against the previous step in one copy from the device, and the rules. It excludes storing and adding
+//! residuals, which follow from the decision.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ use crate::median::median;
 
 const RULE_RUNS: usize = 1000;
 const DIFF_RUNS: usize = 300;
-/// Steps of the request that the rules are timed on.
+/// Number of steps of the request on which the rules are timed.
 const STEPS: usize = 50;
 
 /// Medians of one step of one request, in microseconds.
@@ -27,11 +27,11 @@ pub(super) struct DecisionCost {
     pub(super) passes: usize,
     pub(super) tokens: usize,
     pub(super) width: usize,
-    /// `needs_diff` and `decide` of all passes.
+    /// `needs_diff` and `decide`, for all passes.
     pub(super) rules_us: f64,
-    /// The first blocks' residuals and their diffs, of all passes.
+    /// The first blocks' residuals and their diffs, for all passes.
     pub(super) diffs_us: f64,
-    /// A step without a cache.
+    /// Time of a step without a cache.
     pub(super) step_us: f64,
     /// Rules and diffs as a share of that step.
     pub(super) share_of_step: f64,
@@ -54,8 +54,8 @@ pub(super) fn measure(pipeline: &mut AnyPipeline, request: &ImageRequest, step_u
     Ok(DecisionCost { passes, tokens, width, rules_us, diffs_us, step_us, share_of_step })
 }
 
-/// A step's worth of rules, averaged over a request under the guide's defaults whose diffs lie on both
-/// sides of the threshold.
+/// Times the rules of one step, averaged over a request with the guide's defaults and diffs on both sides of the
+/// threshold.
 fn rules(passes: usize, tokens: usize, num_blocks: &[usize]) -> f64 {
     let segments: Vec<_> = num_blocks.iter().map(|&num_blocks| Segment { name: "blocks", num_blocks }).collect();
     let fresh = RequestCache::new(&CacheConfig::default(), STEPS, &segments, passes).0;
@@ -79,7 +79,7 @@ fn rules(passes: usize, tokens: usize, num_blocks: &[usize]) -> f64 {
     median((0..RULE_RUNS).map(|_| request()))
 }
 
-/// The first blocks' residual of every pass and its diff against the last computed step's.
+/// Times the first blocks' residual of every pass, and its diff against the last computed step's.
 fn diffs(passes: usize, tokens: usize, width: usize, dtype: DType, device: &Device) -> candle_core::Result<f64> {
     let noise = || Tensor::randn(0f32, 1.0, (passes * tokens, width), device)?.to_dtype(dtype);
     let of_rows = |x: &Tensor| {

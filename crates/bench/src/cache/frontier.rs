@@ -1,18 +1,19 @@
-//! The Pareto frontier: what is cheaper than everything that is as good.
+//! The Pareto frontier: the points for which no cheaper point is as good.
 
 use super::summary::Summary;
 
-/// Which of these are on the frontier of likeness over the share that is computed, from the cheapest on.
+/// Indices on the frontier of PSNR over the computed share, the cheapest first.
 pub(super) fn by_share(summaries: &[Summary]) -> Vec<usize> {
     frontier(summaries.iter().map(|summary| (summary.computed, summary.psnr)))
 }
 
-/// The same over the time that was measured.
+/// Indices on the frontier of PSNR over the measured time, the cheapest first.
 pub(super) fn by_time(summaries: &[Summary]) -> Vec<usize> {
     frontier(summaries.iter().map(|summary| (1.0 / summary.speedup, summary.psnr)))
 }
 
-/// Of points of a cost and a PSNR, `None` for what is identical. Of two that are equal the first counts.
+/// Indices on the frontier of points (cost, PSNR). The PSNR of identical pictures is `None`. Of equal points the first
+/// counts.
 fn frontier(points: impl Iterator<Item = (f64, Option<f64>)>) -> Vec<usize> {
     let points = points.map(|(cost, psnr)| (cost, psnr.unwrap_or(f64::INFINITY)));
     let mut points: Vec<_> = points.enumerate().collect();
@@ -37,7 +38,7 @@ mod tests {
             of(&[(0.5, Some(40.0)), (0.2, Some(30.0)), (0.6, Some(40.0)), (1.0, None), (0.3, Some(29.0))]),
             [1, 0, 3]
         );
-        // As cheap as another, and worse; the same twice.
+        // A point as cheap as another and worse; a duplicate.
         assert_eq!(of(&[(0.5, Some(40.0)), (0.5, Some(41.0)), (0.5, Some(41.0))]), [1]);
         assert_eq!(of(&[(1.0, None), (1.2, None)]), [0]);
         assert_eq!(of(&[]), [0; 0]);

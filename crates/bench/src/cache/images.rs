@@ -1,4 +1,4 @@
-//! `--images`: every picture that was made, for a look.
+//! `--images`: writes every picture to a folder.
 
 use std::path::{Path, PathBuf};
 
@@ -6,18 +6,18 @@ use diffusion::RgbImage;
 use latentd::Error;
 use omni::save_image;
 
-/// `FOLDER/28-steps/defaults/03.png`: the `i`th prompt's picture of the trial called `name`.
+/// Path of the `i`th prompt's picture in the trial `name`: `FOLDER/28-steps/defaults/03.png`.
 pub(super) fn path(folder: &Path, i: usize, steps: usize, name: &str) -> PathBuf {
     folder.join(format!("{steps}-steps")).join(file_name(name)).join(format!("{i:02}.png"))
 }
 
-/// A name as a folder's: words with dashes between them.
+/// Converts a name to a folder name: its words, joined by dashes.
 fn file_name(name: &str) -> String {
     let words = name.split(|c: char| !(c.is_alphanumeric() || c == '.')).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join("-")
 }
 
-/// Writes the picture as a PNG, with the folders that lead to it.
+/// Writes the picture as a PNG, and creates missing folders.
 pub(super) fn save(image: &RgbImage, path: &Path) -> Result<(), Error> {
     if let Some(folder) = path.parent() {
         let failed = |source| Error::File { action: "write", path: folder.display().to_string(), source };

@@ -1,4 +1,4 @@
-//! The files that say what to measure: prompts, one a line, and named configurations.
+//! The configurations to measure: from a file, from the guide, presets and plans.
 
 use std::path::Path;
 
@@ -7,15 +7,15 @@ use latentd::{Calibrated, Error};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// A configuration under the name that the table gives it.
+/// A configuration with its name in the table.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Named {
     pub(super) name: String,
-    /// The keys as they were typed.
+    /// The keys as typed.
     pub(super) keys: Value,
-    /// What they mean.
+    /// The resolved configuration.
     pub(super) config: CacheConfig,
-    /// What its plans are made from, if it follows plans.
+    /// The calibration that its plans are made from, if it follows plans.
     pub(super) calibration: Option<Calibration>,
 }
 
@@ -24,14 +24,14 @@ pub(super) struct Named {
 #[serde(deny_unknown_fields, expecting = "an object")]
 struct Entry {
     name: String,
-    /// Keys over the guide's defaults.
+    /// Keys that override the guide's defaults.
     config: Value,
 }
 
-/// The configurations of a JSON list of `{"name": …, "config": {…}}`.
+/// Parses a JSON list of `{"name": …, "config": {…}}`.
 ///
 /// # Errors
-/// It is none, two have one name, or a key does not exist or is outside its bound.
+/// The text is not such a list, two configurations have the same name, or a key is unknown or outside its bound.
 pub(super) fn configurations(text: &str, file: &str) -> Result<Vec<Named>, Error> {
     let refuse = |why: String| Error::Flag(format!("`--configs`, `{file}`: {why}"));
     let entries: Vec<Entry> = omni::json_by_path(text).map_err(refuse)?;
@@ -55,12 +55,12 @@ fn meaning(keys: &Value) -> Result<(CacheConfig, Option<Calibration>), String> {
     Ok((CacheConfig::default().overlaid(&overrides).map_err(|err| err.to_string())?, None))
 }
 
-/// What the Cache-DiT guide names: its defaults, and what it turns on one by one.
+/// The configurations of the Cache-DiT guide: its defaults, and its options one by one.
 pub(super) fn guide() -> Vec<Named> {
     configurations(include_str!("guide.json"), "guide.json").expect("it is of this program. This is a bug.")
 }
 
-/// What the presets mean where a model is not calibrated.
+/// The presets, as they resolve for a model without a calibration.
 pub(super) fn presets() -> Vec<Named> {
     let preset = |(name, quality): (&str, Quality)| Named {
         name: format!("preset {name}"),
@@ -71,14 +71,14 @@ pub(super) fn presets() -> Vec<Named> {
     Quality::NAMED.map(preset).into()
 }
 
-/// Shares of the steps that plans are made for: 13, 10, 8 and 6 steps of 28 among them.
+/// Budgets of the measured plans, as shares of the steps. Of 28 steps, four of them are 13, 10, 8 and 6 steps.
 const BUDGETS: [f64; 5] = [0.6, 0.47, 0.36, 0.29, 0.22];
 
-/// Plans of several budgets, and of what the presets promise where a model is calibrated. They are made from what was
-/// measured of the model in `file`, or of the built-in one.
+/// Plans for several budgets, and for the PSNR that the presets promise on a calibrated model. They are made from the
+/// calibration in `file`, or from the built-in model's.
 ///
 /// # Errors
-/// The file holds no measurements.
+/// The file is not a calibration.
 pub(super) fn plans(file: Option<&Path>) -> Result<Vec<Named>, Error> {
     let promises = Quality::NAMED.iter().filter_map(|(_, quality)| quality.psnr());
     let budgets = BUDGETS.map(|share| (format!("plan, budget {share}"), "budget", share));
@@ -95,7 +95,7 @@ pub(super) fn plans(file: Option<&Path>) -> Result<Vec<Named>, Error> {
     named.collect()
 }
 
-/// The whole of a file.
+/// Reads a file as text.
 pub(super) fn read(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|source| Error::File {
         action: "read",
@@ -140,7 +140,7 @@ mod tests {
             assert_eq!(names.iter().filter(|known| **known == name).count(), 1, "{name}: {names:?}");
         }
         for named in &all {
-            // Also of models with lists of blocks as short as these.
+            // They must also be valid for models with lists of blocks as short as these.
             assert_eq!(named.config.validate(&[2, 1]), Ok(()), "{}", named.name);
             assert_eq!(named.config.planned.is_some(), named.name.starts_with("plan"), "{}", named.name);
             assert_eq!(named.calibration.is_some(), named.config.planned.is_some(), "{}", named.name);

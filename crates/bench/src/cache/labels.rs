@@ -1,4 +1,4 @@
-//! Where the numbers of points stand in a plot: beside their points, and not on one another.
+//! Placement of the points' numbers in a plot: beside their points, without overlaps.
 
 /// A rectangle in pixels: left, top, width, height.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -9,12 +9,12 @@ pub(super) struct Rect {
     pub(super) height: i32,
 }
 
-/// Of a number's digits, at the size that they are drawn.
+/// Size of a digit in pixels, at the drawn font size.
 const DIGIT_WIDTH: i32 = 7;
 const HEIGHT: i32 = 11;
-/// Half of what a point's mark takes.
+/// Half the size of a point's mark, in pixels.
 const MARK: i32 = 5;
-/// How far from its point a number is at most, in rings.
+/// Number of rings around a point in which its number can be placed.
 const RINGS: i32 = 8;
 
 impl Rect {
@@ -30,8 +30,8 @@ impl Rect {
     }
 }
 
-/// A box for each of these numbered points, in pixels of an area of this size: the nearest place beside the point that is
-/// free of marks and of the numbers before. Where all is full a number stands on others.
+/// A box for each numbered point, in pixels of an area of this size. It is the nearest place beside the point that is
+/// free of marks and of earlier numbers. If no place is free, the number overlaps others.
 pub(super) fn places(points: &[(usize, (i32, i32))], area: (i32, i32)) -> Vec<Rect> {
     let mark =
         |&(_, (x, y)): &(usize, (i32, i32))| Rect { left: x - MARK, top: y - MARK, width: 2 * MARK, height: 2 * MARK };
@@ -47,7 +47,7 @@ pub(super) fn places(points: &[(usize, (i32, i32))], area: (i32, i32)) -> Vec<Re
     placed
 }
 
-/// Places around a point, the nearest first, above it to the right before all others.
+/// Places around a point, the nearest first. In each ring the first is above the point, to its right.
 fn candidates((x, y): (i32, i32), width: i32) -> impl Iterator<Item = Rect> {
     (0..RINGS).flat_map(move |ring| {
         let away = MARK + 1 + ring * (HEIGHT / 2);

@@ -1,8 +1,8 @@
-//! `latentd bench cache`: what the step cache gains and costs on a model.
+//! `latentd bench cache`: speed and quality of the step cache on a model.
 //!
-//! For each prompt and step count the uncached picture is the reference. Beside it stand the pictures of
-//! each configuration, those of plans where the model is calibrated, and the honest alternative: uncached pictures in
-//! fewer steps from the same noise, by several samplers.
+//! The reference is the uncached picture of each prompt and step count. It is compared with the pictures of each
+//! configuration, with those of plans if the model is calibrated, and with the obvious alternative: uncached pictures
+//! in fewer steps from the same noise, by several samplers.
 
 mod decision;
 mod frontier;
@@ -47,23 +47,23 @@ pub(super) struct Cache {
     model: Option<String>,
     #[command(flatten)]
     samples: SampleFlags,
-    /// A JSON list of {"name": …, "config": {…}}. Without it the guide's configurations, the presets, and plans of the built-in
-    /// model. The configuration of the cache flags is measured beside them
+    /// A JSON list of {"name": …, "config": {…}}; by default the guide's configurations, the presets, and plans of the
+    /// built-in model. The configuration of the cache flags is measured as well
     #[arg(long, value_name = "FILE.json")]
     configs: Option<PathBuf>,
-    /// What `latentd cache calibrate` measured of the model: plans are measured beside the configurations
+    /// A calibration of the model by `latentd cache calibrate`, to measure its plans as well
     #[arg(long, value_name = "FILE.json")]
     plan: Option<PathBuf>,
-    /// Step counts, parted by commas
+    /// Step counts, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "20", value_name = "N", allow_negative_numbers = true)]
     num_inference_steps: Vec<i64>,
-    /// What makes the uncached pictures in fewer steps, parted by commas; without it all that there are
+    /// Samplers of the uncached pictures in fewer steps, separated by commas; by default all
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SAMPLER")]
     samplers: Vec<SamplerName>,
-    /// Runs of the transformer that they take at most, parted by commas; without it tenths of each step count
+    /// Maximum runs of the transformer in those pictures, separated by commas; by default tenths of each step count
     #[arg(long, value_delimiter = ',', value_name = "N", allow_negative_numbers = true)]
     fewer_steps: Vec<i64>,
-    /// What not to draw, in place of the model's default
+    /// What not to draw, instead of the model's default
     #[arg(long)]
     negative_prompt: Option<String>,
     /// Weight of true classifier-free guidance; 1 turns it off
@@ -124,7 +124,7 @@ impl Cache {
             let measured = rounds.measure(&inputs, steps, &trials, || bar.inc(1))?;
             report.step_counts.push(step_count(steps, &configurations, trials, measured));
             report.warnings.clone_from(&rounds.warnings);
-            // A long run that is stopped leaves what it has.
+            // A long run that is stopped leaves its results so far.
             self.write(&report)?;
         }
         bar.finish_and_clear();
@@ -139,7 +139,7 @@ impl Cache {
         ModelSource::parse(self.model.as_deref(), self.loading.revision.clone())
     }
 
-    /// Those of the file, or the customary ones, and that of the flags.
+    /// The configurations of the file, or the default ones; plans; and the configuration of the flags.
     fn configurations(&self) -> Result<Vec<Named>, Error> {
         let of_flags = self.loading.cache.resolve()?;
         let mut named = match &self.configs {
@@ -153,7 +153,7 @@ impl Cache {
         Ok(named)
     }
 
-    /// Of the model's calibration, if there is one.
+    /// Plans from the model's calibration, if there is one.
     fn plans(&self) -> Result<Vec<Named>, Error> {
         match &self.plan {
             Some(path) => inputs::plans(Some(path)),
@@ -185,7 +185,7 @@ impl Cache {
         }
     }
 
-    /// What is known before the first picture.
+    /// The report before the first picture.
     fn report(&self, rounds: &Rounds, inputs: &[OmniInput]) -> Result<Report, Error> {
         let trial = Trial::uncached(1);
         let request = rounds.request(&inputs[0], 0, &trial)?;
@@ -218,7 +218,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Better before an hour of work than after it.
+    /// Checks the output files before the measurement, because it takes hours.
     fn check_outputs(&self) -> Result<(), Error> {
         for (flag, path) in [("json", &self.json), ("plot", &self.plot)] {
             path.as_deref().map_or(Ok(()), |path| check_place(flag, path))?;
@@ -242,7 +242,7 @@ impl Cache {
     }
 }
 
-/// Step counts as typed.
+/// Checks typed step counts.
 fn counts(field: &'static str, given: &[i64]) -> Result<Vec<usize>, Error> {
     let count = |&steps: &i64| match steps {
         1..=MAX_INFERENCE_STEPS => Ok(steps as usize),
@@ -254,7 +254,7 @@ fn counts(field: &'static str, given: &[i64]) -> Result<Vec<usize>, Error> {
     given.iter().map(count).collect()
 }
 
-/// What was measured of `trials`, the configurations among them first.
+/// The report of one step count. `trials` has the configurations first.
 fn step_count(steps: usize, configurations: &[Named], trials: Vec<Trial>, measured: rounds::Measured) -> StepCount {
     let keys = configurations.iter().map(|named| named.keys.clone()).chain(std::iter::repeat(Value::Null));
     let all = trials.into_iter().zip(keys).zip(measured.pictures).map(|((trial, config), pictures)| Configuration {

@@ -1,8 +1,8 @@
-//! `--plot`: cost against quality as an SVG, a row a step count: over the share that was computed, which is the same on
-//! every machine, and over the speedup that was measured.
+//! `--plot`: quality against cost as an SVG, one row per step count. The left panel is over the computed share, which
+//! is the same on every machine; the right one is over the measured speedup.
 //!
-//! The orange line is what the same model does uncached in fewer steps. A configuration on or below it buys nothing that
-//! asking for fewer steps would not have bought. The grey one is the Pareto frontier, the best at each cost of all there is.
+//! The orange line is the uncached model in fewer steps. A configuration on or below it gains nothing over fewer steps.
+//! The grey line is the Pareto frontier of all points.
 
 use std::ops::Range;
 
@@ -15,41 +15,41 @@ use super::{frontier, labels};
 use crate::plot::{Area, COMPUTED, Drawn, GREY, LEFT, PLANNED, REUSED, TEXT, chart};
 
 const WIDTH: u32 = 1500;
-/// Of the panels; the rest is the list of names.
+/// Width of the panels; the rest is the list of names.
 const PANELS_WIDTH: u32 = 1180;
 const HEADER_HEIGHT: u32 = 76;
 const PANEL_HEIGHT: u32 = 520;
 /// Pixels from one name to the next.
 const NAME_HEIGHT: i32 = 21;
-/// How much below the frontier and the configurations what is uncached is still shown, in dB.
+/// How far below the worst configuration uncached points are still shown, in dB.
 const BELOW: f64 = 8.0;
 
-/// What a configuration is.
+/// The kind of a configuration, which sets its mark.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Plan,
-    /// Rules, above the line of fewer steps.
+    /// A configuration of rules above the line of fewer steps.
     Better,
-    /// Rules, on it or below.
+    /// A configuration of rules on or below that line.
     NoBetter,
 }
 
-/// One step count over one cost.
+/// A panel for one step count and one cost.
 struct Panel {
     title: String,
     axis: &'static str,
     range: Range<f64>,
-    /// Uncached, in fewer steps: the best of as many.
+    /// The best uncached runs in fewer steps.
     line: Vec<(f64, f64)>,
-    /// The others of those.
+    /// The other uncached runs.
     others: Vec<(f64, f64)>,
     frontier: Vec<(f64, f64)>,
     points: Vec<Point>,
 }
 
-/// One configuration. One whose pictures are all identical has no place.
+/// One configuration. A configuration whose pictures are all identical to the reference has no point.
 struct Point {
-    /// Its number in the list of names, from 1.
+    /// The configuration's number in the list of names, from 1.
     number: usize,
     at: (f64, f64),
     kind: Kind,
@@ -76,7 +76,7 @@ pub(super) fn svg(report: &Report) -> String {
 }
 
 impl Panel {
-    /// Over the share that was computed, and over the speedup.
+    /// The panels over the computed share and over the speedup.
     fn both(count: &StepCount) -> [Panel; 2] {
         let share = |summary: &Summary| summary.computed;
         let by_share = Panel::new(count, share, frontier::by_share);
@@ -117,7 +117,7 @@ impl Panel {
         }
     }
 
-    /// The least that is shown, in dB: what a sampler does in a step or two would press all else together.
+    /// The lowest PSNR shown, in dB. Samplers in one or two steps would compress the rest of the plot.
     fn floor(&self) -> f64 {
         let points = self.points.iter().map(|point| point.at.1);
         let least = points.fold(f64::INFINITY, f64::min);
@@ -130,7 +130,7 @@ impl Panel {
         points.chain([&self.line, &self.others].into_iter().flatten().copied()).filter(move |at| at.1 >= floor)
     }
 
-    /// Round numbers of dB around all that is shown.
+    /// The range of the PSNR axis: round numbers around all shown points.
     fn range_of_psnr(&self) -> (f64, f64) {
         let (low, high) = self.shown().fold((f64::INFINITY, 0.0), |(low, high), (_, y)| (y.min(low), y.max(high)));
         if low > high { (0.0, 10.0) } else { ((low / 5.0).floor() * 5.0, (high / 5.0).ceil() * 5.0 + 1.0) }
@@ -174,10 +174,10 @@ fn draw_legend(header: &Area) -> Drawn {
     Ok(())
 }
 
-/// Wide and pale, under all points.
+/// Colour of the frontier, a wide pale line under all points.
 const FRONTIER: RGBColor = RGBColor(200, 200, 200);
 
-/// What the points' numbers stand for.
+/// Draws the list of names that the points' numbers refer to.
 fn draw_names(area: &Area, names: &[&str]) -> Drawn {
     let font = ("sans-serif", 14).into_font().color(&TEXT);
     for ((name, number), row) in names.iter().zip(1..).zip(0..) {
@@ -245,7 +245,8 @@ mod tests {
     fn points_are_marked_by_what_they_are() {
         let svg = svg(&report());
         let marks = |start: &str, part: &str| svg.lines().filter(|l| l.starts_with(start) && l.contains(part)).count();
-        // Two panels: each has a plan, a configuration above the line, one below and one without a place; the legend one each.
+        // Each of the two panels has a plan, a configuration above the line, one below, and one without a point. The
+        // legend has one mark of each.
         assert_eq!(marks("<polygon", r##"fill="#009E73""##), 2 + 1, "plan\n{svg}");
         assert_eq!(marks("<circle", r##"fill="#0072B2""##), 2 + 1, "above");
         assert_eq!(marks("<circle", r##"stroke="#0072B2""##), 2 + 1, "below");

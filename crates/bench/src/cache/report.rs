@@ -1,4 +1,4 @@
-//! What was measured, as JSON for a program and as Markdown for people.
+//! The results, as JSON for programs and as Markdown for people.
 
 use std::fmt::Write;
 
@@ -8,14 +8,14 @@ use serde_json::Value;
 use super::decision::DecisionCost;
 use super::summary::{FewerSteps, Picture, Summary};
 
-/// Everything measured.
+/// All results.
 #[derive(Serialize)]
 pub(super) struct Report {
     pub(super) model: String,
     pub(super) size: String,
     pub(super) true_cfg_scale: f64,
     pub(super) negative_prompt: Option<String>,
-    /// Of the first prompt; the next ones count up.
+    /// Seed of the first prompt; it counts up from prompt to prompt.
     pub(super) seed: i64,
     pub(super) prompts: Vec<String>,
     pub(super) step_counts: Vec<StepCount>,
@@ -23,11 +23,11 @@ pub(super) struct Report {
     pub(super) warnings: Vec<String>,
 }
 
-/// One step count of the uncached pictures.
+/// The results for one step count of the uncached pictures.
 #[derive(Serialize)]
 pub(super) struct StepCount {
     pub(super) num_inference_steps: usize,
-    /// Time of all steps of the uncached picture, a prompt each.
+    /// Time of all steps of the uncached picture, for each prompt.
     pub(super) uncached_ms: Vec<f64>,
     pub(super) configurations: Vec<Configuration>,
     pub(super) fewer_steps: Vec<Configuration>,
@@ -37,26 +37,26 @@ pub(super) struct StepCount {
 #[derive(Serialize)]
 pub(super) struct Configuration {
     pub(super) name: String,
-    /// The keys as they were typed; nothing of an uncached run.
+    /// The keys as typed; `null` for an uncached run.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub(super) config: Value,
-    /// What took the steps, where that was said.
+    /// The sampler, if one was named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sampler: Option<&'static str>,
     #[serde(flatten)]
     pub(super) summary: Summary,
-    /// Whether nothing else computes as little and is as good: the Pareto frontier.
+    /// Whether the configuration is on the Pareto frontier: no other computes as little and is as good.
     pub(super) is_best: bool,
     pub(super) pictures: Vec<Picture>,
 }
 
 impl Report {
-    /// Model, size and how many prompts, in a line.
+    /// A line with the model, the size and the number of prompts.
     pub(super) fn title(&self) -> String {
         format!("{}, {}, {} prompts", self.model, self.size, self.prompts.len())
     }
 
-    /// A table a step count. What nothing else is as cheap and as good as is bold.
+    /// One table per step count. Configurations on the Pareto frontier are bold.
     pub(super) fn markdown(&self) -> String {
         let mut text = String::new();
         for count in &self.step_counts {
@@ -82,7 +82,7 @@ impl Report {
 }
 
 impl StepCount {
-    /// Quality in fewer steps.
+    /// PSNR of uncached pictures in fewer steps.
     pub(super) fn fewer_steps_line(&self) -> FewerSteps {
         FewerSteps::new(&self.fewer_steps.iter().map(|count| count.summary).collect::<Vec<_>>())
     }
@@ -108,7 +108,7 @@ impl StepCount {
 }
 
 impl Configuration {
-    /// Whether it follows a plan of a calibrated model.
+    /// Whether the configuration follows a plan of a calibrated model.
     pub(super) fn is_plan(&self) -> bool {
         ["budget", "psnr"].iter().any(|key| self.config.get(key).is_some())
     }
@@ -118,7 +118,7 @@ impl Configuration {
     }
 }
 
-/// The columns of what was measured.
+/// The table cells of a summary.
 fn cells(summary: &Summary) -> String {
     let psnr = match (summary.psnr, summary.psnr_worst) {
         (Some(mean), Some(worst)) => format!("{mean:.1} ({worst:.1})"),
@@ -128,7 +128,7 @@ fn cells(summary: &Summary) -> String {
     format!("{computed:.3} | {speedup:.2} | {psnr} | {ssim:.4} ({ssim_worst:.3}) | {gmsd:.4} ({gmsd_worst:.3})")
 }
 
-/// How much better than the line, in dB; a dash where there is nothing to compare.
+/// Difference to the line of fewer steps, in dB; a dash if there is nothing to compare.
 fn gain(psnr: Option<f64>, line: Option<f64>) -> String {
     match (psnr, line) {
         (Some(psnr), Some(line)) => format!("{:+.1}", psnr - line),

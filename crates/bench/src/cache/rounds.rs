@@ -1,5 +1,5 @@
-//! Makes the pictures. A round is one prompt: the uncached picture, each configuration's and those of
-//! fewer steps, one after the other, so that all of them see the same machine.
+//! Makes the pictures. A round makes all pictures of one prompt one after the other: the uncached one, each
+//! configuration's and those in fewer steps. So all of them are timed under the same conditions.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,27 +14,27 @@ use omni::{OmniInput, psnr, ssim};
 use super::images;
 use super::summary::{self, Picture};
 
-/// One of the pictures of a round.
+/// One kind of picture in a round.
 #[derive(Clone, Debug)]
 pub(super) struct Trial {
     pub(super) name: String,
     pub(super) steps: usize,
-    /// The model's own without one.
+    /// `None` is the model's own sampler.
     pub(super) sampler: Option<Sampler>,
-    /// Every step is computed without one.
+    /// `None` computes every step.
     pub(super) config: Option<CacheConfig>,
-    /// What its plans are made from, if it follows plans.
+    /// The calibration that its plans are made from, if it follows plans.
     pub(super) calibration: Option<Calibration>,
 }
 
 impl Trial {
-    /// Every step computed, by the model's own sampler.
+    /// A trial that computes every step with the model's own sampler.
     pub(super) fn uncached(steps: usize) -> Self {
         Trial { name: "uncached".into(), steps, sampler: None, config: None, calibration: None }
     }
 }
 
-/// Every picture of a step count: of each prompt its time without a cache, of each trial its pictures.
+/// The measurements of one step count: each prompt's time without a cache, and each trial's pictures.
 #[derive(Default)]
 pub(super) struct Measured {
     pub(super) uncached_ms: Vec<f64>,
@@ -42,17 +42,17 @@ pub(super) struct Measured {
     pub(super) pictures: Vec<Vec<Picture>>,
 }
 
-/// What every picture has in common, and where to put them.
+/// The settings that all pictures share.
 pub(super) struct Rounds {
     pub(super) pipeline: AnyPipeline,
-    /// Those of the pipeline: each trial brings its own.
+    /// The pipeline's plans. Each trial replaces them with its own.
     pub(super) plans: Plans,
     /// A request without prompt, step count and cache.
     pub(super) draft: RequestDraft,
-    /// Seed of the first prompt; the next ones count up.
+    /// Seed of the first prompt; it counts up from prompt to prompt.
     pub(super) seed: i64,
     pub(super) images: Option<PathBuf>,
-    /// What the pipeline had to say, once each.
+    /// The pipeline's warnings, each one once.
     pub(super) warnings: Vec<String>,
 }
 
@@ -64,7 +64,7 @@ struct Rendered {
 }
 
 impl Rounds {
-    /// A round a prompt. `tick` is called after each picture.
+    /// Runs one round per prompt. `tick` is called after each picture.
     ///
     /// # Errors
     /// A request is invalid, the device fails, or a picture cannot be compared or written.
@@ -80,7 +80,7 @@ impl Rounds {
             let uncached = Trial::uncached(steps);
             let all: Vec<_> = std::iter::once(&uncached).chain(trials).collect();
             let mut rendered: Vec<Option<Rendered>> = all.iter().map(|_| None).collect();
-            // Each begins a round in turn: a machine that slows down within a round is unfair to none.
+            // Each trial begins a round in turn, so that a machine that slows down within a round favours none.
             for (place, trial) in (0..all.len()).map(|j| (i + j) % all.len()).map(|place| (place, all[place])) {
                 let picture = self.render(&self.request(input, i, trial)?, trial)?;
                 self.save(&picture, i, steps, trial)?;
@@ -115,10 +115,10 @@ impl Rounds {
         Ok(requests.into_iter().next().expect("a draft is a picture at least. This is a bug."))
     }
 
-    /// One picture that is not counted: the first of a process is slower.
+    /// Makes one picture that is not counted, because the first one of a process is slower.
     ///
     /// # Errors
-    /// As [`Rounds::measure`].
+    /// The same as those of [`Rounds::measure`].
     pub(super) fn warm_up(&mut self, input: &OmniInput, steps: usize) -> Result<(), Error> {
         let trial = Trial::uncached(steps);
         self.render(&self.request(input, 0, &trial)?, &trial).map(|_| ())
@@ -140,7 +140,7 @@ impl Rounds {
         for _ in 0..request.params.num_evaluations() {
             steps.extend(self.pipeline.step(&mut [&mut state], &Interrupt::default())?);
         }
-        // A device may still be at work when the last step returns.
+        // The device may still be running when the last step returns.
         state.latents().device().synchronize().map_err(|err| PipelineError::Model(err.to_string()))?;
         let denoise = started.elapsed();
         Ok(Rendered { image: self.pipeline.decode(state, &Interrupt::default())?, steps, denoise })
@@ -154,7 +154,7 @@ impl Rounds {
     }
 }
 
-/// A picture in numbers.
+/// Compares a picture with the reference.
 fn compare(reference: &Rendered, picture: &Rendered, trial: &Trial) -> Result<Picture, Error> {
     let ssim = ssim(&reference.image, &picture.image).map_err(|err| Error::Flag(format!("SSIM: {err}")))?;
     let share = picture.steps.len() as f64 / reference.steps.len() as f64;
@@ -194,7 +194,7 @@ mod tests {
             Trial { sampler: Some(Sampler::Heun), ..trial("heun", 2, None) },
         ];
         let ticks = std::cell::Cell::new(0);
-        // Two rounds: the second begins with another trial.
+        // Two rounds, of which the second begins with another trial.
         let prompts = ["a fox on a green background", "a house"].map(OmniInput::from);
         let measured = rounds.measure(&prompts, 4, &trials, || ticks.set(ticks.get() + 1)).unwrap();
         assert_eq!((ticks.get(), measured.uncached_ms.len()), (2 * 6, 2));
@@ -207,7 +207,7 @@ mod tests {
             assert!(one_step.runs.is_empty() && one_step.computed == 0.25 && one_step.psnr.is_some());
             assert!(heun.computed == 0.75 && heun.psnr.is_some(), "three runs of the transformer in two steps");
         }
-        // No mask of three steps, and nothing to reuse: once each.
+        // Two warnings, each once: there is no mask of three steps, and nothing can be reused.
         assert_eq!(rounds.warnings.len(), 2, "{:?}", rounds.warnings);
     }
 }

@@ -1,70 +1,69 @@
-//! Pictures in numbers, and many pictures in one line of a table. Pure: everything here is a function
-//! of what was measured.
+//! Figures of single pictures, and their summary in one line of a table. All functions here are pure.
 
 use diffusion::StepReport;
 use serde::Serialize;
 
 use crate::median::median;
 
-/// The most that a mean counts for a picture, in dB: where a byte in fifteen is off by one, nobody sees
-/// it. A picture that is the uncached one in every byte has an infinite PSNR and no mean without this.
+/// Upper bound of a picture's PSNR in a mean, in dB. At this PSNR one byte in fifteen is off by one, which nobody sees.
+/// A picture identical to the uncached one has an infinite PSNR, and the mean would be infinite without this bound.
 const CEILING_DB: f64 = 60.0;
 
-/// A picture beside the uncached one of its prompt and step count.
+/// A picture, compared with the uncached one of its prompt and step count.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Picture {
     /// Time of all its steps.
     pub(super) denoise_ms: f64,
-    /// How many times faster its steps were than the uncached picture's, made in the same round.
+    /// Speedup of its steps over those of the uncached picture in the same round.
     pub(super) speedup: f64,
-    /// In dB; `null` for a picture that is the uncached one in every byte.
+    /// PSNR in dB; `null` for a picture identical to the uncached one.
     pub(super) psnr: Option<f64>,
     pub(super) ssim: f64,
-    /// 0 for a picture that is the uncached one.
+    /// 0 for a picture identical to the uncached one.
     pub(super) gmsd: f64,
     /// Share of the uncached picture's (pass, step) pairs whose middle blocks ran.
     pub(super) computed: f64,
-    /// What each pass did in each list of blocks; nothing of a picture without a cache.
+    /// Decisions of each pass in each list of blocks; empty without a cache.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) runs: Vec<Run>,
 }
 
-/// What one branch did in one segment.
+/// The decisions of one branch in one segment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Run {
     pub(super) branch: &'static str,
     pub(super) segment: &'static str,
-    /// A character a step: `1` computed, `C` reused.
+    /// One character per step: `1` computed, `C` reused.
     pub(super) decisions: String,
-    /// Of each step; `null` where none was measured or what was measured is not a number.
+    /// Residual diff of each step; `null` if none was measured or it is not finite.
     pub(super) diffs: Vec<Option<f32>>,
 }
 
 /// A line of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Summary {
-    /// Mean of the pictures.
+    /// Mean share of computed (pass, step) pairs.
     pub(super) computed: f64,
-    /// Median.
+    /// Median speedup.
     pub(super) speedup: f64,
-    /// Mean, each picture at 60 dB at most; `null` if all are identical.
+    /// Mean PSNR, each picture at 60 dB at most; `null` if all are identical.
     pub(super) psnr: Option<f64>,
     /// `null` if all are identical.
     pub(super) psnr_worst: Option<f64>,
-    /// Mean.
+    /// Mean SSIM.
     pub(super) ssim: f64,
     pub(super) ssim_worst: f64,
-    /// Mean.
+    /// Mean GMSD.
     pub(super) gmsd: f64,
     pub(super) gmsd_worst: f64,
 }
 
-/// PSNR of uncached pictures with fewer steps, over the share of the steps that they take, which is also
-/// their share of the time: of the best that take so many or fewer.
+/// Best PSNR of uncached pictures with at most a given share of the steps. That share of the steps is also their share
+/// of the time.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct FewerSteps(Vec<(f64, f64)>);
 
-/// Every branch and segment of a picture.
+/// The decisions of every branch and segment of a picture.
 pub(super) fn runs(steps: &[StepReport]) -> Vec<Run> {
     let Some(first) = steps.first() else { return Vec::new() };
     let run = |(i, run): (usize, &diffusion::BlockRun)| {
@@ -79,13 +78,13 @@ pub(super) fn runs(steps: &[StepReport]) -> Vec<Run> {
     first.runs.iter().enumerate().map(run).collect()
 }
 
-/// The share of (pass, segment, step) whose middle blocks ran.
+/// The share of (pass, segment, step) triples whose middle blocks ran.
 pub(super) fn computed(steps: &[StepReport]) -> f64 {
     let runs = || steps.iter().flat_map(|step| &step.runs);
     runs().filter(|run| !run.reused).count() as f64 / runs().count() as f64
 }
 
-/// The pictures of one configuration in a line.
+/// Summarizes the pictures of one configuration.
 pub(super) fn summarize(pictures: &[Picture]) -> Summary {
     let mean = |value: fn(&Picture) -> f64| pictures.iter().map(value).sum::<f64>() / pictures.len() as f64;
     let differs = pictures.iter().any(|picture| picture.psnr.is_some());
@@ -106,8 +105,8 @@ fn decibels(picture: &Picture) -> f64 {
     picture.psnr.unwrap_or(f64::INFINITY)
 }
 
-/// The smaller step counts that an uncached run of `steps` is compared with: tenths, closer together
-/// where quality falls fastest, and one step less.
+/// The smaller step counts that an uncached run of `steps` is compared with: tenths, denser where quality falls
+/// fastest, and `steps - 1`.
 pub(super) fn fewer_steps(steps: usize) -> Vec<usize> {
     let shares = [0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
     let counts = shares.map(|share| (share * steps as f64).round() as usize);
@@ -131,9 +130,10 @@ impl FewerSteps {
         FewerSteps(line)
     }
 
-    /// The PSNR at `share`, between the two counts around it; `None` outside all counts.
+    /// The PSNR at `share`, interpolated between the two neighbouring counts; `None` outside all counts.
     ///
-    /// It is a line over the logarithm of the share: Euler's error falls with a power of the step count.
+    /// The interpolation is linear in the logarithm of the share, because Euler's error falls with a power of the step
+    /// count.
     pub(super) fn at(&self, share: f64) -> Option<f64> {
         let after = self.0.iter().position(|&(x, _)| x >= share)?;
         let (x1, y1) = self.0[after];
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!((line.at(0.2), line.at(0.8)), (Some(30.0), Some(50.0)));
         assert!((line.at(0.4).unwrap() - 40.0).abs() < 1e-9, "half of two doublings");
         assert_eq!((line.at(0.19), line.at(0.81)), (None, None));
-        // The best of as many steps, and nothing that fewer were better than.
+        // For equal steps the best counts, and a point worse than one with fewer steps is dropped.
         let line = FewerSteps::new(&[count(0.2, 25.0), count(0.2, 30.0), count(0.3, 29.0), count(0.8, 50.0)]);
         assert_eq!(line.0, [(0.2, 30.0), (0.8, 50.0)]);
     }

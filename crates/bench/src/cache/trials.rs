@@ -1,4 +1,4 @@
-//! What is made beside the uncached picture: the configurations, then fewer and fewer steps.
+//! The trials compared with the uncached picture: the configurations, then uncached pictures in fewer steps.
 
 use diffusion::Sampler;
 
@@ -9,12 +9,12 @@ use super::summary;
 /// The uncached pictures in fewer steps.
 pub(super) struct Fewer {
     pub(super) samplers: Vec<Sampler>,
-    /// Runs of the transformer, at most; tenths of a step count without any.
+    /// Maximum runs of the transformer; if empty, tenths of the step count.
     pub(super) counts: Vec<usize>,
 }
 
 impl Fewer {
-    /// Of an uncached run of so many steps, each sampler's from the most steps on.
+    /// The trials for an uncached run of `steps` steps. Each sampler's begin with the most steps.
     fn trials(&self, steps: usize) -> impl Iterator<Item = Trial> {
         let counts = if self.counts.is_empty() { summary::fewer_steps(steps) } else { self.counts.clone() };
         self.samplers.iter().flat_map(move |&sampler| {
@@ -27,7 +27,7 @@ impl Fewer {
     }
 }
 
-/// The configurations at so many steps, then the uncached pictures in fewer.
+/// The trials of the configurations at `steps` steps, then those of uncached pictures in fewer.
 pub(super) fn trials(configurations: &[Named], steps: usize, fewer: &Fewer) -> Vec<Trial> {
     let cached = configurations.iter().map(|named| Trial {
         name: named.name.clone(),
@@ -37,7 +37,7 @@ pub(super) fn trials(configurations: &[Named], steps: usize, fewer: &Fewer) -> V
     });
     let mut trials = Vec::from_iter(cached);
     for fewer in fewer.trials(steps) {
-        // Two counts may be as many steps of a sampler.
+        // Two counts may give the same number of steps of a sampler.
         if !trials.iter().any(|known| known.name == fewer.name) {
             trials.push(fewer);
         }

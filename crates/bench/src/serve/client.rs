@@ -1,4 +1,4 @@
-//! Sends the load and takes the time.
+//! Sends the load and times the answers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ pub(super) struct Client {
     url: String,
 }
 
-/// What is left to send, and when.
+/// The requests to send, each with its arrival time under Poisson load.
 type Plan<'a> = Box<dyn Iterator<Item = (Option<Duration>, (usize, Value))> + Send + 'a>;
 
 impl Client {
@@ -27,7 +27,7 @@ impl Client {
         Ok(Client { http, url: url.trim_end_matches('/').to_owned() })
     }
 
-    /// What the server has counted so far; nothing where it shows no metrics.
+    /// Reads the server's metrics; empty if it exposes none.
     pub(super) async fn scrape(&self) -> Result<Scrape, Error> {
         let unreachable = |err: reqwest::Error| Error::Flag(format!("no server at {}: {err}", self.url));
         let response = self.http.get(format!("{}/metrics", self.url)).send().await.map_err(unreachable)?;
@@ -37,7 +37,7 @@ impl Client {
         }
     }
 
-    /// Sends the load; every request's sample, and how long all took.
+    /// Sends the load. Returns every request's sample and the total time.
     pub(super) async fn send(
         &self,
         load: &Load,
@@ -92,7 +92,7 @@ impl Client {
             if matches!(length, Length::Duration(duration) if started.elapsed() >= duration) {
                 break;
             }
-            // From the moment of arrival, even where this program was late to send.
+            // Latency counts from the planned arrival, even if this program was late to send.
             let arrived = at.map_or_else(Instant::now, |at| started + at);
             let (client, done) = (self.clone(), done.clone());
             tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! The latencies as bars, for a person to look at.
+//! A histogram of the latencies, as an SVG.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -9,7 +9,7 @@ use crate::plot::{COMPUTED, Drawn, GREY, LEFT, REUSED, TEXT, chart};
 const SIZE: (u32, u32) = (960, 420);
 const BARS: usize = 40;
 
-/// How many pictures took how long, the median and the 99th percentile marked.
+/// The histogram of latencies, with the median and the 99th percentile marked.
 pub(super) fn svg(summary: &Summary) -> String {
     let mut svg = String::new();
     let Some(latency) = &summary.latency else { return svg };
@@ -54,7 +54,7 @@ fn draw(svg: &mut String, summary: &Summary, latency: &Spread) -> Drawn {
     Ok(())
 }
 
-/// Pictures in each bar of `width` seconds.
+/// Number of pictures in each bar of `width` seconds.
 fn counts(summary: &Summary, width: f64) -> [usize; BARS] {
     let mut counts = [0; BARS];
     for sample in summary.requests.iter().filter(|sample| sample.failure.is_none()) {

@@ -1,4 +1,4 @@
-//! What is sent and when: numbers from a seed, so that a run can be repeated.
+//! The requests of a load and their arrival times. Both are derived from a seed, so that a run can be repeated.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use rand::{Rng, SeedableRng};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-/// The requests of a load, each with its share.
+/// The kinds of requests of a load, each with its weight.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Load {
     request: Vec<Kind>,
 }
 
-/// A request and how often it is sent.
+/// A kind of request and its relative frequency.
 #[derive(Debug, Deserialize)]
 pub(super) struct Kind {
     #[serde(default = "one")]
@@ -35,12 +35,12 @@ fn one() -> f64 {
 /// When requests are sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Arrivals {
-    /// At random, so many a second.
+    /// At random, at a fixed mean rate.
     Poisson {
-        /// Requests a second.
+        /// Requests per second.
         rate: f64,
     },
-    /// Whenever one of so many clients has its answer.
+    /// From this many clients, each of which waits for its answer before it sends again.
     Clients(usize),
 }
 
@@ -86,7 +86,7 @@ impl Load {
         Ok(())
     }
 
-    /// The bodies to send, in their order, without end: request `i` makes the picture of seed `seed + i`.
+    /// An endless sequence of bodies to send. Request `i` makes the picture of seed `seed + i`.
     pub(super) fn bodies(&self, seed: u64) -> impl Iterator<Item = (usize, Value)> {
         let weights = WeightedIndex::new(self.request.iter().map(|kind| kind.weight));
         let weights = weights.expect("weights were checked. This is a bug.");
@@ -102,12 +102,12 @@ impl Load {
     }
 }
 
-/// Moments of arrival at `rate` a second, without end.
+/// An endless sequence of arrival times at `rate` per second.
 pub(super) fn poisson(rate: f64, seed: u64) -> impl Iterator<Item = Duration> {
     let mut random = StdRng::seed_from_u64(seed ^ 0x5EED);
     let mut at = 0.0;
     std::iter::repeat_with(move || {
-        // The gaps of a Poisson process are exponential; 1 - u is never 0.
+        // The gaps of a Poisson process are exponential. `1 - u` is never 0.
         at -= (1.0 - random.random::<f64>()).ln() / rate;
         Duration::from_secs_f64(at)
     })
@@ -157,7 +157,7 @@ mod tests {
         assert!(moments.is_sorted());
         let seconds = moments.last().unwrap().as_secs_f64();
         assert!((970.0..1030.0).contains(&seconds), "10,000 at 10 a second in {seconds} s");
-        // Exponential gaps: one in e is longer than the mean.
+        // Of exponential gaps, one in e is longer than the mean.
         let long = moments.windows(2).filter(|pair| pair[1] - pair[0] > Duration::from_millis(100)).count();
         assert!((3500..3860).contains(&long), "{long}");
     }

@@ -1,4 +1,4 @@
-//! `latentd bench serve`: load on a running server, and how it bears it.
+//! `latentd bench serve`: puts load on a running server, and measures latency and throughput.
 
 mod client;
 mod histogram;
@@ -23,28 +23,28 @@ use summary::Summary;
     after_help = "Examples:\n  latentd bench serve --rate 2 --requests 100\n  latentd bench serve --clients 8 --duration-seconds 60 --load load.toml --plot latency.svg\n\nWith --rate, requests arrive at random (Poisson), however slow the server is, and latency counts\nfrom the arrival. With --clients, each of so many clients sends its next request when its last is answered.\n\nA load file names the requests and how often each is sent; what is not `weight` goes into the body:\n  [[request]]\n  weight = 3\n  prompt = \"a cup of coffee\"\n  size = \"1024x1024\"\n  num_inference_steps = 50"
 )]
 pub(super) struct Serve {
-    /// Where the server is
+    /// URL of the server
     #[arg(long, default_value = "http://localhost:8091", env = "LATENTD_URL")]
     url: String,
-    /// TOML file of the requests to send; without it one prompt at the server's defaults
+    /// TOML file of the requests to send; by default one prompt at the server's defaults
     #[arg(long, value_name = "FILE")]
     load: Option<PathBuf>,
-    /// Requests a second, arriving at random
+    /// Requests per second, arriving at random
     #[arg(long, value_name = "N", conflicts_with = "clients")]
     rate: Option<f64>,
-    /// Clients that each wait for their answer before they send again; 1 without --rate
+    /// Number of clients, each of which waits for its answer before it sends again; 1 without --rate
     #[arg(long, value_name = "N")]
     clients: Option<usize>,
     /// Requests to send; 100 without --duration-seconds
     #[arg(long, value_name = "N", conflicts_with = "duration_seconds")]
     requests: Option<usize>,
-    /// How long to send requests
+    /// Time to send requests for
     #[arg(long, value_name = "SECONDS")]
     duration_seconds: Option<f64>,
-    /// Of the arrivals, of the order of the requests and of their pictures
+    /// Seed of the arrivals, of the order of the requests and of their pictures
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
-    /// Write all figures, every request's included, as JSON
+    /// Write all figures, including every request's, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Draw the latencies as an SVG

@@ -1,13 +1,13 @@
-//! The server's own counters, before and after.
+//! The server's own metrics, before and after the load.
 
 use std::collections::BTreeMap;
 
-/// The value of each series of `/metrics`, by name and labels as they are written.
+/// The value of each series of `/metrics`, by its name and labels as written there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
-    /// Reads Prometheus's text format; what is not a number is left out.
+    /// Parses Prometheus's text format. Values that are not numbers are left out.
     pub(super) fn parse(text: &str) -> Self {
         let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
@@ -16,14 +16,14 @@ impl Scrape {
         Scrape(series.collect())
     }
 
-    /// What was counted from this scrape to `later`.
+    /// The increase of every series from this scrape to `later`.
     pub(super) fn until(&self, later: &Scrape) -> Scrape {
         let grown =
             |(series, value): (&String, &f64)| (series.clone(), value - self.0.get(series).copied().unwrap_or(0.0));
         Scrape(later.0.iter().map(grown).collect())
     }
 
-    /// The sum of all series of `name` that carry `label`; an empty one carries all.
+    /// The sum of all series of `name` that have `label`; an empty `label` matches all.
     pub(super) fn sum(&self, name: &str, label: &str) -> f64 {
         let of_name = |series: &str| {
             let rest = series.strip_prefix(name)?;
@@ -32,7 +32,7 @@ impl Scrape {
         self.0.iter().filter(|(series, _)| of_name(series) == Some(true)).map(|(_, value)| value).sum()
     }
 
-    /// The mean of a histogram; `None` where nothing was observed.
+    /// The mean of a histogram; `None` if nothing was observed.
     pub(super) fn mean(&self, name: &str) -> Option<f64> {
         let count = self.sum(&format!("{name}_count"), "");
         (count > 0.0).then(|| self.sum(&format!("{name}_sum"), "") / count)

@@ -1,4 +1,4 @@
-//! What the requests come to.
+//! Figures of all requests of a run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,24 +9,24 @@ use serde_json::Value;
 
 use super::scrape::Scrape;
 
-/// One request's fate.
+/// The outcome of one request.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Sample {
-    /// The place of the request in the load file.
+    /// Index of the request's kind in the load file.
     pub(super) kind: usize,
-    /// From its arrival to its answer.
+    /// Time from its arrival to its answer.
     pub(super) seconds: f64,
-    /// What the server says it spent in line.
+    /// Time in the queue, as reported by the server.
     pub(super) queue_seconds: Option<f64>,
-    /// Block runs that the step cache computed and reused, where there was one.
+    /// Block runs that the step cache computed and reused, if there was one.
     pub(super) computed: usize,
     pub(super) reused: usize,
-    /// The status, or why there is none; nothing for a picture.
+    /// The error status, or why there is no status; `None` for a picture.
     pub(super) failure: Option<String>,
 }
 
 impl Sample {
-    /// A picture.
+    /// The sample of a request that made its picture.
     pub(super) fn ok(kind: usize, seconds: f64, queue_ms: Option<f64>, body: Option<Value>) -> Self {
         let runs = |key| {
             let runs = |data: &Value| data["cache"]["runs"].as_array().cloned().unwrap_or_default();
@@ -37,7 +37,7 @@ impl Sample {
         Sample { kind, seconds, queue_seconds: queue_ms.map(|ms| ms / 1e3), computed, reused, failure: None }
     }
 
-    /// No picture.
+    /// The sample of a request without a picture.
     pub(super) fn failed(kind: usize, seconds: f64, failure: String) -> Self {
         Sample { kind, seconds, queue_seconds: None, computed: 0, reused: 0, failure: Some(failure) }
     }
@@ -46,24 +46,24 @@ impl Sample {
 /// All figures of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
-    /// From the first request to the last answer.
+    /// Time from the first request to the last answer.
     pub(super) seconds: f64,
-    /// Pictures a second.
+    /// Pictures per second.
     pub(super) throughput: f64,
     pub(super) latency: Option<Spread>,
     pub(super) queue: Option<Spread>,
-    /// Pictures that stepped together, by the server's count.
+    /// Mean number of pictures that stepped together, as reported by the server.
     pub(super) mean_batch: Option<f64>,
     /// The share of cacheable block runs that were reused.
     pub(super) reuse: Option<f64>,
-    /// How many requests failed for which reason.
+    /// Number of failed requests by reason.
     pub(super) failures: BTreeMap<String, usize>,
-    /// Latency by the request's place in the load file.
+    /// Latency by the index of the request's kind in the load file.
     pub(super) by_kind: BTreeMap<usize, Spread>,
     pub(super) requests: Vec<Sample>,
 }
 
-/// Of seconds.
+/// Distribution of times, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Spread {
     pub(super) count: usize,
@@ -78,7 +78,7 @@ impl Spread {
         let mut sorted = Vec::from_iter(seconds);
         sorted.sort_by(f64::total_cmp);
         let count = sorted.len();
-        // The least value that so many per cent do not exceed.
+        // The smallest value that `percent` per cent of the values do not exceed.
         let percentile = |percent: usize| sorted[(count * percent).div_ceil(100).max(1) - 1];
         let max = *sorted.last()?;
         let mean = sorted.iter().sum::<f64>() / count as f64;
@@ -109,7 +109,7 @@ impl Summary {
         }
     }
 
-    /// Requests without a picture.
+    /// Number of requests without a picture.
     pub(super) fn failed(&self) -> usize {
         self.failures.values().sum()
     }

@@ -1,15 +1,16 @@
-//! How long turns really take.
+//! The true duration of turns on the simulated device.
 
 use std::time::Duration;
 
 use super::scenario::Device;
 use super::trace::Arrival;
 
-/// Steps at the beginning and between two computed ones, of a request with a step cache.
+/// Computed steps at the beginning of a request with a step cache, and reused steps between two computed ones
+/// afterwards.
 const WARM_UP: usize = 8;
 const REUSED_IN_A_ROW: usize = 2;
 
-/// A step that plans skip.
+/// Time of a step that the plans of all its requests skip.
 const SKIPPED: Duration = Duration::from_micros(500);
 
 impl Device {
@@ -17,25 +18,26 @@ impl Device {
         Duration::from_secs_f64(self.encode)
     }
 
-    /// A picture, or a preview that is drawn like it.
+    /// Time to decode a picture, or a preview, which is decoded in the same way.
     pub(super) fn decode_time(&self, arrival: &Arrival) -> Duration {
         Duration::from_secs_f64(self.decode_per_token * arrival.cost.tokens as f64)
     }
 
-    /// A step of requests, each with the number of steps behind it.
+    /// Time of a step of `batch`. Each request comes with the number of steps it has taken.
     pub(super) fn step_time<'a>(&self, batch: impl Iterator<Item = (&'a Arrival, usize)>) -> Duration {
         let load: f64 = batch.map(|(arrival, taken)| load(arrival, taken)).sum();
         if load > 0.0 { Duration::from_secs_f64(self.seconds(load)) } else { SKIPPED }
     }
 
-    /// How long a request takes on a device of its own.
+    /// Time of a request on a device of its own.
     pub(super) fn alone(&self, arrival: &Arrival) -> Duration {
         let steps = (0..arrival.cost.steps).map(|taken| self.step_time([(arrival, taken)].into_iter()));
         let pictures = 1 + arrival.cost.previews_due(arrival.cost.steps);
         self.encode_time() + steps.sum::<Duration>() + self.decode_time(arrival) * pictures as u32
     }
 
-    /// Beyond the last point the last slope goes on.
+    /// Time of a step with this load: linear between the points of the curve, with the last slope beyond the last
+    /// point.
     pub(super) fn seconds(&self, load: f64) -> f64 {
         let after = self.step.partition_point(|point| point.0 <= load).clamp(1, self.step.len() - 1);
         let ((from, from_seconds), (to, to_seconds)) = (self.step[after - 1], self.step[after]);
@@ -43,7 +45,7 @@ impl Device {
     }
 }
 
-/// The share of the blocks that a request computes after `taken` steps.
+/// The share of the blocks that a request computes in the step after `taken` steps.
 pub(super) fn share(arrival: &Arrival, taken: usize) -> f64 {
     let by_rules = || taken >= WARM_UP && (taken - WARM_UP) % (REUSED_IN_A_ROW + 1) != REUSED_IN_A_ROW;
     let reused = arrival.plan.map_or_else(by_rules, |plan| !plan.computes(taken));

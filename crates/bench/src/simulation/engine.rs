@@ -1,4 +1,4 @@
-//! Plays a trace: who arrives, whose turn ends, what comes next.
+//! The event loop of the simulation: arrivals, ends of turns, and the policy's next turns.
 
 use std::time::Duration;
 
@@ -7,51 +7,51 @@ use super::scenario::Scenario;
 use super::trace::Arrival;
 use scheduler::{JobId, Turn, WorkerId};
 
-/// A request that is done again has its number and so much.
+/// Offset between the id of a request and the id of its audit, which does the request again.
 pub(super) const AGAIN: JobId = 1 << 32;
 
-/// A policy under test. Requests are named by their place in the trace.
+/// A policy under test. A request's id is its index in the trace.
 pub(super) trait Contender {
-    /// Time passes.
+    /// Called when time passes.
     fn advance(&mut self, _now: Duration) {}
 
     fn arrive(&mut self, id: usize, arrival: &Arrival, now: Duration);
 
-    /// The next turn of each idle device that has something to do.
+    /// The next turn of each idle device that has work.
     fn assign(&mut self, now: Duration) -> Vec<(WorkerId, Turn)>;
 
-    /// When it wants to be asked next, if nothing happens before.
+    /// Time of the next call of [`Contender::advance`] if nothing happens before.
     fn alarm(&self, _now: Duration) -> Option<Duration> {
         None
     }
 
-    /// The next turns of devices that do a request again, computing all of it, as they have nothing else to do.
+    /// The next audit turns. An idle device does a request again and computes all of it.
     fn assign_idle(&mut self, _now: Duration) -> Vec<(WorkerId, Turn)> {
         Vec::new()
     }
 
-    /// The devices whose turn of that kind is to end.
+    /// The devices whose audit turn must be interrupted.
     fn preempted(&self) -> Vec<WorkerId> {
         Vec::new()
     }
 
-    /// A turn of that kind is over; whether it was interrupted.
+    /// Called at the end of an audit turn.
     fn idled(&mut self, _worker: WorkerId, _was_interrupted: bool) {}
 
-    /// A turn is over; `shares` of their blocks were computed by the requests of a step.
+    /// Called at the end of a turn. `shares` is the computed share of the blocks of each request of a step.
     fn turned(&mut self, worker: WorkerId, turn: &Turn, shares: &[f64], took: Duration);
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Served {
     pub(super) arrived: Duration,
     pub(super) finished: Duration,
-    /// How long it would have taken on a device of its own.
+    /// Time that it would have taken on a device of its own.
     pub(super) alone: Duration,
 }
 
-/// A turn under way.
+/// A turn in progress.
 struct AtWork {
     turn: Turn,
     begun: Duration,
@@ -59,22 +59,22 @@ struct AtWork {
     idle: Option<IdleTurn>,
 }
 
-/// What is particular about a turn that nobody waits for.
+/// The additional state of an audit turn.
 #[derive(Clone, Copy, Default)]
 struct IdleTurn {
     was_interrupted: bool,
 }
 
-/// The parts of a turn, after each of which a device looks whether it is interrupted: blocks of a small model.
+/// Number of parts of a turn. A device checks for an interrupt after each part, like a small model after each block.
 const PARTS: u32 = 12;
 
-/// What became of each request, in the order of the trace.
+/// Plays a trace. Returns the outcome of each request in the order of the trace.
 pub(super) fn play(scenario: &Scenario, arrivals: &[Arrival], contender: &mut dyn Contender) -> Vec<Served> {
     play_by(scenario, arrivals, contender, usize::MAX)
 }
 
-/// The same where each of so many clients sends the next request of the trace, once it comes, when its last is
-/// answered.
+/// Plays a trace with a limited number of clients. Each client sends the trace's next request, not before its arrival
+/// time, after its previous one was answered.
 pub(super) fn play_by(
     scenario: &Scenario,
     arrivals: &[Arrival],
@@ -139,7 +139,7 @@ pub(super) fn play_by(
 }
 
 impl AtWork {
-    /// Ends a turn that nobody waits for with the part of it that is under way at `now`.
+    /// Ends an audit turn after the part that is running at `now`.
     fn interrupt(&mut self, now: Duration) {
         let Some(idle) = self.idle.as_mut().filter(|idle| !idle.was_interrupted) else { return };
         idle.was_interrupted = true;
@@ -149,7 +149,7 @@ impl AtWork {
     }
 }
 
-/// How long a turn takes of a request that is done again.
+/// Duration of an audit turn.
 fn uncached_duration(scenario: &Scenario, arrivals: &[Arrival], turn: &Turn) -> Duration {
     let of = |id: &JobId| &arrivals[(id - AGAIN) as usize];
     match turn {
@@ -169,7 +169,7 @@ fn duration(scenario: &Scenario, arrivals: &[Arrival], taken: &[usize], turn: &T
     }
 }
 
-/// Enters the end of a turn; the shares that a step computed.
+/// Records the end of a turn. Returns the share of the blocks that each request of a step computed.
 fn end(arrivals: &[Arrival], taken: &mut [usize], finished: &mut [Duration], turn: &Turn, now: Duration) -> Vec<f64> {
     match turn {
         Turn::Encode(_) | Turn::Preview(_) => Vec::new(),

@@ -1,4 +1,4 @@
-//! First come, first served, one at a time.
+//! The policy that serves requests in order of arrival, one at a time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use scheduler::{JobId, Turn, WorkerId};
 
 pub(super) struct Fifo {
     line: VecDeque<(JobId, usize)>,
-    /// What each device needs to do next for the request that it has.
+    /// The next turn of each device for its current request, and the steps left.
     next: Vec<Option<(Turn, usize)>>,
     busy: Vec<bool>,
 }

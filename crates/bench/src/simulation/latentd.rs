@@ -1,4 +1,4 @@
-//! Our own policy: the scheduler itself, without workers.
+//! latentd's own policy: the real scheduler, without workers.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use super::engine::{AGAIN, Contender};
 use super::scenario::Scenario;
 use super::trace::Arrival;
 
-/// How soon a request is needed.
+/// The deadline of a request, if it has one.
 type DeadlineOf = Box<dyn Fn(&RequestCost) -> Option<Duration>>;
 
 pub(super) struct Latentd {
     scheduler: DryRun,
     deadline: DeadlineOf,
     refused: Vec<usize>,
-    /// Whether every request is done again once it is finished.
+    /// Whether every finished request is audited, i.e. done again.
     audits: bool,
-    /// The requests in the trace: one that is done again has its number after theirs.
+    /// The costs of the requests that have arrived, by id.
     arrived: Vec<RequestCost>,
     audited: usize,
 }
@@ -28,7 +28,7 @@ impl Latentd {
         Latentd::with_deadlines(scenario, |_| None)
     }
 
-    /// Requests are needed as soon as `deadline` says, and refused where that is not foreseen.
+    /// A policy in which requests have deadlines. A request is refused if its deadline is predicted to be missed.
     pub(super) fn with_deadlines(
         scenario: &Scenario,
         deadline: impl Fn(&RequestCost) -> Option<Duration> + 'static,
@@ -46,17 +46,17 @@ impl Latentd {
 
 #[cfg(test)]
 impl Latentd {
-    /// Does every request again, computing all of it, while there is nothing else to do.
+    /// Enables audits: idle devices do every request again and compute all of it.
     pub(super) fn with_audits(self) -> Self {
         Latentd { audits: true, ..self }
     }
 
-    /// Requests that were done again.
+    /// Number of requests that were audited.
     pub(super) fn audited(&self) -> usize {
         self.audited
     }
 
-    /// The requests that were not taken.
+    /// The requests that were refused.
     pub(super) fn refused(&self) -> &[usize] {
         &self.refused
     }
@@ -72,7 +72,7 @@ impl Contender for Latentd {
         let deadline = (self.deadline)(&arrival.cost);
         if self.scheduler.submit(id as JobId, arrival.cost, deadline, now).is_err() {
             self.refused.push(id);
-            // It is served all the same, so that what was foreseen can be held against what is.
+            // A refused request is served anyway, to compare the prediction with its true time.
             let taken = self.scheduler.submit(id as JobId, arrival.cost, None, now);
             taken.expect("no other bound is set. This is a bug.");
         }

@@ -1,5 +1,5 @@
-//! A simulator: arrival traces played against the policy and against others, on a device that is a
-//! curve of step times. It has no clock and no thread, so that a run comes out the same every time.
+//! A simulator: plays arrival traces against latentd's policy and others, on a device modelled as a curve of step
+//! times. It has no clock and no threads, so that every run gives the same result.
 
 mod device;
 mod engine;
@@ -19,21 +19,21 @@ use engine::Contender;
 pub(crate) use report::Report;
 pub(crate) use scenario::Scenario;
 
-/// What is compared.
+/// A scheduling policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// Ours.
+    /// latentd's own policy.
     Latentd,
     /// First come, first served, one at a time.
     Fifo,
-    /// First come, first served, in waves of up to so many equal requests that begin and end together.
+    /// First come, first served, in waves of up to this many equal requests that begin and end together.
     Waves(usize),
-    /// vllm-omni's step mode: up to so many requests of equal shape step together, first come, first
-    /// served, and a request of another shape at the head of the line blocks it.
+    /// vllm-omni's step mode: up to this many requests of equal shape step together, first come, first served. A
+    /// request of another shape at the head of the queue blocks it.
     VllmOmni(usize),
 }
 
-/// Whom we are compared with.
+/// The policies that latentd's is compared with.
 pub(crate) const RIVALS: [Policy; 5] =
     [Policy::Fifo, Policy::Waves(4), Policy::Waves(16), Policy::VllmOmni(4), Policy::VllmOmni(16)];
 
@@ -48,8 +48,8 @@ impl fmt::Display for Policy {
     }
 }
 
-/// Plays a scenario's trace at `load`: the share of the time for which one request at a time would
-/// keep the devices busy.
+/// Plays a scenario's trace at `load`, the share of the time for which one request at a time would keep the devices
+/// busy.
 pub(crate) fn simulate(scenario: &Scenario, policy: Policy, load: f64) -> Report {
     let arrivals = trace::arrivals(scenario, load);
     let n_devices = scenario.devices;

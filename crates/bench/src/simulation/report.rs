@@ -1,21 +1,21 @@
-//! What a run came to.
+//! The figures of a run.
 
 use std::fmt;
 
 use super::engine::Served;
 
-/// Figures of one run, in seconds unless they say otherwise.
+/// Figures of one run, in seconds unless stated otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Report {
     /// Mean time from arrival to picture.
     pub(crate) mean: f64,
-    /// Half of the requests took no longer.
+    /// Median time from arrival to picture.
     pub p50: f64,
-    /// 99 in 100 took no longer.
+    /// 99th percentile of the time from arrival to picture.
     pub p99: f64,
-    /// The most that a request waited, against the time that it would take alone.
+    /// Longest wait of a request, relative to its time on an idle device.
     pub(crate) worst_wait: f64,
-    /// Requests a second, from the first arrival to the last picture.
+    /// Requests per second, from the first arrival to the last picture.
     pub(crate) throughput: f64,
 }
 

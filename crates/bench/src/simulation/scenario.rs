@@ -1,4 +1,4 @@
-//! What is simulated, as a TOML file says it.
+//! The scenario of a simulation, read from a TOML file.
 
 use serde::Deserialize;
 
@@ -8,31 +8,31 @@ use serde::Deserialize;
 pub(crate) struct Scenario {
     /// Seed of the arrivals.
     pub(crate) seed: u64,
-    /// Requests in the trace.
+    /// Number of requests in the trace.
     pub(crate) requests: usize,
     /// Shares of the time for which one request at a time would keep the devices busy.
     pub(crate) loads: Vec<f64>,
-    /// Devices, all alike.
+    /// Number of devices, which are all alike.
     pub(crate) devices: usize,
-    /// Most requests that a device of ours holds.
+    /// Maximum number of requests on a device under latentd's policy.
     pub(crate) max_batch: usize,
-    /// How long a device takes.
+    /// Times of a device.
     pub(crate) device: Device,
-    /// What arrives.
+    /// The kinds of requests.
     pub(crate) mix: Vec<Mix>,
 }
 
-/// How long a device takes.
+/// Times of a device.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Device {
     /// `[tokens of a step, seconds]`, linear in between.
     pub(crate) step: Vec<(f64, f64)>,
-    /// Loads that are measured at start-up.
+    /// Loads whose step time is measured at start-up.
     pub(crate) calibration: Vec<f64>,
-    /// Seconds of an encoding.
+    /// Seconds per encoding.
     pub(crate) encode: f64,
-    /// Seconds of a decoding, for each image token.
+    /// Seconds per image token of a decoding.
     pub(crate) decode_per_token: f64,
 }
 
@@ -40,13 +40,13 @@ pub(crate) struct Device {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Mix {
-    /// How often it comes, against the others.
+    /// Frequency relative to the other kinds.
     pub(crate) weight: f64,
     /// Width and height of the picture.
     pub(crate) side: usize,
     /// Denoising steps.
     pub(crate) steps: usize,
-    /// Transformer passes of a step.
+    /// Transformer passes per step.
     pub(crate) passes: usize,
     /// The share of the blocks that a reused step computes; 1 without a cache.
     #[serde(default = "all")]
@@ -58,10 +58,10 @@ fn all() -> f64 {
 }
 
 impl Scenario {
-    /// Reads a scenario.
+    /// Parses a scenario.
     ///
     /// # Errors
-    /// What is missing or not understood.
+    /// A key is missing or unknown, or a value has a wrong type.
     pub(crate) fn from_toml(text: &str) -> Result<Scenario, toml::de::Error> {
         toml::from_str(text)
     }

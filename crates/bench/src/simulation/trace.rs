@@ -1,4 +1,4 @@
-//! Requests that arrive at random.
+//! Traces of requests that arrive at random.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use diffusion::{ImageSize, KnownSteps, RequestCost, RequestMemory, Work};
 
 use super::scenario::{Mix, Scenario};
 
-/// A request and when it comes.
+/// A request and its arrival time.
 #[derive(Clone, Debug)]
 pub(super) struct Arrival {
     pub(super) at: Duration,
-    /// What the scheduler is told.
+    /// The cost that the scheduler gets.
     pub(super) cost: RequestCost,
-    /// What a step that computes everything really comes to, on the device's curve.
+    /// The true load of a step that computes everything, on the device's curve.
     pub(super) load: f64,
-    /// The steps that it computes, if a plan says so; whether the scheduler is told is another matter.
+    /// The steps that it computes, if it follows a plan. The scheduler may not know them.
     pub(super) plan: Option<KnownSteps>,
 }
 
-/// The requests of a scenario: independent of each other, at a rate for which one at a time would
-/// keep the devices busy for the share `load` of the time.
+/// The requests of a scenario. They arrive independently, at a rate for which one request at a time would keep the
+/// devices busy for the share `load` of the time.
 pub(super) fn arrivals(scenario: &Scenario, load: f64) -> Vec<Arrival> {
     let mut random = SplitMix(scenario.seed);
     let weights: f64 = scenario.mix.iter().map(|mix| mix.weight).sum();
@@ -46,12 +46,12 @@ fn arrival(mix: &Mix, at: Duration) -> Arrival {
     let Mix { passes, steps, least_share, .. } = *mix;
     let cost = RequestCost { least_share, kind, ..cost(tokens, passes, steps) };
     let load = cost.work.step;
-    // The device counts a reused step as so much less load.
+    // On the simulated device, a reused step has this share of the load.
     let work = Work { reused_step: load * least_share, ..cost.work };
     Arrival { at, cost: RequestCost { work, ..cost }, load, plan: None }
 }
 
-/// Of a request without a cache, its work counted in tokens.
+/// The cost of a request without a cache, with its work counted in tokens.
 pub(super) fn cost(tokens: usize, passes: usize, steps: usize) -> RequestCost {
     let (picture, step) = (tokens as f64, (tokens * passes) as f64);
     let work = Work { encode: 1.0, step, reused_step: step, preview: picture, decode: picture, fit: 0.0 };
@@ -68,11 +68,11 @@ pub(super) fn cost(tokens: usize, passes: usize, steps: usize) -> RequestCost {
     }
 }
 
-/// Steele, Lea and Flood's SplitMix64: the same numbers on every machine.
+/// Steele, Lea and Flood's SplitMix64, which gives the same numbers on every machine.
 struct SplitMix(u64);
 
 impl SplitMix {
-    /// A number of 0..1.
+    /// A uniform random number in 0..1.
     fn uniform(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;

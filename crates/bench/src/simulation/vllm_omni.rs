@@ -1,6 +1,6 @@
-//! vllm-omni 0.30's step mode (`diffusion/sched/base_scheduler.py`): requests of equal shape step
-//! together, join and leave between steps; the line is served in order, and a head of another shape
-//! than what runs blocks it. Encoding and decoding run in between.
+//! The policy of vllm-omni 0.30's step mode (`diffusion/sched/base_scheduler.py`). Requests of equal shape step
+//! together, and join and leave between steps. The queue is served in order, and a head of another shape than the
+//! running requests blocks it. Encoding and decoding run between steps.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use scheduler::{JobId, Turn, WorkerId};
 #[derive(Clone, Copy)]
 struct Request {
     id: JobId,
-    /// Tokens and passes.
+    /// Numbers of tokens and passes.
     shape: (usize, usize),
     steps_left: usize,
 }
 
 pub(super) struct VllmOmni {
-    /// `max_num_seqs`.
+    /// Maximum batch size, `max_num_seqs`.
     most: usize,
     line: VecDeque<Request>,
     running: Vec<Vec<Request>>,

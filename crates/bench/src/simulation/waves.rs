@@ -1,5 +1,5 @@
-//! Static waves, first come, first served: requests equal in shape and steps begin together and end
-//! together. vllm-omni's default mode, with batches of more than one.
+//! The policy of static waves: requests of equal shape and steps begin and end together, in order of arrival. This is
+//! vllm-omni's default mode with batches of more than one request.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use super::engine::Contender;
 use super::trace::Arrival;
 use scheduler::{JobId, Turn, WorkerId};
 
-/// Tokens, passes and steps.
+/// Numbers of tokens, passes and steps.
 type Shape = (usize, usize, usize);
 
 pub(super) struct Waves {
     most: usize,
     line: VecDeque<(JobId, Shape)>,
-    /// The turns of each device's wave that are still to come.
+    /// The remaining turns of each device's wave.
     waves: Vec<VecDeque<Turn>>,
     busy: Vec<bool>,
 }
@@ -48,7 +48,7 @@ impl Contender for Waves {
     }
 }
 
-/// The head of the line and those behind it that are like it, up to the first that is not.
+/// The turns of the next wave: the head of the queue, and the requests behind it up to the first with another shape.
 fn next_wave(line: &mut VecDeque<(JobId, Shape)>, most: usize) -> VecDeque<Turn> {
     let Some(&(_, shape)) = line.front() else { return VecDeque::new() };
     let n_alike = line.iter().take(most).take_while(|(_, other)| *other == shape).count();

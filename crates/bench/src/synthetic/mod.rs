@@ -1,7 +1,7 @@
-//! `latentd bench --synthetic`: what a real model takes on this machine, without its weights.
+//! `latentd bench --synthetic`: times a published model on this machine without its weights.
 //!
-//! Where all of a model fits, a GPU, it is built at its full size with made-up weights, and a picture is made of it ([`whole`]).
-//! Elsewhere a few blocks of its true width are timed, and the rest is arithmetic ([`parts`]).
+//! On a GPU the model is built at its full size with made-up weights, and a picture is made ([`whole`]). On a CPU a few
+//! blocks of its true width are timed, and the rest is calculated ([`parts`]).
 
 mod model;
 mod parts;
@@ -16,6 +16,8 @@ pub(super) use self::setup::{Layers, Synthetic};
 use latentd::terminal;
 
 impl Synthetic {
+    /// Times the model and prints the figures.
+    ///
     /// # Errors
     /// A flag cannot be honoured, or the device fails.
     pub(super) fn run(&self, json: bool) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! The published models that can be imitated: the files of their checkpoints, but for the weights.
+//! The published models that can be imitated: their checkpoints' files, without the weights.
 
 use std::borrow::Cow;
 
@@ -14,22 +14,22 @@ pub(crate) enum Model {
     Klein9B,
     #[value(name = "qwen-image")]
     QwenImage,
-    /// Of Qwen-Image's classes, and so small that a test builds all of it.
+    /// A model of Qwen-Image's classes, small enough for a test to build all of it.
     #[value(name = "qwen-image-tiny", hide = true)]
     TinyQwenImage,
-    /// The same of FLUX.2-klein's.
+    /// A small model of FLUX.2-klein's classes.
     #[value(name = "flux2-klein-tiny", hide = true)]
     TinyKlein,
 }
 
-/// A family of them.
+/// A model family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     QwenImage,
     Klein,
 }
 
-/// A decoder's widths, and heads of queries and of keys.
+/// Widths and depth of a text decoder. `heads` are those of queries and of keys.
 struct TextEncoder {
     hidden_size: usize,
     intermediate_size: usize,
@@ -39,14 +39,14 @@ struct TextEncoder {
     vocab_size: usize,
 }
 
-/// A transformer's heads, and the blocks of each of its lists.
+/// A transformer's heads, and the number of blocks in each list.
 struct Transformer {
     num_attention_heads: usize,
     attention_head_dim: usize,
     blocks: Vec<usize>,
 }
 
-/// Rows of an embedding that is not timed: as many as the tokenizer has tokens, and not the gigabytes of the true one.
+/// Rows of an embedding that is not timed: enough for the tokenizer's tokens, without the gigabytes of the true one.
 const SMALL_VOCABULARY: usize = 4096;
 
 impl Model {
@@ -57,7 +57,7 @@ impl Model {
         }
     }
 
-    /// The model that it is, or that a tiny one has the steps and the guidance of.
+    /// The published model; for a tiny one, the model whose steps and guidance it uses.
     pub(super) fn published(self) -> &'static PublishedModel {
         let id = match self {
             Model::Klein4B | Model::TinyKlein => "black-forest-labs/FLUX.2-klein-4B",
@@ -68,7 +68,7 @@ impl Model {
         models.find(|model| model.id == id).expect("the model is a published one. This is a bug.")
     }
 
-    /// As it is told.
+    /// The name in reports.
     pub(super) fn name(self) -> &'static str {
         match self {
             Model::TinyQwenImage => "qwen-image-tiny",
@@ -77,13 +77,13 @@ impl Model {
         }
     }
 
-    /// Each list of blocks, and how many it has.
+    /// The name of each list of blocks, and its number of blocks.
     pub(super) fn segments(self) -> Vec<(&'static str, usize)> {
         let published = self.published().segments.iter().map(|(name, _)| *name);
         published.zip(self.transformer().blocks).collect()
     }
 
-    /// The layers of the text encoder that run.
+    /// Number of layers of the text encoder that run.
     pub(super) fn text_layers(self) -> usize {
         match self.family() {
             Family::QwenImage => self.text_encoder().num_hidden_layers,
@@ -91,15 +91,15 @@ impl Model {
         }
     }
 
-    /// A checkpoint of it with made-up weights: all of it, or with so many blocks of each list and layers of the text
-    /// encoder, and few rows of an embedding.
+    /// A checkpoint with made-up weights: of the whole model, or with `layers` blocks of each list, `layers` layers of
+    /// the text encoder and a small embedding.
     pub(super) fn checkpoint(self, layers: Option<usize>) -> Checkpoint {
         let files = match self.family() {
             Family::QwenImage => self.qwen_image(layers),
             Family::Klein => self.klein(layers),
         };
         let files = files.into_iter().map(|(path, json)| (path, Cow::Owned(json.to_string().into_bytes())));
-        // The built-in model's tokenizer cuts a prompt's template as Qwen's does.
+        // The built-in model's tokenizer splits the prompt's template like Qwen's.
         let tokenizer = demo::FILES.iter().filter(|file| file.path.starts_with("tokenizer/"));
         Checkpoint::MadeUp(files.chain(tokenizer.map(|file| (file.path, Cow::Borrowed(file.bytes)))).collect())
     }
@@ -127,7 +127,7 @@ impl Model {
         Transformer { num_attention_heads, attention_head_dim, blocks }
     }
 
-    /// `text_encoder/config.json`; a text encoder of few layers has few rows of its embedding too.
+    /// `text_encoder/config.json`. A text encoder with few layers also has a small embedding.
     fn text_config(self, model_type: &str, layers: Option<usize>) -> Value {
         let text = self.text_encoder();
         json!({
@@ -233,8 +233,8 @@ mod tests {
         }
     }
 
-    /// The files make what is published: 20.43 B parameters of Qwen-Image's blocks and embeddings, for instance, are of
-    /// these widths.
+    /// The files have the published shapes. With these widths, for example, Qwen-Image's blocks and embeddings have
+    /// 20.43 B parameters.
     #[test]
     fn the_files_are_of_the_published_shapes() {
         let checkpoint = Model::QwenImage.checkpoint(None);

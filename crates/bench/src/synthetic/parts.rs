@@ -1,5 +1,5 @@
-//! A few layers of a model's true width are timed, and the rest is arithmetic: for machines that not all of a model fits, or on
-//! which a picture would take too long.
+//! Times a few layers of a model's true width and calculates the rest, for machines on which the whole model does not
+//! fit or a picture would take too long.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ use super::setup::{Figures, Setup, Synthetic, milliseconds};
 use crate::median::median;
 use latentd::terminal;
 
-/// How long passes are repeated.
+/// Minimum time for which passes are repeated.
 const AT_LEAST: Duration = Duration::from_secs(3);
-/// Tokens of Qwen-Image's template ahead of the prompt: the text encoder sees them, the transformer does not.
+/// Tokens of Qwen-Image's template before the prompt. The text encoder sees them, the transformer does not.
 const TEMPLATE_TOKENS: usize = 34;
 
-/// Milliseconds, measured and reckoned.
+/// Measured and calculated times, in milliseconds.
 #[derive(Serialize)]
 pub(super) struct Parts {
     #[serde(flatten)]
@@ -32,29 +32,31 @@ pub(super) struct Parts {
     measured: BTreeMap<String, f64>,
     /// Measured: the text encoder with `layers` layers, on a prompt.
     encoder_part_ms: f64,
-    /// Measured: all of the VAE's decoder.
+    /// Measured: the whole VAE decoder.
     decode_ms: f64,
-    /// Reckoned: all layers of the text encoder, on each of the prompts.
+    /// Calculated: all layers of the text encoder, on all prompts.
     encode_ms: f64,
-    /// Reckoned: a pass with all blocks.
+    /// Calculated: a pass with all blocks.
     pass_ms: f64,
-    /// Reckoned: a pass that the step cache has skip what it can.
+    /// Calculated: a pass in which the step cache skips what it can.
     reused_pass_ms: Option<f64>,
-    /// Steps that are sure to be reused: by a static mask.
+    /// Number of steps that are certainly reused, because of a static mask.
     reused_steps: usize,
-    /// Reckoned: a picture, its prompts and pixels included.
+    /// Calculated: a picture, including encoding and decoding.
     picture_ms: f64,
     #[serde(skip)]
     segments: Vec<(&'static str, usize)>,
 }
 
-/// What the step cache is sure to do.
+/// The decisions of the step cache that do not depend on the picture.
 struct Plan {
     reused_steps: usize,
-    /// Blocks at the ends of each list that every step computes.
+    /// Number of blocks at the ends of each list that every step computes.
     always: usize,
 }
 
+/// Times `layers` layers of the model.
+///
 /// # Errors
 /// A flag cannot be honoured, or the device fails.
 pub(super) fn time(synthetic: &Synthetic, layers: usize) -> Result<Parts, Error> {
@@ -94,7 +96,7 @@ pub(super) fn time(synthetic: &Synthetic, layers: usize) -> Result<Parts, Error>
     })
 }
 
-/// `None` without a cache.
+/// The plan of the step cache; `None` without a cache.
 fn plan(synthetic: &Synthetic, setup: &Setup, segments: &[(&str, usize)]) -> Result<Option<Plan>, Error> {
     let Some(config) = synthetic.loading.cache.resolve()? else { return Ok(None) };
     if config.planned.is_some() {
@@ -115,7 +117,7 @@ fn plan(synthetic: &Synthetic, setup: &Setup, segments: &[(&str, usize)]) -> Res
     Ok(Some(Plan { reused_steps, always: config.always_computed_blocks() }))
 }
 
-/// A model of a few layers.
+/// A model with a few layers.
 struct Bench<'s> {
     synthetic: &'s Synthetic,
     checkpoint: Checkpoint,
@@ -124,7 +126,7 @@ struct Bench<'s> {
 }
 
 impl Bench<'_> {
-    /// As [`block_times`].
+    /// Times of a pass and of a block of each list, as returned by [`block_times`].
     fn transformer(&self) -> Result<BTreeMap<String, f64>, Error> {
         let quantization = self.synthetic.loading.quantization.map(Quantization::from);
         check_quantization(quantization, self.device())?;
@@ -159,7 +161,7 @@ impl Bench<'_> {
         })
     }
 
-    /// A prompt through the layers, in milliseconds.
+    /// Time of a prompt through the text encoder's layers, in milliseconds.
     fn text_encoder(&self) -> Result<f64, Error> {
         let weights = self.checkpoint.weights("text_encoder", self.precision.clone())?;
         let config = qwen_decoder::DecoderConfig::load(&self.checkpoint, "text_encoder")?;
@@ -177,7 +179,7 @@ impl Bench<'_> {
         })
     }
 
-    /// Latents to pixels, in milliseconds.
+    /// Time from latents to pixels, in milliseconds.
     fn decoder(&self) -> Result<f64, Error> {
         let weights = self.checkpoint.weights("vae", self.precision.clone())?;
         let scope = weights.scope("", &|_, _| ());
@@ -212,10 +214,10 @@ impl Bench<'_> {
         Tensor::from_vec(randn(seed, shape.elem_count()), shape, self.device())
     }
 
-    /// The median of runs for some time after one to warm up, in milliseconds.
+    /// Median time of repeated runs after a warm-up, in milliseconds.
     fn median_of(&self, run: impl Fn() -> CandleResult<Tensor>) -> CandleResult<f64> {
         let (mut times, start) = (Vec::new(), Instant::now());
-        // A run that takes a second and more is as good as warm.
+        // If the warm-up takes long, a single further run is enough.
         while times.len() < 2 || (times.len() < 100 && start.elapsed() < AT_LEAST) {
             let started = Instant::now();
             run()?;
@@ -259,7 +261,8 @@ impl Figures for Parts {
     }
 }
 
-/// A pass of so many blocks of each list, from one of `layers` of them: what it takes beside them stays as it is.
+/// Time of a pass with the blocks of `segments`, from a measured pass with `layers` blocks of each list. The time
+/// outside the blocks is the same.
 fn whole_pass(measured: &BTreeMap<String, f64>, segments: &[(&str, usize)], layers: usize) -> f64 {
     let more = segments.iter().map(|(name, count)| measured[&format!("{name}_ms")] * (*count as f64 - layers as f64));
     measured["step_ms"] + more.sum::<f64>()
@@ -273,7 +276,7 @@ mod tests {
     fn the_blocks_that_are_not_run_are_added() {
         let measured = [("step_ms", 100.0), ("dual_ms", 20.0), ("single_ms", 10.0)];
         let measured = measured.map(|(name, time)| (name.to_owned(), time)).into();
-        // 40 ms beside two blocks of each.
+        // 40 ms of the measured pass are outside the two blocks of each list.
         assert_eq!(whole_pass(&measured, &[("dual", 5), ("single", 20)], 2), 40.0 + 100.0 + 200.0);
         assert_eq!(whole_pass(&measured, &[("dual", 1), ("single", 2)], 2), 80.0);
     }

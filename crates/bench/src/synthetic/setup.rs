@@ -1,4 +1,4 @@
-//! What is timed, and what its figures are of.
+//! The settings of a synthetic benchmark.
 
 use std::str::FromStr;
 use std::time::Instant;
@@ -12,22 +12,22 @@ use serde::Serialize;
 use super::model::{Family, Model};
 use latentd::ModelFlags;
 
-/// What is timed.
+/// The model to time, and the request.
 pub(crate) struct Synthetic {
     pub(crate) model: Model,
-    /// All on a GPU and a few on a CPU where nothing is said.
+    /// The default is all on a GPU and a few on a CPU.
     pub(crate) layers: Option<Layers>,
     pub(crate) size: ImageSize,
-    /// Denoising steps, in place of the model's own.
+    /// Denoising steps, instead of the model's own.
     pub(crate) steps: Option<i64>,
-    /// Weight of guidance, in place of the model's own.
+    /// Guidance scale, instead of the model's own.
     pub(crate) true_cfg_scale: Option<f64>,
-    /// Tokens of the text stream, in place of [`TEXT_TOKENS`].
+    /// Tokens of the text stream, instead of [`TEXT_TOKENS`].
     pub(crate) text_tokens: Option<usize>,
     pub(crate) loading: ModelFlags,
 }
 
-/// How many blocks of each list there are, and layers of the text encoder.
+/// Number of blocks in each list, and of layers in the text encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layers {
     All,
@@ -46,21 +46,21 @@ impl FromStr for Layers {
     }
 }
 
-/// Tokens of a prompt: as many as klein fills every prompt up to. Qwen-Image takes a prompt as long as it is; this is a
-/// very long one.
+/// Default number of prompt tokens. FLUX.2-klein pads every prompt to this length. Qwen-Image does not pad; for it this
+/// is a very long prompt.
 const TEXT_TOKENS: usize = 512;
-/// Blocks that are timed on a CPU where nothing else is asked for.
+/// Default number of timed blocks on a CPU.
 pub(super) const FEW_LAYERS: usize = 2;
 
-/// What the figures are of.
+/// The settings that a benchmark reports with its figures.
 #[derive(Serialize)]
 pub(super) struct Setup {
-    /// Of the CPU's kernels.
+    /// Instruction set of the CPU's kernels.
     pub(super) instruction_set: &'static str,
     pub(super) device: String,
     pub(super) model: &'static str,
     pub(super) dtype: &'static str,
-    /// What the products of the blocks are rounded to.
+    /// Precision of the blocks' matrix products.
     pub(super) quantization: Option<&'static str>,
     pub(super) height: usize,
     pub(super) width: usize,
@@ -90,7 +90,7 @@ impl Synthetic {
         self.steps.map_or(self.model.published().num_inference_steps, |steps| steps.max(1) as usize)
     }
 
-    /// Transformer passes of a step: two with true classifier-free guidance, which is Qwen-Image's own.
+    /// Transformer passes per step: two with true classifier-free guidance, which is Qwen-Image's default.
     pub(super) fn passes_a_step(&self) -> usize {
         match self.model.family() {
             Family::Klein => 1,
@@ -98,7 +98,7 @@ impl Synthetic {
         }
     }
 
-    /// What the weights are kept in: all published ones are stored in bf16.
+    /// Dtype of the weights. All published checkpoints are stored in bf16.
     pub(super) fn dtype(&self, device: &Device) -> DType {
         Dtype::resolve(self.loading.dtype.map(Dtype::from), device, DType::BF16, kernels::multiplies_bf16())
     }
@@ -120,11 +120,11 @@ impl Synthetic {
     }
 }
 
-/// Figures for a person, and for a program.
+/// Figures that can be printed and serialized.
 pub(super) trait Figures: Serialize {
     fn setup(&self) -> &Setup;
 
-    /// The figures as lines, a name and what is told of it each.
+    /// The figures as lines, each with a name and a text.
     fn lines(&self) -> Vec<(String, String)>;
 }
 

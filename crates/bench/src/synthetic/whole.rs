@@ -1,4 +1,4 @@
-//! All of a model on a GPU, its weights made up there, and a picture of it: measured, not reckoned.
+//! Times a picture of a whole model on a GPU, with made-up weights. All figures are measured.
 
 use std::time::{Duration, Instant};
 
@@ -15,34 +15,34 @@ use super::setup::{Figures, Setup, Synthetic, milliseconds};
 use crate::median::median;
 use latentd::terminal;
 
-/// Steps before those that count, which load kernels and choose products' algorithms: enough for some to be reused.
+/// Warm-up steps, which load kernels and select GEMM algorithms. They are enough for some to be reused.
 const WARM_UP_STEPS: usize = 8;
-/// Words of one token and of four bytes, as long as a token is taken to be: what steps are reckoned to compute is then right.
+/// Words of one token and four bytes. The work estimate assumes four bytes per token, so it is exact for them.
 const WORDS: [&str; 4] = [" the", " and", " key", " how"];
-/// Tokens of Qwen-Image's template behind the prompt, which the transformer sees.
+/// Tokens of Qwen-Image's template after the prompt, which the transformer sees.
 const TRAILING_TOKENS: usize = 5;
 
-/// What was measured, in milliseconds.
+/// The figures of a whole model, in milliseconds.
 #[derive(Serialize)]
 pub(super) struct Whole {
     #[serde(flatten)]
     setup: Setup,
-    /// Making the weights up and laying them out: no file was read.
+    /// Time to make up the weights and lay them out. No file is read.
     weights_made_ms: f64,
     encode_ms: f64,
-    /// Of the steps that are computed.
+    /// The computed steps.
     computed: StepFigures,
-    /// Of those that are reused, if some are.
+    /// The reused steps, if there are any.
     reused: Option<StepFigures>,
-    /// One character a step: `1` computed, `C` reused.
+    /// One character per step: `1` computed, `C` reused.
     pattern: String,
     decode_ms: f64,
-    /// From the prompt to the pixels.
+    /// Time from the prompt to the pixels.
     picture_ms: f64,
     memory: Option<Memory>,
 }
 
-/// Steps of one kind.
+/// Figures of the steps of one kind.
 #[derive(Serialize)]
 struct StepFigures {
     steps: usize,
@@ -51,35 +51,35 @@ struct StepFigures {
     slowest_ms: f64,
     /// Floating point operations, in billions.
     gflop: f64,
-    /// Of one such step that was looked at by itself; `None` on a CPU.
+    /// Device time of one such step, measured separately; `None` on a CPU.
     device: Option<DeviceTime>,
 }
 
-/// How much of a step the GPU was at work.
+/// The part of a step during which the GPU was busy.
 #[derive(Serialize)]
 struct DeviceTime {
-    /// Kernels, products, copies and fills.
+    /// Number of kernel launches, GEMMs, copies and fills.
     calls: usize,
-    /// Their time, by an event on either side of each, the GPU being behind its caller.
+    /// Total time of the calls, from an event before and after each, while the host runs ahead of the GPU.
     busy_ms: f64,
-    /// What the median step takes beyond that.
+    /// Time of the median step outside the calls.
     outside_ms: f64,
-    /// The same if all that an event costs is no kernel's time.
+    /// The same, if the whole overhead of the events is subtracted from the calls.
     outside_at_most_ms: f64,
 }
 
 /// Bytes of the GPU's memory.
 #[derive(Serialize)]
 struct Memory {
-    /// Held by the weights.
+    /// Bytes of the weights.
     weights_bytes: u64,
-    /// Held by all tensors at most, while a picture was made.
+    /// Peak bytes of all tensors while a picture was made.
     most_bytes: u64,
-    /// Taken from the driver in all, libraries' workspaces and kernels included.
+    /// Bytes taken from the driver in total, including libraries' workspaces and kernels.
     taken_bytes: u64,
 }
 
-/// A picture, stage by stage, in milliseconds.
+/// Times of a picture's stages, in milliseconds.
 struct Picture {
     encode: f64,
     steps: Vec<(StepReport, f64)>,
@@ -87,6 +87,8 @@ struct Picture {
     total: f64,
 }
 
+/// Times a picture of the whole model.
+///
 /// # Errors
 /// A flag cannot be honoured, the model does not fit, or the device fails.
 pub(super) fn time(synthetic: &Synthetic) -> Result<Whole, Error> {
@@ -124,7 +126,7 @@ pub(super) fn time(synthetic: &Synthetic) -> Result<Whole, Error> {
     })
 }
 
-/// Made-up weights make differences that no real model makes.
+/// Warns if the cache's decisions depend on residual diffs: made-up weights give diffs unlike those of a real model.
 fn tell_of_the_cache(synthetic: &Synthetic) -> Result<(), Error> {
     let Some(config) = synthetic.loading.cache.resolve()? else { return Ok(()) };
     let is_static = config.steps_computation_mask.is_some() && config.steps_computation_policy == StepsPolicy::Static;
@@ -142,16 +144,16 @@ fn memory(weights: Option<PoolMemory>, most: Option<PoolMemory>, free: Option<(u
     Some(Memory { weights_bytes: weights?.held, most_bytes: most?.most, taken_bytes })
 }
 
-/// A model that pictures are made of.
+/// The model, with the request's settings.
 struct Bench<'s> {
     synthetic: &'s Synthetic,
     pipeline: AnyPipeline,
-    /// Of the last text stream.
+    /// Number of tokens of the last text stream.
     text_tokens: usize,
 }
 
 impl Bench<'_> {
-    /// A picture that shares no prompt with one of another number.
+    /// Makes a picture. Pictures of different `number`s have different prompts. `at_most` bounds the steps.
     fn picture(&mut self, number: usize, at_most: Option<usize>) -> Result<(Picture, ImageRequest), Error> {
         let request = self.request(number)?;
         let started = Instant::now();
@@ -164,11 +166,11 @@ impl Bench<'_> {
         Ok((Picture { encode, steps, decode: milliseconds(before_decode), total: milliseconds(started) }, request))
     }
 
-    /// As many tokens as the text stream is to have; no prompt is that of another number.
+    /// A request whose prompts fill the text stream. Different `number`s have different prompts.
     fn request(&self, number: usize) -> Result<ImageRequest, Error> {
         let tokens = match self.synthetic.model.family() {
             Family::QwenImage => self.synthetic.text_tokens() - TRAILING_TOKENS,
-            // What fills the sequence up is not cheaper than words.
+            // Padding tokens cost as much as words.
             Family::Klein => 1,
         };
         let draft = RequestDraft {
@@ -190,7 +192,7 @@ impl Bench<'_> {
         Ok(state)
     }
 
-    /// What it did, and its milliseconds.
+    /// Takes a step. Returns its report and its time in milliseconds.
     fn step(&mut self, state: &mut RequestState) -> Result<(StepReport, f64), Error> {
         let started = Instant::now();
         let mut reports = self.pipeline.step(&mut [state], &Interrupt::default())?;
@@ -198,7 +200,7 @@ impl Bench<'_> {
         Ok((reports.pop().expect("a step of one request has one report. This is a bug."), time))
     }
 
-    /// The steps that were computed, and those that were reused, a step of each looked at by itself.
+    /// Figures of the computed and of the reused steps. The device time of one step of each kind is measured.
     fn kinds(
         &mut self,
         device: &Device,
@@ -220,7 +222,7 @@ impl Bench<'_> {
                 device: None,
             })
         });
-        // Behind the first step, which may store nothing.
+        // After the first step, which may store nothing.
         let place = |is_computed| (1..picture.steps.len()).find(|&i| picture.steps[i].0.computed() == is_computed);
         let places = [place(true), place(false)];
         let mut state = self.prepare(request)?;
@@ -234,7 +236,7 @@ impl Bench<'_> {
         Ok(kinds)
     }
 
-    /// The next step of a copy of `state`, of a kind that takes so many milliseconds.
+    /// Device time of the next step, taken on a copy of `state`. `median_ms` is the median time of its kind.
     fn watched(&mut self, device: &Device, state: &RequestState, median_ms: f64) -> Result<Option<DeviceTime>, Error> {
         let mut copy = state.clone();
         let ahead = Duration::from_secs_f64(median_ms / 1e3);
@@ -335,7 +337,7 @@ mod tests {
             [busy_ms, outside_ms, outside_at_most_ms].map(|ms| (ms * 1e3f64).round())
         };
         assert_eq!(of(busy(9_500, 2)), [9_500.0, 500.0, 700.0]);
-        // Events may make a step seem longer than it is.
+        // The events can make the calls seem longer than the step.
         assert_eq!(of(busy(10_100, 2)), [10_100.0, 0.0, 100.0]);
     }
 }

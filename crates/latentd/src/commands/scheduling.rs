@@ -28,7 +28,7 @@ pub(super) struct SchedulingFlags {
     max_request_seconds: Option<u64>,
     /// Maximum memory of the admitted pictures on one device, e.g. 4GiB. It includes what encoding, a step and decoding
     /// need meanwhile, and the encodings that are kept; weights are extra. The default is half of what is available at
-    /// the start on the CPU, and unbounded on a GPU
+    /// the start on the CPU, and what the model leaves free on a GPU
     #[arg(long, value_name = "BYTES", env = "LATENTD_MEMORY_BUDGET")]
     memory_budget: Option<ByteSize>,
     /// Ignore the `priority` of requests
