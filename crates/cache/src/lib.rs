@@ -40,7 +40,7 @@
 //! 1. runs the first blocks on all rows;
 //! 2. asks [`RequestCache::needs_diff`] for every request, and measures the rows that need it in one
 //!    go: if none does, as in the warmup, nothing is read from the device;
-//! 3. hands the diffs to [`RequestCache::decide`], which moves the clocks on;
+//! 3. hands the diffs to [`RequestCache::decide`], which advances the clocks;
 //! 4. runs the middle blocks on the rows that compute, puts their residuals in front of those
 //!    stored and keeps the newest [`StepCache::keep`];
 //! 5. adds to each of the other rows what it has stored, weighted by [`StepCache::weights`];
@@ -70,14 +70,14 @@
 //!
 //! Decisions and forecasts are those of version 1.5.3, compared with its own traces, except for these points:
 //!
-//! - branches are told apart by an index, not by the parity of a call counter, which a step of one
-//!   pass upsets;
+//! - branches are identified by an index, not by the parity of a call counter, which a step of one
+//!   pass shifts;
 //! - a forced refresh counts denoising steps and refreshes all branches, where cache-dit counts calls;
 //! - a stored residual of another shape is never added: such a step is computed, also under a
 //!   static mask or a threshold of 1;
 //! - a request's state comes from the configuration alone, never from what an earlier request left
 //!   behind; a mask is made for each request's own step count;
-//! - unknown keys and senseless values are errors.
+//! - unknown keys and invalid values are errors.
 //!
 //! `branches_agree`, `compute_last_step`, `segment_threshold_factors`, `taylorseer_in_sigma` and the [`Quality`] presets are
 //! additions.

@@ -1,9 +1,9 @@
-"""Records what numpy's least squares makes of vectors like those of a jump: the weights that a calibrated plan should have.
+"""Records numpy's least-squares weights for vectors like those of a jump: the weights that a calibrated plan should have.
 
     python crates/cache/tests/make_least_squares.py > crates/cache/tests/least_squares.json
 
-numpy alone. Ridge least squares is plain least squares with a row of its own for each weight: sqrt(ridge) times it is to be 0.
-The vectors go through numpy.linalg.lstsq as they are; the program under test sees their scalar products alone.
+Needs numpy only. Ridge least squares is plain least squares with one more row for each weight: sqrt(ridge) times the weight
+should be 0. numpy.linalg.lstsq gets the vectors themselves; the program under test gets only their scalar products.
 """
 
 import json
@@ -15,7 +15,7 @@ RUNS, LENGTH = 3, 16
 
 
 def problem(rng, velocities, spread):
-    """Velocities of neighbouring steps, which are `spread` apart, latents, and a way somewhere near them."""
+    """Velocities of neighbouring steps, `spread` apart, latents, and a target displacement near their span."""
     terms = velocities + 1
     first = rng.standard_normal((RUNS, 1, LENGTH))
     near = first + spread * rng.standard_normal((RUNS, velocities, LENGTH)).cumsum(axis=1)

@@ -211,7 +211,7 @@ pub struct BlockRun {
     pub branch: CfgBranch,
     /// The list of blocks, e.g. `transformer_blocks`.
     pub segment: &'static str,
-    /// Whether stored residuals stood in for the blocks.
+    /// Whether stored residuals replaced the blocks.
     pub reused: bool,
     /// The reason, in one word: `uncached`, `warmup`, `similar`, `different`, …
     pub reason: &'static str,

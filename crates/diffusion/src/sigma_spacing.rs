@@ -8,9 +8,9 @@ use statrs::function::beta::inv_beta_reg;
 /// Spacing of the noise levels between the first and the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SigmaSpacing {
-    /// diffusers' `use_karras_sigmas`: even in `sigma^(1/7)`.
+    /// diffusers' `use_karras_sigmas`: evenly spaced in `sigma^(1/7)`.
     Karras,
-    /// `use_exponential_sigmas`: even in `log(sigma)`.
+    /// `use_exponential_sigmas`: evenly spaced in `log(sigma)`.
     Exponential,
     /// `use_beta_sigmas`: at the quantiles of a beta distribution of 0.6 and 0.6.
     Beta,

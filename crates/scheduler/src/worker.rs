@@ -208,7 +208,7 @@ impl<P: Pipeline> Worker<P> {
     }
 
     fn step(&mut self, ids: &[JobId], interrupt: &Interrupt) -> Result<Vec<StepReport>, PipelineError> {
-        // A step of several jobs is a part of each of them.
+        // A step of several jobs has a span in each of them.
         let span = |id| info_span!(parent: &self.jobs.get(id)?.span, "step", batch = ids.len()).into();
         let _spans: Vec<Option<Span>> = ids.iter().map(span).collect();
         let chosen = self.jobs.iter_mut().filter(|(id, _)| ids.contains(id));

@@ -215,7 +215,7 @@ mod tests {
     fn what_a_change_of_the_latents_does_is_promised() {
         let promised = |sensitivity| learnt(&[0.1, 0.3], sensitivity)[0].psnr.mean;
         let (little, much) = (promised(1e4), promised(1e5));
-        // Ten times as far off in the square, where rounding hardly counts.
+        // Ten times the squared error, where rounding hardly counts.
         assert!((little - much - 10.0).abs() < 0.5, "{little} {much}");
     }
 
