@@ -1,9 +1,9 @@
 //! Learning: plans from full runs of requests that are served anyway.
 //!
-//! Learning runs nothing extra. The computed steps, the jumps between them and their errors follow from the Gram
-//! matrices of full runs ([`Gram`]). The effect of an error of the latents on the picture is measured on each run's own
-//! picture. `latentd cache calibrate` also runs the plans. So it finds better jumps, and measures their errors instead
-//! of predicting them.
+//! Learning runs no further steps. The computed steps, the jumps between them and their errors follow from the Gram
+//! matrices of full runs ([`Gram`]). The effect of an error of the latents on the picture is measured on the pictures
+//! of some of the runs. `latentd cache calibrate` also runs the plans. So it finds better jumps, and measures their
+//! errors instead of predicting them.
 
 use super::fitted_plan::{FittedPlan, Psnr};
 use super::gram::Gram;
@@ -137,8 +137,8 @@ fn usual(measured: impl Iterator<Item = f64>) -> f64 {
 
 /// Predicted PSNR in dB of a picture whose jumps have these squared errors.
 fn foreseen(missed: &[f64], sensitivity: f64) -> f64 {
-    // Errors of several jumps are neither all parallel nor all orthogonal. Their sum, and the effect of later steps on
-    // them, lies between both cases, as far as was observed (see `BENCHMARKS.md`, learnt plans).
+    // Errors of several jumps are neither all parallel nor all orthogonal. As far as was observed, their sum and what
+    // later steps make of it lie between both cases (see `BENCHMARKS.md`, learnt plans).
     let alike: f64 = missed.iter().map(|square| square.sqrt()).sum();
     let apart = missed.iter().sum::<f64>().sqrt();
     let off = sensitivity * alike * apart + ROUNDING;
