@@ -1,5 +1,5 @@
-//! Every cache configuration in `config/` says only what the program understands; the server's is tested beside
-//! its flags.
+//! Checks that the program accepts every cache configuration in `config/`. The server's settings are tested with its
+//! flags.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 

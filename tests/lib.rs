@@ -1,6 +1,6 @@
-//! Helpers shared by the tests of the whole.
+//! Helpers shared by the workspace tests.
 
-/// A client for what the tests ask of a server.
+/// An HTTP client for requests to the server under test.
 pub fn http() -> reqwest::Client {
     http_client::http_client().build().expect("a client without settings. This is a bug.")
 }

@@ -1,4 +1,4 @@
-//! What a request holds, against what was said before it started: every byte of the process is counted.
+//! Compares the memory that a request really holds with its estimate. The allocator counts every byte of the process.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 
@@ -16,11 +16,11 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// Every byte of the process is counted, whoever's it is: tests take turns.
+/// Tests take turns, because the allocator counts the bytes of all threads.
 static TURN: Mutex<()> = Mutex::new(());
 
 const STEPS: usize = 8;
-/// Of small things that the estimate leaves out: reports, numbers of the cache, sigmas.
+/// Bytes of small allocations that the estimate leaves out: reports, numbers of the cache, sigmas.
 const SLACK: usize = 16 << 10;
 
 fn request(cache: Option<&CacheConfig>, guided: bool, previews: bool) -> ImageRequest {
@@ -43,13 +43,13 @@ fn request(cache: Option<&CacheConfig>, guided: bool, previews: bool) -> ImageRe
     }
 }
 
-/// A picture of one grey to edit: what is in it does not change what is held.
+/// A picture of one grey to edit. Its contents do not affect memory.
 fn picture(level: u8) -> InputImage {
     let size = ImageSize { width: 128, height: 128 };
     InputImage::new(RgbImage { size, pixels: vec![level; size.pixels() * 3] })
 }
 
-/// The same request about two pictures and under a mask, which lets half of the first one change.
+/// The same request with two pictures and a mask that allows half of the first one to change.
 fn edit(request: ImageRequest) -> ImageRequest {
     let input_images: Arc<[InputImage]> = [picture(1), picture(2)].into();
     let size = input_images[0].image.size;
@@ -57,8 +57,8 @@ fn edit(request: ImageRequest) -> ImageRequest {
     ImageRequest { input_images, mask: Some(Arc::new(Mask { size, editable })), ..request }
 }
 
-/// Most bytes that are held when a step of these requests ends, the states from before it included: so
-/// does a worker that may have to take it back.
+/// Peak bytes held at the end of a step of these requests. They include the states from before the step, which a worker
+/// keeps to be able to undo it.
 fn held(model: &mut AnyPipeline, requests: &[ImageRequest]) -> usize {
     let before_all = ALLOCATOR.current_usage();
     let mut states: Vec<_> =
@@ -73,7 +73,7 @@ fn held(model: &mut AnyPipeline, requests: &[ImageRequest]) -> usize {
     most
 }
 
-/// Configurations that differ in what they keep, and their names; some always compute these blocks.
+/// Named configurations that differ in what they keep. Two of them use these numbers of first and last blocks.
 fn configs(fn_compute_blocks: usize, bn_compute_blocks: usize) -> Vec<(&'static str, Option<CacheConfig>)> {
     let computes = CacheConfig { residual_diff_threshold: 1e-9, ..CacheConfig::default() };
     let reuses = CacheConfig { max_warmup_steps: 4, residual_diff_threshold: 0.5, ..CacheConfig::default() };
@@ -91,11 +91,11 @@ fn configs(fn_compute_blocks: usize, bn_compute_blocks: usize) -> Vec<(&'static 
     ]
 }
 
-/// Asserts that these requests hold what `said` says, in bytes; of the text stream, what any prompt might take is
-/// said where it is kept, so that less may be held unless `is_exact`.
+/// Asserts that these requests hold `said` bytes. If the text stream is kept, the estimate assumes the longest prompt,
+/// so the requests may hold less unless `is_exact`.
 fn check(case: &str, model: &mut AnyPipeline, requests: &[ImageRequest], said: usize, is_exact: bool) {
-    // Again and again: a thread makes itself scratch memory when it first needs some, and keeps it, and which thread
-    // takes which piece of work is chance.
+    // Repeated, because a thread allocates its scratch memory at first use and keeps it, and the assignment of work to
+    // threads is random.
     let mut tried = Vec::new();
     while tried.len() < 12 && tried.last().is_none_or(|&held| held > said + SLACK) {
         tried.push(held(model, requests));
@@ -116,7 +116,7 @@ fn a_request_holds_what_its_estimate_says() {
     for (name, config) in configs(4, 2) {
         for (guided, previews) in [(false, false), (true, true)] {
             for company in [0, 2] {
-                // Company without a cache: what is kept of a step must not keep theirs too.
+                // Other rows without a cache: what the cache keeps of a step must not keep their tensors alive.
                 let mut requests = vec![request(None, true, false); company];
                 requests.push(request(config.as_ref(), guided, previews));
                 let said = requests.iter().map(|request| estimator(request).memory.state as usize).sum();
@@ -128,7 +128,7 @@ fn a_request_holds_what_its_estimate_says() {
     }
 }
 
-/// Latents that outweigh the little things, by each sampler.
+/// Every sampler, with latents large enough to outweigh small allocations.
 #[test]
 fn a_sampler_holds_what_its_estimate_says() {
     let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -144,7 +144,7 @@ fn a_sampler_holds_what_its_estimate_says() {
     }
 }
 
-/// Two pictures and a mask, on models of one and of two lists of blocks.
+/// Two pictures and a mask, on models with one and with two lists of blocks.
 #[test]
 fn an_edit_holds_what_its_estimate_says() {
     let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -154,7 +154,8 @@ fn an_edit_holds_what_its_estimate_says() {
         for (name, config) in configs(1, 1) {
             for previews in [false, true] {
                 let request = edit(request(config.as_ref(), guides, previews));
-                // The pixels that a mask keeps, three colours and how much may change, are not on the device.
+                // The pixels kept for a mask, four bytes each (colour and mask), are in host memory and not in the
+                // estimate.
                 let pixels = request.params.size.pixels() * 4;
                 let said = estimator(&request).memory.state as usize + pixels;
                 let is_exact = config.as_ref().is_none_or(|config| config.bn_compute_blocks == 0);
@@ -169,7 +170,7 @@ fn edits(folder: &str) -> AnyPipeline {
     edits_at(folder, 128 * 128, VaeTiling::Never)
 }
 
-/// The same at so many pixels, in tiles or whole.
+/// The same checkpoint, editing at `area` pixels, with this tiling.
 fn edits_at(folder: &str, area: usize, vae_tiling: VaeTiling) -> AnyPipeline {
     let goldens = std::env::var_os("LATENTD_GOLDENS").map(PathBuf::from);
     let goldens = goldens.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("goldens"));
@@ -185,7 +186,7 @@ fn edits_at(folder: &str, area: usize, vae_tiling: VaeTiling) -> AnyPipeline {
     models::load(&checkpoint, &options, &|_, _, _| ()).unwrap()
 }
 
-/// What the allocator saw of a stage at most, beside what was held when it began.
+/// Runs a stage. Returns its result and its peak allocation above the level at its start.
 fn most_during<T>(stage: impl FnOnce() -> T) -> (T, usize) {
     let before = ALLOCATOR.current_usage();
     ALLOCATOR.reset_peak_usage();
@@ -193,8 +194,8 @@ fn most_during<T>(stage: impl FnOnce() -> T) -> (T, usize) {
     (result, ALLOCATOR.peak_usage().saturating_sub(before))
 }
 
-/// The peaks of encoding, of a step and of decoding, in bytes. Threads make themselves scratch memory when they first
-/// need some, so that the least of several runs counts.
+/// The peaks of encoding, of a step and of decoding, in bytes. Threads allocate scratch memory at first use, so the
+/// smallest of several runs counts.
 fn peaks(model: &mut AnyPipeline, request: &ImageRequest) -> [usize; 3] {
     let interrupt = Interrupt::default();
     let run = |_| {
@@ -209,7 +210,8 @@ fn peaks(model: &mut AnyPipeline, request: &ImageRequest) -> [usize; 3] {
     [0, 1, 2].map(|stage| runs.iter().map(|run| run[stage]).min().unwrap())
 }
 
-/// The estimate of each stage may be exceeded by so much, and by no more than so often be too much.
+/// Allowed factors between the need of a stage and its estimate: for an estimate that is too low, and for one that is
+/// too high.
 const EXCEEDED: f64 = 1.3;
 const TOO_MUCH: f64 = 3.0;
 
@@ -254,7 +256,7 @@ fn the_stages_of_a_request_need_what_their_estimates_say() {
                     needed / said,
                 );
                 println!("{line}");
-                // Little things weigh in little stages.
+                // Small allocations matter in small stages.
                 let slack = 256.0 * 1024.0;
                 if needed > said * EXCEEDED + slack || said > needed * TOO_MUCH + slack {
                     wrong.push(line);

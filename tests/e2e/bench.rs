@@ -1,4 +1,4 @@
-//! `latentd bench`, on models so small that a test has the time.
+//! `latentd bench`, on models small enough for a test.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::binary::{folder, latentd, run, stderr};
 
-/// Static, so that random numbers decide nothing.
+/// A static mask, so that random weights do not affect the decisions.
 const MASK: &str = r#"{"scm_steps_mask_policy": "medium", "scm_steps_policy": "static"}"#;
 
 fn bench(model: &str, arguments: &[&str]) -> Command {
@@ -27,7 +27,7 @@ fn number(figures: &Value, pointer: &str) -> f64 {
     figures.pointer(pointer).and_then(Value::as_f64).unwrap_or_else(|| panic!("{pointer}: {figures}"))
 }
 
-/// What the cache's own command says that 12 steps of 6 blocks do.
+/// The plan for 12 steps of 6 blocks, by `latentd cache plan`.
 fn planned(config: &str) -> String {
     let mut plan = latentd();
     plan.args(["cache", "plan", "--steps", "12", "--cache-config", config, "--json"]);
@@ -51,7 +51,7 @@ fn all_of_a_model_makes_a_picture_as_its_cache_is_told() {
         .iter()
         .sum();
     assert!(of("/picture_ms") >= of("/encode_ms") + steps + of("/decode_ms"), "{found}");
-    // A processor has neither.
+    // A CPU reports neither.
     assert!(found["memory"].is_null() && found["computed"]["device"].is_null(), "{found}");
 }
 
@@ -70,7 +70,7 @@ fn the_rest_of_a_few_layers_is_arithmetic() {
     let (block, pass) = (of("/measured/transformer_blocks_ms"), of("/measured/step_ms"));
     let near = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-6 * expected, "{found}, {expected}");
     near(of("/pass_ms"), pass + 5.0 * block);
-    // The guide's Fn: one block always runs.
+    // By the guide's default Fn, one block always runs.
     near(of("/reused_pass_ms"), pass);
     let reused = planned(MASK).matches('C').count() as f64;
     assert_eq!((of("/reused_steps"), of("/passes_a_step")), (reused, 1.0));
@@ -160,7 +160,7 @@ fn a_model_that_edits_is_measured_and_compared() {
     assert!(plan["psnr"].as_f64().unwrap() > 0.0 && plan["gmsd"].as_f64().unwrap() > 0.0, "{plan}");
     of("configurations", "defaults");
     assert_eq!(of("fewer_steps", "euler, 3 steps")["computed"], 0.5);
-    // As many runs of the transformer: two steps.
+    // Two steps of heun are three runs of the transformer.
     assert_eq!(of("fewer_steps", "heun, 2 steps")["computed"], 0.5);
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains("| GMSD (worst) |") && table.contains("plan, psnr 45"), "{table}");

@@ -30,7 +30,7 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// An empty folder that is removed with the value.
+/// An empty folder, removed on drop.
 pub fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }

@@ -1,4 +1,4 @@
-//! The step cache through the binary: from flags, files and request bodies, to what it reports.
+//! The step cache through the binary: settings from flags, files and request bodies, and its reports.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::binary::{folder, latentd, run, stderr};
 use crate::serve::Server;
 
-/// Settings that no model can have, and what each complaint must say.
+/// Settings that are invalid for every model, and the words that each error must contain.
 const INVALID: [(&str, &[&str]); 14] = [
     (r#"{"residual_diff_treshold": 0.1}"#, &["residual_diff_treshold", "residual_diff_threshold"]),
     (r#"{"Fn_compute_blocks": 0}"#, &["Fn_compute_blocks", "at least 1", "0"]),

@@ -27,7 +27,7 @@ async fn a_flag_stands_over_a_variable_and_a_variable_over_the_file() {
     let (_, info) = server.get("/info").await;
     assert_eq!(info["limits"]["max_pixels"], 30000);
     assert_eq!(info["model"]["names"], json!(["from-variable"]));
-    // The built-in model is in bf16, as it is kept where that is faster.
+    // The built-in model's checkpoint is in bf16. The weights stay so if the processor multiplies it faster.
     let dtype = if kernels::multiplies_bf16() { "bf16" } else { "f32" };
     assert_eq!((&info["dtype"], &info["quantization"]), (&json!(dtype), &json!("int8")));
     assert_eq!((&info["priorities"], &info["cache"]["config"]["max_warmup_steps"]), (&json!(false), &json!(7)));
@@ -57,7 +57,7 @@ fn all_mistakes_are_told_at_once() {
     assert_eq!(message.lines().count(), 7, "{message}");
 }
 
-/// Kubernetes puts the address of a service called `latentd` into `LATENTD_PORT`; a container's log is a file.
+/// In a pod, Kubernetes sets `LATENTD_PORT` to the address of a service named `latentd`, and the log is not a terminal.
 #[test]
 fn a_server_in_a_pod_listens_where_its_file_says() {
     let folder = folder();
@@ -87,7 +87,7 @@ fn a_server_in_a_pod_listens_where_its_file_says() {
     assert!(!log.contains('\u{1b}') && log.contains("LATENTD_PORT tells of a Kubernetes service"), "{log}");
     assert!(address.starts_with("127.0.0.1:") || address.starts_with("[::1]:"), "{address}");
     assert_eq!(well.status.code(), Some(0), "{}", stderr(&well));
-    // Its port is any that is free, so nobody is at the one of the file.
+    // The file's port 0 lets the server take any free port, so nothing answers on port 0 itself.
     let message = stderr(&unwell);
     assert!(unwell.status.code() == Some(1) && message.contains("http://localhost:0/livez"), "{message}");
 }

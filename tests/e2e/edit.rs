@@ -1,4 +1,4 @@
-//! Editing, at the command line and over HTTP: with tiny models of random weights, whose pictures mean nothing.
+//! Editing on the command line and over HTTP, with tiny models of random weights, whose pictures are meaningless.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use crate::binary::{folder, latentd, run, stderr};
 use crate::serve::Server;
 
-/// A model that does nothing but edit, and takes four pictures at most.
+/// A model that only edits, with up to four input pictures.
 const EDIT_PLUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/goldens/models/qwen-image-edit-plus");
-/// A model that makes pictures from words too, and takes four at most.
+/// A model that generates and edits, with up to four input pictures.
 pub const KLEIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/goldens/models/flux2-klein");
 
 const RED: [u8; 3] = [200, 30, 30];
@@ -25,7 +25,7 @@ fn picture(folder: &Path, name: &str, colour: [u8; 3]) -> PathBuf {
     path
 }
 
-/// Writes a mask of so many pixels, whose left half is transparent.
+/// Writes a mask of this size, whose left half is transparent.
 fn mask(folder: &Path, name: &str, width: u32, height: u32) -> PathBuf {
     let path = folder.join(name);
     let alpha = |x| if x < width / 2 { 0 } else { 255 };
@@ -34,7 +34,7 @@ fn mask(folder: &Path, name: &str, width: u32, height: u32) -> PathBuf {
     path
 }
 
-/// The pixels of the picture that `latentd` makes with these arguments, and what it says beside.
+/// Runs `latentd` with these arguments. Returns the picture's pixels and stderr.
 fn made(folder: &Path, arguments: &[&str]) -> (Vec<u8>, String) {
     let path = folder.join("out.png");
     let output = run(latentd().args(arguments).args(["--num-inference-steps", "2", "--seed", "3", "-o"]).arg(&path));
@@ -52,7 +52,7 @@ fn edit<'a>(model: &'a str, images: &[&'a Path], more: &[&'a str]) -> Vec<&'a st
         .collect()
 }
 
-/// Whether the right quarter of a picture of 96x64, far from what a mask lets change, is of this colour.
+/// Whether the right quarter of a 96x64 picture, far from the mask's editable area, has this colour.
 fn right_is(pixels: &[u8], colour: [u8; 3]) -> bool {
     let near = |pixel: &[u8]| pixel.iter().zip(colour).all(|(ours, given)| ours.abs_diff(given) <= 2);
     pixels.chunks_exact(96 * 3).all(|row| row[72 * 3..].chunks_exact(3).all(near))
@@ -70,7 +70,7 @@ fn pictures_make_a_picture_and_a_seed_makes_it_again() {
         assert_ne!(first, made(folder, &edit(model, &[&blue], &[])).0, "{model}: the picture is seen");
         assert_ne!(first, made(folder, &edit(model, &[&red, &blue], &[])).0, "{model}: the second one is seen");
     }
-    // The guide's script has another name, underscores and a step cache.
+    // The guide's script uses another command name, underscores and a step cache.
     let red = red.to_str().unwrap();
     let guide = ["image-edit", "--model", EDIT_PLUS, "--prompt", "make it night", "--image", red, "--size", "96x64"];
     let cached = ["--cache_backend", "cache_dit", "--cache-dit-residual-diff-threshold", "0.24", "--cfg-scale", "4"];
@@ -147,7 +147,8 @@ async fn an_edit_over_http_is_that_of_the_command_line() {
     let folder = folder();
     let folder = folder.path();
     let (red, mask) = (picture(folder, "red.png", RED), mask(folder, "mask.png", 96, 64));
-    // One enlarges the picture to about a megapixel, the other takes it as it is: in tokens of 16 by 16.
+    // The first model enlarges the picture to about a megapixel, the second one uses it as it is. A token is 16x16
+    // pixels.
     for (model, tasks, image_tokens) in [(EDIT_PLUS, json!(["i2i"]), 78 * 52), (KLEIN, json!(["t2i", "i2i"]), 6 * 4)] {
         let server = Server::start(&[model]).await;
         assert_eq!(server.get("/v1/models").await.1["data"][0]["task_types"], tasks, "{model}");

@@ -1,4 +1,4 @@
-//! A Hub on this machine, to download from.
+//! A fake Hub on this machine.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -18,24 +18,24 @@ use tokio::sync::watch;
 /// The commit of every revision.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A Hub that has one repository, `owner/model`, for whoever has the token.
+/// A Hub with one repository, `owner/model`, which needs the token.
 #[derive(Clone)]
 pub struct Hub {
     pub files: Arc<BTreeMap<String, &'static [u8]>>,
-    /// How often each file was downloaded.
+    /// Number of downloads of each file.
     pub downloads: Arc<Mutex<BTreeMap<String, usize>>>,
-    /// A file of which half is sent before this becomes true.
+    /// A file whose second half is sent only once the flag is true.
     pub held: Option<(&'static str, watch::Receiver<bool>)>,
-    /// A file of which half is sent the first time, and no more.
+    /// A file whose first download breaks off after half of it.
     pub breaks: Option<&'static str>,
-    /// Where the bytes of the safetensors files are: under another name of this machine.
+    /// URL that safetensors files redirect to, under another name of this machine.
     pub elsewhere: Option<String>,
-    /// What was asked of each file that was not asked for whole.
+    /// The files requested with a range, each with its range.
     pub ranges: Arc<Mutex<Vec<(String, String)>>>,
 }
 
 impl Hub {
-    /// With the built-in model.
+    /// A Hub with the built-in model.
     pub fn new() -> Self {
         Hub::with(demo::FILES.iter().map(|file| (file.path.to_owned(), file.bytes)))
     }
@@ -46,7 +46,7 @@ impl Hub {
         Hub { files, downloads, held: None, breaks: None, elsewhere: None, ranges }
     }
 
-    /// Serves it; its address.
+    /// Starts serving. Returns the address.
     pub async fn serve(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.serve_on(listener).await
@@ -107,7 +107,7 @@ async fn file(
     }
 }
 
-/// The bytes of a file for whoever comes without the Hub's token.
+/// Serves the bytes of a file. Rejects requests that carry the Hub's token.
 async fn elsewhere(State(hub): State<Hub>, Path(path): Path<String>, asked: HeaderMap) -> Response {
     match hub.files.get(&path) {
         Some(&bytes) if !asked.contains_key(header::AUTHORIZATION) => bytes.into_response(),
@@ -115,17 +115,17 @@ async fn elsewhere(State(hub): State<Hub>, Path(path): Path<String>, asked: Head
     }
 }
 
-/// `bytes` as `range` wants them: from one on.
+/// The part of `bytes` from the start of `range` on.
 fn rest(bytes: &'static [u8], range: &str) -> Response {
     let start: usize = range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap();
     let range = format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len());
     (StatusCode::PARTIAL_CONTENT, [("content-range", range)], &bytes[start..]).into_response()
 }
 
-/// The first half of `bytes`, then the end of the connection.
+/// A body that breaks off after the first half of `bytes`.
 fn half(bytes: &'static [u8]) -> Body {
     let first = Bytes::from_static(&bytes[..bytes.len() / 2]);
-    // What was sent arrives before the end does.
+    // The delay lets the first half arrive before the connection breaks.
     let end = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         Err(std::io::Error::other("broken off"))
@@ -133,7 +133,7 @@ fn half(bytes: &'static [u8]) -> Body {
     Body::from_stream(futures_util::stream::iter([Ok(first)]).chain(futures_util::stream::once(end)))
 }
 
-/// `bytes`, the second half only once `until` is true.
+/// A body of `bytes` whose second half is sent only once `until` is true.
 fn halves(bytes: &'static [u8], mut until: watch::Receiver<bool>) -> Body {
     let (first, second) = bytes.split_at(bytes.len() / 2);
     let rest = async move {

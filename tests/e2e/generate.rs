@@ -1,4 +1,4 @@
-//! `latentd generate`: pictures, and one line for everything that cannot be had.
+//! `latentd generate`: pictures, and one-line errors for invalid requests.
 
 use std::fs;
 use std::path::Path;
@@ -65,7 +65,7 @@ fn several_pictures_count_their_names_and_seeds_up() {
     }
 }
 
-/// The program's complaint about `arguments`: one line, exit code 2, no backtrace.
+/// The program's error for `arguments`. Asserts one line, exit code 2 and no backtrace.
 #[track_caller]
 fn complaint(arguments: &[&str]) -> String {
     let output = run(latentd().args(["generate", "a cat", "-o", "/dev/null/x.png"]).args(arguments));
@@ -164,11 +164,11 @@ fn a_folder_is_the_same_model_in_half_the_memory_too() {
         generate("builtin.png", &[], instruction_set) == generate("folder.png", arguments, instruction_set)
     };
     assert!(is_the_same(&["--model", folder_argument], "auto"));
-    // The built-in weights are bf16: kept so they are the same numbers, so the picture is the same where products are f32.
+    // The built-in weights are bf16, so `--dtype bf16` changes no weight. With f32 products the picture is the same.
     assert!(is_the_same(&["--model", folder_argument, "--dtype", "bf16"], "reference"));
 }
 
-/// The built-in model as a folder.
+/// Writes the built-in model to a folder.
 pub fn write_builtin(folder: &Path) {
     for file in demo::FILES {
         let path = folder.join(file.path);

@@ -1,4 +1,4 @@
-//! `latentd healthcheck`, as a container engine runs it.
+//! `latentd healthcheck`, run like by a container engine.
 
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use axum::routing::get;
 use crate::binary::{latentd, run, stderr};
 use crate::serve::Server;
 
-/// Asks the server on `address`, host and port, which is `LATENTD_PORT`'s if the flags name none.
+/// Runs a health check. `LATENTD_PORT` is the port of `address`, and `flags` can override it.
 fn healthcheck(address: &str, flags: &[&str]) -> Output {
     let (_, port) = address.rsplit_once(':').unwrap();
     run(latentd().arg("healthcheck").args(flags).env("LATENTD_PORT", port))
@@ -24,7 +24,7 @@ async fn a_ready_server_is_well() {
         let output = healthcheck(&url, flags);
         assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()), "{flags:?}");
     }
-    // Not by way of a proxy, which has another 127.0.0.1.
+    // The proxy must not be used: its 127.0.0.1 is another machine.
     let output = run(latentd().args(["healthcheck", "--url", &url]).env("http_proxy", "http://127.0.0.1:1"));
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
 }

@@ -1,4 +1,4 @@
-//! A model from the Hub: a look-alike on this machine, then the cache alone.
+//! Models from the Hub: downloads from a fake Hub on this machine, then runs from the cache alone.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use crate::binary::{folder, latentd, stderr};
 use crate::fake_hub::{COMMIT, Hub};
 
-/// Longer than anything here takes.
+/// A timeout longer than anything in these tests.
 const LONG: Duration = Duration::from_secs(240);
 
-/// `latentd generate` of `owner/model`, from the Hub at `endpoint` with the cache in `home`.
+/// The command `latentd generate` for `owner/model`, with the Hub at `endpoint` and the cache in `home`.
 fn generate(endpoint: &str, home: &Path, picture: &Path) -> Command {
     let mut command = latentd();
     command.args(["generate", "a cat", "--model", "owner/model", "--num-inference-steps", "1", "--seed", "1", "-o"]);
@@ -100,7 +100,7 @@ async fn what_a_cached_snapshot_lacks_is_fetched_and_nothing_else() {
     assert!(told.contains("the Hub's cache has `owner/model` without `vae/config.json`, and cannot reach"), "{told}");
 }
 
-/// A process whose messages are read while it runs.
+/// A running process whose messages are read.
 struct Running {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -115,7 +115,7 @@ impl Running {
         Running { child, lines, told: Vec::new() }
     }
 
-    /// Reads on until a message has `words` in it.
+    /// Reads messages until one contains `words`.
     fn says(&mut self, words: &str) {
         tokio::task::block_in_place(|| {
             while !self.told.last().is_some_and(|line| line.contains(words)) {
@@ -159,7 +159,7 @@ async fn the_second_of_two_processes_waits_for_the_first_one_s_download() {
 
 const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
 
-/// What the second half of the weights is asked for with.
+/// The range requests for the second half of the weights.
 fn second_half(hub: &Hub) -> Vec<(String, String)> {
     vec![(WEIGHTS.to_owned(), format!("bytes={}-", hub.files[WEIGHTS].len() / 2))]
 }
@@ -198,7 +198,7 @@ async fn what_a_killed_process_has_downloaded_is_not_fetched_again() {
     assert_eq!(fs::read(snapshot(folder.path()).join(WEIGHTS)).unwrap(), hub.files[WEIGHTS]);
 }
 
-/// Where the Hub sends clients for large files, Xet's among them.
+/// The Hub redirects clients to another host for large files, including Xet's.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_elsewhere_are_fetched_without_the_token() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -248,7 +248,7 @@ async fn a_repository_without_a_pipeline_is_told_what_it_is_before_anything_is_d
     assert_eq!(hub.downloads("qwen-image-Q4_K_M.gguf"), 0);
 }
 
-/// Each command says the same of a folder that it cannot load, and `models` of what the cache has.
+/// All commands report the same fault of a folder that they cannot load, and `models` reports it for the cache.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_tells_what_is_wrong_with_a_checkpoint() {
     let home = folder();

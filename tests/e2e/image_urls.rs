@@ -1,4 +1,4 @@
-//! Pictures that an edit names by URL: what a server reaches for its clients, and what it does not.
+//! Pictures that an edit names by URL: which addresses a server fetches from, and which it refuses.
 
 use std::net::TcpListener;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::edit::KLEIN;
 use crate::serve::Server;
 
-/// Somebody on this machine whom the server must leave alone.
+/// A listener on this machine that the server must not connect to.
 struct Bystander(TcpListener);
 
 impl Bystander {
@@ -52,7 +52,7 @@ async fn a_server_that_fetches_pictures_reaches_nobody_on_its_own_machine() {
     let server = Server::start(&[&[KLEIN][..], &flags].concat()).await;
     let message = refusal(&server, &bystander.url()).await;
     assert!(message.contains("be of a public address"), "{message}");
-    // Nothing is fetched for a model that takes no pictures.
+    // Nothing is fetched for a model that accepts no pictures.
     let server = Server::start(&flags).await;
     let message = refusal(&server, &format!("http://localhost:{port}/cat.png")).await;
     assert!(message.contains("`image` must be absent"), "{message}");

@@ -1,4 +1,4 @@
-//! The whole program, as a user starts it: the built binary, the built-in model, real sockets.
+//! End-to-end tests: the built binary with the built-in model on real sockets.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 

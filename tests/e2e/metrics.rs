@@ -1,4 +1,4 @@
-//! What an operator sees and sets: `GET /metrics`, bounds on what is taken, several workers.
+//! The operator's view: `GET /metrics`, admission bounds, several workers, audits.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ async fn a_cached_and_an_uncached_picture_are_told_apart() {
     assert_eq!(server.post(&body("off".into())).await.0, 200);
     let uncached = samples(&server).await;
     let runs = "latentd_cache_block_runs_total{";
-    // Two guidance branches, in one segment.
+    // There are two guidance branches in one segment.
     for branch in ["cond", "uncond"] {
         let labels = format!(r#"decision="computed",reason="uncached",branch="{branch}""#);
         assert_eq!(sum(&uncached, &[runs, &labels]), 20.0, "{branch}");
@@ -59,7 +59,7 @@ async fn a_cached_and_an_uncached_picture_are_told_apart() {
     assert_eq!(cached["latentd_inference_steps_sum"], 40.0);
     assert_eq!(cached["latentd_image_pixels_sum"], 2.0 * 128.0 * 128.0);
     assert!(cached["process_resident_memory_bytes"] > 1e7);
-    // The empty negative prompt is known from the warm-up, the prompt from the first picture.
+    // The empty negative prompt was cached by the warm-up, and the prompt by the first picture.
     assert_eq!(sum(&cached, &["encoding_cache_lookups_total", "kind=\"prompt\"", "result=\"miss\""]), 1.0);
     assert_eq!(sum(&cached, &["encoding_cache_lookups_total", "kind=\"prompt\"", "result=\"hit\""]), 3.0);
     assert!(cached["latentd_encoding_cache_bytes{worker=\"0\"}"] > 1e3);
@@ -75,7 +75,7 @@ async fn what_is_out_of_bounds_is_refused_before_any_work() {
     assert_eq!(sum(&samples(&server).await, &["rejected_total", "request_too_large"]), 1.0);
 
     let server = Server::start(&["--max-request-seconds", "1"]).await;
-    // Minutes of work.
+    // This picture takes minutes.
     let long = json!({"prompt": "a cat", "num_inference_steps": 1000, "size": "256x256", "negative_prompt": " "});
     let (status, error) = server.post(&long).await;
     assert_eq!((status, error["error"]["code"].as_str()), (429, Some("deadline_too_short")), "{error}");
@@ -98,7 +98,7 @@ async fn two_workers_make_the_pictures_of_one() {
     assert_eq!(pictures(&two).await, expected);
 }
 
-/// The answer to a generation with one header more.
+/// Sends a generation with an additional header.
 async fn generate(server: &Server, body: Value, name: &'static str, value: &'static str) -> Response {
     let client = tests::http();
     let request = client.post(server.url("/v1/images/generations")).header("content-type", "application/json");
@@ -109,7 +109,7 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-/// Waits until so many pictures run and wait.
+/// Waits until these numbers of pictures are running and waiting.
 async fn load_becomes(server: &Server, running: f64, waiting: f64) {
     let became = timeout(Duration::from_secs(60), async {
         loop {
@@ -134,7 +134,7 @@ async fn the_more_urgent_of_two_is_made_first() {
         assert_eq!(response.status(), 200);
         (header(&response, "x-queue-ms").parse::<u64>().unwrap(), header(&response, "x-queue-position").to_owned())
     };
-    // The third overtakes the second, which then waits for the whole of it.
+    // The third request overtakes the second, which then waits until the third is done.
     let (first, idle, urgent) =
         tokio::join!(picture(200, 0, 0.0, 0.0), picture(1, -5, 1.0, 0.0), picture(20, 5, 1.0, 1.0));
     assert_eq!([&first.1, &idle.1, &urgent.1], ["0"; 3]);
@@ -188,7 +188,7 @@ fn every_flag_is_an_environment_variable_too() {
         let message = refused(&[(name, value)]);
         assert!(message.contains(told), "{message}");
     }
-    // Switches are taken as people write them, so that the next flag is what is refused.
+    // Switches accept the common spellings, so only the other variable is refused.
     for switch in ["NO_PRIORITIES", "ALLOW_REQUEST_CACHE_CONFIG", "ENABLE_CACHE_DIT_SUMMARY"] {
         for value in ["1", "true", "off"] {
             let message = refused(&[(&format!("LATENTD_{switch}"), value), ("LATENTD_MAX_BATCH", "0")]);
@@ -197,7 +197,7 @@ fn every_flag_is_an_environment_variable_too() {
     }
 }
 
-/// What `/info` tells of the audits, once so many are done.
+/// The audit figures of `/info`, once `done` audits have finished.
 async fn audits(server: &Server, done: u64) -> Value {
     let all = async {
         loop {
@@ -225,7 +225,7 @@ async fn audited_pictures_are_like_their_uncached_ones_and_count_nowhere_else() 
     assert_eq!(server.post(&body(3, "off".into())).await.0, 200, "without a cache there is nothing to audit");
     let told = audits(&server, 3).await;
     let mean = |key: &str| told["mean"][key].as_f64().unwrap();
-    // 20 dB are another picture, 100 the same one.
+    // 20 dB would be another picture, 100 dB the same one.
     assert!((30.0..90.0).contains(&mean("psnr_db")) && (0.8..=1.0).contains(&mean("ssim")), "{told}");
     assert!(mean("latent_error") > 0.0 && mean("latent_error") < 0.3, "{told}");
     assert_eq!((&told["promised_psnr_db"], &told["aims"][0]["aim"]), (&json!(45.0), &json!("psnr_45")));

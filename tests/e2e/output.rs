@@ -1,11 +1,11 @@
-//! What becomes of pictures and lines when whoever reads them leaves, or a disk is full.
+//! Pictures and output lines when the reader of the output leaves or a disk is full.
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
 use crate::binary::{folder, latentd, run, stderr};
 
-/// Two pictures into `folder`, in a step each.
+/// The command that makes two pictures in `folder`, with one step each.
 fn generate(folder: &tempfile::TempDir) -> Command {
     let mut command = latentd();
     command.args(["generate", "a fox on a green background", "-n", "2", "--num-inference-steps", "1", "-o", "fox.png"]);
@@ -20,7 +20,7 @@ fn names(folder: &tempfile::TempDir) -> Vec<String> {
     names
 }
 
-/// A pipe that nobody reads.
+/// A pipe whose reader has exited.
 fn closed() -> Stdio {
     let mut reader = Command::new("true").stdin(Stdio::piped()).spawn().unwrap();
     let pipe = reader.stdin.take().unwrap();
@@ -62,7 +62,7 @@ fn lines_that_find_no_room_are_an_error_once_the_pictures_are_there() {
     assert_eq!(run(generate(&folder).stderr(full())).status.code(), Some(0));
 }
 
-/// A limit on the size of files is a disk that gets full.
+/// A limit on file sizes simulates a full disk.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_picture_that_finds_no_room_leaves_the_one_before_it() {
@@ -87,7 +87,7 @@ fn a_place_that_takes_no_file_is_told_before_the_first_step() {
     let output = run(&mut generate(&folder));
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert_eq!(stderr(&output), "error: `--output`: `fox-2.png` is a folder\n");
-    // Also root makes no files there.
+    // Not even root can create files there.
     for (flag, name) in [("--output", "x.png"), ("--cache-trace", "x.json"), ("--cache-plot", "x.svg")] {
         let place = format!("/proc/{name}");
         let mut command = latentd();

@@ -10,19 +10,19 @@ use serde_json::{Value, json};
 use crate::binary::latentd;
 use crate::metrics::samples;
 
-/// A running server; killed with the value.
+/// A running server, killed on drop.
 pub struct Server {
     child: Child,
     address: String,
 }
 
 impl Server {
-    /// Starts one on a free port and waits until it is ready.
+    /// Starts a server on a free port and waits until it is ready.
     pub async fn start(arguments: &[&str]) -> Self {
         Self::start_with(arguments, &[]).await
     }
 
-    /// The same with these variables.
+    /// Does the same with additional environment variables.
     pub async fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = latentd();
         command.args(["serve", "--host", "127.0.0.1", "--port", "0"]).args(arguments);
@@ -42,7 +42,7 @@ impl Server {
             let (_, after) = line.split_once("address=")?;
             Some(after.split_whitespace().next()?.to_owned())
         });
-        // The pipe must be read on, or a chatty server would block.
+        // Someone must keep reading the pipe, or a server that logs much would block.
         std::thread::spawn(move || lines.for_each(drop));
         Server { child, address: address.unwrap() }
     }
@@ -71,7 +71,7 @@ impl Server {
         tests::http().post(self.url("/v1/images/generations")).header("content-type", content_type).body(body)
     }
 
-    /// How it ended, which it does soon.
+    /// Waits for the end of the process. Fails if it does not end soon.
     async fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -113,7 +113,7 @@ async fn a_prompt_comes_back_as_a_picture() {
     assert!(images["usage"]["input_tokens"].as_u64().unwrap() > 0);
     assert_eq!((&images["data"][0]["seed"], &images["data"][1]["seed"]), (&json!(3), &json!(4)));
 
-    // The second picture of the pair is the lone picture of its seed.
+    // The second picture of the pair equals the picture made alone with its seed.
     let (_, alone) = server.post(&json!({"prompt": body["prompt"], "num_inference_steps": 4, "seed": 4})).await;
     assert_eq!(images["data"][1]["b64_json"], alone["data"][0]["b64_json"]);
     let png = alone["data"][0]["b64_json"].as_str().unwrap();
@@ -162,7 +162,7 @@ async fn every_refusal_has_openais_shape() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_frees_the_worker() {
     let server = Server::start(&["--max-batch", "1"]).await;
-    // Minutes of work, whose client gives up after a moment.
+    // This picture takes minutes, and its client gives up after half a second.
     let long = json!({"prompt": "a cat", "num_inference_steps": 1000, "size": "256x256", "negative_prompt": " "});
     let given_up = server.request(long.to_string()).timeout(Duration::from_millis(500)).send().await;
     assert!(given_up.unwrap_err().is_timeout());
@@ -171,7 +171,7 @@ async fn a_client_that_leaves_frees_the_worker() {
     assert!(started.elapsed() < Duration::from_secs(20), "the worker was freed: {:?}", started.elapsed());
 }
 
-/// A server of a tiny model that draws whatever size it is asked for, and a picture that takes it many minutes.
+/// A server with a tiny model that draws any size, and the body of a picture that takes many minutes.
 async fn drawing_a_large_picture(arguments: &[&str]) -> (Server, String) {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/goldens/models/qwen-image");
     let server = Server::start(&[&[model, "--max-generated-image-size", "4194304"], arguments].concat()).await;

@@ -1,5 +1,5 @@
-//! What no client sends on purpose, byte by byte, against the binary: it is answered in the one shape of
-//! failures, and the next request finds the server as it was.
+//! Malformed requests, byte by byte, against the binary. Each gets an error of the common shape, and the next request
+//! finds the server unaffected.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::edit::KLEIN;
 use crate::serve::Server;
 
 const BOUNDARY: &str = "----latentd";
-/// Longest that an answer may take, on a machine that builds something else meanwhile.
+/// Timeout of an answer. It is long, because the machine may be busy with builds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection to a server.
@@ -27,7 +27,7 @@ impl Wire {
         self.0.write_all(bytes.as_ref()).await.expect("the server takes what is sent");
     }
 
-    /// Everything up to the connection's end.
+    /// Reads everything up to the end of the connection.
     async fn rest(mut self) -> String {
         let mut bytes = Vec::new();
         let read = timeout(PATIENCE, self.0.read_to_end(&mut bytes)).await;
@@ -35,7 +35,7 @@ impl Wire {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The status and the JSON of the one answer.
+    /// Reads the status and the JSON of the only answer.
     async fn answer(self) -> (u16, Value) {
         let text = self.rest().await;
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
@@ -65,7 +65,7 @@ fn end() -> Vec<u8> {
     format!("--{BOUNDARY}--\r\n").into_bytes()
 }
 
-/// A PNG's head, up to where its pixels would begin.
+/// The head of a PNG, up to the beginning of its pixels.
 fn png_head(width: u32, height: u32) -> Vec<u8> {
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
     [&b"\x89PNG\r\n\x1a\n"[..], &chunk(b"IHDR", &header), &chunk(b"IDAT", b"\x78\x01")].concat()
@@ -219,7 +219,7 @@ async fn http2_is_spoken_to_clients_that_begin_with_it() {
     let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
         [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream], payload].concat()
     };
-    // GET, http, then a literal path and a literal authority (RFC 7541, static table).
+    // GET and http from the static table (RFC 7541), then a literal path and a literal authority.
     let headers = [&[0x82, 0x86, 0x04, 6][..], b"/livez", &[0x01, 9], b"localhost"].concat();
     wire.send([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..], &frame(1, 5, 1, &headers)].concat())
         .await;
@@ -229,7 +229,7 @@ async fn http2_is_spoken_to_clients_that_begin_with_it() {
         let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
         wire.0.read_exact(&mut payload).await.unwrap();
         if (head[3], head[8]) == (1, 1) {
-            // `:status: 200`, perhaps behind a change of the table's size.
+            // `:status: 200`, possibly after an update of the table's size.
             assert!(payload.iter().take(4).any(|byte| *byte == 0x88), "{payload:x?}");
             return;
         }

@@ -1,7 +1,7 @@
-//! Which files of a crate import from which: its inner layers.
+//! Finds which files of a crate import from which: the crate's inner layers.
 //!
-//! A path is followed through re-exports to the file that defines what it names, so that a facade (`mod.rs` that gives out what its
-//! files define) is no layer of its own. Tests are left out: they may look at anything.
+//! A path is followed through re-exports to the file that defines the item. So a facade, i.e. a `mod.rs` that
+//! re-exports its files' items, is not a layer. Tests are left out, because they may import anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use syn::{Expr, Item, Token, UseTree};
 /// The path of a module from its crate's root.
 type ModulePath = Vec<String>;
 
-/// The files of a crate, by their paths below its sources, and for each those that it imports from.
+/// The files of a crate, by their paths below its sources, each with the files that it imports from.
 pub type Imports = BTreeMap<PathBuf, BTreeSet<PathBuf>>;
 
 /// The imports of the crate whose root is `root`, such as `crates/server/src/lib.rs`.
 ///
 /// # Errors
-/// A file cannot be read or is no Rust.
+/// A file cannot be read or is not valid Rust.
 pub fn imports(root: &Path) -> Result<Imports, Box<dyn std::error::Error>> {
     let mut sources = Sources { folder: root.parent().ok_or("a root has a folder")?.into(), modules: BTreeMap::new() };
     sources.read(root, Vec::new(), &mut |_, _| ())?;
@@ -46,7 +46,7 @@ pub fn imports(root: &Path) -> Result<Imports, Box<dyn std::error::Error>> {
     Ok(imports)
 }
 
-/// The sets of files that import each other in circles; a set has two files at least.
+/// The sets of at least two files that import each other in a circle.
 pub fn circles(imports: &Imports) -> Vec<Vec<&Path>> {
     let mut graph: DiGraphMap<&Path, ()> = DiGraphMap::new();
     for (file, targets) in imports {
@@ -58,17 +58,17 @@ pub fn circles(imports: &Imports) -> Vec<Vec<&Path>> {
     circles
 }
 
-/// What a name of a module stands for.
+/// The meaning of a name in a module.
 enum Name {
-    /// Something that the module defines.
+    /// An item that the module defines.
     Own,
-    /// Something else, imported or given out under this name.
+    /// An item that is imported or re-exported under this name.
     Alias(ModulePath),
 }
 
 struct Module {
     file: PathBuf,
-    /// The modules in it. Their names are apart: a function may have the same.
+    /// The inner modules. They have their own namespace: a function may have the same name.
     inner: BTreeSet<String>,
     names: BTreeMap<String, Name>,
     globs: Vec<ModulePath>,
@@ -86,7 +86,7 @@ struct Sources {
 }
 
 impl Sources {
-    /// Reads a module's file and those below it; `seen` is told of each module's items.
+    /// Reads a module's file and those below it. `seen` is called with each module's items.
     fn read(
         &mut self,
         file: &Path,
@@ -135,7 +135,7 @@ impl Sources {
         if file.exists() { file } else { stem.join("mod.rs") }
     }
 
-    /// The file that defines what `path` names in `module`; `None` where it is of another crate.
+    /// The file that defines the item named by `path` in `module`; `None` for an item of another crate.
     fn resolve(&self, module: &ModulePath, path: &[String], depth: usize) -> Option<PathBuf> {
         let (mut at, mut rest) = match path.first().map(String::as_str)? {
             "crate" => (Vec::new(), &path[1..]),
@@ -150,7 +150,7 @@ impl Sources {
             match here.names.get(name) {
                 _ if name == "super" => _ = at.pop(),
                 found if here.inner.contains(name) && (found.is_none() || !rest.is_empty()) => at.push(name.clone()),
-                // A circle of aliases is no Rust; the depth stops at what this reading does not understand.
+                // Valid Rust has no circle of aliases. The depth limit stops at code that this parser misreads.
                 Some(Name::Alias(path)) if depth < 16 => {
                     let path = [&path[..], rest].concat();
                     return self.resolve(&at, &path, depth + 1);
@@ -170,7 +170,7 @@ impl Sources {
     }
 }
 
-/// The name that an item defines, where a path can name it.
+/// The name that an item defines, if a path can refer to it.
 fn defined(item: &Item) -> Option<String> {
     let name = match item {
         Item::Const(item) => &item.ident,
@@ -187,7 +187,7 @@ fn defined(item: &Item) -> Option<String> {
     Some(name.to_string())
 }
 
-/// Whether an item is compiled for tests alone.
+/// Whether an item is compiled only for tests.
 fn is_test(item: &Item) -> bool {
     let attributes = match item {
         Item::Const(item) => &item.attrs,
@@ -208,7 +208,7 @@ fn is_test(item: &Item) -> bool {
     })
 }
 
-/// Calls `leaf` with each path of a `use` and the name that it gets, or none for all names of a module.
+/// Calls `leaf` with each path of a `use` and its local name, which is `None` for a glob.
 fn leaves(tree: &UseTree, before: &mut ModulePath, leaf: &mut dyn FnMut(ModulePath, Option<String>)) {
     match tree {
         UseTree::Path(path) => {
@@ -230,7 +230,7 @@ fn leaves(tree: &UseTree, before: &mut ModulePath, leaf: &mut dyn FnMut(ModulePa
     }
 }
 
-/// The paths of a module's items, those in its inner modules left out: they are told of on their own.
+/// The paths used in a module's items, without those in inner modules, which are visited on their own.
 #[derive(Default)]
 struct Paths {
     found: Vec<ModulePath>,
@@ -240,17 +240,17 @@ impl<'ast> Visit<'ast> for Paths {
     fn visit_item_mod(&mut self, _: &'ast syn::ItemMod) {}
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        // What a facade gives out is no use of its own.
+        // A re-export is not an import of the facade.
         if matches!(item.vis, syn::Visibility::Inherited) {
             leaves(&item.tree, &mut Vec::new(), &mut |path, _| self.found.push(path));
         }
     }
 
-    /// Who may see something is no use of theirs.
+    /// Ignores the paths in visibilities such as `pub(in path)`, which are not imports.
     fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        // A single name is the file's own, or stands in a `use`.
+        // A single name is defined in the file, or imported by a `use`.
         if path.leading_colon.is_none() && path.segments.len() > 1 {
             self.found.push(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
         }
@@ -261,7 +261,7 @@ impl<'ast> Visit<'ast> for Paths {
         let arguments = Punctuated::<Expr, Token![,]>::parse_terminated.parse2(mac.tokens.clone());
         let Ok(arguments) = arguments else { return };
         for argument in &arguments {
-            // What is parsed here does not live as long as the file.
+            // The parsed arguments do not live as long as the file's syntax tree.
             let mut inner = Paths::default();
             inner.visit_expr(argument);
             self.found.append(&mut inner.found);
@@ -269,7 +269,7 @@ impl<'ast> Visit<'ast> for Paths {
     }
 }
 
-/// The crates of the workspace and their binaries: names and root files.
+/// The libraries and binaries of the workspace's crates, each with its root file.
 ///
 /// # Errors
 /// A folder cannot be read.
@@ -292,7 +292,7 @@ pub fn crates() -> std::io::Result<BTreeMap<String, PathBuf>> {
 mod tests {
     use super::*;
 
-    /// The circles of a crate of these files.
+    /// The circles of a crate with these files.
     fn circles_of(files: &[(&str, &str)]) -> Vec<Vec<PathBuf>> {
         let folder = tempfile::tempdir().unwrap();
         for (file, text) in files {

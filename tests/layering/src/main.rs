@@ -1,4 +1,4 @@
-//! Prints which files of a crate import from which, and which do so in circles.
+//! Prints which files of a crate import from which, and the circles among them.
 //!
 //!     cargo run -p layering -- [CRATE...]
 

@@ -1,7 +1,6 @@
-//! The dependency arrows of the architecture, held by a test.
+//! Tests of the architecture's dependency rules.
 //!
-//! `cargo tree` is asked about this machine's target alone, without a network: what only another
-//! system would pull in is not seen.
+//! `cargo tree` runs for this machine's target, without a network. Dependencies of other systems only are not seen.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 
@@ -27,7 +26,7 @@ const OURS: [&str; 13] = [
     "server",
 ];
 
-/// The names on the lines of `cargo tree` for `package`, itself left out.
+/// The dependencies of `package` by `cargo tree`, without the package itself.
 fn tree(package: &str, more: &[&str]) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}", "-p", package])
@@ -41,7 +40,7 @@ fn tree(package: &str, more: &[&str]) -> BTreeSet<String> {
     names.filter(|name| *name != package).map(str::to_owned).collect()
 }
 
-/// Checks which of our crates `package` reaches, directly or not, and which others it must not.
+/// Checks that `package` depends, directly or not, only on `may_reach` of our crates and on none of `must_not_reach`.
 #[track_caller]
 fn check(package: &str, may_reach: &[&str], must_not_reach: &[&str]) {
     let reached = tree(package, &[]);
@@ -63,7 +62,7 @@ fn the_list_of_our_crates_is_whole() {
 #[test]
 fn cache_decides_from_numbers_alone() {
     let direct = tree("cache", &["--depth", "1"]);
-    // Its settings are JSON on the command line, in files and in requests: it reads them itself.
+    // The crate parses its own settings, which are JSON on the command line, in files and in requests.
     let settings = ["serde", "serde_json", "serde_path_to_error", "strsim", "thiserror"];
     assert!(direct.is_subset(&settings.map(str::to_owned).into()), "{direct:?}");
 }
