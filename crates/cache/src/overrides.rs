@@ -161,10 +161,14 @@ fn set<T>(place: &mut T, given: Option<T>) {
 }
 
 impl<'de> Deserialize<'de> for CacheConfig {
-    /// Reads an object of keys over the defaults.
+    /// Reads what [`CacheConfig`] is written as: an object of keys over the defaults, or what plans are to reach.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let overrides = CacheOverrides::deserialize(deserializer)?;
-        CacheConfig::default().overlaid(&overrides).map_err(de::Error::custom)
+        let mut keys = overrides.0.keys().peekable();
+        let is_planned = keys.peek().is_some() && keys.all(|key| ["budget", "psnr"].contains(&key));
+        let planned = is_planned.then_some(Aim::Budget(1.0));
+        let base = CacheConfig { planned, ..CacheConfig::default() };
+        base.overlaid(&overrides).map_err(de::Error::custom)
     }
 }
 
@@ -174,7 +178,8 @@ mod tests {
     use crate::{CacheType, RefreshPolicy, ScmPolicy, StepMask};
 
     fn read(json: &str) -> Result<CacheConfig, String> {
-        serde_json::from_str(json).map_err(|err| err.to_string())
+        let overrides: CacheOverrides = serde_json::from_str(json).map_err(|err| err.to_string())?;
+        CacheConfig::default().overlaid(&overrides).map_err(|err| err.to_string())
     }
 
     fn refusal(json: &str) -> String {

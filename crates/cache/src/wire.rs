@@ -58,4 +58,13 @@ mod tests {
             assert_eq!(serde_json::from_str::<CacheConfig>(&written).unwrap(), config, "{written}");
         }
     }
+
+    #[test]
+    fn what_plans_are_to_reach_reads_the_same() {
+        for aim in [crate::Aim::Psnr(45.5), crate::Aim::Budget(0.25)] {
+            let config = CacheConfig { planned: Some(aim), ..CacheConfig::default() };
+            let written = serde_json::to_string(&config).unwrap();
+            assert_eq!(serde_json::from_str::<CacheConfig>(&written).unwrap(), config, "{written}");
+        }
+    }
 }

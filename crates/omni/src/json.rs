@@ -34,7 +34,7 @@ mod tests {
     #[test]
     fn a_broken_plan_is_told_by_the_place_and_in_words() {
         let told = |text: &str| json_by_path::<Calibration>(text).unwrap_err();
-        assert_eq!(told("[]"), "invalid type: sequence, expected an object at line 1 column 0");
+        assert_eq!(told("3"), "invalid type: integer `3`, expected an object at line 1 column 1");
         let plan = r#"{"class": "Some", "plans": [{"computed": [0, "1"]}]}"#;
         let expected = "`plans[0].computed[1]`: invalid type: string \"1\", expected a whole number of at least 0 \
                         at line 1 column 48";

@@ -123,8 +123,8 @@ mod tests {
             placement.unwrap().residents.count
         };
         // 5 GiB for everything but the blocks: two pictures, and half a GiB for what is kept between requests.
-        assert_eq!(residents(OffloadPolicy::Block, 24, None), 28);
-        assert_eq!(residents(OffloadPolicy::Auto, 24, None), 28);
+        assert_eq!(residents(OffloadPolicy::Block, 24, None), 29);
+        assert_eq!(residents(OffloadPolicy::Auto, 24, None), 29);
         assert_eq!(residents(OffloadPolicy::Block, 24, Some(16 * GIB)), 5);
         assert_eq!(residents(OffloadPolicy::Block, 24, Some(1 << 40)), 0);
         assert_eq!(residents(OffloadPolicy::Block, 80, None), 76);

@@ -82,7 +82,7 @@ mod tests {
         };
         let (all, none) = (Cli::command(), without_blank(Cli::command(), &|_| Some(" \n".into())));
         let set = without_blank(Cli::command(), &|_| Some("x".into()));
-        for path in [&["serve"][..], &["generate"], &["edit"], &["bench", "serve"]] {
+        for path in [&["serve"][..], &["generate"], &["edit"], &["cache", "calibrate"]] {
             assert_eq!(of(&set, path), of(&all, path), "{path:?}");
             let kept = if path == ["serve"] { vec!["LATENTD_API_KEY"] } else { Vec::new() };
             assert_eq!(of(&none, path), kept, "{path:?}");
