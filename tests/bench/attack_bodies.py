@@ -1,15 +1,15 @@
-"""What clients that mean harm make a served model hold, against what the server's flags promise.
+"""Measures the memory that malicious clients make a server hold, relative to the bounds that its flags promise.
 
     cargo build --release -p latentd
     python3 tests/bench/attack_bodies.py target/release/latentd [--clients 12] [-- FLAG...]
     python3 tests/bench/attack_bodies.py target/release/latentd --pictures
 
-Bodies of `--mib` MiB each, JSON and forms, are sent by some clients at a time to a server of its own with a
-`--max-upload-memory` of as much as they have together; where they are refused, more than once. With --pictures, 20 async
-edits bring a picture of 8000x8000 each, which has 192 MB, and wait behind a long one. Each line has the resident memory
-before (the idle server, after a first request), at its highest, and five seconds after the last answer, and by how much
-both are over the first, in what is promised. Exits with 1 if the highest is more than 1.3 times that. Needs Linux and
-nothing but Python.
+For each kind of body, several clients at a time send bodies of `--mib` MiB, JSON or forms, to a new server. Its
+`--max-upload-memory` is the size of all these bodies together. With --pictures, 20 async edits with a picture of
+8000x8000 each (192 MB) wait behind a long one. Each line has the resident memory before (the idle server after a
+first request), at its highest, and five seconds after the last answer; then the increases of the latter two over the
+first, relative to the promised bound. Exits with 1 if the highest increase is more than 1.3 times the bound. Needs
+Linux and only Python.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def bodies(args):
 
 
 def pictures(args):
-    """Edits wait behind one that takes long; then all are cancelled."""
+    """Large edits wait behind a long one; then all are cancelled."""
     promised = {"--memory-budget": 256 * MIB, "--max-picture-memory": 1024 * MIB, "--max-upload-memory": 64 * MIB}
     flags = [part for flag in promised.items() for part in flag]
     large = json.dumps({"prompt": "x", "images": [data_url(png(8000, 8000))], "async": True, "size": "64x64"})
@@ -85,7 +85,7 @@ def pictures(args):
 
 
 class Server:
-    """A server of its own, of a tiny model that edits, after a first request: what that makes is no part of any."""
+    """A new server with a tiny model that edits. A first request makes the allocations that are not measured."""
 
     def __init__(self, binary, flags):
         command = [binary, "serve", EDITING_MODEL, "--host", "127.0.0.1", "--port", "0", *map(str, flags)]
@@ -112,7 +112,7 @@ class Server:
         self.process.wait()
 
     def send(self, path, body, headers=None, method="POST"):
-        """The status and the seconds that it took, and the answer."""
+        """Sends a request. Returns its status, its seconds and the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         begun = time.monotonic()
         try:
@@ -128,7 +128,7 @@ class Server:
         return int(re.search(rf"{what}:\s+(\d+) kB", status)[1]) << 10
 
     def line(self, name, promised, attack):
-        """Prints what an attack made it hold; the ratio of that to what is promised."""
+        """Prints the memory held during an attack. Returns its ratio to the promised bound."""
         before = self.resident()
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
         outcomes = attack()
@@ -151,7 +151,7 @@ def together(sends):
 
 
 def repeated(head, unit, tail):
-    """Copies of `unit` between two texts."""
+    """A maker of bodies: copies of `unit` between two texts."""
     return lambda size: ({}, (head + unit * ((size - len(head) - len(tail)) // len(unit)) + tail).encode())
 
 
@@ -169,7 +169,7 @@ def compressed(size):
 
 
 def form(parts, kind="image"):
-    """A form of files of so many parts, without a prompt."""
+    """A maker of forms with this number of files, without a prompt."""
 
     def make(size):
         head = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="{kind}"; filename="a"\r\n\r\n'.encode()

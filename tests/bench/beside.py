@@ -1,11 +1,11 @@
-"""Small pictures beside one huge one: what the small ones wait, and whether any is refused.
+"""Measures how long small pictures wait beside a huge one, and whether any is refused.
 
     cargo build --release -p latentd
     python3 tests/bench/beside.py target/release/latentd [OTHER_BINARY ...]
 
-Every binary in turn serves a tiny checkpoint of the goldens, which really draws what is asked. One request takes 1024x1024
-pixels and many steps; while it runs, one of 64x64 arrives every half second and may take 20 seconds. Needs Python 3 and
-nothing else. Figures are medians over the rounds.
+Each binary in turn serves a tiny checkpoint of the goldens, which draws every size natively. One request makes
+1024x1024 pixels in many steps. While it runs, a request of 64x64 with a deadline of 20 seconds arrives every half
+second. Needs only Python 3. Figures are medians over the rounds.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def measured(binary, huge_steps):
 
 
 def address(server):
-    """Where it listens, once it is ready."""
+    """The server's URL, once it is ready."""
     for line in server.stderr:
         if found := re.search(r"127\.0\.0\.1:\d+", line):
             url = f"http://{found[0]}"
@@ -93,7 +93,7 @@ def address(server):
 
 
 def answer(url, side, steps, seconds):
-    """The status and how long it took."""
+    """Sends a request. Returns its status and its seconds."""
     body = {"prompt": "a cat", "size": f"{side}x{side}", "num_inference_steps": steps, "true_cfg_scale": 1}
     headers = {"content-type": "application/json"} | ({"x-request-timeout": str(seconds)} if seconds else {})
     request = urllib.request.Request(f"{url}/v1/images/generations", json.dumps(body).encode(), headers)

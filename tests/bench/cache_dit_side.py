@@ -1,4 +1,4 @@
-"""Pictures by diffusers under cache-dit, with what each step of each branch did."""
+"""Pictures by diffusers with cache-dit, and the decision of each step of each branch."""
 
 import copy
 import os
@@ -14,7 +14,7 @@ from blazediff_ssim import compare_rgba
 from cache_dit import DBCacheConfig, TaylorSeerCalibratorConfig
 from diffusers import QwenImagePipeline
 
-# Every key is given: cache-dit's own defaults are not the guide's (F8, W8, R0.08, any number in a row).
+# Every key is set, because cache-dit's own defaults (F8, W8, R0.08, any number in a row) are not the guide's.
 GUIDE = {
     "Fn_compute_blocks": 1,
     "Bn_compute_blocks": 0,
@@ -34,7 +34,7 @@ def versions():
 
 
 def expressible(keys):
-    """Whether cache-dit has these keys: presets and agreeing branches are latentd's own."""
+    """Whether cache-dit has these keys. Presets and agreeing branches exist only in latentd."""
     return keys is not None and set(keys) <= set(GUIDE)
 
 
@@ -50,7 +50,7 @@ def load(weights, threads):
 
 
 def enable(pipeline, keys, steps):
-    """Puts the cache on the pipeline; each of its calls starts from nothing."""
+    """Enables the cache on the pipeline. Each call starts with an empty cache."""
     keys = GUIDE | keys
     config = DBCacheConfig(
         Fn_compute_blocks=keys["Fn_compute_blocks"],
@@ -78,7 +78,7 @@ def disable(pipeline):
 
 
 def picture(pipeline, setting, prompt, i, steps):
-    """The `i`th prompt's pixels, `[height, width, 3]` in bytes, and the milliseconds of all steps."""
+    """Makes the `i`th prompt's picture. Returns its bytes, `[height, width, 3]`, and the milliseconds of all steps."""
     times = {"encode": 0.0, "decode": 0.0}
     restore = [watch(pipeline, "encode_prompt", times, "encode"), watch(pipeline.vae, "decode", times, "decode")]
     start = time.perf_counter()
@@ -99,7 +99,7 @@ def picture(pipeline, setting, prompt, i, steps):
 
 
 def watch(owner, method, times, key):
-    """Adds each call's milliseconds to `times[key]`; returns how to stop."""
+    """Adds each call's milliseconds to `times[key]`. Returns a function that undoes this."""
     inner = getattr(owner, method)
 
     def timed(*args, **kwargs):
@@ -113,7 +113,7 @@ def watch(owner, method, times, key):
 
 
 def runs(pipeline, steps):
-    """Decisions (`1` computed, `C` reused) and diffs of the last picture, a branch each."""
+    """Decisions (`1` computed, `C` reused) and diffs of the last picture, for each branch."""
     transformer = pipeline.transformer
     branches = [
         ("cond", transformer._cached_steps, transformer._residual_diffs),
@@ -130,19 +130,19 @@ def runs(pipeline, steps):
 
 
 def measured(diffs, step):
-    """The diff of a step, none where none was measured: cache-dit has -1 and -2 for other answers."""
+    """The diff of a step, or None if none was measured. cache-dit uses -1 and -2 for other results."""
     diff = diffs[str(step)] if str(step) in diffs else None
     return diff if diff is not None and diff >= 0 else None
 
 
 def psnr(reference, picture):
-    """In dB over all bytes; none if they are equal."""
+    """PSNR in dB over all bytes; None if the pictures are equal."""
     error = np.mean((reference.astype(np.float64) - picture.astype(np.float64)) ** 2)
     return float(10 * np.log10(255**2 / error)) if error else None
 
 
 def ssim(reference, picture):
-    """By the library that latentd measures with."""
+    """SSIM by the same library as in latentd."""
     height, width, _ = reference.shape
     return compare_rgba(rgba(reference), rgba(picture), width, height, metric="ssim").score
 

@@ -1,10 +1,10 @@
-"""How long the worker goes on after the client of a picture has left.
+"""Measures how long a worker continues after the client of a picture has left.
 
     cargo build --release -p latentd
     python3 tests/bench/cancel.py [--latentd BINARY] [--model builtin] [--sides 512 1024] [--rounds 40]
 
-Starts `latentd serve`, asks for a picture of many steps, closes the connection after 0.1 to 1 s, and looks at /metrics about
-every millisecond until no worker is busy. Needs Python 3 and nothing else.
+Starts `latentd serve`, requests a picture of many steps, closes the connection after 0.1 to 1 s, and polls /metrics
+about every millisecond until no worker is busy. Needs only Python 3.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def after(i, rounds):
 
 
 def listens_on(server):
-    """Its port, once it is ready."""
+    """The server's port, once it is ready."""
     for line in server.stderr:
         if found := re.search(r"127\.0\.0\.1:(\d+)", line):
             port = int(found[1])
@@ -66,7 +66,7 @@ def listens_on(server):
 
 
 def cancelled(port, side, seconds):
-    """Milliseconds from the end of the connection until no worker is busy."""
+    """Cancels a request after `seconds`. Returns milliseconds from then until no worker is busy."""
     metrics = http.client.HTTPConnection("127.0.0.1", port)
     client = http.client.HTTPConnection("127.0.0.1", port)
     body = {"prompt": "a fox", "size": f"{side}x{side}", "num_inference_steps": 1000}
@@ -82,7 +82,7 @@ def cancelled(port, side, seconds):
 
 
 def busy(metrics):
-    """Workers that are at a turn."""
+    """Number of busy workers."""
     return float(re.search(r"^latentd_workers_busy(?:\{.*\})? (\S+)$", get(metrics, "/metrics")[1], re.M)[1])
 
 

@@ -1,16 +1,16 @@
-"""The step cache of latentd beside cache-dit's, in diffusers, on the built-in model: decisions, quality, speed.
+"""Compares latentd's step cache with cache-dit's (in diffusers) on the built-in model: decisions, quality, speed.
 
     python3 -m venv .venv && .venv/bin/pip install -r tests/bench/requirements.txt
     cargo build --release -p latentd -p bench
     .venv/bin/python tests/bench/compare_cache_dit.py
 
-For each prompt, step count and configuration both sides make the picture from the same noise and tell what each step
-of each branch did. It fails where a branch decides otherwise than cache-dit's, unless its diff lies within 1 % of the
-threshold there, and where a configuration's pictures are more than 0.5 dB further from their uncached ones than
-cache-dit's are from theirs. Presets are latentd's own: the table has them on one side only.
+For each prompt, step count and configuration both sides make the picture from the same noise and report the decision
+of each step of each branch. The comparison fails if a branch decides differently from cache-dit's, unless its diff is
+within 1 % of the threshold there. It also fails if a configuration's pictures are more than 0.5 dB further from their
+uncached ones than cache-dit's are from theirs. Presets exist only in latentd, so the table has them on one side only.
 
-Files in --out: latentd.json and latentd.svg as `latentd bench cache` writes them, cache_dit.*.jsonl, one picture a
-line, with which a run that was stopped goes on, and comparison.json.
+Files in --out: latentd.json and latentd.svg, written by `latentd bench cache`; cache_dit.*.jsonl, with one picture per
+line, from which a stopped run resumes; and comparison.json.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 BENCH = Path(__file__).parent
 WEIGHTS = str(ROOT / "crates/demo/weights")
-# A diff this near to the threshold may fall on either side of it.
+# A diff this close to the threshold may fall on either side of it.
 MARGIN = 0.01
 # How much further from the uncached picture latentd may be than cache-dit.
 TOLERANCE_DB = 0.5
-# The most that a mean counts for a picture, as in latentd's tables.
+# Upper bound of a picture's PSNR in a mean, as in latentd's tables.
 CEILING_DB = 60.0
-# Both sides' uncached pictures of one prompt are at least this alike, or they are not of one model.
+# Minimum PSNR between both sides' uncached pictures of a prompt. Below it the sides run different models.
 SAME_MODEL_DB = 60.0
 
 
@@ -68,11 +68,11 @@ def parse_args():
 
 
 def latentd_report(args):
-    """What `latentd bench cache` measures, its pictures beside it."""
+    """The report of `latentd bench cache`, which also writes its pictures."""
     path = args.out / "latentd.json"
     if not (args.keep and path.exists()):
         command = [args.latentd, "bench", "cache", "--dtype", "f32", "--device", "cpu"]
-        # The same weights are in the binary; if it is older than they are, the uncached pictures tell.
+        # The binary contains the same weights. If it is older than the weights, the uncached pictures reveal it.
         command += [] if args.weights == WEIGHTS else ["--model", args.weights]
         command += ["--prompts", args.prompts, "--configs", args.configs, "--num-inference-steps", args.steps]
         command += ["--negative-prompt", " ", "--true-cfg-scale", str(args.cfg), "--height", "128", "--width", "128"]
@@ -85,14 +85,14 @@ def latentd_report(args):
 
 
 def setting(ours):
-    """What all pictures have in common, as latentd says it."""
+    """The settings that all pictures share, from latentd's report."""
     width, height = map(int, ours["size"].split("x"))
     same = {key: ours[key] for key in ("negative_prompt", "true_cfg_scale", "seed")}
     return same | {"height": height, "width": width}
 
 
 def cache_dit_pictures(args, ours):
-    """Every picture of cache-dit by (steps, configuration, prompt)."""
+    """Every picture of cache-dit, by (steps, configuration, prompt)."""
     jobs = [(args, ours, worker, args.processes) for worker in range(args.processes)]
     with fresh_processes(args.processes, threads=1) as pool:
         pool.starmap(make_pictures, jobs)
@@ -106,14 +106,14 @@ def picture_file(args, worker):
 
 
 def fresh_processes(count, threads):
-    """torch reads its thread count when it is imported, so each task gets a new interpreter."""
+    """A pool of new interpreters, because torch reads its thread count when it is imported."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
     return multiprocessing.get_context("spawn").Pool(count)
 
 
 def make_pictures(args, ours, worker, workers):
-    """Every `workers`th prompt's pictures, a line each; those that are there already are not made again."""
+    """Makes the pictures of every `workers`th prompt, and writes one line for each. Existing ones are skipped."""
     import cache_dit_side as side
 
     path = picture_file(args, worker)
@@ -150,7 +150,7 @@ def save(pixels, path):
 
 
 def cache_dit_speed(args, ours):
-    """Median speedups of the steps by (step count, configuration), and the versions."""
+    """Median speedups of the steps, by (step count, configuration), and the versions."""
     with fresh_processes(1, threads=os.cpu_count()) as pool:
         return pool.apply(time_pictures, (args, ours))
 
@@ -168,7 +168,7 @@ def time_pictures(args, ours):
     for count in ours["step_counts"]:
         steps, ratios = count["num_inference_steps"], {}
         for i in range(min(args.speed_prompts, len(ours["prompts"]))):
-            # As in latentd's rounds: all pictures of a prompt see the same machine.
+            # As in latentd's rounds, all pictures of a prompt are timed under the same conditions.
             uncached = milliseconds(i, steps)
             for configuration in count["configurations"]:
                 if side.expressible(configuration.get("config")):
@@ -180,7 +180,7 @@ def time_pictures(args, ours):
 
 
 def uncached_agreement(args, ours, theirs):
-    """The worst PSNR between both sides' uncached pictures of each step count; none if all are equal."""
+    """The worst PSNR between both sides' uncached pictures of each step count; None if all are equal."""
     import numpy as np
     from PIL import Image
 
@@ -197,7 +197,7 @@ def uncached_agreement(args, ours, theirs):
 
 
 def compare_step_count(count, theirs, speed):
-    """A step count's configurations side by side."""
+    """Compares the configurations of a step count."""
     steps = count["num_inference_steps"]
     rows = []
     for configuration in count["configurations"]:
@@ -216,7 +216,7 @@ def compare_step_count(count, theirs, speed):
 
 
 def summary(pictures):
-    """The line of latentd's table, of cache-dit's pictures."""
+    """The figures of latentd's table for cache-dit's pictures."""
     steps = [step for picture in pictures for run in picture["runs"] for step in run["decisions"]]
     decibels = [picture["psnr"] for picture in pictures]
     differs = any(value is not None for value in decibels)
@@ -229,10 +229,10 @@ def summary(pictures):
 
 
 def difference(ours, theirs, threshold):
-    """The first step at which a branch of a picture decides otherwise on the two sides, if one does.
+    """The first step at which a branch decides differently on the two sides, or None.
 
-    It is `explained` if the diff of each branch that differs there lies within the margin on both sides. What
-    follows it is a picture of its own on each side, so later steps tell nothing.
+    It is `explained` if the diffs of all differing branches there are within the margin on both sides. Afterwards the
+    two sides make different pictures, so later steps cannot be compared.
     """
     pairs = list(zip(ours, theirs, strict=True))
     assert all(one["branch"] == other["branch"] for one, other in pairs)
@@ -274,7 +274,7 @@ def cell(side, key):
 
 
 def verdict(comparison):
-    """Prints what was found; the exit code."""
+    """Prints the findings. Returns the exit code."""
     counts = [(count, row) for count in comparison["step_counts"] for row in count["configurations"]]
     pictures = sum(count["prompts"] for count, row in counts if "cache_dit" in row)
     rows = [(count["num_inference_steps"], row) for count, row in counts if "cache_dit" in row]
@@ -294,7 +294,7 @@ def verdict(comparison):
 
 
 def behind(row):
-    """By how many dB latentd's pictures are further from the uncached ones than cache-dit's."""
+    """How many dB further latentd's pictures are from the uncached ones than cache-dit's."""
     one, other = (CEILING_DB if row[side]["psnr"] is None else row[side]["psnr"] for side in ("latentd", "cache_dit"))
     return other - one
 

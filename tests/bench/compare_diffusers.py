@@ -1,12 +1,12 @@
-"""Times diffusers and latentd in turn on the built-in model on the same threads, and prints the ratios.
+"""Times diffusers and latentd alternately on the built-in model with the same threads, and prints the ratios.
 
     python3 -m venv .venv && .venv/bin/pip install -r tests/bench/requirements.txt
     cargo build --release -p latentd -p bench
     .venv/bin/python tests/bench/compare_diffusers.py [--dtype bfloat16 [--openvino]]
 
-A ratio is latentd / diffusers: below 1 latentd is faster. Rounds alternate, so that a change of the machine's load
-meets both; figures are medians. Run it on an idle machine: torch's threads wait for each other, and with one core
-taken by another process every parallel operation loses a scheduler slice.
+A ratio is latentd / diffusers; below 1 latentd is faster. Rounds alternate, so that a change of the machine's load
+affects both. Figures are medians. Run it on an idle machine: torch's threads wait for each other, and if another
+process takes one core, every parallel operation loses a scheduler slice.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROMPT = "a fox on a green background"
 NEGATIVE_PROMPT = " "
-# What is measured, and its key in all reports.
+# The measured stages, and their keys in all reports.
 ROWS = [
     ("end to end", "end_to_end_ms"),
     ("DiT step", "step_ms"),
@@ -31,18 +31,18 @@ ROWS = [
     ("load", "load_ms"),
     ("one block, 3072 wide, 1024 + 128 tokens", "block_ms"),
 ]
-# The ratio of pictures end to end to reach, by peer.
+# Target ratio of the end-to-end time, by peer.
 TARGETS = {("diffusers", "float32"): 0.2, ("diffusers", "bfloat16"): 0.35, ("OpenVINO", "bfloat16"): 0.7}
 OUR_DTYPES = {"float32": "f32", "bfloat16": "bf16"}
-# That block's name in crates/kernels/examples/kernels.rs.
+# Name of the block in crates/kernels/examples/kernels.rs.
 BLOCK = "block 3072 (24x128), 1024+128, f32"
-# Time for torch's spinning threads to fall asleep before latentd is timed.
+# Pause that lets torch's spinning threads fall asleep before latentd is timed.
 SETTLE_SECONDS = 1.0
 
 
 def main():
     args = parse_args()
-    # Both sides read their thread count at start-up: torch's import, latentd's main.
+    # Both sides read their thread count at start-up: torch when it is imported, latentd in main.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(args.threads)
     import diffusers_side  # imports torch
@@ -94,7 +94,7 @@ def parse_args():
 
 
 def latentd_times(args):
-    """`latentd bench` of the same pictures: milliseconds by key."""
+    """Runs `latentd bench` on the same pictures. Returns milliseconds by key."""
     command = [args.latentd, "bench", "--model", args.weights, "--dtype", OUR_DTYPES[args.dtype], "--device", "cpu", "--json"]
     command += ["--prompt", PROMPT, "--negative-prompt", NEGATIVE_PROMPT, "--true-cfg-scale", str(args.cfg)]
     command += ["--num-inference-steps", str(args.steps), "--runs", str(args.runs)]
@@ -103,7 +103,7 @@ def latentd_times(args):
 
 
 def block_times():
-    """The same block through crates/kernels, whose example prints milliseconds."""
+    """Times the same block in crates/kernels, whose example prints milliseconds."""
     command = ["cargo", "run", "--release", "-q", "-p", "kernels", "--example", "kernels", "--", "--sets", "fastest", BLOCK]
     lines = [line.removeprefix(BLOCK).split() for line in printed(command).splitlines() if line.startswith(BLOCK + " ")]
     return {"block_ms": float(lines[0][0])}
@@ -134,7 +134,7 @@ def print_table(report, peer, target):
 
 
 def processor():
-    """The processor's name as Linux gives it."""
+    """The processor's name as Linux reports it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,5 +1,6 @@
-"""Times linear layers of Qwen-Image's width, or one of its blocks, on one thread: latentd in f32, bf16 and int8, torch in f32
-and bf16, and OpenVINO in bf16 if asked for, in turn.
+"""Times linear layers of Qwen-Image's width, or one of its blocks, on one thread.
+
+Alternates latentd in f32, bf16 and int8, torch in f32 and bf16, and optionally OpenVINO in bf16.
 
     cargo build --release -p kernels --example kernels
     python tests/bench/compare_linear.py --rounds 3 [--block [--openvino]] [--processor-time]
@@ -15,7 +16,7 @@ from functools import partial
 import torch
 from diffusers_side import block_and_arguments
 
-# Tokens, inputs, outputs, whether a GELU follows.
+# Tokens, input features, output features, whether a GELU follows.
 SHAPES = [(1024, 3072, 3072, False), (1024, 3072, 12288, True), (1024, 12288, 3072, False)]
 
 
@@ -24,7 +25,7 @@ def ours(args, name):
     instructions = os.environ.get("LATENTD_CPU", "fastest")
     flags = ["--sets", instructions] + ["--processor-time"] * args.processor_time
     told = subprocess.run([args.kernels, *flags, name], env=variables, capture_output=True, text=True, check=True)
-    # Of several operations whose names begin so, the first.
+    # The first of the operations whose names begin with `name`.
     return float(told.stdout.splitlines()[1].split()[-1])
 
 
@@ -34,7 +35,7 @@ def our_linear(args, shape, dtype):
 
 
 def torchs(args, run):
-    """The median of three runs; the first before them packs weights."""
+    """The median of three runs, after one that packs weights."""
     now, times = time.thread_time if args.processor_time else time.perf_counter, []
     for _ in range(4):
         start = now()
@@ -56,14 +57,14 @@ def torch_block(args, dtype):
 
 
 def compiled_block():
-    """The block as OpenVINO compiles it for one thread, its products in bf16."""
+    """The block, compiled by OpenVINO for one thread with bf16 products."""
     import openvino
 
     block, arguments = block_and_arguments(torch.float32)
     rotary = [torch.view_as_real(freqs) for freqs in arguments["image_rotary_emb"]]
 
     class Traced(torch.nn.Module):
-        """The block in tensors alone: OpenVINO takes no complex ones as inputs."""
+        """The block with real tensors as inputs, because OpenVINO accepts no complex ones."""
 
         def __init__(self):
             super().__init__()
@@ -82,7 +83,7 @@ def compiled_block():
 
 
 def print_row(args, name, measure):
-    """The medians over rounds of what `measure` times of latentd and its peers in turn."""
+    """Prints the medians over the rounds. `measure` times latentd and its peers once each."""
     rounds = [measure() for _ in range(args.rounds)]
     times = [statistics.median(column) for column in zip(*rounds)]
     f32, bf16, int8, torch_f32, torch_bf16, *openvino_bf16 = times

@@ -1,11 +1,11 @@
-"""Times one forward pass of FLUX.2's and Qwen-Image's transformers in diffusers and latentd, in turn.
+"""Times one forward pass of FLUX.2's and Qwen-Image's transformers, alternately in diffusers and latentd.
 
     cargo build --release -p models --example transformer_step
     .venv/bin/python tests/bench/compare_transformers.py [--dtype bfloat16]
 
-The tiny klein of the goldens, and transformers of both families of one width with random weights. A ratio is latentd /
-diffusers: below 1 latentd is faster. Rounds alternate, figures are medians over them; run it on an idle machine, as
-compare_diffusers.py says.
+The cases are the tiny models of the goldens, and transformers of both families with random weights. A ratio is
+latentd / diffusers; below 1 latentd is faster. Rounds alternate, and figures are medians over them. Run it on an idle
+machine, for the reason given in compare_diffusers.py.
 """
 
 import argparse
@@ -25,8 +25,8 @@ TINY_KLEIN = ROOT / "tests/goldens/models/flux2-klein"
 TINY_EDIT = ROOT / "tests/goldens/models/qwen-image-edit-plus"
 HEADS, HEAD_DIM = 8, 128
 QWEN, FLUX2 = "QwenImageTransformer2DModel", "Flux2Transformer2DModel"
-# Name, class, what its checkpoint is made with (or where it is), rows and columns of image tokens, text tokens, and
-# pictures to edit of as many image tokens.
+# Name, class, configuration of a random checkpoint (or the path of one), rows and columns of image tokens, text tokens,
+# and number of pictures to edit, each with the same number of image tokens.
 CASES = [
     ("tiny klein, 64 + 64 tokens", FLUX2, TINY_KLEIN, (8, 8), 64, 0),
     ("tiny klein, an edit of two pictures, 3 x 64 + 64 tokens", FLUX2, TINY_KLEIN, (8, 8), 64, 2),
@@ -64,7 +64,7 @@ CASES = [
     ),
 ]
 OUR_DTYPES = {"float32": "f32", "bfloat16": "bf16"}
-# Passes that diffusers makes a round, after one to warm up.
+# Passes of diffusers per round, after a warm-up.
 PASSES = {"tiny": 200, "wide": 3}
 
 
@@ -109,7 +109,7 @@ def parse_args():
 
 
 def checkpoint(model_class, source, folder):
-    """The network, and the folder that both sides have it from."""
+    """The network, and the folder that both sides load it from."""
     import torch
 
     if isinstance(source, Path):
@@ -121,7 +121,7 @@ def checkpoint(model_class, source, folder):
 
 
 def diffusers_times(model, size, passes):
-    """Medians over the passes: `step_ms`, and a block's under the name of its list."""
+    """Medians over the passes: `step_ms`, and the time of a block under the name of its list."""
     import torch
 
     times = {}
@@ -148,7 +148,7 @@ def diffusers_times(model, size, passes):
 
 
 def inputs(model, grid, text_tokens, pictures):
-    """What a pipeline gives the network for one prompt, the picture that is made and those to edit."""
+    """The network's inputs for one prompt, one picture and the pictures to edit, as a pipeline passes them."""
     import torch
 
     rows, columns = grid
@@ -169,7 +169,7 @@ def inputs(model, grid, text_tokens, pictures):
 
 
 def picture_ids(index, rows, columns):
-    """Positions of a picture's tokens: the one that is made is at time 0, those to edit at 10, 20, ..."""
+    """Positions of a picture's tokens. The generated picture is at time 0, the pictures to edit at 10, 20, ..."""
     import torch
 
     time_, layer = torch.tensor([10 * index]), torch.zeros(1, dtype=torch.int64)
@@ -177,7 +177,7 @@ def picture_ids(index, rows, columns):
 
 
 def watch(block, times, key):
-    """Hooks that keep the time of every call of a block."""
+    """Registers hooks that record the time of every call of a block."""
     started = []
 
     def before(*_):

@@ -1,11 +1,11 @@
-"""Times both halves of FLUX.2's and Qwen-Image's VAE in diffusers and latentd, in turn, and prints the ratios.
+"""Times both halves of FLUX.2's and Qwen-Image's VAE alternately in diffusers and latentd, and prints the ratios.
 
     cargo build --release -p models --example vae
     .venv/bin/python tests/bench/compare_vae.py [--dtype bfloat16]
 
-FLUX.2's tiny VAE of the goldens, and both of their real widths with random weights. A ratio is latentd / diffusers: below 1
-latentd is faster. Rounds alternate, figures are medians over them; run it on an idle machine, as compare_diffusers.py
-says.
+The cases are FLUX.2's tiny VAE of the goldens, and both VAEs at their real widths with random weights. A ratio is
+latentd / diffusers; below 1 latentd is faster. Rounds alternate, and figures are medians over them. Run it on an idle
+machine, for the reason given in compare_diffusers.py.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from compare_diffusers import ROOT, SETTLE_SECONDS, add, printed, processor
 
 EXAMPLE = ROOT / "target/release/examples/vae"
 FLUX2, QWEN = "AutoencoderKLFlux2", "AutoencoderKLQwenImage"
-# Name, class, the checkpoint (none: random weights of the class's defaults, which are the real widths), side in pixels, runs.
+# Name, class, checkpoint (None: random weights with the class's defaults, which are the real widths), side in pixels,
+# runs.
 CASES = [
     ("tiny klein", FLUX2, ROOT / "tests/goldens/models/flux2-klein", 128, 20),
     ("klein", FLUX2, None, 256, 3),
@@ -29,13 +30,13 @@ CASES = [
 OUR_DTYPES = {"float32": "f32", "bfloat16": "bf16"}
 ROWS = [("VAE encode", "encode_ms"), ("VAE decode", "decode_ms")]
 TARGET = 0.4
-# As in the example: a processor that was idle takes so long to reach its speed.
+# As in the example: time in which an idle processor reaches its full speed.
 WARM_UP_SECONDS = 0.3
 
 
 def main():
     args = parse_args()
-    # Both sides read their thread count at start-up: torch's import, the example's main.
+    # Both sides read their thread count at start-up: torch when it is imported, the example in main.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(args.threads)
     import diffusers
@@ -66,7 +67,7 @@ def parse_args():
 
 
 def compare(class_name, folder, side, runs, args):
-    """Milliseconds of every round by side and key."""
+    """Milliseconds of every round, by side and key."""
     import diffusers
     import torch
 
@@ -86,11 +87,11 @@ def compare(class_name, folder, side, runs, args):
 
 
 def diffusers_times(vae, side, runs):
-    """Medians over `runs`, after some to warm up."""
+    """Medians over `runs`, after a warm-up."""
     import torch
 
     with torch.inference_mode():
-        # Qwen-Image's is a video's VAE: its pictures have one frame.
+        # Qwen-Image's VAE is for video. A picture is one frame.
         frames = [1] if hasattr(vae.config, "z_dim") else []
         channels = vae.config.z_dim if frames else vae.config.latent_channels
         pixels = torch.randn(1, 3, *frames, side, side, dtype=vae.dtype).clamp(-1, 1)

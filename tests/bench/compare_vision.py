@@ -1,11 +1,11 @@
-"""Times the vision tower of Qwen2.5-VL in transformers and in latentd, in turn, in f32.
+"""Times the vision tower of Qwen2.5-VL in f32, alternately in transformers and latentd.
 
     cargo build --release -p models --example vision_tower
     .venv/bin/python tests/bench/compare_vision.py
 
-The tiny tower of the goldens, and one of width 960 (heads of 80, as in life) with random weights on 1,024 patches. A ratio is latentd /
-transformers: below 1 latentd is faster. Rounds alternate, figures are medians over them; run it on an idle machine,
-as compare_diffusers.py says.
+The cases are the tiny tower of the goldens, and one of width 960 (heads of 80, as in the real model) with random
+weights on 1,024 patches. A ratio is latentd / transformers; below 1 latentd is faster. Rounds alternate, and figures
+are medians over them. Run it on an idle machine, for the reason given in compare_diffusers.py.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from compare_diffusers import ROOT, SETTLE_SECONDS, processor
 
 EXAMPLE = ROOT / "target/release/examples/vision_tower"
 TINY = ROOT / "tests/goldens/models/qwen-image-edit-plus"
-# The real proportions: heads of 80, an MLP of 2.67 times the width, windows of 112 pixels, every fourth block whole.
+# The real model's proportions: heads of 80, an MLP of 2.67 times the width, windows of 112 pixels, full attention in
+# every fourth block.
 WIDE = {"depth": 4, "hidden_size": 960, "num_heads": 12, "intermediate_size": 2560, "out_hidden_size": 1024}
 CASES = [("tiny, 120 patches", TINY, (12, 10), 200), ("960 wide, 1,024 patches", WIDE, (32, 32), 5)]
 
@@ -53,7 +54,7 @@ def main():
 
 
 def checkpoint(source, folder):
-    """The tower, and the folder that both sides have it from."""
+    """The tower, and the folder that both sides load it from."""
     import torch
     from safetensors.torch import save_file
     from transformers import Qwen2_5_VLForConditionalGeneration

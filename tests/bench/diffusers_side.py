@@ -1,4 +1,4 @@
-"""What diffusers takes for a picture and for one transformer block, in milliseconds."""
+"""Times of a picture and of one transformer block in diffusers, in milliseconds."""
 
 import statistics
 import time
@@ -22,7 +22,7 @@ def versions():
 
 
 def pipeline_times(args, prompt, negative_prompt):
-    """Medians over `args.runs` pictures, after one to warm up; `load_ms` is one load."""
+    """Medians over `args.runs` pictures, after a warm-up. `load_ms` is a single load."""
     start = time.perf_counter()
     pipeline = QwenImagePipeline.from_pretrained(args.weights, torch_dtype=getattr(torch, args.dtype))
     times = {"load_ms": [since(start)]}
@@ -35,13 +35,13 @@ def pipeline_times(args, prompt, negative_prompt):
         times.pop(key, None)
     for _ in range(args.runs):
         run(pipeline, call, times)
-    # The prompt and the negative prompt are encoded one after the other; a picture needs both.
+    # The prompt and the negative prompt are encoded one after the other, and a picture needs both.
     passes = len(times["encode_ms"]) // args.runs
     return {key: statistics.median(values) * (passes if key == "encode_ms" else 1) for key, values in times.items()}
 
 
 def picture(args, prompt, negative_prompt):
-    """What a pipeline is called with."""
+    """The arguments of a pipeline call."""
     return {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
@@ -53,7 +53,7 @@ def picture(args, prompt, negative_prompt):
 
 
 def run(pipeline, call, times):
-    """One picture: `end_to_end_ms`, and `step_ms` from the end of one step to the end of the next."""
+    """Makes one picture. Records `end_to_end_ms`, and `step_ms` from the end of one step to the end of the next."""
     ends = []
 
     def after_step(_pipeline, _step, _timestep, _kwargs):
@@ -67,7 +67,7 @@ def run(pipeline, call, times):
 
 
 def watch(owner, method, times, key):
-    """Wraps a method so that each call's time is kept."""
+    """Wraps a method so that each call's time is recorded."""
     inner = getattr(owner, method)
 
     def timed(*args, **kwargs):
@@ -80,7 +80,7 @@ def watch(owner, method, times, key):
 
 
 def block_and_arguments(dtype=torch.float32):
-    """One QwenImageTransformerBlock of the real size with random weights, and what it is called with."""
+    """One QwenImageTransformerBlock of the real size with random weights, and the arguments to call it with."""
     block = QwenImageTransformerBlock(dim=WIDTH, num_attention_heads=HEADS, attention_head_dim=WIDTH // HEADS)
     rope = QwenEmbedRope(theta=10000, axes_dim=[16, 56, 56], scale_rope=True)
     shape = [(1, IMAGE_SIDE, IMAGE_SIDE)]

@@ -1,13 +1,14 @@
-"""What a fresh server foresees of each size, against what it then takes.
+"""Compares a fresh server's time estimate for each size with the time that the picture then takes.
 
     cargo build --release -p latentd
     python3 tests/bench/estimates.py [--latentd BINARY] [--rounds 3] [--seconds 60] [MODEL ...]
 
-For each model and round one server is started, and asked for one picture of each size, in a shuffled order. Each is first
-asked for within a millisecond, which is refused with the estimate (`deadline_too_short`). *Fresh* is the estimate before the
-server has made any picture; *then* the one just before the size's own turn, when it has learnt from the sizes before it. What
-is measured is the server's own time from the first encoding to the end of the decoding (`return_timings`). A size that is
-foreseen to take more than `--seconds` even so is left out. Needs Python 3 and nothing else.
+Each model and round has its own server, which makes one picture of each size in a shuffled order. An estimate comes
+from a request with a deadline below a millisecond, which is refused with the predicted time (`deadline_too_short`).
+*Fresh* is the estimate before the server has made any picture. *Then* is the estimate just before the size's own
+turn, when the server has learnt from the previous sizes. *Measured* is the server's own time from the first encoding
+to the end of the decoding (`return_timings`). A size for which both estimates exceed `--seconds` is left out. Needs
+only Python 3.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def main():
 
 
 def line(model, side, figures):
-    """Medians, and the least and the largest of the ratios."""
+    """A table line: medians, and the smallest and largest ratios."""
     fresh, then, took = (statistics.median(column) for column in zip(*figures))
     ratios = [spread([figure[i] / figure[2] for figure in figures]) for i in (0, 1)]
     return f"| {model} | {side}x{side} | {fresh:.3g} | {then:.3g} | {took:.3g} | {ratios[0]} | {ratios[1]} |"
@@ -61,7 +62,7 @@ def spread(ratios):
 
 
 def one_round(args, model, shuffle):
-    """For each side the fresh estimate, the one before its turn, and what it took, in seconds."""
+    """For each side: the fresh estimate, the estimate before its turn, and the measured time, in seconds."""
     flags = ["--host", "127.0.0.1", "--port", "0", "--max-generated-image-size", str(max(args.sides) ** 2)]
     command = [args.latentd, "serve", *([] if model == "builtin" else [model]), *flags]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -81,7 +82,7 @@ def one_round(args, model, shuffle):
 
 
 def address(server, shows_calibration):
-    """Where it listens, once it is ready."""
+    """The server's URL, once it is ready."""
     url, lines = None, iter(server.stderr)
     for text in lines:
         if found := re.search(r"127\.0\.0\.1:\d+", text):
@@ -106,7 +107,7 @@ def address(server, shows_calibration):
 
 
 def estimate(url, side, steps):
-    """What the refusal of a deadline that nothing can meet says, in seconds."""
+    """The predicted time in seconds, read from the refusal of an impossible deadline."""
     status, answer = post(url, side, steps, {"x-request-timeout": "0.0001"})
     if status != 429:
         raise SystemExit(f"not refused: {status} {answer}")
@@ -123,7 +124,7 @@ def measured(url, side, steps):
 
 
 def post(url, side, steps, headers):
-    # The prompt has the size in it, so that its encoding is not known yet.
+    # The prompt contains the size, so that its encoding is not cached yet.
     asked = {"size": f"{side}x{side}", "num_inference_steps": steps, "return_timings": True, "true_cfg_scale": 1}
     body = {"prompt": f"a fox, {side} pixels high"} | asked
     headers = {"content-type": "application/json"} | headers

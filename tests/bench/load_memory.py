@@ -1,13 +1,13 @@
-"""Measures the peak memory of loading models that edit, against the bytes of the weights that they need.
+"""Measures the peak memory of loading models that edit, relative to the bytes of the weights that they need.
 
     python3 -m venv .venv && .venv/bin/pip install -r tests/bench/requirements.txt
     cargo build --release -p latentd
     .venv/bin/python tests/bench/load_memory.py
 
-Writes a checkpoint of random weights in bf16 for each family, of which 300 to 500 million are needed, beside the
-tokenizers of the tiny ones in tests/goldens. As the published ones do, its files hold what nobody needs: the head of
-the language model, and of FLUX.2-klein's also the layers behind the 27th. Then measures the largest resident memory of
-`latentd edit` with one step on a picture of 64x64 pixels: the program and that step are included, some tens of
+For each family it writes a checkpoint of random bf16 weights, of which 300 to 500 million are needed, with the
+tokenizer of the tiny checkpoint in tests/goldens. Like the published files, it contains unused weights: the head of
+the language model, and for FLUX.2-klein the layers after the 27th. Then it measures the peak resident memory of
+`latentd edit` with one step on a picture of 64x64 pixels. That includes the program and the step, some tens of
 megabytes that do not grow with the checkpoint. Exits with 1 if a ratio is above 1.15.
 """
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 GOLDENS = ROOT / "tests/goldens/models"
 BYTES = {"f32": 4, "bf16": 2}
 MOST = 1.15
-# Layers of FLUX.2-klein's text encoder whose hidden states are looked at.
+# Layers of FLUX.2-klein's text encoder that are needed for its hidden states.
 KLEIN_LAYERS = 27
 VOCABULARY = 16_000
 
@@ -65,7 +65,7 @@ def parse_args():
 
 
 def ignored(folder, names):
-    """What is written anew."""
+    """The files that are not copied, because new ones are written."""
     weights = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
     return [] if Path(folder).name == "vae" else weights
 
@@ -96,7 +96,7 @@ def write_qwen(folder):
     config["vision_config"] = config["vision_config"] | vision | {"out_hidden_size": 512}
     model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config))
     save(model, folder / "text_encoder")
-    # As the published files have it, and the checkpoint before.
+    # The published files, like the original tiny checkpoint, have this configuration.
     (folder / "text_encoder/config.json").write_text(json.dumps(config))
     config = tiny_config(folder / "transformer") | {
         "num_attention_heads": 8, "attention_head_dim": 128, "axes_dims_rope": [16, 56, 56],
@@ -110,12 +110,12 @@ def tiny_config(folder):
 
 
 def save(model, folder):
-    """Writes weights and configuration in bf16, in shards, as the published ones are."""
+    """Writes weights in bf16 shards, like the published ones, and the configuration."""
     model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="200MB")
 
 
 def elements(checkpoint):
-    """Numbers of all tensors that latentd needs, and of all that are there."""
+    """Number of elements in the tensors that latentd needs, and in all tensors."""
     needed = total = 0
     for file in checkpoint.glob("*/*.safetensors"):
         with safe_open(file, "pt") as tensors:
@@ -136,7 +136,7 @@ def is_needed(checkpoint, name):
 
 
 def peak_bytes(latentd, checkpoint, dtype):
-    """The largest resident memory of an edit with one step."""
+    """The peak resident memory of an edit with one step."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "input.png"
         Image.new("RGB", (64, 64), (90, 120, 150)).save(picture)
@@ -148,8 +148,8 @@ def peak_bytes(latentd, checkpoint, dtype):
         command += ["--image", picture, "--output", Path(folder) / "made.png", "a cat"]
         process = subprocess.Popen([str(part) for part in command], stdout=sys.stderr)
         peak = 0
-        # The kernel's count is there as long as the process is. What `wait4` tells of the largest includes the memory
-        # of this program, from before the other one took its place.
+        # The kernel's count exists as long as the process. The maximum that `wait4` reports includes this program's
+        # memory, from between fork and exec.
         while process.poll() is None:
             peak = max(peak, high_water_mark(process.pid))
             time.sleep(0.005)
@@ -159,7 +159,7 @@ def peak_bytes(latentd, checkpoint, dtype):
 
 
 def high_water_mark(pid):
-    """Bytes, by the kernel's own count; 0 for a process that has ended."""
+    """Peak resident bytes by the kernel's count; 0 for a process that has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,6 +1,6 @@
-"""What OpenVINO takes for a picture, in milliseconds: diffusers' pipeline with its transformer and decoder compiled by OpenVINO.
+"""Times of a picture in diffusers' pipeline with transformer and decoder compiled by OpenVINO, in milliseconds.
 
-The prompts are encoded by torch, a hundredth of the time. The networks are compiled before the clock starts.
+torch encodes the prompts, which is a hundredth of the time. The networks are compiled before the clock starts.
 """
 
 import statistics
@@ -19,7 +19,7 @@ def versions():
 
 @torch.no_grad()
 def pipeline_times(args, prompt, negative_prompt):
-    """Medians over `args.runs` pictures, after one to warm up and compile."""
+    """Medians over `args.runs` pictures, after one that warms up and compiles."""
     pipeline = QwenImagePipeline.from_pretrained(args.weights, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     compile_transformer(pipeline.transformer, args)
@@ -35,7 +35,7 @@ def pipeline_times(args, prompt, negative_prompt):
 
 
 class Traced(torch.nn.Module):
-    """A network as a function of tensors alone."""
+    """A network whose inputs are all tensors."""
 
     def __init__(self, network, call):
         super().__init__()
@@ -46,9 +46,9 @@ class Traced(torch.nn.Module):
 
 
 def compiled(network, call, example, args):
-    """`call` of `network`, for tensors of the example's shapes."""
+    """Compiles `call` of `network` for tensors of the example's shapes."""
     shapes = [tuple(tensor.shape) for tensor in example]
-    # Cached rotary tables are traced otherwise the second time, which is no error.
+    # Cached rotary tables make the second trace differ, which is not an error.
     traced = torch.jit.trace(Traced(network, call).eval(), example, check_trace=False)
     model = openvino.convert_model(traced, example_input=example, input=shapes)
     settings = {
@@ -61,7 +61,7 @@ def compiled(network, call, example, args):
 
 
 def compile_transformer(transformer, args):
-    """One network a length of prompt, which it has as a constant; without the mask, as all tokens are valid."""
+    """Compiles one network per prompt length, a constant in it. It has no mask, because all tokens are valid."""
     forward, by_length = transformer.forward, {}
 
     def run(hidden_states, timestep, encoder_hidden_states, img_shapes, **_):
@@ -79,11 +79,11 @@ def compile_transformer(transformer, args):
 
 
 def compile_decoder(vae, args):
-    """One network, for the one size of pictures."""
+    """Compiles one network, for the only picture size."""
     decode, networks = vae.decode, []
     for module in vae.modules():
         if isinstance(module, torch.nn.Upsample):
-            # The same at a factor of two, and known to OpenVINO.
+            # At a factor of two the result is the same, and OpenVINO supports this mode.
             module.mode = "nearest"
 
     def run(latents, return_dict):

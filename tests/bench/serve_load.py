@@ -1,13 +1,13 @@
-"""How the server bears company: eight clients beside one, and two hundred for minutes.
+"""Measures the server under concurrent load: one client against eight, and two hundred clients for minutes.
 
     cargo build --release -p latentd -p bench
     python3 tests/bench/serve_load.py [--soak-seconds 300]
 
-Starts `latentd serve` on the built-in model, as a folder whose facts name no native sizes, so that it draws the load's
-sizes as they are, and puts `latentd bench serve`'s load on it (tests/bench/load.toml). One client
-and eight take turns, several rounds; the ratio of their throughputs, and of each request's latency to its share (eight
-times its latency alone, since eight share the machine), are medians over the rounds. With the step cache, the reuse of
-the same requests must not fall in company. The soak counts answers and failures and watches the memory.
+Starts `latentd serve` with a copy of the built-in model that has no native sizes, so that it draws the load's sizes
+natively. The load is tests/bench/load.toml, sent by `latentd bench serve`. One client and eight clients alternate for
+several rounds. The ratio of their throughputs, and of each request's latency to its share (eight times its latency
+alone, because eight clients share the machine), are medians over the rounds. With the step cache, the reuse of the
+same requests must not decrease under concurrency. The soak counts answers and failures and records the memory.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def parse_args():
 
 
 def any_size(folder):
-    """The built-in model as a folder within this one, without the sizes that it was made for."""
+    """Copies the built-in model into `folder`, without its native sizes. Returns the path."""
     model = shutil.copytree(ROOT / "crates/demo/weights", Path(folder) / "model")
     facts = json.loads((model / "latentd.json").read_text())
     del facts["native_sizes"]
@@ -84,7 +84,7 @@ class Server:
 
 
 def load(args, server, *flags):
-    """What `latentd bench serve` measures; its exit code tells of failed requests, which its JSON counts."""
+    """The figures of `latentd bench serve`. Its exit code is ignored, because its JSON counts failed requests."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = [args.latentd, "bench", "serve", "--url", server.url, "--load", LOAD, "--json", file.name, *flags]
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,10 +1,10 @@
-"""How long the built-in model takes for each size that a client may ask for.
+"""Times the built-in model for the sizes that clients request.
 
     cargo build --release -p latentd
     python3 tests/bench/sizes.py
 
-Starts `latentd serve` and asks for one picture after another, as Open WebUI does: a body of JSON, the picture as base64.
-The time is from the first byte sent to the last byte read; the median of some rounds, and the longest.
+Starts `latentd serve` and requests one picture after another, like Open WebUI: a JSON body, the picture as base64.
+The time is from the first byte sent to the last byte read. The table has the median and the maximum over the rounds.
 """
 
 import argparse
