@@ -1,17 +1,17 @@
 #!/bin/sh
-# Runs real clients against a served built-in model and tiny models that edit, and checks its /openapi.json.
+# Runs real clients against servers of the built-in model and of tiny models that edit, and checks /openapi.json.
 #
 #   tests/clients/run.sh                        starts target/release/latentd
 #   tests/clients/run.sh path/to/latentd        starts that binary, on free ports
-#   tests/clients/run.sh http://host:8091       uses a server that runs already; what needs a key, a limit,
-#                                               another model or a server to stop is skipped
+#   tests/clients/run.sh http://host:8091       uses a running server; tests that need a key, a limit,
+#                                               another model or a server to stop are skipped
 #   ONLY=openai,node tests/clients/run.sh       some of openai, openai2, litellm, node, contract
 #
 # The clients, and a Node to run some of them, are installed in pinned versions under tests/clients/.venv and
-# tests/clients/node/node_modules. Needs Python 3.10 or later and nothing else. Without a package registry the run is
-# skipped with one line and succeeds.
+# tests/clients/node/node_modules. Needs only Python 3.10 or later. Without a package registry the run is skipped with
+# one line and succeeds.
 set -eu
-# LiteLLM asks another host for prices as it starts, unless told not to.
+# Stops LiteLLM from downloading a price list at its start.
 export LITELLM_LOCAL_MODEL_COST_MAP=True
 here=$(cd "$(dirname "$0")" && pwd)
 server=${1:-$here/../../target/release/latentd}
@@ -30,7 +30,7 @@ trap 'exit 130' INT TERM
 
 wants() { case $only in *",$1,"*) ;; *) return 1 ;; esac }
 
-# install_python NAME REQUIREMENTS: a virtual environment with exactly that.
+# install_python NAME REQUIREMENTS: makes a virtual environment with exactly these packages.
 install_python() {
     stamp=$venvs/$1/requirements
     cmp -s "$2" "$stamp" && return
@@ -39,7 +39,7 @@ install_python() {
         cp "$2" "$stamp"
         return
     fi
-    # pip found no version at all, rather than not the one asked for: there is no registry.
+    # "none" means that pip found no version at all: no registry is reachable.
     if grep -q "from versions: none" "$work/pip"; then
         echo "skipped: no package registry is reachable"
         exit 0
@@ -48,7 +48,7 @@ install_python() {
     exit 1
 }
 
-# Installs the JavaScript clients, with the Node of a wheel.
+# Installs the JavaScript clients, with Node from a wheel.
 install_node() {
     install_python node "$here/node/requirements.txt"
     PATH=$venvs/node/bin:$PATH
@@ -57,7 +57,7 @@ install_node() {
     cp "$here/node/package-lock.json" "$here/node/node_modules/.installed"
 }
 
-# start_server NAME FLAG...: sets address to where it says it listens.
+# start_server NAME FLAG...: starts a server, and sets address to its address.
 start_server() {
     log=$work/$1
     shift
@@ -78,7 +78,7 @@ start_server() {
     exit 1
 }
 
-# suite TITLE COMMAND...: runs it; the others run whether it fails or not.
+# suite TITLE COMMAND...: runs a suite. The next suites run even if it fails.
 suite() {
     printf '\n-- %s\n' "$1"
     shift
@@ -104,11 +104,11 @@ http://* | https://*) export LATENTD_URL="$server" ;;
 *)
     start_server plain
     export LATENTD_URL="$address"
-    # One request a second: enough to meet the limit, and soon free of it.
+    # With one request per second, tests reach the limit easily and wait only briefly.
     export LATENTD_KEY=sk-tests
     start_server keyed --api-key "tests=$LATENTD_KEY" --rate-limit 60:1
     export LATENTD_KEYED_URL="$address"
-    # Tiny models with random weights: one that does nothing but edit, and one that does both.
+    # Tiny models with random weights: one that only edits, and one that also generates.
     models=$here/../goldens/models
     start_server edits "$models/qwen-image-edit-plus"
     export LATENTD_EDITS_URL="$address"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Builds docker/Dockerfile with buildah and runs the image as Kubernetes would: as its numeric user, as process 1,
-# without capabilities, its root read-only.
+# Builds docker/Dockerfile with buildah and runs the image like Kubernetes: with its numeric user, as process 1, without
+# capabilities, on a read-only root.
 #
 #   tests/deploy/image.sh path/to/latentd
 #   tests/deploy/image.sh --from-source       compiles everything: half an hour on two cores
 #   tests/deploy/image.sh --cuda path/to/latentd      docker/Dockerfile.cuda, on the CPU
 #
-# No registry of images is needed. debian:bookworm-slim is what debootstrap makes of Debian's packages. rust:… is the
-# same with, by default, a `cargo` that hands out the binary given; with --from-source, with this machine's toolchain.
-# For --cuda Debian stands in for NVIDIA's images too, so that what they bring, the toolkit and its libraries, is not seen.
+# It needs no image registry. debootstrap makes debian:bookworm-slim from Debian's packages. rust:… is the same image
+# with a `cargo` that installs the given binary, or, with --from-source, with this machine's toolchain. With --cuda,
+# Debian also replaces NVIDIA's images, so the toolkit and its libraries are not tested.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 dockerfile=Dockerfile features=
@@ -38,7 +38,7 @@ import() {
     quietly buildah commit --rm "$container" "$name"
 }
 
-# A `cargo` for whoever has no half hour: the only thing of the Dockerfile that is not done for real.
+# A fake `cargo` that saves half an hour. It is the only step of the Dockerfile that does not run for real.
 prebuilt_cargo() {
     mkdir -p "$1/usr/local/cargo/bin" "$1/usr/local/rustup"
     cp "$binary" "$1/usr/local/cargo/latentd"
@@ -63,7 +63,7 @@ CARGO
     chmod +x "$1/usr/local/cargo/bin/cargo"
 }
 
-# This machine's toolchain, which the build mounts.
+# Uses this machine's toolchain, mounted into the build.
 mounted_cargo() {
     mkdir -p "$1/usr/local/cargo/bin"
     ln -s /usr/local/rustup/bin/{cargo,rustc,rustdoc} "$1/usr/local/cargo/bin"
@@ -76,7 +76,7 @@ make_base_images() {
     [ -n "$binary" ] || packages=--include=gcc,g++,libc6-dev,make
     if ! debootstrap --variant=minbase bookworm "$debian" >"$work/log" 2>&1; then
         tail -n 40 "$work/log" >&2
-        # Whoever runs the checks is told that this one could not be done, rather than that it failed.
+        # Without Debian's archive the check is skipped, not failed.
         grep -Eq 'Failed getting release file|Invalid Release file' "$work/log" || die "failed: debootstrap"
         say "Debian's archive is out of reach" >&2
         exit 77
@@ -88,7 +88,7 @@ make_base_images() {
             import "localhost/nvidia/cuda:13.0.2-$kind-ubuntu24.04" "$debian" --cmd bash
         done
     fi
-    # Made anew, so that the runtime image has no compiler.
+    # A second tree for the builder, so that the runtime image has no compiler.
     [ -z "$packages" ] || { rm -rf "$debian" && quietly debootstrap --variant=minbase "$packages" bookworm "$debian"; }
     if [ -n "$binary" ]; then prebuilt_cargo "$debian"; else mounted_cargo "$debian"; fi
     mkdir -p "$debian/etc/ssl/certs"
@@ -98,7 +98,7 @@ make_base_images() {
     rm -rf "$debian"
 }
 
-# The image's configuration, one value: config 'config["User"]'.
+# Prints one value of the image's configuration: config 'config["User"]'.
 config() {
     python3 -c 'import json, sys
 config = json.load(open(sys.argv[1]))["Docker"]["config"]
@@ -127,7 +127,7 @@ EXPECTED
     say "the configuration is as it should be"
 }
 
-# confined COMMAND...: as the image's user, in its environment, without any capability.
+# confined COMMAND...: runs as the image's user, in its environment, without capabilities.
 confined=(setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all env -i)
 
 start() {
@@ -135,9 +135,9 @@ start() {
     container=$(buildah from latentd)
     mounted=$(buildah mount "$container")
     mapfile -t environment < <(config '"\n".join(config["Env"])')
-    # There is no GPU here.
+    # This machine has no GPU.
     [ -z "$features" ] || environment+=(LATENTD_DEVICE=cpu)
-    # Process 1 of its own namespaces; $0 is the image's root.
+    # The server is process 1 of its own namespaces. $0 is the image's root.
     # shellcheck disable=SC2016 # the inner shell's
     unshare --mount --pid --net --fork -- sh -euc '
         ip link set lo up
@@ -159,7 +159,7 @@ start() {
     die "the container did not start"
 }
 
-# What `docker exec` does.
+# Runs a command in the container, like `docker exec`.
 inside() { nsenter --target "$server" --mount --pid --net --root --wdns=/ "${confined[@]}" "${environment[@]}" "$@"; }
 from_its_network() { nsenter --target "$server" --net "$@"; }
 

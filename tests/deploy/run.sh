@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Checks docker/ and deploy/ with every tool that is there, and says which checks were skipped and why.
+# Checks docker/ and deploy/ with every available tool, and reports which checks were skipped and why.
 #
 #   tests/deploy/run.sh [--install] [path/to/latentd]
 #
-# --install has Debian's package manager bring buildah, debootstrap and Prometheus first. Python's tools come in pinned
-# versions into tests/deploy/.venv. kubectl (with kustomize 5) is in neither. The image takes minutes, the rest seconds.
+# --install first installs buildah, debootstrap and Prometheus with Debian's package manager. Python's tools are
+# installed in pinned versions in tests/deploy/.venv. kubectl (with kustomize 5) must be present. The image takes
+# minutes, the rest seconds.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 install=
@@ -17,7 +18,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 passed=0 failed=0 skipped=0
 
-# check NAME "TOOL..." COMMAND...: runs the command if the tools are there; status 77 says that it skipped itself.
+# check NAME "TOOL..." COMMAND...: runs the command if the tools are present. Status 77 means that it skipped itself.
 check() {
     local name=$1 tools=$2 tool
     shift 2
@@ -54,14 +55,14 @@ install_tools() {
     [ -x "$here/.venv/bin/python" ] || python3 -m venv "$here/.venv"
     local pip=("$here/.venv/bin/pip" install --disable-pip-version-check -q -r "$here/requirements.txt")
     if ! "${pip[@]}" >"$work/pip" 2>&1; then
-        # pip found no version at all, rather than not the one asked for: there is no registry.
+        # "none" means that pip found no version at all: no registry is reachable.
         grep -q "from versions: none" "$work/pip" || { cat "$work/pip" >&2; exit 1; }
         echo "no package registry is reachable: Python's tools are as they were"
     fi
     PATH=$here/.venv/bin:$PATH
 }
 
-# kubectl, if its kustomize knows components and labels; older ones (Debian's) do not.
+# Whether kubectl's kustomize supports components and labels. Older versions (Debian's) do not.
 kustomize5() { kubectl version --client 2>/dev/null | grep -q 'Kustomize Version: v5'; }
 
 schemas() {
@@ -69,12 +70,12 @@ schemas() {
     for overlay in base overlays/gpu overlays/single; do
         kubectl kustomize "deploy/kubernetes/$overlay" >"$work/manifests.yaml"
         kubernetes-validate --strict "$work/manifests.yaml" | tee "$work/validated"
-        # One kind has no schema there; it is in test_manifests.py.
+        # The kind ServiceMonitor has no schema there. test_manifests.py checks it.
         ! grep WARN "$work/validated" | grep -v 'kind ServiceMonitor ' || return 1
     done
 }
 
-# The unit with a path that exists here, and with the drop-in.
+# Runs a check on the unit, with a path that exists here, first without and then with the drop-in.
 systemd() {
     local folder=$work/system
     mkdir -p "$folder/latentd.service.d"
@@ -83,9 +84,9 @@ systemd() {
     cp deploy/systemd/gpu.conf "$folder/latentd.service.d/"
     "$@" "$folder/latentd.service"
 }
-# It succeeds whatever it has to say.
+# `systemd-analyze verify` always succeeds, so any output counts as a failure.
 no_complaint() { [ -z "$(systemd-analyze verify "$1" 2>&1 | tee /dev/stderr)" ]; }
-# Exposure in tenths: a usual service has 96, this one 12, with a GPU 15.
+# Exposure in tenths: a typical service has 96, this one 12, with a GPU 15.
 confined() { systemd-analyze security --no-pager --offline=true --threshold="$1" "$2"; }
 
 mapfile -t yaml < <(find docker deploy -name '*.yaml' -o -name '*.yml')

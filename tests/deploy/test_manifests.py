@@ -1,4 +1,4 @@
-"""What must agree between the files of deploy/, those of docker/, and the program."""
+"""Consistency between the files of deploy/, those of docker/, and the program."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 HELP = subprocess.run([os.environ["LATENTD"], "serve", "--help"], capture_output=True, text=True, check=True).stdout
-# Seconds in which a server that has answered everything lets its connections close: server/src/serve.rs.
+# Seconds that a drained server gives its connections to close: server/src/serve.rs.
 CLOSE = 5
 
 
@@ -53,7 +53,7 @@ class Kubernetes(unittest.TestCase):
                 spec["Deployment"]["template"]["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"],
             ]
             for selector in selectors:
-                # One without labels would select every pod of the namespace.
+                # A selector without labels would select every pod of the namespace.
                 self.assertTrue(selector)
                 self.assertLessEqual(selector.items(), objects.labels.items())
 
@@ -120,7 +120,7 @@ class Kubernetes(unittest.TestCase):
         monitor, service = objects["ServiceMonitor"]["spec"], objects["Service"]
         self.assertLessEqual(monitor["selector"]["matchLabels"].items(), service["metadata"]["labels"].items())
         self.assertEqual(monitor["endpoints"][0]["port"], service["spec"]["ports"][0]["name"])
-        # The job that the alerts and the dashboard name.
+        # The alerts and the dashboard name this job.
         self.assertEqual(service["metadata"]["labels"][monitor["jobLabel"]], "latentd")
 
     def test_the_gpu_overlay_asks_for_a_gpu(self):
@@ -194,7 +194,7 @@ class Containers(unittest.TestCase):
         manifest = (ROOT / "crates/latentd/Cargo.toml").read_text()
         self.assertEqual(features, ["cuda", "cuda"])
         self.assertRegex(manifest, rf"(?m)^{features[0]} = \[")
-        # What `--device` says is what the images and the unit are told.
+        # The device of the images and of the unit is one that `--device` accepts.
         for path in ("docker/Dockerfile.cuda", "deploy/systemd/gpu.conf"):
             device = re.search(r"LATENTD_DEVICE=(\S+)", (ROOT / path).read_text())[1]
             self.assertIn(device, re.search(r"--device .*?\n\s+(.*?);", HELP, re.S)[1], path)
@@ -209,7 +209,7 @@ class Containers(unittest.TestCase):
 class Everywhere(unittest.TestCase):
     def test_every_variable_is_one_of_the_servers(self):
         known = set(re.findall(r"\[env: (LATENTD_\w+)", HELP)) | {"LATENTD_LOG"}
-        # LATENTD_BIND is compose's own: the address of the host that the port is published on.
+        # LATENTD_BIND belongs to compose: the host address on which the port is published.
         for path in [*ROOT.glob("docker/*"), *ROOT.glob("deploy/**/*")]:
             if path.is_file():
                 named = set(re.findall(r"\bLATENTD_[A-Z_]+\b", path.read_text())) - {"LATENTD_BIND"}

@@ -1,4 +1,4 @@
-"""Every query of the dashboard and of the alerts, asked of a real Prometheus that scrapes a real server."""
+"""Runs every query of the dashboard and of the alerts on a real Prometheus that scrapes a real server."""
 
 import json
 import math
@@ -16,9 +16,9 @@ from pathlib import Path
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana/latentd.json").read_text())
-# Needs a picture that fails, which a healthy server does not make.
+# This metric needs a picture that fails, which a healthy server does not have.
 NEVER_HERE = "latentd_failed_total"
-# As in prometheus.yml, but for a test that cannot wait for minutes.
+# Intervals shorter than in prometheus.yml, so that the test does not wait for minutes.
 SCRAPE, RATE_INTERVAL = "1s", "20s"
 
 
@@ -49,12 +49,12 @@ def panels():
 
 
 def targets():
-    """(panel's title, query, legend) of the whole dashboard."""
+    """(panel's title, query, legend) of every query in the dashboard."""
     return [(panel["title"], t["expr"], t["legendFormat"]) for panel in panels() for t in panel["targets"]]
 
 
 def metrics_in(text):
-    """The names of metrics in a query, or in a file with queries, without what Prometheus makes of a histogram."""
+    """The names of metrics in a query, or in a file with queries, without a histogram's suffixes."""
     names = re.findall(r"\b((?:latentd|process)_[a-z_]+)\b", text)
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
 
@@ -67,7 +67,7 @@ class Monitoring(unittest.TestCase):
         cls.folder = Path(folder.name)
         server, prometheus = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         cls.server, cls.prometheus = f"http://{server}", f"http://{prometheus}"
-        # The cache and refusals are in the dashboard too.
+        # The dashboard also shows the cache and refusals.
         flags = ["--max-request-seconds", "1", "--cache-backend", "cache_dit"]
         address = ["--host", "127.0.0.1", "--port", server.rsplit(":", 1)[1]]
         cls.start("server", [os.environ["LATENTD"], "serve", *address, *flags], f"{cls.server}/readyz")
@@ -86,7 +86,7 @@ class Monitoring(unittest.TestCase):
             ],
             f"{cls.prometheus}/-/ready",
         )
-        # A rate needs two samples, and something between them.
+        # A rate needs two samples with an increase between them.
         cls.wait_for_samples(2)
         cls.pictures()
         cls.wait_for_samples(5)
@@ -102,8 +102,8 @@ class Monitoring(unittest.TestCase):
 
     @classmethod
     def pictures(cls):
-        """One that is made and one that is refused."""
-        # Refused is only what cannot be done in time on the fastest of machines: ten pictures of 1000 steps in a second.
+        """Requests one picture that is made and one request that is refused."""
+        # Ten pictures of 1000 steps cannot be made in a second on any machine, so that request is refused.
         for count, steps, status in ((1, 12, 200), (10, 1000, 429)):
             body = json.dumps({"prompt": "a fox", "n": count, "num_inference_steps": steps}).encode()
             url, headers = f"{cls.server}/v1/images/generations", {"content-type": "application/json"}
@@ -116,7 +116,7 @@ class Monitoring(unittest.TestCase):
 
     @classmethod
     def wait_for_samples(cls, count):
-        """Until the server was scraped so many times; Prometheus takes seconds for the first."""
+        """Waits until the server was scraped `count` times. The first scrape takes Prometheus seconds."""
         for _ in range(240):
             if cls.query(f"count_over_time(up[1h]) >= {count}"):
                 return
@@ -125,7 +125,7 @@ class Monitoring(unittest.TestCase):
 
     @classmethod
     def query(cls, expr):
-        """The series that an expression comes to: their labels, and their values."""
+        """Evaluates an expression. Returns the labels and the value of each series."""
         for variable, value in (("$__rate_interval", RATE_INTERVAL), ("$instance", ".+")):
             expr = expr.replace(variable, value)
         url = f"{cls.prometheus}/api/v1/query?{urllib.parse.urlencode({'query': expr})}"
@@ -136,7 +136,7 @@ class Monitoring(unittest.TestCase):
             with self.subTest(title, expr=expr):
                 series = self.query(expr)
                 self.assertEqual(bool(series), NEVER_HERE not in expr)
-                # Some of them are of what did not happen lately.
+                # Series of events that did not happen lately may be NaN.
                 self.assertTrue(any(math.isfinite(value) for _, value in series) or not series, series)
                 for label in re.findall(r"{{(\w+)}}", legend):
                     self.assertTrue(all(label in labels for labels, _ in series), series)
@@ -151,7 +151,7 @@ class Monitoring(unittest.TestCase):
         ):
             named = metrics_in((DEPLOY / path).read_text())
             self.assertTrue(named, path)
-            # A family appears with its first event.
+            # A metric family appears with its first event.
             self.assertLessEqual(named - {NEVER_HERE}, exposed, path)
 
     def test_what_is_scaled_by_is_a_gauge(self):
@@ -161,7 +161,7 @@ class Monitoring(unittest.TestCase):
 
     def test_a_healthy_server_raises_no_alert_and_every_rule_is_evaluated(self):
         (group,) = json.loads(get(f"{self.prometheus}/api/v1/rules"))["data"]["groups"]
-        # A refusal of what cannot be done in time is pending until it has lasted.
+        # The alert for refusals is pending, because they have not lasted long enough to fire.
         states = {rule["name"]: (rule["health"], rule["state"]) for rule in group["rules"]}
         expected = dict.fromkeys(states, ("ok", "inactive")) | {"LatentdRefusing": ("ok", "pending")}
         self.assertEqual(states, expected)

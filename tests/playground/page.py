@@ -1,4 +1,4 @@
-"""The playground in a browser: what every test begins with, and that nothing went wrong in the console."""
+"""The playground in a browser: the common start of every test, and the check for errors in the console."""
 
 import os
 import time
@@ -13,12 +13,12 @@ DESKTOP = {"viewport": {"width": 1360, "height": 940}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
 CACHED = ("--cache-backend", "cache_dit", "--allow-request-cache-config")
 
-# Root, as in containers, may not use Chromium's sandbox.
+# Chromium's sandbox does not work for root, e.g. in containers.
 ARGS = ["--no-sandbox"] if os.geteuid() == 0 else []
 
 
 class PlaygroundCase(unittest.TestCase):
-    """One server and one browser a class, one profile a test."""
+    """One server and one browser per class, one profile per test."""
 
     flags = CACHED
 
@@ -32,7 +32,7 @@ class PlaygroundCase(unittest.TestCase):
         cls.addClassCleanup(cls.browser.close)
 
     def open(self, context=DESKTOP, **options):
-        """A fresh profile at the page, its model there; whatever the console says fails the test."""
+        """Opens the page in a fresh profile and waits for the model. Console errors and warnings fail the test."""
         context = self.browser.new_context(**context, **options)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.addCleanup(context.close)
@@ -48,25 +48,25 @@ class PlaygroundCase(unittest.TestCase):
         return page
 
     def is_expected(self, trouble):
-        """What a test means to happen."""
+        """Whether a test expects this console message."""
         return False
 
     def assert_becomes(self, ask, expected):
-        """Asks again and again for five seconds: the page's own policy forbids Playwright's way to wait."""
+        """Polls for five seconds, because the page's security policy blocks Playwright's own way to wait."""
         deadline = time.monotonic() + 5
         while (found := ask()) != expected and time.monotonic() < deadline:
             time.sleep(0.05)
         self.assertEqual(found, expected)
 
     def shot(self, page, name, **options):
-        """Leaves a screenshot where the command line wants one."""
+        """Takes a screenshot if the command line names a folder for them."""
         if folder := os.environ["SCREENSHOTS"]:
             page.screenshot(path=os.path.join(folder, f"{name}.png"), **options)
 
 
 def is_drained(request):
-    """Chromium says so of a stream whose reader has seen its end before the network's last word, too; whether the
-    picture came is what the tests ask themselves."""
+    """Whether a failed request is a stream that was read to its end. Chromium reports ERR_ABORTED if the reader sees
+    the end before the network does. The tests themselves check that the picture came."""
     return request.url.endswith(("/v1/images/generations", "/v1/images/edits")) and request.failure == "net::ERR_ABORTED"
 
 
@@ -80,12 +80,12 @@ def wait_for_picture(page):
 
 
 def picture_size(page, selector="#frames .frame img"):
-    """Width and height in the file's own pixels."""
+    """Width and height of the picture's file, in pixels."""
     return page.eval_on_selector(selector, "image => [image.naturalWidth, image.naturalHeight]")
 
 
 def decisions(page, branch):
-    """The cells of a branch as the API writes them: `1` computed, `C` reused."""
+    """The cells of a branch in the API's notation: `1` computed, `C` reused."""
     classes = page.eval_on_selector_all(
         f'#timeline .cell[data-branch="{branch}"]', "cells => cells.map(cell => cell.getAttribute('class'))"
     )

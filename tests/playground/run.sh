@@ -3,10 +3,11 @@
 #
 #   tests/playground/run.sh                            tests target/release/latentd
 #   tests/playground/run.sh path/to/latentd            tests that binary
-#   tests/playground/run.sh path/to/latentd SHOTS      and leaves screenshots in the folder SHOTS
+#   tests/playground/run.sh path/to/latentd SHOTS      and writes screenshots to the folder SHOTS
 #
-# Chromium is the one on the PATH (CHROMIUM names another); the Python packages are installed in pinned versions under
-# tests/playground/.venv. Without a browser, or without a package registry, the run is skipped with one line and succeeds.
+# Chromium is taken from the PATH, or from CHROMIUM. The Python packages are installed in pinned versions under
+# tests/playground/.venv. Without a browser, or without a package registry, the run is skipped with one line and
+# succeeds.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 LATENTD=${1:-$here/../../target/release/latentd}
@@ -22,7 +23,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 [ -x "$here/.venv/bin/python" ] || python3 -m venv "$here/.venv"
 if ! "$here/.venv/bin/pip" install --disable-pip-version-check -q -r "$here/requirements.txt" >"$log" 2>&1; then
-    # pip found no version at all, rather than not the one asked for: there is no registry.
+    # "none" means that pip found no version at all: no registry is reachable.
     if grep -q "from versions: none" "$log"; then
         echo "skipped: no package registry is reachable"
         exit 0

@@ -1,4 +1,4 @@
-"""A latentd with the built-in model, on a free port."""
+"""A latentd server with the built-in model, on a free port."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import urllib.request
 
 
 class Server:
-    """`latentd serve` with these flags; `url` once its model is there."""
+    """`latentd serve` with these flags. Its model is loaded when the constructor returns."""
 
     def __init__(self, *flags):
         self._log = tempfile.TemporaryFile("w+")
@@ -24,7 +24,7 @@ class Server:
             return json.load(answer)
 
     def generate(self, **fields):
-        """A generation past the browser."""
+        """Sends a generation directly, without the browser."""
         request = urllib.request.Request(
             self.url + "/v1/images/generations", json.dumps(fields).encode(), {"content-type": "application/json"}
         )

@@ -1,4 +1,4 @@
-"""Side by side: without and with the step cache."""
+"""The comparison of pictures without and with the step cache."""
 
 import re
 
@@ -48,7 +48,7 @@ class Compare(PlaygroundCase):
         self.assertEqual(page.eval_on_selector(".slide .frame", "f => f.style.getPropertyValue('--cut')"), "25%")
         self.shot(page, "slider")
         page.click('.compare button:has-text("Difference")')
-        # Two different pictures: something must be brighter than black.
+        # The pictures differ, so some pixels of the difference must be brighter than black.
         self.assert_becomes(lambda: page.evaluate("document.querySelector('.slide canvas').width"), 128)
         brightest = page.eval_on_selector(
             ".slide canvas", "c => Math.max(...c.getContext('2d').getImageData(0, 0, 128, 128).data.filter((_, i) => i % 4 < 3))"
@@ -62,13 +62,13 @@ class Compare(PlaygroundCase):
         page.check('input[value="off"]', force=True)
         page.click("#compare")
         expect(page.locator(".compare .tabs")).to_be_visible(timeout=60_000)
-        # `off` on both sides would say nothing, so the page takes a preset.
+        # `off` on both sides would show no difference, so the page uses a preset.
         expect(page.locator(".duo figcaption >> nth=1")).to_contain_text("Cached, balanced")
         expect(page.locator("#likeness")).to_contain_text("PSNR")
 
 
 class Fixed(PlaygroundCase):
-    """A server that decides itself."""
+    """A server that does not allow cache settings in requests."""
 
     flags = ("--cache-backend", "cache_dit")
 
@@ -84,7 +84,7 @@ class Fixed(PlaygroundCase):
 
 
 class Audited(PlaygroundCase):
-    """A server that makes every picture again."""
+    """A server that audits every picture."""
 
     flags = ("--cache-backend", "cache_dit", "--cache-audit", "1")
 

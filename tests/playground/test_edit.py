@@ -1,4 +1,4 @@
-"""Pictures to edit: dropped, pasted and chosen, and what becomes of them."""
+"""Pictures to edit: dropping, pasting and choosing them, and the edits made from them."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from page import CACHED, PHONE, PlaygroundCase, picture_size, set_steps, wait_fo
 MODELS = os.path.join(os.path.dirname(__file__), "..", "goldens", "models")
 PROMPT = "make it night"
 
-# Sends files as the browser does when someone drops or pastes them.
+# Dispatches the event that the browser sends when a user drops or pastes files.
 SEND = """([type, files]) => {
   const transfer = new DataTransfer();
   for (const [name, b64] of files) {
@@ -52,7 +52,7 @@ def count(page, n):
 
 
 class WordsAndPictures(PlaygroundCase):
-    """A model that makes pictures from words, with or without pictures."""
+    """A model that generates from text and edits pictures."""
 
     flags = (*CACHED, os.path.join(MODELS, "flux2-klein"))
 
@@ -71,7 +71,7 @@ class WordsAndPictures(PlaygroundCase):
         page.get_by_label("Remove picture 2: b.png").focus()
         page.keyboard.press("Enter")
         count(page, 3)
-        # The keyboard stays where it was.
+        # The focus moves to the picture that took the removed one's place.
         expect(page.get_by_label("Remove picture 2: c.png")).to_be_focused()
         self.assertTrue(send(page, "drop", "text.png", content=b"a cat"))
         expect(page.locator("#toast")).to_contain_text("text.png is no picture")
@@ -104,12 +104,12 @@ class WordsAndPictures(PlaygroundCase):
         expect(page.locator("#frames .ends")).to_have_text("BeforeAfter")
         page.get_by_label("How much of the picture before the edit is shown").fill("25")
         self.assertEqual(page.eval_on_selector(".slide .frame", "f => f.style.getPropertyValue('--cut')"), "25%")
-        # Four steps in each of the model's two lists of blocks.
+        # There are four steps in each of the model's two lists of blocks.
         self.assertEqual(page.locator('#timeline .cell[data-branch="cond"]').count(), 8)
         violations = Axe().run(page).response["violations"]
         self.assertEqual([v["id"] for v in violations], [])
         self.shot(page, "edit", full_page=True)
-        # Without its picture the request is one for words again.
+        # Without its picture the request is a generation from text again.
         page.get_by_label("Remove picture 1: red.png").click()
         expect(page.locator('input[name="shape"]:checked')).not_to_have_value("auto")
         expect(page.locator("#snippet")).to_contain_text("v1/images/generations")
@@ -163,7 +163,7 @@ class WordsAndPictures(PlaygroundCase):
 
 
 class PicturesOnly(PlaygroundCase):
-    """A model that does nothing but edit."""
+    """A model that only edits."""
 
     flags = (*CACHED, os.path.join(MODELS, "qwen-image-edit-plus"))
 

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from page import PROMPT, PlaygroundCase, decisions, picture_size, set_steps, wait_for_picture
 
-# Every state that the frame's picture goes through.
+# Records every source of the frame's picture.
 WATCH = """() => {
   window.seen = [];
   const note = () => {
@@ -58,7 +58,7 @@ class Generate(PlaygroundCase):
         page.hover(f'#timeline .cell[data-branch="cond"][data-step="{reused}"]')
         expect(page.locator("#readout")).to_contain_text(f"Step {reused + 1} of 28")
         expect(page.locator("#readout")).to_contain_text("cond reused: little changed, diff")
-        # A step is reused where its diff is below the threshold, unless something else speaks against it.
+        # A step is reused if its diff is below the threshold and no other rule forbids it.
         below = page.locator("#timeline .dot.below").count()
         self.assertGreaterEqual(below, sum(run["decisions"].count("C") for run in runs))
         self.assertLess(below, page.locator("#timeline .dot").count())
@@ -139,7 +139,7 @@ class Cancel(PlaygroundCase):
         page = self.open()
         before = self.server.metric("latentd_cancelled_total")
         page.fill("#prompt", PROMPT)
-        # As long as can be: a fast machine is not to be done before the page is looked at.
+        # The maximum number of steps, so that a fast machine does not finish before the test looks at the page.
         page.check('input[value="off"]', force=True)
         set_steps(page, 1000)
         page.click("#generate")
@@ -172,7 +172,7 @@ class Refusals(PlaygroundCase):
 
 
 class Snippets(PlaygroundCase):
-    # A prompt that a careless snippet would break at.
+    # A prompt that breaks snippets without correct quoting.
     PROMPT = "the cat's \"$HOME\" on a `red` background \\ ünïcode"
 
     def copied(self, language):

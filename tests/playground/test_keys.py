@@ -1,4 +1,4 @@
-"""A server that asks for a key."""
+"""A server that requires a key."""
 
 from playwright.sync_api import expect
 

@@ -1,4 +1,4 @@
-"""On a phone, in the light and in the dark, and for those who cannot see it."""
+"""The page on a phone, in its light and dark themes, and for screen readers."""
 
 import unittest
 
@@ -67,7 +67,7 @@ class Looks(PlaygroundCase):
         page = self.open({"viewport": {"width": 700, "height": 700}})
         self.make(page)
         self.assertLessEqual(page.evaluate("document.documentElement.scrollWidth"), 700)
-        # The timeline is drawn again, and the console must stay silent.
+        # The timeline is redrawn, without errors in the console.
         page.set_viewport_size({"width": 120, "height": 300})
         page.wait_for_timeout(200)
         self.assertEqual(page.locator('#timeline .cell[data-branch="cond"]').count(), 20)

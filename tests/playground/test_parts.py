@@ -1,11 +1,11 @@
-"""The page's pure functions, asked in the browser."""
+"""The page's pure functions, called in the browser."""
 
 from page import PlaygroundCase
 
 
 class Parts(PlaygroundCase):
     def ask(self, module, expression):
-        """What `expression` is, with the module's exports as `m`."""
+        """Evaluates `expression` with the module's exports as `m`."""
         page = self.open()
         return page.evaluate(f"async () => {{ const m = await import('./playground/{module}.js'); return {expression}; }}")
 

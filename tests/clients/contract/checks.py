@@ -1,4 +1,4 @@
-"""What schemathesis does not know of this API: how long a request may take, and which rules no schema can say."""
+"""Hooks and checks for schemathesis: bounds on the work of a request, and the rules that no schema can express."""
 
 import json
 
@@ -9,9 +9,10 @@ BEYOND_SCHEMAS = {
     "size", "width", "height", "n", "stream", "async", "preview_interval", "partial_images", "preview_method", "cache",
     "extra_body", "image", "images", "mask", "x-request-timeout", "idempotency-key", "prompt", "num_inference_steps",
 }
-# A form's parts that come twice, a key that comes with two bodies, and what is refused always.
+# Codes for a part that occurs twice in a form, a key that comes with two bodies, and an endpoint that is always
+# refused.
 BEYOND_SCHEMAS_CODES = {"invalid_multipart", "idempotency_key_reused", "unsupported_endpoint"}
-# A step takes milliseconds, and a thousand of them seconds: nothing is learnt from those.
+# Upper bounds for the generated values. A thousand steps would take seconds and test nothing more.
 MOST = {"num_inference_steps": 2, "n": 2}
 
 
@@ -20,7 +21,7 @@ def map_body(context, body):
     if isinstance(body, dict):
         for field, most in MOST.items():
             given = body.get(field)
-            # 897.0 is an integer too.
+            # A float such as 897.0 is also a valid integer in JSON.
             if isinstance(given, (int, float)) and not isinstance(given, bool) and most < given <= 1000:
                 body[field] = most
         body.setdefault("num_inference_steps", 2)

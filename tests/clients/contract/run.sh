@@ -1,5 +1,6 @@
 #!/bin/sh
-# Lets schemathesis try what /openapi.json promises: run.sh SERVER SCHEMATHESIS, with a binary or an address.
+# Tests the server against its /openapi.json with schemathesis: run.sh SERVER SCHEMATHESIS. SERVER is a binary or an
+# address.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 server=$1
@@ -17,7 +18,7 @@ trap 'exit 130' INT TERM
 case $server in
 http://* | https://*) address=$server ;;
 *)
-    # Small pictures: the answers are looked at, not the pictures.
+    # Small pictures are enough, because only the answers are checked.
     NO_COLOR=1 "$server" serve --host 127.0.0.1 --port 0 --max-generated-image-size 16384 --max-waiting 1000 \
         --allow-request-cache-config >"$work/log" 2>&1 &
     pid=$!

@@ -1,4 +1,4 @@
-// The Vercel AI SDK, through its OpenAI and its OpenAI-compatible providers.
+// Tests of the Vercel AI SDK with its OpenAI and its OpenAI-compatible providers.
 import assert from "node:assert/strict";
 import { before, test } from "node:test";
 import { createOpenAI } from "@ai-sdk/openai";
@@ -11,10 +11,10 @@ const providers = {
   compatible: (url = URL, apiKey = "unused") =>
     createOpenAICompatible({ name: "latentd", baseURL: `${url}/v1`, apiKey }).imageModel(id),
 };
-// Each provider passes on the fields that stand under its own name.
+// Each provider sends the fields under its own name.
 const fields = (fields) => ({ openai: fields, latentd: fields });
 
-// The OpenAI provider asks for one picture at a time unless the model is one of OpenAI's own.
+// The OpenAI provider requests one picture at a time, except from OpenAI's own models.
 let id;
 before(async () => {
   await untilReady(URL);
@@ -46,7 +46,8 @@ for (const [name, model] of Object.entries(providers)) {
   });
 
   test(`${name}: an edit or a refusal`, async () => {
-    // Asked first: a refusal that comes while nothing awaits the edit would fail the test as unhandled.
+    // This is queried before the edit starts. A rejection while nothing awaits the edit would fail the test as
+    // unhandled.
     const edits = await editsPictures();
     const edit = generateImage({ model: model(), prompt: { images: [PNG], text: PROMPT }, maxRetries: 0 });
     if (edits) {

@@ -1,4 +1,4 @@
-// openai-node against models that edit pictures: several pictures, masks, streams.
+// Tests of openai-node with models that edit pictures: several pictures, masks, streams.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import OpenAI, { toFile } from "openai";
@@ -18,7 +18,7 @@ for (const [model, url] of Object.entries(EDIT_URLS)) {
   test(`${model}: two pictures`, options, async () => {
     const answer = await edit({ image: [await picture(), await picture("again.png")] });
     assert.deepEqual(pngSize(Buffer.from(answer.data[0].b64_json, "base64")), [96, 64]);
-    // As they are, or each enlarged to about a megapixel.
+    // The model uses the pictures as they are, or enlarges each to about a megapixel.
     assert.ok([2 * 24, 2 * 4056].includes(answer.usage.input_tokens_details.image_tokens));
   });
 

@@ -1,4 +1,4 @@
-// openai-node: pictures, streams, edits, refusals, keys, retries.
+// Tests of openai-node: pictures, streams, edits, refusals, keys, retries.
 import assert from "node:assert/strict";
 import { createReadStream, writeFileSync, mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -11,7 +11,7 @@ import { editsPictures, ownServer, pngSize, sleep, untilReady } from "./served.m
 const client = (options = {}) =>
   new OpenAI({ baseURL: `${URL}/v1`, apiKey: "unused", maxRetries: 0, timeout: 120_000, ...options });
 
-// A client that retries, and the statuses that it met.
+// A client, and the list of the statuses that it receives, retries included.
 function countedClient(options) {
   const statuses = [];
   const counted = async (...request) => {

@@ -1,17 +1,17 @@
-// The servers that run.sh started, and pictures out of answers.
+// The servers that run.sh started, and helpers to read pictures from answers.
 import { spawn } from "node:child_process";
 
 export const URL = process.env.LATENTD_URL.replace(/\/$/, "");
-// A server with an API key, which lets one request a second through. Absent where only an address was given.
+// A server with an API key and a limit of one request per second. Undefined if run.sh got only an address.
 export const KEYED_URL = process.env.LATENTD_KEYED_URL;
 export const KEY = process.env.LATENTD_KEY;
-// Servers whose models edit: one that does nothing else, and one that makes pictures from words too.
+// Servers whose models edit: one that only edits, and one that also generates from text.
 export const EDIT_URLS = { "Qwen-Image-Edit-Plus": process.env.LATENTD_EDITS_URL, "FLUX.2-klein": process.env.LATENTD_KLEIN_URL };
-// The binary, for tests that stop their server.
+// The binary, for tests that start and stop their own server.
 export const BINARY = process.env.LATENTD_BINARY;
 
 export const PROMPT = "a fox on a green background";
-// Few steps: these tests are about the wire, not about the picture.
+// Few steps, because these tests check the API, not the picture.
 export const STEPS = 4;
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -25,7 +25,7 @@ export async function untilReady(url, seconds = 120) {
   throw new Error(`${url}/health never came up`);
 }
 
-// What /info says of the served model.
+// The served model's entry in /info.
 export async function servedModel() {
   return (await (await fetch(`${URL}/info`)).json()).model;
 }
@@ -34,7 +34,7 @@ export async function editsPictures() {
   return (await servedModel()).max_input_images > 0;
 }
 
-// A server of the test's own, that it may stop.
+// Starts a server for one test, which may stop it.
 export async function ownServer(...flags) {
   const server = spawn(BINARY, ["serve", "--host", "127.0.0.1", "--port", "0", ...flags], {
     env: { ...process.env, NO_COLOR: "1" },
@@ -61,13 +61,13 @@ export function pngSize(file) {
   return [view.readUInt32BE(16), view.readUInt32BE(20)];
 }
 
-// 96x64 pixels, the left half of which is transparent: to be edited.
+// A mask of 96x64 pixels. Its left half is transparent, i.e. editable.
 export const MASK = Buffer.from(
   "iVBORw0KGgoAAAANSUhEUgAAAGAAAABACAYAAADlNHIOAAAAhUlEQVR42u3RAQkAAADCMPuX1hzCDk+w5L+eDwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAzkjvSmKgFaIgAAAABJRU5ErkJggg==",
   "base64",
 );
 
-// 96x64 pixels of one red.
+// A picture of 96x64 red pixels.
 export const PNG = Buffer.from(
   "iVBORw0KGgoAAAANSUhEUgAAAGAAAABACAIAAABqVuVZAAAAaUlEQVR42u3QMQ0AAAgDsCmZfynIwgE3R5MqaKblEAWCBAkSJEiQIEEIEiRIkCBBggQhSJAgQYIECRKEIEGCBAkSJEiQIAQJEiRIkCBBghAkSJAgQYIECUKQIEGCBAkSJEgQggQJEvTPAtRhYWlmsLmuAAAAAElFTkSuQmCC",
   "base64",

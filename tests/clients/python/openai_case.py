@@ -1,22 +1,22 @@
-"""What the suites of openai-python share: a client, one generation, one refusal."""
+"""Shared parts of the openai-python suites: clients, a generation, checks of refusals."""
 
 import unittest
 
 import openai
 
 try:
-    import httpx2 as httpx  # What openai-python 3 stands on.
+    import httpx2 as httpx  # openai-python 3 uses it.
 except ImportError:
     import httpx
 
 from served import KEY, KEYED_URL, PROMPT, STEPS, URL, wait_until_ready
 
-# 2.x knows no sizes but OpenAI's own, so that it would refuse every answer of the built-in model, 128x128.
+# Version 2 accepts only OpenAI's own sizes, so a strict client would reject the built-in model's 128x128.
 IS_STRICT = int(openai.__version__.split(".")[0]) >= 3
 
 
 class Counted(httpx.HTTPTransport):
-    """Counts the requests that leave the client: retries and all."""
+    """Records the status of every request that leaves the client, retries included."""
 
     def __init__(self):
         super().__init__()
@@ -29,13 +29,13 @@ class Counted(httpx.HTTPTransport):
 
 
 def client(url=URL, api_key="unused", **options):
-    # Strict: an answer whose types are not the documented ones raises.
+    # A strict client raises if the types of an answer are not the documented ones.
     options = {"max_retries": 0, "timeout": 120, "_strict_response_validation": IS_STRICT, **options}
     return openai.OpenAI(base_url=f"{url}/v1", api_key=api_key, **options)
 
 
 def counted_client(**options):
-    """A client that retries, and the statuses that it met."""
+    """A client, and the list of the statuses that it receives, retries included."""
     transport = Counted()
     return client(http_client=httpx.Client(transport=transport), **options), transport.statuses
 
@@ -47,12 +47,12 @@ class ClientCase(unittest.TestCase):
         cls.client = client()
 
     def generate(self, **changes):
-        """One generation; `extra_body` is what OpenAI's own API does not have."""
+        """One generation. `extra_body` has the fields that OpenAI's own API lacks."""
         extra = {"num_inference_steps": STEPS, **changes.pop("extra_body", {})}
         return self.client.images.generate(**{"prompt": PROMPT, **changes}, extra_body=extra)
 
     def assert_refused(self, param, words, **changes):
-        """A 400 that the client raises as BadRequestError, naming the field and what was wrong."""
+        """Asserts that the client raises a 400 as BadRequestError, and that it names the field and the fault."""
         with self.assertRaises(openai.BadRequestError) as raised:
             self.generate(**changes)
         return self.assert_names(raised.exception, param, words)
@@ -68,7 +68,7 @@ class ClientCase(unittest.TestCase):
 
 
 class KeyedCase(unittest.TestCase):
-    """On the server with a key, which refuses the second request of a second."""
+    """Tests on the server with a key, which refuses a second request within a second."""
 
     @classmethod
     def setUpClass(cls):

@@ -1,4 +1,4 @@
-"""The servers that `run.sh` started, and pictures out of answers."""
+"""The servers that `run.sh` started, and helpers to read pictures from answers."""
 
 import base64
 import io
@@ -15,22 +15,22 @@ import urllib.request
 from PIL import Image
 
 URL = os.environ["LATENTD_URL"].rstrip("/")
-# A server with an API key, which lets one request a second through. None where only an address was given.
+# A server with an API key and a limit of one request per second. None if run.sh got only an address.
 KEYED_URL = os.environ.get("LATENTD_KEYED_URL")
 KEY = os.environ.get("LATENTD_KEY")
-# Servers whose models edit: one that does nothing else, and one that makes pictures from words too.
+# Servers whose models edit: one that only edits, and one that also generates from text.
 EDITS_URL = os.environ.get("LATENTD_EDITS_URL")
 KLEIN_URL = os.environ.get("LATENTD_KLEIN_URL")
-# The binary, for tests that stop their server.
+# The binary, for tests that start and stop their own server.
 BINARY = os.environ.get("LATENTD_BINARY")
 
 PROMPT = "a fox on a green background"
-# Few steps: these tests are about the wire, not about the picture.
+# Few steps, because these tests check the API, not the picture.
 STEPS = 4
 
 
 def wait_until_ready(url, seconds=120):
-    """/health answers 503 until the model is loaded and warm."""
+    """Waits for /health, which answers 503 until the model is loaded and warm."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -48,12 +48,12 @@ def info():
 
 
 def edits_pictures():
-    """Whether the served model takes pictures to edit."""
+    """Whether the served model accepts pictures to edit."""
     return info()["model"]["max_input_images"] > 0
 
 
 class OwnServer:
-    """A server of the test's own, that it may stop."""
+    """A server for one test, which may stop it."""
 
     def __init__(self, *flags):
         if BINARY is None:
@@ -93,12 +93,12 @@ def opened(file):
 
 
 def png(width=96, height=64, colour=(200, 30, 30)):
-    """A file of one colour."""
+    """A PNG file of one colour."""
     return written(Image.new("RGB", (width, height), colour))
 
 
 def mask(width=96, height=64):
-    """A file whose left half is transparent: that is to be edited."""
+    """A PNG file of a mask. Its left half is transparent, i.e. editable."""
     image = Image.new("RGBA", (width, height), (0, 0, 0, 255))
     image.paste((0, 0, 0, 0), (0, 0, width // 2, height))
     return written(image)

@@ -1,4 +1,4 @@
-"""LiteLLM's SDK, which refuses to send `response_format` and leaks fields of its own."""
+"""Tests of LiteLLM's SDK, which does not send `response_format` and adds its own fields to the body."""
 
 import unittest
 

@@ -1,4 +1,4 @@
-"""openai-python against models that edit pictures: several pictures, masks, streams."""
+"""Tests of openai-python with models that edit pictures: several pictures, masks, streams."""
 
 import unittest
 
@@ -12,7 +12,7 @@ BLUE = (20, 60, 200)
 
 
 class EditCase:
-    """What holds for every model that edits."""
+    """Tests for every model that edits."""
 
     url = None
 

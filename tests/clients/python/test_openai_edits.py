@@ -1,4 +1,4 @@
-"""openai-python: edits, where the served model takes pictures; elsewhere a refusal that says so."""
+"""Tests of openai-python: edits if the served model accepts pictures, else a refusal that says so."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""openai-python: pictures, refusals, models, as one JSON answer."""
+"""Tests of openai-python: pictures, refusals and models, with JSON answers."""
 
 import time
 import urllib.request

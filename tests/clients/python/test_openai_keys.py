@@ -1,4 +1,4 @@
-"""openai-python: keys, limits, and which refusals are asked again."""
+"""Tests of openai-python: keys, limits, and which refusals the client retries."""
 
 import time
 import urllib.request
@@ -45,7 +45,7 @@ class Limits(KeyedCase):
         self.assertEqual(headers["x-ratelimit-remaining-requests"], "0")
 
     def refused(self):
-        """A request that costs no time: it counts though it is refused."""
+        """Sends a request that is refused at once. It counts against the limit."""
         try:
             self.client.images.generate(prompt="", extra_body=EXTRA)
         except openai.BadRequestError:

@@ -1,4 +1,4 @@
-"""openai-python: server-sent events of pictures in the making, to their end and to an error."""
+"""Tests of openai-python: server-sent events of pictures, up to completion and up to an error."""
 
 import signal
 import time
@@ -9,7 +9,7 @@ from openai_case import ClientCase, client
 from served import PROMPT, OwnServer, decode
 
 
-# A strict client knows no events but OpenAI's own.
+# A strict client accepts only OpenAI's own events.
 LOOSE = client(_strict_response_validation=False)
 
 
