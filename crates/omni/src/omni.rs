@@ -131,8 +131,8 @@ impl Omni {
         check_model(calibration, &self.digest)
     }
 
-    /// Calibrates the model on pictures of `inputs`: measures which steps can be skipped, and how. `--cache-backend
-    /// calibrated` plans from the result. `progress` receives the transformer evaluations done and in total.
+    /// Calibrates the model on pictures of `inputs`: measures which steps can be skipped, and how. The result is what
+    /// `--cache-backend calibrated` plans from. `progress` receives the transformer evaluations done and in total.
     ///
     /// # Errors
     /// A parameter outside its bound, or the device fails.
