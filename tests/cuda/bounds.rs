@@ -1,4 +1,4 @@
-//! Upper bounds of a step's calls to the driver: `bounds.json`, to be lowered as kernels are fused.
+//! Upper bounds of a step's driver calls, from `bounds.json`. They are to be lowered as kernels are fused.
 
 use std::collections::BTreeMap;
 

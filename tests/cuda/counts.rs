@@ -1,4 +1,4 @@
-//! What the emulator counted, and what is counted of a step.
+//! Reads the emulator's counters, and counts the driver calls of a step.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
@@ -9,9 +9,9 @@ use omni::{Dtype, Omni};
 
 use crate::runs::{GPU, load};
 
-/// Of a picture whose last step is counted.
+/// Steps of a picture whose last step is counted.
 const STEPS: i64 = 3;
-/// What is counted, in the order of `enum Count` in `emulator/driver.h`.
+/// Names of the counters, in the order of `enum Count` in `emulator/driver.h`.
 const NAMES: [&str; 9] = [
     "launches",
     "products",
@@ -23,32 +23,32 @@ const NAMES: [&str; 9] = [
     "synchronisations",
     "events",
 ];
-/// In the same order: after what is above come the bytes of copies to the device and to the host. Behind them is the most
-/// that was held since a test wrote there.
+/// Indices of further counters. After the named ones come the bytes of copies to the device and to the host, the bytes
+/// held, and their peak since a test last wrote to it.
 const BYTES_TO_DEVICE: usize = 9;
 const BYTES_HELD: usize = 11;
 const MODULES: usize = 13;
 
-/// Calls of the driver and its libraries, by their names.
+/// Numbers of calls to the driver and its libraries, by name.
 pub type Counts = BTreeMap<String, u64>;
 
-/// The emulator's file of 64-bit numbers; `None` where there is no emulator.
+/// The 64-bit numbers in the emulator's file; `None` without an emulator.
 fn numbers() -> Option<Vec<u64>> {
     Some(numbers_of(Path::new(&std::env::var_os("EMULATOR_COUNTS")?)))
 }
 
-/// Those of another process's file.
+/// The numbers in another process's file.
 fn numbers_of(file: &Path) -> Vec<u64> {
     let bytes = std::fs::read(file).unwrap();
     bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect()
 }
 
-/// Modules of kernels that a process has loaded, whose counts are in `file`.
+/// Number of kernel modules loaded by the process whose counts are in `file`.
 pub fn modules(file: &Path) -> u64 {
     numbers_of(file)[MODULES]
 }
 
-/// Whether calls are counted; says so where they are not.
+/// Whether calls are counted. Prints a line if they are not.
 pub fn are_counted() -> bool {
     let are = std::env::var_os("EMULATOR_COUNTS").is_some();
     if !are {
@@ -57,19 +57,19 @@ pub fn are_counted() -> bool {
     are
 }
 
-/// Bytes of the device's memory that are held now.
+/// Bytes of device memory that are held now.
 pub fn bytes_held() -> u64 {
     numbers().unwrap()[BYTES_HELD]
 }
 
-/// What `work` takes.
+/// The calls that `work` makes.
 pub fn of(work: impl FnOnce()) -> Counts {
     let before = numbers().unwrap();
     work();
     named(&difference(&numbers().unwrap(), &before))
 }
 
-/// The most bytes that `work` holds at a time beside what was held before.
+/// Peak bytes that `work` holds in addition to those held before.
 pub fn most_bytes_held(work: impl FnOnce()) -> u64 {
     let before = bytes_held();
     let file = std::fs::OpenOptions::new().write(true).open(std::env::var_os("EMULATOR_COUNTS").unwrap()).unwrap();
@@ -78,12 +78,12 @@ pub fn most_bytes_held(work: impl FnOnce()) -> u64 {
     numbers().unwrap()[BYTES_HELD + 1] - before
 }
 
-/// What one step takes: the last of three. `cache` says how so many steps are cached.
+/// The calls of one step, the last of three. `cache` returns the cache configuration for a number of steps.
 pub fn of_step(model: &str, dtype: Dtype, cache: impl Fn(i64) -> Option<String>) -> Counts {
     of_step_by(load(model, GPU, dtype, cache(STEPS).as_deref())).0
 }
 
-/// The same by a model that is loaded, and the bytes that the step copies to the device.
+/// The same for a loaded model, and the bytes that the step copies to the device.
 pub fn of_step_by(omni: Omni) -> (Counts, u64) {
     let mut pipeline = omni.into_pipeline();
     let draft = RequestDraft {
@@ -117,7 +117,7 @@ fn named(numbers: &[u64]) -> Counts {
     NAMES.iter().zip(numbers).map(|(name, number)| (name.to_string(), *number)).collect()
 }
 
-/// `1 launches, 2 products, …`
+/// Formats counts as `1 launches, 2 products, …`.
 pub fn told(counts: &Counts) -> String {
     NAMES.map(|name| format!("{} {name}", counts[name])).join(", ")
 }

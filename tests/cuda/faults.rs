@@ -1,4 +1,4 @@
-//! A GPU that fails under a server: what is answered, and what becomes of its worker.
+//! A GPU that fails under a server: the answers, and the recovery of its worker.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use futures_util::future::join;
 
 use crate::server::Server;
 
-/// `CUDA_ERROR_ILLEGAL_ADDRESS`: from then on the context answers nothing else.
+/// `CUDA_ERROR_ILLEGAL_ADDRESS`. After it, every call in the context returns this error.
 const ILLEGAL_ADDRESS: u32 = 700;
 
-/// Has the next launch on a GPU break its context.
+/// Makes the next launch on a GPU break its context.
 struct Breaker(tempfile::TempDir);
 
 impl Breaker {
@@ -41,7 +41,7 @@ async fn a_broken_context_is_made_anew_and_its_pictures_are_made_again() {
     }
     let log = server.log();
     assert_eq!(log.matches("loading the model again").count(), 2, "{log}");
-    // What the old context had went with it: nothing of it is let go afterwards, or looked at.
+    // The old context's allocations went with it, so nothing of it may be freed or accessed afterwards.
     for fault in ["that was not allocated", "leaves its allocation", "panicked"] {
         assert!(!log.contains(fault), "{fault}: {log}");
     }
@@ -54,7 +54,7 @@ async fn a_gpu_that_stays_broken_leaves_its_work_to_the_other() {
     let Some(server) = Server::start("cuda:0,cuda:1", &["--max-batch", "1"], &variables).await else { return };
     let expected = [server.picture(1).await, server.picture(2).await];
     breaker.breaks(1);
-    // Until the worker of that GPU has had a turn.
+    // Continue until the worker of that GPU has had a turn.
     while std::fs::exists(breaker.file()).unwrap() {
         let both = join(server.picture(1), server.picture(2)).await;
         assert_eq!([both.0, both.1], expected);
@@ -80,7 +80,7 @@ async fn a_server_whose_only_gpu_stays_broken_ends_so_that_it_can_be_started_aga
     assert!(log.lines().last().unwrap().contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{log}");
 }
 
-/// 48 MiB, of which cuBLASLt takes 32 for itself.
+/// 48 MiB of device memory, of which cuBLASLt's workspace takes 32.
 const LITTLE_MEMORY: [(&str, &str); 1] = [("EMULATOR_MEMORY", "50331648")];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +106,7 @@ async fn what_the_free_memory_does_not_hold_is_refused_and_what_is_taken_is_made
 
 #[tokio::test(flavor = "multi_thread")]
 async fn running_out_of_memory_costs_one_request() {
-    // Where the operator says that there is more than there is, nothing is foreseen.
+    // The budget exceeds the real memory, so admission does not predict the failure.
     let Some(server) = Server::start("cuda", &["--memory-budget", "1TiB"], &LITTLE_MEMORY).await else { return };
     let whole = server.picture(1).await;
     let (status, answer) = server.ask(2, "512x512", 1).await;

@@ -149,7 +149,7 @@ mask = [int(step == "1") for step in json.load(sys.stdin)["best_case"]]
 print(json.dumps({"steps_computation_mask": mask, "scm_steps_policy": "static"}))'
 }
 
-# The same with products of 8-bit floats, if the program has them.
+# The same with fp8 products, if the program has them.
 bench_fp8() {
     if "$LATENTD" bench --help | grep -q fp8; then
         bench "$@" --quantization fp8

@@ -1,4 +1,4 @@
-//! Weights in host memory: the same pictures, by less of the device's memory, with no more asked of the driver than copies.
+//! Weights in host memory: the same pictures with less device memory, and no additional driver calls except copies.
 
 use std::process::Command;
 
@@ -10,12 +10,12 @@ use crate::counts::{are_counted, bytes_held, most_bytes_held, of_step_by, told};
 use crate::pictures::{BY_DIFFERENCE, EVERY_SECOND, with_guidance};
 use crate::runs::{GPU, MODELS, alone, builder, checkpoint, one_row, picture};
 
-/// What is in host memory.
+/// The part of the weights that is in host memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Away {
     Nothing,
     Encoder,
-    /// The encoder, and blocks: those for which there is no room, where there is room for about half of them.
+    /// The encoder, and about half of the blocks, for which the device has no room.
     SomeBlocks,
     AllBlocks,
 }
@@ -27,7 +27,7 @@ fn bytes(model: &str) -> ModelBytes {
     models::model_bytes(&Checkpoint::open(checkpoint(model)).unwrap(), &options).unwrap()
 }
 
-/// What requests have to be given for that much of a model to be away.
+/// The memory budget of requests that leaves `away` in host memory.
 fn memory_budget(model: &str, away: Away) -> Option<u64> {
     let [none, all] =
         [Offload::Block, Offload::Encoder].map(|offload| Placement::new(offload, &bytes(model)).device_bytes());
@@ -59,7 +59,8 @@ fn load(model: &str, away: Away, cache: Option<&str>) -> Omni {
     omni
 }
 
-/// A model, its cache, and what is away: an encoder's pictures are those of all steps.
+/// A model, its cache, and the parts that are in host memory. The encoder needs only one case, because the steps do not
+/// affect it.
 const CASES: [(&str, Option<&str>, &[Away]); 5] = [
     ("qwen-image", None, &AWAY),
     ("qwen-image", Some(EVERY_SECOND), &[Away::SomeBlocks]),
@@ -75,7 +76,7 @@ fn pictures_do_not_depend_on_where_weights_are() {
         let whole = picture(&mut load(model, Away::Nothing, cache), one_row(6));
         for &away in aways {
             let mut omni = load(model, away, cache);
-            // The second finds other layers in the places than the first.
+            // At the second picture, the buffers hold other layers than at the first.
             for _ in 0..2 {
                 assert_eq!(picture(&mut omni, one_row(6)), whole, "{model} {away:?} {cache:?}");
             }
@@ -85,11 +86,11 @@ fn pictures_do_not_depend_on_where_weights_are() {
     assert_eq!(guided(Away::AllBlocks), guided(Away::Nothing), "two rows a step");
 }
 
-/// The vision tower is streamed too.
+/// The vision tower is streamed as well.
 #[test]
 fn edits_do_not_depend_on_where_weights_are() {
     let _alone = alone();
-    // A copy that sees and edits small pictures: the emulator is slow.
+    // A copy of the checkpoint for small pictures, because the emulator is slow.
     let folder = tempfile::tempdir().unwrap();
     let model = checkpoint("qwen-image-edit-plus");
     for entry in std::fs::read_dir(&model).unwrap() {
@@ -116,7 +117,7 @@ fn memory_that_cannot_be_locked_will_do() {
         let mut command = Command::new(&program);
         command.args(["generate", "a fox", "--model", &checkpoint("qwen-image"), "--size", "32x32", "--seed", "7"]);
         command.args(["--num-inference-steps", "2", "--device", "cuda", "--offload", offload, "-o"]).arg(&path);
-        // So little that no block stays on the device.
+        // With this little memory no block stays on the device.
         command.env("EMULATOR_MEMORY", "268435456");
         let output = command.env("EMULATOR_PINNED", pinned).env_remove("EMULATOR_COUNTS").output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
@@ -132,7 +133,8 @@ fn memory_that_cannot_be_locked_will_do() {
     }
 }
 
-/// What a model holds: at most while it is loaded, once a picture was made, and at most beside that for the next.
+/// Bytes that a model holds: the peak while loading, the bytes after a picture, and the additional peak during the next
+/// picture.
 struct Held {
     loading: u64,
     resting: u64,
@@ -157,7 +159,7 @@ fn the_device_holds_what_the_plan_says() {
         return;
     }
     for model in MODELS {
-        // cuBLASLt's workspace is held from the first product on, until the next model has one.
+        // cuBLASLt's workspace is held from the first GEMM until the next model allocates its own.
         held(model, Away::Nothing);
         let whole = held(model, Away::Nothing);
         for away in AWAY {
@@ -167,13 +169,13 @@ fn the_device_holds_what_the_plan_says() {
             assert!(saved > 0 && less.plan.host_bytes() >= saved, "{model} {away:?}: {}", less.plan);
             assert_eq!(whole.resting - less.resting, saved, "{model} {away:?}");
             assert_eq!(whole.picture, less.picture, "{model} {away:?}");
-            // A layer is on the device before it is moved.
+            // While loading, a layer is on the device before it is moved to host memory.
             assert!(less.loading <= whole.loading, "{model} {away:?}");
         }
     }
 }
 
-/// Blocks that are there are not copied: a step copies the others, and nothing more is asked of the driver.
+/// A step copies the blocks that are not resident, and makes no other additional driver calls.
 #[test]
 fn a_step_copies_the_blocks_that_are_away_and_asks_for_nothing_else() {
     let _alone = alone();
@@ -201,7 +203,8 @@ fn a_step_copies_the_blocks_that_are_away_and_asks_for_nothing_else() {
     }
 }
 
-/// Bytes of the blocks that are away, of kinds for all of which there is no place.
+/// Bytes of the blocks that a step copies: those in host memory, of kinds with more blocks there than the two buffers
+/// hold.
 fn copied_in_a_step(model: &str, plan: &Placement) -> u64 {
     let layers = bytes(model).transformer.layers;
     let is_away = |index: usize| !plan.residents.have(index);

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Builds latentd with CUDA and runs it on the emulated GPU: kernels against their references, whole pictures against the
-# CPU's, what a step asks of the driver against its bounds, and what is said where something is missing. No GPU and no
-# driver is needed; the last line is a step's counts.
+# Builds latentd with CUDA and runs it on the emulated GPU. Compares kernels with their references, whole pictures with
+# the CPU's, and the driver calls of a step with their bounds; checks the messages if something is missing. It needs no
+# GPU and no driver. The last line is a step's counts.
 #
 #   tests/cuda/run.sh [name of a test...]
 #
-# The toolkit is the one of CUDA_HOME, or is installed once into CUDA_TOOLKIT (target/cuda/toolkit): 1.3 GB. Where it
-# cannot be had the run is skipped, and says so.
+# The toolkit is the one in CUDA_HOME, or is installed once into CUDA_TOOLKIT (target/cuda/toolkit): 1.3 GB. If it
+# cannot be installed, the run is skipped and says so.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
 export CARGO_TERM_COLOR=never CARGO_INCREMENTAL=0
-# A target folder of its own: its `latentd` is not the one of `cargo build --release`, and it is compiled quickly.
+# A separate target folder, so that its quickly compiled `latentd` does not replace that of `cargo build --release`.
 folder=${CARGO_TARGET_DIR:-target}/cuda
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
@@ -20,7 +20,7 @@ export CARGO_TARGET_DIR=$folder/build CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PR
 if [ ! -x "${CUDA_HOME:-}/bin/nvcc" ]; then
     if ! environment=$("$here/toolkit.sh" "${CUDA_TOOLKIT:-$folder/toolkit}" 2>"$folder/toolkit.log"); then
         tail -n 3 "$folder/toolkit.log" >&2
-        # pip found no version at all, rather than not the one asked for: there is no index.
+        # "none" means that pip found no version at all: no package index is reachable.
         grep -Eq 'from versions: none|No module named pip' "$folder/toolkit.log" || exit 1
         echo "cuda: SKIPPED, for there is no toolkit: CUDA_HOME names none and none can be installed"
         exit 0
@@ -52,7 +52,8 @@ filters=(cuda)
 [ $# -eq 0 ] || filters=("$@")
 run 1 --lib -p kernels 2>&1 | tee "$folder/log"
 filters=("$@")
-# What is counted holds the other tests of the process back, and those that wait take no time. Programs run beside it.
+# A test that counts blocks the other tests of the process, which take no processor time while they wait. The programs
+# that tests start run at the same time.
 run $((2 * $(nproc) + 2)) --test cuda 2>&1 | tee -a "$folder/log"
 passed=$(sed -nE 's/^test result: ok\. ([0-9]+) passed.*/\1/p' "$folder/log" | awk '{ sum += $1 } END { print sum + 0 }')
 counts=$(sed -nE 's/^.*counts: (qwen-image, .*uncached step: .*)/\1/p' "$folder/log")
