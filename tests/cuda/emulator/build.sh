@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# build.sh FOLDER KERNEL.cu...: FOLDER/libcuda.so.1 and its siblings, an NVIDIA driver and libraries that run on the
-# processor. In it are the kernels given and candle's own, compiled from the crate as cargo unpacked it.
-# Needs g++ and CUDA_HOME, of which only the headers.
+# build.sh FOLDER KERNEL.cu...: builds FOLDER/libcuda.so.1 and its siblings, an NVIDIA driver and libraries that run on
+# the CPU. They contain the given kernels and candle's own, compiled from the crate as cargo unpacked it. Needs g++ and
+# the headers of CUDA_HOME.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=$1
@@ -9,7 +9,7 @@ shift
 mkdir -p "$out"
 includes=(-I"$here" -I"$here/headers" -I"$CUDA_HOME/include")
 compile() { g++ -std=c++20 -w -fPIC -march=native -fvisibility=hidden "${includes[@]}" "$@"; }
-# is_new OBJECT SOURCE...: whether it was made after all of them
+# is_new OBJECT SOURCE...: whether the object is newer than all of its sources
 is_new() {
     local object=$1 source
     shift
@@ -17,7 +17,7 @@ is_new() {
 }
 own=("$here"/*.cpp "$here"/*.h "$here"/*.sh)
 
-# kernels OBJECT SOURCE FLAGS...: the kernels of a .cu
+# kernels OBJECT SOURCE FLAGS...: compiles the kernels of a .cu
 kernels() {
     local object=$1 source=$2
     shift 2
@@ -28,7 +28,7 @@ kernels() {
 }
 
 manifest=$here/../../../Cargo.toml
-# Of this platform alone: crates of others were never fetched.
+# For this platform only, because crates of other platforms were never fetched.
 host=$(rustc -vV | sed -n 's/^host: //p')
 packages=$(cargo metadata --offline --filter-platform "$host" --format-version 1 --features latentd/cuda --manifest-path "$manifest")
 candle=$(grep -oEm 1 '"[^"]*/candle-kernels-[0-9.]+/Cargo.toml"' <<<"$packages" | tr -d '"')
@@ -36,11 +36,11 @@ candle=$(dirname "$candle")/src
 
 jobs=()
 for source in fibers driver order libraries; do
-    # Sums in any order: products are most of what a picture takes.
+    # Sums may be reordered, because GEMMs take most of a picture's time.
     is_new "$out/$source.o" "${own[@]}" || { compile -O3 -fassociative-math -fno-signed-zeros -fno-trapping-math -c "$here/$source.cpp" -o "$out/$source.o" & jobs+=($!); }
 done
 for source in "$@"; do
-    # A vector that is read from an odd address is a fault on a GPU, and here.
+    # A misaligned vector access is a fault, as on a GPU.
     kernels "$out/own_$(basename "$source" .cu).o" "$source" -O2 -fsanitize=alignment -fsanitize-undefined-trap-on-error &
     jobs+=($!)
 done
@@ -50,10 +50,10 @@ for module in affine binary cast conv fill indexing reduce sort ternary unary; d
     while [ "$(jobs -pr | wc -l)" -ge "$(nproc)" ]; do wait -n; done
 done
 while [ -n "$(jobs -p)" ]; do wait -n || exit 1; done
-# Functions of a shared header are in every module, as nvcc keeps them apart: the first is taken.
+# Functions of a shared header are in every module, because nvcc keeps modules separate. The linker takes the first.
 ld -r -z muldefs -o "$out/candle.o" "$out"/candle_*.o
 
-# Whatever else cuda.h declares, so that nothing is looked for in a real driver.
+# Stubs for everything else that cuda.h declares, so that no symbol is looked up in a real driver.
 grep -ohE '\bcu[A-Z][A-Za-z0-9_]+ *\(|cu[A-Z][A-Za-z0-9]+_v[0-9]+' "$CUDA_HOME/include/cuda.h" | tr -d ' (' | sort -u |
     sed 's/.*/__attribute__((weak)) int &(void) { return 801; }/' >"$out/rest.c" # CUDA_ERROR_NOT_SUPPORTED
 gcc -w -fPIC -c "$out/rest.c" -o "$out/rest.o"

@@ -1,5 +1,5 @@
-// CUDA C++ for g++: included before an unchanged .cu, it turns CUDA's words, built-in variables and functions into what
-// runs on fibers (fibers.h). NVIDIA's headers give the vector and the 16-bit and 8-bit float types.
+// CUDA C++ for g++. Included before an unchanged .cu, it maps CUDA's keywords, built-in variables and functions to
+// fibers (fibers.h). NVIDIA's headers provide the vector types and the 16-bit and 8-bit float types.
 #pragma once
 #define __CUDACC__ 1  // NVIDIA's headers then declare all of their interface
 #define __CUDACC_VER_MAJOR__ 13
@@ -59,7 +59,7 @@ template <class T, class Source>
 inline T shuffle(unsigned mask, T x, Source source) {
   return meet(mask, x, [=](auto& meeting, unsigned lane) { return value_of<T>(meeting, source((int)lane)); });
 }
-// Gives `use` what every lane of the warp brought, as a function of its number: cheaper than a shuffle for each of many values.
+// Calls `use` with a function from a lane's number to its value. This is cheaper than one shuffle per value.
 template <class T, class Use>
 inline void with_warp(const T& mine, Use use) {
   meet(~0u, mine, [&](auto& meeting, unsigned) {
@@ -169,7 +169,7 @@ inline To bits(From x) {
   std::memcpy(&y, &x, sizeof y);
   return y;
 }
-// To float, rounding 'n' to nearest, 'z' to zero, 'd' down or 'u' up.
+// Converts to float, rounding 'n' to nearest, 'z' to zero, 'd' down or 'u' up.
 template <class I>
 inline float to_float(I i, char mode) {
   const float f = (float)i;
@@ -179,7 +179,7 @@ inline float to_float(I i, char mode) {
   if (up && over < 0) return std::nextafterf(f, INFINITY);
   return f;
 }
-// To an integer, saturating as on the device.
+// Converts to an integer, saturating as on the device.
 template <class I>
 inline I to_integer(float f, char mode) {
   using Limits = std::numeric_limits<I>;
@@ -211,8 +211,8 @@ EMU_CONVERSIONS(ll, long long)
 EMU_CONVERSIONS(ull, unsigned long long)
 
 // ---- 16-bit and 8-bit floats
-// NVIDIA's overloads of these are inline PTX for all but the newest compilers. They get other names while the headers are
-// read, and what is defined here serves. Inline PTX that is reached ends the kernel with a report.
+// NVIDIA's overloads are inline PTX except for the newest compilers. They are renamed while the headers are read, and
+// replaced by the definitions here. Inline PTX that is reached ends the kernel with a report.
 #define asm(...) emu::fail("inline PTX: " #__VA_ARGS__)
 #define EMU_RENAMED(name) emu_nvidia_##name
 #define hexp EMU_RENAMED(hexp)

@@ -1,7 +1,7 @@
-// The threads of a CUDA block on the host: one fiber each, blocks one after another. Functional alone: neither time nor a
-// weak memory order is modelled. What CUDA leaves undefined and is seen here ends the kernel with a report: a barrier that
-// some threads never reach, a warp primitive whose mask names a lane that has ended or waits elsewhere, a read of a lane
-// outside the mask.
+// The threads of a CUDA block on the host: one fiber each, blocks one after another. The model is functional only: it
+// has neither time nor a weak memory order. Detected undefined behaviour ends the kernel with a report: a barrier that
+// some threads never reach, a warp primitive whose mask names a lane that has ended or waits elsewhere, a read of a
+// lane outside the mask.
 #pragma once
 #include <vector_types.h>
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace emu {
 
-// One warp primitive under way: who takes part, who has come, who has gone, and what each brought.
+// A warp primitive in progress: its lanes, those that have arrived, those that have left, and the value of each.
 struct Meeting {
   static constexpr size_t MOST = 32;  // bytes that a lane may bring
   uint32_t mask, came, gone;
@@ -30,8 +30,8 @@ struct Thread {
   Warp* warp;
 };
 
-// What a kernel reads as threadIdx, blockIdx, blockDim and gridDim. One kernel runs at a time: whoever calls `launch` holds
-// a lock.
+// The values of threadIdx, blockIdx, blockDim and gridDim. One kernel runs at a time: the caller of `launch` holds a
+// lock.
 struct Running {
   Thread* thread;
   uint3 block;
@@ -44,10 +44,10 @@ void barrier();
 void yield();
 // Tells the scheduler that waiting threads may go on.
 void note_progress();
-// Ends the kernel; the report names the block and the thread.
+// Ends the kernel with a report that names the block and the thread.
 [[noreturn]] void fail(const char* why, uint32_t mask = 0);
 
-// All lanes of `mask` meet; then each makes its result from what everybody brought.
+// Waits for all lanes of `mask`. Then each lane computes its result from the values of all.
 template <class T, class Result>
 inline auto meet(uint32_t mask, T brought, Result result) {
   static_assert(sizeof(T) <= Meeting::MOST);
@@ -55,7 +55,9 @@ inline auto meet(uint32_t mask, T brought, Result result) {
   const uint32_t bit = 1u << self.lane;
   if (!(mask & bit)) fail("the calling lane is not in its own mask", mask);
   Meeting* meeting;
-  for (;;) {  // the one of this mask that is still filling, or a free one: those who have left another need not wait for the rest
+  // Finds this mask's meeting that is still filling, or a free one. Lanes that have left another need not wait for the
+  // rest.
+  for (;;) {
     meeting = nullptr;
     for (auto& known : self.warp->meetings)
       if (known.mask == mask && !known.gone && !(known.came & bit)) meeting = &known;
@@ -105,14 +107,14 @@ struct Registered {
   }
 };
 
-// Shared memory that a launch sizes: filled with NaN before every block.
+// Shared memory whose size a launch sets. It is filled with NaN before every block.
 struct Poisoned {
   Poisoned(void (*fill)(unsigned bytes));
 };
 
-// Runs a kernel; the report of what it did wrong, or null.
+// Runs a kernel. Returns the report of a fault, or null.
 const char* launch(const char* name, dim3 grid, dim3 block, unsigned shared_bytes, void** parameters);
-// Which block and thread runs now, for whoever is told of a fault.
+// Describes the running block and thread, for the report of a fault.
 void where(char* text, size_t size);
 
 }  // namespace emu
