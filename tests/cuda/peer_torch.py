@@ -1,4 +1,4 @@
-"""Times a full-size diffusion transformer in plain PyTorch and in latentd, in turn, on one GPU.
+"""Times a full-size diffusion transformer on one GPU, alternately in plain PyTorch and in latentd.
 
     python3 tests/cuda/peer_torch.py --latentd target/release/latentd --model qwen-image --size 1024x1024
     python3 tests/cuda/peer_torch.py --check            # the networks below against diffusers', on the CPU

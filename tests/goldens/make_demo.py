@@ -1,10 +1,10 @@
-"""Records what diffusers makes of the built-in model: f32 on the CPU, one file a case.
+"""Records diffusers' pictures of the built-in model, in f32 on the CPU, with one file per case.
 
     python tests/goldens/make_demo.py [WEIGHTS] [OUT]
 
-WEIGHTS is crates/demo/weights and OUT tests/goldens/models without arguments: run it after every change of the
-weights, with the packages of crates/demo/train/requirements.txt. Keys are those of the other goldens of models:
-`latents.init`, `step.N.latents` after step N, `image.float` and `image.u8`, and the arguments in a manifest.
+The defaults are crates/demo/weights for WEIGHTS and tests/goldens/models for OUT. Run it after every change of the
+weights, with the packages of crates/demo/train/requirements.txt. The keys are those of the other models' goldens:
+`latents.init`, `step.N.latents` after step N, `image.float` and `image.u8`. The arguments are in a manifest.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ CASES = {
         "width": 128,
         "num_inference_steps": 8,
     },
-    # Neither square nor of the size that it was trained at, and a negative prompt with words.
+    # A size that is neither square nor the trained one, and a negative prompt that is not blank.
     "demo.t2i_wide": {
         "prompt": "a cup of coffee on a brown background",
         "negative_prompt": "a blue background",

@@ -1,8 +1,9 @@
-"""Prints the gradient magnitude similarity deviation of pictures made by arithmetic: the numbers in crates/bench/src/gmsd.rs.
+"""Prints the expected values of crates/bench/src/gmsd.rs: GMSD of pictures made by arithmetic.
 
     python tests/goldens/make_gmsd.py
 
-numpy alone. The lines of `gmsd` are those of the authors' MATLAB program (Xue et al. 2014, GMSD.m), with its `conv2(…, 'same')`.
+It needs only numpy. `gmsd` follows the authors' MATLAB program (Xue et al. 2014, GMSD.m) line by line, with its
+`conv2(…, 'same')`.
 """
 
 import numpy as np

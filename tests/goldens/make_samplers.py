@@ -1,11 +1,11 @@
-"""Records what diffusers' samplers make of a fake velocity and of the tiny Qwen-Image: f32 on the CPU.
+"""Records the results of diffusers' samplers on a fake velocity and on the tiny Qwen-Image, in f32 on the CPU.
 
     python tests/goldens/make_samplers.py [OUT]
 
-OUT is tests/goldens/samplers without an argument; the packages are those of crates/demo/train/requirements.txt.
+The default of OUT is tests/goldens/samplers. The packages are those of crates/demo/train/requirements.txt.
 
-Every sampler runs along the levels of the model's own FlowMatchEulerDiscreteScheduler, told to the transformer as they
-are. Two of diffusers' classes take no levels and one rounds them to whole timesteps, so `OnLevels` sets both.
+Every sampler uses the noise levels of the model's own FlowMatchEulerDiscreteScheduler, and the transformer gets them
+unchanged. Two of diffusers' classes accept no levels, and one rounds them to whole timesteps, so `OnLevels` sets both.
 """
 
 import json
@@ -34,7 +34,7 @@ SAMPLERS = {
     "dpmpp_2m": (DPMSolverMultistepScheduler, FLOW),
     "unipc": (UniPCMultistepScheduler, FLOW),
 }
-# Of a picture of so many tokens.
+# Noise schedules, for a picture of TOKENS tokens.
 SCHEDULES = {
     "qwen-image": {"use_dynamic_shifting": True, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02},
     "flux2-klein": {"use_dynamic_shifting": True},
@@ -42,7 +42,7 @@ SCHEDULES = {
 }
 TOKENS = 64
 STEPS = [1, 2, 3, 4, 6, 14, 15, 28]
-# What is told of the run with the transformer.
+# Arguments of the run with the transformer.
 RUN = {
     "prompt": "a photo of a cat holding a sign that says hello world",
     "negative_prompt": " ",
@@ -55,7 +55,7 @@ SEED = 42
 
 
 def on_levels(sampler):
-    """The sampler, along the levels that it is given."""
+    """The sampler, on the noise levels of its attribute `levels`."""
     base, config = SAMPLERS[sampler]
 
     class OnLevels(base):
@@ -71,10 +71,10 @@ def on_levels(sampler):
                 self.sigmas = torch.cat([ends[0], self.sigmas[1:-1].repeat_interleave(2), ends[1]])
             timesteps = self.sigmas[:-1] * 1000
             if sampler == "heun":
-                # A level's two evaluations are told the level, not where the next one starts.
+                # Both evaluations at a level get that level as their timestep, not the start of the next step.
                 timesteps = torch.cat([euler.timesteps[:1], euler.timesteps[1:].repeat_interleave(2)])
             if sampler == "unipc" and abs(self.sigmas[0] - 1) < 1e-6:
-                # As UniPCMultistepScheduler.set_timesteps does with its own.
+                # UniPCMultistepScheduler.set_timesteps does the same with its own levels.
                 self.sigmas[0] = torch.tensor(float(self.sigmas[0]) - 1e-6, dtype=torch.float32)
             self.timesteps = timesteps
 
@@ -92,13 +92,13 @@ def fake_velocity(x, sigma):
 
 
 def record_fakes():
-    """Of each sampler, schedule and step count the latents behind each evaluation, and the levels."""
+    """The latents after each evaluation for each sampler, schedule and step count, and the levels."""
     tensors = {"latents": torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(SEED))}
     for name, config in SCHEDULES.items():
         euler = FlowMatchEulerDiscreteScheduler(**config)
         for steps in STEPS:
             if (name, steps) == ("qwen-image", 1):
-                continue  # A single level that is stretched to a terminal is no number.
+                continue  # A single level stretched to a terminal value is NaN.
             levels = torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist()
             mu = {
                 "qwen-image": calculate_shift(TOKENS, 256, 8192, 0.5, 0.9),
@@ -129,7 +129,7 @@ def record_run(pipeline, sampler):
 
     euler = FlowMatchEulerDiscreteScheduler.from_pretrained(TINY, subfolder="scheduler")
     pipeline.scheduler = scheduler(sampler, euler)
-    # The pipeline reads the shift off its scheduler's configuration.
+    # The pipeline reads the shift from its scheduler's configuration.
     pipeline.scheduler.register_to_config(**{key: euler.config[key] for key in (
         "base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")})
     generator = torch.Generator().manual_seed(SEED)

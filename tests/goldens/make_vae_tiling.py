@@ -1,10 +1,10 @@
-"""Records what diffusers' VAEs make of latents in tiles, and of those pixels again: f32 on the CPU, one file a family.
+"""Records diffusers' tiled VAE decoding of latents, and the encoding of the result, in f32 on the CPU, per family.
 
     python tests/goldens/make_vae_tiling.py [MODELS] [OUT]
 
-MODELS has the tiny checkpoints and is, as OUT, tests/goldens/models without arguments; the packages are those of
-crates/demo/train/requirements.txt. The tiles are small, so that the files are; the manifest says how small, and what the
-numbers of a VAE are that nobody changed.
+MODELS has the tiny checkpoints. The default of MODELS and OUT is tests/goldens/models. The packages are those of
+crates/demo/train/requirements.txt. The tiles are small, to keep the files small. The manifest has their size and the
+VAEs' default tiling parameters.
 """
 
 import json
@@ -17,9 +17,9 @@ from diffusers import AutoencoderKLFlux2, AutoencoderKLQwenImage
 from safetensors.torch import save_file
 
 MODELS = Path(__file__).parent / "models"
-# Latents: a tile's side, and from one tile to the next.
+# Side of a tile and stride between tiles, in latents.
 SIDE, STRIDE = 8, 6
-# Rows and columns that end inside of a tile, just behind one and at its end.
+# Rows and columns that end inside a tile, just after one, and at its end.
 SIZES = [(15, 11), (8, 13), (7, 20)]
 
 
@@ -45,7 +45,7 @@ def main(models, out):
         ("flux2-klein", AutoencoderKLFlux2, flux2),
     ]:
         vae = kind.from_pretrained(models / name, subfolder="vae", torch_dtype=torch.float32)
-        # In pixels, of a VAE as it is made.
+        # The default tiling parameters of the VAE, in pixels.
         defaults = prepare(vae)
         manifest[name] = {"defaults": defaults, "sizes": SIZES}
         channels = vae.config.z_dim if name == "qwen-image" else vae.config.latent_channels

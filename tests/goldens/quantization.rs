@@ -96,7 +96,7 @@ fn eight_bit_pictures_are_close_to_those_in_f32() {
     compare("int8", model(DType::F32, Some(Quantization::Int8))).assert_within(46.0, 40.0, 5e-2);
 }
 
-/// The same products as on a GPU with fp8, but for the order of summation.
+/// The same products as on a GPU with fp8, except for the order of summation.
 #[test]
 fn fp8_pictures_are_close_to_those_in_f32() {
     compare("fp8", model(DType::F32, Some(Quantization::Fp8))).assert_within(40.0, 33.0, 1.5e-1);
