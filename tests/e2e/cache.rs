@@ -186,7 +186,7 @@ fn what_is_no_calibration_is_told_in_one_line() {
     );
     says_all(&told("{}", json!({"plan": at, "psnr": 101})), &["`psnr` must be from 0 to 100, in dB. Given: 101"]);
     let both = told("{}", json!({"plan": at, "budget": 0.5, "psnr": 45}));
-    says_all(&both, &["must have `budget` (a share of the steps) or `psnr` (in dB), and not both"]);
+    says_all(&both, &["`psnr` must be absent where `budget` is given. Given: 45"]);
     let other = json!({"class": "SomePipeline", "model": "00", "num_inference_steps": 4, "guidance": null, "pictures": 1, "plans": [
         {"computed": [0], "jumps": [{"velocities": [1], "latents": 0}], "psnr": {"mean": 9, "tenth": 9, "least": 9}}]});
     says_all(

@@ -18,9 +18,10 @@ pub fn json_by_path<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text)).map_err(|err| {
         let why = err.inner().to_string();
         let why = IN_WORDS.iter().fold(why, |why, (from, to)| why.replace(from, to));
-        match err.path().iter().next() {
-            Some(_) => format!("`{}`: {why}", err.path()),
-            None => why,
+        match err.path().to_string().as_str() {
+            // The text breaks off, or is no object at all.
+            "." | "?" => why,
+            path => format!("`{path}`: {why}"),
         }
     })
 }
@@ -43,6 +44,6 @@ mod tests {
             json_by_path::<Vec<f64>>("{}").unwrap_err(),
             "invalid type: an object, expected a list at line 1 column 0"
         );
-        assert!(told("{\"class\"").contains("EOF"));
+        assert!(told("{").starts_with("EOF") && told("{\"class\"").contains("EOF"));
     }
 }
