@@ -128,7 +128,7 @@ fn memory_that_cannot_be_locked_will_do() {
     for (pinned, is_slow) in [("1", false), ("0", true)] {
         let (picture, said) = made("block", pinned);
         assert!(picture == whole, "locked: {pinned}");
-        assert_eq!(said.contains("these layers come slowly"), is_slow, "{said}");
+        assert_eq!(said.contains("these layers are copied slowly"), is_slow, "{said}");
         assert!(said.contains("text encoder") && said.contains("with 0 of 6 blocks"), "{said}");
     }
 }

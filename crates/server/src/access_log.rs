@@ -15,7 +15,7 @@ use tracing::Instrument;
 
 use crate::api::answer::body::slowest;
 use crate::api::answer::openai::StageTimings;
-use crate::api::answer::picture::Picture;
+use crate::api::answer::picture::FinishedPicture;
 use crate::api::error::ErrorCode;
 use crate::api::milliseconds::milliseconds;
 use crate::api::paths::{PROBES, endpoint};
@@ -70,7 +70,7 @@ impl LogEntry {
     }
 
     /// Records the finished pictures.
-    pub(crate) fn pictures(&self, pictures: &[Arc<Picture>]) {
+    pub(crate) fn pictures(&self, pictures: &[Arc<FinishedPicture>]) {
         self.write(|line| {
             line.timings = Some(slowest(pictures));
             line.queue_position = pictures.iter().map(|picture| picture.position).min();

@@ -13,7 +13,7 @@ use crate::api::bounds::MAX_KEY_LEN;
 use crate::api::error::ApiError;
 use crate::api::request::ImagesRequest;
 use crate::jobs::{Bounds, Job};
-use crate::live::{Live, Stage, Watcher};
+use crate::live::{OngoingRun, Stage, Watcher};
 use crate::uploads::Received;
 
 /// Name of the header with the key.
@@ -39,7 +39,7 @@ pub(crate) struct Key {
 /// A request that was started; a cheap clone that does not keep it going.
 #[derive(Clone, Debug)]
 pub(crate) enum Begun {
-    Live(Live),
+    Live(OngoingRun),
     Job(Job),
 }
 
@@ -71,7 +71,7 @@ enum Turn<'a> {
 }
 
 impl Begun {
-    pub(crate) fn live(&self) -> &Live {
+    pub(crate) fn live(&self) -> &OngoingRun {
         match self {
             Begun::Live(live) => live,
             Begun::Job(job) => &job.live,

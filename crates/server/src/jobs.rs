@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::api::answer::body::images_response;
 use crate::api::error::ApiError;
 use crate::api::job::ImageJob;
-use crate::live::{Failure, Live, Stage};
+use crate::live::{Failure, OngoingRun, Stage};
 
 /// Time for which an ended job is kept, in seconds.
 const LIFETIME: u64 = 60 * 60;
@@ -44,7 +44,7 @@ pub(crate) struct Job {
     owner: u64,
     /// In seconds since 1970.
     created_at: u64,
-    pub(crate) live: Live,
+    pub(crate) live: OngoingRun,
     /// Whether a client has read its end.
     is_told: bool,
 }
@@ -58,7 +58,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Same as [`Jobs::check_room`].
-    pub(crate) fn add(&self, live: Live, owner: u64, now: u64) -> Result<Job, ApiError> {
+    pub(crate) fn add(&self, live: OngoingRun, owner: u64, now: u64) -> Result<Job, ApiError> {
         let job =
             Job { id: format!("job_{:032x}", rand::random::<u128>()), owner, created_at: now, live, is_told: false };
         let mut kept = self.kept(now);

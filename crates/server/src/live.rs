@@ -15,30 +15,30 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::Instrument;
 
-use crate::api::answer::picture::Picture;
-use crate::api::answer::terms::Terms;
+use crate::api::answer::picture::FinishedPicture;
+use crate::api::answer::terms::AnswerTerms;
 use crate::audits::Audit;
 use crate::run::Run;
 
 pub(crate) use driver::RunServices;
 use driver::{Driver, Ending};
-use told::{Ended, Told};
-pub(crate) use told::{Entry, Failure};
+use told::{Ended, RunHistory};
+pub(crate) use told::{Failure, RunUpdate};
 
 /// Handle to a run; a cheap clone that does not keep the run going.
 #[derive(Clone, Debug)]
-pub(crate) struct Live {
-    pub(crate) terms: Arc<Terms>,
+pub(crate) struct OngoingRun {
+    pub(crate) terms: Arc<AnswerTerms>,
     places: Arc<[Place]>,
-    told: Arc<watch::Sender<Told>>,
+    told: Arc<watch::Sender<RunHistory>>,
     driver: AbortHandle,
 }
 
 /// Subscription to a run. A run goes on as long as it has a watcher.
 #[derive(Debug)]
 pub(crate) struct Watcher {
-    pub(crate) live: Live,
-    told: watch::Receiver<Told>,
+    pub(crate) live: OngoingRun,
+    told: watch::Receiver<RunHistory>,
     /// Number of the first unread entry.
     cursor: u64,
     is_done: bool,
@@ -55,16 +55,16 @@ pub(crate) enum Stage {
     Ended { at: u64, outcome: Result<(), Failure> },
 }
 
-impl Live {
+impl OngoingRun {
     /// Starts driving `run` and returns its first watcher; `audits` holds one entry a picture.
-    pub(crate) fn start(run: Run, terms: Terms, audits: Vec<Option<Audit>>, services: RunServices) -> Watcher {
-        let (told, receiver) = watch::channel(Told::default());
+    pub(crate) fn start(run: Run, terms: AnswerTerms, audits: Vec<Option<Audit>>, services: RunServices) -> Watcher {
+        let (told, receiver) = watch::channel(RunHistory::default());
         let (told, terms, places) = (Arc::new(told), Arc::new(terms), run.places().into());
         let ending = Ending { told: told.clone(), clock: services.clock };
         let unwritten = VecDeque::new();
         let driver = Driver { run: Some(run), terms: terms.clone(), audits, services, unwritten };
         let driving = async move { ending.watched(driver).await }.in_current_span();
-        let live = Live { terms, places, told, driver: tokio::spawn(driving).abort_handle() };
+        let live = OngoingRun { terms, places, told, driver: tokio::spawn(driving).abort_handle() };
         Watcher { live, told: receiver, cursor: 0, is_done: false }
     }
 
@@ -97,7 +97,7 @@ impl Live {
     }
 
     /// The finished pictures, in order.
-    pub(crate) fn pictures(&self) -> Vec<Arc<Picture>> {
+    pub(crate) fn pictures(&self) -> Vec<Arc<FinishedPicture>> {
         self.told.borrow().pictures()
     }
 
@@ -105,7 +105,7 @@ impl Live {
     pub(crate) fn urls(&self) -> Vec<String> {
         let told = self.told.borrow();
         let urls = told.entries.values().filter_map(|entry| match entry {
-            Entry::Completed(picture) => picture.url.clone(),
+            RunUpdate::Completed(picture) => picture.url.clone(),
             _ => None,
         });
         urls.collect()
@@ -133,7 +133,7 @@ impl Watcher {
     ///
     /// # Errors
     /// The run ended before every picture was finished.
-    pub(crate) async fn finished(mut self) -> Result<Vec<Arc<Picture>>, Failure> {
+    pub(crate) async fn finished(mut self) -> Result<Vec<Arc<FinishedPicture>>, Failure> {
         let told = self.told.wait_for(|told| told.ended.is_some()).await;
         let told = told.expect("the sender is in `live`. This is a bug.");
         let ended = told.ended.as_ref().expect("it was waited for. This is a bug.");
@@ -141,7 +141,7 @@ impl Watcher {
     }
 
     /// Waits for the next unread entry. After the last entry it returns the run's failure, if any, and then `None`.
-    pub(crate) async fn next(&mut self) -> Option<Result<Entry, Failure>> {
+    pub(crate) async fn next(&mut self) -> Option<Result<RunUpdate, Failure>> {
         if self.is_done {
             return None;
         }

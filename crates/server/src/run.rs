@@ -10,13 +10,13 @@ use scheduler::{Generated, JobError, Place, Ticket, Update};
 /// The jobs of one request, one a picture. Dropping it cancels the unfinished ones.
 #[derive(Debug)]
 pub(crate) struct Run {
-    pictures: Vec<Picture>,
+    pictures: Vec<PictureTicket>,
     /// The picture that is polled first next time.
     turn: usize,
 }
 
 #[derive(Debug)]
-struct Picture {
+struct PictureTicket {
     /// `None` once the job has ended.
     ticket: Option<Ticket>,
     /// Index of the latest step.
@@ -44,7 +44,7 @@ impl Run {
     /// A run of the jobs behind `tickets`, one a picture.
     pub(crate) fn new(tickets: Vec<Ticket>) -> Self {
         let pictures =
-            tickets.into_iter().map(|ticket| Picture { ticket: Some(ticket), step_index: 0, steps_taken: 0 });
+            tickets.into_iter().map(|ticket| PictureTicket { ticket: Some(ticket), step_index: 0, steps_taken: 0 });
         Run { pictures: pictures.collect(), turn: 0 }
     }
 

@@ -12,7 +12,7 @@ pub(super) struct Sample {
 
 /// Similarity of a cached picture to the uncached one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Measured {
+pub(crate) struct AuditMeasure {
     /// PSNR, in dB.
     pub(crate) psnr: f64,
     /// `None` if the picture is smaller than the SSIM window.
@@ -21,11 +21,11 @@ pub(crate) struct Measured {
     pub(crate) latent_error: Option<f64>,
 }
 
-impl Measured {
+impl AuditMeasure {
     /// Compares two pictures. It takes some 100 ms a megapixel, so it must not run on the event loop. `None` if their
     /// sizes differ.
-    pub(super) fn of(uncached: &Sample, cached: &Sample) -> Option<Measured> {
-        (uncached.image.size == cached.image.size).then(|| Measured {
+    pub(super) fn of(uncached: &Sample, cached: &Sample) -> Option<AuditMeasure> {
+        (uncached.image.size == cached.image.size).then(|| AuditMeasure {
             psnr: psnr(&uncached.image, &cached.image).unwrap_or(EQUAL).min(EQUAL),
             ssim: ssim(&uncached.image, &cached.image).ok(),
             latent_error: uncached
@@ -51,13 +51,13 @@ mod tests {
     #[test]
     fn a_picture_is_measured_against_the_uncached_one() {
         let uncached = sample(16, 100, Some(vec![3.0, 4.0]));
-        let measured = Measured::of(&uncached, &sample(16, 101, Some(vec![3.0, 3.0]))).unwrap();
+        let measured = AuditMeasure::of(&uncached, &sample(16, 101, Some(vec![3.0, 3.0]))).unwrap();
         assert!((measured.psnr - 48.13).abs() < 0.01 && measured.ssim.unwrap() > 0.999, "{measured:?}");
         assert_eq!(measured.latent_error, Some(0.2));
-        let equal = Measured::of(&uncached, &sample(16, 100, None)).unwrap();
+        let equal = AuditMeasure::of(&uncached, &sample(16, 100, None)).unwrap();
         assert_eq!((equal.psnr, equal.latent_error), (EQUAL, None));
-        let small = Measured::of(&sample(8, 100, None), &sample(8, 90, None)).unwrap();
+        let small = AuditMeasure::of(&sample(8, 100, None), &sample(8, 90, None)).unwrap();
         assert_eq!(small.ssim, None, "the window is larger");
-        assert_eq!(Measured::of(&uncached, &sample(8, 100, None)), None);
+        assert_eq!(AuditMeasure::of(&uncached, &sample(8, 100, None)), None);
     }
 }

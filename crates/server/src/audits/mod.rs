@@ -24,9 +24,9 @@ use tracing::Instrument;
 
 use crate::metrics::Metrics;
 use aim::Audited;
-pub(crate) use measured::Measured;
+pub(crate) use measured::AuditMeasure;
 use measured::Sample;
-pub(crate) use tally::{Found, Tally};
+pub(crate) use tally::{AuditFindings, Tally};
 
 /// The audits of a server.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl Audit {
         let ticket = audits.queue.submit_idle(*self.uncached, options);
         let measured = match ticket.finished().await {
             Ok(Generated { image, latents, .. }) => {
-                let compare = move || Measured::of(&Sample { image, latents }, &cached);
+                let compare = move || AuditMeasure::of(&Sample { image, latents }, &cached);
                 spawn_blocking(compare).await.ok().flatten()
             }
             Err(err) => {

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use cache::Planning;
 
 use super::aim::Audited;
-use super::measured::Measured;
+use super::measured::AuditMeasure;
 use super::tightening::Judged;
 
 /// The results of the audits.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     /// By the group's name.
-    pub(crate) aims: BTreeMap<String, Found>,
+    pub(crate) aims: BTreeMap<String, AuditFindings>,
     /// Audits that failed or were displaced by requested pictures.
     pub(crate) dropped: u64,
     /// Results for the plans of requests with one pass a step, and with two.
@@ -21,7 +21,7 @@ pub(crate) struct Tally {
 
 /// The results of one group.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Found {
+pub(crate) struct AuditFindings {
     pub(crate) psnr: Mean,
     pub(crate) ssim: Mean,
     pub(crate) latent_error: Mean,
@@ -56,7 +56,7 @@ impl Mean {
 
 impl Tally {
     /// Adds a finished audit. Returns the results of its group.
-    pub(super) fn add(&mut self, audited: &Audited, measured: &Measured) -> Found {
+    pub(super) fn add(&mut self, audited: &Audited, measured: &AuditMeasure) -> AuditFindings {
         let found = self.aims.entry(audited.name.clone()).or_default();
         found.psnr.add([measured.psnr]);
         found.ssim.add(measured.ssim);
@@ -74,8 +74,8 @@ impl Tally {
     }
 
     /// The results of all groups together.
-    pub(crate) fn all(&self) -> Found {
-        self.aims.values().fold(Found::default(), |all, found| Found {
+    pub(crate) fn all(&self) -> AuditFindings {
+        self.aims.values().fold(AuditFindings::default(), |all, found| AuditFindings {
             psnr: all.psnr.and(found.psnr),
             ssim: all.ssim.and(found.ssim),
             latent_error: all.latent_error.and(found.latent_error),
@@ -92,13 +92,13 @@ mod tests {
     fn what_was_found_is_told_by_aim_and_of_all() {
         let mut tally = Tally::default();
         let audited = |name: &str, promise| Audited { name: name.into(), promise, judged: None };
-        let measured = |psnr, ssim| Measured { psnr, ssim, latent_error: Some(0.5) };
+        let measured = |psnr, ssim| AuditMeasure { psnr, ssim, latent_error: Some(0.5) };
         tally.add(&audited("fast", None), &measured(30.0, None));
         tally.add(&audited("psnr_45", Some(44.0)), &measured(42.0, Some(0.9)));
         let found = tally.add(&audited("psnr_45", Some(46.0)), &measured(45.0, Some(0.8)));
         assert_eq!((found.psnr.count, found.psnr.value(), found.promise.value()), (2, Some(43.5), Some(45.0)));
         let all = tally.all();
         assert_eq!((all.psnr.value(), all.ssim.count, all.latent_error.value()), (Some(39.0), 2, Some(0.5)));
-        assert_eq!((all.promise.count, Found::default().psnr.value()), (2, None));
+        assert_eq!((all.promise.count, AuditFindings::default().psnr.value()), (2, None));
     }
 }

@@ -7,10 +7,10 @@ use scheduler::JobError;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::told::{Ended, Entry, Failure, KEPT_PREVIEWS, Told};
-use crate::api::answer::picture::{Partial, Picture, file};
+use super::told::{Ended, Failure, KEPT_PREVIEWS, RunHistory, RunUpdate};
+use crate::api::answer::picture::{FinishedPicture, Partial, file};
 use crate::api::answer::step::Step;
-use crate::api::answer::terms::Terms;
+use crate::api::answer::terms::AnswerTerms;
 use crate::audits::{Audit, Audits};
 use crate::clock::Clock;
 use crate::files::Files;
@@ -29,7 +29,7 @@ pub(crate) struct RunServices {
 
 /// Ensures that the watchers see an end of the run, however its driver ends.
 pub(super) struct Ending {
-    pub(super) told: Arc<watch::Sender<Told>>,
+    pub(super) told: Arc<watch::Sender<RunHistory>>,
     pub(super) clock: Clock,
 }
 
@@ -62,7 +62,7 @@ impl Drop for Ending {
 pub(super) struct Driver {
     /// `None` once the run is over.
     pub(super) run: Option<Run>,
-    pub(super) terms: Arc<Terms>,
+    pub(super) terms: Arc<AnswerTerms>,
     /// Audits of the chosen pictures; an entry is taken when its picture is finished.
     pub(super) audits: Vec<Option<Audit>>,
     pub(super) services: RunServices,
@@ -71,10 +71,10 @@ pub(super) struct Driver {
 }
 
 /// The file that is being written; only one is at a time.
-type Writing = JoinHandle<Result<Entry, String>>;
+type Writing = JoinHandle<Result<RunUpdate, String>>;
 
 impl Driver {
-    async fn drive(&mut self, told: &watch::Sender<Told>) -> Result<(), Failure> {
+    async fn drive(&mut self, told: &watch::Sender<RunHistory>) -> Result<(), Failure> {
         let mut outcome = Ok(());
         let mut writing = None;
         loop {
@@ -99,7 +99,7 @@ impl Driver {
                     told.send_modify(|told| {
                         // A job is kept for a long time, and readers that come after the picture need none of its
                         // previews.
-                        if let (Entry::Completed(picture), true) = (&entry, self.terms.run_async) {
+                        if let (RunUpdate::Completed(picture), true) = (&entry, self.terms.run_async) {
                             told.forget_previews(picture.image_index);
                         }
                         told.push(entry);
@@ -129,9 +129,9 @@ impl Driver {
     }
 
     /// Publishes an event without a picture, or starts to write the event's picture.
-    fn tell(&self, event: RunEvent, told: &watch::Sender<Told>) -> Option<Writing> {
+    fn tell(&self, event: RunEvent, told: &watch::Sender<RunHistory>) -> Option<Writing> {
         let (terms, now) = (self.terms.clone(), self.services.clock.now());
-        let write: Box<dyn FnOnce() -> Result<Entry, String> + Send> = match event {
+        let write: Box<dyn FnOnce() -> Result<RunUpdate, String> + Send> = match event {
             RunEvent::Started => {
                 told.send_modify(|told| told.is_started = true);
                 return None;
@@ -140,7 +140,7 @@ impl Driver {
                 told.send_modify(|told| {
                     told.steps_taken += 1;
                     if terms.progress {
-                        told.push(Entry::Step(Arc::new(Step { image_index, created_at: now, report })));
+                        told.push(RunUpdate::Step(Arc::new(Step { image_index, created_at: now, report })));
                     }
                 });
                 return None;
@@ -150,7 +150,7 @@ impl Driver {
                     told.steps_taken -= steps_taken;
                     told.forget_steps(image_index);
                     if terms.progress {
-                        told.push(Entry::Restarted { image_index, created_at: now });
+                        told.push(RunUpdate::Restarted { image_index, created_at: now });
                     }
                 });
                 return None;
@@ -158,25 +158,25 @@ impl Driver {
             RunEvent::Preview { image_index, partial_image_index, step_index, image } => Box::new(move || {
                 let file = file(&terms, &image, None)?;
                 let partial = Partial { image_index, partial_image_index, step_index, file, created_at: now };
-                Ok(Entry::Partial(Arc::new(partial)))
+                Ok(RunUpdate::Partial(Arc::new(partial)))
             }),
-            RunEvent::Finished { image_index, generated } => {
-                Box::new(move || Ok(Entry::Completed(Arc::new(Picture::new(&terms, image_index, *generated, now)?))))
-            }
+            RunEvent::Finished { image_index, generated } => Box::new(move || {
+                Ok(RunUpdate::Completed(Arc::new(FinishedPicture::new(&terms, image_index, *generated, now)?)))
+            }),
         };
         let span = tracing::info_span!("encode_image", format = self.terms.output.format.name());
         Some(spawn_blocking(move || span.in_scope(write)))
     }
 
     /// Records the metrics of a written picture and stores its file if the answer refers to it by URL.
-    fn kept(&self, entry: Entry) -> Entry {
-        let Entry::Completed(mut picture) = entry else { return entry };
+    fn kept(&self, entry: RunUpdate) -> RunUpdate {
+        let RunUpdate::Completed(mut picture) = entry else { return entry };
         self.services.metrics.image_encoded(picture.encode);
         if let Some(picture) = Arc::get_mut(&mut picture).filter(|_| self.terms.answers_with_urls()) {
             let path = self.services.files.put(picture.file.clone(), self.terms.output.format, picture.created_at);
             picture.url = Some(self.terms.public_url.clone() + &path);
         }
-        Entry::Completed(picture)
+        RunUpdate::Completed(picture)
     }
 }
 
@@ -189,7 +189,7 @@ async fn next(run: &mut Option<Run>) -> Option<Result<RunEvent, JobError>> {
 }
 
 /// Pending forever while nothing is being written.
-async fn written(writing: &mut Option<Writing>) -> Result<Result<Entry, String>, tokio::task::JoinError> {
+async fn written(writing: &mut Option<Writing>) -> Result<Result<RunUpdate, String>, tokio::task::JoinError> {
     match writing {
         Some(writing) => writing.await,
         None => std::future::pending().await,

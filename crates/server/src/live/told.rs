@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use scheduler::JobError;
 
-use crate::api::answer::picture::{Partial, Picture};
+use crate::api::answer::picture::{FinishedPicture, Partial};
 use crate::api::answer::step::Step;
 use crate::api::error::ApiError;
 
@@ -15,9 +15,9 @@ pub(super) const KEPT_PREVIEWS: usize = 3;
 
 /// The history of a run so far.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct RunHistory {
     /// Entries by number. Dropped previews leave gaps in the numbers.
-    pub(super) entries: BTreeMap<u64, Entry>,
+    pub(super) entries: BTreeMap<u64, RunUpdate>,
     pub(super) next: u64,
     pub(super) is_started: bool,
     pub(super) steps_taken: usize,
@@ -34,7 +34,7 @@ pub(super) struct Ended {
 
 /// An entry that readers see; a cheap clone.
 #[derive(Clone, Debug)]
-pub(crate) enum Entry {
+pub(crate) enum RunUpdate {
     Step(Arc<Step>),
     /// The steps of this picture that were reported are void; its job reports them again.
     Restarted {
@@ -42,7 +42,7 @@ pub(crate) enum Entry {
         created_at: u64,
     },
     Partial(Arc<Partial>),
-    Completed(Arc<Picture>),
+    Completed(Arc<FinishedPicture>),
 }
 
 /// Why a run has no pictures, or not all of them.
@@ -64,15 +64,16 @@ impl From<Failure> for ApiError {
     }
 }
 
-impl Told {
+impl RunHistory {
     /// The first entry whose number is at least `cursor`.
-    pub(super) fn at(&self, cursor: u64) -> Option<(u64, &Entry)> {
+    pub(super) fn at(&self, cursor: u64) -> Option<(u64, &RunUpdate)> {
         self.entries.range(cursor..).next().map(|(number, entry)| (*number, entry))
     }
 
-    pub(super) fn push(&mut self, entry: Entry) {
-        if let Entry::Partial(partial) = &entry {
-            let is_of_it = |entry: &Entry| matches!(entry, Entry::Partial(p) if p.image_index == partial.image_index);
+    pub(super) fn push(&mut self, entry: RunUpdate) {
+        if let RunUpdate::Partial(partial) = &entry {
+            let is_of_it =
+                |entry: &RunUpdate| matches!(entry, RunUpdate::Partial(p) if p.image_index == partial.image_index);
             let kept = self.entries.iter().filter(|(_, entry)| is_of_it(entry)).map(|(number, _)| *number);
             let kept: Vec<u64> = kept.collect();
             if kept.len() >= KEPT_PREVIEWS {
@@ -85,21 +86,21 @@ impl Told {
 
     /// Drops the previews of a picture.
     pub(super) fn forget_previews(&mut self, of: usize) {
-        self.entries.retain(|_, entry| !matches!(entry, Entry::Partial(partial) if partial.image_index == of));
+        self.entries.retain(|_, entry| !matches!(entry, RunUpdate::Partial(partial) if partial.image_index == of));
     }
 
     /// Drops the steps of a picture, so that later readers see only the valid ones.
     pub(super) fn forget_steps(&mut self, of: usize) {
         self.entries.retain(|_, entry| match entry {
-            Entry::Step(step) => step.image_index != of,
-            Entry::Restarted { image_index, .. } => *image_index != of,
+            RunUpdate::Step(step) => step.image_index != of,
+            RunUpdate::Restarted { image_index, .. } => *image_index != of,
             _ => true,
         });
     }
 
-    pub(super) fn pictures(&self) -> Vec<Arc<Picture>> {
+    pub(super) fn pictures(&self) -> Vec<Arc<FinishedPicture>> {
         let completed = self.entries.values().filter_map(|entry| match entry {
-            Entry::Completed(picture) => Some(picture.clone()),
+            RunUpdate::Completed(picture) => Some(picture.clone()),
             _ => None,
         });
         let mut pictures: Vec<_> = completed.collect();
@@ -108,11 +109,11 @@ impl Told {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let bytes = |entry: &Entry| match entry {
-            Entry::Step(step) => size_of::<Step>() + size_of_val(&*step.report.runs),
-            Entry::Restarted { .. } => size_of::<Entry>(),
-            Entry::Partial(partial) => partial.file.len(),
-            Entry::Completed(picture) => picture.file.len(),
+        let bytes = |entry: &RunUpdate| match entry {
+            RunUpdate::Step(step) => size_of::<Step>() + size_of_val(&*step.report.runs),
+            RunUpdate::Restarted { .. } => size_of::<RunUpdate>(),
+            RunUpdate::Partial(partial) => partial.file.len(),
+            RunUpdate::Completed(picture) => picture.file.len(),
         };
         self.entries.values().map(bytes).sum()
     }

@@ -10,7 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::labels::{AimLabels, OutcomeLabels};
 use super::register::{HistogramFamily, family, named, seconds, timed, with_unit};
-use crate::audits::{Found, Measured};
+use crate::audits::{AuditFindings, AuditMeasure};
 
 /// Buckets are dense in the range of promised qualities.
 const DECIBELS: [f64; 15] = [15.0, 20.0, 25.0, 30.0, 35.0, 37.5, 40.0, 42.5, 45.0, 47.5, 50.0, 52.5, 55.0, 60.0, 70.0];
@@ -93,7 +93,7 @@ impl AuditFamilies {
 }
 
 impl AuditFamilies {
-    pub(super) fn audited(&self, aim: &str, measured: &Measured, found: &Found) {
+    pub(super) fn audited(&self, aim: &str, measured: &AuditMeasure, found: &AuditFindings) {
         let (families, labels) = (self, AimLabels { aim: aim.to_owned() });
         families.audits.get_or_create(&OutcomeLabels { outcome: "done" }).inc();
         families.psnr.get_or_create(&labels).observe(measured.psnr);

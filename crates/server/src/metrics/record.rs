@@ -11,7 +11,7 @@ use super::labels::{
     BlockRunLabels, EndpointLabels, LookupLabels, ReasonLabels, RequestLabels, StageLabels, StepLabels, WorkerLabels,
     decision, failure, refusal, step_decision,
 };
-use crate::audits::{Found, Measured};
+use crate::audits::{AuditFindings, AuditMeasure};
 
 /// The outcome of a request.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Metrics {
     }
 
     /// Records an audited picture and the present results of its group.
-    pub(crate) fn audited(&self, aim: &str, measured: &Measured, found: &Found) {
+    pub(crate) fn audited(&self, aim: &str, measured: &AuditMeasure, found: &AuditFindings) {
         self.0.audits.audited(aim, measured, found);
     }
 

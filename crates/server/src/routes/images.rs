@@ -11,12 +11,12 @@ use super::jobs;
 use crate::access::Caller;
 use crate::access_log::LogEntry;
 use crate::api::answer::body::body;
-use crate::api::answer::terms::Terms;
+use crate::api::answer::terms::AnswerTerms;
 use crate::api::error::ApiError;
 use crate::api::request::{Delivery, Endpoint, job_options};
 use crate::expiry;
 use crate::idempotency::{self, Begun};
-use crate::live::{Live, Watcher};
+use crate::live::{OngoingRun, Watcher};
 use crate::public_url::public_url;
 use crate::routes::stream::stream;
 use crate::run::Run;
@@ -116,13 +116,13 @@ async fn begin(
     }
     let pictures = attachments.decoded(state.config.uploads.image_urls.as_ref(), &state.pictures).await?;
     let requests = asked.image_requests(pictures, &card, limits, rand::random)?;
-    let terms = Terms::new(&asked, &requests, &card, &state.config.api, public_url);
+    let terms = AnswerTerms::new(&asked, &requests, &card, &state.config.api, public_url);
     note(log, &terms, options);
     let audits = state.audits.choose(&requests, terms.cache.as_ref());
     let options = JobOptions { latents: audits.iter().any(Option::is_some), ..options };
     let tickets = state.queue.submit_all(requests, options).await?;
     counted.begun();
-    let watcher = Live::start(Run::new(tickets), terms, audits, state.run_services());
+    let watcher = OngoingRun::start(Run::new(tickets), terms, audits, state.run_services());
     if !asked.run_async {
         return Ok((Begun::Live(watcher.live.clone()), watcher));
     }
@@ -153,7 +153,7 @@ async fn digested(received: Received) -> Result<(Received, [u8; 32]), ApiError> 
     digested.await.map_err(|err| ApiError::Internal(format!("reading the request: {err}")))
 }
 
-fn note(log: &LogEntry, terms: &Terms, options: JobOptions) {
+fn note(log: &LogEntry, terms: &AnswerTerms, options: JobOptions) {
     log.write(|line| {
         line.priority = Some(options.priority);
         line.model = Some(terms.model.clone());

@@ -11,7 +11,7 @@ use crate::api::devices::WorkerDevice;
 use crate::api::info::{
     AuditMeans, AuditedAim, Info, ServedAudits, ServedCache, ServedDevice, ServedLimits, ServedModel, ServedPlans,
 };
-use crate::audits::{Audits, Found};
+use crate::audits::{AuditFindings, Audits};
 use crate::config::ServerConfig;
 use crate::state::AppState;
 
@@ -118,7 +118,7 @@ impl ServedAudits {
     fn new(audits: &Audits) -> Self {
         let tally = audits.tally();
         let all = tally.all();
-        let aim = |(aim, found): (&String, &Found)| AuditedAim {
+        let aim = |(aim, found): (&String, &AuditFindings)| AuditedAim {
             aim: aim.clone(),
             done: found.psnr.count,
             promised_psnr_db: found.promise.value(),
@@ -137,8 +137,8 @@ impl ServedAudits {
 }
 
 impl AuditMeans {
-    fn of(found: &Found) -> Self {
-        let Found { psnr, ssim, latent_error, .. } = found;
+    fn of(found: &AuditFindings) -> Self {
+        let AuditFindings { psnr, ssim, latent_error, .. } = found;
         AuditMeans { psnr_db: psnr.value(), ssim: ssim.value(), latent_error: latent_error.value() }
     }
 }

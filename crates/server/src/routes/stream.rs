@@ -13,10 +13,10 @@ use futures_util::{StreamExt, stream};
 use crate::access_log::LogEntry;
 use crate::api::answer::body::write_headers;
 use crate::api::answer::events;
-use crate::api::answer::picture::Picture;
-use crate::api::answer::terms::Terms;
+use crate::api::answer::picture::FinishedPicture;
+use crate::api::answer::terms::AnswerTerms;
 use crate::api::error::ApiError;
-use crate::live::{Entry, Watcher};
+use crate::live::{RunUpdate, Watcher};
 
 /// Longest silence of a stream; proxies wait longer.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -44,22 +44,22 @@ struct Teller {
     watcher: Watcher,
     log: LogEntry,
     /// The finished ones.
-    pictures: Vec<Arc<Picture>>,
+    pictures: Vec<Arc<FinishedPicture>>,
 }
 
 impl Teller {
     async fn next(&mut self) -> Option<Event> {
         let terms = self.watcher.live.terms.clone();
         match self.watcher.next().await? {
-            Ok(Entry::Step(step)) => Some(events::progress(&terms, &step)),
-            Ok(Entry::Restarted { image_index, created_at }) => {
+            Ok(RunUpdate::Step(step)) => Some(events::progress(&terms, &step)),
+            Ok(RunUpdate::Restarted { image_index, created_at }) => {
                 Some(events::restarted(&terms, image_index, created_at))
             }
-            Ok(Entry::Partial(partial)) => {
+            Ok(RunUpdate::Partial(partial)) => {
                 self.log.first_partial();
                 self.written(terms, move |terms| events::partial_image(terms, &partial)).await
             }
-            Ok(Entry::Completed(picture)) => {
+            Ok(RunUpdate::Completed(picture)) => {
                 self.pictures.push(picture.clone());
                 self.log.pictures(&self.pictures);
                 self.written(terms, move |terms| events::completed(terms, &picture)).await
@@ -71,8 +71,8 @@ impl Teller {
     /// Serializes an event with a picture on a blocking thread.
     async fn written(
         &mut self,
-        terms: Arc<Terms>,
-        write: impl FnOnce(&Terms) -> Event + Send + 'static,
+        terms: Arc<AnswerTerms>,
+        write: impl FnOnce(&AnswerTerms) -> Event + Send + 'static,
     ) -> Option<Event> {
         let written = tokio::task::spawn_blocking(move || write(&terms)).await;
         Some(written.unwrap_or_else(|err| {

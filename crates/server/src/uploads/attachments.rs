@@ -8,13 +8,13 @@ use super::body::Upload;
 use super::held_memory::{HeldMemory, MemoryLedger};
 use super::pictures::{self, PictureMemory};
 use super::remote::{self, ImageFetcher};
-use super::sources::{self, Named, Source};
+use super::sources::{self, NamedPicture, SentPicture};
 use crate::api::error::ApiError;
 
 /// Pictures to edit, and the mask of the first one.
 pub(crate) struct Attachments {
-    images: Vec<Named>,
-    mask: Option<Named>,
+    images: Vec<NamedPicture>,
+    mask: Option<NamedPicture>,
     /// Field of the pictures, for errors.
     param: &'static str,
     /// Holds the memory of the uploaded and fetched files.
@@ -22,7 +22,12 @@ pub(crate) struct Attachments {
 }
 
 impl Attachments {
-    pub(super) fn new(images: Vec<Named>, mask: Option<Named>, param: &'static str, upload: Upload) -> Self {
+    pub(super) fn new(
+        images: Vec<NamedPicture>,
+        mask: Option<NamedPicture>,
+        param: &'static str,
+        upload: Upload,
+    ) -> Self {
         Attachments { images, mask, param, upload }
     }
 
@@ -42,9 +47,9 @@ impl Attachments {
     pub(crate) fn digest(&self, digest: &mut Sha256) {
         for (kind, named) in self.images.iter().map(|named| (b'i', named)).chain(self.mask.iter().map(|m| (b'm', m))) {
             let (form, bytes) = match named {
-                Named::Sent(Source::File(file)) => (b'f', file.as_slice()),
-                Named::Sent(Source::DataUrl(url)) => (b'd', url.as_bytes()),
-                Named::Elsewhere(url) => (b'u', url.as_str().as_bytes()),
+                NamedPicture::Sent(SentPicture::File(file)) => (b'f', file.as_slice()),
+                NamedPicture::Sent(SentPicture::DataUrl(url)) => (b'd', url.as_bytes()),
+                NamedPicture::Elsewhere(url) => (b'u', url.as_str().as_bytes()),
             };
             // The length is included so that no two lists have the same bytes.
             digest.update([kind, form]);
@@ -55,7 +60,7 @@ impl Attachments {
 
     /// Whether a picture or the mask must be fetched.
     pub(crate) fn are_elsewhere(&self) -> bool {
-        self.images.iter().chain(&self.mask).any(|named| matches!(named, Named::Elsewhere(_)))
+        self.images.iter().chain(&self.mask).any(|named| matches!(named, NamedPicture::Elsewhere(_)))
     }
 
     /// Checks that the uploaded files are pictures that a model with these bounds accepts. `ledger` counts the memory

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::data_url::{self, Invalid};
 use super::held_memory::{HeldMemory, shown};
-use super::sources::{Named, Source};
+use super::sources::{NamedPicture, SentPicture};
 use crate::api::error::ApiError;
 use crate::api::request::picture_bounds::{MAX_IMAGE_BYTES, file_too_large};
 
@@ -30,8 +30,8 @@ pub(super) struct PictureMemory {
 /// # Errors
 /// Same as [`pictures::input_pictures`]; or the memory is full, or too small for them.
 pub(super) async fn decoded(
-    sources: Vec<Source>,
-    mask: Option<Source>,
+    sources: Vec<SentPicture>,
+    mask: Option<SentPicture>,
     param: &'static str,
     memory: PictureMemory,
 ) -> Result<(InputPictures, HeldMemory), ApiError> {
@@ -57,12 +57,12 @@ pub(super) async fn decoded(
 /// The first uploaded picture that [`decoded`] would refuse, whatever the others are, or whose size the model does not
 /// accept.
 pub(super) async fn judged(
-    images: Vec<Named>,
-    mask: Option<Named>,
+    images: Vec<NamedPicture>,
+    mask: Option<NamedPicture>,
     param: &'static str,
     bounds: InputImageBounds,
     mut held: HeldMemory,
-) -> Result<(Vec<Named>, Option<Named>), ApiError> {
+) -> Result<(Vec<NamedPicture>, Option<NamedPicture>), ApiError> {
     decoding(param, move || judge_all(images, mask, param, &bounds, &mut held)).await
 }
 
@@ -95,12 +95,12 @@ fn never_fits(param: &'static str, bound: &str, footprint: Footprint) -> Picture
 }
 
 fn judge_all(
-    mut images: Vec<Named>,
-    mut mask: Option<Named>,
+    mut images: Vec<NamedPicture>,
+    mut mask: Option<NamedPicture>,
     param: &'static str,
     bounds: &InputImageBounds,
     held: &mut HeldMemory,
-) -> Result<(Vec<Named>, Option<Named>), ApiError> {
+) -> Result<(Vec<NamedPicture>, Option<NamedPicture>), ApiError> {
     let mut pixels_left = MAX_PIXELS;
     let mut first = None;
     let count = images.len();
@@ -130,13 +130,13 @@ fn judge_all(
 
 /// Replaces an uploaded picture by its file's bytes, so that the text of a `data:` URL is freed. `None` for a remote
 /// one.
-fn in_bytes<'n>(named: &'n mut Named, place: &Place) -> Result<Option<&'n [u8]>, PictureError> {
-    let Named::Sent(source) = named else { return Ok(None) };
-    let file = bytes(std::mem::replace(source, Source::File(Vec::new())), place)?;
-    *source = Source::File(file);
+fn in_bytes<'n>(named: &'n mut NamedPicture, place: &Place) -> Result<Option<&'n [u8]>, PictureError> {
+    let NamedPicture::Sent(source) = named else { return Ok(None) };
+    let file = bytes(std::mem::replace(source, SentPicture::File(Vec::new())), place)?;
+    *source = SentPicture::File(file);
     Ok(match source {
-        Source::File(file) => Some(file),
-        Source::DataUrl(_) => None,
+        SentPicture::File(file) => Some(file),
+        SentPicture::DataUrl(_) => None,
     })
 }
 
@@ -144,17 +144,21 @@ fn in_bytes<'n>(named: &'n mut Named, place: &Place) -> Result<Option<&'n [u8]>,
 ///
 /// # Errors
 /// Same as [`InputFiles::read`].
-fn in_files(sources: Vec<Source>, mask: Option<Source>, param: &'static str) -> Result<InputFiles, PictureError> {
+fn in_files(
+    sources: Vec<SentPicture>,
+    mask: Option<SentPicture>,
+    param: &'static str,
+) -> Result<InputFiles, PictureError> {
     let count = sources.len();
     let images = sources.into_iter().enumerate().map(|(idx, source)| bytes(source, &Place { param, idx, count }));
     InputFiles::read(images, mask.map(|mask| bytes(mask, &MASK)), param)
 }
 
 /// The bytes of a picture's file.
-fn bytes(source: Source, place: &Place) -> Result<Vec<u8>, PictureError> {
+fn bytes(source: SentPicture, place: &Place) -> Result<Vec<u8>, PictureError> {
     let file = match source {
-        Source::File(file) => return Ok(file),
-        Source::DataUrl(url) => data_url::decoded(url),
+        SentPicture::File(file) => return Ok(file),
+        SentPicture::DataUrl(url) => data_url::decoded(url),
     };
     let file = file.map_err(|Invalid { bound, given }| place.invalid(bound, given))?;
     if file.len() > MAX_IMAGE_BYTES { Err(PictureError::TooLarge(file_too_large(place.param))) } else { Ok(file) }
@@ -187,7 +191,7 @@ mod tests {
         picture.write_to(&mut file, ImageFormat::Png).unwrap();
         let text = base64::engine::general_purpose::STANDARD.encode(file.get_ref());
         let read = |url: String| {
-            in_files(vec![Source::DataUrl(url)], None, "images")
+            in_files(vec![SentPicture::DataUrl(url)], None, "images")
                 .and_then(InputFiles::decode)
                 .map_err(|err| err.to_string())
         };

@@ -14,7 +14,7 @@ use super::held_memory::MemoryLedger;
 use super::multipart::Form;
 
 use super::remote::ImageFetcher;
-use super::sources::Named;
+use super::sources::NamedPicture;
 use super::{json, multipart, sources};
 use crate::api::bounds::BodyLimit;
 #[cfg(test)]
@@ -142,7 +142,7 @@ fn named(
     mask: Option<Vec<u8>>,
     param: &'static str,
     fetcher: Option<&ImageFetcher>,
-) -> Result<(Vec<Named>, Option<Named>, &'static str), ApiError> {
+) -> Result<(Vec<NamedPicture>, Option<NamedPicture>, &'static str), ApiError> {
     let mask = sources::mask(fields, mask, fetcher)?;
     let (named, param) = sources::sources(fields, images, param, fetcher).map_err(|err| match err {
         ApiError::Missing(_) if mask.is_some() => {

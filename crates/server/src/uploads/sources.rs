@@ -5,14 +5,14 @@ use url::Url;
 
 use super::remote::ImageFetcher;
 use crate::api::error::ApiError;
-use crate::api::request::given::{Fields, Given, Picture, Pictures, pictures_of};
+use crate::api::request::given::{Fields, Given, GivenPicture, Pictures, pictures_of};
 use crate::api::request::kinds::{self, Field};
 use crate::api::request::picture_bounds::{MAX_INPUT_IMAGES, MAX_URL_CHARS};
 use crate::api::request::vocabulary;
 
 /// An uploaded picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum SentPicture {
     /// Bytes of a file.
     File(Vec<u8>),
     /// A URL that begins with `data:`.
@@ -21,9 +21,9 @@ pub(crate) enum Source {
 
 /// A picture of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Named {
+pub(crate) enum NamedPicture {
     /// Uploaded with the request.
-    Sent(Source),
+    Sent(SentPicture),
     /// To be fetched; its URL has been checked.
     Elsewhere(Url),
 }
@@ -38,14 +38,14 @@ pub(crate) fn sources(
     files: Vec<Vec<u8>>,
     param: &'static str,
     fetcher: Option<&ImageFetcher>,
-) -> Result<(Vec<Named>, &'static str), ApiError> {
+) -> Result<(Vec<NamedPicture>, &'static str), ApiError> {
     let mut first = (!files.is_empty()).then_some(param);
     let mut sources = files.into_iter().map(|file| of_file(file, param, fetcher)).collect::<Result<Vec<_>, _>>()?;
     for field in FIELDS {
         let pictures = match fields.take(&field)? {
             None => continue,
             Some(Given::Pictures(pictures)) => pictures,
-            Some(Given::Text(url)) => Pictures { items: vec![Picture::Url(url)], count: 1 },
+            Some(Given::Text(url)) => Pictures { items: vec![GivenPicture::Url(url)], count: 1 },
             Some(other) => return Err(ApiError::WrongType(InvalidRequest::new(field.name, LIST, other))),
         };
         if sources.len() + pictures.count > MAX_INPUT_IMAGES {
@@ -69,7 +69,7 @@ pub(crate) fn brought(fields: &mut Fields) -> (usize, bool) {
 }
 
 /// Fields that name pictures.
-const FIELDS: [Field<kinds::Named>; 3] = [vocabulary::IMAGE, vocabulary::IMAGES, vocabulary::URL];
+const FIELDS: [Field<kinds::PictureNames>; 3] = [vocabulary::IMAGE, vocabulary::IMAGES, vocabulary::URL];
 
 /// The mask of an edit: the file of its form, or the value of its field.
 ///
@@ -79,7 +79,7 @@ pub(crate) fn mask(
     fields: &mut Fields,
     file: Option<Vec<u8>>,
     fetcher: Option<&ImageFetcher>,
-) -> Result<Option<Named>, ApiError> {
+) -> Result<Option<NamedPicture>, ApiError> {
     let given = fields.take(&vocabulary::MASK)?.filter(|given| given.as_text() != Some(""));
     let given = match (file, given) {
         (None, None) => return Ok(None),
@@ -89,7 +89,7 @@ pub(crate) fn mask(
     };
     let wrong = |given: Given| ApiError::WrongType(InvalidRequest::new(MASK, ONE, given));
     let picture = match given {
-        Given::Text(url) => Picture::Url(url),
+        Given::Text(url) => GivenPicture::Url(url),
         Given::Pictures(Pictures { mut items, .. }) if items.len() == 1 => items.remove(0),
         other => return Err(wrong(other)),
     };
@@ -103,30 +103,30 @@ const LIST: &str = "be a list of {\"image_url\": URL}";
 const ONE: &str = "be {\"image_url\": URL}";
 
 /// Some clients send a URL in place of a file.
-fn of_file(file: Vec<u8>, param: &'static str, fetcher: Option<&ImageFetcher>) -> Result<Named, ApiError> {
+fn of_file(file: Vec<u8>, param: &'static str, fetcher: Option<&ImageFetcher>) -> Result<NamedPicture, ApiError> {
     let begins = |scheme: &[u8]| file.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme));
     if !(begins(b"data:") || begins(b"http:") || begins(b"https:")) {
-        return Ok(Named::Sent(Source::File(file)));
+        return Ok(NamedPicture::Sent(SentPicture::File(file)));
     }
     match String::from_utf8(file) {
         Ok(url) => of_url(url, param, fetcher),
-        Err(err) => Ok(Named::Sent(Source::File(err.into_bytes()))),
+        Err(err) => Ok(NamedPicture::Sent(SentPicture::File(err.into_bytes()))),
     }
 }
 
-fn url_of(picture: Picture, param: &'static str, form: &'static str) -> Result<String, ApiError> {
+fn url_of(picture: GivenPicture, param: &'static str, form: &'static str) -> Result<String, ApiError> {
     match picture {
-        Picture::Url(url) => Ok(url),
-        Picture::FileId(file_id) => {
+        GivenPicture::Url(url) => Ok(url),
+        GivenPicture::FileId(file_id) => {
             let bound = "have an image_url in place of a file_id: this server keeps no files";
             Err(ApiError::Unsupported(InvalidRequest::new(param, bound, file_id)))
         }
-        Picture::Other(shown) => Err(ApiError::WrongType(InvalidRequest::new(param, form, shown))),
+        GivenPicture::Other(shown) => Err(ApiError::WrongType(InvalidRequest::new(param, form, shown))),
     }
 }
 
 /// Without a fetcher remote pictures are refused: fetching gives clients access to whatever this server can reach.
-fn of_url(url: String, param: &'static str, fetcher: Option<&ImageFetcher>) -> Result<Named, ApiError> {
+fn of_url(url: String, param: &'static str, fetcher: Option<&ImageFetcher>) -> Result<NamedPicture, ApiError> {
     let scheme = url.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
     match scheme.as_deref() {
         Some("data") if url.len() > MAX_URL_CHARS => {
@@ -134,11 +134,11 @@ fn of_url(url: String, param: &'static str, fetcher: Option<&ImageFetcher>) -> R
             let given = format!("{} characters", url.len());
             Err(ApiError::ImageTooLarge(InvalidRequest::new(param, bound, given)))
         }
-        Some("data") => Ok(Named::Sent(Source::DataUrl(url))),
+        Some("data") => Ok(NamedPicture::Sent(SentPicture::DataUrl(url))),
         Some("http" | "https") => match fetcher {
             Some(fetcher) => {
                 let checked = fetcher.check(url.trim());
-                checked.map(Named::Elsewhere).map_err(|bound| InvalidRequest::new(param, bound, url).into())
+                checked.map(NamedPicture::Elsewhere).map_err(|bound| InvalidRequest::new(param, bound, url).into())
             }
             None => {
                 let bound = "be sent whole, as a file or a data: URL: this server fetches no pictures (its operator \
@@ -177,18 +177,18 @@ mod tests {
     use super::*;
     use crate::api::request::json;
 
-    fn read(value: Value, files: &[&[u8]]) -> Result<Vec<Named>, String> {
+    fn read(value: Value, files: &[&[u8]]) -> Result<Vec<NamedPicture>, String> {
         read_with(None, value, files)
     }
 
-    fn read_with(fetcher: Option<&ImageFetcher>, value: Value, files: &[&[u8]]) -> Result<Vec<Named>, String> {
+    fn read_with(fetcher: Option<&ImageFetcher>, value: Value, files: &[&[u8]]) -> Result<Vec<NamedPicture>, String> {
         let files = files.iter().map(|file| file.to_vec()).collect();
         let sources = sources(&mut json::of_value(value), files, "images", fetcher);
         sources.map(|(named, _)| named).map_err(|err| err.to_string())
     }
 
-    fn url(text: &str) -> Named {
-        Named::Sent(Source::DataUrl(text.into()))
+    fn url(text: &str) -> NamedPicture {
+        NamedPicture::Sent(SentPicture::DataUrl(text.into()))
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
         let files: [&[u8]; 2] = [b"\x89PNG", b"data:image/png;base64,AA"];
         assert_eq!(
             read(json!({"url": two}), &files),
-            Ok(vec![Named::Sent(Source::File(files[0].into())), url(one), url(two)])
+            Ok(vec![NamedPicture::Sent(SentPicture::File(files[0].into())), url(one), url(two)])
         );
     }
 
@@ -249,7 +249,7 @@ mod tests {
             (json!({"mask": {"image_url": one}}), None, Some(url(one))),
             (json!({"mask": one}), None, Some(url(one))),
             (json!({}), Some(one.as_bytes()), Some(url(one))),
-            (json!({}), Some(b"\x89PNG".as_slice()), Some(Named::Sent(Source::File(b"\x89PNG".into())))),
+            (json!({}), Some(b"\x89PNG".as_slice()), Some(NamedPicture::Sent(SentPicture::File(b"\x89PNG".into())))),
         ] {
             assert_eq!(read(value, file), Ok(expected));
         }
@@ -270,7 +270,7 @@ mod tests {
         let allowed = ImageUrls { schemes: ImageUrlSchemes::Https, hosts: Vec::new() };
         let fetcher = ImageFetcher::new(allowed).unwrap();
         let read = |value, files: &[&[u8]]| read_with(Some(&fetcher), value, files);
-        let cat = Named::Elsewhere("https://example.com/cat.png".parse().unwrap());
+        let cat = NamedPicture::Elsewhere("https://example.com/cat.png".parse().unwrap());
         assert_eq!(read(json!({"images": [{"image_url": "HTTPS://Example.com/cat.png"}]}), &[]), Ok(vec![cat.clone()]));
         assert_eq!(read(json!({}), &[b"https://example.com/cat.png\r\n"]), Ok(vec![cat]));
         for (url, expected) in [

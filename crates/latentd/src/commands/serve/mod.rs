@@ -14,6 +14,7 @@ pub(super) use typed::{Typed, address};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use omni::{DeviceName, ModelSource, Omni};
 use scheduler::{Readiness, Scheduler, SchedulerConfig, SpawnOptions};
 use server::{AppState, Metrics, ModelPart, ServerConfig, WorkerDevice, WorkerGpu};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::host::Host;
 use super::scheduling::SchedulingFlags;
@@ -240,15 +241,37 @@ impl Settled {
         let model = source.id();
         tracing::info!(%address, model, memory_budget, instruction_set, quantization, "listening; loading the model");
 
-        let stop = server::stop_on_signals().map_err(|source| serve.io("listen on", source))?;
-        let readiness = scheduler.readiness();
-        let serving = server::serve(listener, AppState::new(scheduler, config, metrics), stop);
-        let ended = tokio::select! {
-            result = serving => result.map_err(|source| serve.io("serve on", source)),
-            err = lost(readiness, address) => Err(err),
-        };
+        let signals = server::stop_on_signals().map_err(|source| serve.io("listen on", source))?;
+        let (stop, stopping) = mpsc::channel(2);
+        let lost = lost(scheduler.readiness(), address);
+        let serving = server::serve(listener, AppState::new(scheduler, config, metrics), stopping);
+        let ended = ended(serving, lost, signals, stop).await;
         stopped.set();
-        ended
+        ended?.map_err(|source| serve.io("serve on", source))
+    }
+}
+
+/// Waits until the server has stopped: by a signal, or because it can make no more pictures. Either way the answers of
+/// accepted jobs reach their clients.
+///
+/// # Errors
+/// The reason why no more pictures can be made.
+async fn ended<T>(
+    serving: impl Future<Output = T>,
+    lost: impl Future<Output = Error>,
+    mut signals: mpsc::Receiver<()>,
+    stop: mpsc::Sender<()>,
+) -> Result<T, Error> {
+    let (mut serving, mut lost) = (pin!(serving), pin!(lost));
+    let mut failure = None;
+    loop {
+        tokio::select! {
+            served = &mut serving => return failure.map_or(Ok(served), Err),
+            err = &mut lost, if failure.is_none() => failure = Some(err),
+            Some(()) = signals.recv() => {}
+        }
+        // The server listens until it has stopped.
+        let _ = stop.try_send(());
     }
 }
 

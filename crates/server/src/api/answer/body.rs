@@ -9,9 +9,9 @@ use scheduler::Timings;
 
 use super::base64::Base64;
 use super::openai::{ImageData, ImagesResponse, StageTimings};
-use super::picture::Picture;
+use super::picture::FinishedPicture;
 use super::pieces::{Framed, Pieces};
-use super::terms::Terms;
+use super::terms::AnswerTerms;
 use crate::api::request::Delivery;
 
 /// Most bytes of the `x-warnings` header.
@@ -20,7 +20,7 @@ const MAX_WARNINGS_LEN: usize = 2048;
 const BETWEEN_WARNINGS: &str = " | ";
 
 /// The answer with all pictures, in order.
-pub(crate) fn body(terms: &Terms, pictures: &[Arc<Picture>]) -> Response {
+pub(crate) fn body(terms: &AnswerTerms, pictures: &[Arc<FinishedPicture>]) -> Response {
     let position = pictures.iter().map(|picture| picture.position).min().unwrap_or(0);
     let mut response = match (terms.delivery, pictures.first()) {
         (Delivery::File, Some(picture)) => file(terms, picture),
@@ -34,7 +34,7 @@ pub(crate) fn body(terms: &Terms, pictures: &[Arc<Picture>]) -> Response {
 }
 
 /// Writes the headers that are known once a request's jobs are accepted.
-pub(crate) fn write_headers(headers: &mut HeaderMap, position: usize, terms: &Terms) {
+pub(crate) fn write_headers(headers: &mut HeaderMap, position: usize, terms: &AnswerTerms) {
     headers.insert(HeaderName::from_static("x-queue-position"), HeaderValue::from(position));
     if let Some(ignored) = &terms.ignored {
         headers.insert(HeaderName::from_static("x-ignored-params"), ignored.clone());
@@ -51,7 +51,7 @@ pub(crate) fn json(value: &impl Framed) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], Body::new(Pieces::of(value))).into_response()
 }
 
-fn file(terms: &Terms, picture: &Picture) -> Response {
+fn file(terms: &AnswerTerms, picture: &FinishedPicture) -> Response {
     let media_type = terms.output.format.media_type();
     let mut response = ([(header::CONTENT_TYPE, media_type)], picture.file.clone()).into_response();
     response.headers_mut().insert(HeaderName::from_static("x-seed"), picture.seed.into());
@@ -70,7 +70,7 @@ fn in_one_line(warnings: &[String]) -> String {
 }
 
 /// The JSON of the answer with all pictures.
-pub(crate) fn images_response(terms: &Terms, pictures: &[Arc<Picture>]) -> ImagesResponse {
+pub(crate) fn images_response(terms: &AnswerTerms, pictures: &[Arc<FinishedPicture>]) -> ImagesResponse {
     let prompt_tokens = pictures.iter().map(|picture| picture.prompt_tokens).max().unwrap_or(0);
     let data = pictures.iter().map(|picture| ImageData {
         b64_json: picture.url.is_none().then(|| Base64(picture.file.clone())),
@@ -100,7 +100,7 @@ pub(crate) fn images_response(terms: &Terms, pictures: &[Arc<Picture>]) -> Image
 }
 
 /// The slowest picture's time in each stage.
-pub(crate) fn slowest(pictures: &[Arc<Picture>]) -> StageTimings {
+pub(crate) fn slowest(pictures: &[Arc<FinishedPicture>]) -> StageTimings {
     let timings: Vec<Timings> = pictures.iter().map(|picture| picture.timings).collect();
     StageTimings::slowest(&timings)
 }

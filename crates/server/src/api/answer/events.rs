@@ -12,9 +12,9 @@ use utoipa::ToSchema;
 use super::base64::Base64;
 use super::cache_report::CacheReport;
 use super::openai::{ErrorBody, StageTimings, Usage};
-use super::picture::{Partial, Picture};
+use super::picture::{FinishedPicture, Partial};
 use super::step::Step;
-use super::terms::Terms;
+use super::terms::AnswerTerms;
 use crate::api::error::ApiError;
 use crate::api::request::Endpoint;
 
@@ -124,7 +124,7 @@ pub(crate) struct ErrorEvent {
 }
 
 /// The event of a preview. Encoding base64 takes time, so it must not run on the event loop.
-pub(crate) fn partial_image(terms: &Terms, partial: &Partial) -> Event {
+pub(crate) fn partial_image(terms: &AnswerTerms, partial: &Partial) -> Event {
     let r#type = names(terms.endpoint).partial_image;
     let image = EventImage::new(terms, &partial.file, partial.created_at, partial.image_index);
     let Partial { partial_image_index, step_index, .. } = *partial;
@@ -132,7 +132,7 @@ pub(crate) fn partial_image(terms: &Terms, partial: &Partial) -> Event {
 }
 
 /// The event of a finished picture. Encoding base64 takes time, so it must not run on the event loop.
-pub(crate) fn completed(terms: &Terms, picture: &Picture) -> Event {
+pub(crate) fn completed(terms: &AnswerTerms, picture: &FinishedPicture) -> Event {
     let r#type = names(terms.endpoint).completed;
     let completed = CompletedEvent {
         r#type,
@@ -149,7 +149,7 @@ pub(crate) fn completed(terms: &Terms, picture: &Picture) -> Event {
 }
 
 /// The event of a step.
-pub(crate) fn progress(terms: &Terms, step: &Step) -> Event {
+pub(crate) fn progress(terms: &AnswerTerms, step: &Step) -> Event {
     let r#type = names(terms.endpoint).progress;
     let StepReport { step_index, computed_share, ref runs, .. } = step.report;
     let run = |run: &BlockRun| ProgressRun {
@@ -173,7 +173,7 @@ pub(crate) fn progress(terms: &Terms, step: &Step) -> Event {
 }
 
 /// The event of a restarted picture.
-pub(crate) fn restarted(terms: &Terms, image_index: usize, created_at: u64) -> Event {
+pub(crate) fn restarted(terms: &AnswerTerms, image_index: usize, created_at: u64) -> Event {
     let r#type = names(terms.endpoint).restarted;
     event(r#type, &RestartedEvent { r#type, image_index, created_at })
 }
@@ -185,7 +185,7 @@ pub(crate) fn error(err: &ApiError) -> Event {
 }
 
 impl EventImage {
-    fn new(terms: &Terms, file: &Bytes, created_at: u64, image_index: usize) -> Self {
+    fn new(terms: &AnswerTerms, file: &Bytes, created_at: u64, image_index: usize) -> Self {
         EventImage {
             b64_json: Base64(file.clone()),
             created_at,

@@ -9,12 +9,12 @@ use scheduler::{Generated, Timings};
 
 use super::cache_report::CacheReport;
 use super::cache_summary;
-use super::terms::Terms;
+use super::terms::AnswerTerms;
 use pictures::encode;
 
 /// A finished picture.
 #[derive(Debug)]
-pub(crate) struct Picture {
+pub(crate) struct FinishedPicture {
     pub(crate) image_index: usize,
     pub(crate) seed: u64,
     pub(crate) file: Bytes,
@@ -46,18 +46,18 @@ pub(crate) struct Partial {
     pub(crate) created_at: u64,
 }
 
-impl Picture {
+impl FinishedPicture {
     /// Encodes picture `image_index` of an answer, finished at `now`.
     ///
     /// # Errors
     /// Why its file cannot be written.
-    pub(crate) fn new(terms: &Terms, image_index: usize, generated: Generated, now: u64) -> Result<Self, String> {
+    pub(crate) fn new(terms: &AnswerTerms, image_index: usize, generated: Generated, now: u64) -> Result<Self, String> {
         let begun = Instant::now();
         let text = terms.metadata.as_ref().map(|texts| texts[image_index].as_str());
         let file = file(terms, &generated.image, text)?;
         log_cache(terms, &generated.steps);
         let cache = terms.cache.as_ref().map(|cache| CacheReport::new(&generated.steps, cache, &terms.num_blocks));
-        Ok(Picture {
+        Ok(FinishedPicture {
             image_index,
             seed: terms.seeds[image_index],
             file,
@@ -74,7 +74,7 @@ impl Picture {
 }
 
 /// Logs one line on what the step cache did for a picture.
-fn log_cache(terms: &Terms, steps: &[StepReport]) {
+fn log_cache(terms: &AnswerTerms, steps: &[StepReport]) {
     if let (true, Some(cache)) = (terms.cache_summary, &terms.cache) {
         let stats = cache_summary::stats(steps, cache, &terms.num_blocks);
         tracing::info!(cache = cache_summary::line(steps, &stats), "cache summary");
@@ -85,7 +85,7 @@ fn log_cache(terms: &Terms, steps: &[StepReport]) {
 ///
 /// # Errors
 /// Why it cannot be written.
-pub(crate) fn file(terms: &Terms, image: &RgbImage, text: Option<&str>) -> Result<Bytes, String> {
+pub(crate) fn file(terms: &AnswerTerms, image: &RgbImage, text: Option<&str>) -> Result<Bytes, String> {
     let file = encode(image, terms.output.format, terms.output.compression, text);
     file.map(Bytes::from).map_err(|err| format!("encoding the picture: {err}"))
 }

@@ -14,7 +14,7 @@ const MAX_IGNORED_LEN: usize = 1024;
 
 /// What all pictures of a request share, and how they are delivered.
 #[derive(Debug)]
-pub(crate) struct Terms {
+pub(crate) struct AnswerTerms {
     pub(crate) endpoint: Endpoint,
     /// The id of the model.
     pub(crate) model: String,
@@ -56,7 +56,7 @@ pub(crate) struct Terms {
     pub(crate) public_url: String,
 }
 
-impl Terms {
+impl AnswerTerms {
     /// The terms of `asked`, from which `requests` were built for a model with this card.
     pub(crate) fn new(
         asked: &ImagesRequest,
@@ -68,7 +68,7 @@ impl Terms {
         let first = requests.first().expect("a request is for at least one picture. This is a bug.");
         // A client that follows a job knows this server's events, so they cannot confuse an OpenAI client.
         let progress = asked.run_async || matches!(asked.delivery, Delivery::Stream(options) if options.progress);
-        Terms {
+        AnswerTerms {
             endpoint: asked.endpoint,
             model: config.model_id().to_owned(),
             size: first.size(),

@@ -11,24 +11,24 @@ use super::schema::{of, text};
 use pictures::OutputFormat;
 
 /// A header's name, type and description.
-type Named = (&'static str, Type, &'static str);
+type NamedField = (&'static str, Type, &'static str);
 
 /// Headers of every answer.
-const ALWAYS: [Named; 2] = [
+const ALWAYS: [NamedField; 2] = [
     ("x-request-id", Type::String, "The request's id: the client's, or a generated one."),
     ("openai-processing-ms", Type::Integer, "Milliseconds until the answer began."),
 ];
-const RETRY: [Named; 3] = [
+const RETRY: [NamedField; 3] = [
     ("retry-after", Type::Integer, "Seconds, 1 to 60, after which a retry may succeed."),
     ("retry-after-ms", Type::Integer, "The same in milliseconds, if it is known exactly."),
     ("x-should-retry", Type::String, "Whether an automatic retry makes sense, if the status alone does not say it."),
 ];
-const RATE_LIMIT: [Named; 3] = [
+const RATE_LIMIT: [NamedField; 3] = [
     ("x-ratelimit-limit-requests", Type::Integer, "Requests that the key may send at once. Only with `--rate-limit`."),
     ("x-ratelimit-remaining-requests", Type::Integer, "How many of them are left."),
     ("x-ratelimit-reset-requests", Type::String, "Time until all of them are back, such as `1s` or `6m0s`."),
 ];
-const PICTURES: [Named; 7] = [
+const PICTURES: [NamedField; 7] = [
     ("x-queue-ms", Type::Integer, "Milliseconds in the queue."),
     ("x-queue-position", Type::Integer, "Jobs that were queued ahead of the request's first."),
     ("x-seed", Type::Integer, "The picture's seed, if the answer is its file."),
@@ -162,7 +162,7 @@ pub(super) fn header(kind: Type, description: &str) -> Header {
     HeaderBuilder::new().schema(Some(Object::with_type(kind))).description(Some(description)).build()
 }
 
-pub(super) fn with(answer: ResponseBuilder, headers: &[Named]) -> ResponseBuilder {
+pub(super) fn with(answer: ResponseBuilder, headers: &[NamedField]) -> ResponseBuilder {
     headers
         .iter()
         .fold(answer, |answer, (name, kind, description)| answer.header(*name, header(kind.clone(), description)))

@@ -45,14 +45,14 @@ pub(crate) enum Given {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Pictures {
     /// The kept ones: no more than a request may have.
-    pub(crate) items: Vec<Picture>,
+    pub(crate) items: Vec<GivenPicture>,
     /// Number of given pictures.
     pub(crate) count: usize,
 }
 
 /// OpenAI's `{"image_url": …}` or `{"file_id": …}`, or only the URL.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Picture {
+pub(crate) enum GivenPicture {
     Url(String),
     FileId(Shown),
     Other(Shown),

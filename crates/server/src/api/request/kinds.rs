@@ -364,11 +364,11 @@ impl Kind for MoreFields {
     }
 }
 
-/// Pictures, or with `Shape::Picture` one. Their schema depends on the kind of body.
+/// Pictures, or with `Shape::GivenPicture` one. Their schema depends on the kind of body.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Named(pub(crate) Shape);
+pub(crate) struct PictureNames(pub(crate) Shape);
 
-impl Kind for Named {
+impl Kind for PictureNames {
     type Value = Given;
 
     fn shape(&self) -> Shape {

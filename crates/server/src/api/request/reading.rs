@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use serde_json::Number;
 use serde_json::value::RawValue;
 
-use super::given::{Fields, Given, MAX_UNKNOWN_BYTES, Picture, Pictures, Shape};
+use super::given::{Fields, Given, GivenPicture, MAX_UNKNOWN_BYTES, Pictures, Shape};
 use super::picture_bounds::MAX_INPUT_IMAGES;
 use super::shown::{Beginning, Shown, WriteSeed, beginning, shown_list, shown_object};
 
@@ -119,50 +119,50 @@ impl<'de> Visitor<'de> for GivenSeed {
 struct PictureSeed;
 
 impl<'de> DeserializeSeed<'de> for PictureSeed {
-    type Value = Picture;
+    type Value = GivenPicture;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Picture, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<GivenPicture, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for PictureSeed {
-    type Value = Picture;
+    type Value = GivenPicture;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any value")
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Picture, E> {
-        Ok(Picture::Other(Shown { text: "null".into(), len: 1 }))
+    fn visit_unit<E: Error>(self) -> Result<GivenPicture, E> {
+        Ok(GivenPicture::Other(Shown { text: "null".into(), len: 1 }))
     }
 
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Picture, E> {
-        Ok(Picture::Other(Shown { text: value.to_string(), len: 1 }))
+    fn visit_bool<E: Error>(self, value: bool) -> Result<GivenPicture, E> {
+        Ok(GivenPicture::Other(Shown { text: value.to_string(), len: 1 }))
     }
 
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Picture, E> {
-        Ok(Picture::Other(Shown { text: value.to_string(), len: 1 }))
+    fn visit_i64<E: Error>(self, value: i64) -> Result<GivenPicture, E> {
+        Ok(GivenPicture::Other(Shown { text: value.to_string(), len: 1 }))
     }
 
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Picture, E> {
-        Ok(Picture::Other(Shown { text: value.to_string(), len: 1 }))
+    fn visit_u64<E: Error>(self, value: u64) -> Result<GivenPicture, E> {
+        Ok(GivenPicture::Other(Shown { text: value.to_string(), len: 1 }))
     }
 
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Picture, E> {
-        Ok(Picture::Other(Shown { text: value.to_string(), len: 1 }))
+    fn visit_f64<E: Error>(self, value: f64) -> Result<GivenPicture, E> {
+        Ok(GivenPicture::Other(Shown { text: value.to_string(), len: 1 }))
     }
 
-    fn visit_str<E: Error>(self, url: &str) -> Result<Picture, E> {
-        Ok(Picture::Url(url.to_owned()))
+    fn visit_str<E: Error>(self, url: &str) -> Result<GivenPicture, E> {
+        Ok(GivenPicture::Url(url.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Picture, A::Error> {
-        shown_list(list).map(Picture::Other)
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<GivenPicture, A::Error> {
+        shown_list(list).map(GivenPicture::Other)
     }
 
     /// Other keys than the two are kept only for an error.
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Picture, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<GivenPicture, A::Error> {
         let mut shown = Beginning::default();
         shown.push("{");
         let (mut image_url, mut file_id) = (None, None);
@@ -181,9 +181,9 @@ impl<'de> Visitor<'de> for PictureSeed {
         }
         shown.push("}");
         Ok(match (image_url, file_id) {
-            (Some(Given::Text(url)), None) => Picture::Url(url),
-            (None, Some(file_id)) => Picture::FileId(Shown { text: file_id.to_string(), len: 1 }),
-            _ => Picture::Other(Shown { text: shown.text, len: 1 }),
+            (Some(Given::Text(url)), None) => GivenPicture::Url(url),
+            (None, Some(file_id)) => GivenPicture::FileId(Shown { text: file_id.to_string(), len: 1 }),
+            _ => GivenPicture::Other(Shown { text: shown.text, len: 1 }),
         })
     }
 }

@@ -6,7 +6,7 @@ use scheduler::PRIORITIES;
 
 use super::asked::{ImageField, MAX_PARTIAL_IMAGES, ResponseFormat};
 use super::given::Shape;
-use super::kinds::{AnyField, Field, Flag, Integer, MoreFields, Named, OneOf, Settings, Text, Weight, Word};
+use super::kinds::{AnyField, Field, Flag, Integer, MoreFields, OneOf, PictureNames, Settings, Text, Weight, Word};
 use pictures::OutputFormat;
 
 /// All fields, in the order of the description.
@@ -83,7 +83,7 @@ pub(crate) const WIDTH: Field<Integer> = Field::new("width", "", SIDE);
 pub(crate) const HEIGHT: Field<Integer> = Field::new("height", "", SIDE);
 pub(crate) const SEED: Field<Integer> = Field::new(
     "seed",
-    "Seed of the noise: the same seed makes the same picture again. Picture i of a request has seed + i, wrapping to \
+    "Seed of the noise: the same seed makes the same picture again. GivenPicture i of a request has seed + i, wrapping to \
      0. -1, the same as no seed, draws one for each picture; the answer has it.",
     Integer { least: -1, most: i64::MAX },
 )
@@ -231,13 +231,13 @@ pub(crate) const PRIORITY: Field<Integer> = Field::new(
 
 // Pictures, which differ between a form and JSON: `openapi` describes them.
 
-pub(crate) const IMAGES: Field<Named> = Field::new("images", "", Named(Shape::Pictures));
-pub(crate) const IMAGE: Field<Named> = Field::new("image", "", Named(Shape::Pictures));
+pub(crate) const IMAGES: Field<PictureNames> = Field::new("images", "", PictureNames(Shape::Pictures));
+pub(crate) const IMAGE: Field<PictureNames> = Field::new("image", "", PictureNames(Shape::Pictures));
 /// The name in vllm-omni's clients.
-pub(crate) const URL: Field<Named> = Field::new("url", "", Named(Shape::Pictures));
-pub(crate) const MASK: Field<Named> = Field::new("mask", "", Named(Shape::Picture));
+pub(crate) const URL: Field<PictureNames> = Field::new("url", "", PictureNames(Shape::Pictures));
+pub(crate) const MASK: Field<PictureNames> = Field::new("mask", "", PictureNames(Shape::Picture));
 /// A drawing over a picture: refused.
-pub(crate) const MARKUP: Field<Named> = Field::new("markup", "", Named(Shape::Counted));
+pub(crate) const MARKUP: Field<PictureNames> = Field::new("markup", "", PictureNames(Shape::Counted));
 
 const fn flag(name: &'static str, about: &'static str) -> Field<Flag> {
     Field::new(name, about, Flag).or("false")

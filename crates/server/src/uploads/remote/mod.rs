@@ -20,7 +20,7 @@ pub use fetch::ImageFetcher;
 pub use policy::{ImageUrlHost, ImageUrlSchemes, ImageUrls, InvalidHost};
 
 use super::body::Upload;
-use super::sources::{Named, Source};
+use super::sources::{NamedPicture, SentPicture};
 use crate::api::error::ApiError;
 use crate::api::request::picture_bounds::file_too_large;
 use fetch::FetchError;
@@ -31,11 +31,11 @@ use fetch::FetchError;
 /// # Errors
 /// The first picture that cannot be fetched, and why.
 pub(crate) async fn fetched(
-    named: Vec<Named>,
+    named: Vec<NamedPicture>,
     fetcher: Option<&ImageFetcher>,
     upload: &mut Upload,
     param: &'static str,
-) -> Result<Vec<Source>, ApiError> {
+) -> Result<Vec<SentPicture>, ApiError> {
     let client = upload.client();
     let upload = Mutex::new(upload);
     let count = |piece: &Bytes| {
@@ -44,12 +44,12 @@ pub(crate) async fn fetched(
     };
     try_join_all(named.into_iter().map(|named| async move {
         match (named, fetcher) {
-            (Named::Sent(source), _) => Ok(source),
-            (Named::Elsewhere(url), Some(fetcher)) => {
+            (NamedPicture::Sent(source), _) => Ok(source),
+            (NamedPicture::Elsewhere(url), Some(fetcher)) => {
                 let file = fetcher.fetch(url.clone(), client, count).await;
-                file.map(Source::File).map_err(|failed| failed.told(&url, param))
+                file.map(SentPicture::File).map_err(|failed| failed.told(&url, param))
             }
-            (Named::Elsewhere(_), None) => unreachable!("such a URL was refused. This is a bug."),
+            (NamedPicture::Elsewhere(_), None) => unreachable!("such a URL was refused. This is a bug."),
         }
     }))
     .await

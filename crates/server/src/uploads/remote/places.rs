@@ -20,7 +20,7 @@ pub(super) struct FetchPlaces {
 }
 
 /// A place; it is free again when dropped.
-pub(super) struct Place {
+pub(super) struct FetchPlace {
     _of_client: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
@@ -33,10 +33,10 @@ impl Default for FetchPlaces {
 
 impl FetchPlaces {
     /// Waits for a place for `client`.
-    pub(super) async fn take(&self, client: Client) -> Place {
+    pub(super) async fn take(&self, client: Client) -> FetchPlace {
         // The client's own place first: a client that waits for it takes no common place.
         let of_client = acquire(self.of_client(client)).await;
-        Place { _of_client: of_client, _of_all: acquire(self.all.clone()).await }
+        FetchPlace { _of_client: of_client, _of_all: acquire(self.all.clone()).await }
     }
 
     fn of_client(&self, client: Client) -> Arc<Semaphore> {
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     /// Takes the places that this client gets without waiting.
-    fn taken(places: &FetchPlaces, client: u8) -> Vec<Place> {
+    fn taken(places: &FetchPlaces, client: u8) -> Vec<FetchPlace> {
         let client = Client::at([10, 0, 0, client].into());
         std::iter::from_fn(|| places.take(client).now_or_never()).collect()
     }
