@@ -8,7 +8,7 @@ out=$1
 shift
 mkdir -p "$out"
 includes=(-I"$here" -I"$here/headers" -I"$CUDA_HOME/include")
-compile() { g++ -std=c++20 -w -fPIC -march=native -fvisibility=hidden "${includes[@]}" "$@"; }
+compile() { g++ -std=c++20 -w -fPIC -march=native -ffp-contract=off -fvisibility=hidden "${includes[@]}" "$@"; }
 # is_new OBJECT SOURCE...: whether the object is newer than all of its sources
 is_new() {
     local object=$1 source
