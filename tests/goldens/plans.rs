@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use cache::{
-    Aim, CacheConfig, Calibration, Change, FittedPlan, Jump, MaskSource, Plans, Progress, Psnr, Reason, StepsPolicy,
+    Aim, CacheConfig, Calibration, FittedPlan, Jump, MaskSource, Plans, Progress, Psnr, Reason, StepsPolicy,
+    VelocityChange,
 };
 use diffusion::{Interrupt, Limits, Pipeline, RequestDraft, StepReport};
 use models::{AnyPipeline, Checkpoint, LoadOptions, OnLearnt, RequestState};
@@ -145,7 +146,7 @@ fn plans_of_other_kinds_step_together_as_each_alone() {
 fn a_run_that_is_off_its_plan_is_the_uncached_one_to_the_bit() {
     let mut model = model();
     let mut plan = plan(&[0, 1, 4, 6], |_| Jump { velocities: vec![1.0], latents: 0.0 });
-    plan.plans[0].changes = vec![Change { mean: -40.0, spread: 0.0 }; 3];
+    plan.plans[0].changes = vec![VelocityChange { mean: -40.0, spread: 0.0 }; 3];
     let mut planned = start(&mut model, "a dog", STEPS, Some(plan.clone()));
     let mut whole = start(&mut model, "a dog", STEPS, None);
     for _ in 0..STEPS {
@@ -160,7 +161,7 @@ fn a_run_that_is_off_its_plan_is_the_uncached_one_to_the_bit() {
     assert!(changes.min > 0.0 && changes.max < 1.0);
 
     // A plan that allows larger changes is followed.
-    plan.plans[0].changes = vec![Change { mean: 0.0, spread: 0.0 }; 3];
+    plan.plans[0].changes = vec![VelocityChange { mean: 0.0, spread: 0.0 }; 3];
     let mut planned = start(&mut model, "a dog", STEPS, Some(plan));
     (0..STEPS).for_each(|_| drop(step(&mut model, &mut [&mut planned])));
     assert_eq!(planned.cache_stats().unwrap().runs()[0].decisions(), "11CC1C1C");
@@ -195,7 +196,7 @@ fn which_steps_are_computed_is_foreseen() {
     model.plans.replace(guarded.clone());
     assert_eq!(foreseen_and_done(&mut model, planned()), ["11001010"; 2]);
     // Off course only at the fifth step: the next step is computed too, and this is known from then on.
-    let change = |mean| Change { mean, spread: 0.0 };
+    let change = |mean| VelocityChange { mean, spread: 0.0 };
     guarded.plans[0].changes = vec![change(9.0), change(-40.0), change(9.0)];
     model.plans.replace(guarded);
     assert_eq!(foreseen_and_done(&mut model, planned()), ["11001110"; 2]);

@@ -26,13 +26,13 @@ use latentd::{Error, dashed, logging, terminal, without_blank};
 #[command(name = "latentd bench", version, args_conflicts_with_subcommands = true)]
 struct Bench {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<BenchCommand>,
     #[command(flatten)]
     stages: stages::Stages,
 }
 
 #[derive(clap::Subcommand)]
-enum Command {
+enum BenchCommand {
     // Boxed because of its many flags, so that the variants have similar sizes.
     Cache(Box<cache::Cache>),
     Serve(serve::Serve),
@@ -61,10 +61,10 @@ impl Bench {
     fn run(self) -> Result<(), Error> {
         match self.command {
             None => self.stages.run(),
-            Some(Command::Cache(cache)) => cache.run(),
-            Some(Command::Serve(serve)) => serve.run(),
-            Some(Command::Simulate(simulate)) => simulate.run(),
-            Some(Command::CachePlot(plot)) => plot.run(),
+            Some(BenchCommand::Cache(cache)) => cache.run(),
+            Some(BenchCommand::Serve(serve)) => serve.run(),
+            Some(BenchCommand::Simulate(simulate)) => simulate.run(),
+            Some(BenchCommand::CachePlot(plot)) => plot.run(),
         }
     }
 }

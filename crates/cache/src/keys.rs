@@ -4,14 +4,14 @@ use serde::Deserialize;
 
 use crate::kinds::{Bins, ConditionalFirst, Count, Flag, Limit, Mask, Number, Numbers, SeparateBranches, Word};
 use crate::kinds::{given, nullable};
-use crate::{CacheType, MaskSource, Quality, RefreshPolicy, ScmPolicy, StepsPolicy};
+use crate::{CacheType, MaskSource, Preset, RefreshPolicy, ScmPolicy, StepsPolicy};
 
 /// Every key, in the order of the documentation. `None` if it is not given, `Some(None)` if it is `null`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Keys {
     #[serde(deserialize_with = "given::<Word<_>, _>")]
-    pub(crate) quality: Option<Quality>,
+    pub(crate) quality: Option<Preset>,
     #[serde(rename = "Fn_compute_blocks", deserialize_with = "given::<Count<1>, _>")]
     pub(crate) fn_compute_blocks: Option<usize>,
     #[serde(rename = "Bn_compute_blocks", deserialize_with = "given::<Count<0>, _>")]

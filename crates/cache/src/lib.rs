@@ -79,7 +79,7 @@
 //!   behind; a mask is made for each request's own step count;
 //! - unknown keys and invalid values are errors.
 //!
-//! `branches_agree`, `compute_last_step`, `segment_threshold_factors`, `taylorseer_in_sigma` and the [`Quality`] presets are
+//! `branches_agree`, `compute_last_step`, `segment_threshold_factors`, `taylorseer_in_sigma` and the [`Preset`] presets are
 //! additions.
 
 mod calibrated;
@@ -105,9 +105,9 @@ mod taylor;
 mod wire;
 
 pub use calibrated::{
-    Aim, CalibratedSettings, Calibration, Change, Course, EQUAL, FittedPlan, Gram, Jump, JumpFit, Kind, Learning,
-    LearntRun, MAX_PLANNED_STEPS, MEMORY, Path, PlanError, Planner, Planning, Plans, Progress, Psnr, Run, RunPlan, Way,
-    solve_symmetric,
+    Aim, CalibratedSettings, Calibration, Course, EQUAL, FittedPlan, Gram, Jump, JumpFit, Kind, Learning, LearntRun,
+    MAX_PLANNED_STEPS, MEMORY, PlanError, Planner, Planning, Plans, Progress, Psnr, RunPlan, RunSpec, StepPath,
+    VelocityChange, Way, solve_symmetric,
 };
 pub use config::{CacheConfig, CacheType, RefreshPolicy, StepsPolicy};
 pub use decision::{Decision, Reason, StepRecord};
@@ -117,7 +117,7 @@ pub use mask::{MaskError, MaskSource, ScmPolicy, StepMask};
 pub use memory::SegmentTokens;
 pub use overrides::CacheOverrides;
 pub use plan::{CachePlan, SimulateError, known_steps, plan, simulate};
-pub use quality::Quality;
+pub use quality::Preset;
 pub use request::{RequestCache, RowObservation, Warning};
 pub use segment::Segment;
 pub use stats::{CacheStats, DiffRange, RunStats};

@@ -38,7 +38,7 @@ impl CacheConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Quality;
+    use crate::Preset;
 
     const MIB: usize = 1 << 20;
     /// Qwen-Image at 1024x1024, whose last block's text output is unused: 24 MiB per residual in bf16.
@@ -51,7 +51,7 @@ mod tests {
         assert_eq!((bytes(&guide, 1), bytes(&guide, 2)), (48, 96));
         let taylor = CacheConfig { enable_taylorseer: true, taylorseer_order: 2, ..guide };
         assert_eq!(bytes(&taylor, 2), 96 + 2 * 2 * 24);
-        assert_eq!(bytes(&Quality::Lossless.config(), 2), 0);
+        assert_eq!(bytes(&Preset::Lossless.config(), 2), 0);
     }
 
     #[test]

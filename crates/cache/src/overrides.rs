@@ -7,7 +7,7 @@ use crate::calibrated::{Aim, CalibratedSettings};
 use crate::keys::Keys;
 use crate::names::names;
 use crate::object::Object;
-use crate::{CacheConfig, ConfigError, MaskSource, Quality, StepsPolicy};
+use crate::{CacheConfig, ConfigError, MaskSource, Preset, StepsPolicy};
 
 /// Some keys of a cache configuration with their values, from `--cache-config`, a file or a request's body.
 /// [`CacheConfig::overlaid`] interprets them.
@@ -122,7 +122,7 @@ impl CacheConfig {
 
     /// The meaning of a preset on a server with this configuration. Under plans it is the PSNR that the preset
     /// promises.
-    pub fn preset(&self, quality: Quality) -> CacheConfig {
+    pub fn preset(&self, quality: Preset) -> CacheConfig {
         match (self.planned, quality.psnr()) {
             (Some(_), Some(promise)) => CacheConfig { planned: Some(Aim::Psnr(promise)), ..CacheConfig::default() },
             _ => quality.config(),
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(overlaid(r#"{"budget": 0.4}"#).unwrap().planned, Some(Aim::Budget(0.4)));
         assert_eq!(overlaid(r#"{"max_warmup_steps": 4}"#).unwrap(), CacheConfig::default());
         assert_eq!(overlaid(r#"{"quality": "high"}"#).unwrap().planned, Some(Aim::Psnr(55.0)));
-        assert_eq!(overlaid(r#"{"quality": "lossless"}"#).unwrap(), Quality::Lossless.config());
+        assert_eq!(overlaid(r#"{"quality": "lossless"}"#).unwrap(), Preset::Lossless.config());
         let with_more = overlaid(r#"{"quality": "high", "max_warmup_steps": 4}"#).unwrap();
         assert_eq!(with_more, CacheConfig { max_warmup_steps: 4, ..Quality::High.config() });
         let err = overlaid(r#"{"budget": 0}"#).unwrap_err();

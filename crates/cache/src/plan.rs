@@ -126,7 +126,7 @@ fn forced_letter(reason: Reason) -> char {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MaskSource, Quality, ScmPolicy, StepsPolicy};
+    use crate::{MaskSource, Preset, ScmPolicy, StepsPolicy};
 
     #[test]
     fn steps_are_known_where_none_waits_for_its_diff() {
@@ -193,7 +193,7 @@ mod tests {
         let guide = plan(&CacheConfig::default(), 10, &[60]);
         assert_eq!((guide.forced.as_str(), guide.best_case.as_str()), ("1111......", "1111CCC1CC"));
         assert_eq!(guide.mask, None);
-        let last = plan(&Quality::Balanced.config(), 10, &[60]);
+        let last = plan(&Preset::Balanced.config(), 10, &[60]);
         assert_eq!(last.forced, "111......1");
         let policy = CacheConfig { steps_computation_policy: StepsPolicy::Static, ..scm(ScmPolicy::Fast, Some(3)) };
         let fixed = plan(&policy, 8, &[60]);
@@ -209,7 +209,7 @@ mod tests {
             "cached without a mask: the SCM policies have masks for 4, for 6 and for at least 8 steps. Given: 7 steps"
         );
         assert_eq!(plan(&CacheConfig::default(), 4, &[60]).warnings, [Warning::NothingToReuse(4)]);
-        assert_eq!(plan(&Quality::Lossless.config(), 50, &[60]).warnings, []);
+        assert_eq!(plan(&Preset::Lossless.config(), 50, &[60]).warnings, []);
         let steps = MaskSource::Steps("1101".parse().unwrap());
         let short = CacheConfig { steps_computation_mask: Some(steps), ..CacheConfig::default() };
         assert_eq!(plan(&short, 12, &[60]).warnings, [Warning::ShortMask { mask: 4, steps: 12 }]);

@@ -16,7 +16,7 @@ use crate::CacheConfig;
 /// `High` and `Balanced` were better than that at 20, 28 and 50 steps, `Fast` and `Ultra` only at 50.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Quality {
+pub enum Preset {
     /// No step is reused: the picture equals the uncached one.
     Lossless,
     /// At most every other step is reused.
@@ -29,42 +29,42 @@ pub enum Quality {
     Ultra,
 }
 
-impl Quality {
+impl Preset {
     /// Every preset, with its name on the wire.
-    pub const NAMED: [(&'static str, Quality); 5] = [
-        ("lossless", Quality::Lossless),
-        ("high", Quality::High),
-        ("balanced", Quality::Balanced),
-        ("fast", Quality::Fast),
-        ("ultra", Quality::Ultra),
+    pub const NAMED: [(&'static str, Preset); 5] = [
+        ("lossless", Preset::Lossless),
+        ("high", Preset::High),
+        ("balanced", Preset::Balanced),
+        ("fast", Preset::Fast),
+        ("ultra", Preset::Ultra),
     ];
 
     /// The preset with this name.
-    pub fn named(name: &str) -> Option<Quality> {
-        Quality::NAMED.into_iter().find(|&(known, _)| known == name).map(|(_, quality)| quality)
+    pub fn named(name: &str) -> Option<Preset> {
+        Preset::NAMED.into_iter().find(|&(known, _)| known == name).map(|(_, quality)| quality)
     }
 
     /// The PSNR in dB that the preset promises on a calibrated model, see [`Aim::Psnr`](crate::Aim::Psnr). `None` if no
     /// step may be skipped.
     pub fn psnr(self) -> Option<f64> {
         match self {
-            Quality::Lossless => None,
-            Quality::High => Some(55.0),
-            Quality::Balanced => Some(50.0),
-            Quality::Fast => Some(45.0),
-            Quality::Ultra => Some(40.0),
+            Preset::Lossless => None,
+            Preset::High => Some(55.0),
+            Preset::Balanced => Some(50.0),
+            Preset::Fast => Some(45.0),
+            Preset::Ultra => Some(40.0),
         }
     }
 
     /// The configuration of the preset on a model without calibration.
     pub fn config(self) -> CacheConfig {
         let (residual_diff_threshold, max_continuous_cached_steps, taylorseer_order) = match self {
-            Quality::Lossless => return CacheConfig { max_cached_steps: Some(0), ..CacheConfig::default() },
-            Quality::High => (0.24, 1, 2),
-            Quality::Balanced => (0.24, 2, 2),
-            Quality::Fast => (0.4, 3, 2),
+            Preset::Lossless => return CacheConfig { max_cached_steps: Some(0), ..CacheConfig::default() },
+            Preset::High => (0.24, 1, 2),
+            Preset::Balanced => (0.24, 2, 2),
+            Preset::Fast => (0.4, 3, 2),
             // Second-order forecasts overshoot on runs this long.
-            Quality::Ultra => (0.4, 4, 1),
+            Preset::Ultra => (0.4, 4, 1),
         };
         CacheConfig {
             max_warmup_steps: 3,
@@ -87,7 +87,7 @@ mod tests {
     /// In runs of four steps no step resembles the one before: no preset may claim to help there.
     #[test]
     fn four_steps_are_computed_whatever_the_preset() {
-        let presets = Quality::NAMED.map(|(_, quality)| quality.config());
+        let presets = Preset::NAMED.map(|(_, quality)| quality.config());
         for config in presets.into_iter().chain([CacheConfig::default()]) {
             let plan = plan(&config, 4, &[5, 20]);
             assert_eq!((plan.best_case.as_str(), plan.max_speedup), ("1111", 1.0), "{config:?}");
@@ -97,13 +97,13 @@ mod tests {
 
     #[test]
     fn every_preset_is_valid_and_faster_than_the_one_before() {
-        let bounds = Quality::NAMED.map(|(name, quality)| {
-            assert_eq!(Quality::named(name), Some(quality));
+        let bounds = Preset::NAMED.map(|(name, quality)| {
+            assert_eq!(Preset::named(name), Some(quality));
             quality.config().validate(&[12]).unwrap();
             plan(&quality.config(), 28, &[12]).max_speedup
         });
         assert_eq!(bounds[0], 1.0);
         assert!(bounds.is_sorted_by(|slower, faster| slower < faster), "{bounds:?}");
-        assert!(Quality::Lossless.config().never_reuses());
+        assert!(Preset::Lossless.config().never_reuses());
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
-use cache::{Aim, Calibration, FittedPlan, Gram, Jump, Planner, Psnr, Run};
+use cache::{Aim, Calibration, FittedPlan, Gram, Jump, Planner, Psnr, RunSpec};
 use proptest::prelude::*;
 
 /// Maximum length of a jump in steps, including the one that it starts from.
@@ -22,7 +22,7 @@ fn any_matrix(levels: usize) -> impl Strategy<Value = Vec<Vec<f64>>> {
 fn calibration(matrix: &[Vec<f64>]) -> Calibration {
     let steps = matrix.len() - 1;
     let sigmas: Vec<_> = (0..=steps).map(|i| 1.0 - i as f64 / steps as f64).collect();
-    let plan = |path: cache::Path| FittedPlan {
+    let plan = |path: cache::StepPath| FittedPlan {
         jumps: vec![Jump::euler(); path.computed.len()],
         changes: Vec::new(),
         psnr: Psnr::of(vec![20.0 + path.computed.len() as f64]),
@@ -56,7 +56,7 @@ proptest! {
         let fewest = calibrated.div_ceil(LONGEST_JUMP);
         prop_assert_eq!(counts, (fewest..=calibrated).collect::<Vec<_>>());
 
-        let run = Run { model: "digest", steps, guided: false };
+        let run = RunSpec { model: "digest", steps, guided: false };
         for aim in [Aim::Budget(budget), Aim::Psnr(promise)] {
             let Ok(plan) = calibration.plan(run, aim) else {
                 prop_assert!(steps < fewest, "there is a plan for {} steps", steps);

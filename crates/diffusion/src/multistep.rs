@@ -13,7 +13,7 @@ use crate::Sigmas;
 
 /// Weights of a linear combination that gives the next latents.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Weights {
+pub struct SampleWeights {
     /// Weight of the latents that the step starts from.
     pub latents: f64,
     /// Weights of the clean latents predicted by evaluations (`x - sigma v`), newest first.
@@ -22,19 +22,19 @@ pub struct Weights {
 
 /// Weights of the DPM-Solver++(2M) step that starts with evaluation `step`, from the latents before it. It uses at most
 /// two evaluations: its own and the previous one.
-pub fn dpmpp_2m(sigmas: &Sigmas, step: usize) -> Weights {
+pub fn dpmpp_2m(sigmas: &Sigmas, step: usize) -> SampleWeights {
     predicted(&levels(sigmas), step)
 }
 
 /// Weights of the UniPC step that starts with evaluation `step`, from the [corrected](unipc_corrected) latents. It uses
 /// at most two evaluations: its own and the previous one.
-pub fn unipc_predicted(sigmas: &Sigmas, step: usize) -> Weights {
+pub fn unipc_predicted(sigmas: &Sigmas, step: usize) -> SampleWeights {
     predicted(&unipc_levels(sigmas), step)
 }
 
 /// Weights of the corrector at evaluation `step`, from 1. It starts from the corrected latents that the previous step
 /// started from, and uses at most three evaluations: its own and the two before.
-pub fn unipc_corrected(sigmas: &Sigmas, step: usize) -> Weights {
+pub fn unipc_corrected(sigmas: &Sigmas, step: usize) -> SampleWeights {
     corrected(&unipc_levels(sigmas), step)
 }
 
@@ -63,23 +63,23 @@ fn order(levels: &[f64], step: usize) -> usize {
     2.min(steps_left).min(step + 1)
 }
 
-fn predicted(levels: &[f64], step: usize) -> Weights {
+fn predicted(levels: &[f64], step: usize) -> SampleWeights {
     let (from, to) = (levels[step], levels[step + 1]);
     let gain = gain(from, to);
-    let weights = |slope: f64| Weights { latents: 1.0 - gain, foreseen: vec![gain + slope, -slope] };
+    let weights = |slope: f64| SampleWeights { latents: 1.0 - gain, foreseen: vec![gain + slope, -slope] };
     if order(levels, step) == 1 {
-        return Weights { latents: 1.0 - gain, foreseen: vec![gain] };
+        return SampleWeights { latents: 1.0 - gain, foreseen: vec![gain] };
     }
     // Half of the change of the predicted clean latents over the step, extrapolated from the step before.
     let ratio = (lambda(to) - lambda(from)) / (lambda(from) - lambda(levels[step - 1]));
     weights(if ratio.is_finite() { 0.5 * gain * ratio } else { 0.0 })
 }
 
-fn corrected(levels: &[f64], step: usize) -> Weights {
+fn corrected(levels: &[f64], step: usize) -> SampleWeights {
     let (from, to) = (levels[step - 1], levels[step]);
     let gain = gain(from, to);
     let h = lambda(to) - lambda(from);
-    let of_two = || Weights { latents: 1.0 - gain, foreseen: vec![0.5 * gain, 0.5 * gain] };
+    let of_two = || SampleWeights { latents: 1.0 - gain, foreseen: vec![0.5 * gain, 0.5 * gain] };
     if order(levels, step - 1) == 1 {
         return of_two();
     }
@@ -97,7 +97,7 @@ fn corrected(levels: &[f64], step: usize) -> Weights {
     let rho_2 = b_1 - rho_1;
     let older = gain * rho_1 / r;
     let newest = gain * rho_2;
-    Weights { latents: 1.0 - gain, foreseen: vec![newest, gain - newest - older, older] }
+    SampleWeights { latents: 1.0 - gain, foreseen: vec![newest, gain - newest - older, older] }
 }
 
 /// Weight of the predicted clean latents after a step between two levels; 0 for an empty step.
@@ -138,7 +138,7 @@ mod tests {
         let level = |i: usize| f64::from(sigmas.sigma(i));
         let mut x = solution(z, level(0));
         let (mut start, mut slope, mut foreseen) = (x, 0.0, Vec::new());
-        let sum = |start: f64, foreseen: &[f64], weights: Weights| {
+        let sum = |start: f64, foreseen: &[f64], weights: SampleWeights| {
             let terms = weights.foreseen.iter().zip(foreseen);
             weights.latents * start + terms.map(|(weight, foreseen)| weight * foreseen).sum::<f64>()
         };
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn the_last_step_ends_at_what_is_foreseen() {
         let sigmas = schedule(3.0, 20);
-        let expected = Weights { latents: 0.0, foreseen: vec![1.0] };
+        let expected = SampleWeights { latents: 0.0, foreseen: vec![1.0] };
         assert_eq!((dpmpp_2m(&sigmas, 19), unipc_predicted(&sigmas, 19)), (expected.clone(), expected));
     }
 }

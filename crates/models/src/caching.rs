@@ -1,6 +1,6 @@
 //! How the steps of one request are cached: by rules, along a plan, or not at all.
 
-use cache::{Aim, ConfigError, Kind, Learning, Planning, Progress, Run, RunPlan};
+use cache::{Aim, ConfigError, Kind, Learning, Planning, Progress, RunPlan, RunSpec};
 use diffusion::{ImageRequest, ImageSize, InvalidRequest, PipelineError, Sampler, Sigmas};
 
 use crate::cost::CostModel;
@@ -111,7 +111,7 @@ impl<F: Family> Caching<'_, F> {
             return Err(NoPlan::Sampler(params.sampler));
         }
         let guided = params.guidance.branches().len() > 1;
-        let run = Run { model: self.model, steps: params.num_inference_steps, guided };
+        let run = RunSpec { model: self.model, steps: params.num_inference_steps, guided };
         self.costs.plans.plan(run, aim).map_err(NoPlan::Unplanned)
     }
 

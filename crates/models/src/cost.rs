@@ -8,7 +8,7 @@ use diffusion::{
     CfgBranch, EditSize, ImageRequest, ImageSize, KnownSteps, PreviewMethod, RequestCost, RequestMemory, Sampler, Work,
 };
 
-use crate::dit::Segment;
+use crate::dit::BlockList;
 use crate::flops::{ModelFlops, resizing, sketch};
 use crate::peaks::Peaks;
 use crate::planned::PlannedRun;
@@ -35,7 +35,7 @@ pub struct TextLength {
 #[derive(Clone)]
 pub struct RequestSizes {
     /// The transformer's lists of blocks.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<BlockList>,
     /// Width of the streams.
     pub dim: usize,
     /// Channels of a packed token.
@@ -267,7 +267,7 @@ impl CostModel {
     /// stay until the step has succeeded.
     fn cache_bytes(&self, config: &CacheConfig, hidden_tokens: usize, text_tokens: usize, passes: usize) -> usize {
         let RequestSizes { dim, activation_bytes, .. } = self.sizes;
-        let of_segment = |segment: &Segment| match segment.is_dual {
+        let of_segment = |segment: &BlockList| match segment.is_dual {
             // Text that nothing after the middle blocks reads is not kept.
             true if segment.encoder_is_used || config.bn_compute_blocks > 0 => {
                 SegmentTokens { hidden: hidden_tokens, encoder: text_tokens }

@@ -31,7 +31,7 @@ impl Streams {
 
 /// One list of transformer blocks. Each list has its own cache context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
+pub struct BlockList {
     /// The list's name in the checkpoint.
     pub name: &'static str,
     /// Number of blocks.
@@ -42,7 +42,7 @@ pub struct Segment {
     pub encoder_is_used: bool,
 }
 
-impl Segment {
+impl BlockList {
     /// Returns the segment as the cache crate describes it.
     pub(crate) fn named(&self) -> cache::Segment {
         cache::Segment { name: self.name, num_blocks: self.num_blocks }
@@ -93,7 +93,7 @@ pub trait Dit {
     type Context: Clone;
 
     /// Returns the lists of blocks, in the order in which they run.
-    fn segments(&self) -> &[Segment];
+    fn segments(&self) -> &[BlockList];
 
     /// Returns the bytes of the tables kept for the next step.
     fn kept_bytes(&self) -> usize;

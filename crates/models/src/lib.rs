@@ -69,7 +69,7 @@ pub use block_times::block_times;
 pub use checkpoint::Checkpoint;
 pub use component_bytes::{ComponentBytes, LayerSize};
 pub use cost::{PatchesOf, RequestSizes, TextLength, TextTokens};
-pub use dit::{Dit, DitRow, ReferenceLatents, Segment, Streams};
+pub use dit::{BlockList, Dit, DitRow, ReferenceLatents, Streams};
 pub use error::LoadError;
 pub use facts::Facts;
 pub use families::{FAMILIES, family_of};

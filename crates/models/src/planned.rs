@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use diffusion::Guidance;
 use kernels::add_weighted;
 
-use crate::dit::Segment;
+use crate::dit::BlockList;
 
 /// State of a request and its plan between two steps. A clone shares the tensors.
 #[derive(Clone)]
@@ -21,8 +21,8 @@ pub struct PlannedRun {
 
 impl PlannedRun {
     /// Creates the state before the first step, for a request with `branches` passes per computed step.
-    pub fn new(plan: RunPlan, segments: &[Segment], branches: usize) -> Self {
-        let named: Vec<_> = segments.iter().map(Segment::named).collect();
+    pub fn new(plan: RunPlan, segments: &[BlockList], branches: usize) -> Self {
+        let named: Vec<_> = segments.iter().map(BlockList::named).collect();
         let course = Course::new(plan, &named, branches);
         PlannedRun { course, velocities: VecDeque::new(), velocity: None }
     }

@@ -6,7 +6,7 @@ use cache::{CacheConfig, CacheStats, CacheType, RequestCache, StepCache, Stream,
 use candle_core::{Result, Tensor};
 use kernels::WeightedTensors;
 
-use crate::dit::Segment;
+use crate::dit::BlockList;
 
 /// The step cache of one request: the rules and the tensors that they decide about. It ends with the request.
 ///
@@ -34,13 +34,13 @@ impl RequestResiduals {
     pub fn new(
         config: &CacheConfig,
         num_inference_steps: usize,
-        segments: &[Segment],
+        segments: &[BlockList],
         branches: usize,
     ) -> (Option<Self>, Vec<Warning>) {
         if config.never_reuses() {
             return (None, Vec::new());
         }
-        let named: Vec<_> = segments.iter().map(Segment::named).collect();
+        let named: Vec<_> = segments.iter().map(BlockList::named).collect();
         let (rules, warnings) = RequestCache::new(config, num_inference_steps, &named, branches);
         let stored = segments.iter().map(|_| (0..branches).map(|_| Stored::default()).collect()).collect();
         (Some(RequestResiduals { rules, stored }), warnings)

@@ -1,7 +1,7 @@
 //! The state of a request's sampler, and how it uses each evaluation. The coefficients come from `diffusion`.
 
 use candle_core::{Result, Tensor};
-use diffusion::multistep::{Weights, dpmpp_2m, unipc_corrected, unipc_level, unipc_predicted};
+use diffusion::multistep::{SampleWeights, dpmpp_2m, unipc_corrected, unipc_level, unipc_predicted};
 use diffusion::{Sampler, Sigmas};
 use kernels::{WeightedTensors, add_weighted, weighted_sums};
 
@@ -31,7 +31,7 @@ struct Predicted {
 }
 
 /// Input and result of an evaluation.
-pub(crate) struct Found<'t> {
+pub(crate) struct StepVelocity<'t> {
     pub(crate) latents: &'t Tensor,
     pub(crate) velocity: &'t Tensor,
     /// The latents after [`Solver::reach`] along the velocity, if the sampler uses them.
@@ -85,15 +85,20 @@ impl Solver {
         let reach = self.reach(sigmas, evaluation);
         let moves: Vec<_> = reach.into_iter().map(|dsigma| Move { latents, velocity, dsigma }).collect();
         let moved = along(&moves)?.pop();
-        self.advance_from(sigmas, evaluation, Found { latents, velocity, moved })
+        self.advance_from(sigmas, evaluation, StepVelocity { latents, velocity, moved })
     }
 
     /// Advances like [`Solver::advance`], with the move by [`Solver::reach`] already done.
     ///
     /// # Errors
     /// The same as [`Solver::advance`].
-    pub(crate) fn advance_from(&mut self, sigmas: &Sigmas, evaluation: usize, found: Found<'_>) -> Result<Tensor> {
-        let Found { latents, velocity, moved } = found;
+    pub(crate) fn advance_from(
+        &mut self,
+        sigmas: &Sigmas,
+        evaluation: usize,
+        found: StepVelocity<'_>,
+    ) -> Result<Tensor> {
+        let StepVelocity { latents, velocity, moved } = found;
         let moved = || moved.ok_or_else(|| candle_core::Error::msg("the latents did not move. This is a bug."));
         match &mut self.0 {
             Memory::Euler => moved(),
@@ -161,7 +166,11 @@ pub(crate) fn along(moves: &[Move<'_>]) -> Result<Vec<Tensor>> {
 }
 
 /// Returns the weighted sum of `latents` and the estimates of clean latents, newest first.
-fn weighted<'a>(weights: &Weights, latents: &Tensor, foreseen: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
+fn weighted<'a>(
+    weights: &SampleWeights,
+    latents: &Tensor,
+    foreseen: impl Iterator<Item = &'a Tensor>,
+) -> Result<Tensor> {
     let terms: Vec<_> = weights.foreseen.iter().copied().zip(foreseen).collect();
     add_weighted(&(latents * weights.latents)?, &terms)
 }

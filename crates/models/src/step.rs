@@ -4,12 +4,12 @@ use candle_core::{Result, Tensor};
 use diffusion::{BlockRun, StepReport};
 use kernels::residual_diffs;
 
-use crate::dit::{Dit, DitRow, Segment};
+use crate::dit::{BlockList, Dit, DitRow};
 use crate::forward::{Passes, RequestPasses, forward};
 use crate::guidance::guided;
 use crate::planned::PlannedRun;
 use crate::segment::Records;
-use crate::solver::{Found, Move, along};
+use crate::solver::{Move, StepVelocity, along};
 use crate::state::RequestState;
 
 /// Advances every request of `batch` by one step: an evaluation of the transformer, then the sampler's update.
@@ -95,7 +95,7 @@ fn advance(batch: &mut [&mut RequestState], velocities: &[Tensor]) -> Result<()>
         let foreseen = foresight(state).and_then(|_| moved.next());
         let estimate = foreseen.map(|latents| kept(latents, 0.0)).transpose()?;
         let moved = state.solver.reach(&state.sigmas, state.step_index).and_then(|_| moved.next());
-        let found = Found { latents: &state.latents, velocity, moved };
+        let found = StepVelocity { latents: &state.latents, velocity, moved };
         let latents = state.solver.advance_from(&state.sigmas, state.step_index, found)?;
         let next = state.sigmas.sigma(state.sampler().next_level(state.step_index));
         let latents = kept(latents, next)?;
@@ -115,7 +115,7 @@ fn foresight(state: &RequestState) -> Option<f32> {
 }
 
 /// Builds the report of one request's step from `records[segment][branch]`.
-fn report(segments: &[Segment], state: &RequestState, records: &[Records]) -> StepReport {
+fn report(segments: &[BlockList], state: &RequestState, records: &[Records]) -> StepReport {
     let runs = segments.iter().zip(records).flat_map(|(segment, records)| {
         state.branches.iter().zip(records).map(|(branch, record)| BlockRun {
             branch: branch.branch,
@@ -135,7 +135,7 @@ fn report(segments: &[Segment], state: &RequestState, records: &[Records]) -> St
 }
 
 /// Returns the share of the blocks that ran, over all segments and branches.
-fn computed_share(segments: &[Segment], state: &RequestState, runs: &[BlockRun]) -> f64 {
+fn computed_share(segments: &[BlockList], state: &RequestState, runs: &[BlockRun]) -> f64 {
     let always = state.residuals.as_ref().map_or(0, |residuals| residuals.config().always_computed_blocks());
     let (mut ran, mut all) = (0, 0);
     for (segment, runs) in segments.iter().zip(runs.chunks(state.branches.len())) {

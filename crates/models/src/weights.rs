@@ -16,7 +16,7 @@ use crate::shard::{Shard, TensorInfo, float_type};
 
 /// The tensors of one component.
 pub struct Weights {
-    source: Source,
+    source: WeightSource,
     /// The component's only file, or the index of its files.
     pub(crate) named: String,
     pub(crate) precision: Precision,
@@ -28,7 +28,7 @@ pub struct Weights {
 }
 
 /// Source of the tensors.
-enum Source {
+enum WeightSource {
     Files {
         shards: Vec<Shard>,
         by_name: HashMap<String, (usize, TensorInfo)>,
@@ -72,7 +72,7 @@ impl Weights {
             .flat_map(|(i, shard)| shard.tensors.iter().map(move |(name, info)| (name.clone(), (i, info.clone()))))
             .collect();
         let total_bytes = total_bytes(&by_name);
-        let source = Source::Files { shards, by_name };
+        let source = WeightSource::Files { shards, by_name };
         Weights {
             source,
             total_bytes,
@@ -87,7 +87,7 @@ impl Weights {
     /// Creates random weights: normal numbers for every required tensor, and no optional tensors. They serve to time a
     /// network whose weights are not available.
     pub fn random(precision: Precision) -> Self {
-        let (source, named) = (Source::Random(RandomNumbers::default()), "random weights".to_owned());
+        let (source, named) = (WeightSource::Random(RandomNumbers::default()), "random weights".to_owned());
         Weights {
             source,
             total_bytes: 0,
@@ -114,7 +114,7 @@ impl Weights {
 
     /// Keeps only the tensors that are `needed`, by name. The others do not count in the total bytes.
     pub(crate) fn only(mut self, needed: impl Fn(&str) -> bool) -> Self {
-        if let Source::Files { by_name, .. } = &mut self.source {
+        if let WeightSource::Files { by_name, .. } = &mut self.source {
             by_name.retain(|name, _| needed(name));
             self.total_bytes = total_bytes(by_name);
         }
@@ -123,17 +123,17 @@ impl Weights {
 
     /// Whether there is a tensor named `name`.
     pub fn has(&self, name: &str) -> bool {
-        matches!(&self.source, Source::Files { by_name, .. } if by_name.contains_key(name))
+        matches!(&self.source, WeightSource::Files { by_name, .. } if by_name.contains_key(name))
     }
 
     /// Whether there is a tensor whose name starts with `prefix`.
     pub(crate) fn has_any(&self, prefix: &str) -> bool {
-        matches!(&self.source, Source::Files { by_name, .. } if by_name.keys().any(|name| name.starts_with(prefix)))
+        matches!(&self.source, WeightSource::Files { by_name, .. } if by_name.keys().any(|name| name.starts_with(prefix)))
     }
 
     /// Returns the float type in which most bytes of the files are stored.
     pub(crate) fn stored_dtype(&self) -> DType {
-        let Source::Files { by_name, .. } = &self.source else { return self.precision.weights };
+        let WeightSource::Files { by_name, .. } = &self.source else { return self.precision.weights };
         let bytes_of = |dtype| {
             let tensors = by_name.values().filter(|(_, info)| float_type(info.dtype) == Some(dtype));
             tensors.map(|(_, info)| info.range.len()).sum::<usize>()
@@ -147,7 +147,7 @@ impl Weights {
     pub(crate) fn digest(&self) -> String {
         /// Bytes hashed of each tensor.
         const BYTES: usize = 64;
-        let Source::Files { shards, by_name } = &self.source else { return String::new() };
+        let WeightSource::Files { shards, by_name } = &self.source else { return String::new() };
         let mut tensors: Vec<_> = by_name.iter().collect();
         tensors.sort_by_key(|(name, _)| *name);
         let mut hasher = Sha256::new();
@@ -161,7 +161,7 @@ impl Weights {
 
     /// Returns the bytes of these tensors in memory.
     pub(crate) fn bytes(&self) -> ComponentBytes {
-        let Source::Files { by_name, .. } = &self.source else { return ComponentBytes::default() };
+        let WeightSource::Files { by_name, .. } = &self.source else { return ComponentBytes::default() };
         let mut bytes = ComponentBytes::default();
         let mut layers: BTreeMap<(&str, usize), LayerBytes> = BTreeMap::new();
         for (name, (_, info)) in by_name {
@@ -209,8 +209,8 @@ impl Weights {
 
     pub(crate) fn load(&self, name: &str, expected: &Shape, device: &Device) -> Result<Tensor, LoadError> {
         let (shards, by_name) = match &self.source {
-            Source::Files { shards, by_name } => (shards, by_name),
-            Source::Random(numbers) => {
+            WeightSource::Files { shards, by_name } => (shards, by_name),
+            WeightSource::Random(numbers) => {
                 // Generated on the component's own device, then moved to the requested one.
                 let made = numbers.tensor(&self.precision, expected).and_then(|tensor| tensor.to_device(device));
                 return made.map_err(|source| LoadError::Device { file: self.named.clone(), source });

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use cache::{
-    Calibration, Change, EQUAL, FittedPlan, Gram, Jump, JumpFit, MAX_PLANNED_STEPS, MEMORY, Path, Planner, Psnr,
+    Calibration, EQUAL, FittedPlan, Gram, Jump, JumpFit, MAX_PLANNED_STEPS, MEMORY, Planner, Psnr, StepPath,
+    VelocityChange,
 };
 use candle_core::{Result as TensorResult, Tensor};
 use diffusion::{ImageRequest, Interrupt, InvalidRequest, PipelineError, RgbImage, psnr};
@@ -108,7 +109,7 @@ struct Run<'a> {
 fn fitted(
     pipeline: &mut AnyPipeline,
     wholes: &[Whole],
-    path: &Path,
+    path: &StepPath,
     sigmas: &[f64],
     evaluated: &mut dyn FnMut(usize),
 ) -> Result<FittedPlan, Error> {
@@ -140,11 +141,11 @@ fn fitted(
 }
 
 /// Change of the velocities since the previous computed step; `None` at the first one.
-fn changed(runs: &[Run<'_>]) -> TensorResult<Option<Change>> {
+fn changed(runs: &[Run<'_>]) -> TensorResult<Option<VelocityChange>> {
     let pairs: Option<Vec<_>> = runs.iter().map(|run| run.velocities.front().zip(run.velocities.get(1))).collect();
     let Some(pairs) = pairs else { return Ok(None) };
     let changes = residual_diffs(&pairs)?.into_iter().map(f64::from).collect::<Vec<_>>();
-    Ok(Some(Change::of(&changes)))
+    Ok(Some(VelocityChange::of(&changes)))
 }
 
 impl Run<'_> {

@@ -12,7 +12,7 @@ use crate::booked_job::{JobId, WorkerId};
 use crate::calibration::Calibration;
 use crate::config::JobOptions;
 use crate::job::Update;
-use crate::order::Done;
+use crate::order::TurnResult;
 use crate::refusal::SubmitError;
 
 /// Everything that can happen to the scheduler, except the passing of time.
@@ -28,7 +28,7 @@ pub(crate) enum Event {
     /// A worker has loaded and measured its model, and is idle. `free` is the free device memory in bytes.
     Loaded { worker: WorkerId, card: Arc<ModelCard>, estimator: Estimator, calibration: Calibration, free: Option<u64> },
     /// A worker finished its turn, which took `took`.
-    Turned { worker: WorkerId, done: Done, took: Duration },
+    Turned { worker: WorkerId, done: TurnResult, took: Duration },
     /// A worker's pipeline panicked or lost its device. The worker waits for the order to load its model again.
     Crashed { worker: WorkerId, reason: String },
     /// A worker's model did not load or did not pass its trial. The worker waits for the order to try again.

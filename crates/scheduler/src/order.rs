@@ -11,7 +11,7 @@ use crate::booked_job::JobId;
 
 /// An order of the event loop to a worker.
 pub(crate) enum Order {
-    Turn(Command),
+    Turn(WorkerCommand),
     /// Drop the pipeline, if any, and load the model again.
     Load,
     /// Exit the thread.
@@ -19,7 +19,7 @@ pub(crate) enum Order {
 }
 
 /// One turn: the states to drop first, then the work to do until `interrupt` is set.
-pub(crate) struct Command {
+pub(crate) struct WorkerCommand {
     pub(crate) drop: Vec<JobId>,
     pub(crate) work: Option<Work>,
     pub(crate) interrupt: Interrupt,
@@ -58,7 +58,7 @@ pub(crate) struct Decoded {
 /// The result of a turn. States of a step or decoding that ran out of memory or was interrupted are held as they were
 /// before it.
 #[derive(Debug)]
-pub(crate) enum Done {
+pub(crate) enum TurnResult {
     Nothing,
     /// An encoding, with what the pipeline reported of the job.
     Encoded {
@@ -78,16 +78,16 @@ pub(crate) enum Done {
     Tried(Result<(), PipelineError>),
 }
 
-impl Done {
+impl TurnResult {
     /// The reason if the device is lost.
     pub(crate) fn device_lost(&self) -> Option<&PipelineError> {
         let failed = match self {
-            Done::Nothing => None,
-            Done::Encoded { result, .. } => result.as_ref().err(),
-            Done::Stepped(result) => result.as_ref().err(),
-            Done::Previewed { result, .. } => result.as_ref().err(),
-            Done::Decoded { result, .. } => result.as_ref().err(),
-            Done::Tried(result) => result.as_ref().err(),
+            TurnResult::Nothing => None,
+            TurnResult::Encoded { result, .. } => result.as_ref().err(),
+            TurnResult::Stepped(result) => result.as_ref().err(),
+            TurnResult::Previewed { result, .. } => result.as_ref().err(),
+            TurnResult::Decoded { result, .. } => result.as_ref().err(),
+            TurnResult::Tried(result) => result.as_ref().err(),
         };
         failed.filter(|err| matches!(err, PipelineError::DeviceLost(_)))
     }

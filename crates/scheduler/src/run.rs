@@ -17,7 +17,7 @@ use crate::interrupts::Interrupts;
 use crate::job::{JobError, Outcome, Update};
 use crate::lane::LaneStatus;
 use crate::observer::{Observation, Observer};
-use crate::order::{Command, Done, Order, Work};
+use crate::order::{Order, TurnResult, Work, WorkerCommand};
 use crate::policy;
 use crate::readiness::{Load, Readiness};
 use crate::refusal::SubmitError;
@@ -137,10 +137,10 @@ impl EventLoop {
 
     /// Records the result of a turn for `jobs`. A job that was cancelled meanwhile is found neither here nor in the
     /// books, and its part of the result is dropped.
-    fn turned(&mut self, worker: WorkerId, done: Done, jobs: &[Job], took: Duration) {
+    fn turned(&mut self, worker: WorkerId, done: TurnResult, jobs: &[Job], took: Duration) {
         match done {
-            Done::Nothing => {}
-            Done::Encoded { id, result: Ok(prepared) } => {
+            TurnResult::Nothing => {}
+            TurnResult::Encoded { id, result: Ok(prepared) } => {
                 self.state.encoded(id, prepared.encodings.work, took);
                 if let Some(cost) = &prepared.cost {
                     self.state.prepared(id, **cost);
@@ -151,7 +151,7 @@ impl EventLoop {
                     job.timings.encode = took;
                 }
             }
-            Done::Stepped(Ok(reports)) => {
+            TurnResult::Stepped(Ok(reports)) => {
                 self.state.stepped(jobs, &reports, took);
                 self.state.went_well(worker, false);
                 for (job, report) in jobs.iter().zip(reports) {
@@ -162,8 +162,8 @@ impl EventLoop {
                     }
                 }
             }
-            Done::Previewed { id, result } => self.previewed(worker, id, result, took),
-            Done::Decoded { id, result: Ok(decoded) } => {
+            TurnResult::Previewed { id, result } => self.previewed(worker, id, result, took),
+            TurnResult::Decoded { id, result: Ok(decoded) } => {
                 self.state.decoded(id, took);
                 self.state.went_well(worker, true);
                 if let Some(job) = self.jobs.get_mut(&id) {
@@ -171,15 +171,15 @@ impl EventLoop {
                     self.answer(id, Ok(generated));
                 }
             }
-            Done::Tried(Ok(())) => self.state.lanes[worker].health.fit(),
-            Done::Tried(Err(err)) => {
+            TurnResult::Tried(Ok(())) => self.state.lanes[worker].health.fit(),
+            TurnResult::Tried(Err(err)) => {
                 let next = self.state.lanes[worker].health.broke(self.state.config.backoff);
                 tracing::error!(worker, error = %err, ?next, "the pipeline failed its trial");
                 self.broke(worker, next, err.to_string());
             }
-            Done::Encoded { result: Err(err), .. }
-            | Done::Decoded { result: Err(err), .. }
-            | Done::Stepped(Err(err)) => self.failed(worker, jobs, err),
+            TurnResult::Encoded { result: Err(err), .. }
+            | TurnResult::Decoded { result: Err(err), .. }
+            | TurnResult::Stepped(Err(err)) => self.failed(worker, jobs, err),
         }
     }
 
@@ -258,7 +258,7 @@ impl EventLoop {
     /// Sends a worker its next turn. A worker whose thread has ended reports that itself.
     fn order(&mut self, worker: WorkerId, drop: Vec<JobId>, work: Option<Work>) {
         let interrupt = self.workers.interrupts.begin(worker);
-        let _ = self.workers.inboxes[worker].send(Order::Turn(Command { drop, work, interrupt }));
+        let _ = self.workers.inboxes[worker].send(Order::Turn(WorkerCommand { drop, work, interrupt }));
     }
 
     fn take_up(&mut self, id: JobId) -> Work {
@@ -281,17 +281,17 @@ impl EventLoop {
     }
 
     /// Reports a successful turn to the observer.
-    fn observe_turn(&self, worker: WorkerId, done: &Done, jobs: &[Job], took: Duration) {
+    fn observe_turn(&self, worker: WorkerId, done: &TurnResult, jobs: &[Job], took: Duration) {
         match done {
-            Done::Encoded { result: Ok(prepared), .. } => {
+            TurnResult::Encoded { result: Ok(prepared), .. } => {
                 self.observe(&Observation::Encoded { worker, took, encodings: prepared.encodings });
             }
-            Done::Stepped(Ok(reports)) => {
+            TurnResult::Stepped(Ok(reports)) => {
                 let tokens = jobs.iter().map(|job| job.cost.tokens * job.cost.passes).sum();
                 self.observe(&Observation::Stepped { batch: jobs.len(), tokens, took, reports });
             }
-            Done::Previewed { result: Ok(_), .. } => self.observe(&Observation::Previewed { took }),
-            Done::Decoded { result: Ok(_), .. } => self.observe(&Observation::Decoded { took }),
+            TurnResult::Previewed { result: Ok(_), .. } => self.observe(&Observation::Previewed { took }),
+            TurnResult::Decoded { result: Ok(_), .. } => self.observe(&Observation::Decoded { took }),
             _ => {}
         }
     }

@@ -1,4 +1,4 @@
-//! The worker: one OS thread per device that executes each [`Command`] and reports the result.
+//! The worker: one OS thread per device that executes each [`WorkerCommand`] and reports the result.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use tracing::{Span, info_span};
 use crate::booked_job::{JobId, WorkerId};
 use crate::calibration::MeasureOnce;
 use crate::event::Event;
-use crate::order::{Command, Decoded, Done, Order, Prepared, Work};
+use crate::order::{Decoded, Order, Prepared, TurnResult, Work, WorkerCommand};
 use crate::trial::pass_trial;
 
 /// Starts the thread of a worker, which ends once the returned inbox is dropped. It measures its pipeline, until
@@ -155,14 +155,14 @@ impl<P: Pipeline> Worker<P> {
     /// Executes orders until the event loop drops its side of `inbox` or says so, or the device is lost.
     fn run(&mut self, inbox: &std_mpsc::Receiver<Order>, reports: &Reports) -> Life {
         for order in inbox {
-            let Command { drop, work, interrupt } = match order {
+            let WorkerCommand { drop, work, interrupt } = match order {
                 Order::Turn(command) => command,
                 Order::Load => return Life::LoadAgain,
                 Order::End => return Life::Ended,
             };
             drop.iter().for_each(|id| _ = self.jobs.remove(id));
             let started = Instant::now();
-            let done = work.map_or(Done::Nothing, |work| self.turn(work, &interrupt));
+            let done = work.map_or(TurnResult::Nothing, |work| self.turn(work, &interrupt));
             if let Some(err) = done.device_lost() {
                 return Life::Broke(Event::Crashed { worker: reports.worker, reason: err.to_string() });
             }
@@ -171,13 +171,15 @@ impl<P: Pipeline> Worker<P> {
         Life::Ended
     }
 
-    fn turn(&mut self, work: Work, interrupt: &Interrupt) -> Done {
+    fn turn(&mut self, work: Work, interrupt: &Interrupt) -> TurnResult {
         match work {
-            Work::Encode(id, request, span) => Done::Encoded { id, result: self.encode(id, &request, span, interrupt) },
-            Work::Step(ids) => Done::Stepped(self.step(&ids, interrupt)),
-            Work::Preview(id, method) => Done::Previewed { id, result: self.preview(id, method, interrupt) },
-            Work::Decode(id, latents) => Done::Decoded { id, result: self.decode(id, latents, interrupt) },
-            Work::Trial => Done::Tried(pass_trial(&mut self.pipeline, interrupt)),
+            Work::Encode(id, request, span) => {
+                TurnResult::Encoded { id, result: self.encode(id, &request, span, interrupt) }
+            }
+            Work::Step(ids) => TurnResult::Stepped(self.step(&ids, interrupt)),
+            Work::Preview(id, method) => TurnResult::Previewed { id, result: self.preview(id, method, interrupt) },
+            Work::Decode(id, latents) => TurnResult::Decoded { id, result: self.decode(id, latents, interrupt) },
+            Work::Trial => TurnResult::Tried(pass_trial(&mut self.pipeline, interrupt)),
         }
     }
 

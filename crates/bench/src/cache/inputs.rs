@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use cache::{CacheConfig, CacheOverrides, Calibration, Quality};
+use cache::{CacheConfig, CacheOverrides, Calibration, Preset};
 use latentd::{Calibrated, Error};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// A configuration with its name in the table.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Named {
+pub(super) struct NamedConfig {
     pub(super) name: String,
     /// The keys as typed.
     pub(super) keys: Value,
@@ -22,7 +22,7 @@ pub(super) struct Named {
 /// An entry of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
-struct Entry {
+struct ConfigEntry {
     name: String,
     /// Keys that override the guide's defaults.
     config: Value,
@@ -32,16 +32,16 @@ struct Entry {
 ///
 /// # Errors
 /// The text is not such a list, two configurations have the same name, or a key is unknown or outside its bound.
-pub(super) fn configurations(text: &str, file: &str) -> Result<Vec<Named>, Error> {
+pub(super) fn configurations(text: &str, file: &str) -> Result<Vec<NamedConfig>, Error> {
     let refuse = |why: String| Error::Flag(format!("`--configs`, `{file}`: {why}"));
-    let entries: Vec<Entry> = omni::json_by_path(text).map_err(refuse)?;
-    let mut named: Vec<Named> = Vec::new();
-    for Entry { name, config: keys } in entries {
+    let entries: Vec<ConfigEntry> = omni::json_by_path(text).map_err(refuse)?;
+    let mut named: Vec<NamedConfig> = Vec::new();
+    for ConfigEntry { name, config: keys } in entries {
         if named.iter().any(|known| known.name == name) {
             return Err(refuse(format!("two configurations are named {name:?}")));
         }
         let (config, calibration) = meaning(&keys).map_err(|why| refuse(format!("{name:?}: {why}")))?;
-        named.push(Named { name, keys, config, calibration });
+        named.push(NamedConfig { name, keys, config, calibration });
     }
     Ok(named)
 }
@@ -56,19 +56,19 @@ fn meaning(keys: &Value) -> Result<(CacheConfig, Option<Calibration>), String> {
 }
 
 /// The configurations of the Cache-DiT guide: its defaults, and its options one by one.
-pub(super) fn guide() -> Vec<Named> {
+pub(super) fn guide() -> Vec<NamedConfig> {
     configurations(include_str!("guide.json"), "guide.json").expect("it is of this program. This is a bug.")
 }
 
 /// The presets, as they resolve for a model without a calibration.
-pub(super) fn presets() -> Vec<Named> {
-    let preset = |(name, quality): (&str, Quality)| Named {
+pub(super) fn presets() -> Vec<NamedConfig> {
+    let preset = |(name, quality): (&str, Preset)| NamedConfig {
         name: format!("preset {name}"),
         keys: json!({ "quality": name }),
         config: quality.config(),
         calibration: None,
     };
-    Quality::NAMED.map(preset).into()
+    Preset::NAMED.map(preset).into()
 }
 
 /// Budgets of the measured plans, as shares of the steps. Of 28 steps, four of them are 13, 10, 8 and 6 steps.
@@ -79,8 +79,8 @@ const BUDGETS: [f64; 5] = [0.6, 0.47, 0.36, 0.29, 0.22];
 ///
 /// # Errors
 /// The file is not a calibration.
-pub(super) fn plans(file: Option<&Path>) -> Result<Vec<Named>, Error> {
-    let promises = Quality::NAMED.iter().filter_map(|(_, quality)| quality.psnr());
+pub(super) fn plans(file: Option<&Path>) -> Result<Vec<NamedConfig>, Error> {
+    let promises = Preset::NAMED.iter().filter_map(|(_, quality)| quality.psnr());
     let budgets = BUDGETS.map(|share| (format!("plan, budget {share}"), "budget", share));
     let promises = promises.map(|promise| (format!("plan, psnr {promise}"), "psnr", promise));
     let named = budgets.into_iter().chain(promises).map(|(name, key, aim)| {
@@ -90,7 +90,7 @@ pub(super) fn plans(file: Option<&Path>) -> Result<Vec<Named>, Error> {
         }
         let overrides = CacheOverrides::deserialize(&keys).expect("it is an object. This is a bug.");
         let Calibrated { config, source } = Calibrated::read(&overrides)?;
-        Ok(Named { name, keys, config, calibration: Some(source.known()) })
+        Ok(NamedConfig { name, keys, config, calibration: Some(source.known()) })
     });
     named.collect()
 }

@@ -25,8 +25,8 @@ use latentd::{Error, SamplerName, of_plans};
 use omni::{ModelSource, OmniInput, write_whole};
 use serde_json::Value;
 
-use self::inputs::Named;
-use self::report::{Configuration, Report, StepCount};
+use self::inputs::NamedConfig;
+use self::report::{CacheComparison, Configuration, StepCount};
 use self::rounds::{Rounds, Trial};
 use self::trials::{Fewer, trials};
 use crate::median::median;
@@ -140,7 +140,7 @@ impl Cache {
     }
 
     /// The configurations of the file, or the default ones; plans; and the configuration of the flags.
-    fn configurations(&self) -> Result<Vec<Named>, Error> {
+    fn configurations(&self) -> Result<Vec<NamedConfig>, Error> {
         let of_flags = self.loading.cache.resolve()?;
         let mut named = match &self.configs {
             Some(path) => inputs::configurations(&inputs::read(path)?, &path.display().to_string())?,
@@ -148,13 +148,14 @@ impl Cache {
         };
         named.extend(self.plans()?);
         let calibration = self.loading.cache.calibrated()?.map(|calibrated| calibrated.source.known());
-        let of_flags = of_flags.map(|config| Named { name: "flags".into(), keys: Value::Null, config, calibration });
+        let of_flags =
+            of_flags.map(|config| NamedConfig { name: "flags".into(), keys: Value::Null, config, calibration });
         named.extend(of_flags);
         Ok(named)
     }
 
     /// Plans from the model's calibration, if there is one.
-    fn plans(&self) -> Result<Vec<Named>, Error> {
+    fn plans(&self) -> Result<Vec<NamedConfig>, Error> {
         match &self.plan {
             Some(path) => inputs::plans(Some(path)),
             None if self.configs.is_none() && self.source() == ModelSource::Builtin => inputs::plans(None),
@@ -186,14 +187,14 @@ impl Cache {
     }
 
     /// The report before the first picture.
-    fn report(&self, rounds: &Rounds, inputs: &[OmniInput]) -> Result<Report, Error> {
+    fn report(&self, rounds: &Rounds, inputs: &[OmniInput]) -> Result<CacheComparison, Error> {
         let trial = Trial::uncached(1);
         let request = rounds.request(&inputs[0], 0, &trial)?;
         let scale = match request.params.guidance {
             Guidance::TrueCfg { scale } | Guidance::Cfg { scale } | Guidance::Embedded { scale } => scale,
             Guidance::None => 1.0,
         };
-        Ok(Report {
+        Ok(CacheComparison {
             model: self.source().id(),
             size: request.params.size.to_string(),
             true_cfg_scale: scale,
@@ -207,7 +208,7 @@ impl Cache {
     }
 
     /// Times the decision itself against a step of the uncached pictures.
-    fn decision(&self, rounds: &mut Rounds, input: &OmniInput, report: &mut Report) -> Result<(), Error> {
+    fn decision(&self, rounds: &mut Rounds, input: &OmniInput, report: &mut CacheComparison) -> Result<(), Error> {
         let request = rounds.request(input, 0, &Trial::uncached(1))?;
         let sampler = request.params.sampler;
         let of_step = report.step_counts.iter().flat_map(|count| {
@@ -231,7 +232,7 @@ impl Cache {
         }
     }
 
-    fn write(&self, report: &Report) -> Result<(), Error> {
+    fn write(&self, report: &CacheComparison) -> Result<(), Error> {
         if let Some(path) = &self.json {
             write(path, &(serde_json::to_string(report).expect("numbers make JSON. This is a bug.") + "\n"))?;
         }
@@ -255,7 +256,12 @@ fn counts(field: &'static str, given: &[i64]) -> Result<Vec<usize>, Error> {
 }
 
 /// The report of one step count. `trials` has the configurations first.
-fn step_count(steps: usize, configurations: &[Named], trials: Vec<Trial>, measured: rounds::Measured) -> StepCount {
+fn step_count(
+    steps: usize,
+    configurations: &[NamedConfig],
+    trials: Vec<Trial>,
+    measured: rounds::MeasuredPicture,
+) -> StepCount {
     let keys = configurations.iter().map(|named| named.keys.clone()).chain(std::iter::repeat(Value::Null));
     let all = trials.into_iter().zip(keys).zip(measured.pictures).map(|((trial, config), pictures)| Configuration {
         name: trial.name,

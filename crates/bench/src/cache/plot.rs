@@ -9,7 +9,7 @@ use std::ops::Range;
 use plotters::element::DynElement;
 use plotters::prelude::*;
 
-use super::report::{Configuration, Report, StepCount};
+use super::report::{CacheComparison, Configuration, StepCount};
 use super::summary::Summary;
 use super::{frontier, labels};
 use crate::plot::{Area, COMPUTED, Drawn, GREY, LEFT, PLANNED, REUSED, TEXT, chart};
@@ -56,7 +56,7 @@ struct Point {
 }
 
 /// The plot of everything measured.
-pub(super) fn svg(report: &Report) -> String {
+pub(super) fn svg(report: &CacheComparison) -> String {
     let panels: Vec<_> = report.step_counts.iter().map(Panel::both).collect();
     let mut names: Vec<&str> = Vec::new();
     for configuration in report.step_counts.iter().flat_map(|count| &count.configurations) {

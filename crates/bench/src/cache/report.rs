@@ -6,11 +6,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::decision::DecisionCost;
-use super::summary::{FewerSteps, Picture, Summary};
+use super::summary::{FewerSteps, PictureScore, Summary};
 
 /// All results.
 #[derive(Serialize)]
-pub(super) struct Report {
+pub(super) struct CacheComparison {
     pub(super) model: String,
     pub(super) size: String,
     pub(super) true_cfg_scale: f64,
@@ -47,10 +47,10 @@ pub(super) struct Configuration {
     pub(super) summary: Summary,
     /// Whether the configuration is on the Pareto frontier: no other computes as little and is as good.
     pub(super) is_best: bool,
-    pub(super) pictures: Vec<Picture>,
+    pub(super) pictures: Vec<PictureScore>,
 }
 
-impl Report {
+impl CacheComparison {
     /// A line with the model, the size and the number of prompts.
     pub(super) fn title(&self) -> String {
         format!("{}, {}, {} prompts", self.model, self.size, self.prompts.len())
@@ -149,7 +149,7 @@ pub(super) mod tests {
     }
 
     /// One step count: a configuration above the line, one below it, one whose pictures are identical, and a plan.
-    pub(in super::super) fn report() -> Report {
+    pub(in super::super) fn report() -> CacheComparison {
         let step_count = StepCount {
             num_inference_steps: 20,
             uncached_ms: vec![400.0],
@@ -165,7 +165,7 @@ pub(super) mod tests {
                 configuration("4 steps", 0.2, Some(30.0)),
             ],
         };
-        Report {
+        CacheComparison {
             model: "a-model".into(),
             size: "128x128".into(),
             true_cfg_scale: 3.0,
@@ -206,7 +206,7 @@ pub(super) mod tests {
             step_us: 2000.0,
             share_of_step: 0.005,
         };
-        let report = Report { decision: Some(decision), ..report() };
+        let report = CacheComparison { decision: Some(decision), ..report() };
         let last = report.markdown().lines().last().unwrap().to_owned();
         assert_eq!(
             last,

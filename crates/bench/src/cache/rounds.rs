@@ -12,7 +12,7 @@ use models::AnyPipeline;
 use omni::{OmniInput, psnr, ssim};
 
 use super::images;
-use super::summary::{self, Picture};
+use super::summary::{self, PictureScore};
 
 /// One kind of picture in a round.
 #[derive(Clone, Debug)]
@@ -36,10 +36,10 @@ impl Trial {
 
 /// The measurements of one step count: each prompt's time without a cache, and each trial's pictures.
 #[derive(Default)]
-pub(super) struct Measured {
+pub(super) struct MeasuredPicture {
     pub(super) uncached_ms: Vec<f64>,
     /// `pictures[trial][prompt]`
-    pub(super) pictures: Vec<Vec<Picture>>,
+    pub(super) pictures: Vec<Vec<PictureScore>>,
 }
 
 /// The settings that all pictures share.
@@ -74,8 +74,8 @@ impl Rounds {
         steps: usize,
         trials: &[Trial],
         tick: impl Fn(),
-    ) -> Result<Measured, Error> {
-        let mut measured = Measured { pictures: vec![Vec::new(); trials.len()], ..Measured::default() };
+    ) -> Result<MeasuredPicture, Error> {
+        let mut measured = MeasuredPicture { pictures: vec![Vec::new(); trials.len()], ..MeasuredPicture::default() };
         for (i, input) in inputs.iter().enumerate() {
             let uncached = Trial::uncached(steps);
             let all: Vec<_> = std::iter::once(&uncached).chain(trials).collect();
@@ -155,10 +155,10 @@ impl Rounds {
 }
 
 /// Compares a picture with the reference.
-fn compare(reference: &Rendered, picture: &Rendered, trial: &Trial) -> Result<Picture, Error> {
+fn compare(reference: &Rendered, picture: &Rendered, trial: &Trial) -> Result<PictureScore, Error> {
     let ssim = ssim(&reference.image, &picture.image).map_err(|err| Error::Flag(format!("SSIM: {err}")))?;
     let share = picture.steps.len() as f64 / reference.steps.len() as f64;
-    Ok(Picture {
+    Ok(PictureScore {
         denoise_ms: milliseconds(picture.denoise),
         speedup: reference.denoise.as_secs_f64() / picture.denoise.as_secs_f64(),
         psnr: psnr(&reference.image, &picture.image),

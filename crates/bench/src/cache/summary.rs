@@ -11,7 +11,7 @@ const CEILING_DB: f64 = 60.0;
 
 /// A picture, compared with the uncached one of its prompt and step count.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Picture {
+pub(super) struct PictureScore {
     /// Time of all its steps.
     pub(super) denoise_ms: f64,
     /// Speedup of its steps over those of the uncached picture in the same round.
@@ -85,10 +85,10 @@ pub(super) fn computed(steps: &[StepReport]) -> f64 {
 }
 
 /// Summarizes the pictures of one configuration.
-pub(super) fn summarize(pictures: &[Picture]) -> Summary {
-    let mean = |value: fn(&Picture) -> f64| pictures.iter().map(value).sum::<f64>() / pictures.len() as f64;
+pub(super) fn summarize(pictures: &[PictureScore]) -> Summary {
+    let mean = |value: fn(&PictureScore) -> f64| pictures.iter().map(value).sum::<f64>() / pictures.len() as f64;
     let differs = pictures.iter().any(|picture| picture.psnr.is_some());
-    let worst = |value: fn(&Picture) -> f64| pictures.iter().map(value).fold(f64::INFINITY, f64::min);
+    let worst = |value: fn(&PictureScore) -> f64| pictures.iter().map(value).fold(f64::INFINITY, f64::min);
     Summary {
         computed: mean(|picture| picture.computed),
         speedup: median(pictures.iter().map(|picture| picture.speedup)),
@@ -101,7 +101,7 @@ pub(super) fn summarize(pictures: &[Picture]) -> Summary {
     }
 }
 
-fn decibels(picture: &Picture) -> f64 {
+fn decibels(picture: &PictureScore) -> f64 {
     picture.psnr.unwrap_or(f64::INFINITY)
 }
 
@@ -150,8 +150,8 @@ mod tests {
     use super::*;
     use diffusion::testing::steps;
 
-    fn picture(computed: f64, speedup: f64, psnr: Option<f64>, ssim: f64) -> Picture {
-        Picture { denoise_ms: 100.0, speedup, psnr, ssim, gmsd: 1.0 - ssim, computed, runs: Vec::new() }
+    fn picture(computed: f64, speedup: f64, psnr: Option<f64>, ssim: f64) -> PictureScore {
+        PictureScore { denoise_ms: 100.0, speedup, psnr, ssim, gmsd: 1.0 - ssim, computed, runs: Vec::new() }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use diffusion::Sampler;
 
-use super::inputs::Named;
+use super::inputs::NamedConfig;
 use super::rounds::Trial;
 use super::summary;
 
@@ -28,7 +28,7 @@ impl Fewer {
 }
 
 /// The trials of the configurations at `steps` steps, then those of uncached pictures in fewer.
-pub(super) fn trials(configurations: &[Named], steps: usize, fewer: &Fewer) -> Vec<Trial> {
+pub(super) fn trials(configurations: &[NamedConfig], steps: usize, fewer: &Fewer) -> Vec<Trial> {
     let cached = configurations.iter().map(|named| Trial {
         name: named.name.clone(),
         config: Some(named.config.clone()),

@@ -80,7 +80,7 @@ struct Memory {
 }
 
 /// Times of a picture's stages, in milliseconds.
-struct Picture {
+struct TimedPicture {
     encode: f64,
     steps: Vec<(StepReport, f64)>,
     decode: f64,
@@ -154,7 +154,7 @@ struct Bench<'s> {
 
 impl Bench<'_> {
     /// Makes a picture. Pictures of different `number`s have different prompts. `at_most` bounds the steps.
-    fn picture(&mut self, number: usize, at_most: Option<usize>) -> Result<(Picture, ImageRequest), Error> {
+    fn picture(&mut self, number: usize, at_most: Option<usize>) -> Result<(TimedPicture, ImageRequest), Error> {
         let request = self.request(number)?;
         let started = Instant::now();
         let mut state = self.prepare(&request)?;
@@ -163,7 +163,7 @@ impl Bench<'_> {
         let steps = (0..steps).map(|_| self.step(&mut state)).collect::<Result<_, _>>()?;
         let before_decode = Instant::now();
         self.pipeline.decode(state, &Interrupt::default())?;
-        Ok((Picture { encode, steps, decode: milliseconds(before_decode), total: milliseconds(started) }, request))
+        Ok((TimedPicture { encode, steps, decode: milliseconds(before_decode), total: milliseconds(started) }, request))
     }
 
     /// A request whose prompts fill the text stream. Different `number`s have different prompts.
@@ -204,7 +204,7 @@ impl Bench<'_> {
     fn kinds(
         &mut self,
         device: &Device,
-        picture: &Picture,
+        picture: &TimedPicture,
         request: &ImageRequest,
     ) -> Result<[Option<StepFigures>; 2], Error> {
         let work = self.pipeline.estimator()(request).work;

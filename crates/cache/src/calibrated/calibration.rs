@@ -88,7 +88,7 @@ const TENTH_BELOW: f64 = 4.0;
 
 /// The properties of a request that a plan depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Run<'a> {
+pub struct RunSpec<'a> {
     /// Digest of the transformer's files.
     pub model: &'a str,
     /// Number of steps.
@@ -133,7 +133,7 @@ impl Calibration {
     ///
     /// # Errors
     /// The calibration is of another model or number of passes, or the run is too short.
-    pub fn plan(&self, run: Run<'_>, aim: Aim) -> Result<RunPlan, PlanError> {
+    pub fn plan(&self, run: RunSpec<'_>, aim: Aim) -> Result<RunPlan, PlanError> {
         if run.model != self.model {
             return Err(PlanError::OtherModel { calibrated: self.class.clone() });
         }
@@ -168,7 +168,7 @@ impl Calibration {
 #[cfg(test)]
 mod tests {
     use super::super::fitted_plan::Psnr;
-    use super::super::guard::Change;
+    use super::super::guard::VelocityChange;
     use super::super::jump::Jump;
     use super::*;
 
@@ -179,7 +179,7 @@ mod tests {
             FittedPlan {
                 computed: (0..count).map(|i| 20 * i / count).collect(),
                 jumps: vec![Jump::euler(); count],
-                changes: vec![Change::of(&[0.1, 0.2]); count - 1],
+                changes: vec![VelocityChange::of(&[0.1, 0.2]); count - 1],
                 psnr: Psnr { mean, tenth: mean - 3.0, least: mean - 9.0 },
             }
         };
@@ -193,10 +193,10 @@ mod tests {
         }
     }
 
-    const RUN: Run<'static> = Run { model: "digest", steps: 20, guided: true };
+    const RUN: RunSpec<'static> = RunSpec { model: "digest", steps: 20, guided: true };
 
     fn computed(steps: usize, aim: Aim) -> usize {
-        let plan = calibration().plan(Run { steps, ..RUN }, aim).unwrap();
+        let plan = calibration().plan(RunSpec { steps, ..RUN }, aim).unwrap();
         assert_eq!(plan.mask().len(), steps);
         (0..steps).filter(|&step| plan.mask().computes(step)).count()
     }
@@ -224,12 +224,12 @@ mod tests {
     #[test]
     fn what_cannot_be_planned_is_told() {
         let err = |run| calibration().plan(run, Aim::Budget(0.5)).unwrap_err().to_string();
-        assert_eq!(err(Run { model: "other", ..RUN }), "the calibration is of another model, Some");
+        assert_eq!(err(RunSpec { model: "other", ..RUN }), "the calibration is of another model, Some");
         let expected = "the plans were measured with guidance (two passes a step), and the request runs without guidance \
                         (one pass a step)";
-        assert_eq!(err(Run { guided: false, ..RUN }), expected);
+        assert_eq!(err(RunSpec { guided: false, ..RUN }), expected);
         assert_eq!(
-            err(Run { steps: 2, ..RUN }),
+            err(RunSpec { steps: 2, ..RUN }),
             "the cheapest plan computes 3 steps, and the request has 2: with so few there is none to skip"
         );
     }

@@ -95,7 +95,7 @@ impl Course {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::calibrated::{Change, FittedPlan, Psnr};
+    use crate::calibrated::{FittedPlan, Psnr, VelocityChange};
 
     const SEGMENTS: [Segment; 2] =
         [Segment { name: "transformer_blocks", num_blocks: 5 }, Segment { name: "single", num_blocks: 20 }];
@@ -105,7 +105,7 @@ mod tests {
         let plan = FittedPlan {
             computed: vec![0, 3, 6],
             jumps: vec![Jump { velocities: vec![1.0], latents: 0.5 }; 3],
-            changes: vec![Change::of(&[0.09, 0.11]); changes],
+            changes: vec![VelocityChange::of(&[0.09, 0.11]); changes],
             psnr: Psnr::of(vec![50.0]),
         };
         Course::new(RunPlan::new(&plan, 9, 9), &SEGMENTS, 2)

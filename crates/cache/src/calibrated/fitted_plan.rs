@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::guard::Change;
+use super::guard::VelocityChange;
 use super::jump::{Jump, MEMORY};
 
 /// The computed steps of a run, and the jump from each to the next.
@@ -15,7 +15,7 @@ pub struct FittedPlan {
     pub jumps: Vec<Jump>,
     /// Change of the velocity from each computed step to the next; empty if it was not measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub changes: Vec<Change>,
+    pub changes: Vec<VelocityChange>,
     /// PSNR of the pictures against those of all steps, in dB.
     pub psnr: Psnr,
 }
@@ -89,7 +89,9 @@ impl FittedPlan {
                 "must have `jumps` of numbers up to {MOST}, of 1 to {MEMORY} velocities and of no more than there are"
             ));
         }
-        if !(changes.is_empty() || changes.len() + 1 == computed.len()) || !changes.iter().all(Change::is_finite) {
+        if !(changes.is_empty() || changes.len() + 1 == computed.len())
+            || !changes.iter().all(VelocityChange::is_finite)
+        {
             return Err(format!(
                 "must have finite `changes`, none or one for each of {} computed steps but the first. Given: {}",
                 computed.len(),

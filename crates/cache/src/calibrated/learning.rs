@@ -7,7 +7,7 @@
 
 use super::fitted_plan::{FittedPlan, Psnr};
 use super::gram::Gram;
-use super::guard::Change;
+use super::guard::VelocityChange;
 use super::planner::{MAX_PLANNED_STEPS, Planner, missed};
 
 /// The kind of a request; plans are learnt from requests of one kind.
@@ -146,7 +146,7 @@ fn foreseen(missed: &[f64], sensitivity: f64) -> f64 {
 }
 
 /// Change of the velocities from each computed step to the next.
-fn changes(runs: &[&Gram], sigmas: &[f64], computed: &[usize]) -> Vec<Change> {
+fn changes(runs: &[&Gram], sigmas: &[f64], computed: &[usize]) -> Vec<VelocityChange> {
     let way = |step: usize| (step, step + 1);
     let dsigma = |step: usize| sigmas[step + 1] - sigmas[step];
     let of_pair = |pair: &[usize]| {
@@ -157,7 +157,7 @@ fn changes(runs: &[&Gram], sigmas: &[f64], computed: &[usize]) -> Vec<Change> {
             // For equally shaped distributions, mean absolute values have the same ratio as root mean squares.
             (apart.max(0.0) / product(before, before)).sqrt()
         };
-        Change::of(&runs.iter().map(of_run).collect::<Vec<_>>())
+        VelocityChange::of(&runs.iter().map(of_run).collect::<Vec<_>>())
     };
     computed.windows(2).map(of_pair).collect()
 }

@@ -6,7 +6,7 @@
 //! latents at any two noise levels ([`Gram`]). The weights are then fitted jump by jump on runs that skip those steps
 //! ([`JumpFit`]), so that each corrects the errors of the jumps before it.
 //!
-//! The measured runs also give the change of the velocity from one computed step to the next ([`Change`]). If the
+//! The measured runs also give the change of the velocity from one computed step to the next ([`VelocityChange`]). If the
 //! velocity of a request changes far more, the request departs from the measured runs, and computes the steps that it
 //! would have skipped ([`Course`]).
 //!
@@ -26,15 +26,15 @@ mod plans;
 mod run_plan;
 mod settings;
 
-pub use calibration::{Aim, Calibration, PlanError, Run};
+pub use calibration::{Aim, Calibration, PlanError, RunSpec};
 pub use course::{Course, Way};
 pub use fitted_plan::{EQUAL, FittedPlan, Psnr};
 pub use gram::Gram;
-pub use guard::Change;
+pub use guard::VelocityChange;
 pub use jump::{Jump, JumpFit, MEMORY};
 pub use learning::{Kind, Learning, LearntRun};
 pub use least_squares::solve_symmetric;
-pub use planner::{MAX_PLANNED_STEPS, Path, Planner};
+pub use planner::{MAX_PLANNED_STEPS, Planner, StepPath};
 pub use plans::{Planning, Plans, Progress};
 pub use run_plan::RunPlan;
 pub use settings::CalibratedSettings;

@@ -17,7 +17,7 @@ pub const MAX_PLANNED_STEPS: usize = 200;
 
 /// The computed steps of a run, and the error of the jumps between them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Path {
+pub struct StepPath {
     /// The computed steps, ascending from 0.
     pub computed: Vec<usize>,
     /// Sum of the squared errors of the jumps, each measured separately.
@@ -116,7 +116,7 @@ impl Planner {
     }
 
     /// Returns the best path for each number of computed steps, from the smallest that has one to all steps.
-    pub fn paths(mut self) -> Vec<Path> {
+    pub fn paths(mut self) -> Vec<StepPath> {
         let mut layer = Layer::unreached(self.steps);
         layer.errors[History::START.index()] = 0.0;
         let (mut ways, mut paths) = (Vec::new(), Vec::new());
@@ -157,7 +157,7 @@ impl Planner {
     }
 
     /// The best path through `layer` to the end of the run; `ways` links the layers backwards.
-    fn best(&mut self, layer: &Layer, ways: &[Vec<u8>]) -> Option<Path> {
+    fn best(&mut self, layer: &Layer, ways: &[Vec<u8>]) -> Option<StepPath> {
         let ends = layer.reached().filter(|(history, _)| self.steps - 1 - history.newest() <= MAX_SKIPPED);
         let ends: Vec<_> = ends.collect();
         let whole = ends.into_iter().map(|(history, error)| (history, error + self.jump(&history, self.steps)));
@@ -169,7 +169,7 @@ impl Planner {
             computed.push(history.newest());
         }
         computed.reverse();
-        Some(Path { computed, error })
+        Some(StepPath { computed, error })
     }
 
     /// Index of the jump after `history` to `end`.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::calibration::{Aim, Calibration, PlanError, Run};
+use super::calibration::{Aim, Calibration, PlanError, RunSpec};
 use super::fitted_plan::FittedPlan;
 use super::learning::{Kind, Learning, LearntRun};
 use super::run_plan::{RunPlan, mask_of};
@@ -83,7 +83,7 @@ impl Plans {
     ///
     /// # Errors
     /// There are no plans for such runs, or the run is too short.
-    pub fn plan(&self, run: Run<'_>, aim: Aim) -> Result<(Planning, RunPlan), PlanError> {
+    pub fn plan(&self, run: RunSpec<'_>, aim: Aim) -> Result<(Planning, RunPlan), PlanError> {
         let Some(planning) = self.current(run.guided) else {
             let other = self.current(!run.guided);
             return Err(other.map_or(PlanError::Unknown, |_| PlanError::Guidance { calibrated: !run.guided }));
@@ -228,8 +228,8 @@ mod tests {
         Calibration { class, model, num_inference_steps: 20, guidance, pictures: 8, plans }
     }
 
-    fn run(guided: bool) -> Run<'static> {
-        Run { model: "digest", steps: 20, guided }
+    fn run(guided: bool) -> RunSpec<'static> {
+        RunSpec { model: "digest", steps: 20, guided }
     }
 
     fn computed(plans: &Plans, guided: bool, aim: Aim) -> Result<usize, PlanError> {

@@ -1,7 +1,7 @@
 //! A plan for one request.
 
 use super::fitted_plan::FittedPlan;
-use super::guard::Change;
+use super::guard::VelocityChange;
 use super::jump::Jump;
 use crate::StepMask;
 
@@ -12,7 +12,7 @@ pub struct RunPlan {
     /// One jump per computed step.
     jumps: Vec<Jump>,
     /// One change per computed step except the first, or none at all.
-    changes: Vec<Change>,
+    changes: Vec<VelocityChange>,
     /// For each step, the number of computed steps before it.
     before: Vec<usize>,
     /// For each level, its position among the calibrated steps, fractional between two of them.
@@ -49,7 +49,7 @@ impl RunPlan {
 
     /// The measured change of the velocity at a computed step; `None` if it was not measured, or there is no velocity
     /// before it.
-    pub fn change(&self, step: usize) -> Option<&Change> {
+    pub fn change(&self, step: usize) -> Option<&VelocityChange> {
         let computed = if self.mask.computes(step) { self.before[step] } else { 0 };
         self.changes.get(computed.checked_sub(1)?)
     }
@@ -99,7 +99,7 @@ mod tests {
 
     fn plan(computed: &[usize], calibrated: usize, steps: usize) -> RunPlan {
         let (jumps, psnr) = (vec![Jump::euler(); computed.len()], Psnr::of(vec![50.0]));
-        let changes = (1..computed.len()).map(|i| Change { mean: i as f64, spread: 0.0 }).collect();
+        let changes = (1..computed.len()).map(|i| VelocityChange { mean: i as f64, spread: 0.0 }).collect();
         RunPlan::new(&FittedPlan { computed: computed.to_vec(), jumps, changes, psnr }, calibrated, steps)
     }
 

@@ -36,7 +36,7 @@ struct Row {
     default_size: String,
     /// Maximum pixels of a picture, unless `--max-generated-image-size` is set.
     max_pixels: usize,
-    segments: Vec<Segment>,
+    segments: Vec<ListedSegment>,
     licence: &'static str,
     disk_bytes: u64,
     memory_bytes: u64,
@@ -49,7 +49,7 @@ struct Row {
 }
 
 #[derive(Serialize)]
-struct Segment {
+struct ListedSegment {
     name: &'static str,
     num_blocks: usize,
 }
@@ -91,7 +91,7 @@ impl Row {
             default_guidance: format!("true CFG {}", facts.guidance_scale.unwrap_or_default()).into(),
             default_size: facts.size.unwrap_or_default(),
             max_pixels: MAX_FITTED_PIXELS,
-            segments: vec![Segment { name: "blocks", num_blocks: num_layers }],
+            segments: vec![ListedSegment { name: "blocks", num_blocks: num_layers }],
             licence: env!("CARGO_PKG_LICENSE"),
             disk_bytes: bytes,
             memory_bytes: bytes,
@@ -103,7 +103,7 @@ impl Row {
 
     fn new(family: &'static str, model: &PublishedModel, cached: InHubCache) -> Self {
         let (width, height) = model.size;
-        let segments = model.segments.iter().map(|&(name, num_blocks)| Segment { name, num_blocks });
+        let segments = model.segments.iter().map(|&(name, num_blocks)| ListedSegment { name, num_blocks });
         Row {
             family,
             id: model.id,

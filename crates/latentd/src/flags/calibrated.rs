@@ -18,7 +18,7 @@ pub struct Calibrated {
 
 impl Calibrated {
     /// Reads `{"plan": "@FILE", "budget": SHARE}` or `{"plan": "@FILE", "psnr": DB}`. Without `budget` and `psnr` the
-    /// aim is that of [`cache::Quality::Balanced`].
+    /// aim is that of [`cache::Preset::Balanced`].
     ///
     /// # Errors
     /// A key is unknown or outside its bound, or the file is not a calibration.
@@ -41,7 +41,7 @@ const BALANCED: f64 = 50.0;
 
 #[cfg(test)]
 mod tests {
-    use cache::Quality;
+    use cache::Preset;
 
     use super::*;
 
@@ -53,7 +53,7 @@ mod tests {
     fn without_keys_it_promises_what_balanced_does() {
         let calibrated = described("{}").unwrap();
         assert_eq!(calibrated.config.planned, Some(Aim::Psnr(BALANCED)));
-        assert_eq!(Quality::Balanced.psnr(), Some(BALANCED));
+        assert_eq!(Preset::Balanced.psnr(), Some(BALANCED));
         assert_eq!(calibrated.source, PlanSource::Learnt { pictures: LEARN_FROM });
     }
 

@@ -12,8 +12,8 @@ const MIB: u64 = 1 << 20;
 const TILING: Tiling = Tiling { side: 32, stride: 24 };
 const PEAKS: Peaks = Peaks { text: 1000, block: 30_000, vae_encoder: 300, vae_decoder: 400 };
 
-fn segment(name: &'static str, num_blocks: usize, is_dual: bool, encoder_is_used: bool) -> Segment {
-    Segment { name, num_blocks, is_dual, encoder_is_used }
+fn segment(name: &'static str, num_blocks: usize, is_dual: bool, encoder_is_used: bool) -> BlockList {
+    BlockList { name, num_blocks, is_dual, encoder_is_used }
 }
 
 /// Operations with round figures for encoders and decoders around these blocks.

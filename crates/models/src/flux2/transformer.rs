@@ -15,7 +15,7 @@ use super::modulation::Modulation;
 use super::rope::RopeTables;
 use super::single_block::SingleBlock;
 use crate::Result;
-use crate::dit::{Dit, DitRow, Segment, Streams, in_turn, selected};
+use crate::dit::{BlockList, Dit, DitRow, Streams, in_turn, selected};
 use crate::error::LoadError;
 use crate::scope::Scope;
 use crate::timestep_embedding::{TimestepEmbedder, timestep_embedding};
@@ -35,7 +35,7 @@ pub struct Transformer {
     norm_out: Linear,
     proj_out: Linear,
     rope: RopeTables,
-    segments: [Segment; 2],
+    segments: [BlockList; 2],
     time_channels: usize,
     eps: f64,
     activations: DType,
@@ -188,7 +188,7 @@ impl Transformer {
 impl Dit for Transformer {
     type Context = Conditioning;
 
-    fn segments(&self) -> &[Segment] {
+    fn segments(&self) -> &[BlockList] {
         &self.segments
     }
 
@@ -276,11 +276,11 @@ impl Dit for Transformer {
     }
 }
 
-fn segments(config: &TransformerConfig) -> [Segment; 2] {
+fn segments(config: &TransformerConfig) -> [BlockList; 2] {
     [
         // The text stream is the beginning of the sequences in the next segment.
-        Segment { name: "transformer_blocks", num_blocks: config.num_layers, is_dual: true, encoder_is_used: true },
-        Segment {
+        BlockList { name: "transformer_blocks", num_blocks: config.num_layers, is_dual: true, encoder_is_used: true },
+        BlockList {
             name: "single_transformer_blocks",
             num_blocks: config.num_single_layers,
             is_dual: false,

@@ -12,7 +12,7 @@ use super::block::{Block, BlockContext, ImageTime, Modulation, Modulations, NORM
 use super::config::TransformerConfig;
 use super::rope::RopeTables;
 use crate::Result;
-use crate::dit::{Dit, DitRow, Segment, Streams, in_turn, selected};
+use crate::dit::{BlockList, Dit, DitRow, Streams, in_turn, selected};
 use crate::error::LoadError;
 use crate::scope::Scope;
 use crate::timestep_embedding::{TimestepEmbedder, timestep_embedding};
@@ -28,7 +28,7 @@ pub struct Transformer {
     norm_out: Linear,
     proj_out: Linear,
     rope: RopeTables,
-    segments: [Segment; 1],
+    segments: [BlockList; 1],
     zero_cond_t: bool,
     activations: DType,
     device: Device,
@@ -95,7 +95,7 @@ impl Transformer {
             norm_out: scope.pp("norm_out.linear").linear(dim, 2 * dim)?,
             proj_out: scope.pp("proj_out").linear(dim, config.in_channels)?,
             rope: RopeTables::new(config.axes_dims_rope, precision.device.clone()),
-            segments: [Segment {
+            segments: [BlockList {
                 name: "transformer_blocks",
                 num_blocks: config.num_layers,
                 is_dual: true,
@@ -171,7 +171,7 @@ impl Transformer {
 impl Dit for Transformer {
     type Context = Conditioning;
 
-    fn segments(&self) -> &[Segment] {
+    fn segments(&self) -> &[BlockList] {
         &self.segments
     }
 

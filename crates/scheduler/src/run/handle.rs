@@ -9,7 +9,7 @@ use crate::event::{Event, Submission};
 use crate::health::Next;
 use crate::job::JobError;
 use crate::observer::Observation;
-use crate::order::Done;
+use crate::order::TurnResult;
 use crate::refusal::SubmitError;
 
 impl EventLoop {
@@ -77,7 +77,7 @@ impl EventLoop {
         accepted
     }
 
-    fn turn_ended(&mut self, worker: WorkerId, done: Done, took: Duration) {
+    fn turn_ended(&mut self, worker: WorkerId, done: TurnResult, took: Duration) {
         let now = self.now();
         if let Some(after) = self.workers.interrupts.ended(worker, now) {
             tracing::debug!(worker, ?after, "the worker is back from an interrupted turn");

@@ -11,7 +11,7 @@ use crate::config::JobOptions;
 use crate::event::Submission;
 use crate::job::{JobError, Outcome, Timings, Update};
 use crate::observer::Observation;
-use crate::order::{Done, Work};
+use crate::order::{TurnResult, Work};
 use crate::turn::Turn;
 use crate::unanswered::Unanswered;
 
@@ -69,7 +69,7 @@ impl EventLoop {
     }
 
     /// Records the result of a turn of idle work. An interrupted turn is retried later, unless the work was given up.
-    pub(super) fn idle_turned(&mut self, worker: WorkerId, done: Done, took: Duration) {
+    pub(super) fn idle_turned(&mut self, worker: WorkerId, done: TurnResult, took: Duration) {
         let now = self.now();
         if let Some(after) = self.workers.interrupts.ended(worker, now) {
             self.observe(&Observation::Preempted { after });
@@ -78,27 +78,27 @@ impl EventLoop {
         let Some(id) = self.state.lanes[worker].idle.held.map(|idle| idle.job.id) else { return };
         let Some(job) = self.idle.get_mut(&id) else { return };
         match done {
-            Done::Encoded { result: Ok(prepared), .. } => {
+            TurnResult::Encoded { result: Ok(prepared), .. } => {
                 self.state.lanes[worker].kept = prepared.kept;
                 // The work may have been encoded before, so its records are reset.
                 (job.steps, job.prepared) = (Vec::new(), prepared);
                 job.timings = Timings { encode: took, ..Timings::default() };
                 self.state.idled(worker);
             }
-            Done::Stepped(Ok(reports)) => {
+            TurnResult::Stepped(Ok(reports)) => {
                 job.timings.denoise += took;
                 job.steps.extend(reports);
                 self.state.idled(worker);
             }
-            Done::Decoded { result: Ok(decoded), .. } => {
+            TurnResult::Decoded { result: Ok(decoded), .. } => {
                 let generated = job.generated(decoded, took);
                 self.state.idled(worker);
                 self.answer_idle(id, Ok(generated));
             }
-            Done::Encoded { result: Err(err), .. }
-            | Done::Decoded { result: Err(err), .. }
-            | Done::Stepped(Err(err)) => self.idle_failed(worker, id, err),
-            Done::Nothing | Done::Previewed { .. } | Done::Tried(_) => {}
+            TurnResult::Encoded { result: Err(err), .. }
+            | TurnResult::Decoded { result: Err(err), .. }
+            | TurnResult::Stepped(Err(err)) => self.idle_failed(worker, id, err),
+            TurnResult::Nothing | TurnResult::Previewed { .. } | TurnResult::Tried(_) => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a cached picture is audited against: the name of its group and the quality promised to it.
 
-use cache::{Aim, CacheConfig, Planning, Plans, Quality};
+use cache::{Aim, CacheConfig, Planning, Plans, Preset};
 use diffusion::SamplingParams;
 
 /// The group that a picture is audited in.
@@ -21,8 +21,8 @@ impl Audited {
             return None;
         }
         let Some(aim) = config.planned else {
-            let is_preset = |(_, quality): &&(&str, Quality)| quality.config() == *config;
-            let name = Quality::NAMED.iter().find(is_preset).map_or("cache_dit", |(name, _)| name);
+            let is_preset = |(_, quality): &&(&str, Preset)| quality.config() == *config;
+            let name = Preset::NAMED.iter().find(is_preset).map_or("cache_dit", |(name, _)| name);
             return Some(Audited { name: name.to_owned(), promise: None, judged: None });
         };
         let guided = params.guidance.branches().len() > 1;
@@ -81,8 +81,8 @@ mod tests {
     fn a_cache_without_plans_promises_nothing() {
         let named = |config: CacheConfig| named(&config, &Plans::default());
         assert_eq!(named(CacheConfig::default()), Some(("cache_dit".into(), None)));
-        assert_eq!(named(Quality::Fast.config()), Some(("fast".into(), None)));
-        assert_eq!(named(Quality::Lossless.config()), None);
+        assert_eq!(named(Preset::Fast.config()), Some(("fast".into(), None)));
+        assert_eq!(named(Preset::Lossless.config()), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Quality audits: the server makes a share of the pictures that used a step cache again without it, and compares the
+//! Preset audits: the server makes a share of the pictures that used a step cache again without it, and compares the
 //! two.
 //!
 //! If the mean quality misses the promise of the plans, the plans are tightened by the difference.
@@ -14,7 +14,7 @@ mod tightening;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cache::{CacheConfig, Plans, Quality};
+use cache::{CacheConfig, Plans, Preset};
 use diffusion::ImageRequest;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -139,7 +139,7 @@ impl Audit {
 /// The request for the same picture without a cache.
 fn uncached(request: &ImageRequest) -> ImageRequest {
     let mut request = ImageRequest { previews: None, ..request.clone() };
-    request.cache = Some(Quality::Lossless.config());
+    request.cache = Some(Preset::Lossless.config());
     request
 }
 

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use cache::{Planning, Plans, Progress, Quality};
+use cache::{Planning, Plans, Preset, Progress};
 use diffusion::{GuidanceKind, MAX_IMAGES, MAX_INFERENCE_STEPS, MAX_PROMPT_CHARS, ModelCard, Sampler};
 
 use super::models::task_types;
@@ -108,7 +108,7 @@ impl ServedCache {
             enabled: config.api.cache.is_some(),
             config: config.api.cache.clone(),
             request_config_allowed: config.api.allow_request_cache_config,
-            presets: Quality::NAMED.iter().map(|(name, _)| *name).collect(),
+            presets: Preset::NAMED.iter().map(|(name, _)| *name).collect(),
             plans: ServedPlans::all(&config.plans),
         }
     }

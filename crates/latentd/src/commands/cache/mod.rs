@@ -12,11 +12,11 @@ use latentd::Error;
 #[derive(clap::Args)]
 pub(super) struct Cache {
     #[command(subcommand)]
-    command: Command,
+    command: CacheCommand,
 }
 
 #[derive(clap::Subcommand)]
-enum Command {
+enum CacheCommand {
     Calibrate(Box<calibrate::Calibrate>),
     Plan(plan::Plan),
     Simulate(simulate::Simulate),
@@ -25,9 +25,9 @@ enum Command {
 impl Cache {
     pub(super) fn run(self) -> Result<(), Error> {
         match self.command {
-            Command::Calibrate(calibrate) => calibrate.run(),
-            Command::Plan(plan) => plan.run(),
-            Command::Simulate(simulate) => simulate.run(),
+            CacheCommand::Calibrate(calibrate) => calibrate.run(),
+            CacheCommand::Plan(plan) => plan.run(),
+            CacheCommand::Simulate(simulate) => simulate.run(),
         }
     }
 }

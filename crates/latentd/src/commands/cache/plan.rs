@@ -30,7 +30,7 @@ pub(super) struct Plan {
 
 /// The plan as JSON.
 #[derive(Serialize)]
-struct Report<'a> {
+struct PlanReport<'a> {
     steps: usize,
     blocks: &'a [usize],
     mask: Option<&'a str>,
@@ -48,7 +48,7 @@ impl Plan {
     pub(super) fn run(self) -> Result<(), Error> {
         let (steps, config) = (self.scenario.steps()?, self.scenario.config(&self.blocks)?);
         let plan = cache::plan(&config, steps, &self.blocks);
-        let report = Report::new(&plan, steps, &self.blocks);
+        let report = PlanReport::new(&plan, steps, &self.blocks);
         if self.json {
             terminal::line(&serde_json::to_string(&report).expect("strings and numbers make JSON. This is a bug."));
         } else {
@@ -58,10 +58,10 @@ impl Plan {
     }
 }
 
-impl<'a> Report<'a> {
+impl<'a> PlanReport<'a> {
     fn new(plan: &'a CachePlan, steps: usize, blocks: &'a [usize]) -> Self {
         let reused_steps = plan.best_case.matches('C').count();
-        Report {
+        PlanReport {
             steps,
             blocks,
             mask: plan.mask.as_deref(),
@@ -75,7 +75,7 @@ impl<'a> Report<'a> {
     }
 }
 
-fn text(report: &Report, config: &CacheConfig) -> String {
+fn text(report: &PlanReport, config: &CacheConfig) -> String {
     let blocks: Vec<_> = report.blocks.iter().map(ToString::to_string).collect();
     let mut text = format!("{} steps, {} blocks\n{}\n", report.steps, blocks.join(" + "), settings(config));
     for first in (0..report.steps).step_by(STEPS_A_LINE) {
@@ -90,7 +90,7 @@ fn text(report: &Report, config: &CacheConfig) -> String {
         row("forced", &of_line(report.forced));
         row("best case", &of_line(report.best_case));
     }
-    let Report { computed_steps, reused_steps, max_speedup, .. } = report;
+    let PlanReport { computed_steps, reused_steps, max_speedup, .. } = report;
     text += "\n1 computed, C reused, . by the diff or a limit\n";
     _ = writeln!(
         text,
@@ -130,7 +130,7 @@ mod tests {
     fn plan_text(json: &str, steps: usize, blocks: &[usize]) -> String {
         let config = serde_json::from_str(json).unwrap();
         let plan = cache::plan(&config, steps, blocks);
-        text(&Report::new(&plan, steps, blocks), &config)
+        text(&PlanReport::new(&plan, steps, blocks), &config)
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A request's own step cache settings.
 
-use cache::{CacheConfig, CacheOverrides, ConfigError, Quality};
+use cache::{CacheConfig, CacheOverrides, ConfigError, Preset};
 use diffusion::InvalidRequest;
 
 use super::given::Given;
@@ -9,10 +9,10 @@ use crate::api::error::ApiError;
 /// Parses a request's `cache` field: `"off"`, a preset's name, or keys that override `base`.
 pub(crate) fn request_config(given: Given, base: Option<&CacheConfig>) -> Result<CacheConfig, ApiError> {
     match &given {
-        Given::Text(word) if word == "off" => Ok(Quality::Lossless.config()),
+        Given::Text(word) if word == "off" => Ok(Preset::Lossless.config()),
         Given::Text(word) => {
-            let quality = Quality::named(word).ok_or_else(|| {
-                let names: Vec<_> = Quality::NAMED.iter().map(|(name, _)| *name).collect();
+            let quality = Preset::named(word).ok_or_else(|| {
+                let names: Vec<_> = Preset::NAMED.iter().map(|(name, _)| *name).collect();
                 let bound = format!("be \"off\", one of {}, or an object of settings", names.join(", "));
                 InvalidRequest::new("cache", bound, format!("{word:?}"))
             })?;
@@ -63,7 +63,7 @@ mod tests {
         let base = CacheConfig { max_warmup_steps: 8, ..CacheConfig::default() };
         let config = |value| request_config(given(value), Some(&base)).unwrap();
         assert!(config(json!("off")).never_reuses());
-        assert_eq!(config(json!("fast")), Quality::Fast.config());
+        assert_eq!(config(json!("fast")), Preset::Fast.config());
         let planned = CacheConfig { planned: Some(Aim::Budget(0.9)), ..CacheConfig::default() };
         for fast in [json!("fast"), json!({"quality": "fast"})] {
             assert_eq!(request_config(given(fast), Some(&planned)).unwrap().planned, Some(Aim::Psnr(45.0)));
