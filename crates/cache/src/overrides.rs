@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(overlaid(r#"{"quality": "high"}"#).unwrap().planned, Some(Aim::Psnr(55.0)));
         assert_eq!(overlaid(r#"{"quality": "lossless"}"#).unwrap(), Preset::Lossless.config());
         let with_more = overlaid(r#"{"quality": "high", "max_warmup_steps": 4}"#).unwrap();
-        assert_eq!(with_more, CacheConfig { max_warmup_steps: 4, ..Quality::High.config() });
+        assert_eq!(with_more, CacheConfig { max_warmup_steps: 4, ..Preset::High.config() });
         let err = overlaid(r#"{"budget": 0}"#).unwrap_err();
         assert_eq!(err, "`budget` must be above 0 and at most 1, a share of the steps. Given: 0");
         assert_eq!(overlaid(r#"{"psnr": 45}"#).unwrap().planned, Some(Aim::Psnr(45.0)));
@@ -367,6 +367,6 @@ mod tests {
         assert_eq!(steps.steps_computation_mask, Some(MaskSource::Steps("10".parse().unwrap())));
         assert_eq!(steps.max_warmup_steps, 2);
         let preset = overlaid(r#"{"max_warmup_steps": 5, "quality": "fast"}"#);
-        assert_eq!(preset, CacheConfig { max_warmup_steps: 5, ..Quality::Fast.config() });
+        assert_eq!(preset, CacheConfig { max_warmup_steps: 5, ..Preset::Fast.config() });
     }
 }
