@@ -2,7 +2,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
-use cache::{Aim, CacheConfig, CacheOverrides, Calibration, Change, FittedPlan, Jump, PlanError, Psnr, Run};
+use cache::{
+    Aim, CacheConfig, CacheOverrides, Calibration, FittedPlan, Jump, PlanError, Psnr, RunSpec, VelocityChange,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -10,7 +12,7 @@ fn calibration() -> Calibration {
     let plan = |count: usize| FittedPlan {
         computed: (0..count).map(|i| 12 * i / count).collect(),
         jumps: (0..count).map(|i| Jump { velocities: vec![0.5; Jump::velocities_behind(i)], latents: 0.25 }).collect(),
-        changes: vec![Change::of(&[0.1, 0.2]); count - 1],
+        changes: vec![VelocityChange::of(&[0.1, 0.2]); count - 1],
         psnr: Psnr::of(vec![20.0 + count as f64; 10]),
     };
     Calibration {
@@ -33,7 +35,7 @@ fn read(text: &str) -> Result<Calibration, String> {
 /// Plans requests of every sort with a calibration.
 fn plan_everything(calibration: &Calibration) {
     for steps in [0, 1, 2, 3, 7, calibration.num_inference_steps, 200, 1000] {
-        let run = Run { model: &calibration.model, steps, guided: calibration.guidance.is_some() };
+        let run = RunSpec { model: &calibration.model, steps, guided: calibration.guidance.is_some() };
         for aim in [Aim::Budget(1e-9), Aim::Budget(1.0), Aim::Psnr(0.0), Aim::Psnr(100.0)] {
             if let Ok(plan) = calibration.plan(run, aim) {
                 assert!(plan.mask().len() == steps && plan.mask().computes(0));
@@ -100,11 +102,11 @@ fn what_means_harm_is_refused_with_the_reason() {
 #[test]
 fn a_plan_of_another_model_or_another_guidance_is_refused() {
     let of = |run| calibration().plan(run, Aim::Budget(0.5)).unwrap_err();
-    let run = Run { model: "digest", steps: 12, guided: true };
-    assert_eq!(of(Run { model: "Digest", ..run }), PlanError::OtherModel { calibrated: "SomePipeline".into() });
-    assert_eq!(of(Run { model: "", ..run }), PlanError::OtherModel { calibrated: "SomePipeline".into() });
-    assert_eq!(of(Run { guided: false, ..run }), PlanError::Guidance { calibrated: true });
-    assert_eq!(of(Run { steps: 2, ..run }), PlanError::Steps { least: 3, given: 2 });
+    let run = RunSpec { model: "digest", steps: 12, guided: true };
+    assert_eq!(of(RunSpec { model: "Digest", ..run }), PlanError::OtherModel { calibrated: "SomePipeline".into() });
+    assert_eq!(of(RunSpec { model: "", ..run }), PlanError::OtherModel { calibrated: "SomePipeline".into() });
+    assert_eq!(of(RunSpec { guided: false, ..run }), PlanError::Guidance { calibrated: true });
+    assert_eq!(of(RunSpec { steps: 2, ..run }), PlanError::Steps { least: 3, given: 2 });
 }
 
 /// Any value in a request's `cache`.
