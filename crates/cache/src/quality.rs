@@ -6,7 +6,7 @@ use crate::CacheConfig;
 
 /// Presets of the cache, from no reuse to the fastest.
 ///
-/// All but [`Lossless`](Quality::Lossless) warm up for three steps, forecast by TaylorSeer, and compute the last step.
+/// All but [`Lossless`](Preset::Lossless) warm up for three steps, forecast by TaylorSeer, and compute the last step.
 /// The two CFG branches decide together, because otherwise their errors do not cancel in
 /// `uncond + scale (cond - uncond)`. The presets differ in the threshold, in TaylorSeer's order and in how many steps
 /// in a row may be reused.

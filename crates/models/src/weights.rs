@@ -99,7 +99,7 @@ impl Weights {
         }
     }
 
-    /// Quantizes the layers that are loaded from [`Scope::quantized_block`] scopes.
+    /// Quantizes the layers that are loaded from [`crate::Scope::quantized_block`] scopes.
     #[must_use]
     pub fn quantized(self, quantization: Option<Quantization>) -> Self {
         Weights { quantization, ..self }

@@ -19,7 +19,7 @@ pub type QueueFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Accepts jobs and answers them: the scheduler of this process, or a queue served by other machines.
 ///
-/// A job is followed by its [`Ticket`], and cancelled when the ticket is dropped. [`contract`](crate::contract) has the
+/// A job is followed by its [`Ticket`], and cancelled when the ticket is dropped. The module `contract` (feature `test-util`) has the
 /// tests that every implementation must pass.
 pub trait Queue: fmt::Debug + Send + Sync {
     /// Queues all of `requests` together, or none, and returns one ticket per request, in their order. A caller that
