@@ -65,9 +65,10 @@ class PlaygroundCase(unittest.TestCase):
 
 
 def is_drained(request):
-    """Whether a failed request is a stream that was read to its end. Chromium reports ERR_ABORTED if the reader sees
-    the end before the network does. The tests themselves check that the picture came."""
-    return request.url.endswith(("/v1/images/generations", "/v1/images/edits")) and request.failure == "net::ERR_ABORTED"
+    """Whether a failed request is a stream that was read to its end, or a picture that the page let go of. Chromium reports
+    ERR_ABORTED if the reader sees the end before the network does. The tests themselves check that the picture came."""
+    is_picture = request.url.startswith("blob:") or request.url.endswith(("/v1/images/generations", "/v1/images/edits"))
+    return is_picture and request.failure == "net::ERR_ABORTED"
 
 
 def set_steps(page, steps):

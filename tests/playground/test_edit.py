@@ -74,7 +74,7 @@ class WordsAndPictures(PlaygroundCase):
         # The focus moves to the picture that took the removed one's place.
         expect(page.get_by_label("Remove picture 2: c.png")).to_be_focused()
         self.assertTrue(send(page, "drop", "text.png", content=b"a cat"))
-        expect(page.locator("#toast")).to_contain_text("text.png is no picture")
+        expect(page.locator("#toast")).to_contain_text("text.png is not a readable picture")
         count(page, 3)
 
     def test_text_is_pasted_as_ever(self):

@@ -23,7 +23,7 @@ class Gallery(PlaygroundCase):
         expect(page.locator("#pictures li")).to_have_count(2)
         page.reload()
         expect(page.locator("#pictures li")).to_have_count(2)
-        self.assertEqual(picture_size(page, "#pictures li:nth-child(2) img"), [128, 128])
+        self.assert_becomes(lambda: picture_size(page, "#pictures li:nth-child(2) img"), [128, 128])
         page.click("#pictures li:nth-child(2) .restore")
         self.assertEqual(page.input_value("#prompt"), PROMPT)
         self.assertEqual((page.input_value("#steps"), page.input_value("#seed")), ("4", seed))
