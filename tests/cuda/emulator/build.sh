@@ -8,7 +8,10 @@ out=$1
 shift
 mkdir -p "$out"
 includes=(-I"$here" -I"$here/headers" -I"$CUDA_HOME/include")
-compile() { g++ -std=c++20 -w -fPIC -march=native -ffp-contract=off -fvisibility=hidden "${includes[@]}" "$@"; }
+# One width of vectors on every x86 processor, because the order of sums, and so their rounding, depends on it.
+target=()
+[ "$(uname -m)" != x86_64 ] || target=(-march=x86-64-v3)
+compile() { g++ -std=c++20 -w -fPIC "${target[@]}" -ffp-contract=off -fvisibility=hidden "${includes[@]}" "$@"; }
 # is_new OBJECT SOURCE...: whether the object is newer than all of its sources
 is_new() {
     local object=$1 source
